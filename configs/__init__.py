@@ -1,0 +1,1 @@
+"""The shipped configs, `<task>/<name>.yaml`: package data, found by `grownas.config`."""

@@ -1,0 +1,1 @@
+"""grownas grows recurrent cells by morphisms that keep the learned function."""

@@ -1,0 +1,1 @@
+"""Models that the grown cell is compared with."""

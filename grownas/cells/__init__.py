@@ -1,0 +1,1 @@
+"""Recurrent cells: the definition, the sequence engine and the module around them."""

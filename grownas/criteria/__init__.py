@@ -1,0 +1,1 @@
+"""What judges a candidate or a candidate op; never acts."""

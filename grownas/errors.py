@@ -1,0 +1,25 @@
+"""The few errors that users meet. The command line prints them without a traceback and exits with 2."""
+
+
+class GrownasError(Exception):
+    """The user's input is wrong; the message says what came, what was expected and what to do."""
+
+
+class ConfigError(GrownasError):
+    """A config or an override is wrong."""
+
+
+class GenotypeError(GrownasError):
+    """A genotype or its JSON is wrong."""
+
+
+class DataError(GrownasError):
+    """Data cannot be read or used."""
+
+
+class RunError(GrownasError):
+    """A run folder is missing, damaged, foreign or in use."""
+
+
+class TrainingError(Exception):
+    """Training met a non-finite loss; the message names stage and step. Not the user's input: exit status 1."""

@@ -1,0 +1,1 @@
+"""Tables, plots, diagrams and the HTML page; reads run folders only."""

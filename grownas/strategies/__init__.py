@@ -1,0 +1,1 @@
+"""Ways to search; each has the form of `protocols.Strategy`."""

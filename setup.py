@@ -1,0 +1,60 @@
+"""Packaging. `tasks/` and `configs/` live at the root and install inside `grownas`."""
+
+from setuptools import find_packages, setup
+
+FINANCE = ["yfinance>=1.7,<2"]
+DEV = [
+    "pytest>=9",
+    "pytest-xdist",
+    "pytest-timeout",
+    "pytest-cov",
+    "hypothesis",
+    "ruff",
+    "mypy",
+    "import-linter",
+    "pandas-stubs",
+    "types-PyYAML",
+]
+
+setup(
+    name="grownas",
+    version="0.1.0",
+    description="Grows recurrent cells by function-preserving morphisms",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    package_dir={
+        "grownas": "grownas",
+        "grownas.tasks": "tasks",
+        "grownas.configs": "configs",
+    },
+    packages=[
+        *find_packages(include=["grownas", "grownas.*"]),
+        "grownas.tasks",
+        *(f"grownas.tasks.{name}" for name in find_packages("tasks")),
+        "grownas.configs",
+    ],
+    package_data={
+        "grownas": ["py.typed", "report/templates/*"],
+        "grownas.configs": ["*/*.yaml"],
+    },
+    install_requires=[
+        "torch>=2.9",
+        "numpy>=2.0",
+        "pandas>=2.2.3",
+        "statsmodels>=0.15",
+        "arch>=8.0",
+        "pydantic>=2.10,<3",
+        "PyYAML>=6.0.1",
+        "click>=8.2",
+        "rich>=13.8",
+        "safetensors>=0.5",
+        "pooch>=1.8.2",
+        "matplotlib>=3.9",
+        "Jinja2>=3.1.5",
+    ],
+    extras_require={"finance": FINANCE, "dev": DEV},
+    entry_points={
+        "console_scripts": ["grownas = grownas.cli:main"],
+        "grownas.tasks": ["index_returns = grownas.tasks.index_returns.task:IndexReturns"],
+    },
+)

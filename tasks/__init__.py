@@ -1,0 +1,1 @@
+"""The tasks that ship with grownas; each is found through the entry-point group `grownas.tasks`."""
