@@ -1,0 +1,189 @@
+"""The supernet: a chain of nodes, each a softmax mixture over an ordered multiset of ops (JG21 eq. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from grownas.cells import chain
+from grownas.cells.cell import GrownRNN
+from grownas.cells.node import Node
+from grownas.genotype import Genotype, Op
+from grownas.genotype import Node as GenotypeNode
+from grownas.ops import DEFAULT_OPS
+
+OpLike = tuple[str, str] | Op
+
+
+class MixedNode(Node):
+    """A node whose shares are softmax(alpha)."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        ops: Sequence[Op],
+        *,
+        highway: bool = False,
+        share_projection: bool = False,
+        generator: Generator | None = None,
+    ) -> None:
+        """See `Node`; alpha starts at zero: equal shares."""
+        super().__init__(
+            input_size, hidden_size, ops, highway=highway, share_projection=share_projection, generator=generator
+        )
+        self.alpha = nn.Parameter(torch.zeros(len(ops)))
+
+    @property
+    def shares(self) -> Tensor:
+        """Mixture weights, shape `(K,)`."""
+        return torch.softmax(self.alpha, 0)
+
+
+class Backbone(nn.Module):
+    """The supernet (CONTRACT). Nodes may hold different ops and different numbers of them.
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        nodes: how many nodes.
+        ops: the ops of every node, `(combine, activation)`; the eight default ones if None.
+        highway: give every node a gate.
+        share_projection: let ops of a node with the same combine share W_x and W_h.
+        generator: draws the weights.
+        backend: see `GrownRNN`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        nodes: int = 1,
+        ops: Sequence[OpLike] | None = None,
+        *,
+        highway: bool = False,
+        share_projection: bool = False,
+        generator: Generator | None = None,
+        backend: str = "auto",
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("nodes", nodes)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.highway, self.share_projection = highway, share_projection
+        self.backend = chain.choose_backend(backend)
+        self.nodes = nn.ModuleList(
+            self.new_node(DEFAULT_OPS if ops is None else ops, generator=generator) for _ in range(nodes)
+        )
+
+    @classmethod
+    def from_ops(
+        cls,
+        input_size: int,
+        hidden_size: int,
+        ops: Sequence[Sequence[OpLike]],
+        *,
+        highway: bool = False,
+        share_projection: bool = False,
+        generator: Generator | None = None,
+        backend: str = "auto",
+    ) -> Backbone:
+        """Build a backbone from each node's ops."""
+        backbone = cls(
+            input_size,
+            hidden_size,
+            1,
+            ops[0],
+            highway=highway,
+            share_projection=share_projection,
+            generator=generator,
+            backend=backend,
+        )
+        backbone.nodes.extend(backbone.new_node(node, generator=generator) for node in ops[1:])
+        return backbone
+
+    def new_node(self, ops: Sequence[OpLike], generator: Generator | None = None) -> MixedNode:
+        """Return a node of this backbone's sizes and switches that is not part of it."""
+        return MixedNode(
+            self.input_size,
+            self.hidden_size,
+            [op if isinstance(op, Op) else Op(*op) for op in ops],
+            highway=self.highway,
+            share_projection=self.share_projection,
+            generator=generator,
+        )
+
+    def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map `(T, B, I)` and a state `(1, B, H)`, zeros if left out, to states `(T, B, H)` and the last `(1, B, H)`.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        state = chain.check_input(x, h_0, input_size=self.input_size, layers=1, hidden_size=self.hidden_size)
+        nodes = self.mixed_nodes()
+        out = chain.BACKENDS[self.backend](nodes, [node.shares for node in nodes], x, state[0])
+        return out, out[-1:]
+
+    def mixed_nodes(self) -> list[MixedNode]:
+        """Return the nodes as a list."""
+        return cast("list[MixedNode]", list(self.nodes))
+
+    @property
+    def alpha(self) -> list[nn.Parameter]:
+        """One parameter `(K,)` a node."""
+        return [node.alpha for node in self.mixed_nodes()]
+
+    def op_names(self, node: int) -> list[tuple[str, str]]:
+        """Return a node's `(combine, activation)`, in the order of alpha."""
+        return [(op.combine, op.activation) for op in self.mixed_nodes()[node].ops]
+
+    def op_parameters(self, node: int, op: int) -> dict[str, Tensor]:
+        """Return live views of an op's parameters: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard."""
+        return self.mixed_nodes()[node].op_parameters(op)
+
+    def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
+        """Write some or all of an op's parameters."""
+        self.mixed_nodes()[node].load_op_parameters(op, values)
+
+    def genotype(self, top_k: int | None = 1) -> Genotype:
+        """Read out each node's ops of largest share, renormalised; all ops if `top_k` is None."""
+        kept = [self._largest(node, top_k) for node in self.mixed_nodes()]
+        return Genotype(
+            tuple(GenotypeNode(tuple(op for _, op in node)) for node in kept),
+            highway=self.highway,
+            share_projection=self.share_projection,
+        )
+
+    def derive(self, top_k: int | None = None) -> GrownRNN:
+        """Return the derived cell with this backbone's weights; it computes the same if all ops are kept."""
+        cell = GrownRNN(self.genotype(top_k), self.input_size, self.hidden_size, backend=self.backend)
+        cell.to(self.alpha[0])
+        for number, node in enumerate(self.mixed_nodes()):
+            target = cell._nodes(0)[number]
+            for place, (op, _) in enumerate(self._largest(node, top_k)):
+                target.load_op_parameters(place, node.op_parameters(op))
+            if self.highway:
+                target.load_state_dict({**target.state_dict(), "gate_x": node.gate_x, "gate_h": node.gate_h})
+        return cell
+
+    def _largest(self, node: MixedNode, top_k: int | None) -> list[tuple[int, Op]]:
+        """Return number and op, with its new share, of the ops that are kept, in their old order."""
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        alpha = node.alpha.detach().double()
+        order = torch.sort(alpha, descending=True, stable=True).indices.tolist()
+        numbers = sorted(order[:top_k])
+        shares = torch.softmax(alpha[numbers], 0).tolist()
+        return [
+            (number, Op(node.ops[number].combine, node.ops[number].activation, share, node.ops[number].own_projection))
+            for number, share in zip(numbers, shares, strict=True)
+        ]
+
+    def extra_repr(self) -> str:
+        """Return sizes for printing."""
+        return f"{self.input_size}, {self.hidden_size}, backend={self.backend}"

@@ -1,0 +1,126 @@
+"""`GrownRNN`: a genotype as a module that can stand where `nn.GRU` stood."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from grownas.cells.chain import BACKENDS, check_input, choose_backend
+from grownas.cells.node import FixedNode
+from grownas.genotype import Genotype
+
+
+class GrownRNN(nn.Module):
+    """A derived cell, stacked; behaves as `nn.GRU`.
+
+    Args:
+        genotype: the cell.
+        input_size: I.
+        hidden_size: H.
+        num_layers: L; every layer has the same genotype and weights of its own.
+        batch_first: inputs and outputs are `(B, T, .)`; states stay `(L, B, H)`.
+        dropout: probability of dropping an output of any layer but the last, in training.
+        backend: `auto`, `torch` (the sequence engine) or `reference` (plain autograd, with second derivatives).
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must lie between 0 and 1, got {dropout!r}")
+        if dropout and num_layers == 1:
+            warnings.warn("dropout acts between layers: it has no effect with num_layers=1", stacklevel=2)
+        self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
+        self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
+        self.backend = choose_backend(backend)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                FixedNode(
+                    input_size if layer == 0 else hidden_size,
+                    hidden_size,
+                    node.ops,
+                    highway=genotype.highway,
+                    share_projection=genotype.share_projection,
+                )
+                for node in genotype.nodes
+            )
+            for layer in range(num_layers)
+        )
+
+    def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run over a sequence.
+
+        Args:
+            x: `(T, B, I)`, or `(B, T, I)` with `batch_first`, or `(T, I)` without a batch.
+            h_0: `(L, B, H)`, or `(L, H)` without a batch; zeros if left out.
+
+        Returns:
+            Outputs of the last layer `(T, B, H)` (or as the input is laid out), last states as `h_0`.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        batched = x.dim() == 3
+        if x.dim() == 2:
+            x, h_0 = x.unsqueeze(1), None if h_0 is None else h_0.unsqueeze(1)
+        elif batched and self.batch_first:
+            x = x.transpose(0, 1)
+        states = check_input(
+            x, h_0, input_size=self.input_size, layers=self.num_layers, hidden_size=self.hidden_size
+        )
+        last = []
+        for number, state in enumerate(states):
+            if number and self.dropout:
+                x = nn.functional.dropout(x, self.dropout, self.training)
+            nodes = self._nodes(number)
+            x = BACKENDS[self.backend](nodes, [node.shares for node in nodes], x, state)
+            last.append(x[-1])
+        h_n = torch.stack(last)
+        if not batched:
+            return x.squeeze(1), h_n.squeeze(1)
+        return (x.transpose(0, 1) if self.batch_first else x), h_n
+
+    def step(self, x_t: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Take one time step, for streams: `(B, I), (L, B, H) -> (B, H), (L, B, H)`; without a batch too."""
+        if self.batch_first and x_t.dim() == 2:
+            out, h = self(x_t.unsqueeze(1), h)
+            return out.squeeze(1), h
+        out, h = self(x_t.unsqueeze(0), h)
+        return out.squeeze(0), h
+
+    def op_parameters(self, layer: int, node: int, op: int) -> dict[str, Tensor]:
+        """Return live views of an op's parameters: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard."""
+        return self._nodes(layer)[node].op_parameters(op)
+
+    def load_op_parameters(self, layer: int, node: int, op: int, values: Mapping[str, Tensor]) -> None:
+        """Write some or all of an op's parameters."""
+        self._nodes(layer)[node].load_op_parameters(op, values)
+
+    def reset_parameters(self, generator: Generator | None = None) -> None:
+        """Draw all parameters anew."""
+        for layer in range(self.num_layers):
+            for node in self._nodes(layer):
+                node.draw_parameters(generator)
+
+    def extra_repr(self) -> str:
+        """Return sizes for printing."""
+        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, backend={self.backend}"
+
+    def _nodes(self, layer: int) -> list[FixedNode]:
+        return cast("list[FixedNode]", list(cast("nn.ModuleList", self.layers[layer])))

@@ -1,0 +1,129 @@
+"""One node's parameters, and how they are laid out for the sequence engine.
+
+Layout: `W_x (I, P, H)` and `W_h (H, P, H)` hold one projection an op, or one for several ops under
+`share_projection`; `b_x (K, H)` and `b_h (Kh, H)` hold each op's own biases (b_h of the Hadamard ops only). An op's
+part is a plain slice, so it can be handed out as a live view, and `.view(I, P * H)` needs no copy for the GEMM.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from grownas.errors import GenotypeError
+from grownas.genotype import COMBINES, Op
+from grownas.ops import ACTIVATION
+
+
+class Node(nn.Module):
+    """K ops that read the same two inputs. Subclasses say how the ops are mixed, by `shares`."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        ops: Sequence[Op],
+        *,
+        highway: bool = False,
+        share_projection: bool = False,
+        generator: Generator | None = None,
+    ) -> None:
+        """Make the parameters and draw them.
+
+        Args:
+            input_size: I.
+            hidden_size: H.
+            ops: the ops in order; their shares are not read here.
+            highway: give the node a gate.
+            share_projection: let ops of the same combine share W_x and W_h, but for those with `own_projection`.
+            generator: draws the parameters.
+        """
+        super().__init__()
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.ops, self.highway, self.share_projection = check_ops(ops), highway, share_projection
+        self.projection = projections(self.ops, share_projection)  # of each op
+        self.bias = hadamard_rows(self.ops)  # row of b_h of each Hadamard op
+        projected = max(self.projection) + 1
+        self.W_x = nn.Parameter(torch.empty(input_size, projected, hidden_size))
+        self.b_x = nn.Parameter(torch.empty(len(self.ops), hidden_size))
+        self.W_h = nn.Parameter(torch.empty(hidden_size, projected, hidden_size))
+        self.b_h = nn.Parameter(torch.empty(len(self.bias), hidden_size))
+        if highway:
+            self.gate_x = nn.Parameter(torch.empty(input_size, hidden_size))
+            self.gate_h = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.draw_parameters(generator)
+
+    @torch.no_grad()
+    def draw_parameters(self, generator: Generator | None = None) -> None:
+        """Draw all weights and biases from U(-1/sqrt(H), 1/sqrt(H)), as `nn.GRU` does."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for name, parameter in self.named_parameters():
+            if name != "alpha":
+                parameter.uniform_(-bound, bound, generator=generator)
+
+    def op_parameters(self, op: int) -> dict[str, Tensor]:
+        """Return live views of one op's parameters: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard."""
+        column = self.projection[op]
+        views = {"W_x": self.W_x[:, column], "b_x": self.b_x[op], "W_h": self.W_h[:, column]}
+        if op in self.bias:
+            views["b_h"] = self.b_h[self.bias[op]]
+        return views
+
+    @torch.no_grad()
+    def load_op_parameters(self, op: int, values: Mapping[str, Tensor]) -> None:
+        """Write some or all of one op's parameters.
+
+        Raises:
+            ValueError: a name or a shape does not fit.
+        """
+        views = self.op_parameters(op)
+        for name, value in values.items():
+            if name not in views:
+                raise ValueError(f"op {op} ({self.ops[op].name}) has {', '.join(views)}, not {name}")
+            value = torch.as_tensor(value)
+            if value.shape != views[name].shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {tuple(views[name].shape)}")
+            views[name].copy_(value)
+
+    def extra_repr(self) -> str:
+        """Return sizes and ops for printing."""
+        return f"{self.input_size}, {self.hidden_size}, ops=[{', '.join(op.name for op in self.ops)}]"
+
+
+class FixedNode(Node):
+    """A node of a derived cell: its shares are the genotype's."""
+
+    @property
+    def shares(self) -> Tensor:
+        """Mixture weights, shape `(K,)`, rounded once, from the genotype's float64."""
+        return torch.tensor([op.share for op in self.ops], dtype=self.W_x.dtype, device=self.W_x.device)
+
+
+def check_ops(ops: Sequence[Op]) -> tuple[Op, ...]:
+    """Return the ops as a tuple.
+
+    Raises:
+        GenotypeError: there is none, or one is unknown.
+    """
+    if not ops:
+        raise GenotypeError("a node needs at least one op, got none")
+    for op in ops:
+        if op.combine not in COMBINES or op.activation not in ACTIVATION:
+            raise GenotypeError(f"unknown op {op.name!r}; expected {'|'.join(COMBINES)}/{'|'.join(ACTIVATION)}")
+    return tuple(ops)
+
+
+def projections(ops: Sequence[Op], share_projection: bool) -> list[int]:
+    """Return the index of each op's projection, numbered in order of first use."""
+    seen: dict[object, int] = {}
+    keys = [op.combine if share_projection and not op.own_projection else number for number, op in enumerate(ops)]
+    return [seen.setdefault(key, len(seen)) for key in keys]
+
+
+def hadamard_rows(ops: Sequence[Op]) -> dict[int, int]:
+    """Return the row of `b_h` of each Hadamard op."""
+    numbers = [number for number, op in enumerate(ops) if op.combine == "hadamard"]
+    return {number: row for row, number in enumerate(numbers)}

@@ -1,0 +1,194 @@
+"""The journal of a run: it remembers finished work, so that resuming a run is running it again.
+
+A run is a plain program of deterministic steps, a few of which are long: fits and selections. Each of those goes
+through the journal under a key. Work that was finished before is read back; a fit that was cut off goes on from its
+last snapshot; everything between is done anew. Hence a resumed run takes the same path as an unbroken one, and there
+is no second code path that could differ. The logs are written anew from what is remembered.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from grownas import checkpoint
+from grownas.errors import TrainingError
+from grownas.protocols import Evaluation, Task
+from grownas.train import Fit, Recipe, Tree, fit, make_optimizers
+
+if TYPE_CHECKING:
+    from grownas.progress import Progress
+    from grownas.rundir import JsonLines
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user asked to stop; everything needed to go on has been saved."""
+
+
+class Journal:
+    """See the module. One journal serves one run folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        *,
+        metrics: JsonLines,
+        growth: JsonLines,
+        progress: Progress,
+        every_s: float = 30.0,
+    ) -> None:
+        """Open the journal and empty the logs, which replay fills again.
+
+        Args:
+            folder: where finished and unfinished work lies, `checkpoint/` of the run folder.
+            identity: says which config the work belongs to; work of another is refused.
+            metrics: log of evaluations.
+            growth: log of morphisms.
+            progress: shows what is going on.
+            every_s: seconds between snapshots of a fit.
+        """
+        folder.mkdir(exist_ok=True)
+        self.folder, self.identity = folder, identity
+        self.metrics, self.growth, self.progress, self.every_s = metrics, growth, progress, every_s
+        self.elapsed = 0.0
+        self.interrupted = False
+        for log in (metrics, growth):
+            log.truncate(0)
+
+    def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
+        """Do a piece of work, or give back what it gave before. The tree also holds its `seconds`."""
+        self._stop_if_asked()
+        path = self.folder / f"{key}.done"
+        done = checkpoint.load(path, self.identity)
+        if done is None:
+            began = time.perf_counter()
+            tree = work()
+            done = {"seconds": time.perf_counter() - began, **tree}
+            checkpoint.save(path, done, self.identity)
+        self.elapsed += done["seconds"]
+        return done
+
+    def fit(
+        self,
+        key: str,
+        model: Any,
+        task: Task,
+        recipe: Recipe,
+        *,
+        seed: int,
+        optimizers: list[torch.optim.Optimizer] | None = None,
+        stage: int = 0,
+    ) -> Fit:
+        """Train as `train.fit` does, from where an earlier try was cut off, or give back the finished fit."""
+        self._stop_if_asked()
+        done_path, part_path = self.folder / f"{key}.done", self.folder / f"{key}.part"
+        done = checkpoint.load(done_path, self.identity)
+        if done is None:
+            part = checkpoint.load(part_path, self.identity)
+            watcher = _Watcher(self, key, stage, part)
+            try:
+                finished = fit(
+                    model,
+                    task,
+                    recipe,
+                    seed=seed,
+                    optimizers=optimizers,
+                    monitor=watcher,
+                    resume=part["trainer"] if part else None,
+                )
+            except TrainingError as error:
+                raise TrainingError(f"{key} (stage {stage}), {error}") from error
+            done = _to_tree(finished, watcher.lines)
+            checkpoint.save(done_path, done, self.identity)
+            checkpoint.remove(part_path)
+        else:
+            for line in done["lines"]:
+                self.metrics.append(line)
+            finished = _from_tree(done, model, recipe, optimizers)
+        self.elapsed += finished.seconds
+        return finished
+
+    def grew(self, line: Mapping[str, Any]) -> None:
+        """Take one line of the growth log."""
+        self.growth.append(line)
+
+    def interrupt(self) -> None:
+        """Ask the run to stop after the step it is at."""
+        self.interrupted = True
+
+    def _stop_if_asked(self) -> None:
+        if self.interrupted:
+            raise Interrupted
+
+
+class _Watcher:
+    """Watches one fit for the journal."""
+
+    def __init__(self, journal: Journal, key: str, stage: int, part: Tree | None) -> None:
+        self.journal, self.key, self.stage = journal, key, stage
+        self.lines: list[dict[str, Any]] = list(part["lines"]) if part else []
+        for line in self.lines:
+            journal.metrics.append(line)
+        self.saved = time.monotonic()
+        self.best = float("inf")
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Log one evaluation and show it."""
+        full = {"stage": self.stage, "part": self.key, **line}
+        self.lines.append(full)
+        self.journal.metrics.append(full)
+        if line["split"] == "val" and line["metric"] != "loss":
+            self.best = min(self.best, line["value"])
+            self.journal.progress.update(part=self.key, stage=self.stage, epoch=line["epoch"], best=self.best)
+
+    def after_step(self, snapshot: Callable[[], Tree]) -> None:
+        """Save a snapshot when it is time or when the user asked to stop."""
+        due = time.monotonic() - self.saved > self.journal.every_s
+        if due or self.journal.interrupted:
+            path = self.journal.folder / f"{self.key}.part"
+            checkpoint.save(path, {"trainer": snapshot(), "lines": self.lines}, self.journal.identity)
+            self.saved = time.monotonic()
+        self.journal._stop_if_asked()
+
+
+def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
+    return {
+        "model": dict(done.model.state_dict()),
+        "optimizers": [o.state_dict() for o in done.optimizers],
+        "evaluation": {
+            "metric": done.evaluation.metric,
+            "losses": done.evaluation.losses,
+            "forecasts": done.evaluation.forecasts,
+        },
+        "epochs": done.epochs,
+        "best_epoch": done.best_epoch,
+        "steps": done.steps,
+        "seconds": done.seconds,
+        "reason": done.reason,
+        "lines": lines,
+    }
+
+
+def _from_tree(
+    tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None
+) -> Fit:
+    model, optimizers = copy.deepcopy((model, optimizers or make_optimizers(model, recipe)))
+    model.load_state_dict(tree["model"])
+    for optimizer, state in zip(optimizers, tree["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    return Fit(
+        model=model,
+        optimizers=optimizers,
+        evaluation=Evaluation(**tree["evaluation"]),
+        epochs=tree["epochs"],
+        best_epoch=tree["best_epoch"],
+        steps=tree["steps"],
+        seconds=tree["seconds"],
+        reason=tree["reason"],
+    )

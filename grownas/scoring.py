@@ -1,0 +1,78 @@
+"""Scores of finished models, trained or fitted, in one form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from grownas.protocols import Evaluation
+
+DIVERGED = 100.0  # standard deviations of the training part
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model's entry in `summary.json`, with what stands behind it.
+
+    Attributes:
+        model: its name in tables.
+        params: numbers learned.
+        val, test: evaluations on the two parts.
+        seconds: time for all its fits, those that were not chosen included.
+        settings: how many settings were tried.
+        chosen: the settings chosen on validation data or blocked folds.
+    """
+
+    model: str
+    params: int
+    val: Evaluation
+    test: Evaluation
+    seconds: float
+    settings: int = 1
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    def entry(self, task: Any) -> dict[str, Any]:
+        """Return the entry for `summary.json`."""
+        return {
+            "model": self.model,
+            "params": self.params,
+            "val": self.val.metric,
+            "test": self.test.metric,
+            "seconds": round(self.seconds, 3),
+            "settings": self.settings,
+            "chosen": self.chosen,
+            "detail": {part: task.score(getattr(self, part).forecasts, part) for part in ("val", "test")},
+        }
+
+    def forecasts(self) -> np.ndarray:
+        """Return the forecasts of validation and test part in one array, float64, shape `(n, O)`."""
+        assert self.val.forecasts is not None
+        assert self.test.forecasts is not None
+        return np.concatenate([self.val.forecasts, self.test.forecasts])
+
+
+@torch.no_grad()
+def free_running(model: Any, first: torch.Tensor, *, steps: int = 1000) -> dict[str, Any]:
+    """Feed a model its own forecasts and say whether they stay bounded.
+
+    Args:
+        model: a task's model whose outputs can be its inputs.
+        first: what it reads before it runs freely, shape `(T, 1, I)`, standardised.
+        steps: length of the free run.
+
+    Returns:
+        `steps` done, `largest` forecast in standard deviations, `diverged`.
+    """
+    model.eval()
+    output, hidden = model(first)
+    x, largest = output[-1:], 0.0
+    for step in range(steps):
+        size = float(x.abs().max())
+        if not size <= DIVERGED:  # also true for nan
+            return {"steps": step, "largest": size if np.isfinite(size) else None, "diverged": True}
+        largest = max(largest, size)
+        x, hidden = model(x, hidden)
+    return {"steps": steps, "largest": largest, "diverged": False}

@@ -1,0 +1,126 @@
+"""Where growth starts: a one-node backbone that computes a fitted VAR(p) exactly (ALGORITHMS 3).
+
+The carrier, an additive identity op, is a shift register: its W_x writes today's input into the first block of
+units, its W_h moves each block on by one, so that h_t = [x_t, x_{t-1}, .., x_{t-p+1}, free units]. The readout holds
+the VAR's coefficients. Every other op starts with effect zero on the register, with live gradients.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+from grownas import morphisms
+from grownas.backbone import Backbone
+from grownas.errors import ConfigError
+
+Ops = Sequence[tuple[str, str]]
+
+
+def build_start(
+    task: Any,
+    nodes: Sequence[Ops],
+    *,
+    hidden_size: int,
+    var: Any = None,
+    highway: bool = False,
+    share_projection: bool = False,
+    carrier_share: float = 0.5,
+    noise: float = 0.0,
+    generator: Generator,
+) -> Any:
+    """Build a task's model around a backbone, at a VAR or at random.
+
+    Args:
+        task: gives sizes and readout.
+        nodes: each node's ops. At a VAR, every node is given a carrier if it lacks one.
+        hidden_size: units of the core.
+        var: a fitted `baselines.var.VAR`; None draws all weights.
+        highway, share_projection: the cell's switches.
+        carrier_share, noise: of the start and of every further node, see `morphisms.add_node`.
+        generator: draws weights and noise.
+    """
+    first = morphisms.with_carrier(nodes[0], share_projection) if var is not None else list(nodes[0])
+    backbone = Backbone.from_ops(
+        task.input_size,
+        hidden_size,
+        [first] if var is not None else [list(ops) for ops in nodes],
+        highway=highway,
+        share_projection=share_projection,
+        generator=generator,
+    )
+    model = task.model(backbone, generator=generator)
+    if var is None:
+        return model
+    model = start_at_var(
+        model, var.intercept, var.coefficients, carrier_share=carrier_share, noise=noise, generator=generator
+    )
+    for ops in nodes[1:]:
+        model.core = morphisms.add_node(
+            model.core, carrier_share=carrier_share, noise=noise, generator=generator, ops=list(ops)
+        ).backbone
+    return model
+
+
+def hidden_size_for(order: int, series: int) -> int:
+    """Return the hidden size for a start of this order: 16 while p*I <= 16, else twice p*I up to 64, never below p*I.
+
+    The rule was chosen on validation (ALGORITHMS 8 and README).
+    """
+    needed = order * series
+    return 16 if needed <= 16 else max(needed, min(2 * needed, 64))
+
+
+@torch.no_grad()
+def start_at_var(
+    model: Any,
+    intercept: np.ndarray,
+    coefficients: np.ndarray,
+    *,
+    carrier_share: float = 0.5,
+    noise: float = 0.0,
+    generator: Generator | None = None,
+) -> Any:
+    """Return a copy of a model whose forecasts equal those of a VAR(p).
+
+    Units that the register does not need keep their drawn weights in all ops but the carrier: they are features of
+    the past that the readout starts without and can take up at once.
+
+    Args:
+        model: a task's model whose core is a one-node `Backbone` with a carrier, see `morphisms.with_carrier`.
+        intercept: the VAR's, shape `(I,)`.
+        coefficients: of lags 1..p, shape `(p, I, I)`.
+        carrier_share: share of the carrier in the mixture.
+        noise: standard deviation of what is added to all weights of the node but the carrier's.
+        generator: draws the noise.
+
+    Raises:
+        ConfigError: the backbone has fewer than p*I hidden units.
+    """
+    model = copy.deepcopy(model)
+    core: Backbone = model.core
+    order, series = coefficients.shape[:2]
+    used = order * series
+    if core.hidden_size < used:
+        raise ConfigError(
+            f"a start at a VAR({order}) of {series} series needs {used} hidden units, space.hidden_size is "
+            f"{core.hidden_size}; raise it or lower start.max_order"
+        )
+    node = core.mixed_nodes()[0]
+    carrier = next(number for number, op in enumerate(node.ops) if morphisms.is_carrier(op, core.share_projection))
+    morphisms.set_share(node.alpha, carrier, carrier_share)
+    move = torch.zeros(used, used)
+    move[: used - series, series:] = torch.eye(used - series)  # each block of units moves on by one
+    morphisms.pass_on(
+        node, carrier, move, enter=torch.eye(series, used), units=used, noise=noise, generator=generator
+    )
+    model.readout.weight.zero_()
+    lags = torch.as_tensor(np.concatenate(list(coefficients), axis=1))  # (p, I, I) -> (I, p*I), block i for lag i+1
+    model.readout.weight[:, :used] = lags.to(model.readout.weight)
+    model.readout.bias.copy_(torch.as_tensor(intercept))
+    return model

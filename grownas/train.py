@@ -1,0 +1,464 @@
+"""The training loop: one stage of a supernet, a derived cell, an LSTM or a GRU, from the first step to early stopping.
+
+The loop sees a task and a model, never a genotype. All its state is in `Trainer`, which can be written down after
+any step and restored, so that a resumed fit equals an unbroken one bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grownas.criteria.early_stop import Patience
+from grownas.errors import TrainingError
+from grownas.protocols import Evaluation, Task, Window
+
+Tree = dict[str, Any]
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.optim.Optimizer]] = {
+    "adam": lambda params, r: torch.optim.AdamW(params, lr=r.rate, weight_decay=r.weight_decay),
+    "sgd": lambda params, r: torch.optim.SGD(params, lr=r.rate, momentum=r.momentum, weight_decay=r.weight_decay),
+}
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """One optimiser. `weight_decay` is decoupled for adam, an L2 term for sgd."""
+
+    optimizer: str = "adam"
+    rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage is trained.
+
+    Attributes:
+        epochs: most epochs.
+        patience: epochs without a lower validation loss before the stage ends; None trains all `epochs` and keeps the
+            last, as a refit on training and validation data must.
+        clip: largest norm of the weights' gradient.
+        pull: strength of the decoupled pull towards the stage's first parameters, 0 for none.
+        bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
+        weights: optimiser of the weights.
+        alpha: optimiser of the architecture weights; ignored where the model has none.
+    """
+
+    epochs: int = 200
+    patience: int | None = 12
+    clip: float = 1.0
+    pull: float = 0.0
+    bilevel: str = "joint"
+    weights: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    alpha: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished fit: the model and its optimisers at the epoch with the lowest validation loss.
+
+    Attributes:
+        model: the trained model.
+        optimizers: of the weights, and of alpha where there is one.
+        evaluation: the model's on the validation part.
+        epochs: epochs trained.
+        best_epoch: the epoch that the model is taken from.
+        steps: weight steps trained.
+        seconds: time spent, interruptions left out.
+        reason: why training stopped.
+    """
+
+    model: Any
+    optimizers: list[torch.optim.Optimizer]
+    evaluation: Evaluation
+    epochs: int
+    best_epoch: int
+    steps: int
+    seconds: float
+    reason: str
+
+    @property
+    def loss(self) -> float:
+        """Mean validation loss."""
+        return float(self.evaluation.losses.mean())
+
+
+class Monitor(Protocol):
+    """Who watches a fit: logs, shows progress, saves, and raises on an interrupt."""
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Take one evaluation: `epoch, step, split, metric, value, wall_s`."""
+        ...
+
+    def after_step(self, snapshot: Callable[[], Tree]) -> None:
+        """Be told of each step; `snapshot` writes the whole state down if called."""
+        ...
+
+
+class Silent:
+    """A monitor that keeps nothing."""
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Drop the line."""
+
+    def after_step(self, snapshot: Callable[[], Tree]) -> None:
+        """Save nothing."""
+
+
+def fit(
+    model: Any,
+    task: Task,
+    recipe: Recipe,
+    *,
+    seed: int,
+    monitor: Monitor | None = None,
+    optimizers: list[torch.optim.Optimizer] | None = None,
+    resume: Tree | None = None,
+) -> Fit:
+    """Train a copy of a model until its validation loss stops falling; return it at its best epoch.
+
+    The untrained model is the first candidate, so that training never ends with a higher validation loss.
+
+    Args:
+        model: a task's model; left untouched.
+        task: data, loss and score.
+        recipe: how to train.
+        seed: fixes the order of the data and the model's own noise.
+        monitor: who watches.
+        optimizers: optimisers of `model` to go on with, such as those of a migration; new ones if None.
+        resume: a snapshot of the same fit to go on from.
+
+    Raises:
+        TrainingError: the loss or the gradient is not finite.
+    """
+    trainer = Trainer(model, task, recipe, seed=seed, monitor=monitor or Silent(), optimizers=optimizers)
+    if resume is not None:
+        trainer.restore(resume)
+    return trainer.run()
+
+
+class Trainer:
+    """All state of one fit. See `fit`."""
+
+    def __init__(
+        self,
+        model: Any,
+        task: Task,
+        recipe: Recipe,
+        *,
+        seed: int,
+        monitor: Monitor,
+        optimizers: list[torch.optim.Optimizer] | None = None,
+    ) -> None:
+        """Copy the model and its optimisers; evaluate nothing yet."""
+        self.task, self.recipe, self.seed, self.monitor = task, recipe, seed, monitor
+        self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
+        self.weights, self.alphas = split_parameters(self.model)
+        self.anchor = [p.detach().clone() for p in (*self.weights, *self.alphas)]
+        self.searching = bool(self.alphas) and recipe.bilevel != "joint"
+        self.architecture = _Stream(task, "architecture", seed) if self.searching else None
+        self.data = _Stream(task, "weights" if self.searching else "train", seed)
+        self.hidden: Any = None
+        self.step, self.seconds = 0, 0.0
+        self.resumed: Tensor | None = None  # the random state to go on from
+        self.patience = Patience(recipe.patience)
+        self.best: Tree = {}
+        self.loss_sum, self.loss_count = 0.0, 0
+
+    def run(self) -> Fit:
+        """Train to the end."""
+        with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; leave it as it was
+            return self._run()
+
+    def _run(self) -> Fit:
+        self.clock = time.perf_counter() - self.seconds
+        if self.resumed is not None:
+            torch.set_rng_state(self.resumed)
+        else:
+            torch.manual_seed(self.seed)
+            self._judge_epoch()
+        while self.data.epoch < self.recipe.epochs and not self.patience.is_over:
+            window = self.data.next()
+            if window is not None:
+                self._train_on(window)
+                self.monitor.after_step(self.snapshot)
+            else:
+                self._judge_epoch()
+        return self._result()
+
+    def _train_on(self, window: Window) -> None:
+        """Do one step: alpha first where it has data of its own, then the weights."""
+        if window.fresh:
+            self.hidden = None
+        if window.warm_up:
+            with torch.no_grad():
+                _, self.hidden = self.model.train()(window.x, self.hidden)
+            return
+        self.model.train()
+        if self.architecture is not None:
+            self._alpha_step(window)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss, self.hidden = window_loss(self.model, self.task, window, self.hidden)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._check(loss, clip_gradients(self.weights, self.recipe.clip))
+        for optimizer in self.optimizers[: 1 if self.searching else None]:
+            optimizer.step()
+        self._pull()
+        self.step += 1
+        self.loss_sum, self.loss_count = self.loss_sum + loss.item(), self.loss_count + 1
+
+    def _alpha_step(self, window: Window) -> None:
+        """Move alpha down the loss on the architecture part (ALGORITHMS 2)."""
+        assert self.architecture is not None
+        held_out = self.architecture.next_warm(self.model)
+        before = self.architecture.hidden
+        if self.recipe.bilevel == "first":
+            gradients, after = architecture_gradient_first(self.model, self.task, held_out, before)
+        else:
+            gradients, after = architecture_gradient_second(
+                self.model, self.task, window, self.hidden, held_out, before, rate=self.recipe.weights.rate
+            )
+        self.architecture.hidden = after
+        for parameter, gradient in zip(self.alphas, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizers[1].step()
+
+    def _pull(self) -> None:
+        if self.recipe.pull == 0:
+            return
+        weight = min(1.0, self.recipe.weights.rate * self.recipe.pull)
+        with torch.no_grad():
+            torch._foreach_lerp_([*self.weights, *self.alphas], self.anchor, weight)
+
+    def _check(self, loss: Tensor, norm: Tensor) -> None:
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise TrainingError(
+                f"step {self.step}, epoch {self.data.epoch}: the loss is {loss.item()}, its gradient's norm "
+                f"{norm.item()}; the last good state is kept. Lower the learning rate or `clip`."
+            )
+
+    def _judge_epoch(self) -> None:
+        """Evaluate on the validation part and keep the model if it is the best so far."""
+        evaluation = self.task.evaluate(self.model, "val")
+        value = float(evaluation.losses.mean())
+        if self.patience.step(value):
+            self.best = {
+                "model": _detached(self.model.state_dict()),
+                "optimizers": [_detached(o.state_dict()) for o in self.optimizers],
+                "epoch": self.data.epoch,
+            }
+        self._log("val", "loss", value)
+        self._log("val", self.task.metric, evaluation.metric)
+        if self.loss_count:
+            self._log("train", "loss", self.loss_sum / self.loss_count)
+        self.loss_sum, self.loss_count = 0.0, 0
+
+    def _log(self, split: str, metric: str, value: float) -> None:
+        wall_s = round(time.perf_counter() - self.clock, 3)
+        position = {"epoch": self.data.epoch, "step": self.step, "wall_s": wall_s}
+        self.monitor.record({**position, "split": split, "metric": metric, "value": value})
+
+    def _result(self) -> Fit:
+        seconds = time.perf_counter() - self.clock
+        self.model.load_state_dict(self.best["model"])
+        for optimizer, state in zip(self.optimizers, self.best["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        evaluation = self.task.evaluate(self.model, "val")
+        reason = (
+            f"no lower validation loss for {self.recipe.patience} epochs"
+            if self.patience.is_over
+            else f"{self.recipe.epochs} epochs reached"
+        )
+        return Fit(
+            model=self.model,
+            optimizers=self.optimizers,
+            evaluation=evaluation,
+            epochs=self.data.epoch,
+            best_epoch=self.best["epoch"],
+            steps=self.step,
+            seconds=seconds,
+            reason=reason,
+        )
+
+    def snapshot(self) -> Tree:
+        """Write the whole state down: a tree of tensors and plain values."""
+        return {
+            "model": _detached(self.model.state_dict()),
+            "optimizers": [_detached(o.state_dict()) for o in self.optimizers],
+            "anchor": list(self.anchor),
+            "hidden": self.hidden,
+            "data": self.data.position(),
+            "architecture": self.architecture.position() if self.architecture else None,
+            "step": self.step,
+            "seconds": time.perf_counter() - self.clock,
+            "patience": self.patience.state(),
+            "best": self.best,
+            "loss": [self.loss_sum, self.loss_count],
+            "random": torch.get_rng_state(),
+        }
+
+    def restore(self, tree: Tree) -> None:
+        """Go back to a snapshot."""
+        self.model.load_state_dict(tree["model"])
+        for optimizer, state in zip(self.optimizers, tree["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.anchor, self.hidden, self.best = list(tree["anchor"]), tree["hidden"], tree["best"]
+        self.step, self.seconds = tree["step"], tree["seconds"]
+        self.loss_sum, self.loss_count = tree["loss"]
+        self.patience.restore(tree["patience"])
+        self.data.go_to(tree["data"])
+        if self.architecture is not None:
+            self.architecture.go_to(tree["architecture"])
+        self.resumed = tree["random"]
+
+
+class _Stream:
+    """The windows of a part, epoch after epoch, with a position that can be written down."""
+
+    def __init__(self, task: Task, part: str, seed: int) -> None:
+        self.task, self.part, self.seed = task, part, seed
+        self.epoch, self.index, self.hidden = 0, 0, None
+        self.windows = self._open()
+
+    def _open(self) -> Iterator[Window]:
+        seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
+        return itertools.islice(self.task.windows(self.part, seed=seed), self.index, None)
+
+    def next(self) -> Window | None:
+        """Return the next window, or None once at the end of each epoch."""
+        window = next(self.windows, None)
+        self.index += 1
+        if window is None:
+            self.epoch, self.index = self.epoch + 1, 0
+            self.windows = self._open()
+        return window
+
+    def next_warm(self, model: Any) -> Window:
+        """Return the next window to learn from, across the ends of epochs; carry the state over warm-up windows."""
+        while True:
+            window = self.next()
+            if window is None:
+                continue
+            if window.fresh:
+                self.hidden = None
+            if not window.warm_up:
+                return window
+            with torch.no_grad():
+                _, self.hidden = model(window.x, self.hidden)
+
+    def position(self) -> Tree:
+        return {"epoch": self.epoch, "index": self.index, "hidden": self.hidden}
+
+    def go_to(self, tree: Tree) -> None:
+        self.epoch, self.index, self.hidden = tree["epoch"], tree["index"], tree["hidden"]
+        self.windows = self._open()
+
+
+def window_loss(model: Any, task: Task, window: Window, hidden: Any) -> tuple[Tensor, Any]:
+    """Return the loss on a window and the state after it, cut off from the graph: bptt ends at the window."""
+    output, hidden = model(window.x, hidden)
+    return task.loss(output, window), detach(hidden)
+
+
+def architecture_gradient_first(model: Any, task: Task, held_out: Window, hidden: Any) -> tuple[list[Tensor], Any]:
+    """Return the gradient of the held-out loss in alpha, the weights taken as fixed, and the state after it."""
+    _, alphas = split_parameters(model)
+    loss, after = window_loss(model, task, held_out, hidden)
+    return list(torch.autograd.grad(loss, alphas)), after
+
+
+def architecture_gradient_second(
+    model: Any, task: Task, window: Window, hidden: Any, held_out: Window, held_out_hidden: Any, *, rate: float
+) -> tuple[list[Tensor], Any]:
+    """Return the gradient in alpha through one plain gradient step of the weights, and the held-out state after it.
+
+    The Hessian-vector product is a central difference of two gradients, eps = 0.01 / norm.
+
+    Reference:
+        Liu, Simonyan & Yang (2019), DARTS, eq. 7 and 8; ALGORITHMS 2.
+    """
+    weights, alphas = split_parameters(model)
+    kept = [w.detach().clone() for w in weights]
+    loss, _ = window_loss(model, task, window, hidden)
+    gradient = torch.autograd.grad(loss, weights)
+    _move(weights, kept, gradient, -rate)  # w' = w - rate * gradient
+    loss, after = window_loss(model, task, held_out, held_out_hidden)
+    both = torch.autograd.grad(loss, [*weights, *alphas])
+    direction, direct = both[: len(weights)], both[len(weights) :]
+    norm = math.sqrt(sum(float(d.double().square().sum()) for d in direction))
+    implicit = [torch.zeros_like(a) for a in alphas]
+    if norm > 0:
+        eps = 0.01 / norm
+        for sign in (1, -1):
+            _move(weights, kept, direction, sign * eps)
+            loss, _ = window_loss(model, task, window, hidden)
+            for total, part in zip(implicit, torch.autograd.grad(loss, alphas), strict=True):
+                total += sign * part / (2 * eps)
+    _move(weights, kept, direction, 0.0)
+    return [d - rate * i for d, i in zip(direct, implicit, strict=True)], after
+
+
+def _move(weights: list[nn.Parameter], origin: list[Tensor], direction: Any, distance: float) -> None:
+    with torch.no_grad():
+        for weight, start, step in zip(weights, origin, direction, strict=True):
+            weight.copy_(start + distance * step)
+
+
+def split_parameters(model: Any) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the weights and the architecture weights (those called `alpha`)."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    alphas = [p for name, p in named if name.rpartition(".")[2] == "alpha"]
+    return [p for name, p in named if name.rpartition(".")[2] != "alpha"], alphas
+
+
+def make_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Return the optimiser of the weights, and that of alpha if the model has one."""
+    weights, alphas = split_parameters(model)
+    made = [OPTIMIZERS[recipe.weights.optimizer](weights, recipe.weights)]
+    if alphas:
+        made.append(OPTIMIZERS[recipe.alpha.optimizer](alphas, recipe.alpha))
+    return made
+
+
+def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Scale the gradients so that their joint norm is at most `limit`; return the norm before."""
+    return nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def count_parameters(model: Any) -> int:
+    """Return how many numbers a model learns."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def detach(hidden: Any) -> Any:
+    """Cut a state, a tensor or a tuple of tensors, off from its history."""
+    return hidden.detach() if isinstance(hidden, Tensor) else tuple(detach(part) for part in hidden)
+
+
+def _detached(tree: Any) -> Any:
+    """Copy a state dict: tensors are cloned, everything else is copied."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, Mapping):
+        return {key: _detached(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_detached(value) for value in tree)
+    return copy.deepcopy(tree)
+
+
+def _copy_together(model: Any, optimizers: list[torch.optim.Optimizer]) -> tuple[Any, list[torch.optim.Optimizer]]:
+    """Copy a model with its optimisers, so that the copies belong together."""
+    copied: tuple[Any, list[torch.optim.Optimizer]] = copy.deepcopy((model, optimizers))
+    return copied
