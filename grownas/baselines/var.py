@@ -1,0 +1,258 @@
+"""Vector autoregressions: least squares or Huber loss, with ridge, chosen on validation data or by blocked folds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from grownas.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+DELTA = 1.5  # where the Huber loss turns linear, in standard deviations of the training part (ALGORITHMS 8)
+RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # per observation: 1 halves a coefficient, 100 removes it
+FOLDS = 10
+
+
+@dataclass(frozen=True)
+class VAR:
+    """A fitted VAR(p): y_t = intercept + sum_i coefficients[i] y_{t-1-i} + noise.
+
+    Attributes:
+        intercept: shape `(I,)`, float64.
+        coefficients: of lags 1..p, shape `(p, I, I)`, float64.
+        loss: `squared` or `huber`, what it was fitted by.
+    """
+
+    intercept: Array
+    coefficients: Array
+    loss: str = "squared"
+
+    @property
+    def order(self) -> int:
+        """Number of lags p."""
+        return len(self.coefficients)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were fitted."""
+        return int(self.intercept.size + self.coefficients.size)
+
+    def forecast(self, values: Array) -> Array:
+        """Return one-step-ahead forecasts.
+
+        Args:
+            values: shape `(n, I)`.
+
+        Returns:
+            Shape `(n, I)`: row t is the forecast of row t + 1 from rows up to t; rows before the first count as 0.
+        """
+        padded = np.concatenate([np.zeros((self.order - 1, values.shape[1])), values])
+        forecasts = np.tile(self.intercept, (len(values), 1))
+        for lag, matrix in enumerate(self.coefficients):
+            start = self.order - 1 - lag
+            forecasts += padded[start : start + len(values)] @ matrix.T
+        return forecasts
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A VAR and how it was chosen.
+
+    Attributes:
+        var: fitted with the chosen settings.
+        chosen: the settings.
+        settings: how many were tried.
+        scores: held-out mean squared error of each setting, by a name such as `huber p=1 ridge=0.1`.
+    """
+
+    var: VAR
+    chosen: dict[str, Any]
+    settings: int
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def order(self) -> int:
+        """The chosen number of lags."""
+        return self.var.order
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return plain values and arrays; the inverse of `from_tree`."""
+        var = {"intercept": self.var.intercept, "coefficients": self.var.coefficients, "loss": self.var.loss}
+        return {"var": var, "chosen": self.chosen, "settings": self.settings, "scores": self.scores}
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> Selection:
+        """Read what `to_tree` gave."""
+        return cls(VAR(**tree["var"]), tree["chosen"], tree["settings"], tree["scores"])
+
+    def refit(self, values: Array) -> VAR:
+        """Return a VAR with the same settings fitted on other rows, shape `(n, I)`."""
+        return fit_var(values, self.order, loss=self.var.loss, ridge=self.chosen.get("ridge", 0.0))
+
+
+def fit_var(values: Array, order: int, *, loss: str = "squared", ridge: float = 0.0, delta: float = DELTA) -> VAR:
+    """Fit a VAR(p) on all rows.
+
+    Minimises the mean over rows of sum_i loss(residual_i), plus ridge / 2 times the coefficients' squares; the
+    intercept is not shrunk.
+
+    Args:
+        values: shape `(n, I)`, standardised.
+        order: number of lags p.
+        loss: `squared` (half the square) or `huber`.
+        ridge: strength per observation.
+        delta: where the Huber loss turns linear.
+
+    Raises:
+        DataError: there are too few rows.
+    """
+    design, target = lagged(values, order)
+    if len(target) <= design.shape[1] and ridge == 0:
+        raise DataError(
+            f"a VAR({order}) of {values.shape[1]} series needs more than {design.shape[1] + order} rows, got {len(values)}"
+        )
+    gram = design.T @ design
+    beta = np.linalg.solve(gram + _penalty(design, ridge), design.T @ target)
+    if loss == "huber":
+        beta = huber(design, target, beta, ridge=ridge, delta=delta)
+    return _unpack(beta, order, loss)
+
+
+def lagged(values: Array, order: int) -> tuple[Array, Array]:
+    """Return the regression's design `(n - p, 1 + p*I)`, a constant and lags 1..p, and its targets `(n - p, I)`."""
+    n = len(values)
+    lags = [values[order - 1 - lag : n - 1 - lag] for lag in range(order)]
+    return np.concatenate([np.ones((n - order, 1)), *lags], axis=1), values[order:]
+
+
+def huber(
+    design: Array,
+    target: Array,
+    beta: Array,
+    *,
+    ridge: float,
+    delta: float = DELTA,
+    solver: Array | None = None,
+    tolerance: float = 1e-9,
+    rounds: int = 500,
+) -> Array:
+    """Minimise the Huber loss with ridge from a start, all equations at once.
+
+    Each round fits least squares to the fitted values plus clipped residuals. It has the fixed point of iteratively
+    reweighted least squares, but one matrix serves all rounds and equations, which makes folds cheap.
+
+    Args:
+        design: shape `(n, D)`.
+        target: shape `(n, I)`.
+        beta: start, shape `(D, I)`.
+        ridge: strength per observation.
+        delta: where the loss turns linear.
+        solver: the inverse of `design.T @ design + penalty`, if at hand.
+        tolerance: largest change of a coefficient at which it stops.
+        rounds: most rounds.
+
+    Reference:
+        Huber (1981), Robust Statistics, section 7.8: the method of modified residuals.
+    """
+    if solver is None:
+        solver = np.linalg.inv(design.T @ design + _penalty(design, ridge))
+    project = solver @ design.T
+    for _ in range(rounds):
+        fitted = design @ beta
+        new = project @ (fitted + np.clip(target - fitted, -delta, delta))
+        change = float(np.abs(new - beta).max())
+        beta = new
+        if change < tolerance:
+            break
+    return beta
+
+
+def select_by_validation(values: Array, train_end: int, val_end: int, orders: Iterable[int] = range(1, 23)) -> Selection:
+    """Choose the order of a least-squares VAR, fitted on the training rows, by the validation rows' squared error."""
+    scores: dict[int, float] = {}
+    fitted: dict[int, VAR] = {}
+    for order in orders:
+        if train_end - order <= 1 + order * values.shape[1]:
+            break  # more coefficients than rows, here and at every higher order
+        fitted[order] = fit_var(values[:train_end], order)
+        forecasts = fitted[order].forecast(values[:val_end])[train_end - 1 : val_end - 1]
+        scores[order] = float(((values[train_end:val_end] - forecasts) ** 2).mean())
+    if not scores:
+        raise DataError(f"{train_end} training rows are too few for a VAR(1) of {values.shape[1]} series")
+    best = min(scores, key=lambda order: scores[order])
+    named = {f"squared p={order} ridge=0": score for order, score in scores.items()}
+    return Selection(fitted[best], {"order": best}, len(scores), named)
+
+
+def select_by_folds(
+    values: Array,
+    *,
+    orders: Iterable[int] = range(1, 11),
+    ridges: Sequence[float] = RIDGES,
+    losses: Sequence[str] = ("squared", "huber"),
+    folds: int = FOLDS,
+) -> Selection:
+    """Choose loss, order and ridge by blocked folds, then fit on all rows.
+
+    Each fold is a contiguous block of targets; rows whose target or lags touch the block are left out of the fit. All
+    settings are scored on the same targets by the squared error, which is also what the tables report.
+
+    Args:
+        values: training rows only, shape `(n, I)`, standardised.
+        orders: candidates for the number of lags; those with too few rows are passed over.
+        ridges: candidates, per observation.
+        losses: candidates.
+        folds: how many blocks.
+    """
+    usable = [p for p in orders if (len(values) - p) * (folds - 2) // folds > 1 + p * values.shape[1]]
+    if not usable:
+        raise DataError(f"{len(values)} training rows are too few to choose a VAR of {values.shape[1]} series by folds")
+    first = max(usable)  # every order predicts the same targets
+    scores: dict[tuple[str, int, float], float] = {}
+    for order in usable:
+        for loss, ridge, error in _fold_errors(values, order, first, ridges, losses, folds):
+            scores[loss, order, ridge] = scores.get((loss, order, ridge), 0.0) + error / folds
+    loss, order, ridge = min(scores, key=lambda key: (scores[key], key))
+    var = fit_var(values, order, loss=loss, ridge=ridge)
+    named = {f"{a} p={p} ridge={r:g}": score for (a, p, r), score in scores.items()}
+    return Selection(var, {"loss": loss, "order": order, "ridge": ridge}, len(scores), named)
+
+
+def _fold_errors(
+    values: Array, order: int, first: int, ridges: Sequence[float], losses: Sequence[str], folds: int
+) -> Iterable[tuple[str, float, float]]:
+    """Yield loss, ridge and held-out mean squared error for every fold of one order."""
+    design, target = lagged(values, order)
+    edges = np.linspace(first, len(values), folds + 1).astype(int) - order  # as rows of the design
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        keep = np.r_[0:start, min(stop + order, len(target)) : len(target)]
+        x, y = design[keep], target[keep]
+        gram, cross = x.T @ x, x.T @ y
+        warm: Array | None = None
+        for ridge in sorted(ridges):
+            solver = np.linalg.inv(gram + _penalty(x, ridge))
+            for loss in losses:
+                beta = solver @ cross
+                if loss == "huber":
+                    warm = beta = huber(
+                        x, y, beta if warm is None else warm, ridge=ridge, solver=solver, tolerance=1e-3, rounds=20
+                    )
+                residual = target[start:stop] - design[start:stop] @ beta
+                yield loss, ridge, float((residual**2).mean())
+
+
+def _penalty(design: Array, ridge: float) -> Array:
+    """Return the ridge's matrix `(D, D)`; the constant, the first column, is free."""
+    diagonal = np.full(design.shape[1], ridge * len(design))
+    diagonal[0] = 0.0
+    return np.diag(diagonal)
+
+
+def _unpack(beta: Array, order: int, loss: str) -> VAR:
+    series = beta.shape[1]
+    coefficients = beta[1:].reshape(order, series, series).transpose(0, 2, 1)
+    return VAR(beta[0].copy(), np.ascontiguousarray(coefficients), loss)
