@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,21 +22,23 @@ NUMBERS = "Numbers"  # title of the part for programs; what stands above it is f
 NOTATION = """\
 Notation
   value_t   the {inputs} series on day t in their own units, a row vector
-  x_t       the same, standardised: x_t = (value_t - mean) / sd, element by element
-  h_t       the state after day t, {hidden} numbers; h_0 = 0 before the first day that is read
+  x_t       the same, standardised: x_t = (value_t - mean) / sd
+  h_t       the state after day t, {hidden} numbers; h_0 = 0 before the first day read
   s_j       the output of node j, {hidden} numbers; s_0 is the state before, h_(t-1)
   x W       a row vector times a matrix: (x W)[i] = sum over k of x[k] W[k, i]
-  *         multiplies element by element; functions act on each element
-  [j,k]     of node j, op k, both counted from 1; shares are rounded here and exact below
+  * /       act element by element, and so do functions
+  [j,k]     of node j, op k, both counted from 1
+  shares    are rounded here, and exact below
 
-Days are read in the order of time, one step a day, all series of the day at once. The forecast of day t+1 uses days
-up to t and nothing later. Scores of a part of the data first read the days before it, as many as `task.context` in
+Days are read in the order of time, one step a day, all series of the day at
+once. The forecast of day t+1 uses days up to t and nothing later. Scores of a
+part of the data first read the days before it, as many as `task.context` in
 config.yaml says, from h_0 = 0."""
 
 FORECAST = """\
 Forecast of day t+1
-  y     = h_t W_out + b_out        standardised
-  value = mean + sd * y            in the series' own units"""
+  y     = h_t W_out + b_out     standardised
+  value = mean + sd * y         in the series' own units"""
 
 FORMAT = """\
 Below, each line that stands alone is `keyword value`. A block is a line `name rowsxcolumns` followed by that many
@@ -59,12 +62,14 @@ def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd:
     Returns:
         The text, ending with a newline.
     """
-    units = f"{cell.input_size} series in, {cell.hidden_size} hidden units, {cell.num_layers} layer(s)"
-    title = f"A grown recurrent cell: {units}, {len(cell.genotype.nodes)} node(s)"
+    nodes, units = len(cell.genotype.nodes), cell.hidden_size
+    title = (
+        f"A grown recurrent cell: {cell.input_size} series, {units} units, {nodes} node(s), {cell.num_layers} layer(s)"
+    )
     blocks = [
         _underlined(title, "="),
         NOTATION.format(inputs=cell.input_size, hidden=cell.hidden_size),
-        "Series: " + json.dumps(list(names), ensure_ascii=False),
+        textwrap.fill("Series: " + ", ".join(json.dumps(name, ensure_ascii=False) for name in names), 78),
         _activations(cell),
         *(_layer(cell, layer) for layer in range(cell.num_layers)),
         FORECAST,

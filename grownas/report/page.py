@@ -1,0 +1,289 @@
+"""Writes `report.html`: one run, one comparison over seeds, or several runs side by side.
+
+The page is one file that opens offline: styles, plots and diagrams stand inside it. Everything that came from outside
+is escaped by the templates.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grownas.errors import RunError
+from grownas.report import plots, tables
+from grownas.report.diagram import diagram, environment
+from grownas.report.reading import Comparison, Run, Tree, read
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+SHOWN_DAYS, SHOWN_SERIES = 120, 4
+
+
+def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
+    """Write the report of one run, of one comparison, or of several runs side by side.
+
+    Args:
+        folders: run folders, or one folder of `grownas compare`.
+        output: the file to write; by default `report.html` in the folder, or `comparison.html` beside several.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: a folder is no run folder, or a file in it is damaged.
+    """
+    if not folders:
+        raise RunError("no run folder given; give the path of at least one")
+    found = [read(Path(folder)) for folder in folders]
+    first = found[0]
+    if len(found) > 1:
+        runs = [run for item in found for run in (item.runs if isinstance(item, Comparison) else [item])]
+        html, path = _render("several.html", _several(runs)), first.path.parent / "comparison.html"
+    elif isinstance(first, Comparison):
+        html, path = _render("comparison.html", _comparison(first)), first.path / "report.html"
+    else:
+        html, path = _render("run.html", _run(first)), first.path / "report.html"
+    path = path if output is None else Path(output)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(html, encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+def _render(template: str, values: Tree) -> str:
+    return environment().get_template(template).render(values)
+
+
+def _run(run: Run) -> Tree:
+    """Return what the page of one run shows."""
+    summary = run.summary
+    return {
+        "title": run.name,
+        "kicker": _kicker(run, "run"),
+        "verdict": _verdict(run),
+        "finished": summary is not None,
+        "facts": _facts(run),
+        "scores": tables.scores(summary) if summary else None,
+        "dots": _both(lambda width: _score_dots(run, width)),
+        **_details(run),
+    }
+
+
+def _comparison(comparison: Comparison) -> Tree:
+    """Return what the page of a comparison over seeds shows."""
+    result, shown = comparison.result, comparison.shown
+    finished = [run for run in comparison.runs if run.summary]
+    figures = {entry["model"]: entry["test"]["each"] for entry in result["models"]} if result else {}
+    values = _details(shown) if shown else _details_of_nothing()
+    own = shown or (comparison.runs[0] if comparison.runs else None)
+    return {
+        **values,
+        "title": comparison.path.name,
+        "kicker": _kicker(own, f"comparison over {len(comparison.runs)} seeds") if own else "comparison",
+        "verdict": result.get("verdict") if result else None,
+        "finished": result is not None,
+        "done": len(finished),
+        "seeds": len(comparison.runs),
+        "shown": shown.name if shown else None,
+        "scores": tables.comparison(result, _settings(finished)) if result else None,
+        "dots": _both(lambda width: plots.dots(figures, metric=result["metric"], width=width)) if result else None,
+        "outcomes": tables.outcomes((run.name, run.summary) for run in finished if run.summary),
+        "cumulative": _cumulative(finished, comparison.best_baseline),
+        "rival": comparison.best_baseline,
+        "repeat": _repeat(comparison.path.name, "compare", comparison.config_text, comparison.config, values["data"]),
+    }
+
+
+def _several(runs: list[Run]) -> Tree:
+    """Return what the page of several runs shows."""
+    finished = [run for run in runs if run.summary]
+    figures = {run.name: [entry["test"]] for run in finished if (entry := run.score(run.main))}
+    metrics = {run.metric for run in finished}
+    metric = next(iter(metrics), "")
+    return {
+        "title": f"{len(runs)} runs side by side",
+        "kicker": "runs " + ", ".join(run.name for run in runs),
+        "verdict": _lowest_validation(finished),
+        "finished": len(finished) == len(runs),
+        "missing": [run.name for run in runs if not run.summary],
+        "outcomes": tables.outcomes((run.name, run.summary) for run in finished if run.summary),
+        "differences": tables.differences({run.name: run.config for run in runs}),
+        "dots": _both(lambda width: plots.dots(figures, metric=metric, ours=(), width=width))
+        if len(metrics) == 1
+        else None,
+        "cells": [(run.name, _safe(diagram(run.genotype))) for run in runs if run.genotype],
+        "runs": [(run.name, tables.scores(run.summary)) for run in finished if run.summary],
+    }
+
+
+def _lowest_validation(finished: list[Run]) -> str:
+    if not finished:
+        return "None of these runs has finished."
+    best = min(finished, key=lambda run: run.summary["val"] if run.summary else 0.0)
+    assert best.summary is not None
+    label = tables.METRICS.get(best.metric, best.metric)
+    return (
+        f"{best.name} has the lowest validation {label} ({tables.figure(best.summary['val'])}); "
+        f"its test {label} is {tables.figure(best.summary['test'])}."
+    )
+
+
+def _details(run: Run) -> Tree:
+    """Return the sections about one run: curves, cell, forecasts, data, how to repeat it."""
+    from grownas.equations import for_people
+
+    stages = run.summary.get("stage_log", []) if run.summary else []
+    rival = run.best_baseline
+    return {
+        "curves": _both(lambda width: plots.learning_curves(run.metrics, _events(run), width=width)),
+        "cell": _safe(diagram(run.genotype)) if run.genotype else None,
+        "equations": for_people(run.equations) if run.equations else None,
+        "panels": _panels(run),
+        "days": min(SHOWN_DAYS, len(run.test_dates)),
+        "cumulative": _cumulative([run], rival),
+        "main": run.main,
+        "rival": rival,
+        "growth": tables.growth(run.growth, stages),
+        "stopped": run.summary.get("stopped") if run.summary else None,
+        "free_running": run.summary.get("free_running") if run.summary else None,
+        "data": run.data,
+        "series": _series(run),
+        "repeat": _repeat(run.name, run.command, run.config_text, run.config, run.data),
+    }
+
+
+def _details_of_nothing() -> Tree:
+    """Return the sections of a comparison of which no seed has finished."""
+    empty: Tree = dict.fromkeys(
+        ("curves", "cell", "equations", "cumulative", "main", "rival", "stopped", "free_running", "series")
+    )
+    return {**empty, "panels": [], "days": 0, "growth": tables.growth([]), "data": {}}
+
+
+def _kicker(run: Run, what: str) -> str:
+    """Return the line above the title."""
+    summary = run.summary or {}
+    task = summary.get("task") or run.config.get("task", {}).get("use", "")
+    strategy = summary.get("strategy") or run.config.get("strategy", {}).get("use", "")
+    seed = f"seed {summary['seed']}" if what == "run" and "seed" in summary else ""
+    return " · ".join(part for part in (what, task, strategy, seed) if part)
+
+
+def _verdict(run: Run) -> str | None:
+    """Return the verdict in words; while the run goes on, how far it is."""
+    if run.summary:
+        return str(run.summary.get("verdict", "This run has finished."))
+    lines = [line for line in run.metrics if line["split"] == "val" and line["metric"] == "loss"]
+    if not lines:
+        return None
+    last = lines[-1]
+    fit = f"{last['part']}, " if "part" in last else ""
+    best = min(line["value"] for line in lines if line.get("part") == last.get("part"))
+    return f"So far: {fit}stage {last['stage']}, epoch {last['epoch']}, lowest validation loss {tables.figure(best)}."
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Return the few figures under the verdict."""
+    if run.summary is None:
+        return []
+    summary, rival = run.summary, run.best_baseline
+    label = tables.METRICS.get(run.metric, run.metric)
+    facts = [(f"test {label}, {run.main}", tables.figure(summary["test"]))]
+    for model, words in ((rival, f"test {label}, {rival}"), ("start", f"test {label}, start")):
+        entry = run.score(model) if model else None
+        facts += [(words, tables.figure(entry["test"]))] if entry else []
+    facts.append(("nodes, ops", f"{summary['nodes']}, {summary['ops']}"))
+    facts.append(("parameters", tables.count(summary["params"])))
+    facts.append(("search", f"{tables.seconds(summary['search_seconds'])} s"))
+    return facts
+
+
+def _score_dots(run: Run, width: float) -> str | None:
+    figures = {entry["model"]: [entry["test"]] for entry in run.scores}
+    return plots.dots(figures, metric=run.metric, width=width)
+
+
+def _events(run: Run) -> Tree:
+    """Return for each fit of the growth what was tried in it, and whether it was accepted."""
+    events: Tree = {}
+    for line in (run.summary or {}).get("stage_log", []):
+        if line["stage"] == 1 and line.get("pull") is not None:
+            events[f"stage-1-pull-{line['pull']:g}"] = (f"pull {line['pull']:g}", line["accepted"])
+    for line in run.growth:
+        if line.get("kind") != "prune_op":
+            events[f"stage-{line['stage']}"] = (tables.move(line), line["accepted"])
+    for fit in {str(line.get("part")) for line in run.metrics if "pruned" in str(line.get("part"))}:
+        events[fit] = ("pruned", None)
+    return events
+
+
+def _panels(run: Run) -> list[Markup]:
+    """Draw the last test days of a few series: all if they are few, else spread evenly from best to worst R2."""
+    names = run.data.get("names", [])
+    if not {run.main, "actual"} <= run.test.keys() or not len(run.test["actual"]):
+        return []
+    actual, forecast = run.test["actual"], run.test[run.main]
+    error, size = ((actual - forecast) ** 2).sum(0), (actual**2).sum(0)
+    ranked = np.argsort(error / np.where(size > 0, size, 1))
+    places = ranked[np.unique(np.linspace(0, len(names) - 1, min(SHOWN_SERIES, len(names))).round().astype(int))]
+    panels = []
+    for i in places if len(names) > SHOWN_SERIES else range(len(names)):
+        mean, sd = run.data["mean"][i], run.data["sd"][i]
+        shown = [(values[-SHOWN_DAYS:, i] * sd + mean) for values in (actual, forecast)]
+        panels.append(_safe(plots.forecast_panel(run.test_dates[-SHOWN_DAYS:], *shown, title=names[i])))
+    return panels
+
+
+def _cumulative(runs: list[Run], rival: str | None) -> Tree | None:
+    """Draw the squared error that the main model saved against the best baseline, day by day."""
+    gains = []
+    for run in runs:
+        if rival is not None and {run.main, "actual", rival} <= run.test.keys():
+            actual = run.test["actual"]
+            gains.append(((actual - run.test[rival]) ** 2 - (actual - run.test[run.main]) ** 2).mean(1))
+    if not gains or len({len(gain) for gain in gains}) > 1 or not len(gains[0]):
+        return None
+    return _both(lambda width: plots.cumulative(runs[0].test_dates, gains, width=width))
+
+
+def _series(run: Run) -> tables.Table | None:
+    names = run.data.get("names")
+    if not names:
+        return None
+    models = [model for model in dict.fromkeys((run.main, "start", run.best_baseline)) if model]
+    return tables.series(names, run.data, {model: entry for model in models if (entry := run.score(model))})
+
+
+def _settings(runs: list[Run]) -> dict[str, int]:
+    """Return how many settings were tried, by model."""
+    return {entry["model"]: entry["settings"] for run in runs for entry in run.scores if "settings" in entry}
+
+
+def _repeat(name: str, command: str, text: str, config: Tree, data: Tree) -> Tree:
+    """Return what is needed to repeat a run."""
+    versions = config.get("versions") or {}
+    return {
+        "name": name,
+        "command": command,
+        "config": text,
+        "versions": versions,
+        "checksum": data.get("checksum") or config.get("checksum"),
+    }
+
+
+def _both(draw: Callable[[float], str | None]) -> Tree | None:
+    """Draw the variants for desktop and phone; None if there is nothing to draw."""
+    wide, narrow = draw(plots.WIDE), draw(plots.NARROW)
+    return {"wide": _safe(wide), "narrow": _safe(narrow)} if wide and narrow else None
+
+
+def _safe(svg: str) -> Markup:
+    """Mark a drawing of ours as markup; all text in it was escaped when it was drawn."""
+    from markupsafe import Markup
+
+    return Markup(svg)

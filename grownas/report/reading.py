@@ -1,0 +1,229 @@
+"""Reads run folders, finished or not, for the report. Files that are not there yet are None or empty."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from grownas.errors import GenotypeError, RunError
+from grownas.genotype import Genotype
+
+OURS = ("grown", "grown_retrained", "first_stage", "start")  # all other models are baselines
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        path: the folder.
+        config_text, config: the resolved config.
+        command: which command made the folder.
+        summary: None while the run goes on.
+        metrics, growth: the lines of the two logs.
+        genotype: the cell found.
+        equations: the text of `equations.txt`.
+        data: what `data.json` says about the data.
+        forecasts: by model, and `actual`: standardised, of validation and test rows, each `(n_val + n_test, I)`, float64.
+    """
+
+    path: Path
+    config_text: str
+    config: Tree
+    command: str
+    summary: Tree | None
+    metrics: list[Tree]
+    growth: list[Tree]
+    genotype: Genotype | None
+    equations: str | None
+    data: Tree
+    forecasts: dict[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def scores(self) -> list[Tree]:
+        """One entry a model; empty while the run goes on."""
+        return list(self.summary.get("scores", [])) if self.summary else []
+
+    @property
+    def metric(self) -> str:
+        """The task's figure of merit."""
+        return str(self.summary.get("metric", "mse")) if self.summary else "mse"
+
+    def score(self, model: str) -> Tree | None:
+        """Return a model's entry."""
+        return next((entry for entry in self.scores if entry["model"] == model), None)
+
+    @property
+    def main(self) -> str:
+        """The model that the run is about: `grown`, or what was trained in its place."""
+        names = [entry["model"] for entry in self.scores]
+        return next((name for name in (*OURS, *names) if name in names), OURS[0])
+
+    @property
+    def best_baseline(self) -> str | None:
+        """The baseline with the lowest test figure."""
+        return lowest({entry["model"]: entry["test"] for entry in self.scores})
+
+    @cached_property
+    def test(self) -> dict[str, np.ndarray]:
+        """Forecasts of the test rows alone."""
+        n_val = int(self.data.get("n_val", 0))
+        return {model: values[n_val:] for model, values in self.forecasts.items()}
+
+    @property
+    def test_dates(self) -> list[str]:
+        """Days of the test rows."""
+        return [str(day) for day in self.data.get("dates", [])[int(self.data.get("n_val", 0)) :]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A folder of `grownas compare`: the runs of its seeds, and what was made of them (None while it goes on)."""
+
+    path: Path
+    config_text: str
+    config: Tree
+    result: Tree | None
+    runs: list[Run]
+
+    @property
+    def best_baseline(self) -> str | None:
+        """The baseline with the lowest mean test figure."""
+        if self.result is None:
+            return None
+        return lowest({entry["model"]: entry["test"]["mean"] for entry in self.result["models"]})
+
+    @property
+    def shown(self) -> Run | None:
+        """The finished run with the lowest validation figure: the one drawn in full."""
+        finished = [run for run in self.runs if run.summary]
+        return min(finished, key=lambda run: run.summary["val"] if run.summary else 0.0, default=None)
+
+
+def lowest(figures: dict[str, float | None]) -> str | None:
+    """Return the baseline with the lowest figure."""
+    found = {model: value for model, value in figures.items() if model not in OURS and value is not None}
+    return min(found, key=lambda model: found[model]) if found else None
+
+
+def read(path: Path) -> Run | Comparison:
+    """Read a folder.
+
+    Raises:
+        RunError: it is no run folder, or a file in it is damaged.
+    """
+    if not path.is_dir():
+        what = "not a folder" if path.exists() else "no such folder"
+        raise RunError(f"{path}: {what}; give the path of a run folder, such as runs/NAME")
+    seeds = sorted(path.glob("seed-*/"), key=lambda folder: (len(folder.name), folder.name))
+    if (path / "comparison.json").exists() or seeds:
+        runs = [read_run(folder) for folder in seeds if _is_run(folder)]
+        text, config = _config(path)
+        return Comparison(path, text, config, _json(path / "comparison.json"), runs)
+    return read_run(path)
+
+
+def read_run(path: Path) -> Run:
+    """Read the folder of one run."""
+    if not _is_run(path):
+        raise RunError(
+            f"{path}: not a run folder: it holds neither config.yaml nor summary.json; give one that `grownas search`, "
+            "`train` or `compare` wrote"
+        )
+    text, config = _config(path)
+    return Run(
+        path=path,
+        config_text=text,
+        config=config,
+        command=str((_json(path / "run.json") or {}).get("command", "search")),
+        summary=_json(path / "summary.json"),
+        metrics=_json_lines(path / "metrics.jsonl"),
+        growth=_json_lines(path / "growth.jsonl"),
+        genotype=_genotype(path / "genotype.json"),
+        equations=_text(path / "equations.txt"),
+        data=_json(path / "data.json") or {},
+        forecasts=_tensors(path / "forecasts.safetensors"),
+    )
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("config.yaml", "summary.json"))
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
+
+
+def _config(path: Path) -> tuple[str, Tree]:
+    text = _text(path / "config.yaml") or ""
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RunError(f"{path / 'config.yaml'}: not YAML: {error}") from error
+    return text, _object(tree, path / "config.yaml")
+
+
+def _json(path: Path) -> Tree | None:
+    text = _text(path)
+    if text is None:
+        return None
+    try:
+        return _object(json.loads(text), path)
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path}: damaged, not JSON: {error}") from error
+
+
+def _object(tree: Any, path: Path) -> Tree:
+    if not isinstance(tree, dict):
+        raise RunError(f"{path}: damaged: expected an object with keys, got {type(tree).__name__}")
+    return tree
+
+
+def _json_lines(path: Path) -> list[Tree]:
+    """Read a log; a last line without its end is being written at this moment, and left out."""
+    lines = (_text(path) or "").split("\n")[:-1]
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(_object(json.loads(line), path))
+        except json.JSONDecodeError as error:
+            raise RunError(f"{path}, line {number}: damaged, not JSON: {error}") from error
+    return found
+
+
+def _genotype(path: Path) -> Genotype | None:
+    if not path.exists():
+        return None
+    try:
+        return Genotype.load(path)
+    except GenotypeError as error:
+        raise RunError(str(error)) from error
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return {name: np.asarray(values, dtype=np.float64) for name, values in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path}: damaged: {error}") from error

@@ -1,0 +1,346 @@
+"""Tables of scores, growth and series, as text for the terminal and as rows for the page.
+
+No import here is heavy: the command line prints `score_table` after each run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Entry = Mapping[str, Any]
+
+MODELS = {  # name -> what it is, in words
+    "grown": "the cell found, with the weights it grew with",
+    "grown_retrained": "the same cell, trained anew from random weights",
+    "first_stage": "the start after training, before any node was added",
+    "start": "where growth began, untrained",
+    "zero": "always the mean of the training part",
+    "var1": "VAR(1), least squares",
+    "var": "VAR, order chosen on validation",
+    "var_robust": "VAR, loss, ridge and order by blocked folds",
+    "lstm": "LSTM, size and loss chosen on validation",
+    "gru": "GRU, size and loss chosen on validation",
+    "gru_var": "GRU beside the same start",
+    "random": "random cells, same start and budget",
+}
+METRICS = {"mse": "MSE", "ppl": "perplexity"}
+NONE = "\N{EN DASH}"  # what stands where there is no figure
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its title, what the title means, and whether it holds figures (set to the right)."""
+
+    title: str
+    note: str = ""
+    figures: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: cells as text, a second line under the first cell, and whether it is set off from the others."""
+
+    cells: tuple[str, ...]
+    note: str = ""
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+def as_text(table: Table) -> str:
+    """Set a table in plain text, columns padded, without its notes."""
+    lines = [[column.title for column in table.columns], *[list(row.cells) for row in table.rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
+    set_lines = [
+        "  ".join(
+            cell.rjust(width) if column.figures else cell.ljust(width)
+            for cell, width, column in zip(line, widths, table.columns, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    rule = "-" * max(len(line) for line in set_lines)
+    return "\n".join([set_lines[0], rule, *set_lines[1:]])
+
+
+def score_table(summary: Entry) -> str:
+    """Return one run's scores as text, the lowest test figure first."""
+    return as_text(scores(summary))
+
+
+def comparison_table(result: Entry) -> str:
+    """Return a comparison over seeds as text, the lowest mean test figure first."""
+    return as_text(comparison(result))
+
+
+def scores(summary: Entry) -> Table:
+    """Return one run's scores, `summary.json`, the lowest test figure first."""
+    label = METRICS.get(summary["metric"], summary["metric"])
+    columns = (
+        Column("model", figures=False),
+        Column(f"test {label}", "on the test part, which was read once; lower is better"),
+        Column(f"val {label}", "on the validation part; lower is better"),
+        Column("R²", "out of sample on the test part, against a forecast of zero"),
+        Column("hits", "share of test forecasts with the right sign"),
+        Column("params", "numbers learned"),
+        Column("seconds", "all fits, those not chosen included"),
+        Column("tried", "settings tried"),
+    )
+    ordered = sorted(summary["scores"], key=lambda entry: _rank(entry["test"]))
+    return Table(columns, tuple(_score_row(entry) for entry in ordered))
+
+
+def _score_row(entry: Entry) -> Row:
+    detail = entry.get("detail", {}).get("test", {})
+    cells = (
+        entry["model"],
+        figure(entry["test"]),
+        figure(entry["val"]),
+        percent(detail.get("r2")),
+        percent(detail.get("hit_rate") or None),  # a forecast of zero has no sign
+        count(entry.get("params")),
+        seconds(entry.get("seconds")),
+        count(entry.get("settings")),
+    )
+    return Row(cells, _about(entry["model"], entry.get("chosen", {})), entry["model"] == "grown")
+
+
+def comparison(result: Entry, settings: Mapping[str, int] | None = None) -> Table:
+    """Return a comparison over seeds, `comparison.json`, the lowest mean test figure first.
+
+    Args:
+        result: the parsed file.
+        settings: how many settings were tried, by model.
+    """
+    label, reference = METRICS.get(result["metric"], result["metric"]), result.get("reference", "grown")
+    columns = (
+        Column("model", figures=False),
+        Column(f"test {label}", "mean over the seeds; lower is better"),
+        Column("sd", "standard deviation over the seeds"),
+        Column("n", "seeds"),
+        Column("averaged", "of the forecasts averaged over the seeds"),
+        Column(f"val {label}", "mean over the seeds"),
+        Column("params", "numbers learned"),
+        Column("seconds", "all fits of one seed, those not chosen included"),
+        Column("tried", "settings tried"),
+        Column("DM p", f"Diebold-Mariano test against {reference}: how likely is so large a difference by chance"),
+        Column("MCS", _mcs_note(result), figures=False),
+    )
+    tests = {test["baseline"]: test for test in result.get("tests", [])}
+    ordered = sorted(result["models"], key=lambda entry: _rank(entry["test"]["mean"]))
+    return Table(columns, tuple(_comparison_row(entry, tests, settings or {}, reference) for entry in ordered))
+
+
+def _mcs_note(result: Entry) -> str:
+    size = result.get("mcs", {}).get("size", 0.1)
+    return f"member of the model confidence set of size {size:.0%}: not told apart from the best"
+
+
+def _comparison_row(entry: Entry, tests: Mapping[str, Entry], settings: Mapping[str, int], reference: str) -> Row:
+    name = entry["model"]
+    cells = (
+        name,
+        figure(entry["test"]["mean"]),
+        figure(entry["test"].get("sd")),
+        count(entry.get("n")),
+        figure(entry.get("averaged_test")),
+        figure(entry.get("val", {}).get("mean")),
+        count(entry.get("params")),
+        seconds(entry.get("seconds")),
+        count(settings.get(name)),
+        probability(tests.get(name, {}).get("p_value")),
+        {True: "in", False: "out"}.get(entry.get("in_mcs"), NONE),  # type: ignore[arg-type]
+    )
+    return Row(cells, _about(name, {}), name == reference)
+
+
+def _about(model: str, chosen: Entry) -> str:
+    """Say in words what a model is and which settings were chosen."""
+    settings = ", ".join(f"{key} {_plain(value)}" for key, value in chosen.items() if value is not None)
+    return "; ".join(part for part in (MODELS.get(model, ""), settings.replace("_", " ")) if part)
+
+
+def growth(lines: Iterable[Entry], stages: Iterable[Entry] = ()) -> Table:
+    """Return the growth log: how the first stage was judged, then one row a morphism.
+
+    Args:
+        lines: of `growth.jsonl`.
+        stages: the summary's `stage_log`; only its candidates of the first stage are not in `growth.jsonl`.
+    """
+    columns = (
+        Column("stage"),
+        Column("move", figures=False),
+        Column("drift", "largest change of the output by the morphism itself"),
+        Column("loss before", "on the validation part, of the best model so far"),
+        Column("loss after", "on the validation part, after training"),
+        Column("judge", "the figure that decided", figures=False),
+        Column("accepted", figures=False),
+        Column("params", "before and after"),
+        Column("seconds"),
+    )
+    first = [_first_stage_row(line) for line in stages if line.get("stage") == 1]
+    return Table(columns, (*first, *(_growth_row(line) for line in lines)))
+
+
+def _first_stage_row(line: Entry) -> Row:
+    pull = "" if line.get("pull") is None else f", pull {_plain(line['pull'])}"
+    shown = {"kind": f"train the start{pull}", "params_after": line.get("params"), "wall_s": line.get("seconds")}
+    return _growth_row({**line, **shown})
+
+
+def _growth_row(line: Entry) -> Row:
+    before, after = line.get("params_before"), line.get("params_after")
+    cells = (
+        count(line.get("stage")),
+        move(line),
+        small(line.get("drift")),
+        figure(line.get("loss_before"), 5),
+        figure(line.get("loss_after"), 5),
+        judge(line.get("judge")),
+        {True: "yes", False: "no"}.get(line.get("accepted"), NONE),  # type: ignore[arg-type]
+        count(after) if before in (None, after) else f"{count(before)} → {count(after)}",
+        seconds(line.get("wall_s")),
+    )
+    return Row(cells, marked=line.get("accepted") is True)
+
+
+def move(line: Entry) -> str:
+    """Return a morphism in words, nodes counted from 1."""
+    kind, node, op = str(line.get("kind", "")).replace("_", " "), line.get("node"), line.get("op")
+    where = [] if node is None else [str(node + 1)] if kind == "add node" else [f"of node {node + 1}"]
+    which = [] if op is None else [f"{op + 1}" if isinstance(op, int) else str(op)]
+    return " ".join([kind, *which, *where])
+
+
+def judge(value: Any) -> str:
+    """Return the figure that decided, with the rule's name."""
+    if not isinstance(value, Mapping):
+        return small(value) if isinstance(value, int | float) else str(value or NONE)
+    name = {"significant": "t ="}.get(str(value.get("rule")), str(value.get("rule")))
+    return f"{name} {small(value.get('figure'))}"
+
+
+def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Table:
+    """Return one row a series: what was done to it, and test scores of a few models.
+
+    Args:
+        names: of the series.
+        data: the content of `data.json`.
+        scores: entries of `summary.json` by model, in the order of the columns.
+    """
+    columns = [Column("series", figures=False), Column("mean", "of the training part"), Column("sd")]
+    columns.append(Column("carried", "blanks filled with the value of the day before"))
+    columns += [Column(f"{model} R²", "out of sample, against a forecast of zero") for model in scores]
+    columns += [Column(f"{model} hits", "share of forecasts with the right sign") for model in scores]
+    carried = data.get("cleaning", {}).get("carried_forward", {})
+    each = [entry.get("detail", {}).get("test", {}).get("per_series", {}) for entry in scores.values()]
+    rows = []
+    for i, name in enumerate(names):
+        moments = [small(data.get(key, [])[i]) if i < len(data.get(key, [])) else NONE for key in ("mean", "sd")]
+        scored = [percent(one.get(name, {}).get("r2")) for one in each]
+        scored += [percent(one.get(name, {}).get("hit_rate") or None) for one in each]
+        rows.append(Row((name, *moments, count(carried.get(name)), *scored)))
+    return Table(tuple(columns), tuple(rows))
+
+
+def outcomes(runs: Iterable[tuple[str, Entry]]) -> Table:
+    """Return one row a finished run: what growth found, and how it ended.
+
+    Args:
+        runs: name and content of `summary.json`.
+    """
+    columns = (
+        Column("run", figures=False),
+        Column("test", "of the grown cell"),
+        Column("val", "of the grown cell"),
+        Column("nodes"),
+        Column("ops"),
+        Column("params"),
+        Column("search s", "seconds of the search"),
+        Column("accepted", "judged candidates that were accepted, of all", figures=False),
+        Column("why it stopped", figures=False),
+    )
+    return Table(columns, tuple(_outcome_row(name, summary) for name, summary in runs))
+
+
+def _outcome_row(name: str, summary: Entry) -> Row:
+    stages = summary.get("stage_log", [])
+    accepted = f"{sum(bool(line.get('accepted')) for line in stages)} of {len(stages)}" if stages else NONE
+    cells = (
+        name,
+        figure(summary.get("test")),
+        figure(summary.get("val")),
+        count(summary.get("nodes")),
+        count(summary.get("ops")),
+        count(summary.get("params")),
+        seconds(summary.get("search_seconds")),
+        accepted,
+        str(summary.get("stopped", NONE)),
+    )
+    return Row(cells)
+
+
+def differences(configs: Mapping[str, Entry]) -> Table:
+    """Return the config keys in which runs differ, one row a key, one column a run."""
+    flat = {name: dict(_flatten(config)) for name, config in configs.items()}
+    keys = [key for key in dict.fromkeys(key for one in flat.values() for key in one) if not key.startswith("versions")]
+    unlike = [key for key in keys if len({repr(one.get(key)) for one in flat.values()}) > 1]
+    rows = (Row((key, *(_plain(one.get(key, NONE)) for one in flat.values()))) for key in unlike)
+    return Table((Column("key", figures=False), *(Column(name, figures=False) for name in flat)), tuple(rows))
+
+
+def _flatten(tree: Entry, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """Return a score with four decimals."""
+    return NONE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def small(value: float | None) -> str:
+    """Return a figure of any size with three significant digits."""
+    return NONE if value is None or not math.isfinite(value) else f"{value:.3g}".replace("-", MINUS)
+
+
+def percent(value: float | None) -> str:
+    """Return a share in per cent."""
+    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.1f} %".replace("-", MINUS)
+
+
+def count(value: float | None) -> str:
+    """Return a whole number with thousands set apart."""
+    return NONE if value is None else f"{round(value):,}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a time in seconds."""
+    return NONE if value is None else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def probability(value: float | None) -> str:
+    """Return a p-value."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _rank(value: float | None) -> float:
+    return math.inf if value is None or math.isnan(value) else value

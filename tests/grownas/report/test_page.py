@@ -1,0 +1,262 @@
+"""The page shows what the run folder holds, alone, escaped, and says so when the run is not done."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+
+import pytest
+
+from grownas.errors import RunError
+from grownas.report.page import write_report
+
+NASTY = "<script>alert('1')</script>"
+SECTIONS = [  # in the order in which they must stand
+    "Comparison", "Learning curves and growth", "The cell", "Forecasts against what came",
+    "Over time against the best baseline", "Growth log", "Data and cleaning", "How to repeat it",
+]  # fmt: skip
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags, attributes, ids, headings and all text outside of styles."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.attributes, self.headings, self.words = [], [], [], [], []
+        self.source = text
+        self.feed(text)
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+            if "h2" in self.open:
+                self.headings.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def ids(self) -> list[str]:
+        return [value for key, value in self.attributes if key == "id"]
+
+
+def read(path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_a_run_has_all_sections_in_order_and_its_figures(make_run):
+    run = make_run()
+    path = write_report([run])
+    page, summary = read(path), json.loads((run / "summary.json").read_text())
+    assert path == run / "report.html"
+    assert page.headings == SECTIONS
+    assert summary["verdict"] in page.text
+    for entry in summary["scores"]:
+        assert f"{entry['test']:.4f}" in page.text
+    for words in (
+        "2.31",
+        "0.42120",
+        "1,220 → 3,412",
+        "sha256:0123456789abcdef",
+        "torch==2.13.0",
+        "s_1 =",
+        "1,512 read",
+    ):
+        assert words in page.text
+    assert "Markets close at different hours" in page.text
+    assert "has not finished" not in page.text
+    assert not list(run.glob("*.part"))
+
+
+def test_the_page_loads_nothing_and_follows_the_theme(make_run):
+    page = read(write_report([make_run()]))
+    assert not {"script", "link", "img", "iframe", "image", "object"} & set(page.tags)
+    loaded = [value for key, value in page.attributes if key in ("src", "href", "xlink:href", "srcset", "action")]
+    assert loaded, "the plots refer to their markers"
+    assert all(value.startswith("#") for value in loaded)
+    text = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page.source)
+    assert "http" not in text
+    assert "@import" not in text
+    assert text.count("prefers-color-scheme:dark") >= 2  # the page's and the diagram's
+
+
+def test_every_reference_inside_the_page_has_exactly_one_target(make_run):
+    page = read(write_report([make_run()]))
+    text = page.source
+    wanted = set(re.findall(r'xlink:href="#([^"]+)"', text)) | set(re.findall(r"url\(#([^)]+)\)", text))
+    assert wanted
+    assert wanted <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_names_and_config_are_escaped(make_run):
+    run = make_run(names=(NASTY, "a$b_{c}$", "-->", "&amp;", "x" * 300))
+    (run / "config.yaml").write_text(json.dumps({"name": NASTY, "versions": {NASTY: NASTY}}))
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"verdict": NASTY, "stopped": NASTY, "task": NASTY}))
+    page = read(write_report([run]))
+    assert "script" not in page.tags
+    assert page.text.count(NASTY) >= 5
+    assert "a$b_{c}$" in page.text
+    assert "&amp;" in page.text
+    assert "&amp;amp;" in page.source
+
+
+def test_the_same_folder_gives_the_same_bytes(make_run):
+    run = make_run()
+    assert write_report([run]).read_bytes() == write_report([run]).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("missing", "section"),
+    [
+        ("metrics.jsonl", "Learning curves and growth"),
+        ("genotype.json", None),
+        ("equations.txt", None),
+        ("forecasts.safetensors", "Forecasts against what came"),
+        ("data.json", "Data and cleaning"),
+        ("run.json", None),
+        ("growth.jsonl", None),
+        ("config.yaml", None),
+    ],
+)
+def test_a_missing_file_costs_only_what_it_holds(make_run, missing, section):
+    run = make_run()
+    (run / missing).unlink()
+    page = read(write_report([run]))
+    lost = {section}
+    if missing in ("forecasts.safetensors", "data.json"):
+        lost |= {"Forecasts against what came", "Over time against the best baseline"}
+    if missing == "data.json":
+        lost.discard("Over time against the best baseline")
+    assert [heading for heading in SECTIONS if heading not in page.headings] == [h for h in SECTIONS if h in lost]
+
+
+def test_a_summary_with_nothing_but_the_contract_is_enough(make_run):
+    run = make_run()
+    for extra in ("data.json", "forecasts.safetensors", "growth.jsonl", "run.json", "config.yaml"):
+        (run / extra).unlink()
+    summary = json.loads((run / "summary.json").read_text())
+    kept = ("task", "strategy", "seed", "metric", "val", "test", "nodes", "ops", "params", "search_seconds", "stages")
+    scores = [{key: entry[key] for key in ("model", "params", "val", "test", "seconds")} for entry in summary["scores"]]
+    (run / "summary.json").write_text(json.dumps({key: summary[key] for key in kept} | {"scores": scores}))
+    assert f"{summary['test']:.4f}" in read(write_report([run])).text
+
+
+def test_a_run_that_is_still_going_says_so(make_run):
+    run = make_run(finished=False)
+    with (run / "metrics.jsonl").open("a") as log:
+        log.write('{"stage": 3, "split": "va')  # a line that is being written at this moment
+    page = read(write_report([run]))
+    assert "This run has not finished" in page.text
+    assert "grownas resume run" in page.text
+    assert "gru-16-huber, stage 0, epoch 20" in page.text
+    assert "Learning curves and growth" in page.headings
+    assert "Comparison" not in page.headings
+
+
+def test_a_run_that_has_just_begun_is_readable(tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.yaml").write_text("seed: 1\n")
+    assert "This run has not finished" in read(write_report([tmp_path / "new"])).text
+
+
+def test_a_comparison_shows_spread_tests_and_the_seed_best_on_validation(make_comparison):
+    folder = make_comparison(seeds=(1, 2, 3))
+    path = write_report([folder])
+    page, result = read(path), json.loads((folder / "comparison.json").read_text())
+    assert path == folder / "report.html"
+    assert page.headings == [SECTIONS[0], "What growth found, seed by seed", *SECTIONS[1:]]
+    for entry in result["models"]:
+        for value in (entry["test"]["mean"], entry["test"]["sd"], entry["averaged_test"]):
+            assert f"{value:.4f}" in page.text
+    assert "0.012" in page.text
+    best = min((1, 2, 3), key=lambda seed: json.loads((folder / f"seed-{seed}/summary.json").read_text())["val"])
+    assert f"What follows shows seed-{best} ," in page.text
+    assert "comparison over 3 seeds" in page.text
+    assert "grownas compare comparison/config.yaml" in page.text
+
+
+def test_a_comparison_that_is_still_going_says_how_far_it_is(make_comparison):
+    folder = make_comparison(seeds=(1, 2), finished=False)
+    (folder / "seed-2" / "summary.json").unlink()
+    page = read(write_report([folder]))
+    assert "has not finished: 1 of 2 seeds begun are done" in page.text
+    assert "What growth found, seed by seed" in page.headings
+    assert "Comparison" not in page.headings
+
+
+def test_a_comparison_of_which_no_seed_is_done_is_readable(make_comparison):
+    folder = make_comparison(seeds=(1,), finished=False)
+    for file in ("summary.json", "genotype.json", "equations.txt", "forecasts.safetensors"):
+        (folder / "seed-1" / file).unlink()
+    assert "0 of 1 seeds begun are done" in read(write_report([folder])).text
+
+
+def test_several_runs_stand_side_by_side(make_run, tmp_path):
+    runs = [make_run("one", seed=1), make_run("two", seed=2), make_run("late", finished=False)]
+    path = write_report(runs)
+    page = read(path)
+    assert path == tmp_path / "comparison.html"
+    assert "3 runs side by side" in page.text
+    assert "Not finished, and left out of the scores: late." in page.text
+    assert "Where the configs differ" in page.headings
+    assert [h for h in page.headings if h.startswith("Scores of")] == ["Scores of one", "Scores of two"]
+    assert page.tags.count("svg") == 4  # two variants of the dots, two cells
+
+
+def test_the_output_can_be_chosen(make_run, tmp_path):
+    runs = [make_run("one", seed=1), make_run("two", seed=2)]
+    assert write_report(runs, tmp_path / "mine.html") == tmp_path / "mine.html"
+    assert write_report(runs[:1], tmp_path / "one.html").exists()
+    assert not (tmp_path / "one" / "report.html").exists()
+
+
+def test_what_is_no_run_folder_is_refused_with_its_name(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for name, words in (("none", "no such folder"), ("file", "not a folder"), ("empty", "not a run folder")):
+        with pytest.raises(RunError, match=words) as caught:
+            write_report([tmp_path / name])
+        assert str(tmp_path / name) in str(caught.value)
+    with pytest.raises(RunError, match="no run folder given"):
+        write_report([])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("summary.json", '{"task": ', "summary.json: damaged, not JSON"),
+        ("summary.json", "[1]", "expected an object with keys, got list"),
+        ("growth.jsonl", '{"stage": 2}\nnonsense\n', "growth.jsonl, line 2: damaged"),
+        ("config.yaml", "a: [", "config.yaml: not YAML"),
+        ("genotype.json", "{}", "format, version, backbone, nodes missing"),
+        ("forecasts.safetensors", "short", "forecasts.safetensors: damaged"),
+        ("equations.txt", b"\xff\xfe\xff", "equations.txt: cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_old_report_stays(make_run, file, content, words):
+    run = make_run()
+    before = write_report([run]).read_bytes()
+    (run / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RunError, match=re.escape(words)):
+        write_report([run])
+    assert (run / "report.html").read_bytes() == before

@@ -1,0 +1,101 @@
+"""Tables hold the figures they were given, in order, and say nothing where there is none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from grownas.report import tables
+
+
+@pytest.fixture
+def summary(make_run):
+    return json.loads((make_run() / "summary.json").read_text())
+
+
+def test_scores_stand_with_the_lowest_first(summary):
+    table = tables.scores(summary)
+    tests = {entry["model"]: entry["test"] for entry in summary["scores"]}
+    assert [row.cells[0] for row in table.rows] == sorted(tests, key=tests.get)
+    assert [row.cells[1] for row in table.rows] == [f"{value:.4f}" for value in sorted(tests.values())]
+    assert [row.cells[0] for row in table.rows if row.marked] == ["grown"]
+    var = next(row for row in table.rows if row.cells[0] == "var")
+    assert var.note == "VAR, order chosen on validation; order 15"
+
+
+def test_text_lines_up_and_fits_a_terminal(summary):
+    lines = tables.score_table(summary).splitlines()
+    assert len(lines) == 2 + len(summary["scores"])
+    assert lines[0].startswith("model")
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines[0]) <= 80
+
+
+def test_a_comparison_has_spread_and_tests(make_comparison):
+    folder = make_comparison(seeds=(1, 2))
+    result = json.loads((folder / "comparison.json").read_text())
+    result["tests"][0]["p_value"] = 1e-9
+    result["models"][2]["test"]["mean"] = None
+    table = tables.comparison(result, {"var": 22})
+    rows = {row.cells[0]: dict(zip((c.title for c in table.columns), row.cells, strict=True)) for row in table.rows}
+    assert list(rows)[-1] == result["models"][2]["model"] == "start"
+    assert rows["start"]["test MSE"] == tables.NONE
+    assert rows["grown"]["DM p"] == tables.NONE
+    assert rows[result["tests"][0]["baseline"]]["DM p"] == "<.001"
+    assert rows["var"] | {"tried": "22", "DM p": "0.012", "MCS": "out", "n": "2"} == rows["var"]
+    assert rows["grown"]["MCS"] == "in"
+    assert "0.012" in tables.comparison_table(result)
+
+
+def test_growth_shows_both_kinds_of_lines(summary):
+    line = {"stage": 2, "kind": "prune_op", "node": 0, "op": "add/tanh", "accepted": True, "judge": None}
+    rows = [row.cells for row in tables.growth([line], summary["stage_log"]).rows]
+    assert [cells[1] for cells in rows] == [
+        "train the start, pull 100",
+        "train the start, pull 0",
+        "prune op add/tanh of node 1",
+    ]
+    assert [cells[6] for cells in rows] == ["no", "yes", "yes"]
+    assert rows[0][5] == "t = 1.02"
+    assert rows[2][2:6] == (tables.NONE,) * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"kind": "add_node", "node": 2, "op": None}, "add node 3"),
+        ({"kind": "duplicate_op", "node": 0, "op": 4}, "duplicate op 5 of node 1"),
+        ({"kind": "split_op", "node": 1, "op": "add/relu"}, "split op add/relu of node 2"),
+    ],
+)
+def test_moves_are_named_from_one(line, words):
+    assert tables.move(line) == words
+
+
+def test_figures_are_set_alike():
+    assert [tables.percent(v) for v in (0.5, -0.0123, None, float("nan"))] == [
+        "50.0 %",
+        f"{tables.MINUS}1.2 %",
+        tables.NONE,
+        tables.NONE,
+    ]
+    assert [tables.count(v) for v in (1234567, 0, None)] == ["1,234,567", "0", tables.NONE]
+    assert [tables.seconds(v) for v in (1.25, 99.94, 1234.5)] == ["1.2", "99.9", "1,234"]
+    assert [tables.probability(v) for v in (0.0004, 0.05, None)] == ["<.001", "0.050", tables.NONE]
+    assert tables.judge({"rule": "better", "figure": -0.5}) == f"better {tables.MINUS}0.5"
+    assert tables.judge(2.0) == "2"
+
+
+def test_only_differing_keys_are_shown():
+    configs = {"a": {"x": {"y": 1, "z": 2}, "versions": {"torch": "1"}}, "b": {"x": {"y": 1, "z": 3}, "new": True}}
+    assert [row.cells for row in tables.differences(configs).rows] == [("x.z", "2", "3"), ("new", tables.NONE, "True")]
+
+
+def test_importing_the_tables_is_light():
+    heavy = ("torch", "matplotlib", "jinja2", "numpy")
+    code = f"import sys, grownas.report.tables; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
