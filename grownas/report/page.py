@@ -43,7 +43,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     first = found[0]
     if len(found) > 1:
         runs = [run for item in found for run in (item.runs if isinstance(item, Comparison) else [item])]
-        html, path = _render("several.html", _several(runs)), first.path.parent / "comparison.html"
+        html, path = _render("several.html", _several(runs)), first.path.resolve().parent / "comparison.html"
     elif isinstance(first, Comparison):
         html, path = _render("comparison.html", _comparison(first)), first.path / "report.html"
     else:
@@ -83,7 +83,7 @@ def _comparison(comparison: Comparison) -> Tree:
     own = shown or (comparison.runs[0] if comparison.runs else None)
     return {
         **values,
-        "title": comparison.path.name,
+        "title": comparison.name,
         "kicker": _kicker(own, f"comparison over {len(comparison.runs)} seeds") if own else "comparison",
         "verdict": result.get("verdict") if result else None,
         "finished": result is not None,
@@ -95,7 +95,7 @@ def _comparison(comparison: Comparison) -> Tree:
         "outcomes": tables.outcomes((run.name, run.summary) for run in finished if run.summary),
         "cumulative": _cumulative(finished, comparison.best_baseline),
         "rival": comparison.best_baseline,
-        "repeat": _repeat(comparison.path.name, "compare", comparison.config_text, comparison.config, values["data"]),
+        "repeat": _repeat(comparison.name, "compare", comparison.config_text, comparison.config, values["data"]),
     }
 
 

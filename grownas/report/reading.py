@@ -31,7 +31,7 @@ class Run:
         genotype: the cell found.
         equations: the text of `equations.txt`.
         data: what `data.json` says about the data.
-        forecasts: by model, and `actual`: standardised, of validation and test rows, each `(n_val + n_test, I)`, float64.
+        forecasts: by model, and `actual`: standardised, float64, of validation and test rows `(n_val + n_test, I)`.
     """
 
     path: Path
@@ -48,8 +48,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.path.name
+        """The folder's name, also of `.`."""
+        return self.path.resolve().name
 
     @property
     def scores(self) -> list[Tree]:
@@ -97,6 +97,11 @@ class Comparison:
     config: Tree
     result: Tree | None
     runs: list[Run]
+
+    @property
+    def name(self) -> str:
+        """The folder's name, also of `.`."""
+        return self.path.resolve().name
 
     @property
     def best_baseline(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -260,3 +261,11 @@ def test_a_damaged_file_is_named_and_the_old_report_stays(make_run, file, conten
     with pytest.raises(RunError, match=re.escape(words)):
         write_report([run])
     assert (run / "report.html").read_bytes() == before
+
+
+def test_the_folder_may_be_where_one_stands(make_run, make_comparison, monkeypatch):
+    monkeypatch.chdir(make_run("mine"))
+    assert "<h1>mine</h1>" in write_report([Path(".")]).read_text()
+    monkeypatch.chdir(make_comparison(seeds=(1, 2)))
+    assert "<h1>comparison</h1>" in write_report([Path(".")]).read_text()
+    assert write_report([Path("seed-1"), Path("seed-2")]) == Path("comparison.html").resolve()
