@@ -266,7 +266,7 @@ def _settings(runs: list[Run]) -> dict[str, int]:
 
 def _repeat(name: str, command: str, text: str, config: Tree, data: Tree) -> Tree:
     """Return what is needed to repeat a run."""
-    versions = config.get("versions") or {}
+    versions = {name: str(version) for name, version in (config.get("versions") or {}).items()}  # 2.4 is a number
     return {
         "name": name,
         "command": command,

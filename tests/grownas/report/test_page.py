@@ -110,12 +110,15 @@ def test_every_reference_inside_the_page_has_exactly_one_target(make_run):
 
 def test_names_and_config_are_escaped(make_run):
     run = make_run(names=(NASTY, "a$b_{c}$", "-->", "&amp;", "x" * 300))
-    (run / "config.yaml").write_text(json.dumps({"name": NASTY, "versions": {NASTY: NASTY}}))
+    (run / "config.yaml").write_text(
+        json.dumps({"name": NASTY, "versions": {NASTY: NASTY, "grownas": 0.2, "torch": 2.9}})
+    )
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"verdict": NASTY, "stopped": NASTY, "task": NASTY}))
     page = read(write_report([run]))
     assert "script" not in page.tags
     assert page.text.count(NASTY) >= 5
+    assert "grownas==0.2 torch==2.9" in page.text
     assert "a$b_{c}$" in page.text
     assert "&amp;" in page.text
     assert "&amp;amp;" in page.source
