@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -91,35 +92,43 @@ class Selection:
 
     def refit(self, values: Array) -> VAR:
         """Return a VAR with the same settings fitted on other rows, shape `(n, I)`."""
-        return fit_var(values, self.order, loss=self.var.loss, ridge=self.chosen.get("ridge", 0.0))
+        return FITS[self.var.loss](values, self.order, ridge=self.chosen.get("ridge", 0.0))
 
 
-def fit_var(values: Array, order: int, *, loss: str = "squared", ridge: float = 0.0, delta: float = DELTA) -> VAR:
-    """Fit a VAR(p) on all rows.
+def fit_var(values: Array, order: int, *, ridge: float = 0.0) -> VAR:
+    """Fit a VAR(p) by least squares on all rows.
 
-    Minimises the mean over rows of sum_i loss(residual_i), plus ridge / 2 times the coefficients' squares; the
-    intercept is not shrunk.
+    Minimises the mean over rows of half the squared residuals' sum, plus ridge / 2 times the sum of the squared
+    coefficients; the intercept is not shrunk. Of several minima, as with a series that stands twice, the smallest.
 
     Args:
         values: shape `(n, I)`, standardised.
         order: number of lags p.
-        loss: `squared` (half the square) or `huber`.
         ridge: strength per observation.
-        delta: where the Huber loss turns linear.
 
     Raises:
         DataError: there are too few rows.
     """
-    design, target = lagged(values, order)
-    if len(target) <= design.shape[1] and ridge == 0:
-        raise DataError(
-            f"a VAR({order}) of {values.shape[1]} series needs more than {design.shape[1] + order} rows, got {len(values)}"
-        )
-    gram = design.T @ design
-    beta = np.linalg.solve(gram + _penalty(design, ridge), design.T @ target)
-    if loss == "huber":
-        beta = huber(design, target, beta, ridge=ridge, delta=delta)
-    return _unpack(beta, order, loss)
+    design, target = _checked(values, order, ridge)
+    return _unpack(_least_squares(design, target, ridge), order, "squared")
+
+
+def fit_var_robust(values: Array, order: int, *, ridge: float = 0.0, delta: float = DELTA) -> VAR:
+    """Fit a VAR(p) by the Huber loss on all rows; arguments, ridge and errors as `fit_var`.
+
+    Args:
+        values: shape `(n, I)`, standardised.
+        order: number of lags p.
+        ridge: strength per observation.
+        delta: residuals beyond it count linearly, in standard deviations.
+    """
+    design, target = _checked(values, order, ridge)
+    return _unpack(
+        huber(design, target, _least_squares(design, target, ridge), ridge=ridge, delta=delta), order, "huber"
+    )
+
+
+FITS = {"squared": fit_var, "huber": fit_var_robust}
 
 
 def lagged(values: Array, order: int) -> tuple[Array, Array]:
@@ -137,13 +146,14 @@ def huber(
     ridge: float,
     delta: float = DELTA,
     solver: Array | None = None,
-    tolerance: float = 1e-9,
-    rounds: int = 500,
+    tolerance: float = 1e-10,
+    rounds: int = 2000,
 ) -> Array:
     """Minimise the Huber loss with ridge from a start, all equations at once.
 
     Each round fits least squares to the fitted values plus clipped residuals. It has the fixed point of iteratively
-    reweighted least squares, but one matrix serves all rounds and equations, which makes folds cheap.
+    reweighted least squares, each equation with weights of its own, but one matrix serves all rounds and equations,
+    which makes folds cheap. About 20 rounds are usual.
 
     Args:
         design: shape `(n, D)`.
@@ -153,13 +163,13 @@ def huber(
         delta: where the loss turns linear.
         solver: the inverse of `design.T @ design + penalty`, if at hand.
         tolerance: largest change of a coefficient at which it stops.
-        rounds: most rounds.
+        rounds: most rounds; the objective falls in each, so stopping early is safe.
 
     Reference:
         Huber (1981), Robust Statistics, section 7.8: the method of modified residuals.
     """
     if solver is None:
-        solver = np.linalg.inv(design.T @ design + _penalty(design, ridge))
+        solver = _inverse(design.T @ design + _penalty(design, ridge))
     project = solver @ design.T
     for _ in range(rounds):
         fitted = design @ beta
@@ -171,7 +181,9 @@ def huber(
     return beta
 
 
-def select_by_validation(values: Array, train_end: int, val_end: int, orders: Iterable[int] = range(1, 23)) -> Selection:
+def select_by_validation(
+    values: Array, train_end: int, val_end: int, orders: Iterable[int] = range(1, 23)
+) -> Selection:
     """Choose the order of a least-squares VAR, fitted on the training rows, by the validation rows' squared error."""
     scores: dict[int, float] = {}
     fitted: dict[int, VAR] = {}
@@ -199,7 +211,9 @@ def select_by_folds(
     """Choose loss, order and ridge by blocked folds, then fit on all rows.
 
     Each fold is a contiguous block of targets; rows whose target or lags touch the block are left out of the fit. All
-    settings are scored on the same targets by the squared error, which is also what the tables report.
+    settings are scored on the same targets, both losses by the squared error: least squares and Huber estimate the same
+    mean, and the squared error is what the tables report. The lowest mean over the folds wins. The one-standard-error
+    rule was tried by folds within folds: 0.1 % lower on twelve indices, 0.6 % higher on returns and ranges.
 
     Args:
         values: training rows only, shape `(n, I)`, standardised.
@@ -217,24 +231,24 @@ def select_by_folds(
         for loss, ridge, error in _fold_errors(values, order, first, ridges, losses, folds):
             scores[loss, order, ridge] = scores.get((loss, order, ridge), 0.0) + error / folds
     loss, order, ridge = min(scores, key=lambda key: (scores[key], key))
-    var = fit_var(values, order, loss=loss, ridge=ridge)
+    var = FITS[loss](values, order, ridge=ridge)
     named = {f"{a} p={p} ridge={r:g}": score for (a, p, r), score in scores.items()}
     return Selection(var, {"loss": loss, "order": order, "ridge": ridge}, len(scores), named)
 
 
 def _fold_errors(
     values: Array, order: int, first: int, ridges: Sequence[float], losses: Sequence[str], folds: int
-) -> Iterable[tuple[str, float, float]]:
+) -> Iterator[tuple[str, float, float]]:
     """Yield loss, ridge and held-out mean squared error for every fold of one order."""
     design, target = lagged(values, order)
     edges = np.linspace(first, len(values), folds + 1).astype(int) - order  # as rows of the design
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         keep = np.r_[0:start, min(stop + order, len(target)) : len(target)]
         x, y = design[keep], target[keep]
         gram, cross = x.T @ x, x.T @ y
         warm: Array | None = None
         for ridge in sorted(ridges):
-            solver = np.linalg.inv(gram + _penalty(x, ridge))
+            solver = _inverse(gram + _penalty(x, ridge))
             for loss in losses:
                 beta = solver @ cross
                 if loss == "huber":
@@ -243,6 +257,30 @@ def _fold_errors(
                     )
                 residual = target[start:stop] - design[start:stop] @ beta
                 yield loss, ridge, float((residual**2).mean())
+
+
+def _checked(values: Array, order: int, ridge: float) -> tuple[Array, Array]:
+    """Return the regression; refuse more coefficients than rows where nothing shrinks them."""
+    needed = order + 1 if ridge else 1 + order * (values.shape[1] + 1)  # rows; the first `order` are only read
+    if len(values) <= needed:
+        raise DataError(
+            f"a VAR({order}) of {values.shape[1]} series needs more than {needed} rows, got {len(values)}; give more rows "
+            "or a lower order"
+        )
+    return lagged(values, order)
+
+
+def _least_squares(design: Array, target: Array, ridge: float) -> Array:
+    """Return coefficients `(D, I)`; the ridge enters as further rows, which keeps full precision."""
+    roots = np.sqrt(_penalty(design, ridge))
+    rows, targets = np.concatenate([design, roots]), np.concatenate([target, np.zeros((len(roots), target.shape[1]))])
+    beta: Array = np.linalg.lstsq(rows, targets)[0]
+    return beta
+
+
+def _inverse(gram: Array) -> Array:
+    """Return the inverse of a symmetric matrix, the pseudo-inverse where a series stands twice or never moves."""
+    return np.asarray(np.linalg.pinv(gram, rcond=1e-12, hermitian=True), dtype=np.float64)
 
 
 def _penalty(design: Array, ridge: float) -> Array:

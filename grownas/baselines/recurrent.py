@@ -1,0 +1,109 @@
+"""LSTM and GRU as cores, and the GRU beside a VAR: the control that shows what a grown cell's topology adds."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from grownas.baselines.var import VAR
+from grownas.errors import ConfigError
+
+KINDS: dict[str, tuple[Any, int]] = {"lstm": (nn.LSTM, 4), "gru": (nn.GRU, 3)}  # name -> module, number of gates
+
+
+def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: Generator) -> nn.Module:
+    """Return a one-layer `nn.LSTM` or `nn.GRU`, T first, its weights drawn from `generator` as PyTorch draws them."""
+    module, _ = KINDS[kind]
+    core: nn.Module = module(input_size, hidden_size, device="meta").to_empty(device="cpu")
+    bound = 1 / math.sqrt(hidden_size)
+    with torch.no_grad():
+        for parameter in core.parameters():
+            parameter.uniform_(-bound, bound, generator=generator)
+    return core
+
+
+def hidden_size_for_parameters(kind: str, input_size: int, outputs: int, parameters: int, *, register: int = 0) -> int:
+    """Return the hidden size whose core and linear readout together come nearest to a number of parameters.
+
+    Args:
+        kind: `lstm` or `gru`.
+        input_size: of the core.
+        outputs: of the readout.
+        parameters: the number wanted.
+        register: further inputs of the readout, p*I for `GRUOnVAR`.
+    """
+    _, gates = KINDS[kind]
+
+    def total(hidden: int) -> int:  # two biases a gate, as in PyTorch
+        return gates * hidden * (input_size + hidden + 2) + outputs * (register + hidden + 1)
+
+    above = 1
+    while total(above) < parameters:
+        above += 1
+    return min((max(1, above - 1), above), key=lambda hidden: abs(total(hidden) - parameters))
+
+
+class GRUOnVAR(nn.Module):
+    """A GRU beside the exact shift register of a VAR(p); a linear readout on both can hold any VAR(p).
+
+    The output is `[x_t, x_{t-1}, .., x_{t-p+1}, GRU state]`. The register has no weights, so there are no units that
+    training could spoil or leave dead; GRU and readout are trained.
+
+    Attributes:
+        input_size: I.
+        hidden_size: width of the output, p*I plus the GRU's units.
+    """
+
+    def __init__(self, input_size: int, units: int, order: int, *, generator: Generator) -> None:
+        """Build it.
+
+        Args:
+            input_size: I.
+            units: of the GRU.
+            order: number of lags p held in the register.
+            generator: draws the GRU's weights.
+        """
+        super().__init__()
+        self.input_size, self.order = input_size, order
+        self.hidden_size = order * input_size + units
+        self.gru = recurrent_core("gru", input_size, units, generator=generator)
+
+    def forward(self, x: Tensor, h_0: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Read a sequence.
+
+        Args:
+            x: shape `(T, B, I)`.
+            h_0: the last p - 1 inputs, `(p - 1, B, I)`, and the GRU's state, `(1, B, units)`; zeros if None.
+
+        Returns:
+            Outputs `(T, B, p*I + units)` and the state after the last step.
+        """
+        past, state = (x.new_zeros(self.order - 1, *x.shape[1:]), None) if h_0 is None else h_0
+        known = torch.cat([past, x])  # (p - 1 + T, B, I), in time order
+        lags = [known[self.order - 1 - lag : len(known) - lag] for lag in range(self.order)]
+        out, state = self.gru(x, state)
+        return torch.cat([*lags, out], dim=-1), (known[len(x) :], state)
+
+
+@torch.no_grad()
+def start_gru_at_var(model: Any, var: VAR) -> Any:
+    """Return a copy of a model around a `GRUOnVAR` whose forecasts equal the VAR's.
+
+    The readout holds `[A_1 .. A_p | 0]` and the intercept. The GRU has no effect yet, but its part of the readout has a
+    gradient, and the GRU itself from the second step on.
+
+    Raises:
+        ConfigError: the register holds another number of lags.
+    """
+    if model.core.order != var.order:
+        raise ConfigError(f"the GRU's register holds {model.core.order} lags, the VAR has {var.order}; make them equal")
+    model = copy.deepcopy(model)
+    weight, used = model.readout.weight, var.order * model.core.input_size
+    weight.zero_()
+    weight[:, :used] = torch.as_tensor(var.coefficients).transpose(0, 1).flatten(1)  # (p, I, I) -> (I, p*I)
+    model.readout.bias.copy_(torch.as_tensor(var.intercept))
+    return model
