@@ -1,1 +1,30 @@
 """grownas grows recurrent cells by morphisms that keep the learned function."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grownas.backbone import Backbone
+    from grownas.cells.cell import GrownRNN
+    from grownas.genotype import Genotype, Node, Op
+
+__all__ = ["Backbone", "Genotype", "GrownRNN", "Node", "Op", "__version__"]
+
+__version__ = "0.1.0"
+
+_HOME = {  # name -> module; imported on first use, since torch takes seconds
+    "Backbone": "grownas.backbone",
+    "GrownRNN": "grownas.cells.cell",
+    "Genotype": "grownas.genotype",
+    "Node": "grownas.genotype",
+    "Op": "grownas.genotype",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'grownas' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)

@@ -55,6 +55,7 @@ class Backbone(nn.Module):
         share_projection: let ops of a node with the same combine share W_x and W_h.
         generator: draws the weights.
         backend: see `GrownRNN`.
+
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Backbone(nn.Module):
 
         Raises:
             ValueError: a shape does not fit.
+
         """
         state = chain.check_input(x, h_0, input_size=self.input_size, layers=1, hidden_size=self.hidden_size)
         nodes = self.mixed_nodes()

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from grownas.backbone import Backbone
 from grownas.baselines.naive import zero_forecast
 from grownas.baselines.recurrent import (
     GRUOnVAR,
@@ -25,11 +24,10 @@ from grownas.baselines.recurrent import (
 from grownas.baselines.var import VAR, Selection, fit_var, select_by_validation
 from grownas.criteria.early_stop import JUDGES
 from grownas.journal import Journal
-from grownas.protocols import Evaluation
 from grownas.scoring import Score
 from grownas.space import SearchSpace
 from grownas.start import Ops
-from grownas.strategies.growing import Growth, Grown
+from grownas.strategies.growing import Growth
 from grownas.train import Fit, Recipe, count_parameters
 
 
@@ -40,34 +38,48 @@ class Contest:
     Attributes:
         task: the data; its loss is the start's.
         journal: does and remembers the fits.
-        selection: the VAR chosen by blocked folds, see `baselines.var.select_by_folds`, and the seconds it took.
-        build: builds the start for each node's ops, from a generator.
-        growth, grown: how the cell was grown, and what came out.
+        selection: the VAR chosen by blocked folds, see `baselines.var.select_by_folds`.
+        selection_seconds: how long that took.
+        build: builds the start for each node's ops at a VAR (None: at random weights), from a generator.
+        at_var: whether growth starts at the VAR.
+        growth: how the cell is grown.
         space: the ops allowed.
         recipe: the budget of each trained baseline.
         hidden_sizes, losses: what `lstm` and `gru` choose from, beside the size with the grown cell's parameters.
         seed: of weights and data order.
         refit: fit the chosen settings anew on training and validation data.
+        params: of the grown cell's model, which `lstm` and `gru` match; None if there is no grown cell.
+        steps: weight steps of the growth, the budget of `random`.
+
     """
 
     task: Any
     journal: Journal
     selection: Selection
     selection_seconds: float
-    build: Callable[[Sequence[Ops], torch.Generator], Any]
+    build: Callable[[Sequence[Ops], VAR | None, torch.Generator], Any]
+    at_var: bool
     growth: Growth
-    grown: Grown
     space: SearchSpace
     recipe: Recipe
     hidden_sizes: tuple[int, ...]
     losses: tuple[str, ...]
     seed: int
     refit: bool = False
+    params: int | None = None
+    steps: int = 0
 
     @property
     def fit_end(self) -> int:
         """Rows that a fitted baseline may learn from."""
         return int(self.task.rows("val" if self.refit else "train").stop)
+
+    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
+        """Build the start of growth for each node's ops; `refitted` at a VAR fitted on training and validation data."""
+        var: VAR | None = None
+        if self.at_var:
+            var = self.selection.refit(self.task.values[: self.fit_end]) if refitted else self.selection.var
+        return self.build(nodes, var, self.draw(purpose))
 
     def draw(self, purpose: str) -> torch.Generator:
         """Return a generator for one purpose, fixed by the seed."""
@@ -104,7 +116,11 @@ def var_robust(contest: Contest) -> Score:
     """Take the start's kind of VAR: loss, ridge and order by blocked folds inside the training part."""
     selection = contest.selection
     score = _fitted_var(
-        contest, "var_robust", lambda: selection.var, settings=selection.settings, chosen=selection.chosen
+        contest,
+        "var_robust",
+        lambda: selection.refit(contest.task.values[: contest.fit_end]),
+        settings=selection.settings,
+        chosen=selection.chosen,
     )
     return replace(score, seconds=contest.selection_seconds)
 
@@ -153,7 +169,7 @@ def gru(contest: Contest) -> Score:
 def _recurrent(contest: Contest, kind: str) -> Score:
     task = contest.task
     inputs = task.input_size
-    equal = hidden_size_for_parameters(kind, inputs, inputs, count_parameters(contest.grown.model))
+    equal = [hidden_size_for_parameters(kind, inputs, inputs, contest.params)] if contest.params else []
 
     def build(hidden_size: int) -> Any:
         generator = contest.draw(f"{kind}-{hidden_size}")
@@ -162,15 +178,16 @@ def _recurrent(contest: Contest, kind: str) -> Score:
 
     settings = [
         (f"{kind}-{size}", {"hidden_size": size}, lambda size=size: build(size))
-        for size in sorted({*contest.hidden_sizes, equal})
+        for size in sorted({*contest.hidden_sizes, *equal})
     ]
-    return train_and_choose(contest, kind, settings)
+    score, _ = train_and_choose(contest, kind, settings)
+    return score
 
 
 def train_and_choose(
     contest: Contest, name: str, builders: Iterable[tuple[str, dict[str, Any], Callable[[], Any]]]
-) -> Score:
-    """Train every builder's model with every loss; the lowest validation metric is chosen."""
+) -> tuple[Score, Any]:
+    """Train every builder's model with every loss; return score and model of the lowest validation metric."""
     tried: list[tuple[Fit, dict[str, Any], Any, Any]] = []
     for (key, chosen, build), loss in itertools.product(builders, contest.losses):
         task = contest.task.with_loss(loss)
@@ -182,7 +199,7 @@ def train_and_choose(
         final = replace(contest.recipe, patience=None, epochs=max(1, fit.best_epoch))
         again = contest.journal.fit(f"{name}-refit", build(), task.with_refit(), final, seed=contest.seed)
         model, seconds = again.model, seconds + again.seconds
-    return score_model(contest.task, name, model, seconds, len(tried), chosen)
+    return score_model(contest.task, name, model, seconds, len(tried), chosen), model
 
 
 def score_model(
@@ -194,28 +211,60 @@ def score_model(
 
 
 def gru_var(contest: Contest) -> Score:
-    """Train a GRU beside the same VAR start, with the same pulls and judge: shows what the cell's topology adds."""
+    """Train a GRU beside the same VAR, with the same pulls and judge: shows what the cell's topology adds."""
     task, var = contest.task, contest.selection.var
-    params = count_parameters(contest.grown.model)
-    hidden_size = hidden_size_for_parameters("gru", task.input_size, task.input_size, params)
-    generator = contest.draw("gru_var")
-    core = GRUOnVAR(task.input_size, hidden_size, var.order, generator=generator)
-    start = start_gru_at_var(task.model(core, generator=generator), var)
-    model, chosen, seconds, _ = train_by_pulls(contest, "gru_var", start)
-    return score_model(task, "gru_var", model, seconds, len(contest.growth.pulls), {"hidden_size": hidden_size, **chosen})
+    units = max(contest.hidden_sizes)
+    if contest.params:
+        register = var.order * task.input_size
+        units = hidden_size_for_parameters("gru", task.input_size, task.input_size, contest.params, register=register)
+
+    def build(var: VAR) -> Any:
+        generator = contest.draw("gru_var")
+        core = GRUOnVAR(task.input_size, units, var.order, generator=generator)
+        return start_gru_at_var(task.model(core, generator=generator), var)
+
+    trained = train_by_pulls(contest, "gru_var", build(var))
+    model, seconds = trained.model, trained.seconds
+    if contest.refit:
+        again = build(contest.selection.refit(task.values[: contest.fit_end]))
+        model, more = refit_by_pull(contest, "gru_var", again, trained)
+        seconds += more
+    chosen = {"units": units, "pull": trained.pull}
+    return score_model(task, "gru_var", model, seconds, len(contest.growth.pulls), chosen)
 
 
-def train_by_pulls(contest: Contest, key: str, start: Any) -> tuple[Any, dict[str, Any], float, int]:
-    """Train a start with each pull in order; return the model accepted last, its pull, seconds and steps."""
-    growth, task = contest.growth, contest.task
-    best, losses, pull, seconds, steps = start, task.evaluate(start, "val").losses, None, 0.0, 0
+@dataclass(frozen=True)
+class Pulled:
+    """A start trained with each pull: the model accepted last (the start if none was), its pull and epochs."""
+
+    model: Any
+    pull: float | None
+    epochs: int
+    loss: float
+    seconds: float
+    steps: int
+
+
+def train_by_pulls(contest: Contest, key: str, start: Any) -> Pulled:
+    """Train a start with each pull in order, as the first stage of growth is."""
+    growth = contest.growth
+    evaluation, model, pull, epochs, seconds, steps = contest.task.evaluate(start, "val"), start, None, 0, 0.0, 0
     for candidate in growth.pulls:
         recipe = replace(growth.recipe, pull=candidate)
-        fit = contest.journal.fit(f"{key}-pull-{candidate:g}", start, task, recipe, seed=contest.seed)
+        fit = contest.journal.fit(f"{key}-pull-{candidate:g}", start, contest.task, recipe, seed=contest.seed)
         seconds, steps = seconds + fit.seconds, steps + fit.steps
-        if JUDGES[growth.judge](losses, fit.evaluation.losses, threshold=growth.threshold).accepted:
-            best, losses, pull = fit.model, fit.evaluation.losses, candidate
-    return best, {"pull": pull}, seconds, steps
+        if JUDGES[growth.judge](evaluation.losses, fit.evaluation.losses, threshold=growth.threshold).accepted:
+            evaluation, model, pull, epochs = fit.evaluation, fit.model, candidate, fit.best_epoch
+    return Pulled(model, pull, epochs, float(evaluation.losses.mean()), seconds, steps)
+
+
+def refit_by_pull(contest: Contest, key: str, start: Any, trained: Pulled) -> tuple[Any, float]:
+    """Train a start on training and validation data as it was trained before; return model and seconds."""
+    if trained.pull is None:
+        return start, 0.0
+    recipe = replace(contest.growth.recipe, pull=trained.pull, patience=None, epochs=max(1, trained.epochs))
+    fit = contest.journal.fit(f"{key}-refit", start, contest.task.with_refit(), recipe, seed=contest.seed)
+    return fit.model, fit.seconds
 
 
 def random_search(contest: Contest) -> Score:
@@ -223,19 +272,21 @@ def random_search(contest: Contest) -> Score:
 
     Steps stand for seconds, so that the result does not depend on the machine; the seconds are reported.
     """
-    task = contest.task
     rng = random.Random(contest.seed)
-    best, best_loss, seconds, steps, number = None, np.inf, 0.0, 0, 0
-    while steps < contest.grown.steps:
+    tried: list[tuple[Pulled, list[Ops]]] = []
+    while sum(trained.steps for trained, _ in tried) < max(1, contest.steps):
+        key = f"random-{len(tried)}"
         genotype = contest.space.sample(rng)
-        ops = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
-        start = contest.build(ops, contest.draw(f"random-{number}"))
-        model, _, used, taken = train_by_pulls(contest, f"random-{number}", start)
-        loss = float(task.evaluate(model, "val").losses.mean())
-        if loss < best_loss:
-            best, best_loss = model, loss
-        seconds, steps, number = seconds + used, steps + taken, number + 1
-    return score_model(task, "random", best, seconds, number, {"genotypes": number})
+        ops: list[Ops] = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
+        tried.append((train_by_pulls(contest, key, contest.start(ops, key)), ops))
+    number = min(range(len(tried)), key=lambda i: tried[i][0].loss)
+    (best, ops), seconds = tried[number], sum(trained.seconds for trained, _ in tried)
+    model = best.model
+    if contest.refit:
+        model, more = refit_by_pull(contest, "random", contest.start(ops, f"random-{number}", refitted=True), best)
+        seconds += more
+    chosen = {"nodes": len(ops), "ops": sum(map(len, ops)), "pull": best.pull}
+    return score_model(contest.task, "random", model, seconds, len(tried), chosen)
 
 
 BASELINES: dict[str, Callable[[Contest], Score]] = {

@@ -61,6 +61,7 @@ def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd:
 
     Returns:
         The text, ending with a newline.
+
     """
     nodes, units = len(cell.genotype.nodes), cell.hidden_size
     title = (

@@ -27,6 +27,7 @@ class Op:
         activation: a key of `ops.ACTIVATION`.
         share: its fixed mixture weight, in (0, 1].
         own_projection: under `share_projection`, keeps W_x and W_h of its own, as a carrier must.
+
     """
 
     combine: str
@@ -53,6 +54,7 @@ class Genotype:
 
     Raises:
         GenotypeError: anything about it is wrong; the message quotes the place.
+
     """
 
     nodes: tuple[Node, ...]
@@ -61,6 +63,8 @@ class Genotype:
 
     def __post_init__(self) -> None:
         """Check everything."""
+        for switch in ("highway", "share_projection"):
+            _flag(getattr(self, switch), switch)
         if not self.nodes:
             raise GenotypeError("nodes: empty; a cell needs at least one node")
         for number, node in enumerate(self.nodes):
@@ -80,8 +84,7 @@ class Genotype:
             if tree[key] != wanted or isinstance(tree[key], bool):
                 raise GenotypeError(f"{key}: {tree[key]!r} is not supported; expected {wanted!r}")
         nodes = tuple(_node_from(node, f"nodes[{i}]") for i, node in enumerate(_items(tree["nodes"], "nodes")))
-        switches = {key: _flag(tree[key], key) for key in ("highway", "share_projection") if key in tree}
-        return cls(nodes, **switches)
+        return cls(nodes, tree.get("highway", False), tree.get("share_projection", False))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON, whole or not at all."""
@@ -101,7 +104,7 @@ class Genotype:
             raise GenotypeError(f"{os.fspath(path)}: no such file; give the path of a genotype.json") from error
         except (OSError, UnicodeDecodeError, RecursionError) as error:
             raise GenotypeError(f"{os.fspath(path)}: cannot be read: {error}") from error
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # also for a number of too many digits
             raise GenotypeError(f"{os.fspath(path)}: not JSON: {error}") from error
         except GenotypeError as error:
             raise GenotypeError(f"{os.fspath(path)}: {error}") from error
@@ -117,7 +120,7 @@ def _check_node(node: Node, place: str, share_projection: bool) -> None:
         _known(op.combine, COMBINES, f"{here}.combine")
         _known(op.activation, tuple(ACTIVATION), f"{here}.activation")
         number_like = isinstance(op.share, int | float) and not isinstance(op.share, bool)
-        if not number_like or not math.isfinite(op.share) or not 0 < op.share <= 1 + TOLERANCE:
+        if not number_like or not 0 < op.share <= 1 + TOLERANCE:  # nan and inf fail too; any int compares
             raise GenotypeError(f"{here}.share: {op.share!r} is not a number above 0 and at most 1")
         if op.own_projection and not share_projection:
             raise GenotypeError(f"{here}.own_projection: only allowed with share_projection")

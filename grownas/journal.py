@@ -52,6 +52,7 @@ class Journal:
             growth: log of morphisms.
             progress: shows what is going on.
             every_s: seconds between snapshots of a fit.
+
         """
         folder.mkdir(exist_ok=True)
         self.folder, self.identity = folder, identity
@@ -91,7 +92,7 @@ class Journal:
         done = checkpoint.load(done_path, self.identity)
         if done is None:
             part = checkpoint.load(part_path, self.identity)
-            watcher = _Watcher(self, key, stage, part)
+            watcher = _Watcher(self, key, stage, part, model=model, epochs=recipe.epochs)
             try:
                 finished = fit(
                     model,
@@ -103,7 +104,9 @@ class Journal:
                     resume=part["trainer"] if part else None,
                 )
             except TrainingError as error:
-                raise TrainingError(f"{key} (stage {stage}), {error}") from error
+                watcher.save()
+                kept = f"; the last good state is kept in {part_path}" if part_path.exists() else ""
+                raise TrainingError(f"{key} (stage {stage}), {error}{kept}") from error
             done = _to_tree(finished, watcher.lines)
             checkpoint.save(done_path, done, self.identity)
             checkpoint.remove(part_path)
@@ -130,31 +133,54 @@ class Journal:
 class _Watcher:
     """Watches one fit for the journal."""
 
-    def __init__(self, journal: Journal, key: str, stage: int, part: Tree | None) -> None:
-        self.journal, self.key, self.stage = journal, key, stage
+    def __init__(self, journal: Journal, key: str, stage: int, part: Tree | None, *, model: Any, epochs: int) -> None:
+        self.journal, self.key, self.stage, self.epochs = journal, key, stage, epochs
+        self.nodes = len(model.core.nodes) if hasattr(model.core, "nodes") else None
         self.lines: list[dict[str, Any]] = list(part["lines"]) if part else []
+        self.best = float("inf")
         for line in self.lines:
             journal.metrics.append(line)
+            self._note_best(line)
         self.saved = time.monotonic()
-        self.best = float("inf")
+        self.snapshot: Callable[[], Tree] | None = None  # none before the first step
 
     def record(self, line: Mapping[str, Any]) -> None:
         """Log one evaluation and show it."""
         full = {"stage": self.stage, "part": self.key, **line}
         self.lines.append(full)
         self.journal.metrics.append(full)
-        if line["split"] == "val" and line["metric"] != "loss":
-            self.best = min(self.best, line["value"])
-            self.journal.progress.update(part=self.key, stage=self.stage, epoch=line["epoch"], best=self.best)
+        if self._note_best(line):
+            epoch = line["epoch"]
+            self.journal.progress.update(
+                part=self.key,
+                stage=self.stage,
+                nodes=self.nodes,
+                epoch=epoch,
+                epochs=self.epochs,
+                best=self.best,
+                left_s=line["wall_s"] / epoch * (self.epochs - epoch) if epoch else None,
+            )
 
     def after_step(self, snapshot: Callable[[], Tree]) -> None:
         """Save a snapshot when it is time or when the user asked to stop."""
-        due = time.monotonic() - self.saved > self.journal.every_s
-        if due or self.journal.interrupted:
-            path = self.journal.folder / f"{self.key}.part"
-            checkpoint.save(path, {"trainer": snapshot(), "lines": self.lines}, self.journal.identity)
+        self.snapshot = snapshot
+        if time.monotonic() - self.saved > self.journal.every_s or self.journal.interrupted:
+            self.save()
             self.saved = time.monotonic()
         self.journal._stop_if_asked()
+
+    def save(self) -> None:
+        """Save the fit as it stands, if it has made a step."""
+        if self.snapshot is not None:
+            path = self.journal.folder / f"{self.key}.part"
+            checkpoint.save(path, {"trainer": self.snapshot(), "lines": self.lines}, self.journal.identity)
+
+    def _note_best(self, line: Mapping[str, Any]) -> bool:
+        """Say whether a line holds the validation metric, and keep the lowest."""
+        if line["split"] != "val" or line["metric"] == "loss":
+            return False
+        self.best = min(self.best, line["value"])
+        return True
 
 
 def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
@@ -175,9 +201,7 @@ def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
     }
 
 
-def _from_tree(
-    tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None
-) -> Fit:
+def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None) -> Fit:
     model, optimizers = copy.deepcopy((model, optimizers or make_optimizers(model, recipe)))
     model.load_state_dict(tree["model"])
     for optimizer, state in zip(optimizers, tree["optimizers"], strict=True):

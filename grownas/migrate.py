@@ -32,6 +32,7 @@ def migrate(
     Returns:
         Same class, same groups and settings. A new parameter joins the group of its namesakes (`alpha` with the
         alphas); it is left out if they are not in this optimiser.
+
     """
     names = {parameter: name for name, parameter in old.named_parameters()}
     groups = [{names[p] for p in group["params"]} for group in optimizer.param_groups]

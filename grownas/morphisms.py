@@ -32,6 +32,7 @@ class Piece:
         source: the old parameter's name.
         index: index into the old parameter.
         scale: the new part's gradient divided by the old part's.
+
     """
 
     into: Any
@@ -78,6 +79,7 @@ def add_node(
 
     Reference:
         Jie & Gao (2021), algorithm 2; insertion anywhere and the cancelled constants are ours.
+
     """
     count = len(backbone.nodes)
     position = count if position is None else position
@@ -149,6 +151,7 @@ def pass_on(
         units: U; all H if None.
         noise: standard deviation of what is added to the other ops' parameters.
         generator: draws the noise.
+
     """
     units = node.hidden_size if units is None else units
     shares = node.shares.tolist()
@@ -203,6 +206,7 @@ def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
 
     Raises:
         ValueError: the node has no other op.
+
     """
     grown = copy.deepcopy(backbone)
     old = backbone.mixed_nodes()[node]

@@ -1,38 +1,32 @@
 """From a config to a run folder; this module alone wires the parts together.
 
-    config -> task -> VAR by blocked folds -> start -> growth -> derived cell -> retrain, baselines -> scores -> folder
+config -> task -> VAR by blocked folds -> start -> growth -> derived cell -> retrain, baselines -> scores -> folder
 """
 
 from __future__ import annotations
 
+import json
 import platform
 import signal
-import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from grownas import config as configs
-from grownas.baselines.var import Selection, select_by_folds
+from grownas.baselines.var import VAR, Selection, select_by_folds
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.contest import (
-    BASELINES,
-    Contest,
-    generator_for,
-    score_model,
-    train_and_choose,
-)
+from grownas.contest import BASELINES, Contest, score_model, train_and_choose
 from grownas.equations import equations
-from grownas.errors import ConfigError
+from grownas.errors import ConfigError, DataError
 from grownas.genotype import Genotype
 from grownas.journal import Interrupted, Journal
 from grownas.progress import Progress
@@ -40,58 +34,90 @@ from grownas.report.tables import score_table
 from grownas.rundir import RunDir
 from grownas.scoring import Score, free_running
 from grownas.space import SearchSpace
-from grownas.start import build_start, hidden_size_for
-from grownas.strategies.growing import NOTHING_FOUND, Growth, Grown, grow, with_core
+from grownas.start import Ops, build_start, hidden_size_for
+from grownas.strategies.growing import Grown, Growth, grow, replay, with_core
 from grownas.train import OptimizerRecipe, Recipe, count_parameters
 
+Summary = dict[str, Any]
+Program = Callable[[Config, RunDir, Journal, Any], Summary]  # the last is the task
 
-def search(config: Config, folder: Path | None = None) -> Path:
-    """Grow a cell, retrain it, run the baselines, score all and write a run folder; return its path.
+OURS = ("grown", "grown_retrained", "first_stage", "start")
+
+
+def search(config: Config) -> Path:
+    """Grow a cell, retrain it, run the baselines, score all and write a run folder; return its path."""
+    task = load_task(config)
+    return _work(config, new_folder(config, "search", task.checksum), task, _search)
+
+
+def train(config: Config, what: str) -> Path:
+    """Train a genotype, given by its path, or a baseline, given by its name, from scratch; score it."""
+    task = load_task(config)
+    genotype = None if what in BASELINES else Genotype.load(what)
+    rundir = new_folder(config, "train", task.checksum, what=what if genotype is None else None)
+    if genotype is not None:
+        genotype.save(rundir.path / "genotype.json")
+    return _work(config, rundir, task, _train)
+
+
+def resume(path: Path, changes: Sequence[str] = ()) -> Path:
+    """Go on with an interrupted run; a finished one comes out the same. The config is the folder's own.
 
     Args:
-        config: the whole config.
-        folder: an existing run folder to write into; a new one under `config.runs` if None.
+        path: the run folder.
+        changes: overrides of what does not govern the result, such as `quiet=true`.
+
+    Raises:
+        ConfigError: a change would alter the result.
+        DataError: the data are not those that the run began with.
+
     """
-    rundir = RunDir.open(folder) if folder else _new_folder(config, "search")
-    return _work(config, rundir, _search)
-
-
-def train(config: Config, genotype: str) -> Path:
-    """Train a given genotype from scratch under the baselines' budget, score it and write a run folder."""
-    wanted = Genotype.load(genotype)
-    rundir = _new_folder(config, "train")
-    wanted.save(rundir.path / "genotype.json")
-    return _work(config, rundir, _train)
-
-
-def resume(path: Path) -> Path:
-    """Go on with an interrupted run; a finished one comes out the same. The config is the folder's own."""
     rundir = RunDir.open(path)
-    config = configs.load(rundir.path / "config.yaml")
-    command = rundir.read_json("run.json")["command"]
-    if command == "compare":
-        return compare(config, rundir.path)
-    return _work(config, rundir, {"search": _search, "train": _train}[command])
+    kept = configs.load(path / "config.yaml")
+    config = configs.load(path / "config.yaml", changes)
+    if config.fingerprint() != kept.fingerprint():
+        raise ConfigError(
+            f"{path}: only {', '.join(configs.WHERE_AND_HOW)} may change on resuming; start a new run for anything else"
+        )
+    if rundir.command == "compare":
+        return _compare(config, rundir)
+    task = load_task(config)
+    before = configs.notes_of(path / "config.yaml")
+    if before.get("data_checksum") not in (None, task.checksum):
+        raise DataError(f"{path}: the data have changed since the run began ({task.source}); start a new run")
+    changed = {name: (old, new) for name, new in versions().items() if (old := before["versions"].get(name)) != new}
+    if changed:
+        words = ", ".join(f"{name} {old} then, {new} now" for name, (old, new) in changed.items())
+        warnings.warn(f"{path}: versions have changed, so the last digits may: {words}", stacklevel=2)
+    return _work(config, rundir, task, {"search": _search, "train": _train}[rundir.command])
 
 
-def compare(config: Config, folder: Path | None = None) -> Path:
+def compare(config: Config) -> Path:
     """Search and run every baseline for each seed, in parallel processes; compare over the seeds."""
+    task = load_task(config)
+    return _compare(config, new_folder(config, "compare", task.checksum))
+
+
+def _compare(config: Config, rundir: RunDir) -> Path:
     from grownas import comparison, sweep
 
-    rundir = RunDir.open(folder) if folder else _new_folder(config, "compare")
-    with rundir.lock():
-        folders = sweep.run_seeds(config, rundir.path, config.seeds, config.workers)
+    with rundir.lock(), Progress(quiet=config.quiet) as progress:
+        try:
+            folders = sweep.run_seeds(config, rundir, progress)
+        except Interrupted as error:
+            raise Interrupted(rundir.path) from error
         result = comparison.compare(folders)
         rundir.write_json("comparison.json", result)
-    print(comparison.table(result))
-    print(f"\nreport: {_report(rundir.path)}")
+    if not config.quiet:
+        print(comparison.table(result))
+    print(f"report: {_report(rundir.path)}")
     return rundir.path
 
 
-def _new_folder(config: Config, command: str) -> RunDir:
-    rundir = RunDir.create(Path(config.runs), config.name or config.default_name)
-    rundir.write_text("config.yaml", config.dump(versions()))
-    rundir.write_json("run.json", {"command": command})
+def new_folder(config: Config, command: str, checksum: str, what: str | None = None) -> RunDir:
+    """Make a run folder that holds its config."""
+    rundir = RunDir.create(Path(config.runs).expanduser(), config.folder_name, command, what)
+    rundir.write_text("config.yaml", config.dump({"versions": versions(), "data_checksum": checksum}))
     return rundir
 
 
@@ -101,7 +127,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
-def _work(config: Config, rundir: RunDir, program: Any) -> Path:
+def load_task(config: Config) -> Any:
+    """Load the config's task with its data."""
+    return configs.task_class(config.task.use).load(config.task, architecture_share=config.strategy.architecture_share)
+
+
+def _work(config: Config, rundir: RunDir, task: Any, program: Program) -> Path:
     """Run a program in a run folder: lock, threads, journal, interrupts, and at the end the report."""
     with rundir.lock(), Progress(quiet=config.quiet) as progress:
         torch.set_num_threads(config.threads)
@@ -113,11 +144,16 @@ def _work(config: Config, rundir: RunDir, program: Any) -> Path:
             progress=progress,
             every_s=config.checkpoint_seconds,
         )
-        with _interrupts(journal):
-            summary = program(config, rundir, journal)
+        try:
+            with _interrupts(journal):
+                summary = program(config, rundir, journal, task)
+                report = _report(rundir.path)
+        except Interrupted as error:
+            raise Interrupted(rundir.path) from error
     if not config.quiet:
         print(score_table(summary))
-    print(f"report: {_report(rundir.path)}")
+        print(f"\n{summary['verdict']}")
+    print(f"report: {report}")
     return rundir.path
 
 
@@ -147,46 +183,58 @@ def _report(folder: Path) -> Path:
     return write_report([folder])
 
 
-def _search(config: Config, rundir: RunDir, journal: Journal) -> dict[str, Any]:
+def _search(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:
     """The main job, from data to scores."""
-    contest = _grow(config, rundir, journal)
-    task, grown = contest.task, contest.grown
-    model, extra_seconds = _finish(contest)
+    contest = _contest(config, rundir, journal, task)
+    task, growth = contest.task, contest.growth
+    nodes = [contest.space.ops] * config.start.nodes
+    start = contest.start(nodes, "start")
+    grown = grow(start, task, journal, growth, seed=config.seed)
+    contest = replace(contest, params=count_parameters(grown.model), steps=grown.steps)
+    model, first, more_seconds = _finish(contest, grown, nodes)
+    if config.refit:
+        start = contest.start(nodes, "start", refitted=True)
+    search_seconds = contest.selection_seconds + grown.seconds
+    first_seconds = contest.selection_seconds + sum(line["seconds"] for line in grown.stages if line["stage"] == 1)
+    chosen = {"pull": grown.pull, "nodes": len(model.core.genotype.nodes), "hidden_size": model.core.hidden_size}
     scores = [
-        score_model(task, "start", contest.start, contest.selection_seconds),
-        score_model(task, "first_stage", grown.first_stage, _seconds(grown, 1), len(contest.growth.pulls)),
+        score_model(task, "grown", model, search_seconds + more_seconds, len(grown.stages), chosen),
+        score_model(task, "first_stage", first, first_seconds, len(growth.pulls)),
         score_model(
-            task,
-            "grown",
-            model,
-            contest.selection_seconds + grown.seconds + extra_seconds,
-            len(grown.stages),
-            {"pull": grown.pull, "nodes": len(model.core.genotype.nodes)},
+            task, "start", start, contest.selection_seconds, contest.selection.settings, contest.selection.chosen
         ),
     ]
-    retrained = _retrain(contest, model.core.genotype)
+    retrained, _ = _retrain(contest, model.core.genotype, model.core.hidden_size)
     scores += [retrained, *(BASELINES[name](contest) for name in config.baselines.use)]
-    return _write(config, rundir, contest.task, model, scores, grown, retrained.seconds)
+    found = {
+        "search_seconds": round(search_seconds + more_seconds, 3),
+        "retrain_seconds": round(retrained.seconds, 3),
+        "stages": len({line["stage"] for line in grown.stages}),
+        "stage_log": grown.stages,
+        "stopped": grown.reason,
+    }
+    return _write(config, rundir, task, model, scores, found)
 
 
-def _train(config: Config, rundir: RunDir, journal: Journal) -> dict[str, Any]:
-    """Train the folder's genotype anew and score it."""
-    raise NotImplementedError
+def _train(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:
+    """Train the folder's genotype, or a baseline, from random weights and score it."""
+    contest = _contest(config, rundir, journal, task)
+    if rundir.what is not None:
+        score = BASELINES[rundir.what](contest)
+        return _write(config, rundir, contest.task, None, [score], {"retrain_seconds": round(score.seconds, 3)})
+    genotype = Genotype.load(rundir.path / "genotype.json")
+    hidden_size = _hidden_size(config, contest.selection, contest.task)
+    score, model = _retrain(contest, genotype, hidden_size)
+    return _write(config, rundir, contest.task, model, [score], {"retrain_seconds": round(score.seconds, 3)})
 
 
-def load_task(config: Config, **changes: Any) -> Any:
-    """Load the config's task with its data."""
-    return configs.task_class(config.task.use).load(config.task.options, **changes)
-
-
-def _grow(config: Config, rundir: RunDir, journal: Journal) -> Contest:
-    """Load the data, choose the VAR, build the start and grow."""
-    task = load_task(config)
+def _contest(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Contest:
+    """Choose the VAR, and gather what growth and baselines need."""
     rundir.write_json("data.json", task.describe())
+    orders = range(1, config.start.max_order + 1)
     train_rows = task.values[task.rows("train")]
-    done = journal.remember("selection", lambda: select_by_folds(train_rows, orders=range(1, config.start.max_order + 1)).to_tree())
-    selection = Selection.from_tree(done)
-    at_var = config.start.use == "var"
+    done = journal.remember("selection", lambda: select_by_folds(train_rows, orders=orders).to_tree())
+    selection, at_var = Selection.from_tree(done), config.start.use == "var"
     if task.loss_name == "auto":
         task = task.with_loss(selection.var.loss if at_var else "squared")
     space = SearchSpace(
@@ -196,13 +244,9 @@ def _grow(config: Config, rundir: RunDir, journal: Journal) -> Contest:
         highway=config.space.highway,
         share_projection=config.space.share_projection,
     )
-    order = selection.var.order if at_var else 1
-    hidden_size = config.space.hidden_size
-    if hidden_size == "auto":
-        hidden_size = hidden_size_for(order, task.input_size)
-    growth = growth_of(config)
+    growth, hidden_size = growth_of(config), _hidden_size(config, selection, task)
 
-    def build(nodes: Sequence[Any], generator: torch.Generator, var: Any = selection.var if at_var else None) -> Any:
+    def build(nodes: Sequence[Ops], var: VAR | None, generator: torch.Generator) -> Any:
         return build_start(
             task,
             nodes,
@@ -215,17 +259,14 @@ def _grow(config: Config, rundir: RunDir, journal: Journal) -> Contest:
             generator=generator,
         )
 
-    start = build([space.ops] * config.start.nodes, generator_for(config.seed, "start"))
-    grown = grow(start, task, journal, growth, seed=config.seed)
     return Contest(
         task=task,
         journal=journal,
         selection=selection,
         selection_seconds=done["seconds"],
         build=build,
-        start=start,
+        at_var=at_var,
         growth=growth,
-        grown=grown,
         space=space,
         recipe=retrain_recipe(config),
         hidden_sizes=config.baselines.hidden_sizes,
@@ -233,6 +274,12 @@ def _grow(config: Config, rundir: RunDir, journal: Journal) -> Contest:
         seed=config.seed,
         refit=config.refit,
     )
+
+
+def _hidden_size(config: Config, selection: Selection, task: Any) -> int:
+    if config.space.hidden_size != "auto":
+        return config.space.hidden_size
+    return hidden_size_for(selection.order if config.start.use == "var" else 1, task.input_size)
 
 
 def growth_of(config: Config) -> Growth:
@@ -261,86 +308,98 @@ def retrain_recipe(config: Config) -> Recipe:
     )
 
 
-def _finish(contest: Contest) -> tuple[Any, float]:
-    """Derive the cell from the supernet found; fine-tune it where data were held out, refit it where asked for."""
-    task, grown, growth = contest.task, contest.grown, contest.growth
-    model, seconds = with_core(grown.model, grown.model.core.derive()), 0.0
-    recipe = replace(growth.recipe, pull=grown.pull or 0.0)
-    if grown.pull is not None and growth.recipe.bilevel != "joint":
-        fit = contest.journal.fit("closing", model, task, recipe, seed=contest.seed)
-        model, seconds = fit.model, fit.seconds
-    if contest.refit and grown.pull is None:
-        return contest.refitted_start(), seconds
+def _finish(contest: Contest, grown: Grown, nodes: Sequence[Ops]) -> tuple[Any, Any, float]:
+    """Derive the cell from the supernet found; fine-tune it where data were held out, refit it where asked for.
+
+    Returns:
+        The model around the derived cell, the trained first stage, and the seconds that this took.
+
+    """
+    task, growth, journal = contest.task, contest.growth, contest.journal
+    before = journal.elapsed
+    core, first = grown.model.core, grown.first_stage
     if contest.refit:
-        final = replace(recipe, patience=None, epochs=max(1, grown.epochs))
-        fit = contest.journal.fit("refit", model, task.with_refit(), final, seed=contest.seed)
-        model, seconds = fit.model, seconds + fit.seconds
-    return model, seconds
+        if growth.prune != "none":
+            raise ConfigError("refit=true cannot repeat a growth with pruning; set strategy.prune=none or refit=false")
+        start, both = contest.start(nodes, "start", refitted=True), task.with_refit()
+        again = replay(start, both, journal, growth, grown.path(), seed=contest.seed)
+        first = replay(start, both, journal, growth, grown.first_path(), seed=contest.seed)
+        return with_core(again, again.core.derive()), first, journal.elapsed - before
+    model = with_core(grown.model, core.derive())
+    if grown.pull is not None and growth.recipe.bilevel != "joint":  # alpha's data have not taught the weights yet
+        recipe = replace(growth.recipe, pull=grown.pull)
+        model = journal.fit("closing", model, task, recipe, seed=contest.seed).model
+    return model, first, journal.elapsed - before
 
 
-def _retrain(contest: Contest, genotype: Genotype) -> Score:
-    """Train the genotype found anew, from random weights, under the baselines' budget."""
+def _retrain(contest: Contest, genotype: Genotype, hidden_size: int) -> tuple[Score, Any]:
+    """Train a genotype from random weights under the baselines' budget."""
     task = contest.task
-    generator = contest.draw("grown_retrained")
-    core = GrownRNN(genotype, task.input_size, contest.grown.model.core.hidden_size)
-    core.reset_parameters(generator)
-    model = task.model(core, generator=generator)
-    return train_and_choose(contest, "grown_retrained", [("retrained", {}, lambda: model)])
 
+    def build() -> Any:
+        generator = contest.draw("grown_retrained")
+        core = GrownRNN(genotype, task.input_size, hidden_size)
+        core.reset_parameters(generator)
+        return task.model(core, generator=generator)
 
-def _seconds(grown: Grown, stage: int) -> float:
-    return sum(line["seconds"] for line in grown.stages if line["stage"] == stage)
+    return train_and_choose(contest, "grown_retrained", [("retrained", {"hidden_size": hidden_size}, build)])
 
 
 def _write(
-    rundir: RunDir, config: Config, task: Any, model: Any, scores: list[Score], grown: Grown, retrain_seconds: float
-) -> dict[str, Any]:
+    config: Config, rundir: RunDir, task: Any, model: Any | None, scores: list[Score], found: Summary
+) -> Summary:
     """Write everything that the run found; `summary.json` last, since it says that the run is complete."""
-    genotype: Genotype = model.core.genotype
-    genotype.save(rundir.path / "genotype.json")
-    rundir.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(task.names)})
-    text = equations(model.core, model.readout, task.names, task.mean, task.sd)
-    rundir.write_text("equations.txt", text)
     actual = np.concatenate([task.values[task.rows(part)] for part in ("val", "test")])
     forecasts = {score.model: torch.from_numpy(score.forecasts()) for score in scores}
     rundir.write_tensors("forecasts.safetensors", {"actual": torch.from_numpy(actual), **forecasts})
     entries = [score.entry(task) for score in scores]
-    found = next(entry for entry in entries if entry["model"] == "grown")
+    ours = entries[0]
+    about: Summary = {"nodes": None, "ops": None, "free_running": None, "backend": None}
+    if model is not None:
+        genotype: Genotype = model.core.genotype
+        genotype.save(rundir.path / "genotype.json")
+        rundir.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(task.names)})
+        rundir.write_text("equations.txt", equations(model.core, model.readout, task.names, task.mean, task.sd))
+        about = {
+            "nodes": len(genotype.nodes),
+            "ops": sum(len(node.ops) for node in genotype.nodes),
+            "free_running": free_running(model, task.tensor("test")),
+            "backend": model.core.backend,
+        }
     summary = {
         "task": task.name,
         "strategy": config.strategy.use,
         "seed": config.seed,
         "metric": task.metric,
-        "val": found["val"],
-        "test": found["test"],
-        "nodes": len(genotype.nodes),
-        "ops": sum(len(node.ops) for node in genotype.nodes),
-        "params": found["params"],
-        "search_seconds": round(grown.seconds, 3),
-        "retrain_seconds": round(retrain_seconds, 3),
-        "stages": len({line["stage"] for line in grown.stages}),
-        "stage_log": grown.stages,
-        "stopped": grown.reason,
-        "verdict": verdict(entries, grown),
+        "val": ours["val"],
+        "test": ours["test"],
+        "params": ours["params"],
+        "search_seconds": None,
+        "retrain_seconds": None,
+        "stages": 0,
+        "refit": config.refit,
         "loss": task.loss_name,
-        "backend": model.core.backend,
-        "free_running": free_running(model, task.tensor("test")[:, :1]),
+        **about,
+        **found,
+        "verdict": verdict(entries, found.get("stopped")),
         "scores": entries,
     }
     rundir.write_json("summary.json", summary)
     return summary
 
 
-def verdict(entries: list[dict[str, Any]], grown: Grown) -> str:
+def verdict(entries: list[Summary], stopped: str | None) -> str:
     """Say in words what was found, and which model is best on the test part."""
-    ours = next(entry for entry in entries if entry["model"] == "grown")
-    others = [e for e in entries if e["model"] not in ("grown", "start", "first_stage", "grown_retrained")]
-    words = [f"{grown.reason}." if grown.pull is None else f"Growth ended: {grown.reason}."]
-    if others:
-        best = min(others, key=lambda entry: entry["test"])
+    words = [f"Growth ended: {stopped}."] if stopped else []
+    ours = entries[0]
+    simple = [entry for entry in entries if entry["model"] not in OURS]
+    if simple and ours["model"] in OURS:
+        best = min(simple, key=lambda entry: entry["test"])
         relation = "lower than" if ours["test"] < best["test"] else "not lower than"
         words.append(
-            f"The grown cell's test error {ours['test']:.4f} is {relation} that of the best baseline, "
-            f"{best['model']} ({best['test']:.4f})."
+            f"The test error of {ours['model']}, {ours['test']:.4f}, is {relation} that of the best baseline, "
+            f"{best['model']}, {best['test']:.4f}."
         )
+    else:
+        words.append(f"The test error of {ours['model']} is {ours['test']:.4f}.")
     return " ".join(words)

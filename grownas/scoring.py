@@ -24,6 +24,7 @@ class Score:
         seconds: time for all its fits, those that were not chosen included.
         settings: how many settings were tried.
         chosen: the settings chosen on validation data or blocked folds.
+
     """
 
     model: str
@@ -65,6 +66,7 @@ def free_running(model: Any, first: torch.Tensor, *, steps: int = 1000) -> dict[
 
     Returns:
         `steps` done, `largest` forecast in standard deviations, `diverged`.
+
     """
     model.eval()
     output, hidden = model(first)

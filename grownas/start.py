@@ -44,6 +44,7 @@ def build_start(
         highway, share_projection: the cell's switches.
         carrier_share, noise: of the start and of every further node, see `morphisms.add_node`.
         generator: draws weights and noise.
+
     """
     first = morphisms.with_carrier(nodes[0], share_projection) if var is not None else list(nodes[0])
     backbone = Backbone.from_ops(
@@ -101,6 +102,7 @@ def start_at_var(
 
     Raises:
         ConfigError: the backbone has fewer than p*I hidden units.
+
     """
     model = copy.deepcopy(model)
     core: Backbone = model.core

@@ -53,6 +53,7 @@ class Recipe:
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
         weights: optimiser of the weights.
         alpha: optimiser of the architecture weights; ignored where the model has none.
+
     """
 
     epochs: int = 200
@@ -77,6 +78,7 @@ class Fit:
         steps: weight steps trained.
         seconds: time spent, interruptions left out.
         reason: why training stopped.
+
     """
 
     model: Any
@@ -140,7 +142,8 @@ def fit(
         resume: a snapshot of the same fit to go on from.
 
     Raises:
-        TrainingError: the loss or the gradient is not finite.
+        TrainingError: a loss or a gradient is not finite; the message names step and epoch.
+
     """
     trainer = Trainer(model, task, recipe, seed=seed, monitor=monitor or Silent(), optimizers=optimizers)
     if resume is not None:
@@ -189,12 +192,18 @@ class Trainer:
             torch.manual_seed(self.seed)
             self._judge_epoch()
         while self.data.epoch < self.recipe.epochs and not self.patience.is_over:
+            position = self.data.position()
             window = self.data.next()
+            try:
+                if window is None:
+                    self._judge_epoch()
+                else:
+                    self._train_on(window)
+            except TrainingError:
+                self.data.go_to(position)  # a snapshot taken now is of the last good state
+                raise
             if window is not None:
-                self._train_on(window)
                 self.monitor.after_step(self.snapshot)
-            else:
-                self._judge_epoch()
         return self._result()
 
     def _train_on(self, window: Window) -> None:
@@ -210,9 +219,12 @@ class Trainer:
             self._alpha_step(window)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        loss, self.hidden = window_loss(self.model, self.task, window, self.hidden)
+        loss, hidden = window_loss(self.model, self.task, window, self.hidden)
         loss.backward()  # type: ignore[no-untyped-call]
-        self._check(loss, clip_gradients(self.weights, self.recipe.clip))
+        norm = clip_gradients(self.weights, self.recipe.clip)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise self._error(f"the loss is {loss.item():g}, its gradient's norm {norm.item():g}")
+        self.hidden = hidden
         for optimizer in self.optimizers[: 1 if self.searching else None]:
             optimizer.step()
         self._pull()
@@ -230,6 +242,8 @@ class Trainer:
             gradients, after = architecture_gradient_second(
                 self.model, self.task, window, self.hidden, held_out, before, rate=self.recipe.weights.rate
             )
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            raise self._error("the architecture weights' gradient is not finite")
         self.architecture.hidden = after
         for parameter, gradient in zip(self.alphas, gradients, strict=True):
             parameter.grad = gradient
@@ -242,17 +256,15 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_([*self.weights, *self.alphas], self.anchor, weight)
 
-    def _check(self, loss: Tensor, norm: Tensor) -> None:
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise TrainingError(
-                f"step {self.step}, epoch {self.data.epoch}: the loss is {loss.item()}, its gradient's norm "
-                f"{norm.item()}; the last good state is kept. Lower the learning rate or `clip`."
-            )
+    def _error(self, what: str) -> TrainingError:
+        return TrainingError(f"step {self.step}, epoch {self.data.epoch}: {what}. Lower the learning rate or `clip`")
 
     def _judge_epoch(self) -> None:
         """Evaluate on the validation part and keep the model if it is the best so far."""
         evaluation = self.task.evaluate(self.model, "val")
         value = float(evaluation.losses.mean())
+        if not math.isfinite(value):
+            raise self._error(f"the validation loss is {value:g}")
         if self.patience.step(value):
             self.best = {
                 "model": _detached(self.model.state_dict()),
@@ -313,7 +325,7 @@ class Trainer:
         """Go back to a snapshot."""
         self.model.load_state_dict(tree["model"])
         for optimizer, state in zip(self.optimizers, tree["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+            optimizer.load_state_dict(copy.deepcopy(state))  # torch keeps what it is given, and steps change it
         self.anchor, self.hidden, self.best = list(tree["anchor"]), tree["hidden"], tree["best"]
         self.step, self.seconds = tree["step"], tree["seconds"]
         self.loss_sum, self.loss_count = tree["loss"]
@@ -392,10 +404,10 @@ def architecture_gradient_second(
     weights, alphas = split_parameters(model)
     kept = [w.detach().clone() for w in weights]
     loss, _ = window_loss(model, task, window, hidden)
-    gradient = torch.autograd.grad(loss, weights)
+    gradient = torch.autograd.grad(loss, weights, materialize_grads=True)
     _move(weights, kept, gradient, -rate)  # w' = w - rate * gradient
     loss, after = window_loss(model, task, held_out, held_out_hidden)
-    both = torch.autograd.grad(loss, [*weights, *alphas])
+    both = torch.autograd.grad(loss, [*weights, *alphas], materialize_grads=True)
     direction, direct = both[: len(weights)], both[len(weights) :]
     norm = math.sqrt(sum(float(d.double().square().sum()) for d in direction))
     implicit = [torch.zeros_like(a) for a in alphas]
@@ -406,7 +418,7 @@ def architecture_gradient_second(
             loss, _ = window_loss(model, task, window, hidden)
             for total, part in zip(implicit, torch.autograd.grad(loss, alphas), strict=True):
                 total += sign * part / (2 * eps)
-    _move(weights, kept, direction, 0.0)
+    _move(weights, kept, kept, 0.0)
     return [d - rate * i for d, i in zip(direct, implicit, strict=True)], after
 
 

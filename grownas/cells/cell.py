@@ -25,6 +25,7 @@ class GrownRNN(nn.Module):
         batch_first: inputs and outputs are `(B, T, .)`; states stay `(L, B, H)`.
         dropout: probability of dropping an output of any layer but the last, in training.
         backend: `auto`, `torch` (the sequence engine) or `reference` (plain autograd, with second derivatives).
+
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class GrownRNN(nn.Module):
 
         Raises:
             ValueError: a shape does not fit.
+
         """
         batched = x.dim() == 3
         if x.dim() == 2:

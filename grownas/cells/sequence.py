@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from grownas.cells.node import Node
 from grownas.ops import ACTIVATION
@@ -36,6 +35,7 @@ class Plan(NamedTuple):
         runs: `(activation, start, stop)` over the ordered ops.
         projection: each ordered op's projection, or None where each has its own (then projections are ordered too).
         highway: whether the node has a gate.
+
     """
 
     order: list[int]
@@ -71,6 +71,7 @@ def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor)
 
     Raises:
         RuntimeError: a second derivative is asked for; only the reference backend has one.
+
     """
     plans = [make_plan(node) for node in nodes]
     packed = [pack(node, weights, plan) for node, weights, plan in zip(nodes, shares, plans, strict=True)]
@@ -96,7 +97,8 @@ def make_plan(node: Node) -> Plan:
 
 def pack(node: Node, shares: Tensor, plan: Plan) -> Packed:
     """Bring a node's parameters into the plan's order, differentiably."""
-    W_x, W_h, b_x, b_h = node.W_x, node.W_h, node.b_x, node.b_h
+    tensors: tuple[Tensor, ...] = (node.W_x, node.W_h, node.b_x, node.b_h)
+    W_x, W_h, b_x, b_h = tensors
     if plan.order != list(range(len(plan.order))):
         order = torch.tensor(plan.order, device=W_x.device)
         rows = torch.tensor([node.bias[n] for n in plan.order if n in node.bias], device=W_x.device, dtype=torch.long)
@@ -121,12 +123,30 @@ class _Sequence(torch.autograd.Function):
         return kept[-1].s
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, h_0, *flat = ctx.saved_tensors
         count = len(ctx.plans) * len(Packed._fields)
         packed, kept = _grouped(flat[:count], Packed), _grouped(flat[count:], Kept)
-        return None, *_backward(ctx.plans, packed, kept, x, h_0, grad, needs_x=ctx.needs_input_grad[1])
+        with torch.no_grad():
+            results = _backward(ctx.plans, packed, kept, x, h_0, grad, needs_x=ctx.needs_input_grad[1])
+        if torch.is_grad_enabled():  # create_graph
+            results = list(_Last.apply(results, grad, x, h_0, *flat[:count]))
+        return None, *results
+
+
+class _Last(torch.autograd.Function):
+    """Passes first derivatives on as functions of the engine's inputs, and refuses to derive them.
+
+    `once_differentiable` ties them to the output's gradient only, so that others would seem not to matter.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, results: list[Tensor | None], *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError("the sequence engine has no second derivative; build the model with backend='reference'")
 
 
 def _grouped(flat: Sequence[Tensor], kind: Any) -> list[Any]:
@@ -210,7 +230,7 @@ def _backward(
     *,
     needs_x: bool,
 ) -> list[Tensor | None]:
-    T, B, H = grad.shape
+    T, B, _ = grad.shape
     before = torch.cat([h_0.unsqueeze(0), kept[-1].s[:-1]])  # what node 1 reads
     inputs = [before, *(node.s for node in kept[:-1])]
     multipliers = [_multipliers(*one) for one in zip(plans, packed, kept, inputs, strict=True)]
@@ -231,7 +251,7 @@ def _backward(
     ).flatten(0, 1)
     flat_x = x.flatten(0, 1)
     dW_x = (flat_x.t() @ to_x).split([node.W_x.shape[1] for node in packed], 1)
-    for j, (node, m) in enumerate(zip(packed, multipliers, strict=True)):
+    for j, m in enumerate(multipliers):
         dW_h = inputs[j].flatten(0, 1).t() @ deltas[j].flatten(0, 1).flatten(1)
         G = gradients[j].unsqueeze(2)
         db_x = (G * m.bias_x).sum((0, 1))

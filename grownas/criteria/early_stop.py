@@ -39,17 +39,22 @@ class Patience:
 
 
 class Verdict(NamedTuple):
-    """A judge's answer and the figure that decided."""
+    """A judge's answer: the rule accepts if its figure is above the threshold."""
 
     accepted: bool
     figure: float
     rule: str
+    threshold: float
+
+    def line(self) -> dict[str, Any]:
+        """Return what the logs keep."""
+        return {"rule": self.rule, "figure": self.figure, "threshold": self.threshold}
 
 
 def better(best: np.ndarray, candidate: np.ndarray, *, threshold: float) -> Verdict:
     """Accept a lower mean validation loss: the rule of Jie & Gao (2021), algorithm 2. `threshold` is not used."""
     gain = float(best.mean() - candidate.mean())
-    return Verdict(gain > 0, gain, "better: mean loss of the best less the candidate's > 0")
+    return Verdict(gain > 0, gain, "better", 0.0)
 
 
 def significant(best: np.ndarray, candidate: np.ndarray, *, threshold: float) -> Verdict:
@@ -59,9 +64,10 @@ def significant(best: np.ndarray, candidate: np.ndarray, *, threshold: float) ->
         best: validation losses of the best so far, one per time step, shape `(n,)`.
         candidate: the candidate's, same shape.
         threshold: least t; 1.645 is the 5 % level.
+
     """
     t = float(newey_west_t(best - candidate)[2])
-    return Verdict(t > threshold, t, f"significant: t > {threshold:g}")
+    return Verdict(t > threshold, t, "significant", threshold)
 
 
 JUDGES: dict[str, Callable[..., Verdict]] = {"better": better, "significant": significant}

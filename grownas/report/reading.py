@@ -32,6 +32,7 @@ class Run:
         equations: the text of `equations.txt`.
         data: what `data.json` says about the data.
         forecasts: by model, and `actual`: standardised, float64, of validation and test rows `(n_val + n_test, I)`.
+
     """
 
     path: Path
@@ -128,6 +129,7 @@ def read(path: Path) -> Run | Comparison:
 
     Raises:
         RunError: it is no run folder, or a file in it is damaged.
+
     """
     if not path.is_dir():
         what = "not a folder" if path.exists() else "no such folder"

@@ -7,11 +7,11 @@ through a `Journal`, which remembers finished ones, so that resuming a search is
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 
 from grownas import morphisms
@@ -63,6 +63,7 @@ class Growth:
             `middle` or `last`.
         prune: `none`, `each_stage` or `at_end`; ops below `prune_threshold` go, and all but the `top_k` largest.
         fine_tune_epochs: most epochs after a pruning.
+
     """
 
     recipe: Recipe
@@ -95,6 +96,31 @@ class Candidate(NamedTuple):
         return float(self.evaluation.losses.mean())
 
 
+class Stage(NamedTuple):
+    """What came out of a stage.
+
+    Attributes:
+        candidate: the model to judge.
+        fits: the training, and the fine-tuning if ops were pruned; none for the start.
+        prunings: growth lines of the pruned ops; `accepted` waits for the judge.
+
+    """
+
+    candidate: Candidate
+    fits: tuple[Fit, ...] = ()
+    prunings: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def model(self) -> Any:
+        """The model to judge."""
+        return self.candidate.model
+
+    @property
+    def steps(self) -> int:
+        """Weight steps of all its fits."""
+        return sum(fit.steps for fit in self.fits)
+
+
 @dataclass(frozen=True)
 class Grown:
     """What a search found.
@@ -104,20 +130,32 @@ class Grown:
         first_stage: the trained first stage with the lowest validation loss, accepted or not.
         stages: one line for each candidate that was judged.
         pull: the one accepted last; None if nothing was accepted.
-        epochs: of the best model's last fit.
         seconds: of all fits.
         steps: weight steps of all fits.
         reason: why growth stopped, in words.
+
     """
 
     model: Any
     first_stage: Any
     stages: list[dict[str, Any]]
     pull: float | None
-    epochs: int
     seconds: float
     steps: int
     reason: str
+
+    def path(self) -> list[dict[str, Any]]:
+        """Return the lines of the stages that led to the model, in order; empty if the start was kept."""
+        accepted = [number for number, line in enumerate(self.stages) if line["accepted"]]
+        if not accepted:
+            return []
+        first = max(number for number in accepted if self.stages[number]["stage"] == 1)
+        later = [line for line in self.stages[: accepted[-1] + 1] if line["stage"] > 1]
+        return [self.stages[first], *later]
+
+    def first_path(self) -> list[dict[str, Any]]:
+        """Return the line of the first stage in `first_stage`."""
+        return [min((line for line in self.stages if line["stage"] == 1), key=lambda line: float(line["loss_after"]))]
 
 
 def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int) -> Grown:
@@ -129,95 +167,151 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         journal: does and remembers the fits.
         options: what governs growth.
         seed: fixes noise and data order.
+
     """
     began = journal.elapsed
-    best = Candidate(start, None, task.evaluate(start, "val"))
+    origin = Candidate(start, None, task.evaluate(start, "val"))
+    best = Stage(origin)
     stages: list[dict[str, Any]] = []
-    pull, epochs, steps, first = None, 0, 0, None
+    tried: list[Stage] = []
+    pull = None
     for candidate_pull in options.pulls:
         recipe = replace(options.recipe, pull=candidate_pull)
-        fit = journal.fit(f"stage-1-pull-{candidate_pull:g}", start, task, recipe, seed=seed, stage=1)
-        candidate, steps = Candidate(fit.model, fit.optimizers, fit.evaluation), steps + fit.steps
-        if options.prune == "each_stage":
-            candidate, pruned = _prune(candidate, task, journal, options, recipe, seed=seed, stage=1)
-            steps += pruned
-        if first is None or candidate.loss < first.loss:
-            first = candidate
-        verdict = _judge(best, candidate, options)
-        stages.append(_stage_line(1, candidate_pull, best, candidate, verdict, fit))
+        key = f"stage-1-pull-{candidate_pull:g}"
+        stage = _train(key, origin, task, journal, options, recipe, seed=seed)
+        tried.append(stage)
+        verdict = _judge(best, stage, options)
+        stages.append(_stage_line(1, candidate_pull, best, stage, verdict))
+        _log_prunings(journal, stage, accepted=verdict.accepted)
         if verdict.accepted:
-            best, pull, epochs = candidate, candidate_pull, fit.epochs
+            best, pull = stage, candidate_pull
+    first = min(tried, key=lambda stage: stage.candidate.loss).model
     if pull is None:
-        return Grown(start, first.model, stages, None, 0, journal.elapsed - began, steps, NOTHING_FOUND)
+        steps = sum(stage.steps for stage in tried)
+        return Grown(start, first, stages, None, journal.elapsed - began, steps, NOTHING_FOUND)
 
-    current, waited, stage = best, 0, 1
+    current, waited, number = best, 0, 1
     recipe = replace(options.recipe, pull=pull)
-    while (reason := _limit(current, options, journal.elapsed - began)) is None:
-        stage += 1
-        grown, drift = _append(current, task, options, seed=seed + 1000 * stage)
-        fit = journal.fit(f"stage-{stage}", grown.model, task, recipe, seed=seed, optimizers=grown.optimizers, stage=stage)
-        candidate, steps = Candidate(fit.model, fit.optimizers, fit.evaluation), steps + fit.steps
-        if options.prune == "each_stage":
-            candidate, pruned = _prune(candidate, task, journal, options, recipe, seed=seed, stage=stage)
-            steps += pruned
-        verdict = _judge(best, candidate, options)
-        stages.append(_stage_line(stage, pull, best, candidate, verdict, fit))
-        journal.grew(_growth_line(stage, fit, current, candidate, grown, drift, verdict))
-        current = candidate
+    while (reason := _limit(current.model, options, journal.elapsed - began)) is None:
+        number += 1
+        grown, position, drift = _append(current.candidate, task, options, seed=seed + 1000 * number)
+        stage = _train(f"stage-{number}", grown, task, journal, options, recipe, seed=seed, number=number)
+        tried.append(stage)
+        verdict = _judge(best, stage, options)
+        stages.append(_stage_line(number, pull, best, stage, verdict))
+        journal.grew(_growth_line(number, position, current, grown, stage, drift, verdict))
+        _log_prunings(journal, stage, accepted=verdict.accepted)
+        current = stage
         if verdict.accepted:
-            best, epochs, waited = candidate, fit.epochs, 0
+            best, waited = stage, 0
         else:
             waited += 1
             if waited >= options.outer_patience:
                 reason = f"{waited} stage(s) in a row were not accepted (outer_patience)"
                 break
+    steps = sum(stage.steps for stage in tried)
     if options.prune == "at_end":
-        best, pruned = _prune(best, task, journal, options, recipe, seed=seed, stage=stage)
-        steps += pruned
-    return Grown(best.model, first.model, stages, pull, epochs, journal.elapsed - began, steps, reason)
+        before, best = best.steps, _prune(best, task, journal, options, recipe, seed=seed, number=number)
+        _log_prunings(journal, best, accepted=True)
+        steps += best.steps - before
+    return Grown(best.model, first, stages, pull, journal.elapsed - began, steps, reason)
 
 
-def _judge(best: Candidate, candidate: Candidate, options: Growth) -> Verdict:
-    return JUDGES[options.judge](best.evaluation.losses, candidate.evaluation.losses, threshold=options.threshold)
+def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list[dict[str, Any]], *, seed: int) -> Any:
+    """Repeat a growth without judging, each stage for as many epochs as its best took: for refitting on more data.
+
+    Args:
+        start: where the growth begins, refitted itself.
+        task: its training part is what the stages are trained on.
+        journal: does and remembers the fits.
+        options: those of the growth; without pruning.
+        path: stages to repeat, see `Grown.path`.
+        seed: of the growth.
+
+    """
+    current = Candidate(start, None, task.evaluate(start, "val"))
+    for line in path:
+        stage = line["stage"]
+        recipe = replace(options.recipe, pull=line["pull"], patience=None, epochs=max(1, line["best_epoch"]))
+        key = f"refit-stage-{stage}" if stage > 1 else f"refit-stage-1-pull-{line['pull']:g}"
+        if stage > 1:
+            current, *_ = _append(current, task, options, seed=seed + 1000 * stage)
+        fit = journal.fit(key, current.model, task, recipe, seed=seed, optimizers=current.optimizers)
+        current = Candidate(fit.model, fit.optimizers, fit.evaluation)
+    return current.model
 
 
-def _limit(current: Candidate, options: Growth, seconds: float) -> str | None:
+def _train(
+    key: str,
+    begin: Candidate,
+    task: Task,
+    journal: Journal,
+    options: Growth,
+    recipe: Recipe,
+    *,
+    seed: int,
+    number: int = 1,
+) -> Stage:
+    """Train a stage; prune it if that is done in each."""
+    fit = journal.fit(key, begin.model, task, recipe, seed=seed, optimizers=begin.optimizers, stage=number)
+    stage = Stage(Candidate(fit.model, fit.optimizers, fit.evaluation), (fit,))
+    if options.prune == "each_stage":
+        return _prune(stage, task, journal, options, recipe, seed=seed, number=number)
+    return stage
+
+
+def _judge(best: Stage, stage: Stage, options: Growth) -> Verdict:
+    losses = best.candidate.evaluation.losses, stage.candidate.evaluation.losses
+    return JUDGES[options.judge](*losses, threshold=options.threshold)
+
+
+def _limit(model: Any, options: Growth, seconds: float) -> str | None:
     """Return the limit that forbids another node, in words; None if there is none."""
-    nodes = len(current.model.core.nodes)
-    if nodes >= options.max_nodes:
+    if len(model.core.nodes) >= options.max_nodes:
         return f"max_nodes = {options.max_nodes} reached"
     if options.max_seconds is not None and seconds >= options.max_seconds:
         return f"max_seconds = {options.max_seconds:g} reached"
     if options.max_params is not None:
-        larger = count_parameters(current.model) + count_parameters(current.model.core) // nodes
+        larger = count_parameters(with_core(model, _grow_core(model.core, options, seed=0).backbone))
         if larger > options.max_params:
             return f"another node would make {larger} parameters, max_params = {options.max_params}"
     return None
 
 
-def _append(current: Candidate, task: Task, options: Growth, *, seed: int) -> tuple[Candidate, float]:
-    """Add a node to a copy; return it with migrated optimisers and the drift of its output."""
-    core: Backbone = current.model.core
-    position = {"first": 0, "middle": len(core.nodes) // 2, "last": None}[options.position]
-    generator = torch.Generator().manual_seed(seed)
-    morphed = morphisms.add_node(
-        core, position=position, carrier_share=options.carrier_share, noise=options.noise, generator=generator
+def _position(core: Backbone, options: Growth) -> int:
+    """Return the number that the next node will have."""
+    return {"first": 0, "middle": len(core.nodes) // 2, "last": len(core.nodes)}[options.position]
+
+
+def _grow_core(core: Backbone, options: Growth, *, seed: int) -> morphisms.Morphed:
+    return morphisms.add_node(
+        core,
+        position=_position(core, options),
+        carrier_share=options.carrier_share,
+        noise=options.noise,
+        generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _append(current: Candidate, task: Task, options: Growth, *, seed: int) -> tuple[Candidate, int, float]:
+    """Add a node to a copy; return it with migrated optimisers, the node's number and the drift of the output."""
+    morphed = _grow_core(current.model.core, options, seed=seed)
     model = with_core(current.model, morphed.backbone)
     old = current.optimizers or make_optimizers(current.model, options.recipe)
     optimizers = [migrate(o, morphed.origins, current.model, model, prefix="core.") for o in old]
-    return Candidate(model, optimizers, current.evaluation), output_drift(current.model, model, task)
+    drift = output_drift(current.model, model, task)
+    return Candidate(model, optimizers, current.evaluation), _position(current.model.core, options), drift
 
 
 def _prune(
-    candidate: Candidate, task: Task, journal: Journal, options: Growth, recipe: Recipe, *, seed: int, stage: int
-) -> tuple[Candidate, int]:
-    """Remove small ops one by one, then fine-tune the weights; return the model and the steps it took."""
-    model, optimizers = candidate.model, candidate.optimizers or make_optimizers(candidate.model, recipe)
-    loss = candidate.loss
-    lines = []
-    while (target := next(_prunable(model.core, options), None)) is not None:
-        node, op = target
+    stage: Stage, task: Task, journal: Journal, options: Growth, recipe: Recipe, *, seed: int, number: int
+) -> Stage:
+    """Remove small ops one by one, then fine-tune; return the same stage if there are none."""
+    model, optimizers = stage.model, stage.candidate.optimizers or make_optimizers(stage.model, recipe)
+    loss, lines = stage.candidate.loss, []
+    while (target := _prunable(model.core, options)) is not None:
+        began = time.perf_counter()
+        node, op, judge = target
         name = "/".join(model.core.op_names(node)[op])
         morphed = morphisms.prune_op(model.core, node, op)
         pruned = with_core(model, morphed.backbone)
@@ -225,34 +319,42 @@ def _prune(
         after = float(task.evaluate(pruned, "val").losses.mean())
         lines.append(
             {
-                **_move("prune_op", stage, node, name, output_drift(model, pruned, task)),
+                **_move("prune_op", number, stage.steps, node, name, output_drift(model, pruned, task)),
                 "loss_before": loss,
                 "loss_after": after,
                 "params_before": count_parameters(model),
                 "params_after": count_parameters(pruned),
-                "accepted": True,
-                "judge": None,
-                "wall_s": 0.0,
+                "accepted": None,
+                "judge": judge,
+                "wall_s": round(time.perf_counter() - began, 3),
             }
         )
         model, loss = pruned, after
-    for line in lines:
-        journal.grew(line)
     if not lines:
-        return candidate, 0
-    key = f"stage-{stage}-pull-{recipe.pull:g}-pruned-{options.prune}"
+        return stage
+    key = f"stage-{number}-pull-{recipe.pull:g}-pruned-{options.prune}"
     short = replace(recipe, epochs=options.fine_tune_epochs)
-    fit = journal.fit(key, model, task, short, seed=seed, optimizers=optimizers, stage=stage)
-    return Candidate(fit.model, fit.optimizers, fit.evaluation), fit.steps
+    fit = journal.fit(key, model, task, short, seed=seed, optimizers=optimizers, stage=number)
+    return Stage(Candidate(fit.model, fit.optimizers, fit.evaluation), (*stage.fits, fit), tuple(lines))
 
 
-def _prunable(core: Backbone, options: Growth) -> Iterator[tuple[int, int]]:
-    """Yield the ops to remove next: each node's smallest, while it is below the threshold or beyond the top k."""
+def _prunable(core: Backbone, options: Growth) -> tuple[int, int, dict[str, Any]] | None:
+    """Return node, number and judge of the op to remove next: a node's smallest, if below threshold or beyond top k."""
     for node, alpha in enumerate(core.alpha):
         shares = torch.softmax(alpha.detach(), 0)
-        too_many = options.top_k is not None and len(shares) > options.top_k
-        if len(shares) > 1 and (too_many or float(shares.min()) < options.prune_threshold):
-            yield node, int(shares.argmin())
+        op = int(shares.argmin())
+        judge = {"figure": float(shares[op])}
+        if len(shares) > 1 and judge["figure"] < options.prune_threshold:
+            return node, op, {"rule": "share", **judge, "threshold": options.prune_threshold}
+        if options.top_k is not None and len(shares) > options.top_k:
+            return node, op, {"rule": "top_k", **judge, "threshold": options.top_k}
+    return None
+
+
+def _log_prunings(journal: Journal, stage: Stage, *, accepted: bool) -> None:
+    """Log a stage's prunings; they are accepted if the stage is."""
+    for line in stage.prunings:
+        journal.grew({**line, "accepted": accepted})
 
 
 def with_core(model: Any, core: Any) -> Any:
@@ -273,44 +375,42 @@ def output_drift(before: Any, after: Any, task: Task) -> float:
     return float((after.eval()(x)[0] - before.eval()(x)[0]).abs().max())
 
 
-def _move(kind: str, stage: int, node: int, op: str | None, drift: float) -> dict[str, Any]:
-    return {"stage": stage, "kind": kind, "node": node, "op": op, "drift": drift, "predicted_change": 0.0}
+def _move(kind: str, stage: int, step: int, node: int, op: str | None, drift: float) -> dict[str, Any]:
+    move = {"stage": stage, "step": step, "kind": kind, "node": node, "op": op, "drift": drift}
+    return {**move, "predicted_change": 0.0}
 
 
 def _growth_line(
-    stage: int, fit: Fit, before: Candidate, after: Candidate, grown: Candidate, drift: float, verdict: Verdict
+    number: int, position: int, before: Stage, grown: Candidate, stage: Stage, drift: float, verdict: Verdict
 ) -> dict[str, Any]:
-    new_node = next(
-        (i for i, (a, b) in enumerate(zip(before.model.core.nodes, after.model.core.nodes, strict=False)) if a is b),
-        len(before.model.core.nodes),
-    )
+    """Return the line of an appended node; prunings that came after it have lines of their own."""
+    fit = stage.fits[0]
     return {
-        **_move("add_node", stage, new_node, None, drift),
-        "step": fit.steps,
-        "loss_before": before.loss,
-        "loss_after": after.loss,
+        **_move("add_node", number, fit.steps, position, None, drift),
+        "loss_before": before.candidate.loss,
+        "loss_after": fit.loss,
         "params_before": count_parameters(before.model),
-        "params_after": count_parameters(after.model),
+        "params_after": count_parameters(grown.model),
         "accepted": verdict.accepted,
-        "judge": {"rule": verdict.rule, "figure": verdict.figure},
+        "judge": verdict.line(),
         "wall_s": round(fit.seconds, 3),
     }
 
 
-def _stage_line(
-    stage: int, pull: float, best: Candidate, candidate: Candidate, verdict: Verdict, fit: Fit
-) -> dict[str, Any]:
+def _stage_line(number: int, pull: float, best: Stage, stage: Stage, verdict: Verdict) -> dict[str, Any]:
+    fit = stage.fits[0]
     return {
-        "stage": stage,
-        "nodes": len(candidate.model.core.nodes),
+        "stage": number,
+        "nodes": len(stage.model.core.nodes),
         "pull": pull,
-        "loss_before": best.loss,
-        "loss_after": candidate.loss,
+        "loss_before": best.candidate.loss,
+        "loss_after": stage.candidate.loss,
         "accepted": verdict.accepted,
-        "judge": {"rule": verdict.rule, "figure": verdict.figure},
+        "judge": verdict.line(),
         "epochs": fit.epochs,
-        "steps": fit.steps,
-        "seconds": round(fit.seconds, 3),
-        "params": count_parameters(candidate.model),
+        "best_epoch": fit.best_epoch,
+        "steps": stage.steps,
+        "seconds": round(sum(fit.seconds for fit in stage.fits), 3),
+        "params": count_parameters(stage.model),
         "stopped": fit.reason,
     }

@@ -1,0 +1,160 @@
+"""The console script: parses, calls and prints; no logic. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from grownas import __version__
+from grownas.errors import ConfigError, GrownasError, TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key=value]...")
+RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+
+
+class _Group(click.Group):
+    """Suggests the nearest command."""
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.list_commands(context), n=1)
+            if near and "Did you mean" not in error.message:
+                error.message += f" Did you mean {near[0]!r}?"
+            raise
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="grownas")
+def cli() -> None:
+    """Grow recurrent cells by morphisms that keep the learned function.
+
+    CONFIG is a path or the name of a shipped config, such as index_returns/growing. Overrides are dotted:
+    task.data=closes.csv seed=3 strategy.patience=5. `runs=DIR` sets where run folders go, `name=NAME` a folder's name.
+    """
+
+
+@cli.command()
+@click.argument("config")
+@OVERRIDES
+def search(config: str, overrides: tuple[str, ...]) -> None:
+    """Grow a cell, retrain it, score it beside baselines, write a run folder."""
+    from grownas import run
+    from grownas.config import load
+
+    run.search(load(config, overrides))
+
+
+@cli.command()
+@click.argument("config")
+@OVERRIDES
+def compare(config: str, overrides: tuple[str, ...]) -> None:
+    """Search and run every baseline over several seeds, with tests."""
+    from grownas import run
+    from grownas.config import load
+
+    run.compare(load(config, overrides))
+
+
+@cli.command()
+@click.argument("config")
+@OVERRIDES
+def train(config: str, overrides: tuple[str, ...]) -> None:
+    """Train a given cell (genotype=PATH) or a baseline (genotype=gru) from scratch and score it."""
+    from grownas import run
+    from grownas.config import load
+
+    what = [item.partition("=")[2] for item in overrides if item.startswith("genotype=")]
+    if len(what) != 1 or not what[0]:
+        raise ConfigError("train needs one genotype=: the path of a genotype.json, or a baseline such as genotype=gru")
+    run.train(load(config, [item for item in overrides if not item.startswith("genotype=")]), what[0])
+
+
+@cli.command()
+@RUN
+@OVERRIDES
+def resume(run: Path, overrides: tuple[str, ...]) -> None:
+    """Go on with an interrupted run."""
+    from grownas.run import resume as go_on
+
+    go_on(run, overrides)
+
+
+@cli.command()
+@RUN
+@OVERRIDES
+def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
+    """Reload the saved model and score it again; task.data=NEW scores it on other data of the same columns."""
+    from grownas import reload
+
+    for part, scores in reload.evaluate(run, overrides).items():
+        metric, value = next(iter(scores.items()))
+        click.echo(f"{part} {metric} {value!r}")
+        details = [f"{key} {scores[key]:.6g}" for key in ("mae", "r2", "hit_rate") if scores.get(key) is not None]
+        click.echo(f"  {', '.join(details)}, {scores['count']} forecasts")
+
+
+@cli.command()
+@RUN
+@OVERRIDES
+def predict(run: Path, overrides: tuple[str, ...]) -> None:
+    """Write forecasts.csv, with the day ahead."""
+    from grownas import reload
+
+    click.echo(reload.predict(run, overrides))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN [RUN]...")
+def report(runs: tuple[Path, ...]) -> None:
+    """Write report.html of one run, or a comparison of several."""
+    from grownas.report.page import write_report
+
+    click.echo(write_report(runs))
+
+
+@cli.command()
+@click.argument("what", type=click.Path(path_type=Path), metavar="RUN|GENOTYPE")
+def show(what: Path) -> None:
+    """Print the cell: nodes, ops, shares, parameters."""
+    from grownas import reload
+
+    click.echo(reload.show(what))
+
+
+def main() -> None:
+    """Run the command line and exit with the status that CONTRACT gives."""
+    sys.exit(_status(cli))
+
+
+def _status(command: Callable[..., Any]) -> int:
+    try:
+        command(standalone_mode=False)
+    except click.Abort:
+        return _say("interrupted", INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except GrownasError as error:
+        return _say(f"error: {error}", USER_ERROR)
+    except TrainingError as error:
+        return _say(f"error: training stopped: {error}", FAILURE)
+    except KeyboardInterrupt as error:
+        where = f"; `grownas resume {error.args[0]}` goes on" if error.args else ""
+        return _say(f"interrupted{where}", INTERRUPTED)
+    return 0
+
+
+def _say(text: str, status: int) -> int:
+    click.echo(text, err=True)
+    return status

@@ -1,0 +1,199 @@
+"""Compares the models of several runs that differ in their seed alone: `comparison.json` and its table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grownas.errors import RunError
+from grownas.report.tables import comparison_table
+from grownas.statistics import diebold_mariano, equal_losses, model_confidence_set
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Tree = dict[str, Any]
+
+REFERENCE = "grown"
+SIMPLE = ("zero", "var1", "var", "var_robust")  # fitted, not trained
+OURS = ("grown", "grown_retrained", "first_stage", "start")
+LEVEL = 0.05  # of the Diebold-Mariano tests in the verdict
+SIZE = 0.1  # of the model confidence set
+
+
+def compare(folders: Sequence[Path]) -> Tree:
+    """Compare the models over finished run folders, one a seed.
+
+    Means and sds (n - 1; None for one seed) are over seeds. The tests read each model's daily loss, the mean over
+    series of the squared error, averaged over the seeds; so they speak of the days, not of the seeds.
+
+    Returns:
+        The tree of `comparison.json`: `metric, seeds, models, reference, tests, mcs, verdict`.
+
+    Raises:
+        RunError: a folder is not finished or damaged, or the seeds saw different data.
+
+    """
+    if not folders:
+        raise RunError("nothing to compare: no run folder was given; give at least one")
+    runs = [_read(Path(folder)) for folder in folders]
+    actual = runs[0]["actual"]
+    for folder, run in zip(folders, runs, strict=True):
+        if run["actual"].shape != actual.shape or not np.array_equal(run["actual"], actual):
+            raise RunError(f"{folder}: its test data differ from those of {folders[0]}; compare runs on the same data")
+    names = list(dict.fromkeys(name for run in runs for name in run["entries"]))
+    daily = {name: np.stack([_losses(run, name) for run in runs if name in run["entries"]]) for name in names}
+    losses = {name: each.mean(axis=0) for name, each in daily.items()}
+    confidence = model_confidence_set(losses, size=SIZE)
+    models = [_model(name, runs, name in confidence.members) for name in names]
+    tests = [_test(name, daily, losses) for name in names if name != REFERENCE and REFERENCE in names]
+    result = {
+        "metric": runs[0]["summary"]["metric"],
+        "seeds": [run["summary"]["seed"] for run in runs],
+        "models": models,
+        "reference": REFERENCE,
+        "tests": tests,
+        "mcs": confidence._asdict(),
+    }
+    return {**result, "verdict": verdict(result, _kept_starts(runs))}
+
+
+def table(comparison: Tree) -> str:
+    """Return a comparison as text for the terminal: a row a model, then the verdict."""
+    return f"{comparison_table(comparison)}\n\n{comparison['verdict']}"
+
+
+def _read(folder: Path) -> Tree:
+    """Read a run: its summary, the entry of each model, and the test rows of actual values and forecasts."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        summary, data = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("summary", "data"))
+        tensors = load_file(folder / "forecasts.safetensors")
+        first = int(data["n_val"])
+        entries = {entry["model"]: entry for entry in summary["scores"]}
+        test = {name: tensors[name][first:].astype(np.float64) for name in ("actual", *entries)}
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder}: not a finished run: {Path(str(error.filename)).name} is missing; resume it"
+        ) from error
+    except (json.JSONDecodeError, SafetensorError, OSError) as error:
+        raise RunError(f"{folder}: damaged: {error}") from error
+    except KeyError as error:
+        raise RunError(f"{folder}: damaged: {error} is missing in its files; run it again") from error
+    return {"summary": summary, "entries": entries, "actual": test.pop("actual"), "test": test}
+
+
+def _losses(run: Tree, name: str) -> Array:
+    """Return a model's daily test losses, shape `(n_test,)`."""
+    losses: Array = ((run["actual"] - run["test"][name]) ** 2).mean(axis=1)
+    return losses
+
+
+def _model(name: str, runs: Sequence[Tree], in_mcs: bool) -> Tree:
+    """Return one model's entry."""
+    found = [run for run in runs if name in run["entries"]]
+    entries = [run["entries"][name] for run in found]
+    averaged = np.mean([run["test"][name] for run in found], axis=0)
+    return {
+        "model": name,
+        "n": len(found),
+        "params": _mean([entry["params"] for entry in entries]),
+        "seconds": _mean([entry["seconds"] for entry in entries]),
+        "settings": entries[0].get("settings"),
+        "val": _spread([entry["val"] for entry in entries]),
+        "test": {**_spread([entry["test"] for entry in entries]), "each": [entry["test"] for entry in entries]},
+        "averaged_test": float(((found[0]["actual"] - averaged) ** 2).mean()),
+        "in_mcs": in_mcs,
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _spread(values: Sequence[float]) -> Tree:
+    return {"mean": _mean(values), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def _test(name: str, daily: Mapping[str, Array], losses: Mapping[str, Array]) -> Tree:
+    """Test the reference against a model; statistic and difference are above 0 where the reference is better."""
+    test = diebold_mariano(losses[name], losses[REFERENCE])
+    return {
+        "baseline": name,
+        "statistic": test.statistic,
+        "p_value": test.p_value,
+        "p_one_sided": test.p_one_sided,
+        "loss_difference": test.difference,
+        "equal": test.equal,
+        "seeds": min(len(daily[name]), len(daily[REFERENCE])),
+    }
+
+
+def _kept_starts(runs: Sequence[Tree]) -> int:
+    """Count the seeds whose grown cell forecasts as its start does."""
+    both = [run for run in runs if {REFERENCE, "start"} <= run["entries"].keys()]
+    return sum(equal_losses(_losses(run, "start"), _losses(run, REFERENCE)) for run in both)
+
+
+def verdict(comparison: Tree, kept_starts: int) -> str:
+    """Say in words which model is best, where simple models win and what the tests find.
+
+    Args:
+        comparison: the tree without its verdict.
+        kept_starts: in how many seeds the grown cell is the start.
+
+    """
+    means = {entry["model"]: entry["test"]["mean"] for entry in comparison["models"]}
+    best, seeds = min(means, key=lambda name: means[name]), len(comparison["seeds"])
+    words = [f"Lowest mean test error over {seeds} seed{'s' * (seeds > 1)}: {best} ({means[best]:.4f})."]
+    members, size = comparison["mcs"]["members"], comparison["mcs"]["size"]
+    if REFERENCE in means:
+        words += [_start_words(kept_starts, seeds), *_reference_words(comparison["tests"], means)]
+        simple = [name for name in SIMPLE if name in members]
+        place = "in" if REFERENCE in members else "not in"
+        words.append(
+            f"{REFERENCE} is {place} the {size:.0%} model confidence set"
+            + (f"; of the simple models it holds {_list(simple)}." if simple else ", which holds no simple model.")
+        )
+    else:
+        words.append(f"The {size:.0%} model confidence set holds {_list(members)}.")
+    return " ".join(word for word in words if word)
+
+
+def _start_words(kept: int, seeds: int) -> str:
+    if not kept:
+        return ""
+    return "The start is kept, nothing found" + ("." if kept == seeds else f", in {kept} of {seeds} seeds.")
+
+
+def _reference_words(tests: Sequence[Tree], means: Mapping[str, float]) -> list[str]:
+    """Compare the reference with the baselines: lower means first, then what Diebold and Mariano's test says."""
+    rivals = {test["baseline"]: test for test in tests if test["baseline"] not in OURS}
+    ahead = [name for name, test in rivals.items() if not test["equal"] and means[name] < means[REFERENCE]]
+    words = [
+        f"{name} has a lower mean than {REFERENCE} ({means[name]:.4f} against {means[REFERENCE]:.4f})."
+        for name in ahead
+    ]
+    groups: dict[str, list[str]] = {}
+    for name, test in rivals.items():
+        groups.setdefault(_finding(test), []).append(name)
+    found = [f"{finding} {_list(names)}" for finding, names in groups.items()]
+    if found:
+        words.append(f"By the Diebold-Mariano test at {LEVEL:.0%} {REFERENCE} is {'; '.join(found)}.")
+    return words
+
+
+def _finding(test: Mapping[str, Any]) -> str:
+    if test["equal"]:
+        return "the same as"
+    if test["p_value"] > LEVEL:
+        return "not told apart from"
+    return "better than" if test["statistic"] > 0 else "worse than"
+
+
+def _list(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

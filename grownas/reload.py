@@ -1,0 +1,134 @@
+"""Uses the model of a finished run: scores it again, forecasts with it, prints its cell."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grownas import config as configs
+from grownas.cells.cell import GrownRNN
+from grownas.config import Config
+from grownas.errors import DataError, RunError
+from grownas.genotype import Genotype
+from grownas.run import load_task
+from grownas.rundir import RunDir
+
+
+def evaluate(path: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Score the saved model again.
+
+    Args:
+        path: a finished run folder.
+        overrides: `task.data=NEW` scores it on other data of the same columns, standardised as the run's were.
+
+    Returns:
+        Scores by part: `val` and `test`, or `all` for other data.
+
+    """
+    model, task, parts = _reload(path, overrides)
+    scores = {}
+    for part in parts:
+        found = task.evaluate(model, part)
+        scores[part] = {task.metric: found.metric, **task.score(found.forecasts, part)}
+    return scores
+
+
+def predict(path: Path, overrides: Sequence[str] = ()) -> Path:
+    """Write `forecasts.csv`: date, series, forecast, actual, in the series' own units; return its path.
+
+    Days of validation and test part (of other data all but the first), then the day ahead: its actual value is
+    blank, and its date is the next weekday, holidays not being known.
+    """
+    model, task, parts = _reload(path, overrides)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["date", "series", "forecast", "actual"])
+    for part in parts:
+        forecasts = task.in_own_units(task.evaluate(model, part).forecasts)
+        actual = task.in_own_units(task.values[task.rows(part)])
+        for date, ahead, came in zip(task.dates(part), forecasts.tolist(), actual.tolist(), strict=True):
+            writer.writerows(zip([date] * len(ahead), task.names, map(repr, ahead), map(repr, came), strict=True))
+    for name, ahead in zip(task.names, task.in_own_units(task.day_ahead(model)).tolist(), strict=True):
+        writer.writerow([task.next_day, name, repr(ahead), ""])
+    rundir = RunDir.open(path)
+    rundir.write_text("forecasts.csv", text.getvalue())
+    return path / "forecasts.csv"
+
+
+def show(path: Path) -> str:
+    """Return the cell of a run folder or of a genotype's JSON in words: nodes, ops, shares, parameters."""
+    params = None
+    if path.is_dir():
+        RunDir.open(path)
+        summary = _summary(path)
+        params, path = summary["params"], path / "genotype.json"
+        if not path.exists():
+            raise RunError(f"{path.parent}: this run trained a baseline; it has no cell to show")
+    genotype = Genotype.load(path)
+    ops = sum(len(node.ops) for node in genotype.nodes)
+    count = f", {params:,} parameters with the readout" if params is not None else ""
+    lines = [f"{len(genotype.nodes)} node(s), {ops} op(s){count}"]
+    lines += [f"{key} is on" for key in ("highway", "share_projection") if getattr(genotype, key)]
+    for number, node in enumerate(genotype.nodes, start=1):
+        lines.append(f"node {number}: reads x_t and {'h_(t-1)' if number == 1 else f'node {number - 1}'}")
+        for op in sorted(node.ops, key=lambda op: -op.share):
+            lines.append(f"  {op.share:7.2%}  {op.name}{'  (own projection)' if op.own_projection else ''}")
+    return "\n".join(lines)
+
+
+def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, ...]]:
+    """Return a run's model, its task and the parts to score."""
+    RunDir.open(path)
+    summary = _summary(path)
+    config = configs.load(path / "config.yaml", overrides)
+    torch.set_num_threads(config.threads)
+    task = load_task(config).with_loss(summary["loss"])
+    if not (path / "weights.safetensors").exists():
+        raise RunError(f"{path}: no saved model; this run trained a baseline, whose scores are in summary.json")
+    tensors, names = _weights(path / "weights.safetensors")
+    same = configs.notes_of(path / "config.yaml").get("data_checksum") == task.checksum
+    if not same and not _data_changed(config, path):
+        raise DataError(
+            f"{path}: the data have changed since the run ({task.source}); name them with task.data= to score the model "
+            "on them as they are"
+        )
+    task = task.with_scaling(tensors["mean"].numpy(), tensors["sd"].numpy(), names)
+    genotype = Genotype.load(path / "genotype.json")
+    try:
+        model = task.model(GrownRNN(genotype, task.input_size, tensors["readout.weight"].shape[1]))
+        model.load_state_dict(tensors)
+    except (RuntimeError, KeyError) as error:
+        raise RunError(f"{path}: weights.safetensors does not fit genotype.json: {error}") from error
+    return model.eval(), task, ("val", "test") if same else ("all",)
+
+
+def _data_changed(config: Config, path: Path) -> bool:
+    """Say whether an override names other data than the run's config does."""
+    return bool(config.task != configs.load(path / "config.yaml").task)
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        summary: dict[str, Any] = json.loads((path / "summary.json").read_text("utf-8"))
+        return {"params": summary["params"], "loss": summary["loss"], **summary}
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: not finished; `grownas resume {path}` goes on with it") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path / 'summary.json'}: damaged: {error}") from error
+
+
+def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a dict
+            return tensors, json.loads((file.metadata() or {})["names"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RunError(f"{path}: damaged: {error}") from error

@@ -1,0 +1,166 @@
+"""One run's folder: its files are written whole or not at all, and only one process writes at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grownas.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MARK = "run.json"  # says which command made the folder, and that it is one of ours
+
+
+class RunDir:
+    """A run folder. See CONTRACT for what lies in it."""
+
+    def __init__(self, path: Path) -> None:
+        """Take a folder that exists."""
+        self.path = path
+
+    @classmethod
+    def create(cls, parent: Path, name: str, command: str, what: str | None = None) -> RunDir:
+        """Make a new folder; a name that is taken gets a number.
+
+        Args:
+            parent: where; made if it is not there.
+            name: of the folder.
+            command: that fills the folder.
+            what: the baseline that `train` trains, if it is one.
+
+        Raises:
+            RunError: the folder cannot be made.
+
+        """
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = 1
+            while True:
+                path = parent / (name if number == 1 else f"{name}-{number}")
+                try:
+                    path.mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+        except OSError as error:
+            raise RunError(
+                f"{parent}: no run folder can be made there: {error.strerror}; give another runs="
+            ) from error
+        rundir = cls(path)
+        rundir.write_json(MARK, {"command": command, "what": what})
+        return rundir
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """Take a run folder that exists.
+
+        Raises:
+            RunError: it is none.
+
+        """
+        if not path.is_dir():
+            what = "not a folder" if path.exists() else "no such folder"
+            raise RunError(f"{path}: {what}; give the path of a run folder, such as runs/NAME")
+        if not (path / MARK).is_file() or not (path / "config.yaml").is_file():
+            raise RunError(f"{path}: not a run folder: {MARK} or config.yaml is missing")
+        return cls(path)
+
+    @property
+    def command(self) -> str:
+        """The command that fills the folder."""
+        return str(self._mark()["command"])
+
+    @property
+    def what(self) -> str | None:
+        """The baseline that `train` trains; None for a genotype."""
+        what = self._mark().get("what")
+        return None if what is None else str(what)
+
+    def _mark(self) -> dict[str, Any]:
+        path = self.path / MARK
+        try:
+            mark = json.loads(path.read_text("utf-8"))
+            return {"command": mark["command"], **mark}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}: damaged: {error}") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other writers out; the lock falls with the process, however it ends.
+
+        Raises:
+            RunError: another process writes here.
+
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(f"{self.path}: another process is writing to this run; wait for it or stop it") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        self._write(name, text.encode())
+
+    def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
+        """Write a JSON file; a figure that is not finite becomes null."""
+        self._write(name, (json.dumps(_finite(tree), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+        """Write a safetensors file, with text notes in its header."""
+        from safetensors.torch import save
+
+        copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        self._write(name, save(copies, dict(notes or {})))
+
+    def log(self, name: str) -> JsonLines:
+        """Return the log of this name."""
+        return JsonLines(self.path / name)
+
+    def _write(self, name: str, content: bytes) -> None:
+        part = self.path / f".{name}.part"
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.path / name)
+
+
+class JsonLines:
+    """A log of one JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; nothing is written yet."""
+        self.path = path
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a line, in one write."""
+        text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n"
+        with self.path.open("ab", buffering=0) as file:
+            file.write(text.encode())
+
+    def truncate(self, size: int = 0) -> None:
+        """Cut the log to a size in bytes; make it if it is not there."""
+        with self.path.open("ab") as file:
+            file.truncate(size)
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON cannot hold: nan and infinity become null."""
+    if isinstance(value, float):
+        return float(value) if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value

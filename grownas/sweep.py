@@ -1,0 +1,119 @@
+"""Many runs at once: each seed of a comparison is a run of its own, in its own process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from grownas import config as configs
+from grownas.config import Config
+from grownas.errors import RunError
+from grownas.journal import Interrupted
+from grownas.progress import Progress
+from grownas.rundir import RunDir
+
+LOOK_EVERY_S = 0.2
+
+
+def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
+    """Run or resume every seed's search, a few at a time; return their folders once all are finished.
+
+    Args:
+        config: of the comparison; each seed's run also has the baselines of `baselines.compare`.
+        rundir: the comparison's folder; a seed's run lies in `seed-N` within it.
+        progress: told of each seed that ends.
+
+    Raises:
+        Interrupted: a signal came; the seeds' runs have saved their state.
+        RunError: a seed failed; the others are finished first.
+
+    """
+    folders = [_seed_folder(config, rundir, seed) for seed in config.seeds]
+    waiting = [folder for folder in folders if not (folder / "summary.json").exists()]
+    running: dict[Path, subprocess.Popen[bytes]] = {}
+    failed: dict[Path, int] = {}
+    workers = config.workers or os.cpu_count() or 1
+    with _forwarding(running) as stopped:
+        while running or (waiting and not stopped):
+            while waiting and len(running) < workers and not stopped:
+                folder = waiting.pop(0)
+                running[folder] = _start(folder)
+                progress.say(f"{folder.name}: started")
+            time.sleep(LOOK_EVERY_S)
+            for folder, process in list(running.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del running[folder]
+                progress.say(f"{folder.name}: {'finished' if code == 0 else f'ended with status {code}'}")
+                if code:
+                    failed[folder] = code
+    if stopped:
+        raise Interrupted
+    if failed:
+        logs = ", ".join(f"{folder} (status {code}; see {folder / 'log.txt'})" for folder, code in failed.items())
+        raise RunError(f"{len(failed)} of {len(folders)} seeds failed: {logs}. Resume the comparison to try them again")
+    return folders
+
+
+def _seed_folder(config: Config, rundir: RunDir, seed: int) -> Path:
+    """Make a seed's folder, or take the one that is there."""
+    name = f"seed-{seed}"
+    path = rundir.path / name
+    if (path / "config.yaml").exists():
+        return path
+    own = config.model_copy(
+        update={
+            "seed": seed,
+            "seeds": (seed,),
+            "runs": str(rundir.path),
+            "name": name,
+            "baselines": config.baselines.model_copy(
+                update={"use": tuple(dict.fromkeys((*config.baselines.use, *config.baselines.compare)))}
+            ),
+        }
+    )
+    path.mkdir(exist_ok=True)
+    made = RunDir(path)
+    made.write_json("run.json", {"command": "search", "what": None})
+    made.write_text("config.yaml", own.dump(configs.notes_of(rundir.path / "config.yaml")))
+    return path
+
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process that does a folder's run; what it prints goes to `log.txt`."""
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "grownas", "resume", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # the terminal's Ctrl-C reaches us alone, and we pass it on once
+        )
+
+
+@contextmanager
+def _forwarding(running: dict[Path, subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Pass SIGINT and SIGTERM on to the runs; yield a list that is not empty once one came."""
+    stopped: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        stopped.append(number)
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for process in running.values():
+            process.kill()

@@ -1,0 +1,46 @@
+"""The options of the task, the section `task` of a config."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from grownas.tasks.index_returns.losses import LOSSES
+from grownas.tasks.index_returns.sources import TICKERS
+from pydantic import Field, field_validator
+
+from grownas.schema import Count, OneOrMore, Section, Share, Whole
+
+
+class Options(Section):
+    """Data, parts, loss and batches."""
+
+    use: Literal["index_returns"] = "index_returns"
+    data: str = "bundled"  # bundled, yfinance, a synthetic panel's name, or the path of a CSV of closes
+    tickers: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)] = TICKERS  # of yfinance
+    start: str = "2010-01-01"  # first day asked of yfinance, ISO
+    end: str | None = None  # the day after the last; None: today
+    cache: str = "~/.cache/grownas"  # where downloads lie
+    data_seed: Whole = 1  # of synthetic panels
+    difference: Annotated[tuple[str, ...], OneOrMore] = ()  # series to difference; `ranges`: all range series
+    train: Share = 0.70  # parts by time; the rest is the test part
+    val: Share = 0.15
+    loss: str = "auto"  # squared, huber, volatility; auto: that of the start
+    batches: Literal["streams", "windows"] = "streams"
+    streams: Count = 16  # parallel streams, or windows in a batch
+    bptt: Annotated[int, Field(strict=True, ge=2)] = 20  # days a gradient reaches back, or the length of a window
+    context: Count = 100  # days read before the first that is scored
+
+    @field_validator("loss")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value != "auto" and value not in LOSSES:
+            raise ValueError(f"expected auto, {', '.join(LOSSES)}")
+        return value
+
+    @field_validator("val")
+    @classmethod
+    def _leaves_a_test_part(cls, value: float, info: object) -> float:
+        train = getattr(info, "data", {}).get("train", 0.0)
+        if train + value >= 1:
+            raise ValueError(f"train + val must leave a test part, got {train} + {value}")
+        return value

@@ -1,0 +1,317 @@
+"""The task: forecast tomorrow's returns of all series from today's, one day after the other."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from grownas.tasks.index_returns import metrics, sources
+from grownas.tasks.index_returns.cleaning import Panel, clean
+from grownas.tasks.index_returns.losses import LOSSES, calmness
+from grownas.tasks.index_returns.options import Options
+from torch import Generator, Tensor, nn
+
+from grownas.errors import DataError
+from grownas.protocols import Evaluation, Window
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Forecaster(nn.Module):
+    """A core and a linear readout of its state; the scaling lies beside them so that the weights' file is complete."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, core: nn.Module, mean: Array, sd: Array, *, generator: Generator | None = None) -> None:
+        """Draw the readout as PyTorch draws linear layers, from `generator`."""
+        super().__init__()
+        self.core = core
+        hidden_size: int = core.hidden_size  # type: ignore[assignment]
+        self.readout = nn.Linear(hidden_size, len(mean), device="meta").to_empty(device="cpu")
+        bound = hidden_size**-0.5
+        with torch.no_grad():
+            for parameter in self.readout.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
+        self.register_buffer("sd", torch.tensor(sd, dtype=torch.float64))
+
+    def forward(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
+        """Map standardised returns `(T, B, I)` to forecasts of the next day `(T, B, I)` and the last state."""
+        out, hidden = self.core(x, hidden)
+        return self.readout(out), hidden
+
+
+@dataclass(frozen=True)
+class IndexReturns:
+    """A panel of daily returns, cut by time into training, validation and test part.
+
+    Attributes:
+        options: see `Options`.
+        panel: dates, names, returns in their own units, and what cleaning did.
+        source: where the data came from.
+        n_train, n_val: rows of the parts; the test part is the rest.
+        loss_name: the training loss.
+        architecture_share: share of the training part, its end, that is held out for alpha in bilevel training.
+        refitting: the training part is joined with the validation part.
+        scaled_by: mean and sd to standardise by instead of those of the training part.
+
+    """
+
+    options: Options
+    panel: Panel
+    source: str
+    n_train: int
+    n_val: int
+    loss_name: str
+    architecture_share: float = 0.2
+    refitting: bool = False
+    scaled_by: tuple[Array, Array] | None = None
+
+    name = "index_returns"
+    metric = "mse"
+    Options = Options
+    LOSSES = tuple(LOSSES)
+
+    @classmethod
+    def load(cls, options: Options, *, architecture_share: float = 0.2) -> IndexReturns:
+        """Read, clean and cut the data.
+
+        Raises:
+            DataError: they cannot be used; the message says where and why.
+
+        """
+        table = sources.read(
+            options.data,
+            tickers=options.tickers,
+            start=options.start,
+            end=options.end,
+            cache=Path(options.cache).expanduser(),
+            data_seed=options.data_seed,
+        )
+        panel = clean(table, options.difference)
+        rows = len(panel.returns)
+        n_train, n_val = round(rows * options.train), round(rows * options.val)
+        least = 4 * options.bptt  # warm-up, shift and one window
+        if n_train < least or n_val < 2 or rows - n_train - n_val < 2:
+            raise DataError(
+                f"{table.source}: {rows} rows make {n_train} training, {n_val} validation and "
+                f"{rows - n_train - n_val} test rows; at least {least}, 2 and 2 are needed. Give more rows or "
+                "lower task.bptt"
+            )
+        task = cls(options, panel, table.source, n_train, n_val, options.loss, architecture_share)
+        flat = [name for name, sd in zip(panel.names, task.sd, strict=True) if not sd > 0]
+        if flat:
+            raise DataError(f"{table.source}: {', '.join(flat)} constant over the training part; remove the column")
+        return task
+
+    @property
+    def input_size(self) -> int:
+        """Number of series I."""
+        return len(self.panel.names)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the series."""
+        return list(self.panel.names)
+
+    @cached_property
+    def mean(self) -> Array:
+        """Of each series over the training part, `(I,)`, in its own units."""
+        return self._scaling[0]
+
+    @cached_property
+    def sd(self) -> Array:
+        """Standard deviations, likewise."""
+        return self._scaling[1]
+
+    @cached_property
+    def _scaling(self) -> tuple[Array, Array]:
+        train = self.panel.returns[: self.n_train]
+        return self.scaled_by or (train.mean(0), train.std(0))
+
+    @cached_property
+    def values(self) -> Array:
+        """Standardised returns, float64, shape `(n, I)`."""
+        return (self.panel.returns - self.mean) / self.sd
+
+    @cached_property
+    def _tensor(self) -> Tensor:
+        return torch.from_numpy(self.values).float()
+
+    @cached_property
+    def _weights(self) -> Tensor | None:
+        if self.loss_name != "volatility":
+            return None
+        return torch.from_numpy(calmness(self.values, self.n_train)).float()
+
+    def rows(self, part: str) -> slice:
+        """Return the rows of a part: `train`, its pieces `weights` and `architecture`, `val`, `test`, or `all`.
+
+        A part's rows are the days that are forecast; the days before them are read, too.
+        """
+        end = self.n_train + (self.n_val if self.refitting else 0)
+        held_out = round(end * (1 - self.architecture_share))
+        after = self.n_train + self.n_val
+        return {
+            "train": slice(0, end),
+            "weights": slice(0, held_out),
+            "architecture": slice(held_out, end),
+            "val": slice(self.n_train, after),
+            "test": slice(after, len(self.values)),
+            "all": slice(1, len(self.values)),
+        }[part]
+
+    def tensor(self, part: str) -> Tensor:
+        """Return a part's standardised returns, float32, shape `(n, 1, I)`."""
+        return self._tensor[self.rows(part)].unsqueeze(1)
+
+    def model(self, core: nn.Module, *, generator: Generator | None = None) -> Forecaster:
+        """Return a model around a core."""
+        return Forecaster(core, self.mean, self.sd, generator=generator)
+
+    def windows(self, part: str, *, seed: int) -> Iterator[Window]:
+        """Yield an epoch of training windows; see `Window`."""
+        rows = self.rows(part)
+        rng = np.random.default_rng(seed)
+        make = self._streams if self.options.batches == "streams" else self._sliding
+        return make(rows, rng)
+
+    def _streams(self, rows: slice, rng: np.random.Generator) -> Iterator[Window]:
+        """Cut the rows into parallel streams that are read in step, the state carried from window to window.
+
+        Each stream first reads the `bptt` days before its own without learning from them. Where the streams begin is
+        drawn anew each epoch.
+        """
+        bptt = self.options.bptt
+        room = rows.stop - rows.start - 2 * bptt  # after the first stream's warm-up and the largest shift
+        streams = min(self.options.streams, room // bptt)
+        length = room // streams
+        first = rows.start + 1 + bptt + int(rng.integers(bptt))  # row 0 has no day before it
+        starts = first + length * np.arange(streams)  # of the first day forecast in each stream
+        yield self._window(starts - bptt, bptt, fresh=True, warm_up=True)
+        for begin in range(0, length, bptt):
+            yield self._window(starts + begin, min(bptt, length - begin))
+
+    def _sliding(self, rows: slice, rng: np.random.Generator) -> Iterator[Window]:
+        """Read windows from a zero state in random order; the loss is that of each window's last day."""
+        bptt = self.options.bptt
+        order = rng.permutation(np.arange(rows.start + bptt, rows.stop))  # last day of each window
+        for begin in range(0, len(order), self.options.streams):
+            last = order[begin : begin + self.options.streams]
+            window = self._window(last - bptt + 1, bptt, fresh=True)
+            only_last = torch.zeros(bptt, 1, 1)
+            only_last[-1] = bptt  # so that the mean over the window is that of its last day
+            weight = only_last if window.weight is None else only_last * window.weight
+            yield window._replace(weight=weight.expand(bptt, len(last), 1))
+
+    def _window(
+        self, starts: np.ndarray[Any, Any], length: int, *, fresh: bool = False, warm_up: bool = False
+    ) -> Window:
+        """Return the days from `starts` on as targets, with the day before each as input."""
+        index = torch.from_numpy(np.arange(length)[:, None] + starts)  # (T, B)
+        weight = None if self._weights is None else self._weights[index]
+        return Window(self._tensor[index - 1], self._tensor[index], weight, fresh, warm_up)
+
+    def loss(self, output: Tensor, window: Window) -> Tensor:
+        """Return the mean training loss of a window's forecasts `(T, B, I)`."""
+        losses = LOSSES[self.loss_name](output, window.target)
+        return (losses if window.weight is None else losses * window.weight).mean()
+
+    def evaluate(self, model: Any, part: str) -> Evaluation:
+        """Score a model on a part; it first reads the `context` days before it, from a zero state."""
+        rows = self.rows(part)
+        first = max(0, rows.start - 1 - self.options.context)
+        x = self._tensor[first : rows.stop - 1].unsqueeze(1)
+        with torch.no_grad():
+            output, _ = model.eval()(x)
+        forecasts = output[rows.start - 1 - first :, 0].double().numpy()
+        return self.evaluate_forecasts(forecasts, part)
+
+    def evaluate_forecasts(self, forecasts: Array, part: str) -> Evaluation:
+        """Score given forecasts of a part's days, standardised, shape `(n, I)`."""
+        rows = self.rows(part)
+        losses = (
+            LOSSES[self.loss_name](torch.from_numpy(forecasts), torch.from_numpy(self.values[rows])).mean(1).numpy()
+        )
+        if self._weights is not None:
+            losses = losses * self._weights[rows, 0].double().numpy()
+        error = float(((forecasts - self.values[rows]) ** 2).mean())
+        return Evaluation(error, losses, forecasts)
+
+    def score(self, forecasts: Array, part: str) -> dict[str, Any]:
+        """Return all scores of a part's forecasts, overall and per series."""
+        return metrics.score(self.values[self.rows(part)], forecasts, self.panel.names)
+
+    def day_ahead(self, model: Any) -> Array:
+        """Forecast the day after the last, standardised, shape `(I,)`."""
+        x = self._tensor[-self.options.context - 1 :].unsqueeze(1)
+        with torch.no_grad():
+            output, _ = model.eval()(x)
+        ahead: Array = output[-1, 0].double().numpy()
+        return ahead
+
+    @property
+    def next_day(self) -> str:
+        """The next weekday after the last day, ISO; holidays are not known."""
+        last = self.panel.dates[-1]
+        return (last + datetime.timedelta(days={4: 3, 5: 2}.get(last.weekday(), 1))).isoformat()
+
+    def in_own_units(self, forecasts: Array) -> Array:
+        """Return standardised forecasts in the series' own units."""
+        return self.mean + self.sd * forecasts
+
+    def dates(self, part: str) -> list[str]:
+        """Return the days of a part, ISO."""
+        return [day.isoformat() for day in self.panel.dates[self.rows(part)]]
+
+    def with_loss(self, name: str) -> IndexReturns:
+        """Return the same task with another training loss."""
+        return replace(self, loss_name=name)
+
+    def with_refit(self) -> IndexReturns:
+        """Return the same task with the validation part joined to the training part."""
+        return replace(self, refitting=True)
+
+    def with_scaling(self, mean: Array, sd: Array, names: Sequence[str]) -> IndexReturns:
+        """Return the same data standardised as another panel was.
+
+        Raises:
+            DataError: the columns differ.
+
+        """
+        if list(names) != self.names:
+            raise DataError(
+                f"{self.source}: its columns are {', '.join(self.names)}; the model was fitted to {', '.join(names)}. "
+                "Give the same columns in the same order"
+            )
+        return replace(self, scaled_by=(mean, sd))
+
+    @cached_property
+    def checksum(self) -> str:
+        """Of the returns after cleaning, with names and dates."""
+        digest = hashlib.sha256(repr((self.panel.names, [d.isoformat() for d in self.panel.dates])).encode())
+        digest.update(np.ascontiguousarray(self.panel.returns).tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the report says about the data: plain values."""
+        return {
+            "names": self.names,
+            "dates": self.dates("val") + self.dates("test"),
+            "n_train": self.n_train,
+            "n_val": self.n_val,
+            "n_test": len(self.values) - self.n_train - self.n_val,
+            "mean": self.mean.tolist(),
+            "sd": self.sd.tolist(),
+            "cleaning": self.panel.report,
+            "source": self.source,
+            "checksum": self.checksum,
+        }

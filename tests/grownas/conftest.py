@@ -1,0 +1,111 @@
+"""A small task for all tests of training: say the value of the step before. It needs memory and is learned fast."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from grownas.backbone import Backbone
+from grownas.protocols import Evaluation, Window
+
+BOUNDS = {"train": (0, 80), "weights": (0, 48), "architecture": (48, 80), "val": (80, 104), "test": (104, 128)}
+BPTT = 4
+STREAMS = 2
+
+
+class CopyModel(nn.Module):
+    def __init__(self, core: nn.Module, readout: nn.Linear, dropout: float) -> None:
+        super().__init__()
+        self.core, self.readout, self.dropout = core, readout, dropout
+
+    def forward(self, x, hidden=None):
+        out, hidden = self.core(x, hidden)
+        return self.readout(nn.functional.dropout(out, self.dropout, self.training)), hidden
+
+
+class CopyTask:
+    """Implements `grownas.protocols.Task`. Each epoch begins with a short warm-up window of a length that varies."""
+
+    name, metric, loss_name, input_size = "copy", "mse", "squared", 2
+
+    def __init__(self, *, dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.values = torch.randn(128, self.input_size, generator=generator, dtype=torch.float64).to(dtype)
+        self.dropout, self.dtype = dropout, dtype
+
+    def model(self, core, *, generator):
+        readout = nn.Linear(core.hidden_size, self.input_size)
+        with torch.no_grad():
+            for parameter in readout.parameters():
+                parameter.uniform_(-0.3, 0.3, generator=generator)
+        return CopyModel(core, readout, self.dropout).to(self.dtype)
+
+    def windows(self, part, *, seed):
+        first, last = BOUNDS[part]
+        length = (last - first) // STREAMS
+        x = self.values[first:last].reshape(STREAMS, length, -1).transpose(0, 1)
+        target = torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+        warm_up = 1 + seed % 3
+        yield Window(x[:warm_up], target[:warm_up], fresh=True, warm_up=True)
+        for start in range(warm_up, length, BPTT):
+            yield Window(x[start : start + BPTT], target[start : start + BPTT])
+
+    def loss(self, output, window):
+        return (output - window.target).square().mean()
+
+    @torch.no_grad()
+    def evaluate(self, model, part):
+        first, last = BOUNDS[part]
+        x, target = self.values[first:last].unsqueeze(1), self.values[first - 1 : last - 1].unsqueeze(1)
+        output, _ = model.eval()(x)
+        losses = (output - target).square().mean((1, 2)).double().numpy()
+        return Evaluation(float(losses.mean()), losses, output[:, 0].double().numpy())
+
+
+def build_model(task: CopyTask, *, seed: int = 0, nodes: int = 1, hidden: int = 3, **options):
+    ops = [("add", "identity"), ("add", "tanh"), ("hadamard", "sigmoid")]
+    generator = torch.Generator().manual_seed(seed)
+    return task.model(
+        Backbone(task.input_size, hidden, nodes, ops, generator=generator, **options), generator=generator
+    )
+
+
+def assert_equal_trees(a, b) -> None:
+    """Same types, same values, to the last bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            assert_equal_trees(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_equal_trees(one, other)
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        if a.numel():  # bits, so that nan equals nan
+            assert torch.equal(a.flatten().view(torch.uint8), b.flatten().view(torch.uint8))
+    elif isinstance(a, np.ndarray | np.generic):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert a.tobytes() == b.tobytes()
+    else:
+        assert a == b or (a != a and b != b)
+
+
+@pytest.fixture
+def copy_task():
+    return CopyTask
+
+
+@pytest.fixture
+def make_model():
+    return build_model
+
+
+@pytest.fixture(scope="session")
+def assert_equal():
+    return assert_equal_trees
