@@ -11,7 +11,6 @@ DEV = [
     "hypothesis",
     "ruff",
     "mypy",
-    "import-linter",
     "pandas-stubs",
     "types-PyYAML",
 ]
@@ -47,6 +46,7 @@ setup(
         "PyYAML>=6.0.1",
         "click>=8.2",
         "rich>=13.8",
+        "filelock>=3.13",
         "safetensors>=0.5",
         "pooch>=1.8.2",
         "matplotlib>=3.9",

@@ -55,7 +55,6 @@ class Backbone(nn.Module):
         share_projection: let ops of a node with the same combine share W_x and W_h.
         generator: draws the weights.
         backend: see `GrownRNN`.
-
     """
 
     def __init__(
@@ -124,7 +123,6 @@ class Backbone(nn.Module):
 
         Raises:
             ValueError: a shape does not fit.
-
         """
         state = chain.check_input(x, h_0, input_size=self.input_size, layers=1, hidden_size=self.hidden_size)
         nodes = self.mixed_nodes()
@@ -180,7 +178,8 @@ class Backbone(nn.Module):
         alpha = node.alpha.detach().double()
         order = torch.sort(alpha, descending=True, stable=True).indices.tolist()
         numbers = sorted(order[:top_k])
-        shares = torch.softmax(alpha[numbers], 0).tolist()
+        tiny = torch.finfo(alpha.dtype).tiny  # a genotype's shares are above 0
+        shares = torch.softmax(alpha[numbers], 0).clamp_min(tiny).tolist()
         return [
             (number, Op(node.ops[number].combine, node.ops[number].activation, share, node.ops[number].own_projection))
             for number, share in zip(numbers, shares, strict=True)

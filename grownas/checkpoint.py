@@ -39,7 +39,6 @@ def save(path: Path, tree: Any, identity: str) -> None:
 
     Raises:
         TypeError: something else is in the tree; the message says where.
-
     """
     arrays: dict[str, Tensor] = {}
     content = json.dumps({"identity": identity, "tree": _encode(tree, arrays, "tree")}, allow_nan=False)

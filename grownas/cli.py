@@ -29,8 +29,8 @@ class _Group(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], self.list_commands(context), n=1)
-            if near and "Did you mean" not in error.message:
-                error.message += f" Did you mean {near[0]!r}?"
+            if near and "Did you mean" not in error.message:  # click 8.2 says nothing
+                raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", context) from error
             raise
 
 
@@ -140,8 +140,8 @@ def main() -> None:
 def _status(command: Callable[..., Any]) -> int:
     try:
         command(standalone_mode=False)
-    except click.Abort:
-        return _say("interrupted", INTERRUPTED)
+    except click.Abort as error:  # click's own word for KeyboardInterrupt, which it keeps as the cause
+        return _interrupted(error.__cause__)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -150,9 +150,13 @@ def _status(command: Callable[..., Any]) -> int:
     except TrainingError as error:
         return _say(f"error: training stopped: {error}", FAILURE)
     except KeyboardInterrupt as error:
-        where = f"; `grownas resume {error.args[0]}` goes on" if error.args else ""
-        return _say(f"interrupted{where}", INTERRUPTED)
+        return _interrupted(error)
     return 0
+
+
+def _interrupted(error: BaseException | None) -> int:
+    where = f"; `grownas resume {error.args[0]}` goes on" if error is not None and error.args else ""
+    return _say(f"interrupted{where}", INTERRUPTED)
 
 
 def _say(text: str, status: int) -> int:

@@ -21,6 +21,7 @@ SIMPLE = ("zero", "var1", "var", "var_robust")  # fitted, not trained
 OURS = ("grown", "grown_retrained", "first_stage", "start")
 LEVEL = 0.05  # of the Diebold-Mariano tests in the verdict
 SIZE = 0.1  # of the model confidence set
+RESULTS = ("summary.json", "data.json", "forecasts.safetensors")  # what is read of a run
 
 
 def compare(folders: Sequence[Path]) -> Tree:
@@ -34,7 +35,6 @@ def compare(folders: Sequence[Path]) -> Tree:
 
     Raises:
         RunError: a folder is not finished or damaged, or the seeds saw different data.
-
     """
     if not folders:
         raise RunError("nothing to compare: no run folder was given; give at least one")
@@ -70,17 +70,16 @@ def _read(folder: Path) -> Tree:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    for name in RESULTS:
+        if not (folder / name).is_file():
+            raise RunError(f"{folder}: not a finished run: {name} is missing; resume it")
     try:
         summary, data = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("summary", "data"))
         tensors = load_file(folder / "forecasts.safetensors")
         first = int(data["n_val"])
         entries = {entry["model"]: entry for entry in summary["scores"]}
         test = {name: tensors[name][first:].astype(np.float64) for name in ("actual", *entries)}
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{folder}: not a finished run: {Path(str(error.filename)).name} is missing; resume it"
-        ) from error
-    except (json.JSONDecodeError, SafetensorError, OSError) as error:
+    except (ValueError, TypeError, SafetensorError, OSError) as error:  # text that is no JSON is a ValueError
         raise RunError(f"{folder}: damaged: {error}") from error
     except KeyError as error:
         raise RunError(f"{folder}: damaged: {error} is missing in its files; run it again") from error
@@ -145,7 +144,6 @@ def verdict(comparison: Tree, kept_starts: int) -> str:
     Args:
         comparison: the tree without its verdict.
         kept_starts: in how many seeds the grown cell is the start.
-
     """
     means = {entry["model"]: entry["test"]["mean"] for entry in comparison["models"]}
     best, seeds = min(means, key=lambda name: means[name]), len(comparison["seeds"])

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata, resources
@@ -13,14 +14,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 
 from grownas.errors import ConfigError
-from grownas.schema import Count, NonNegative, Number, OneOrMore, Positive, Section, Share, Whole
+from grownas.schema import Count, Distinct, NonNegative, Number, OneOrMore, Positive, Section, Share, Whole
 
 TASKS = "grownas.tasks"  # entry-point group
 NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
 WHERE_AND_HOW = ("runs", "name", "quiet", "threads", "workers", "checkpoint_seconds", "seeds")  # do not change a result
+
+
+Combine = Literal["add", "hadamard"]
+Names = Annotated[tuple[str, ...], OneOrMore, Distinct]
+Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
 
 
 class Start(Section):
@@ -34,8 +40,8 @@ class Start(Section):
 class Space(Section):
     """Which cells are allowed."""
 
-    combine: Annotated[tuple[Literal["add", "hadamard"], ...], OneOrMore, Field(min_length=1)] = ("add", "hadamard")
-    activation: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)] = ("identity", "tanh", "sigmoid", "relu")
+    combine: Annotated[tuple[Combine, ...], OneOrMore, Field(min_length=1), Distinct] = ("add", "hadamard")
+    activation: Annotated[Names, Field(min_length=1)] = ("identity", "tanh", "sigmoid", "relu")
     hidden_size: Count | Literal["auto"] = "auto"  # units; auto: by the order of the start
     highway: bool = False
     share_projection: bool = False
@@ -85,6 +91,7 @@ class Growing(Section):
 class Retrain(Section):
     """The budget of every model that is trained from random weights."""
 
+    grown: bool = True  # train the cell found anew, too
     epochs: Count = 200
     patience: Count = 12
     rate: Positive = 1e-3  # of Adam
@@ -93,10 +100,10 @@ class Retrain(Section):
 class Baselines(Section):
     """What the grown cell is compared with."""
 
-    use: Annotated[tuple[str, ...], OneOrMore] = ("zero", "var1", "var", "var_robust", "lstm", "gru")
-    compare: Annotated[tuple[str, ...], OneOrMore] = ("gru_var", "random")  # further ones of `grownas compare`
-    hidden_sizes: Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1)] = (8, 16, 32)  # and the grown cell's
-    losses: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)] = ("squared", "huber")
+    use: Names = ("zero", "var1", "var", "var_robust", "lstm", "gru")
+    compare: Names = ("gru_var", "random")  # further ones of `grownas compare`
+    hidden_sizes: Sizes = (8, 16, 32)  # and the one that gives the grown cell's number of parameters
+    losses: Annotated[Names, Field(min_length=1)] = ("squared", "huber")
 
 
 class Config(Section):
@@ -110,7 +117,7 @@ class Config(Section):
     baselines: Baselines = Baselines()
     refit: bool = False  # fit all models anew on training + validation data before the test part is read
     seed: Whole = 1
-    seeds: Annotated[tuple[Whole, ...], OneOrMore, Field(min_length=1)] = (1, 2, 3, 4, 5)  # of `grownas compare`
+    seeds: Annotated[tuple[Whole, ...], OneOrMore, Field(min_length=1), Distinct] = (1, 2, 3, 4, 5)  # of `compare`
     workers: Count | None = None  # processes of `grownas compare`; None: one a core
     threads: Count = 1  # of torch, in each process
     runs: str = "runs"  # where run folders go
@@ -118,11 +125,12 @@ class Config(Section):
     quiet: bool = False
     checkpoint_seconds: NonNegative = 30.0  # between snapshots of a fit
 
-    @model_validator(mode="after")
-    def _name_is_one_folder(self) -> Config:
-        if self.name is not None and (not self.name.strip(". ") or Path(self.name).name != self.name):
-            raise ValueError(f"name: expected the name of one folder, got {self.name!r}; use runs=DIR for the place")
-        return self
+    @field_validator("name")
+    @classmethod
+    def _is_one_folder(cls, name: str | None) -> str | None:
+        if name is not None and (not name.strip(". ") or Path(name).name != name or "\0" in name):
+            raise ValueError("expected the name of one folder (runs=DIR sets the place)")
+        return name
 
     @property
     def folder_name(self) -> str:
@@ -149,27 +157,24 @@ def load(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         ConfigError: anything is wrong; the message lists every problem with its key, value and nearest name.
-
     """
-    path = find(name)
-    tree = _read(path)
-    notes = {key: tree.pop(key) for key in NOTES if key in tree}
+    tree = _read(find(name))
+    for key in NOTES:  # what a run folder says about the past does not govern the present
+        tree.pop(key, None)
     problems = [problem for item in overrides if (problem := _override(tree, item))]
-    config = None
+    model, config = Config, None
     try:
         model = config_class(_task_name(tree))
-        config = model.model_validate(tree)
     except ConfigError as error:
         problems.append(str(error))
+    try:
+        config = model.model_validate(tree)
     except ValidationError as error:
-        keys = list(_keys(model))
-        problems += [_explain(dict(one), keys) for one in error.errors(include_url=False)]
-    else:
-        problems += _unknown_names(config)
+        problems += _explain(error, model, tree)
+    problems += _unknown_names(tree, model)
     if problems or config is None:
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         raise ConfigError("\n  ".join([f"{os.fspath(name)}: {count}", *problems]))
-    del notes  # what a run folder says about the past does not govern the present
     return config
 
 
@@ -190,25 +195,23 @@ def find(name: str | os.PathLike[str]) -> Path:
 
     Raises:
         ConfigError: there is none.
-
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(name))  # as given where there is no such user: then no such file
+    if os.path.isfile(path):  # False also for a name too long to be one
         return path
     known = shipped()
     key = os.fspath(name).removesuffix(".yaml")
     if key in known:
         return known[key]
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; shipped: {', '.join(known)}"
-    what = "a folder" if path.is_dir() else "no such file, and no shipped config"
+    hint = _hint(key, known) or f"; shipped: {', '.join(known)}"
+    what = "a folder" if os.path.isdir(path) else "no such file, and no shipped config"
     raise ConfigError(f"{os.fspath(name)}: {what}{hint}")
 
 
 @cache
 def config_class(task: str) -> type[Config]:
-    """Return the class of configs for a task; its section `task` is the task's own `Options`."""
-    options = task_class(task).Options
+    """Return the class of configs for a task; its section `task` is the task's own."""
+    options = task_class(task).section
     return create_model("Config", __base__=Config, task=(options, Field(default_factory=options)))
 
 
@@ -218,18 +221,22 @@ def task_class(name: str) -> Any:
 
     Raises:
         ConfigError: there is none of this name.
-
     """
     found = {entry.name: entry for entry in metadata.entry_points(group=TASKS)}
     if name not in found:
-        near = difflib.get_close_matches(str(name), found, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"task.use: unknown task {name!r}; installed: {', '.join(sorted(found))}{hint}")
+        raise ConfigError(
+            f"task.use: unknown task {name!r}; installed: {', '.join(sorted(found))}{_hint(name, list(found))}"
+        )
     return found[name].load()
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key that stands twice: plain YAML lets the last one win silently."""
+    """Safe YAML without its traps: a key that stands twice is refused, 010 is not 8, 1:30 not 90, a date is text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012, as the base class has it
+        first: [(tag, form) for tag, form in known if tag.rpartition(":")[2] not in ("int", "timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -245,13 +252,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506, the loader is safe
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not a config in YAML: {error}") from error
+    tree = {} if tree is None else tree  # an empty file
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected sections such as task: and strategy:, got {tree!r:.80}")
     return tree
@@ -260,19 +271,19 @@ def _read(path: Path) -> dict[str, Any]:
 def _override(tree: dict[str, Any], item: str) -> str | None:
     """Write `a.b=value` into a tree; return what is wrong with it, or None."""
     key, equals, text = item.partition("=")
-    *parents, leaf = key.strip().split(".")
-    if not equals or not leaf:
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
         return f"{item}: expected section.key=value"
+    *parents, leaf = parts
     node: Any = tree
     for parent in parents:
         node = node.setdefault(parent, {}) if isinstance(node, dict) else None
     if not isinstance(node, dict):
         return f"{item}: {'.'.join(parents)} is not a section"
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        node[leaf] = text if key in ("name", "runs") else yaml.load(text, _Loader)  # noqa: S506
+    except (yaml.YAMLError, RecursionError) as error:
         return f"{item}: {text!r} is not a value in YAML: {str(error).splitlines()[0]}"
-    node[leaf] = str(text) if leaf in ("name", "runs") else value
     return None
 
 
@@ -283,56 +294,103 @@ def _task_name(tree: Mapping[str, Any]) -> str:
     return str(section.get("use", "index_returns"))
 
 
-def _explain(error: Mapping[str, Any], keys: Sequence[str]) -> str:
-    key = ".".join(str(part) for part in error["loc"] if "[" not in str(part) and part not in ("int", "float"))
-    if error["type"] == "extra_forbidden":
-        leaf = key.rpartition(".")[2]
-        near = (
-            difflib.get_close_matches(key, keys, n=1)
-            or [other for other in keys if other.rpartition(".")[2] == leaf]
-            or [
-                k
-                for k in keys
-                if k.rpartition(".")[2] in difflib.get_close_matches(leaf, [o.rpartition(".")[2] for o in keys], n=1)
-            ]
-        )
-        return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+def _explain(errors: ValidationError, model: type[BaseModel], tree: Mapping[str, Any]) -> list[str]:
+    """Return one line for each key that is wrong, also where several types were allowed and none fits."""
+    keys = list(_keys(model))
+    by_key: dict[str, list[Mapping[str, Any]]] = {}
+    for error in errors.errors(include_url=False):
+        by_key.setdefault(_dotted(error["loc"], model, tree), []).append(dict(error))
+    return [
+        f"{key}: unknown key{_near_key(key, keys)}"
+        if found[0]["type"] == "extra_forbidden"
+        else f"{key}: {' or '.join(map(_expected, found)).replace(' or expected', ' or')}, got {found[0]['input']!r}"
+        + _hint(found[0]["input"], [word for one in found for word in _allowed(one)])
+        for key, found in by_key.items()
+    ]
+
+
+def _dotted(loc: Sequence[str | int], model: type[BaseModel], tree: Mapping[str, Any]) -> str:
+    """Return the dotted key of an error's place, without pydantic's names of types and places in one value's list."""
+    section: type[BaseModel] | None = model
+    parts: list[str] = []
+    value: Any = tree
+    for part in loc:
+        if isinstance(part, int):
+            inside = isinstance(value, list) and part < len(value)
+            value = value[part] if inside else value
+            parts += [str(part)] * inside
+        elif section is not None:
+            parts.append(part)
+            value = value.get(part) if isinstance(value, Mapping) else None
+            field = section.model_fields.get(part)
+            section = next(_sections(field.annotation), None) if field else None
+    return ".".join(parts)
+
+
+def _expected(error: Mapping[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
-    if not key:
-        return message
-    if isinstance(error["input"], str) and error["type"] == "literal_error":
-        allowed = [str(word).strip("'") for word in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        near = difflib.get_close_matches(error["input"], allowed, n=1)
-        message += f"; did you mean {near[0]}?" if near else ""
-    return f"{key}: {message}, got {error['input']!r}"
+    plain = {
+        "model_type": "expected a section of keys",
+        "string_type": "expected text (in quotes if YAML reads it as something else)",
+        "too_short": f"expected at least {error.get('ctx', {}).get('min_length')} of them",
+    }
+    return plain.get(error["type"]) or message.replace("Input should be", "expected", 1)
+
+
+def _allowed(error: Mapping[str, Any]) -> list[str]:
+    """Return the words that an error's place takes, if it takes words."""
+    return re.findall(r"'([^']*)'", error["ctx"]["expected"]) if error["type"] == "literal_error" else []
+
+
+def _near_key(key: str, keys: Sequence[str]) -> str:
+    """Return a hint at the keys that an unknown one may stand for: the same word elsewhere, or a similar one."""
+    leaves = {other: other.rpartition(".")[2] for other in keys}
+    leaf = key.rpartition(".")[2]
+    same = difflib.get_close_matches(key, [other for other in keys if leaves[other] == leaf], n=3, cutoff=0)
+    similar = difflib.get_close_matches(leaf, list(leaves.values()), n=1)
+    near = (
+        same or difflib.get_close_matches(key, keys, n=1) or [other for other in keys if [leaves[other]] == similar][:3]
+    )
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _hint(given: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield every field's dotted name."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        inner = [field.annotation, *get_args(field.annotation)]
-        for one in inner:
-            if isinstance(one, type) and issubclass(one, BaseModel):
-                yield from _keys(one, f"{prefix}{name}.")
+        for section in _sections(field.annotation):
+            yield from _keys(section, f"{prefix}{name}.")
 
 
-def _unknown_names(config: Config) -> list[str]:
-    """Return what is wrong with names that refer to tables elsewhere."""
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the sections that a field's type allows."""
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            yield one
+
+
+def _unknown_names(tree: Mapping[str, Any], model: type[Config]) -> list[str]:
+    """Return what is wrong with names that refer to tables elsewhere; looks at what was given, valid or not."""
     from grownas.baselines import NAMES
     from grownas.ops import ACTIVATION
 
-    tables: list[tuple[str, Sequence[str], Sequence[str]]] = [
-        ("space.activation", config.space.activation, list(ACTIVATION)),
-        ("baselines.use", config.baselines.use, NAMES),
-        ("baselines.compare", config.baselines.compare, NAMES),
-        ("baselines.losses", config.baselines.losses, list(task_class(config.task.use).LOSSES)),
-    ]
+    tables: dict[str, Sequence[str]] = {
+        "space.activation": list(ACTIVATION),
+        "baselines.use": NAMES,
+        "baselines.compare": NAMES,
+    }
+    if model is not Config:  # else the task itself is unknown
+        tables["baselines.losses"] = task_class(_task_name(tree)).losses
     problems = []
-    for key, given, known in tables:
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                problems.append(f"{key}: unknown {name!r}, expected some of {', '.join(known)}{hint}")
+    for key, known in tables.items():
+        section, _, leaf = key.partition(".")
+        given = tree[section].get(leaf, []) if isinstance(tree.get(section), Mapping) else []
+        for name in given if isinstance(given, list) else [given]:
+            if isinstance(name, str) and name not in known:
+                problems.append(f"{key}: unknown {name!r}, expected some of {', '.join(known)}{_hint(name, known)}")
     return problems

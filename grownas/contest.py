@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from grownas.backbone import Backbone
 from grownas.baselines.naive import zero_forecast
 from grownas.baselines.recurrent import (
     GRUOnVAR,
@@ -27,7 +28,7 @@ from grownas.journal import Journal
 from grownas.scoring import Score
 from grownas.space import SearchSpace
 from grownas.start import Ops
-from grownas.strategies.growing import Growth
+from grownas.strategies.growing import Growth, stirred
 from grownas.train import Fit, Recipe, count_parameters
 
 
@@ -50,7 +51,6 @@ class Contest:
         refit: fit the chosen settings anew on training and validation data.
         params: of the grown cell's model, which `lstm` and `gru` match; None if there is no grown cell.
         steps: weight steps of the growth, the budget of `random`.
-
     """
 
     task: Any
@@ -251,7 +251,8 @@ def train_by_pulls(contest: Contest, key: str, start: Any) -> Pulled:
     evaluation, model, pull, epochs, seconds, steps = contest.task.evaluate(start, "val"), start, None, 0, 0.0, 0
     for candidate in growth.pulls:
         recipe = replace(growth.recipe, pull=candidate)
-        fit = contest.journal.fit(f"{key}-pull-{candidate:g}", start, contest.task, recipe, seed=contest.seed)
+        begin = _ready(contest, start, candidate)
+        fit = contest.journal.fit(f"{key}-pull-{candidate:g}", begin, contest.task, recipe, seed=contest.seed)
         seconds, steps = seconds + fit.seconds, steps + fit.steps
         if JUDGES[growth.judge](evaluation.losses, fit.evaluation.losses, threshold=growth.threshold).accepted:
             evaluation, model, pull, epochs = fit.evaluation, fit.model, candidate, fit.best_epoch
@@ -263,8 +264,16 @@ def refit_by_pull(contest: Contest, key: str, start: Any, trained: Pulled) -> tu
     if trained.pull is None:
         return start, 0.0
     recipe = replace(contest.growth.recipe, pull=trained.pull, patience=None, epochs=max(1, trained.epochs))
-    fit = contest.journal.fit(f"{key}-refit", start, contest.task.with_refit(), recipe, seed=contest.seed)
+    begin = _ready(contest, start, trained.pull)
+    fit = contest.journal.fit(f"{key}-refit", begin, contest.task.with_refit(), recipe, seed=contest.seed)
     return fit.model, fit.seconds
+
+
+def _ready(contest: Contest, start: Any, pull: float) -> Any:
+    """Return what is trained: a backbone's silent ops need noise, a GRU's weights are drawn already."""
+    if not isinstance(start.core, Backbone):
+        return start
+    return stirred(start, contest.growth.noise, pull, seed=contest.seed)
 
 
 def random_search(contest: Contest) -> Score:

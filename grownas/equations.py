@@ -1,6 +1,6 @@
 """`equations.txt`: the whole model as equations a person can read, and all its numbers in a format another program can.
 
-The file explains itself; `tests/grownas/test_equations.py` follows it with NumPy alone.
+The file explains itself; `tests/following.py` follows it with NumPy alone.
 """
 
 from __future__ import annotations
@@ -61,7 +61,6 @@ def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd:
 
     Returns:
         The text, ending with a newline.
-
     """
     nodes, units = len(cell.genotype.nodes), cell.hidden_size
     title = (

@@ -27,7 +27,6 @@ class Op:
         activation: a key of `ops.ACTIVATION`.
         share: its fixed mixture weight, in (0, 1].
         own_projection: under `share_projection`, keeps W_x and W_h of its own, as a carrier must.
-
     """
 
     combine: str
@@ -54,7 +53,6 @@ class Genotype:
 
     Raises:
         GenotypeError: anything about it is wrong; the message quotes the place.
-
     """
 
     nodes: tuple[Node, ...]

@@ -52,7 +52,6 @@ class Journal:
             growth: log of morphisms.
             progress: shows what is going on.
             every_s: seconds between snapshots of a fit.
-
         """
         folder.mkdir(exist_ok=True)
         self.folder, self.identity = folder, identity
@@ -104,16 +103,15 @@ class Journal:
                     resume=part["trainer"] if part else None,
                 )
             except TrainingError as error:
-                watcher.save()
                 kept = f"; the last good state is kept in {part_path}" if part_path.exists() else ""
                 raise TrainingError(f"{key} (stage {stage}), {error}{kept}") from error
             done = _to_tree(finished, watcher.lines)
             checkpoint.save(done_path, done, self.identity)
-            checkpoint.remove(part_path)
         else:
             for line in done["lines"]:
                 self.metrics.append(line)
             finished = _from_tree(done, model, recipe, optimizers)
+        checkpoint.remove(part_path)  # also one that a kill left beside the finished fit
         self.elapsed += finished.seconds
         return finished
 
@@ -142,7 +140,6 @@ class _Watcher:
             journal.metrics.append(line)
             self._note_best(line)
         self.saved = time.monotonic()
-        self.snapshot: Callable[[], Tree] | None = None  # none before the first step
 
     def record(self, line: Mapping[str, Any]) -> None:
         """Log one evaluation and show it."""
@@ -163,17 +160,18 @@ class _Watcher:
 
     def after_step(self, snapshot: Callable[[], Tree]) -> None:
         """Save a snapshot when it is time or when the user asked to stop."""
-        self.snapshot = snapshot
         if time.monotonic() - self.saved > self.journal.every_s or self.journal.interrupted:
-            self.save()
-            self.saved = time.monotonic()
+            self._save(snapshot())
         self.journal._stop_if_asked()
 
-    def save(self) -> None:
-        """Save the fit as it stands, if it has made a step."""
-        if self.snapshot is not None:
-            path = self.journal.folder / f"{self.key}.part"
-            checkpoint.save(path, {"trainer": self.snapshot(), "lines": self.lines}, self.journal.identity)
+    def failed(self, snapshot: Callable[[], Tree]) -> None:
+        """Save the last good state."""
+        self._save(snapshot())
+
+    def _save(self, trainer: Tree) -> None:
+        path = self.journal.folder / f"{self.key}.part"
+        checkpoint.save(path, {"trainer": trainer, "lines": self.lines}, self.journal.identity)
+        self.saved = time.monotonic()
 
     def _note_best(self, line: Mapping[str, Any]) -> bool:
         """Say whether a line holds the validation metric, and keep the lowest."""

@@ -32,7 +32,6 @@ def migrate(
     Returns:
         Same class, same groups and settings. A new parameter joins the group of its namesakes (`alpha` with the
         alphas); it is left out if they are not in this optimiser.
-
     """
     names = {parameter: name for name, parameter in old.named_parameters()}
     groups = [{names[p] for p in group["params"]} for group in optimizer.param_groups]
@@ -46,7 +45,8 @@ def migrate(
         home = _group_of(sources[name], name, groups, leaves)
         if home is not None:
             chosen[home].append(parameter)
-    migrated: Any = optimizer.__class__(
+    make: Any = optimizer.__class__
+    migrated: torch.optim.Optimizer = make(
         [{**group, "params": parameters} for group, parameters in zip(optimizer.param_groups, chosen, strict=True)]
     )
     old_parameters = dict(old.named_parameters())

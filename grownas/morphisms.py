@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +32,6 @@ class Piece:
         source: the old parameter's name.
         index: index into the old parameter.
         scale: the new part's gradient divided by the old part's.
-
     """
 
     into: Any
@@ -79,7 +78,6 @@ def add_node(
 
     Reference:
         Jie & Gao (2021), algorithm 2; insertion anywhere and the cancelled constants are ours.
-
     """
     count = len(backbone.nodes)
     position = count if position is None else position
@@ -151,17 +149,13 @@ def pass_on(
         units: U; all H if None.
         noise: standard deviation of what is added to the other ops' parameters.
         generator: draws the noise.
-
     """
     units = node.hidden_size if units is None else units
     shares = node.shares.tolist()
-    constant = 0.0
-    for number, op in enumerate(node.ops):
-        if number != carrier:
-            constant += shares[number] * silence(node, number, units)
-            if noise:
-                for value in node.op_parameters(number).values():
-                    value += noise * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+    others = [number for number in range(len(node.ops)) if number != carrier]
+    constant = sum(shares[number] * silence(node, number, units) for number in others)
+    if noise:
+        _disturb(node, carrier, noise, generator)
     parameters = node.op_parameters(carrier)
     for value in parameters.values():
         value.zero_()
@@ -176,16 +170,44 @@ def pass_on(
     parameters["b_x"][:units] = -constant / shares[carrier]
 
 
+def _disturb(node: MixedNode, carrier: int | None, noise: float, generator: Generator | None) -> None:
+    """Add noise to all parameters of a node's ops but the carrier's, in place."""
+    disturbed: set[int] = set()
+    for number in range(len(node.ops)):
+        for value in node.op_parameters(number).values() if number != carrier else ():
+            if value.data_ptr() not in disturbed:  # once where ops share a projection
+                disturbed.add(value.data_ptr())
+                drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+                value += noise * drawn.to(value.device)
+
+
+@torch.no_grad()
+def stir(backbone: Backbone, noise: float, generator: Generator | None = None) -> Backbone:
+    """Return a copy with noise on all ops' parameters but each node's first carrier's. No promise: the output moves.
+
+    An exact start is silent in all ops but its carriers; noise lets them learn different things.
+
+    Args:
+        backbone: left untouched.
+        noise: standard deviation.
+        generator: draws the noise.
+    """
+    stirred = copy.deepcopy(backbone)
+    for node in stirred.mixed_nodes() if noise else ():
+        carriers = (number for number, op in enumerate(node.ops) if is_carrier(op, backbone.share_projection))
+        _disturb(node, next(carriers, None), noise, generator)
+    return stirred
+
+
 def silence(node: MixedNode, op: int, units: int) -> float:
     """Make an op constant in its first units, in place, with live gradients; return the constant.
 
-    A relu is held at a small positive value, for at zero it would never receive a gradient. (Where a Hadamard relu
-    shares its projection that is not possible: it stays at zero until noise or its siblings move W_h and W_x.)
+    A relu is held at a small positive value, for at zero it would never receive a gradient. A Hadamard relu needs
+    W_h = 0 for that, also where it shares W_h: its siblings then have gradients through their biases.
     """
     parameters = node.op_parameters(op)
     combine, activation = node.ops[op].combine, node.ops[op].activation
-    alone = node.projection.count(node.projection[op]) == 1
-    live = activation == "relu" and (combine == "add" or alone)
+    live = activation == "relu"
     parameters["W_x"][:, :units] = 0
     parameters["b_x"][:units] = LIVE if live else 0
     if combine == "add" or live:
@@ -205,9 +227,10 @@ def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
     (last node, highway) the constant is lost.
 
     Raises:
-        ValueError: the node has no other op.
-
+        ValueError: there is no such node or op, or the node has no other op.
     """
+    if not 0 <= node < len(backbone.nodes):
+        raise ValueError(f"the backbone has nodes 0..{len(backbone.nodes) - 1}, got {node}")
     grown = copy.deepcopy(backbone)
     old = backbone.mixed_nodes()[node]
     if len(old.ops) == 1:
@@ -227,12 +250,13 @@ def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
         ratio = float(inherited[heir] / (inherited[heir] + shares[op]))
         inherited[heir] += shares[op]
         new.alpha.copy_(torch.log(inherited))
-        _scale(new, heir, ratio)
+        _scale(new, heir, ratio, origins, f"nodes.{node}.")
     grown.nodes[node] = new
     _fold_constant(grown, node, lost)
     for number, other in enumerate(backbone.mixed_nodes()):
         if number != node:
-            origins |= {f"nodes.{number}.{n}": [Piece(WHOLE, f"nodes.{number}.{n}", WHOLE)] for n, _ in other.named_parameters()}
+            names = [f"nodes.{number}.{name}" for name, _ in other.named_parameters()]
+            origins |= {name: [Piece(WHOLE, name, WHOLE)] for name in names}
     return Morphed(grown, origins)
 
 
@@ -258,7 +282,7 @@ def _copy_ops(old: MixedNode, new: MixedNode, kept: list[int], prefix: str) -> O
 
 
 def _heir(node: MixedNode) -> int | None:
-    """Return the homogeneous op with a projection of its own that should take a pruned share; the first additive one."""
+    """Return the homogeneous op with its own projection that should take a pruned share; the first additive one."""
     able = [
         number
         for number, op in enumerate(node.ops)
@@ -267,11 +291,14 @@ def _heir(node: MixedNode) -> int | None:
     return min(able, key=lambda number: (node.ops[number].combine != "add", node.ops[number].activation), default=None)
 
 
-def _scale(node: MixedNode, op: int, ratio: float) -> None:
-    """Multiply a homogeneous op's value by a positive ratio."""
+def _scale(node: MixedNode, op: int, ratio: float, origins: Origins, prefix: str) -> None:
+    """Multiply a homogeneous op's value by a positive ratio, its share having grown by 1 / ratio."""
     parameters = node.op_parameters(op)
     for name in ("W_x", "b_x", "W_h") if node.ops[op].combine == "add" else ("W_x", "b_x"):
         parameters[name] *= ratio
+        index = (op,) if name == "b_x" else (slice(None), node.projection[op])
+        pieces = origins[prefix + name]
+        origins[prefix + name] = [replace(p, scale=1 / ratio) if p.into == index else p for p in pieces]
 
 
 def _fold_constant(backbone: Backbone, node: int, constant: float) -> None:

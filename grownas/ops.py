@@ -22,7 +22,6 @@ class Activation(NamedTuple):
         zero: the value at z = 0.
         code: what kernels call it.
         formula: how `equations.txt` writes it, with z for the input.
-
     """
 
     f: Callable[[Tensor], Tensor]

@@ -22,7 +22,6 @@ class Progress:
         Args:
             quiet: show nothing.
             stream: where to; standard error by default, so that standard output holds results alone.
-
         """
         self.stream = sys.stderr if stream is None else stream
         self.quiet, self.live = quiet, not quiet and self.stream.isatty()
@@ -71,10 +70,10 @@ class Progress:
             part: the fit's name.
             stage: of growth; 0 for a fit that is no stage.
             nodes: of the cell; None for a model without nodes.
-            epoch, epochs: done, and at most.
+            epoch: done.
+            epochs: at most.
             best: lowest validation metric so far.
             left_s: seconds that this fit takes at most from here; None if not known yet.
-
         """
         if self.quiet:
             return

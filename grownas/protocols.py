@@ -46,7 +46,6 @@ class Window(NamedTuple):
         weight: loss weight of each time step and stream, shape `(T, B, 1)`, or None for 1.
         fresh: the state starts at zero before this window.
         warm_up: the window only carries the state forward; nothing is learned from it.
-
     """
 
     x: Tensor
@@ -63,7 +62,6 @@ class Evaluation(NamedTuple):
         metric: the task's figure of merit, lower is better (MSE, perplexity).
         losses: the training loss of each evaluated time step in time order, float64, shape `(n,)`.
         forecasts: the predictions, float64, shape `(n, O)`; None where they are too large to keep.
-
     """
 
     metric: float

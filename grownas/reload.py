@@ -16,7 +16,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.config import Config
 from grownas.errors import DataError, RunError
 from grownas.genotype import Genotype
-from grownas.run import load_task
+from grownas.run import kept_notes, load_task
 from grownas.rundir import RunDir
 
 
@@ -29,7 +29,6 @@ def evaluate(path: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, A
 
     Returns:
         Scores by part: `val` and `test`, or `all` for other data.
-
     """
     model, task, parts = _reload(path, overrides)
     scores = {}
@@ -85,18 +84,21 @@ def show(path: Path) -> str:
 def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, ...]]:
     """Return a run's model, its task and the parts to score."""
     RunDir.open(path)
-    summary = _summary(path)
+    summary, notes = _summary(path), kept_notes(path)
     config = configs.load(path / "config.yaml", overrides)
     torch.set_num_threads(config.threads)
-    task = load_task(config).with_loss(summary["loss"])
+    task = load_task(config)
+    if summary["loss"] not in task.losses:
+        raise RunError(f"{path / 'summary.json'}: damaged: unknown loss {summary['loss']!r}")
+    task = task.with_loss(summary["loss"])
     if not (path / "weights.safetensors").exists():
         raise RunError(f"{path}: no saved model; this run trained a baseline, whose scores are in summary.json")
     tensors, names = _weights(path / "weights.safetensors")
-    same = configs.notes_of(path / "config.yaml").get("data_checksum") == task.checksum
+    same = notes["data_checksum"] == task.checksum
     if not same and not _data_changed(config, path):
         raise DataError(
-            f"{path}: the data have changed since the run ({task.source}); name them with task.data= to score the model "
-            "on them as they are"
+            f"{path}: the data have changed since the run ({task.source}); name them with task.data= to score the "
+            "model on them as they are"
         )
     task = task.with_scaling(tensors["mean"].numpy(), tensors["sd"].numpy(), names)
     genotype = Genotype.load(path / "genotype.json")
@@ -116,7 +118,9 @@ def _data_changed(config: Config, path: Path) -> bool:
 def _summary(path: Path) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = json.loads((path / "summary.json").read_text("utf-8"))
-        return {"params": summary["params"], "loss": summary["loss"], **summary}
+        if not isinstance(summary["params"], int) or not isinstance(summary["loss"], str):
+            raise ValueError(f"params {summary['params']!r} or loss {summary['loss']!r} is not what a run writes")
+        return summary
     except FileNotFoundError as error:
         raise RunError(f"{path}: not finished; `grownas resume {path}` goes on with it") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -128,7 +132,10 @@ def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a dict
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            missing = {"mean", "sd", "readout.weight"} - tensors.keys()
+            if missing:
+                raise ValueError(f"{', '.join(sorted(missing))} missing")
             return tensors, json.loads((file.metadata() or {})["names"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(f"{path}: damaged: {error}") from error

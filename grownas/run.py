@@ -26,7 +26,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.config import Config
 from grownas.contest import BASELINES, Contest, score_model, train_and_choose
 from grownas.equations import equations
-from grownas.errors import ConfigError, DataError
+from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
 from grownas.journal import Interrupted, Journal
 from grownas.progress import Progress
@@ -47,6 +47,7 @@ OURS = ("grown", "grown_retrained", "first_stage", "start")
 def search(config: Config) -> Path:
     """Grow a cell, retrain it, run the baselines, score all and write a run folder; return its path."""
     task = load_task(config)
+    _check_search(config, task)
     return _work(config, new_folder(config, "search", task.checksum), task, _search)
 
 
@@ -70,9 +71,9 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
     Raises:
         ConfigError: a change would alter the result.
         DataError: the data are not those that the run began with.
-
     """
     rundir = RunDir.open(path)
+    before = kept_notes(path)
     kept = configs.load(path / "config.yaml")
     config = configs.load(path / "config.yaml", changes)
     if config.fingerprint() != kept.fingerprint():
@@ -82,10 +83,10 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
     if rundir.command == "compare":
         return _compare(config, rundir)
     task = load_task(config)
-    before = configs.notes_of(path / "config.yaml")
-    if before.get("data_checksum") not in (None, task.checksum):
+    if before["data_checksum"] != task.checksum:
         raise DataError(f"{path}: the data have changed since the run began ({task.source}); start a new run")
-    changed = {name: (old, new) for name, new in versions().items() if (old := before["versions"].get(name)) != new}
+    then = before["versions"]
+    changed = {name: (old, new) for name, new in versions().items() if (old := then.get(name)) != new}
     if changed:
         words = ", ".join(f"{name} {old} then, {new} now" for name, (old, new) in changed.items())
         warnings.warn(f"{path}: versions have changed, so the last digits may: {words}", stacklevel=2)
@@ -95,6 +96,7 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
 def compare(config: Config) -> Path:
     """Search and run every baseline for each seed, in parallel processes; compare over the seeds."""
     task = load_task(config)
+    _check_search(config, task)
     return _compare(config, new_folder(config, "compare", task.checksum))
 
 
@@ -121,6 +123,18 @@ def new_folder(config: Config, command: str, checksum: str, what: str | None = N
     return rundir
 
 
+def kept_notes(path: Path) -> dict[str, Any]:
+    """Return what a run folder's config.yaml says beside the config: versions and the data's checksum.
+
+    Raises:
+        RunError: it does not, so it is not what the run wrote; read as a config it would start another run.
+    """
+    notes = configs.notes_of(path / "config.yaml")
+    if not isinstance(notes.get("versions"), dict) or not isinstance(notes.get("data_checksum"), str):
+        raise RunError(f"{path / 'config.yaml'}: damaged: versions or data_checksum, which end it, are missing")
+    return notes
+
+
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     packages = ("grownas", "torch", "numpy", "pandas", "statsmodels", "arch")
@@ -130,6 +144,15 @@ def versions() -> dict[str, str]:
 def load_task(config: Config) -> Any:
     """Load the config's task with its data."""
     return configs.task_class(config.task.use).load(config.task, architecture_share=config.strategy.architecture_share)
+
+
+def _check_search(config: Config, task: Any) -> None:
+    """Refuse before work begins what a search would meet in the middle of it."""
+    if config.refit and config.strategy.prune != "none":
+        raise ConfigError("refit=true cannot repeat a growth with pruning; set strategy.prune=none or refit=false")
+    if config.strategy.bilevel != "joint":
+        for part in ("weights", "architecture"):
+            task.windows(part, seed=config.seed)  # raises if the part is too short
 
 
 def _work(config: Config, rundir: RunDir, task: Any, program: Program) -> Path:
@@ -184,7 +207,7 @@ def _report(folder: Path) -> Path:
 
 
 def _search(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:
-    """The main job, from data to scores."""
+    """Do the main job, from data to scores."""
     contest = _contest(config, rundir, journal, task)
     task, growth = contest.task, contest.growth
     nodes = [contest.space.ops] * config.start.nodes
@@ -204,11 +227,15 @@ def _search(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summ
             task, "start", start, contest.selection_seconds, contest.selection.settings, contest.selection.chosen
         ),
     ]
-    retrained, _ = _retrain(contest, model.core.genotype, model.core.hidden_size)
-    scores += [retrained, *(BASELINES[name](contest) for name in config.baselines.use)]
+    retrain_seconds = None
+    if config.retrain.grown:
+        retrained, _ = _retrain(contest, model.core.genotype, model.core.hidden_size)
+        scores.append(retrained)
+        retrain_seconds = round(retrained.seconds, 3)
+    scores += [BASELINES[name](contest) for name in config.baselines.use]
     found = {
         "search_seconds": round(search_seconds + more_seconds, 3),
-        "retrain_seconds": round(retrained.seconds, 3),
+        "retrain_seconds": retrain_seconds,
         "stages": len({line["stage"] for line in grown.stages}),
         "stage_log": grown.stages,
         "stopped": grown.reason,
@@ -241,6 +268,7 @@ def _contest(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Con
         combine=config.space.combine,
         activation=config.space.activation,
         max_nodes=config.strategy.max_nodes,
+        max_ops=len(config.space.combine) * len(config.space.activation),
         highway=config.space.highway,
         share_projection=config.space.share_projection,
     )
@@ -255,7 +283,6 @@ def _contest(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Con
             highway=space.highway,
             share_projection=space.share_projection,
             carrier_share=growth.carrier_share,
-            noise=growth.noise,
             generator=generator,
         )
 
@@ -313,14 +340,11 @@ def _finish(contest: Contest, grown: Grown, nodes: Sequence[Ops]) -> tuple[Any, 
 
     Returns:
         The model around the derived cell, the trained first stage, and the seconds that this took.
-
     """
     task, growth, journal = contest.task, contest.growth, contest.journal
     before = journal.elapsed
     core, first = grown.model.core, grown.first_stage
     if contest.refit:
-        if growth.prune != "none":
-            raise ConfigError("refit=true cannot repeat a growth with pruning; set strategy.prune=none or refit=false")
         start, both = contest.start(nodes, "start", refitted=True), task.with_refit()
         again = replay(start, both, journal, growth, grown.path(), seed=contest.seed)
         first = replay(start, both, journal, growth, grown.first_path(), seed=contest.seed)

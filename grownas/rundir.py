@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARK = "run.json"  # says which command made the folder, and that it is one of ours
+COMMANDS = ("search", "compare", "train")
 
 
 class RunDir:
@@ -36,7 +37,6 @@ class RunDir:
 
         Raises:
             RunError: the folder cannot be made.
-
         """
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,6 @@ class RunDir:
 
         Raises:
             RunError: it is none.
-
         """
         if not path.is_dir():
             what = "not a folder" if path.exists() else "no such folder"
@@ -86,7 +85,9 @@ class RunDir:
         path = self.path / MARK
         try:
             mark = json.loads(path.read_text("utf-8"))
-            return {"command": mark["command"], **mark}
+            if mark["command"] not in COMMANDS:
+                raise ValueError(f"unknown command {mark['command']!r}, expected one of {', '.join(COMMANDS)}")
+            return dict(mark)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}: damaged: {error}") from error
 
@@ -96,7 +97,6 @@ class RunDir:
 
         Raises:
             RunError: another process writes here.
-
         """
         from filelock import FileLock, Timeout
 
@@ -109,6 +109,14 @@ class RunDir:
             yield
         finally:
             lock.release()
+
+    def is_locked(self) -> bool:
+        """Say whether a process writes here."""
+        try:
+            with self.lock():
+                return False
+        except RunError:
+            return True
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""

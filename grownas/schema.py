@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -23,10 +23,18 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
+    if twice:
+        raise ValueError(f"expected each once, but {', '.join(map(repr, twice))} stands more than once")
+    return values
+
+
 Count = Annotated[int, Field(strict=True, ge=1)]
-Whole = Annotated[int, Field(strict=True, ge=0)]
+Whole = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # random generators take no larger seed
 Number = Annotated[float, BeforeValidator(_no_flag)]
 Positive = Annotated[float, BeforeValidator(_no_flag), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(_no_flag), Field(ge=0)]
 Share = Annotated[float, BeforeValidator(_no_flag), Field(gt=0, lt=1)]
 OneOrMore = BeforeValidator(_listed)  # one value stands for a list of one
+Distinct = AfterValidator(_distinct)

@@ -24,7 +24,6 @@ class Score:
         seconds: time for all its fits, those that were not chosen included.
         settings: how many settings were tried.
         chosen: the settings chosen on validation data or blocked folds.
-
     """
 
     model: str
@@ -66,15 +65,15 @@ def free_running(model: Any, first: torch.Tensor, *, steps: int = 1000) -> dict[
 
     Returns:
         `steps` done, `largest` forecast in standard deviations, `diverged`.
-
     """
     model.eval()
     output, hidden = model(first)
     x, largest = output[-1:], 0.0
-    for step in range(steps):
+    for step in range(steps + 1):  # what the last step gives is looked at, too
         size = float(x.abs().max())
         if not size <= DIVERGED:  # also true for nan
             return {"steps": step, "largest": size if np.isfinite(size) else None, "diverged": True}
         largest = max(largest, size)
-        x, hidden = model(x, hidden)
+        if step < steps:
+            x, hidden = model(x, hidden)
     return {"steps": steps, "largest": largest, "diverged": False}

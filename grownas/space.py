@@ -26,7 +26,6 @@ class SearchSpace:
 
     Raises:
         ConfigError: a field is wrong; the message quotes its value and the nearest name.
-
     """
 
     combine: tuple[str, ...]
@@ -59,7 +58,7 @@ class SearchSpace:
         return self._complaint(genotype) is None
 
     def sample(self, rng: random.Random) -> Genotype:
-        """Draw a genotype: number of nodes, then of each node's ops uniform, then which ops; none twice, equal shares."""
+        """Draw a genotype: how many nodes, how many ops of each, then which; none twice, equal shares."""
         nodes = tuple(self._sample_node(rng) for _ in range(rng.randint(1, self.max_nodes)))
         return Genotype(nodes, self.highway, self.share_projection)
 
@@ -72,7 +71,6 @@ class SearchSpace:
         Raises:
             GenotypeError: the genotype is not of this space.
             ConfigError: the space holds one genotype only.
-
         """
         complaint = self._complaint(genotype)
         if complaint:

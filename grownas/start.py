@@ -31,7 +31,6 @@ def build_start(
     highway: bool = False,
     share_projection: bool = False,
     carrier_share: float = 0.5,
-    noise: float = 0.0,
     generator: Generator,
 ) -> Any:
     """Build a task's model around a backbone, at a VAR or at random.
@@ -41,10 +40,10 @@ def build_start(
         nodes: each node's ops. At a VAR, every node is given a carrier if it lacks one.
         hidden_size: units of the core.
         var: a fitted `baselines.var.VAR`; None draws all weights.
-        highway, share_projection: the cell's switches.
-        carrier_share, noise: of the start and of every further node, see `morphisms.add_node`.
-        generator: draws weights and noise.
-
+        highway: the cell's switch.
+        share_projection: the cell's switch.
+        carrier_share: of the start and of every further node, see `morphisms.add_node`.
+        generator: draws weights.
     """
     first = morphisms.with_carrier(nodes[0], share_projection) if var is not None else list(nodes[0])
     backbone = Backbone.from_ops(
@@ -58,12 +57,10 @@ def build_start(
     model = task.model(backbone, generator=generator)
     if var is None:
         return model
-    model = start_at_var(
-        model, var.intercept, var.coefficients, carrier_share=carrier_share, noise=noise, generator=generator
-    )
+    model = start_at_var(model, var.intercept, var.coefficients, carrier_share=carrier_share)
     for ops in nodes[1:]:
         model.core = morphisms.add_node(
-            model.core, carrier_share=carrier_share, noise=noise, generator=generator, ops=list(ops)
+            model.core, carrier_share=carrier_share, generator=generator, ops=list(ops)
         ).backbone
     return model
 
@@ -84,8 +81,6 @@ def start_at_var(
     coefficients: np.ndarray,
     *,
     carrier_share: float = 0.5,
-    noise: float = 0.0,
-    generator: Generator | None = None,
 ) -> Any:
     """Return a copy of a model whose forecasts equal those of a VAR(p).
 
@@ -97,12 +92,9 @@ def start_at_var(
         intercept: the VAR's, shape `(I,)`.
         coefficients: of lags 1..p, shape `(p, I, I)`.
         carrier_share: share of the carrier in the mixture.
-        noise: standard deviation of what is added to all weights of the node but the carrier's.
-        generator: draws the noise.
 
     Raises:
         ConfigError: the backbone has fewer than p*I hidden units.
-
     """
     model = copy.deepcopy(model)
     core: Backbone = model.core
@@ -118,9 +110,7 @@ def start_at_var(
     morphisms.set_share(node.alpha, carrier, carrier_share)
     move = torch.zeros(used, used)
     move[: used - series, series:] = torch.eye(used - series)  # each block of units moves on by one
-    morphisms.pass_on(
-        node, carrier, move, enter=torch.eye(series, used), units=used, noise=noise, generator=generator
-    )
+    morphisms.pass_on(node, carrier, move, enter=torch.eye(series, used), units=used)
     model.readout.weight.zero_()
     lags = torch.as_tensor(np.concatenate(list(coefficients), axis=1))  # (p, I, I) -> (I, p*I), block i for lag i+1
     model.readout.weight[:, :used] = lags.to(model.readout.weight)

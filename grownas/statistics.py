@@ -34,7 +34,6 @@ def newey_west_t(differences: Array) -> NeweyWest:
     Reference:
         Newey & West (1987), A Simple, Positive Semi-definite, Heteroskedasticity and Autocorrelation Consistent
         Covariance Matrix; the number of lags is from Newey & West (1994).
-
     """
     n = len(differences)
     if n < 2:
@@ -60,7 +59,6 @@ class DieboldMariano(NamedTuple):
         p_one_sided: of the null that b is not better than a.
         difference: mean loss of a less mean loss of b.
         equal: the losses are the same but for rounding; there is nothing to test, statistic 0 and p 1 by definition.
-
     """
 
     statistic: float
@@ -80,7 +78,6 @@ def diebold_mariano(losses_a: Array, losses_b: Array) -> DieboldMariano:
     Reference:
         Diebold & Mariano (1995), Comparing Predictive Accuracy. `statsmodels` takes one series and forecasts of it:
         zeros and the roots of the losses give exactly these losses. Its ceil(n^(1/3)) Newey-West lags are kept.
-
     """
     difference = float(losses_a.mean() - losses_b.mean())
     if equal_losses(losses_a, losses_b):
@@ -106,7 +103,6 @@ class ConfidenceSet(NamedTuple):
         p_values: of each model; members have one above `size`.
         size: level of the test.
         block: mean length of the bootstrap's blocks, days.
-
     """
 
     members: list[str]
@@ -128,7 +124,6 @@ def model_confidence_set(losses: Mapping[str, Array], *, size: float = 0.1, seed
 
     Reference:
         Hansen, Lunde & Nason (2011), The Model Confidence Set.
-
     """
     stands_for: dict[str, str] = {}
     for name, series in losses.items():

@@ -14,12 +14,13 @@ from typing import Any
 
 from grownas import config as configs
 from grownas.config import Config
-from grownas.errors import RunError
+from grownas.errors import RunError, TrainingError
 from grownas.journal import Interrupted
 from grownas.progress import Progress
 from grownas.rundir import RunDir
 
 LOOK_EVERY_S = 0.2
+USER_ERROR = 2  # exit status of a run that refuses its input
 
 
 def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
@@ -32,8 +33,8 @@ def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
 
     Raises:
         Interrupted: a signal came; the seeds' runs have saved their state.
-        RunError: a seed failed; the others are finished first.
-
+        RunError: a seed's run refused its input; the others are finished first.
+        TrainingError: a seed failed in another way; likewise.
     """
     folders = [_seed_folder(config, rundir, seed) for seed in config.seeds]
     waiting = [folder for folder in folders if not (folder / "summary.json").exists()]
@@ -42,10 +43,13 @@ def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
     workers = config.workers or os.cpu_count() or 1
     with _forwarding(running) as stopped:
         while running or (waiting and not stopped):
-            while waiting and len(running) < workers and not stopped:
-                folder = waiting.pop(0)
-                running[folder] = _start(folder)
-                progress.say(f"{folder.name}: started")
+            while len(running) < workers and not stopped:
+                free = next((folder for folder in waiting if not RunDir(folder).is_locked()), None)
+                if free is None:  # all are taken, perhaps by runs that outlived a killed comparison: let them end
+                    break
+                waiting.remove(free)
+                running[free] = _start(free)
+                progress.say(f"{free.name}: started")
             time.sleep(LOOK_EVERY_S)
             for folder, process in list(running.items()):
                 code = process.poll()
@@ -59,7 +63,8 @@ def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
         raise Interrupted
     if failed:
         logs = ", ".join(f"{folder} (status {code}; see {folder / 'log.txt'})" for folder, code in failed.items())
-        raise RunError(f"{len(failed)} of {len(folders)} seeds failed: {logs}. Resume the comparison to try them again")
+        kind = RunError if set(failed.values()) == {USER_ERROR} else TrainingError
+        raise kind(f"{len(failed)} of {len(folders)} seeds failed: {logs}. Resume the comparison to try them again")
     return folders
 
 

@@ -53,7 +53,6 @@ class Recipe:
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
         weights: optimiser of the weights.
         alpha: optimiser of the architecture weights; ignored where the model has none.
-
     """
 
     epochs: int = 200
@@ -78,7 +77,6 @@ class Fit:
         steps: weight steps trained.
         seconds: time spent, interruptions left out.
         reason: why training stopped.
-
     """
 
     model: Any
@@ -107,6 +105,10 @@ class Monitor(Protocol):
         """Be told of each step; `snapshot` writes the whole state down if called."""
         ...
 
+    def failed(self, snapshot: Callable[[], Tree]) -> None:
+        """Be told that the next step cannot be done, before the error; `snapshot` is of the last good state."""
+        ...
+
 
 class Silent:
     """A monitor that keeps nothing."""
@@ -115,6 +117,9 @@ class Silent:
         """Drop the line."""
 
     def after_step(self, snapshot: Callable[[], Tree]) -> None:
+        """Save nothing."""
+
+    def failed(self, snapshot: Callable[[], Tree]) -> None:
         """Save nothing."""
 
 
@@ -143,7 +148,6 @@ def fit(
 
     Raises:
         TrainingError: a loss or a gradient is not finite; the message names step and epoch.
-
     """
     trainer = Trainer(model, task, recipe, seed=seed, monitor=monitor or Silent(), optimizers=optimizers)
     if resume is not None:
@@ -192,15 +196,19 @@ class Trainer:
             torch.manual_seed(self.seed)
             self._judge_epoch()
         while self.data.epoch < self.recipe.epochs and not self.patience.is_over:
-            position = self.data.position()
+            streams = [self.data] if self.architecture is None else [self.data, self.architecture]
+            positions, random = [stream.position() for stream in streams], torch.get_rng_state()
             window = self.data.next()
             try:
                 if window is None:
                     self._judge_epoch()
                 else:
                     self._train_on(window)
-            except TrainingError:
-                self.data.go_to(position)  # a snapshot taken now is of the last good state
+            except TrainingError:  # model and optimisers have not moved: go back to before the step
+                for stream, position in zip(streams, positions, strict=True):
+                    stream.go_to(position)
+                torch.set_rng_state(random)
+                self.monitor.failed(self.snapshot)
                 raise
             if window is not None:
                 self.monitor.after_step(self.snapshot)

@@ -1,3 +1,4 @@
 """Models that the grown cell is compared with."""
 
-NAMES = ("zero", "var1", "var", "var_robust", "lstm", "gru", "gru_var", "random")  # the functions are in `contest.BASELINES`
+# Known to configs without importing torch; the functions stand in `contest.BASELINES`.
+NAMES = ("zero", "var1", "var", "var_robust", "lstm", "gru", "gru_var", "random")

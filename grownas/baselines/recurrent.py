@@ -35,7 +35,6 @@ def hidden_size_for_parameters(kind: str, input_size: int, outputs: int, paramet
         outputs: of the readout.
         parameters: the number wanted.
         register: further inputs of the readout, p*I for `GRUOnVAR`.
-
     """
     _, gates = KINDS[kind]
 
@@ -57,7 +56,6 @@ class GRUOnVAR(nn.Module):
     Attributes:
         input_size: I.
         hidden_size: width of the output, p*I plus the GRU's units.
-
     """
 
     def __init__(self, input_size: int, units: int, order: int, *, generator: Generator) -> None:
@@ -68,7 +66,6 @@ class GRUOnVAR(nn.Module):
             units: of the GRU.
             order: number of lags p held in the register.
             generator: draws the GRU's weights.
-
         """
         super().__init__()
         self.input_size, self.order = input_size, order
@@ -84,7 +81,6 @@ class GRUOnVAR(nn.Module):
 
         Returns:
             Outputs `(T, B, p*I + units)` and the state after the last step.
-
         """
         past, state = (x.new_zeros(self.order - 1, *x.shape[1:]), None) if h_0 is None else h_0
         known = torch.cat([past, x])  # (p - 1 + T, B, I), in time order
@@ -102,7 +98,6 @@ def start_gru_at_var(model: Any, var: VAR) -> Any:
 
     Raises:
         ConfigError: the register holds another number of lags.
-
     """
     if model.core.order != var.order:
         raise ConfigError(f"the GRU's register holds {model.core.order} lags, the VAR has {var.order}; make them equal")

@@ -26,7 +26,6 @@ class VAR:
         intercept: shape `(I,)`, float64.
         coefficients: of lags 1..p, shape `(p, I, I)`, float64.
         loss: `squared` or `huber`, what it was fitted by.
-
     """
 
     intercept: Array
@@ -51,7 +50,6 @@ class VAR:
 
         Returns:
             Shape `(n, I)`: row t is the forecast of row t + 1 from rows up to t; rows before the first count as 0.
-
         """
         padded = np.concatenate([np.zeros((self.order - 1, values.shape[1])), values])
         forecasts = np.tile(self.intercept, (len(values), 1))
@@ -70,7 +68,6 @@ class Selection:
         chosen: the settings.
         settings: how many were tried.
         scores: held-out mean squared error of each setting, by a name such as `huber p=1 ridge=0.1`.
-
     """
 
     var: VAR
@@ -111,7 +108,6 @@ def fit_var(values: Array, order: int, *, ridge: float = 0.0) -> VAR:
 
     Raises:
         DataError: there are too few rows.
-
     """
     design, target = _checked(values, order, ridge)
     return _unpack(_least_squares(design, target, ridge), order, "squared")
@@ -125,7 +121,6 @@ def fit_var_robust(values: Array, order: int, *, ridge: float = 0.0, delta: floa
         order: number of lags p.
         ridge: strength per observation.
         delta: residuals beyond it count linearly, in standard deviations.
-
     """
     design, target = _checked(values, order, ridge)
     return _unpack(
@@ -172,7 +167,6 @@ def huber(
 
     Reference:
         Huber (1981), Robust Statistics, section 7.8: the method of modified residuals.
-
     """
     if solver is None:
         solver = _inverse(design.T @ design + _penalty(design, ridge))
@@ -227,7 +221,6 @@ def select_by_folds(
         ridges: candidates, per observation.
         losses: candidates.
         folds: how many blocks.
-
     """
     usable = [p for p in orders if (len(values) - p) * (folds - 2) // folds > 1 + p * values.shape[1]]
     if not usable:
@@ -271,8 +264,8 @@ def _checked(values: Array, order: int, ridge: float) -> tuple[Array, Array]:
     needed = order + 1 if ridge else 1 + order * (values.shape[1] + 1)  # rows; the first `order` are only read
     if len(values) <= needed:
         raise DataError(
-            f"a VAR({order}) of {values.shape[1]} series needs more than {needed} rows, got {len(values)}; give more rows "
-            "or a lower order"
+            f"a VAR({order}) of {values.shape[1]} series needs more than {needed} rows, got {len(values)}; give more "
+            "rows or a lower order"
         )
     return lagged(values, order)
 

@@ -25,7 +25,6 @@ class GrownRNN(nn.Module):
         batch_first: inputs and outputs are `(B, T, .)`; states stay `(L, B, H)`.
         dropout: probability of dropping an output of any layer but the last, in training.
         backend: `auto`, `torch` (the sequence engine) or `reference` (plain autograd, with second derivatives).
-
     """
 
     def __init__(
@@ -76,16 +75,13 @@ class GrownRNN(nn.Module):
 
         Raises:
             ValueError: a shape does not fit.
-
         """
         batched = x.dim() == 3
         if x.dim() == 2:
             x, h_0 = x.unsqueeze(1), None if h_0 is None else h_0.unsqueeze(1)
         elif batched and self.batch_first:
             x = x.transpose(0, 1)
-        states = check_input(
-            x, h_0, input_size=self.input_size, layers=self.num_layers, hidden_size=self.hidden_size
-        )
+        states = check_input(x, h_0, input_size=self.input_size, layers=self.num_layers, hidden_size=self.hidden_size)
         last = []
         for number, state in enumerate(states):
             if number and self.dropout:

@@ -20,7 +20,6 @@ def choose_backend(name: str) -> str:
 
     Raises:
         ValueError: it is not known.
-
     """
     if name == "auto":
         return "torch"
@@ -34,7 +33,6 @@ def check_input(x: Tensor, h_0: Tensor | None, *, input_size: int, layers: int, 
 
     Raises:
         ValueError: a shape does not fit.
-
     """
     if x.dim() != 3 or x.shape[0] == 0 or x.shape[2] != input_size:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected (T, B, {input_size}) with T >= 1")

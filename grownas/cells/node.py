@@ -40,7 +40,6 @@ class Node(nn.Module):
             highway: give the node a gate.
             share_projection: let ops of the same combine share W_x and W_h, but for those with `own_projection`.
             generator: draws the parameters.
-
         """
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
@@ -79,7 +78,6 @@ class Node(nn.Module):
 
         Raises:
             ValueError: a name or a shape does not fit.
-
         """
         views = self.op_parameters(op)
         for name, value in values.items():
@@ -109,7 +107,6 @@ def check_ops(ops: Sequence[Op]) -> tuple[Op, ...]:
 
     Raises:
         GenotypeError: there is none, or one is unknown.
-
     """
     if not ops:
         raise GenotypeError("a node needs at least one op, got none")

@@ -19,7 +19,6 @@ def step(node: Node, shares: Tensor, x: Tensor, s: Tensor) -> Tensor:
         shares: mixture weights, shape `(K,)`.
         x: the step's input, shape `(B, I)`.
         s: the previous node's output, shape `(B, H)`.
-
     """
     mixed = torch.zeros_like(s)
     for number, op in enumerate(node.ops):
@@ -45,7 +44,6 @@ def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor)
 
     Returns:
         States, shape `(T, B, H)`.
-
     """
     states, s = [], h_0
     for x_t in x:

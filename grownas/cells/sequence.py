@@ -35,7 +35,6 @@ class Plan(NamedTuple):
         runs: `(activation, start, stop)` over the ordered ops.
         projection: each ordered op's projection, or None where each has its own (then projections are ordered too).
         highway: whether the node has a gate.
-
     """
 
     order: list[int]
@@ -71,11 +70,12 @@ def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor)
 
     Raises:
         RuntimeError: a second derivative is asked for; only the reference backend has one.
-
     """
     plans = [make_plan(node) for node in nodes]
     packed = [pack(node, weights, plan) for node, weights, plan in zip(nodes, shares, plans, strict=True)]
-    states: Tensor = _Sequence.apply(plans, x, h_0, *(tensor for node in packed for tensor in node))
+    states: Tensor = _Sequence.apply(  # type: ignore[no-untyped-call]
+        plans, x, h_0, *(tensor for node in packed for tensor in node)
+    )
     return states
 
 
@@ -130,7 +130,7 @@ class _Sequence(torch.autograd.Function):
         with torch.no_grad():
             results = _backward(ctx.plans, packed, kept, x, h_0, grad, needs_x=ctx.needs_input_grad[1])
         if torch.is_grad_enabled():  # create_graph
-            results = list(_Last.apply(results, grad, x, h_0, *flat[:count]))
+            results = list(_Last.apply(results, grad, x, h_0, *flat[:count]))  # type: ignore[no-untyped-call]
         return None, *results
 
 
@@ -157,10 +157,10 @@ def _grouped(flat: Sequence[Tensor], kind: Any) -> list[Any]:
 def _forward(plans: list[Plan], packed: list[Packed], x: Tensor, h_0: Tensor) -> list[Kept]:
     T, B, _ = x.shape
     projected = x.flatten(0, 1) @ torch.cat([node.W_x for node in packed], 1)
-    parts = projected.split([node.W_x.shape[1] for node in packed], 1)
+    parts = torch.split(projected, [node.W_x.shape[1] for node in packed], 1)
     steps, kept = [], []
     for plan, node, part in zip(plans, packed, parts, strict=True):
-        fixed, buffers = _prepare(plan, node, part.view(T, B, -1))
+        fixed, buffers = _prepare(plan, node, part.view(T, B, part.shape[1]))
         steps.append(_stepper(plan, node, fixed, buffers))
         kept.append(buffers)
     s = h_0
@@ -204,9 +204,9 @@ def _stepper(plan: Plan, node: Packed, fixed: Tensor, kept: Kept) -> Callable[[i
     def step(t: int, s: Tensor) -> Tensor:
         u = kept.u[t]
         if index is None:
-            torch.addmm(fixed[t].view(B, -1), s, node.W_h, out=u.view(B, -1))
+            torch.addmm(fixed[t].flatten(1), s, node.W_h, out=u.flatten(1))
         else:
-            torch.add((s @ node.W_h).view(B, -1, H).index_select(1, index), fixed[t], out=u)
+            torch.add((s @ node.W_h).view(B, node.W_h.shape[1] // H, H).index_select(1, index), fixed[t], out=u)
         z = u[:, :K] if a == K else torch.cat([u[:, :a], u[:, a:K] * kept.p[t]], 1)
         y = kept.y[t]
         torch.cat([f(z[:, start:stop]) for f, start, stop in functions], 1, out=y)
@@ -230,7 +230,7 @@ def _backward(
     *,
     needs_x: bool,
 ) -> list[Tensor | None]:
-    T, B, _ = grad.shape
+    T = len(grad)
     before = torch.cat([h_0.unsqueeze(0), kept[-1].s[:-1]])  # what node 1 reads
     inputs = [before, *(node.s for node in kept[:-1])]
     multipliers = [_multipliers(*one) for one in zip(plans, packed, kept, inputs, strict=True)]
@@ -243,14 +243,14 @@ def _backward(
         for j in range(len(packed) - 1, -1, -1):
             gradients[j][t] = g
             torch.mul(g.unsqueeze(1), multipliers[j].to_s[t], out=deltas[j][t])
-            carried = deltas[j][t].view(B, -1) @ transposed[j]
+            carried = deltas[j][t].flatten(1) @ transposed[j]
             g = torch.addcmul(carried, g, multipliers[j].through[t]) if plans[j].highway else carried
     results: list[Tensor] = []
     to_x = torch.cat(
         [(G.unsqueeze(2) * m.to_x).flatten(2) for G, m in zip(gradients, multipliers, strict=True)], 2
     ).flatten(0, 1)
     flat_x = x.flatten(0, 1)
-    dW_x = (flat_x.t() @ to_x).split([node.W_x.shape[1] for node in packed], 1)
+    dW_x = torch.split(flat_x.t() @ to_x, [node.W_x.shape[1] for node in packed], 1)
     for j, m in enumerate(multipliers):
         dW_h = inputs[j].flatten(0, 1).t() @ deltas[j].flatten(0, 1).flatten(1)
         G = gradients[j].unsqueeze(2)

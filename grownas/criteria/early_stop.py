@@ -64,7 +64,6 @@ def significant(best: np.ndarray, candidate: np.ndarray, *, threshold: float) ->
         best: validation losses of the best so far, one per time step, shape `(n,)`.
         candidate: the candidate's, same shape.
         threshold: least t; 1.645 is the 5 % level.
-
     """
     t = float(newey_west_t(best - candidate)[2])
     return Verdict(t > threshold, t, "significant", threshold)

@@ -36,7 +36,6 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
 
     Raises:
         RunError: a folder is no run folder, or a file in it is damaged.
-
     """
     if not folders:
         raise RunError("no run folder given; give the path of at least one")

@@ -71,7 +71,6 @@ def learning_curves(metrics: Iterable[Mapping[str, Any]], events: Mapping[str, A
 
     Returns:
         The SVG, or None if nothing was logged.
-
     """
     lines = [line for line in metrics if line.get("stage")]
     wanted = "loss" if any(line["metric"] == "loss" for line in lines) else next((x["metric"] for x in lines), None)
@@ -189,7 +188,6 @@ def cumulative(dates: Sequence[str], gains: Sequence[np.ndarray], *, width: floa
         dates: days of the test part.
         gains: one array a seed, shape `(n,)`: the other model's loss minus ours on each day.
         width: inches.
-
     """
     curves = np.cumsum(np.stack(gains), axis=1)
     with _drawing(width, 2.4) as (canvas, axes):

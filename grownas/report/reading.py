@@ -15,6 +15,7 @@ from grownas.errors import GenotypeError, RunError
 from grownas.genotype import Genotype
 
 OURS = ("grown", "grown_retrained", "first_stage", "start")  # all other models are baselines
+ENTRY = {"model", "params", "val", "test", "seconds"}  # keys of a score
 Tree = dict[str, Any]
 
 
@@ -32,7 +33,6 @@ class Run:
         equations: the text of `equations.txt`.
         data: what `data.json` says about the data.
         forecasts: by model, and `actual`: standardised, float64, of validation and test rows `(n_val + n_test, I)`.
-
     """
 
     path: Path
@@ -129,7 +129,6 @@ def read(path: Path) -> Run | Comparison:
 
     Raises:
         RunError: it is no run folder, or a file in it is damaged.
-
     """
     if not path.is_dir():
         what = "not a folder" if path.exists() else "no such folder"
@@ -155,7 +154,7 @@ def read_run(path: Path) -> Run:
         config_text=text,
         config=config,
         command=str((_json(path / "run.json") or {}).get("command", "search")),
-        summary=_json(path / "summary.json"),
+        summary=_summary(path / "summary.json"),
         metrics=_json_lines(path / "metrics.jsonl"),
         growth=_json_lines(path / "growth.jsonl"),
         genotype=_genotype(path / "genotype.json"),
@@ -195,6 +194,16 @@ def _json(path: Path) -> Tree | None:
         return _object(json.loads(text), path)
     except json.JSONDecodeError as error:
         raise RunError(f"{path}: damaged, not JSON: {error}") from error
+
+
+def _summary(path: Path) -> Tree | None:
+    tree = _json(path)
+    if tree is None:
+        return None
+    scores = tree.get("scores")
+    if not isinstance(scores, list) or not all(isinstance(one, dict) and one.keys() >= ENTRY for one in scores):
+        raise RunError(f"{path}: damaged: expected scores, a list of entries with {', '.join(sorted(ENTRY))}")
+    return tree
 
 
 def _object(tree: Any, path: Path) -> Tree:

@@ -120,7 +120,6 @@ def comparison(result: Entry, settings: Mapping[str, int] | None = None) -> Tabl
     Args:
         result: the parsed file.
         settings: how many settings were tried, by model.
-
     """
     label, reference = METRICS.get(result["metric"], result["metric"]), result.get("reference", "grown")
     columns = (
@@ -176,7 +175,6 @@ def growth(lines: Iterable[Entry], stages: Iterable[Entry] = ()) -> Table:
     Args:
         lines: of `growth.jsonl`.
         stages: the summary's `stage_log`; only its candidates of the first stage are not in `growth.jsonl`.
-
     """
     columns = (
         Column("stage"),
@@ -238,7 +236,6 @@ def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Ta
         names: of the series.
         data: the content of `data.json`.
         scores: entries of `summary.json` by model, in the order of the columns.
-
     """
     columns = [Column("series", figures=False), Column("mean", "of the training part"), Column("sd")]
     columns.append(Column("carried", "blanks filled with the value of the day before"))
@@ -260,7 +257,6 @@ def outcomes(runs: Iterable[tuple[str, Entry]]) -> Table:
 
     Args:
         runs: name and content of `summary.json`.
-
     """
     columns = (
         Column("run", figures=False),

@@ -59,11 +59,12 @@ class Growth:
         threshold: least t of `significant`.
         outer_patience: stages in a row without an accepted one before growth ends.
         max_nodes, max_params, max_seconds: limits; None for none.
-        carrier_share, noise, position: of the appended node, see `morphisms.add_node`; position is `first`,
-            `middle` or `last`.
+        carrier_share, position: of the appended node, see `morphisms.add_node`; position is `first`, `middle` or
+            `last`.
+        noise: standard deviation of what is added to a stage's new parameters (at the start, all but the carriers'),
+            at most 1 / pull: a pull lets no parameter wander farther.
         prune: `none`, `each_stage` or `at_end`; ops below `prune_threshold` go, and all but the `top_k` largest.
         fine_tune_epochs: most epochs after a pruning.
-
     """
 
     recipe: Recipe
@@ -103,7 +104,6 @@ class Stage(NamedTuple):
         candidate: the model to judge.
         fits: the training, and the fine-tuning if ops were pruned; none for the start.
         prunings: growth lines of the pruned ops; `accepted` waits for the judge.
-
     """
 
     candidate: Candidate
@@ -133,7 +133,6 @@ class Grown:
         seconds: of all fits.
         steps: weight steps of all fits.
         reason: why growth stopped, in words.
-
     """
 
     model: Any
@@ -167,7 +166,6 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         journal: does and remembers the fits.
         options: what governs growth.
         seed: fixes noise and data order.
-
     """
     began = journal.elapsed
     origin = Candidate(start, None, task.evaluate(start, "val"))
@@ -178,7 +176,8 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
     for candidate_pull in options.pulls:
         recipe = replace(options.recipe, pull=candidate_pull)
         key = f"stage-1-pull-{candidate_pull:g}"
-        stage = _train(key, origin, task, journal, options, recipe, seed=seed)
+        begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
+        stage = _train(key, begin, task, journal, options, recipe, seed=seed)
         tried.append(stage)
         verdict = _judge(best, stage, options)
         stages.append(_stage_line(1, candidate_pull, best, stage, verdict))
@@ -194,7 +193,7 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
     recipe = replace(options.recipe, pull=pull)
     while (reason := _limit(current.model, options, journal.elapsed - began)) is None:
         number += 1
-        grown, position, drift = _append(current.candidate, task, options, seed=seed + 1000 * number)
+        grown, position, drift = _append(current.candidate, task, options, pull, seed=seed + 1000 * number)
         stage = _train(f"stage-{number}", grown, task, journal, options, recipe, seed=seed, number=number)
         tried.append(stage)
         verdict = _judge(best, stage, options)
@@ -227,7 +226,6 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
         options: those of the growth; without pruning.
         path: stages to repeat, see `Grown.path`.
         seed: of the growth.
-
     """
     current = Candidate(start, None, task.evaluate(start, "val"))
     for line in path:
@@ -235,7 +233,9 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
         recipe = replace(options.recipe, pull=line["pull"], patience=None, epochs=max(1, line["best_epoch"]))
         key = f"refit-stage-{stage}" if stage > 1 else f"refit-stage-1-pull-{line['pull']:g}"
         if stage > 1:
-            current, *_ = _append(current, task, options, seed=seed + 1000 * stage)
+            current, *_ = _append(current, task, options, line["pull"], seed=seed + 1000 * stage)
+        else:
+            current = current._replace(model=stirred(start, options.noise, line["pull"], seed=seed))
         fit = journal.fit(key, current.model, task, recipe, seed=seed, optimizers=current.optimizers)
         current = Candidate(fit.model, fit.optimizers, fit.evaluation)
     return current.model
@@ -272,7 +272,7 @@ def _limit(model: Any, options: Growth, seconds: float) -> str | None:
     if options.max_seconds is not None and seconds >= options.max_seconds:
         return f"max_seconds = {options.max_seconds:g} reached"
     if options.max_params is not None:
-        larger = count_parameters(with_core(model, _grow_core(model.core, options, seed=0).backbone))
+        larger = count_parameters(with_core(model, _grow_core(model.core, options, pull=0.0, seed=0).backbone))
         if larger > options.max_params:
             return f"another node would make {larger} parameters, max_params = {options.max_params}"
     return None
@@ -283,19 +283,29 @@ def _position(core: Backbone, options: Growth) -> int:
     return {"first": 0, "middle": len(core.nodes) // 2, "last": len(core.nodes)}[options.position]
 
 
-def _grow_core(core: Backbone, options: Growth, *, seed: int) -> morphisms.Morphed:
+def _noise(noise: float, pull: float) -> float:
+    return min(noise, 1 / pull) if pull else noise
+
+
+def stirred(start: Any, noise: float, pull: float, *, seed: int) -> Any:
+    """Return a copy of a start that is ready to be trained with a pull: its silent ops are given some noise."""
+    core = morphisms.stir(start.core, _noise(noise, pull), torch.Generator().manual_seed(seed))
+    return with_core(start, core)
+
+
+def _grow_core(core: Backbone, options: Growth, *, pull: float, seed: int) -> morphisms.Morphed:
     return morphisms.add_node(
         core,
         position=_position(core, options),
         carrier_share=options.carrier_share,
-        noise=options.noise,
+        noise=_noise(options.noise, pull),
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def _append(current: Candidate, task: Task, options: Growth, *, seed: int) -> tuple[Candidate, int, float]:
+def _append(current: Candidate, task: Task, options: Growth, pull: float, *, seed: int) -> tuple[Candidate, int, float]:
     """Add a node to a copy; return it with migrated optimisers, the node's number and the drift of the output."""
-    morphed = _grow_core(current.model.core, options, seed=seed)
+    morphed = _grow_core(current.model.core, options, pull=pull, seed=seed)
     model = with_core(current.model, morphed.backbone)
     old = current.optimizers or make_optimizers(current.model, options.recipe)
     optimizers = [migrate(o, morphed.origins, current.model, model, prefix="core.") for o in old]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ CLOSING_HOURS = (
     "Markets close at different hours and the date is each market's own, so part of what can be predicted in daily "
     "closes is news that one market traded on before another opened."
 )
+ROUNDING = 1e-12  # steady growth gives returns that differ by no more
 LEAST_ROWS = 100  # of returns: fewer leave nothing to choose an order or a model with
 
 
@@ -31,7 +33,6 @@ class Table:
         values: shape `(n, I)`, float64, nan where blank.
         source: where they came from.
         returns: True if the values are returns already, False if they are closes.
-
     """
 
     dates: list[datetime.date]
@@ -46,7 +47,6 @@ def read_csv(path: Path) -> Table:
 
     Raises:
         DataError: the file cannot be used; the message quotes row (the header is row 1), column and reason.
-
     """
     rows = _read_rows(path)
     header = [name.strip() for name in rows[0]]
@@ -79,10 +79,11 @@ def _read_rows(path: Path) -> list[list[str]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     if "\0" in text:
         raise DataError(f"{path}: a binary file; expected a CSV of closes")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        rows = list(csv.reader(text.splitlines(), strict=True))
+        rows = list(reader)
     except csv.Error as error:
-        raise DataError(f"{path}: not a CSV: {error}") from error
+        raise DataError(f"{path}, line {reader.line_num}: not a CSV: {error}") from error
     while rows and not any(cell.strip() for cell in rows[-1]):
         rows.pop()
     if len(rows) < 2:
@@ -116,7 +117,7 @@ def _date(path: Path, row: int, cell: str, before: Sequence[datetime.date]) -> d
 
 def _close(path: Path, row: int, name: str, cell: str) -> float:
     try:
-        value = float(cell)
+        value = float(cell.replace("_", "?"))  # Python reads 1_000 as a number; in a table it is a slip
     except ValueError as error:
         raise DataError(f"{path}, row {row}, column {name}: {cell!r} is not a number") from error
     if not math.isfinite(value) or value <= 0:
@@ -133,7 +134,6 @@ class Panel:
         names: of the series.
         returns: log returns in decimals (or what the source gives in their place), shape `(n, I)`, float64.
         report: what was done, in figures and words.
-
     """
 
     dates: list[datetime.date]
@@ -152,7 +152,6 @@ def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
 
     Raises:
         DataError: a series is empty, constant, or unknown; too few rows are left.
-
     """
     values = table.values
     for name, column in zip(table.names, values.T, strict=True):
@@ -169,7 +168,7 @@ def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
     if len(returns) < LEAST_ROWS:
         raise DataError(f"{table.source}: {len(returns)} rows of returns are left, at least {LEAST_ROWS} are needed")
     for name, column in zip(table.names, returns.T, strict=True):
-        if np.ptp(column) == 0:
+        if np.ptp(column) <= ROUNDING:
             raise DataError(f"{table.source}, column {name}: constant, there is nothing to forecast; remove it")
     report = {
         "rows_read": len(values),

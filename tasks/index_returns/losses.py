@@ -46,7 +46,6 @@ def calmness(values: np.ndarray[Any, Any], train_end: int) -> np.ndarray[Any, An
 
     Returns:
         Shape `(n, 1)`; row t depends on rows before t only.
-
     """
     squares = (values**2).mean(1)
     typical = float(squares[:train_end].mean())
@@ -55,4 +54,5 @@ def calmness(values: np.ndarray[Any, Any], train_end: int) -> np.ndarray[Any, An
         expected[t] = max(variance, FLOOR * typical)
         variance = DECAY * variance + (1 - DECAY) * square
     weights = 1 / expected
-    return (weights / weights[:train_end].mean())[:, None]
+    scaled: np.ndarray[Any, Any] = weights / weights[:train_end].mean()
+    return scaled[:, None]

@@ -19,7 +19,6 @@ def score(actual: np.ndarray, forecasts: np.ndarray, names: Sequence[str]) -> di
     Returns:
         `mse`, `mae`, `r2` (out of sample, against a forecast of zero), `hit_rate` (share of equal signs among the
         days on which the return is not zero) and `count`, overall; the same per series under `per_series`.
-
     """
     columns = range(actual.shape[1])
     each = {names[i]: _score(actual[:, i], forecasts[:, i]) for i in columns}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Literal
 
 from grownas.tasks.index_returns.losses import LOSSES
@@ -34,7 +35,9 @@ class Options(Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if value != "auto" and value not in LOSSES:
-            raise ValueError(f"expected auto, {', '.join(LOSSES)}")
+            near = difflib.get_close_matches(value, ["auto", *LOSSES], n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"expected auto, {', '.join(LOSSES)}{hint}")
         return value
 
     @field_validator("val")
@@ -42,5 +45,5 @@ class Options(Section):
     def _leaves_a_test_part(cls, value: float, info: object) -> float:
         train = getattr(info, "data", {}).get("train", 0.0)
         if train + value >= 1:
-            raise ValueError(f"train + val must leave a test part, got {train} + {value}")
+            raise ValueError(f"expected train + val below 1, so that a test part is left, with train = {train}")
         return value

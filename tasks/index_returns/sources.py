@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,6 @@ def read(data: str, **options: Any) -> Table:
     Args:
         data: `bundled`, `yfinance`, a name of `synthetic.NAMES`, or a path.
         options: `tickers`, `start`, `end`, `cache` for yfinance; `data_seed` for synthetic panels.
-
     """
     if data == "bundled":
         return bundled()
@@ -38,11 +38,11 @@ def read(data: str, **options: Any) -> Table:
         return downloaded(options["tickers"], options["start"], options["end"], options["cache"])
     if data in synthetic.NAMES:
         return synthetic.table(data, options["data_seed"])
-    return read_csv(Path(data).expanduser())
+    return read_csv(Path(os.path.expanduser(data)))  # as given where there is no such user: then no such file
 
 
 def bundled() -> Table:
-    """Return the daily S&P 500 and NASDAQ that `arch` ships, 1999-2018: log returns, and log(log(High / Low)) ranges."""
+    """Return daily S&P 500 and NASDAQ as `arch` ships them, 1999-2018: log returns and log(log(High / Low)) ranges."""
     from arch.data import nasdaq, sp500
 
     frames = {"SP500": sp500.load(), "NASDAQ": nasdaq.load()}
@@ -62,23 +62,36 @@ def downloaded(tickers: Sequence[str], start: str, end: str | None, cache: Path)
 
     Raises:
         DataError: nothing came for a ticker, the cache is damaged, or yfinance is not installed.
-
     """
+    twice = sorted({ticker for ticker in tickers if tickers.count(ticker) > 1})
+    if twice or not tickers:
+        raise DataError(f"task.tickers: {', '.join(twice)} twice" if twice else "task.tickers is empty; name an index")
     key = hashlib.sha256(json.dumps([list(tickers), start, end]).encode()).hexdigest()[:16]
     path, note = cache / f"yfinance-{key}.csv", cache / f"yfinance-{key}.json"
-    if path.exists() and note.exists():
-        wanted = json.loads(note.read_text())
-        if hashlib.sha256(path.read_bytes()).hexdigest() != wanted["sha256"]:
-            raise DataError(f"{path}: does not match its checksum in {note.name}; delete both to download again")
-    else:
+    if not (path.exists() and note.exists()):
         text = _to_csv(tickers, _download(tickers, start, end))
-        cache.mkdir(parents=True, exist_ok=True)
-        _write(path, text)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        today = datetime.date.today().isoformat()
-        _write(note, json.dumps({"downloaded": today, "sha256": digest, "tickers": list(tickers)}))
+        digest, today = hashlib.sha256(text.encode()).hexdigest(), datetime.date.today().isoformat()
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            _write(path, text)
+            _write(note, json.dumps({"downloaded": today, "sha256": digest, "tickers": list(tickers)}))
+        except OSError as error:
+            raise DataError(f"{cache}: cannot be written: {error.strerror}; set task.cache to a folder") from error
+    day = _checked_date(path, note)
     table = read_csv(path)
-    return Table(table.dates, table.names, table.values, f"Yahoo Finance, {json.loads(note.read_text())['downloaded']}")
+    return Table(table.dates, table.names, table.values, f"Yahoo Finance, {day}")
+
+
+def _checked_date(path: Path, note: Path) -> str:
+    """Return the day of a download whose file is as it was written."""
+    try:
+        wanted = json.loads(note.read_bytes())
+        digest, day = wanted["sha256"], str(wanted["downloaded"])
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise DataError(f"{note}: damaged; delete it and {path.name} to download again") from error
+    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise DataError(f"{path}: does not match its checksum in {note.name}; delete both to download again")
+    return day
 
 
 def _download(tickers: Sequence[str], start: str, end: str | None) -> Any:
@@ -94,15 +107,31 @@ def _download(tickers: Sequence[str], start: str, end: str | None) -> Any:
         if first:
             time.sleep(PAUSE_S)
         asked = list(tickers[first : first + BATCH])
-        frame = yfinance.download(asked, start=start, end=end, auto_adjust=True, progress=False)
-        if frame is None or frame.empty:
-            raise DataError(f"Yahoo Finance sent nothing for {', '.join(asked)}; check the network and the names")
-        closes = frame["Close"].reindex(columns=asked)
-        for ticker in asked:
-            if closes[ticker].isna().all():
-                raise DataError(f"Yahoo Finance sent no closes for {ticker}; check the name, or leave it out")
-        parts.append(closes)
-    return pd.concat(parts, axis=1).sort_index()
+        try:
+            frame = yfinance.download(asked, start=start, end=end, auto_adjust=True, progress=False)
+        except Exception as error:  # whatever its network and parsing libraries raise
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"Yahoo Finance failed for {', '.join(asked)}: {reason}; try again later") from error
+        parts.append(_closes(frame, asked))
+    return pd.concat(parts, axis=1, sort=True)
+
+
+def _closes(frame: Any, asked: list[str]) -> Any:
+    """Return the closes of an answer in the order asked; refuse what could not be read again from the cache."""
+    if frame is None or frame.empty or "Close" not in frame:
+        raise DataError(f"Yahoo Finance sent nothing for {', '.join(asked)}; check the network and the names")
+    closes = frame["Close"].reindex(columns=asked)
+    days = closes.index[closes.index.duplicated()]
+    if len(days):
+        raise DataError(f"Yahoo Finance sent {days[0].date()} twice for {', '.join(asked)}; try again later")
+    for ticker in asked:
+        known = closes[ticker].dropna()
+        if known.empty:
+            raise DataError(f"Yahoo Finance sent no closes for {ticker}; check the name, or leave it out")
+        wrong = known[~((known > 0) & np.isfinite(known))]
+        if len(wrong):
+            raise DataError(f"Yahoo Finance sent {wrong.iloc[0]} for {ticker} on {wrong.index[0].date()}; leave it out")
+    return closes
 
 
 def _to_csv(tickers: Sequence[str], closes: Any) -> str:

@@ -32,7 +32,7 @@ def white_noise(seed: int) -> Truth:
 
 
 def nonlinear(seed: int) -> Truth:
-    """A two-input recurrence that no linear model sees: each mean is a product of the newest value and the state.
+    """Simulate a two-input recurrence that no linear model sees: a mean is a product of newest value and state.
 
     With the state s_t = tanh(x_t) + 0.3 roll(s_{t-1}), where roll moves the series on by one, the mean of x_{t+1} is
     tanh(4 x_t * roll(s_{t-1})). The bound keeps it from running away, the slope 4 and the noise from dying out at
@@ -49,9 +49,10 @@ def nonlinear(seed: int) -> Truth:
 
 
 class _Op(NamedTuple):
-    """One op of a node, for many cells at once: `W_x` is `(cells, I, H)`, `W_h` `(cells, H, H)`, `is_tanh` `(cells, 1)`.
+    """One op of a node, for many cells at once.
 
-    The activation is tanh or sigmoid: both are bounded, so that no cell runs away. Biases are zero.
+    Shapes: `is_tanh` `(cells, 1)`, `W_x` `(cells, I, H)`, `W_h` `(cells, H, H)`. Biases are zero. The
+    activation is tanh or sigmoid: both are bounded, so that no cell runs away.
     """
 
     is_additive: bool
@@ -75,7 +76,7 @@ class _Cells(NamedTuple):
 
 
 def planted(seed: int) -> Truth:
-    """A random three-node chain cell plus noise (ALGORITHMS 1): two ops a node, hidden size 8.
+    """Simulate a random three-node chain cell plus noise (ALGORITHMS 1): two ops a node, hidden size 8.
 
     Cells are drawn until a VAR explains less than 15 % and the true mean more than 60 % of the variance.
     """
@@ -101,7 +102,8 @@ def _draw_cells(rng: np.random.Generator) -> _Cells:
     """Draw cells of three nodes, each an additive and a Hadamard op. Gain 2.5: smaller ones are nearly linear."""
 
     def weight(rows: int) -> Array:
-        return rng.normal(size=(CELLS, rows, HIDDEN)) * 2.5 / np.sqrt(rows)
+        drawn: Array = rng.normal(size=(CELLS, rows, HIDDEN)) * 2.5 / np.sqrt(rows)
+        return drawn
 
     def op(is_additive: bool) -> _Op:
         return _Op(is_additive, rng.integers(2, size=(CELLS, 1)) == 0, weight(SERIES), weight(HIDDEN))
@@ -121,7 +123,8 @@ def _settle(cells: _Cells, rng: np.random.Generator) -> tuple[_Cells, Array, Arr
 
 
 def _noise(rng: np.random.Generator, rows: int, cells: int) -> Array:
-    return rng.normal(size=(rows, cells, SERIES)) * np.sqrt(1 - SIGNAL)
+    drawn: Array = rng.normal(size=(rows, cells, SERIES)) * np.sqrt(1 - SIGNAL)
+    return drawn
 
 
 def _run_cells(cells: _Cells, noise: Array) -> tuple[Array, Array, Array]:
@@ -141,7 +144,8 @@ def _apply(op: _Op, x: Array, state: Array) -> Array:
     p, q = _times(x, op.W_x), _times(state, op.W_h)
     z = p + q if op.is_additive else p * q
     y = np.tanh(np.where(op.is_tanh, z, z / 2))
-    return np.where(op.is_tanh, y, (1 + y) / 2)  # sigmoid(z) = (1 + tanh(z / 2)) / 2
+    activated: Array = np.where(op.is_tanh, y, (1 + y) / 2)  # sigmoid(z) = (1 + tanh(z / 2)) / 2
+    return activated
 
 
 def _times(vectors: Array, matrices: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -62,7 +63,6 @@ class IndexReturns:
         architecture_share: share of the training part, its end, that is held out for alpha in bilevel training.
         refitting: the training part is joined with the validation part.
         scaled_by: mean and sd to standardise by instead of those of the training part.
-
     """
 
     options: Options
@@ -77,8 +77,8 @@ class IndexReturns:
 
     name = "index_returns"
     metric = "mse"
-    Options = Options
-    LOSSES = tuple(LOSSES)
+    section = Options  # of a config
+    losses = tuple(LOSSES)  # what `with_loss` takes
 
     @classmethod
     def load(cls, options: Options, *, architecture_share: float = 0.2) -> IndexReturns:
@@ -86,19 +86,19 @@ class IndexReturns:
 
         Raises:
             DataError: they cannot be used; the message says where and why.
-
         """
         table = sources.read(
             options.data,
             tickers=options.tickers,
             start=options.start,
             end=options.end,
-            cache=Path(options.cache).expanduser(),
+            cache=Path(os.path.expanduser(options.cache)),  # as given where there is no such user
             data_seed=options.data_seed,
         )
         panel = clean(table, options.difference)
         rows = len(panel.returns)
-        n_train, n_val = round(rows * options.train), round(rows * options.val)
+        n_train = int(rows * options.train)
+        n_val = int(rows * (options.train + options.val)) - n_train
         least = 4 * options.bptt  # warm-up, shift and one window
         if n_train < least or n_val < 2 or rows - n_train - n_val < 2:
             raise DataError(
@@ -178,8 +178,19 @@ class IndexReturns:
         return Forecaster(core, self.mean, self.sd, generator=generator)
 
     def windows(self, part: str, *, seed: int) -> Iterator[Window]:
-        """Yield an epoch of training windows; see `Window`."""
-        rows = self.rows(part)
+        """Yield an epoch of training windows; see `Window`.
+
+        Raises:
+            DataError: the part is too short for one.
+        """
+        rows, bptt = self.rows(part), self.options.bptt
+        least = 3 * bptt if self.options.batches == "streams" else bptt + 1  # warm-up, shift and one window
+        if rows.stop - rows.start < least:
+            raise DataError(
+                f"{self.source}: the part {part} has {rows.stop - rows.start} rows, {self.options.batches} of "
+                f"{bptt} days need at least {least}; give more rows, lower task.bptt or change "
+                "strategy.architecture_share"
+            )
         rng = np.random.default_rng(seed)
         make = self._streams if self.options.batches == "streams" else self._sliding
         return make(rows, rng)
@@ -285,7 +296,6 @@ class IndexReturns:
 
         Raises:
             DataError: the columns differ.
-
         """
         if list(names) != self.names:
             raise DataError(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grownas.errors import GenotypeError
@@ -58,6 +58,7 @@ def with_op(**changes):
     return tree
 
 
+@settings(deadline=None)
 @given(genotypes())
 def test_a_genotype_survives_json(genotype):
     again = Genotype.from_dict(json.loads(json.dumps(genotype.to_dict())))
@@ -65,9 +66,10 @@ def test_a_genotype_survives_json(genotype):
     assert hash(again) == hash(genotype)
 
 
+@settings(deadline=None)
 @given(genotypes())
 def test_a_genotype_survives_pickle(genotype):
-    assert pickle.loads(pickle.dumps(genotype)) == genotype
+    assert pickle.loads(pickle.dumps(genotype)) == genotype  # noqa: S301
 
 
 def test_a_genotype_survives_a_file_which_is_written_whole(tmp_path):

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from grownas.errors import ConfigError, GenotypeError
@@ -45,6 +45,7 @@ def is_one_edit(before, after):
     return len(long) == len(short) + 1 and any((*long[:i], *long[i + 1 :]) == tuple(short) for i in range(len(long)))
 
 
+@settings(deadline=None)
 @given(spaces, st.integers(0, 2**32))
 def test_a_sample_is_allowed_with_equal_shares_and_no_op_twice(space, seed):
     genotype = space.sample(random.Random(seed))
@@ -56,6 +57,7 @@ def test_a_sample_is_allowed_with_equal_shares_and_no_op_twice(space, seed):
         assert list(names) == [op for op in space.ops if op in names]
 
 
+@settings(deadline=None)
 @given(spaces, st.integers(0, 2**32))
 def test_a_seed_fixes_sample_and_mutant(space, seed):
     genotype = space.sample(random.Random(seed))
@@ -64,6 +66,7 @@ def test_a_seed_fixes_sample_and_mutant(space, seed):
     assert space.mutate(genotype, random.Random(seed)) == space.mutate(genotype, random.Random(seed))
 
 
+@settings(deadline=None)
 @given(spaces, st.integers(0, 2**32), st.integers(1, 12))
 def test_mutants_differ_by_one_change_and_stay_in_the_space(space, seed, steps):
     assume(len(space.ops) > 1 or space.max_nodes > 1 or space.max_ops > 1)
@@ -116,6 +119,16 @@ def test_every_kind_of_change_is_as_likely():
         kinds[(nodes, 0 if nodes else count - 4)] += 1
     assert set(kinds) == {(1, 0), (-1, 0), (0, 0), (0, 1), (0, -1)}
     assert all(abs(count - 400) < 6 * 20 for count in kinds.values())
+
+
+def test_a_node_is_added_and_removed_at_every_place():
+    marked = tuple(Node((Op("add", name),)) for name in ("tanh", "relu"))
+    space, rng, seen = SearchSpace(("hadamard", "add"), ("tanh", "relu"), max_ops=1), random.Random(0), set()
+    for _ in range(300):
+        after = space.mutate(Genotype(marked), rng).nodes
+        seen |= {place for place in range(3) if len(after) == 3 and (*after[:place], *after[place + 1 :]) == marked}
+        seen |= {f"without {place}" for place in range(2) if after == (*marked[:place], *marked[place + 1 :])}
+    assert seen == {0, 1, 2, "without 0", "without 1"}
 
 
 def test_a_changed_node_gets_equal_shares_and_others_keep_theirs():
@@ -188,5 +201,5 @@ def test_a_wrong_field_is_named(case):
 
 
 def test_a_space_can_be_hashed_and_pickled():
-    assert pickle.loads(pickle.dumps(FULL)) == FULL
+    assert pickle.loads(pickle.dumps(FULL)) == FULL  # noqa: S301
     assert len({FULL, SearchSpace(tuple(COMBINE), tuple(ACTIVATION))}) == 1

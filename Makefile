@@ -1,0 +1,32 @@
+# From a fresh clone: `make search` runs the main job, `make test` the plain test suite.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install search test lint types clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[finance,dev]'
+	touch $@
+
+search: install
+	$(BIN)/grownas search index_returns/growing
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check grownas tasks configs tests setup.py
+	$(BIN)/ruff format --check grownas tasks configs tests setup.py
+
+# The installed layout, where tasks/ and configs/ are parts of grownas, is what is checked.
+types: install
+	rm -rf build/types
+	$(BIN)/python setup.py --quiet build_py --build-lib build/types
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p grownas
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,23 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("grownas", deadline=None)  # a first call of torch takes seconds; machines are noisy
+settings.load_profile("grownas")
+torch.set_num_threads(1)  # small tensors; also keeps sums in one order
+
+
+@pytest.fixture(scope="session")
+def followed():
+    """The class `Followed`: test files cannot import from this folder."""
+    spec = importlib.util.spec_from_file_location("following", Path(__file__).with_name("following.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Followed

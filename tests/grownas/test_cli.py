@@ -1,0 +1,243 @@
+"""The command line: what is parsed reaches the right function, and every end has its exit status and its words."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import grownas
+from grownas import cli
+from grownas.errors import ConfigError, DataError, GenotypeError, GrownasError, RunError, TrainingError
+
+COMMANDS = ("compare", "evaluate", "predict", "report", "resume", "search", "show", "train")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run the command line in this process: `call("search", ...)` gives (status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["grownas", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Stand in for the functions behind the commands; what they were given is kept."""
+    from grownas import reload, run
+    from grownas.report import page
+
+    kept = []
+
+    def stand_in(name, answer=None):
+        def take(*arguments):
+            kept.append((name, *arguments))
+            return answer
+
+        return take
+
+    for module, name, answer in [
+        (run, "search", None),
+        (run, "compare", None),
+        (run, "train", None),
+        (run, "resume", None),
+        (reload, "predict", Path("x/forecasts.csv")),
+        (reload, "show", "1 node(s)"),
+        (page, "write_report", Path("x/report.html")),
+        (
+            reload,
+            "evaluate",
+            {"val": {"mse": 0.1 + 0.2, "mae": 0.5, "r2": None, "hit_rate": 0.25, "count": 12}},
+        ),
+    ]:
+        monkeypatch.setattr(module, name, stand_in(name, answer))
+    return kept
+
+
+# ---- what is parsed reaches its function
+
+
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_config_and_overrides_reach_search_and_compare(call, calls, command):
+    assert call(command, "index_returns/growing", "seed=3", "task.data=closes.csv") == (0, "", "")
+    ((name, config),) = calls
+    assert (name, config.seed, config.task.data) == (command, 3, "closes.csv")
+
+
+@pytest.mark.parametrize("what", ["gru", "some/genotype.json", "a=b.json"])
+def test_train_takes_the_genotype_from_among_the_overrides(call, calls, what):
+    assert call("train", "index_returns/growing", "seed=3", f"genotype={what}", "quiet=true")[0] == 0
+    ((name, config, given),) = calls
+    assert (name, config.seed, config.quiet, given) == ("train", 3, True, what)
+
+
+@pytest.mark.parametrize("arguments", [(), ("genotype=",), ("genotype=gru", "genotype=lstm"), ("genotyp=gru",)])
+def test_train_needs_one_genotype(call, calls, arguments):
+    status, out, err = call("train", "index_returns/growing", *arguments)
+    assert (status, out, calls) == (2, "", [])
+    assert err == (
+        "error: train needs one genotype=: the path of a genotype.json, or a baseline such as genotype=gru\n"
+    )
+
+
+def test_resume_and_predict_take_a_run_and_overrides(call, calls):
+    assert call("resume", "runs/a", "quiet=true") == (0, "", "")
+    assert call("predict", "runs/a", "task.data=b.csv") == (0, "x/forecasts.csv\n", "")
+    assert calls == [
+        ("resume", Path("runs/a"), ("quiet=true",)),
+        ("predict", Path("runs/a"), ("task.data=b.csv",)),
+    ]
+
+
+def test_evaluate_prints_every_digit(call, calls):
+    status, out, _ = call("evaluate", "runs/a")
+    assert status == 0
+    assert out == "val mse 0.30000000000000004\n  mae 0.5, hit_rate 0.25, 12 forecasts\n"
+    assert float(out.split()[2]) == 0.1 + 0.2
+    assert calls == [("evaluate", Path("runs/a"), ())]
+
+
+def test_report_takes_one_or_several_runs(call, calls):
+    assert call("report", "a") == (0, "x/report.html\n", "")
+    assert call("report", "a", "b")[0] == 0
+    assert calls == [("write_report", (Path("a"),)), ("write_report", (Path("a"), Path("b")))]
+    assert call("show", "a")[1] == "1 node(s)\n"
+
+
+# ---- how it ends
+
+
+@pytest.mark.parametrize("error", [GrownasError, ConfigError, DataError, GenotypeError, RunError])
+def test_the_users_errors_end_with_2_and_a_message_alone(call, monkeypatch, error):
+    def fail(*_):
+        raise error("closes.csv, row 3: no number")
+
+    monkeypatch.setattr("grownas.run.search", fail)
+    assert call("search", "index_returns/growing") == (2, "", "error: closes.csv, row 3: no number\n")
+
+
+def test_training_that_fails_ends_with_1(call, monkeypatch):
+    def fail(*_):
+        raise TrainingError("stage 1, step 7: the loss is nan")
+
+    monkeypatch.setattr("grownas.run.search", fail)
+    assert call("search", "index_returns/growing") == (
+        1,
+        "",
+        "error: training stopped: stage 1, step 7: the loss is nan\n",
+    )
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(call, monkeypatch):
+    from grownas.journal import Interrupted
+
+    def stop(*_):
+        raise Interrupted(Path("runs/a"))
+
+    monkeypatch.setattr("grownas.run.search", stop)
+    status, out, err = call("search", "index_returns/growing")
+    assert (status, out) == (130, "")
+    assert err.strip() == "interrupted; `grownas resume runs/a` goes on"
+
+
+def test_an_interrupt_before_there_is_a_run_says_no_more(call, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("grownas.run.search", stop)
+    status, _, err = call("search", "index_returns/growing")
+    assert (status, err.strip()) == (130, "interrupted")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt("runs/a"), KeyboardInterrupt()])
+def test_an_interrupt_outside_click_is_told_alike(error, capsys):
+    def stop(standalone_mode):
+        raise error
+
+    assert cli._status(stop) == 130
+    assert capsys.readouterr().err.startswith("interrupted")
+
+
+def test_our_own_mistakes_are_not_hidden(monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr("grownas.run.search", fail)
+    monkeypatch.setattr(sys, "argv", ["grownas", "search", "index_returns/growing"])
+    with pytest.raises(ZeroDivisionError):  # Python then prints the traceback and exits with 1
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serch"], "Did you mean 'search'?"),
+        (["evalute", "x"], "Did you mean 'evaluate'?"),
+        (["zzz"], "No such command 'zzz'."),
+        (["search"], "Missing argument 'CONFIG'."),
+        (["report"], "Missing argument 'RUN [RUN]...'."),
+        (["search", "--fast", "x"], "No such option"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_a_hint(call, arguments, words):
+    status, out, err = call(*arguments)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert "Usage:" in err
+    assert "Traceback" not in err
+    assert err.count("Did you mean") <= 1
+
+
+def test_a_wrong_config_ends_with_2(call):
+    status, out, err = call("search", "index_returns/growing", "strategy.patienc=3", "seed=x")
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: index_returns/growing: 2 problems\n"
+        "  strategy.patienc: unknown key; did you mean strategy.patience?\n"
+        "  seed: expected a valid integer, got 'x'\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "predict", "report", "show"])
+def test_a_folder_that_is_not_there_ends_with_2(call, tmp_path, command):
+    status, out, err = call(command, tmp_path / "nothing")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path / 'nothing'}: ")
+    assert err.count("\n") == 1
+
+
+def test_version_and_help(call):
+    assert call("--version")[:2] == (0, f"grownas, version {grownas.__version__}\n")
+    status, out, _ = call("--help")
+    assert status == 0
+    assert re.findall(r"^  (\w+)  ", out, re.MULTILINE) == list(COMMANDS)
+    for name in COMMANDS:
+        status, text, _ = call(name, "-h")
+        assert status == 0
+        assert cli.cli.commands[name].get_short_help_str(200).split(".")[0].split(",")[0][:30] in " ".join(text.split())
+
+
+def test_every_command_has_a_help_that_is_not_cut_in_the_list(call):
+    context = click.Context(cli.cli)
+    for name in COMMANDS:
+        assert cli.cli.get_command(context, name).help
+
+
+def test_the_console_script_and_the_module_are_the_same(tmp_path):
+    """In a process of its own: a message on stderr, nothing else, status 2."""
+    done = subprocess.run(
+        [sys.executable, "-m", "grownas", "search", "nowhere.yaml"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: nowhere.yaml: no such file, and no shipped config")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,272 @@
+"""Comparisons of fabricated runs: figures by hand, verdicts in words, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from grownas.comparison import compare, table
+from grownas.errors import RunError
+from grownas.statistics import diebold_mariano
+
+N_VAL, N_TEST, SERIES = 20, 120, 3
+GOOD, FAIR, POOR = 0.9, 0.6, 0.2  # parts of the signal that a model's forecasts hold
+
+
+def write_run(folder, parts, *, seed=1, data=0, same=()):
+    """Write the files that a comparison reads.
+
+    Args:
+        folder: where to.
+        parts: of each model, how much of the signal its forecasts hold.
+        seed: disturbs the forecasts, but not those of fitted models.
+        data: another number makes other data.
+        same: pairs (model, other): the first forecasts as the other does.
+    """
+    rng = np.random.default_rng([7, data])
+    signal = rng.normal(size=(N_VAL + N_TEST, SERIES))
+    actual = signal + 0.5 * rng.normal(size=signal.shape)
+    own = np.random.default_rng([8, seed])
+    forecasts = {}
+    for model, part in parts.items():
+        disturbance = own.normal(size=signal.shape) * (0.0 if model in ("zero", "var1", "var", "var_robust") else 0.05)
+        forecasts[model] = part * signal + disturbance
+    forecasts.update({model: forecasts[other].copy() for model, other in same})
+    errors = {model: ((actual - forecast) ** 2).mean(1) for model, forecast in forecasts.items()}
+    entries = [
+        {
+            "model": model, "params": 10 * len(model), "seconds": 2.0 * seed, "settings": 4,
+            "val": float(error[:N_VAL].mean()), "test": float(error[N_VAL:].mean()),
+        }
+        for model, error in errors.items()
+    ]  # fmt: skip
+    folder.mkdir(parents=True)
+    save_file({"actual": actual, **forecasts}, folder / "forecasts.safetensors")
+    (folder / "data.json").write_text(json.dumps({"n_val": N_VAL, "n_test": N_TEST}))
+    (folder / "summary.json").write_text(json.dumps({"seed": seed, "metric": "mse", "scores": entries}))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Write one run a seed: `runs({"grown": 0.9, ...}, seeds=(1, 2, 3), ...)`."""
+
+    def runs(parts, seeds=(1, 2, 3), **options):
+        return [write_run(tmp_path / f"seed-{seed}", parts, seed=seed, **options) for seed in seeds]
+
+    return runs
+
+
+def by_model(result):
+    return {entry["model"]: entry for entry in result["models"]}
+
+
+def forecasts_of(folder, model):
+    return load_file(folder / "forecasts.safetensors")[model][N_VAL:]
+
+
+MODELS = {"grown": GOOD, "start": FAIR, "zero": 0.0, "var1": FAIR, "gru": POOR}
+
+
+# Figures
+
+
+def test_means_sds_and_counts_over_seeds(runs):
+    folders = runs(MODELS)
+    result = compare(folders)
+    assert result["metric"] == "mse"
+    assert result["seeds"] == [1, 2, 3]
+    assert list(by_model(result)) == list(MODELS)
+    for model, entry in by_model(result).items():
+        errors = [float(((forecasts_of(f, "actual") - forecasts_of(f, model)) ** 2).mean()) for f in folders]
+        assert entry["n"] == 3
+        assert entry["test"]["each"] == pytest.approx(errors, rel=1e-12)
+        assert entry["test"]["mean"] == pytest.approx(sum(errors) / 3, rel=1e-12)
+        squares = sum((error - sum(errors) / 3) ** 2 for error in errors)
+        assert entry["test"]["sd"] == pytest.approx((squares / 2) ** 0.5, abs=1e-12)
+        assert entry["params"] == 10 * len(model)
+        assert entry["seconds"] == 4.0  # of 2, 4 and 6
+        assert entry["settings"] == 4
+    assert by_model(result)["zero"]["test"]["sd"] == 0
+    assert by_model(result)["grown"]["test"]["sd"] > 0
+
+
+def test_forecasts_are_averaged_over_seeds(runs):
+    folders = runs(MODELS)
+    mean = sum(forecasts_of(f, "grown") for f in folders) / 3
+    entry = by_model(compare(folders))["grown"]
+    assert entry["averaged_test"] == pytest.approx(((forecasts_of(folders[0], "actual") - mean) ** 2).mean(), rel=1e-12)
+    assert entry["averaged_test"] < entry["test"]["mean"]
+
+
+def test_one_seed_has_no_spread(runs):
+    entry = by_model(compare(runs(MODELS, seeds=(4,))))["grown"]
+    assert (entry["n"], entry["test"]["sd"], entry["val"]["sd"]) == (1, None, None)
+    assert entry["averaged_test"] == pytest.approx(entry["test"]["mean"], rel=1e-12)
+
+
+def test_a_model_that_only_some_runs_hold_is_counted_as_often(runs, tmp_path):
+    folders = [*runs(MODELS, seeds=(1, 2)), write_run(tmp_path / "more", {**MODELS, "random": FAIR}, seed=3)]
+    entries = by_model(compare(folders))
+    assert (entries["grown"]["n"], entries["random"]["n"]) == (3, 1)
+    assert {test["baseline"]: test["seeds"] for test in compare(folders)["tests"]} == {
+        "start": 3, "zero": 3, "var1": 3, "gru": 3, "random": 1,
+    }  # fmt: skip
+
+
+def test_tests_read_daily_losses_averaged_over_series_and_seeds(runs):
+    folders = runs(MODELS)
+    result = compare(folders)
+    daily = {
+        model: np.mean([((forecasts_of(f, "actual") - forecasts_of(f, model)) ** 2).mean(1) for f in folders], axis=0)
+        for model in MODELS
+    }
+    assert [test["baseline"] for test in result["tests"]] == ["start", "zero", "var1", "gru"]
+    for test in result["tests"]:
+        judge = diebold_mariano(daily[test["baseline"]], daily["grown"])
+        assert test["statistic"] == pytest.approx(judge.statistic, rel=1e-10)
+        assert test["p_value"] == pytest.approx(judge.p_value, rel=1e-10)
+        assert test["p_one_sided"] == pytest.approx(judge.p_one_sided, rel=1e-10)
+        assert test["loss_difference"] == pytest.approx(judge.difference, rel=1e-10)
+        assert not test["equal"]
+        assert test["statistic"] > 0  # the grown cell is better than each
+
+
+def test_the_confidence_set_stands_in_the_models_too(runs):
+    result = compare(runs(MODELS))
+    assert result["mcs"]["members"] == ["grown"]
+    assert result["mcs"]["size"] == 0.1
+    assert set(result["mcs"]["p_values"]) == set(MODELS)
+    assert [model for model, entry in by_model(result).items() if entry["in_mcs"]] == ["grown"]
+
+
+def test_the_result_is_json(runs):
+    result = compare(runs(MODELS))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+# Verdicts
+
+
+def test_verdict_where_the_grown_cell_wins(runs):
+    words = compare(runs(MODELS))["verdict"]
+    assert words.startswith("Lowest mean test error over 3 seeds: grown (0.")
+    assert "By the Diebold-Mariano test at 5% grown is better than zero, var1 and gru." in words
+    assert "grown is in the 10% model confidence set, which holds no simple model." in words
+    assert "has a lower mean" not in words
+    assert "nothing found" not in words
+
+
+def test_verdict_where_a_simple_model_wins_says_so(runs):
+    result = compare(runs({"grown": FAIR, "start": FAIR, "zero": 0.0, "var": GOOD, "gru": POOR}))
+    grown, var = (by_model(result)[model]["test"]["mean"] for model in ("grown", "var"))
+    words = result["verdict"]
+    assert words.startswith(f"Lowest mean test error over 3 seeds: var ({var:.4f}).")
+    assert f"var has a lower mean than grown ({var:.4f} against {grown:.4f})." in words
+    assert "gru has a lower mean" not in words
+    assert "grown is better than zero and gru; worse than var." in words
+    assert "grown is not in the 10% model confidence set; of the simple models it holds var." in words
+
+
+def test_verdict_where_the_start_is_kept(runs):
+    result = compare(runs({**MODELS, "grown": FAIR}, same=[("grown", "start")]))
+    assert "The start is kept, nothing found." in result["verdict"]
+    assert next(test for test in result["tests"] if test["baseline"] == "start")["equal"]
+    assert {entry["in_mcs"] for model, entry in by_model(result).items() if model in ("grown", "start")} == {True}
+
+
+def test_verdict_where_the_start_is_kept_in_some_seeds(runs, tmp_path):
+    folders = [*runs(MODELS, seeds=(1, 2)), write_run(tmp_path / "kept", MODELS, seed=3, same=[("grown", "start")])]
+    assert "The start is kept, nothing found, in 1 of 3 seeds." in compare(folders)["verdict"]
+
+
+def test_verdict_where_a_baseline_forecasts_the_same_and_another_is_as_good(runs):
+    result = compare(runs({"grown": FAIR, "var_robust": FAIR, "lstm": FAIR}, same=[("grown", "var_robust")]))
+    words = result["verdict"]
+    assert "not told apart from lstm" in words
+    assert "the same as var_robust" in words
+    assert "var_robust has a lower mean" not in words
+
+
+def test_verdict_of_one_seed_and_of_baselines_alone(runs):
+    words = compare(runs({"zero": 0.0, "var1": GOOD}, seeds=(1,)))["verdict"]
+    assert words.startswith("Lowest mean test error over 1 seed: var1 (")
+    assert words.endswith("The 10% model confidence set holds var1.")
+
+
+def test_the_table_shows_every_model_and_then_the_verdict(runs):
+    result = compare(runs(MODELS))
+    lines = table(result).splitlines()
+    assert [line.split()[0] for line in lines[2:7]] == sorted(
+        MODELS, key=lambda model: by_model(result)[model]["test"]["mean"]
+    )
+    assert f"{by_model(result)['grown']['test']['mean']:.4f}" in lines[2]
+    assert lines[-1] == result["verdict"]
+
+
+# Refused
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(RunError, match="no run folder was given"):
+        compare([])
+
+
+def test_other_data_are_refused(runs, tmp_path):
+    folders = [*runs(MODELS, seeds=(1, 2)), write_run(tmp_path / "other", MODELS, seed=3, data=1)]
+    with pytest.raises(RunError) as caught:
+        compare(folders)
+    assert str(caught.value).startswith(f"{folders[2]}: its test data differ from those of {folders[0]};")
+
+
+def test_another_length_of_data_is_refused(runs, tmp_path):
+    folders = [*runs(MODELS, seeds=(1,)), write_run(tmp_path / "other", MODELS, seed=2)]
+    (folders[1] / "data.json").write_text(json.dumps({"n_val": N_VAL + 1}))
+    with pytest.raises(RunError, match=r"other: its test data differ from those of .*seed-1;"):
+        compare(folders)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "data.json", "forecasts.safetensors"])
+def test_an_unfinished_run_is_refused_with_what_is_missing(runs, name):
+    folders = runs(MODELS)
+    (folders[1] / name).unlink()
+    with pytest.raises(RunError) as caught:
+        compare(folders)
+    assert str(caught.value) == f"{folders[1]}: not a finished run: {name} is missing; resume it"
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"nowhere: not a finished run: summary\.json is missing"):
+        compare([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.json", b""),
+        ("summary.json", b'{"scores": ['),
+        ("summary.json", b"\xff\xfe"),
+        ("summary.json", b"[]"),
+        ("data.json", b'{"n_val": null}'),
+        ("forecasts.safetensors", b"\0" * 8),
+        ("forecasts.safetensors", b"not tensors"),
+    ],
+)
+def test_a_damaged_file_is_refused(runs, name, content):
+    folders = runs(MODELS)
+    (folders[2] / name).write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        compare(folders)
+    assert str(caught.value).startswith(f"{folders[2]}: damaged: ")
+
+
+def test_forecasts_that_lack_a_model_are_refused(runs):
+    folders = runs(MODELS)
+    tensors = load_file(folders[0] / "forecasts.safetensors")
+    del tensors["gru"]
+    save_file(tensors, folders[0] / "forecasts.safetensors")
+    with pytest.raises(RunError, match=r"damaged: .*gru.* is missing in its files; run it again"):
+        compare(folders)

@@ -1,0 +1,321 @@
+"""The journal: finished work is remembered, broken work goes on, and the logs read as if nothing had happened."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from grownas import checkpoint
+from grownas.errors import TrainingError
+from grownas.journal import Interrupted, Journal
+from grownas.strategies.growing import Growth, grow
+from grownas.train import OptimizerRecipe, Recipe, fit
+
+RECIPE = Recipe(epochs=3, patience=2, weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05))
+ALWAYS, NEVER = -1.0, 1e9  # seconds between snapshots
+
+
+class Log(list):
+    """A log in memory, with the two methods of `rundir.JsonLines`."""
+
+    def append(self, line):
+        super().append(dict(line))
+
+    def truncate(self, size=0):
+        del self[size:]
+
+    @property
+    def timeless(self):
+        return [{key: value for key, value in line.items() if key != "wall_s"} for line in self]
+
+
+class Progress:
+    def __init__(self):
+        self.shown = []
+
+    def update(self, **words):
+        self.shown.append(words)
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing in the code catches it to save."""
+
+
+class Folder:
+    """One run folder: its logs stay while journals come and go."""
+
+    def __init__(self, path):
+        self.path, self.metrics, self.growth, self.progress = path, Log(), Log(), Progress()
+
+    def journal(self, *, identity="config", every_s=ALWAYS):
+        logs = {"metrics": self.metrics, "growth": self.growth, "progress": self.progress}
+        return Journal(self.path, identity, every_s=every_s, **logs)
+
+    def names(self):
+        return sorted(each.name for each in self.path.iterdir())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def other_folder(tmp_path):
+    return Folder(tmp_path / "other")
+
+
+@pytest.fixture
+def stopping(copy_task):
+    """Return a task that does something at its n-th loss, such as being killed."""
+
+    def build(at, action, **options):
+        class Stopping(copy_task):
+            calls = 0
+
+            def loss(self, output, window):
+                self.calls += 1
+                if self.calls == at:
+                    action()
+                return super().loss(output, window)
+
+        return Stopping(**options)
+
+    return build
+
+
+@pytest.fixture
+def unusable(copy_task):
+    """A task on which nothing can be trained: what is remembered does not need it."""
+
+    class Unusable(copy_task):
+        def windows(self, part, *, seed):
+            raise AssertionError("nothing is to be trained")
+
+        def evaluate(self, model, part):
+            raise AssertionError("nothing is to be evaluated")
+
+    return Unusable()
+
+
+def kill():
+    raise Killed
+
+
+def outcome(done):
+    return {
+        "model": dict(done.model.state_dict()),
+        "optimizers": [optimizer.state_dict() for optimizer in done.optimizers],
+        "evaluation": [done.evaluation.metric, done.evaluation.losses, done.evaluation.forecasts],
+        "rest": [done.epochs, done.best_epoch, done.steps, done.reason],
+    }
+
+
+# --- what is finished ---
+
+
+def test_a_fit_is_that_of_the_trainer_and_its_lines_are_logged(folder, copy_task, make_model, assert_equal):
+    task = copy_task()
+    start = make_model(task)
+    done = folder.journal().fit("stage-1", start, task, RECIPE, seed=3, stage=1)
+    assert_equal(outcome(done), outcome(fit(start, task, RECIPE, seed=3)))
+    assert {(line["stage"], line["part"]) for line in folder.metrics} == {(1, "stage-1")}
+    assert set(folder.metrics[0]) == {"stage", "part", "epoch", "step", "wall_s", "split", "metric", "value"}
+    assert folder.names() == ["stage-1.done"]
+    values = [line["value"] for line in folder.metrics if (line["split"], line["metric"]) == ("val", "mse")]
+    assert [shown["best"] for shown in folder.progress.shown] == [min(values[: i + 1]) for i in range(len(values))]
+    assert {shown["nodes"] for shown in folder.progress.shown} == {1}
+
+
+def test_a_finished_fit_is_remembered(folder, copy_task, unusable, make_model, assert_equal):
+    task = copy_task()
+    start = make_model(task)
+    done = folder.journal().fit("a", start, task, RECIPE, seed=3)
+    lines = list(folder.metrics)
+    journal = folder.journal()
+    assert folder.metrics == []
+    again = journal.fit("a", start, unusable, RECIPE, seed=3)
+    assert_equal(outcome(again), outcome(done))
+    assert again.seconds == done.seconds == journal.elapsed
+    assert folder.metrics == lines
+    assert {id(p) for o in again.optimizers for g in o.param_groups for p in g["params"]} == {
+        id(p) for p in again.model.parameters()
+    }
+
+
+def test_a_remembered_fit_leaves_the_model_and_its_optimizers_alone(folder, copy_task, make_model, assert_equal):
+    task = copy_task()
+    before = fit(make_model(task), task, RECIPE, seed=0)
+    kept = copy.deepcopy(outcome(before))
+    for _ in range(2):
+        done = folder.journal().fit("a", before.model, task, RECIPE, seed=3, optimizers=before.optimizers)
+        assert_equal(outcome(before), kept)
+        assert done.model is not before.model
+
+
+def test_fits_under_several_keys_stand_apart(folder, copy_task, make_model):
+    task, journal = copy_task(), folder.journal()
+    start = make_model(task)
+    one, two = (journal.fit(f"pull-{pull}", start, task, replace(RECIPE, pull=pull), seed=3) for pull in (0.0, 40.0))
+    assert not torch.equal(one.model.readout.weight, two.model.readout.weight)
+    assert journal.elapsed == one.seconds + two.seconds
+
+
+def test_work_is_remembered_with_its_seconds(folder, assert_equal):
+    tree = {"order": 3, "coefficients": np.ones((2, 2)), "loss": "huber", "ridge": math.inf}
+    first = folder.journal().remember("selection", lambda: tree)
+    journal = folder.journal()
+    again = journal.remember("selection", kill)
+    assert_equal(again, first)
+    assert again["seconds"] == journal.elapsed >= 0
+    assert_equal({key: value for key, value in again.items() if key != "seconds"}, tree)
+
+
+def test_work_that_was_cut_off_is_not_remembered(folder):
+    with pytest.raises(Killed):
+        folder.journal().remember("selection", kill)
+    assert folder.names() == []
+
+
+def test_the_work_of_another_config_is_refused(folder, copy_task, make_model):
+    task = copy_task()
+    folder.journal().fit("a", make_model(task), task, RECIPE, seed=3)
+    other = make_model(task, seed=1)
+    with pytest.warns(UserWarning, match=r"a\.done: checkpoint refused: it belongs to 'config', not to 'changed'"):
+        done = folder.journal(identity="changed").fit("a", other, task, RECIPE, seed=3)
+    assert torch.equal(done.model.readout.weight, fit(other, task, RECIPE, seed=3).model.readout.weight)
+
+
+def test_damaged_work_is_done_anew(folder, copy_task, make_model, assert_equal):
+    task = copy_task()
+    start = make_model(task)
+    done = folder.journal().fit("a", start, task, RECIPE, seed=3)
+    path = folder.path / "a.done"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=r"a\.done: checkpoint refused: its checksum"):
+        again = folder.journal().fit("a", start, task, RECIPE, seed=3)
+    assert_equal(outcome(again), outcome(done))
+
+
+# --- what was broken off ---
+
+
+@pytest.mark.parametrize("every_s", [ALWAYS, NEVER])
+@pytest.mark.parametrize("bilevel", ["joint", "first"])
+@pytest.mark.parametrize("at", [1, 2, 14, 15, 20])
+def test_a_fit_after_a_kill_equals_an_unbroken_one(
+    folder, other_folder, copy_task, stopping, make_model, assert_equal, at, bilevel, every_s
+):
+    recipe, task = replace(RECIPE, bilevel=bilevel, pull=5.0), copy_task(dropout=0.2)
+    start = make_model(task)
+    whole = other_folder.journal(every_s=NEVER).fit("a", start, task, recipe, seed=3, stage=1)
+    with pytest.raises(Killed):
+        folder.journal(every_s=every_s).fit("a", start, stopping(at, kill, dropout=0.2), recipe, seed=3, stage=1)
+    assert ("a.part" in folder.names()) == (every_s == ALWAYS)
+    again = folder.journal().fit("a", start, task, recipe, seed=3, stage=1)
+    assert_equal(outcome(again), outcome(whole))
+    assert folder.metrics.timeless == other_folder.metrics.timeless
+    assert folder.names() == ["a.done"]
+    assert folder.progress.shown[-1]["best"] == other_folder.progress.shown[-1]["best"]
+
+
+def test_a_damaged_snapshot_gives_way_to_the_one_before(
+    folder, other_folder, copy_task, stopping, make_model, assert_equal
+):
+    task = copy_task()
+    start = make_model(task)
+    whole = other_folder.journal().fit("a", start, task, RECIPE, seed=3)
+    with pytest.raises(Killed):
+        folder.journal().fit("a", start, stopping(15, kill), RECIPE, seed=3)
+    path = folder.path / "a.part"
+    path.write_bytes(b"junk" + path.read_bytes())
+    with pytest.warns(UserWarning, match=r"a\.part: checkpoint refused: .*; a\.part\.old is used instead"):
+        again = folder.journal().fit("a", start, task, RECIPE, seed=3)
+    assert_equal(outcome(again), outcome(whole))
+    assert folder.metrics.timeless == other_folder.metrics.timeless
+
+
+def test_an_interrupt_finishes_the_step_saves_and_stops(
+    folder, other_folder, copy_task, stopping, make_model, assert_equal
+):
+    task = copy_task()
+    start = make_model(task)
+    whole = other_folder.journal().fit("a", start, task, RECIPE, seed=3)
+    journal = folder.journal(every_s=NEVER)
+    with pytest.raises(Interrupted):
+        journal.fit("a", start, stopping(14, journal.interrupt), RECIPE, seed=3)
+    assert checkpoint.load(folder.path / "a.part", "config")["trainer"]["step"] == 14
+    with pytest.raises(Interrupted):
+        journal.fit("b", start, task, RECIPE, seed=3)
+    with pytest.raises(Interrupted):
+        journal.remember("c", dict)
+    assert isinstance(Interrupted(), KeyboardInterrupt)
+    again = folder.journal(every_s=NEVER).fit("a", start, task, RECIPE, seed=3)
+    assert_equal(outcome(again), outcome(whole))
+    assert folder.metrics.timeless == other_folder.metrics.timeless
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(folder, copy_task, make_model):
+    class Exploding(copy_task):
+        def loss(self, output, window):
+            self.calls = getattr(self, "calls", 0) + 1
+            return super().loss(output, window) * (math.nan if self.calls == 14 else 1.0)
+
+    task = copy_task()
+    start = make_model(task)
+    with pytest.raises(TrainingError) as caught:
+        folder.journal(every_s=NEVER).fit("stage-2", start, Exploding(), RECIPE, seed=3, stage=2)
+    words = str(caught.value)
+    assert words.startswith("stage-2 (stage 2), step 13, epoch 1: the loss is nan")
+    assert words.endswith(f"the last good state is kept in {folder.path / 'stage-2.part'}")
+    kept = checkpoint.load(folder.path / "stage-2.part", "config")
+    assert kept["trainer"]["step"] == 13
+    assert all(bool(torch.isfinite(value).all()) for value in kept["trainer"]["model"].values())
+    assert [line["epoch"] for line in kept["lines"] if line["split"] == "train"] == [1]
+    # Were the cause gone, training would go on as if nothing had happened.
+    whole = fit(start, task, RECIPE, seed=3)
+    again = folder.journal().fit("stage-2", start, task, RECIPE, seed=3, stage=2)
+    assert torch.equal(again.model.readout.weight, whole.model.readout.weight)
+
+
+# --- a whole search ---
+
+
+def timeless(line):
+    return {key: value for key, value in line.items() if key not in ("wall_s", "seconds")}
+
+
+@pytest.mark.parametrize("prune", ["none", "each_stage", "at_end"])
+def test_a_search_killed_again_and_again_equals_an_unbroken_one(
+    folder, other_folder, copy_task, stopping, make_model, assert_equal, prune
+):
+    options = Growth(
+        recipe=replace(RECIPE, bilevel="first"), pulls=(20.0, 0.0), judge="better", max_nodes=3, outer_patience=2,
+        prune=prune, prune_threshold=0.3, fine_tune_epochs=2,
+    )  # fmt: skip
+
+    def search(journal, task):
+        return grow(make_model(task), task, journal, options, seed=2)
+
+    whole = search(other_folder.journal(every_s=NEVER), copy_task(dropout=0.1))
+    kills = 0
+    while True:
+        try:
+            again = search(folder.journal(), stopping(25, kill, dropout=0.1))
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 3
+    assert_equal(dict(again.model.state_dict()), dict(whole.model.state_dict()))
+    assert_equal(dict(again.first_stage.state_dict()), dict(whole.first_stage.state_dict()))
+    assert [timeless(line) for line in again.stages] == [timeless(line) for line in whole.stages]
+    assert (again.reason, again.pull, again.steps) == (whole.reason, whole.pull, whole.steps)
+    assert folder.metrics.timeless == other_folder.metrics.timeless
+    assert folder.growth.timeless == other_folder.growth.timeless
+    kinds = {line["kind"] for line in folder.growth}
+    assert kinds == ({"add_node"} if prune == "none" else {"add_node", "prune_op"})

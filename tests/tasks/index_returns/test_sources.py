@@ -1,0 +1,293 @@
+"""Bundled panels against `arch.data`; downloads against recorded answers; the cache."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from grownas.tasks.index_returns import sources
+from grownas.tasks.index_returns.cleaning import clean
+
+from grownas.errors import DataError
+
+yfinance = pytest.importorskip("yfinance", reason="needs the extra `finance`")
+
+
+# Bundled
+
+
+def test_bundled_has_four_series_of_every_day():
+    table = sources.read("bundled")
+    assert table.names == ["SP500", "NASDAQ", "SP500_range", "NASDAQ_range"]
+    assert table.values.shape == (5031, 4)  # arch.data: 5031 days from 1999-01-04 on
+    assert table.dates[0] == datetime.date(1999, 1, 4)
+    assert table.dates[-1] == datetime.date(2018, 12, 31)
+    assert table.returns
+
+
+def test_bundled_values_are_those_of_arch():
+    from arch.data import nasdaq, sp500
+
+    table = sources.bundled()
+    for place, frame in enumerate([sp500.load(), nasdaq.load()]):
+        assert [d.date() for d in frame.index] == table.dates
+        returns = np.log(frame["Adj Close"]).diff()
+        ranges = np.log(np.log(frame["High"]) - np.log(frame["Low"]))
+        np.testing.assert_allclose(table.values[:, place], returns, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(table.values[:, 2 + place], ranges, rtol=1e-12)
+
+
+def test_bundled_is_clean_from_its_second_day_on():
+    panel = clean(sources.bundled())
+    assert panel.returns.shape == (5030, 4)
+    assert np.isfinite(panel.returns).all()
+    assert panel.dates[0] == datetime.date(1999, 1, 5)
+    assert set(panel.report["carried_forward"].values()) == {0}
+
+
+def test_bundled_shows_no_day_its_own_future():
+    """The first day's return needs the day before, and is blank rather than borrowed from a later day."""
+    assert np.isnan(sources.bundled().values[0, :2]).all()
+
+
+# By name or path
+
+
+def test_a_synthetic_panel_by_name():
+    one, two = (sources.read("white_noise", data_seed=seed) for seed in (1, 2))
+    assert one.source == "synthetic: white_noise"
+    assert (one.values != two.values).any()
+
+
+def test_anything_else_is_a_path(tmp_path, monkeypatch):
+    (tmp_path / "mine.csv").write_text("date,a\n2020-01-01,1\n")
+    assert sources.read(str(tmp_path / "mine.csv")).names == ["a"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert sources.read("~/mine.csv").names == ["a"]
+
+
+def test_a_home_that_does_not_exist_is_a_missing_file():
+    with pytest.raises(DataError, match=r"~no-such-user-here/closes\.csv: no such file"):
+        sources.read("~no-such-user-here/closes.csv")
+
+
+# Downloads. yfinance 1.7 answers with columns (Price, Ticker), tickers sorted by name, nan where a market was shut.
+
+DAYS = pd.date_range("2020-01-01", periods=5, name="Date")
+PRICES = {"^N225": 23000.0, "^GSPC": 3200.5, "^FTSE": 7600.25, "IMOEX.ME": 3000.0, "^BVSP": 1e5, "A": 1.0, "B": 0.1}
+
+
+def closes_of(ticker):
+    return PRICES[ticker] * np.array([1, 1.01, 1.02, 0.99, 1 / 3])
+
+
+def answer(tickers, **replaced):
+    """Return what yfinance sends for some tickers, with the closes of a few replaced."""
+    columns = {}
+    for ticker in sorted(tickers):
+        close = np.asarray(replaced.get(ticker, closes_of(ticker)), float)
+        for price, factor in (("Close", 1), ("High", 1.01), ("Low", 0.99), ("Open", 1), ("Volume", 1e4)):
+            columns[price, ticker] = close * factor
+    frame = pd.DataFrame(columns, index=DAYS)
+    frame.columns = frame.columns.set_names(["Price", "Ticker"])
+    return frame.sort_index(axis=1)
+
+
+@pytest.fixture
+def yahoo(monkeypatch):
+    """Stand in for Yahoo: notes requests and pauses, and answers with `yahoo.reply`."""
+
+    class Yahoo:
+        def __init__(self):
+            self.log, self.reply = [], answer
+
+        def download(self, tickers, **options):
+            self.log.append(("request", list(tickers), options))
+            return self.reply(tickers)
+
+        def requests(self):
+            return [entry[1] for entry in self.log if entry[0] == "request"]
+
+    fake = Yahoo()
+    monkeypatch.setattr(yfinance, "download", fake.download)
+    monkeypatch.setattr("time.sleep", lambda seconds: fake.log.append(("pause", seconds)))
+    return fake
+
+
+ASKED = ("^N225", "^GSPC", "^FTSE")
+
+
+def get(tmp_path, tickers=ASKED, start="2020-01-01", end=None):
+    return sources.read("yfinance", tickers=tickers, start=start, end=end, cache=tmp_path / "cache")
+
+
+def refusal(tmp_path, tickers=ASKED):
+    with pytest.raises(DataError) as caught:
+        get(tmp_path, tickers)
+    return str(caught.value)
+
+
+def test_a_download_keeps_our_order_and_every_digit(tmp_path, yahoo):
+    table = get(tmp_path)
+    assert table.names == list(ASKED)
+    assert table.dates == [d.date() for d in DAYS]
+    np.testing.assert_array_equal(table.values, np.stack([closes_of(t) for t in ASKED], axis=1))
+    assert not table.returns
+    assert table.source == f"Yahoo Finance, {datetime.date.today().isoformat()}"
+
+
+def test_a_download_asks_for_adjusted_closes_of_the_days_wanted(tmp_path, yahoo):
+    get(tmp_path, start="2020-01-01", end="2020-02-01")
+    (_, tickers, options), *others = yahoo.log
+    assert not others
+    assert tickers == list(ASKED)
+    assert {"start": "2020-01-01", "end": "2020-02-01", "auto_adjust": True}.items() <= options.items()
+
+
+def test_blanks_stay_blank(tmp_path, yahoo):
+    blank = [np.nan, 1, 2, np.nan, 3]
+    yahoo.reply = lambda tickers: answer(tickers, **{"^GSPC": blank})
+    np.testing.assert_array_equal(get(tmp_path).values[:, 1], blank)
+
+
+def test_days_of_several_requests_are_joined_and_requests_are_throttled(tmp_path, yahoo, monkeypatch):
+    monkeypatch.setattr(sources, "BATCH", 3)
+    tickers = ("^N225", "^GSPC", "^FTSE", "IMOEX.ME", "B", "^BVSP", "A")
+    yahoo.reply = lambda asked: answer(asked).iloc[1:] if "^N225" in asked else answer(asked).iloc[:-1]
+    table = get(tmp_path, tickers)
+    assert [entry[0] for entry in yahoo.log] == ["request", "pause", "request", "pause", "request"]
+    assert yahoo.requests() == [list(tickers[:3]), list(tickers[3:6]), ["A"]]
+    assert all(entry[1] >= 0.5 for entry in yahoo.log if entry[0] == "pause")
+    assert table.names == list(tickers)
+    assert table.dates == [d.date() for d in DAYS]
+    assert np.isnan(table.values[0, :3]).all()
+    assert np.isnan(table.values[-1, 3:]).all()
+    np.testing.assert_array_equal(table.values[1:4, 6], closes_of("A")[1:4])
+
+
+def test_the_default_list_is_that_of_the_g7_and_brics():
+    assert len(sources.TICKERS) == len(set(sources.TICKERS)) == 12
+    assert sources.TICKERS[:2] == ("^GSPC", "^GSPTSE")
+
+
+def test_the_cache_is_written_once_with_date_and_checksum_and_used_offline(tmp_path, yahoo):
+    online = get(tmp_path)
+    files = sorted((tmp_path / "cache").iterdir())
+    assert [path.suffix for path in files] == [".csv", ".json"]
+    note = json.loads(files[1].read_text())
+    assert note["sha256"] == hashlib.sha256(files[0].read_bytes()).hexdigest()
+    assert note["downloaded"] == datetime.date.today().isoformat()
+    assert note["tickers"] == list(ASKED)
+
+    def offline(tickers):
+        raise ConnectionError("no route to host")
+
+    yahoo.reply = offline
+    files[1].write_text(json.dumps({**note, "downloaded": "2021-02-03"}))
+    again = get(tmp_path)
+    assert len(yahoo.requests()) == 1
+    assert again.source == "Yahoo Finance, 2021-02-03"
+    assert (again.names, again.dates) == (online.names, online.dates)
+    np.testing.assert_array_equal(again.values, online.values)
+
+
+@pytest.mark.parametrize(
+    "other", [{"tickers": ("^GSPC", "^N225", "^FTSE")}, {"start": "2020-01-02"}, {"end": "2020-03-01"}]
+)
+def test_another_request_has_another_cache(tmp_path, yahoo, other):
+    get(tmp_path)
+    get(tmp_path, **other)
+    assert len(yahoo.requests()) == 2
+
+
+def test_a_changed_cache_is_refused(tmp_path, yahoo):
+    get(tmp_path)
+    path = next((tmp_path / "cache").glob("*.csv"))
+    path.write_text(path.read_text().replace("3200.5", "3200.6"))
+    assert refusal(tmp_path).startswith(f"{path}: does not match its checksum in {path.stem}.json; delete both")
+    path.write_bytes(b"\0\xff")  # the checksum is looked at before the file is read
+    assert "does not match its checksum" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("note", [b"", b"{", b"[]", b"{}", b'{"sha256": "0"}', b"\xff\xfe"])
+def test_a_damaged_note_beside_the_cache_is_refused(tmp_path, yahoo, note):
+    get(tmp_path)
+    path = next((tmp_path / "cache").glob("*.json"))
+    path.write_bytes(note)
+    assert refusal(tmp_path).startswith(f"{path}: damaged; delete it and {path.stem}.csv")
+
+
+def test_half_a_cache_is_downloaded_again(tmp_path, yahoo):
+    get(tmp_path)
+    next((tmp_path / "cache").glob("*.json")).unlink()
+    get(tmp_path)
+    assert len(yahoo.requests()) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_in_words(tmp_path, yahoo):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert refusal(tmp_path).startswith(f"{tmp_path / 'cache'}: cannot be written: ")
+
+
+@pytest.mark.parametrize("empty", [None, pd.DataFrame(), answer(ASKED).iloc[:0]], ids=["None", "no columns", "no rows"])
+def test_an_empty_answer_is_refused_with_the_names(tmp_path, yahoo, empty):
+    yahoo.reply = lambda tickers: empty
+    assert "sent nothing for ^N225, ^GSPC, ^FTSE; check the network" in refusal(tmp_path)
+
+
+def test_an_answer_without_closes_is_refused(tmp_path, yahoo):
+    yahoo.reply = lambda tickers: answer(tickers).drop(columns="Close", level=0)
+    assert "sent nothing for ^N225, ^GSPC, ^FTSE" in refusal(tmp_path)
+
+
+def test_a_blank_column_is_refused_with_the_ticker(tmp_path, yahoo):
+    yahoo.reply = lambda tickers: answer(tickers, **{"^GSPC": np.full(5, np.nan)})
+    assert refusal(tmp_path).startswith("Yahoo Finance sent no closes for ^GSPC;")
+
+
+def test_a_missing_ticker_is_refused_with_its_name(tmp_path, yahoo):
+    yahoo.reply = lambda tickers: answer(set(tickers) - {"^FTSE"})
+    assert refusal(tmp_path).startswith("Yahoo Finance sent no closes for ^FTSE;")
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, np.inf])
+def test_an_impossible_close_is_refused_with_ticker_and_day(tmp_path, yahoo, wrong):
+    yahoo.reply = lambda tickers: answer(tickers, **{"^GSPC": [1, 2, wrong, 4, 5]})
+    assert refusal(tmp_path).startswith(f"Yahoo Finance sent {wrong} for ^GSPC on 2020-01-03;")
+
+
+def test_a_day_that_comes_twice_is_refused(tmp_path, yahoo):
+    yahoo.reply = lambda tickers: pd.concat([answer(tickers), answer(tickers).iloc[-1:]])
+    assert "sent 2020-01-05 twice" in refusal(tmp_path)
+
+
+def test_an_exception_of_yfinance_is_an_error_in_words(tmp_path, yahoo):
+    def fail(tickers):
+        raise ConnectionError("no route to host")
+
+    yahoo.reply = fail
+    message = refusal(tmp_path)
+    assert message.startswith("Yahoo Finance failed for ^N225, ^GSPC, ^FTSE: ConnectionError: no route to host;")
+
+
+def test_nothing_is_cached_when_a_download_fails(tmp_path, yahoo):
+    yahoo.reply = lambda tickers: answer(tickers, **{"^GSPC": [1, 2, 0, 4, 5]})
+    refusal(tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("tickers", "words"), [((), "task.tickers is empty"), (("^GSPC", "^FTSE", "^GSPC"), "task.tickers: ^GSPC twice")]
+)
+def test_a_wrong_list_of_tickers_is_refused_before_asking(tmp_path, yahoo, tickers, words):
+    assert refusal(tmp_path, tickers).startswith(words)
+    assert not yahoo.log
+
+
+def test_without_yfinance_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "yfinance", None)  # makes `import yfinance` fail
+    assert "pip install 'grownas[finance]'" in refusal(tmp_path)

@@ -1,0 +1,112 @@
+"""Synthetic panels hold what they promise about what can be forecast, and by what."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from grownas.tasks.index_returns import synthetic
+from grownas.tasks.index_returns.cleaning import clean
+from statsmodels.tsa.api import VAR
+
+LAGS = range(1, 6)
+
+
+@functools.cache
+def simulate(name, seed):
+    return synthetic.PANELS[name](seed)
+
+
+def values_of(name, seed):
+    return simulate(name, seed).values if name in synthetic.PANELS else synthetic.table(name, seed).values
+
+
+def linear_share(values, lags):
+    """Return the share of the variance that a VAR explains in sample, by statsmodels."""
+    residuals = np.asarray(VAR(values).fit(lags, trend="c").resid)
+    return 1 - residuals.var() / values[lags:].var()
+
+
+def true_share(truth):
+    return 1 - ((truth.values - truth.mean) ** 2).mean() / truth.values.var()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_linear_model_sees_the_nonlinear_recurrence(seed):
+    truth = simulate("nonlinear", seed)
+    assert truth.values.shape == truth.mean.shape == (4000, 4)
+    assert max(linear_share(truth.values, lags) for lags in (*LAGS, 22)) < 0.1
+    assert true_share(truth) > 0.6
+    per_series = 1 - ((truth.values - truth.mean) ** 2).mean(0) / truth.values.var(0)
+    assert (per_series > 0.6).all()
+
+
+def test_the_nonlinear_recurrence_is_the_one_described():
+    """From some day on the mean follows from the values alone: the state forgets by 0.3 a day."""
+    values, mean = simulate("nonlinear", 1)
+    state = np.zeros(4)
+    for t in range(60):
+        expected = np.tanh(4 * values[t] * state[[3, 0, 1, 2]])
+        state = np.tanh(values[t]) + 0.3 * state[[3, 0, 1, 2]]
+        if t >= 40:  # 0.3**40 < 1e-20
+            np.testing.assert_allclose(mean[t + 1], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
+def test_a_planted_cell_is_hardly_linear(seed):
+    truth = simulate("planted", seed)
+    assert truth.values.shape == truth.mean.shape == (4000, 4)
+    assert np.isfinite(truth.values).all()
+    assert max(linear_share(truth.values, lags) for lags in LAGS) < 0.15
+    assert true_share(truth) > 0.6
+
+
+@pytest.mark.parametrize("name", ["nonlinear", "planted"])
+def test_what_the_true_mean_leaves_is_noise(name):
+    """Else the mean would not be the best forecast: the rest is uncorrelated with itself and with the mean."""
+    values, mean = simulate(name, 1)
+    rest = values - mean
+    crossed = [np.corrcoef(rest.T, mean.T), *(np.corrcoef(rest[lag:].T, rest[:-lag].T) for lag in LAGS)]
+    z = np.sqrt(len(rest)) * np.stack(crossed)[:, :4, 4:]  # 96 correlations, each about standard normal
+    assert np.sqrt((z**2).mean()) < 1.3  # 1 expected, with a standard error of 0.07
+
+
+@pytest.mark.parametrize("name", synthetic.NAMES)
+def test_a_panel_is_its_seed(name):
+    one, again, other = synthetic.table(name, 1), values_of(name, 1), values_of(name, 2)
+    np.testing.assert_array_equal(one.values, again)
+    assert (one.values != other).mean() > 0.99
+    assert one.names == ["x1", "x2", "x3", "x4"]
+    assert len(set(one.dates)) == len(one.dates) == len(one.values) == 4000
+
+
+def test_panels_of_one_seed_do_not_share_their_noise():
+    noise, other = synthetic.table("white_noise", 1), clean(synthetic.table("random_walk", 1))
+    correlations = np.corrcoef(noise.values[1:].T, other.returns.T)[:4, 4:]
+    assert np.abs(correlations).max() < 0.08
+
+
+def test_white_noise_has_unit_variance_and_no_memory():
+    truth = simulate("white_noise", 1)
+    assert not truth.mean.any()
+    np.testing.assert_allclose(truth.values.mean(0), 0, atol=0.08)
+    np.testing.assert_allclose(truth.values.std(0), 1, atol=0.06)
+    assert linear_share(truth.values, 1) < 0.005
+
+
+def test_a_random_walk_is_of_prices_whose_returns_are_noise():
+    table = synthetic.table("random_walk", 1)
+    assert not table.returns
+    assert (table.values > 0).all()
+    assert np.corrcoef(table.values[1:, 0], table.values[:-1, 0])[0, 1] > 0.98
+    returns = clean(table).returns
+    assert returns.shape == (3999, 4)
+    np.testing.assert_allclose(returns.std(0), 0.01, rtol=0.06)
+    assert linear_share(returns, 1) < 0.005
+
+
+def test_linear_r2_is_that_of_statsmodels():
+    values = simulate("planted", 1).values
+    for lags in LAGS:
+        assert synthetic.linear_r2(values, lags) == pytest.approx(linear_share(values, lags), abs=1e-10)

@@ -1,0 +1,276 @@
+"""The shape of the house: who may import whom.
+
+A module may import only what stands on a line below its own. Imports inside functions count, imports for type
+checkers alone do not.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+LAYERS = """
+    __main__
+    cli
+    reload
+    run
+    contest  sweep  comparison  report.page
+    journal  report.plots
+    report.tables  report.diagram  report.reading
+    equations
+    strategies.growing
+    start  migrate
+    morphisms
+    backbone
+    cells.cell
+    cells.chain
+    cells.reference  cells.sequence
+    cells.node
+    baselines.recurrent
+    baselines.var  baselines.naive
+    train
+    criteria.early_stop
+    statistics
+    config
+    space
+    genotype
+    ops
+    scoring  rundir  checkpoint  progress
+    protocols  schema  baselines  grownas
+    errors
+"""
+EMPTY = {"cells", "criteria", "report", "strategies"}  # packages that hold nothing themselves
+
+OUT_OF_SIGHT = {  # module -> what it must never know, not even through others
+    "train": {"genotype", "ops", "cells.cell", "backbone"},  # supernet, derived cell and LSTM by one loop
+    "cells.cell": {"backbone", "morphisms", "train", "config"},
+    "morphisms": {"criteria.early_stop", "train", "strategies.growing"},  # act, do not judge
+    "criteria.early_stop": {"morphisms", "backbone"},  # judges, does not act
+    "migrate": {"train"},
+    "report.page": {"run", "train", "journal", "checkpoint", "config"},  # reads run folders only
+    "comparison": {"run", "train", "journal", "checkpoint"},
+    "strategies.growing": {"config", "run", "rundir", "journal"},  # flat arguments below `run`
+}
+ONE_PLACE = {  # heavy or optional package -> the only modules that import it
+    "matplotlib": {"grownas.report.plots"},
+    "jinja2": {"grownas.report.diagram"},
+    "rich": {"grownas.progress"},
+    "filelock": {"grownas.rundir"},
+    "click": {"grownas.cli"},
+    "statsmodels": {"grownas.statistics"},
+    "arch": {"grownas.statistics", "grownas.tasks.index_returns.sources"},
+    "yfinance": {"grownas.tasks.index_returns.sources"},
+    "pandas": {"grownas.tasks.index_returns.sources"},
+    "yaml": {"grownas.config", "grownas.report.reading"},
+    "pydantic": {"grownas.config", "grownas.schema", "grownas.tasks.index_returns.options"},
+}
+TASKS_MAY_KNOW = {"grownas.protocols", "grownas.errors", "grownas.schema"}
+SLOW = ("torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich")
+
+
+def _modules() -> dict[str, Path]:
+    found = {}
+    for folder, package in ((ROOT / "grownas", "grownas"), (ROOT / "tasks", "grownas.tasks")):
+        for path in folder.rglob("*.py"):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = _modules()
+
+
+def imports(source: str) -> set[str]:
+    """Return every name that a module imports when it runs: `a.b` and, for `from a import b`, `a` and `a.b`."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative import"
+            found.add(str(node.module))
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("import_module", "importlib.import_module"):
+            found.update(argument.value for argument in node.args if isinstance(argument, ast.Constant))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(source))
+    return found
+
+
+IMPORTS = {name: imports(path.read_text("utf-8")) for name, path in MODULES.items()}
+
+
+def short(name: str) -> str:
+    return name.removeprefix("grownas.")
+
+
+def arrows() -> list[tuple[str, str]]:
+    """Return (importer, imported) within grownas proper, by their short names."""
+    return [
+        (short(name), short(other))
+        for name in MODULES
+        if not name.startswith("grownas.tasks")
+        for other in sorted(IMPORTS[name] & set(MODULES))
+        if short(other) not in EMPTY
+    ]
+
+
+def backward(pairs: list[tuple[str, str]], layers: str) -> list[str]:
+    """Return the arrows that do not point down."""
+    line = {name: number for number, row in enumerate(layers.split("\n")) for name in row.split()}
+    return [f"{one} -> {other}" for one, other in pairs if line[one] >= line[other]]
+
+
+def test_the_table_names_every_module_once():
+    names = LAYERS.split()
+    assert len(names) == len(set(names))
+    there = {short(name) for name in MODULES if not name.startswith("grownas.tasks")}
+    assert set(names) | EMPTY == there, "a new module needs its place in LAYERS, a module that is gone leaves it"
+
+
+@pytest.mark.parametrize("package", sorted(EMPTY))
+def test_empty_packages_are_empty(package):
+    tree = ast.parse(MODULES[f"grownas.{package}"].read_text("utf-8"))
+    assert [
+        node for node in tree.body if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ] == []
+
+
+def test_every_arrow_points_down():
+    found = arrows()
+    assert len(found) > 50  # the walk sees something
+    assert backward(found, LAYERS) == []
+
+
+def test_the_walk_sees_what_it_should():
+    source = """
+from typing import TYPE_CHECKING
+import a.b as c
+if TYPE_CHECKING:
+    import hidden
+else:
+    import seen
+def f():
+    from d import e
+    class C:
+        import g
+    import_module("h")
+"""
+    assert imports(source) == {
+        "typing", "typing.TYPE_CHECKING", "a.b", "seen", "d", "d.e", "g", "h",
+    }  # fmt: skip
+    with pytest.raises(AssertionError, match="relative"):
+        imports("from . import x")
+
+
+def test_an_arrow_that_points_back_is_found():
+    layers = "\n a b\n c\n"
+    assert backward([("a", "c"), ("c", "a"), ("a", "b"), ("b", "b")], layers) == ["c -> a", "a -> b", "b -> b"]
+
+
+@pytest.mark.parametrize("name", sorted(OUT_OF_SIGHT))
+def test_what_a_module_must_not_know_is_out_of_its_sight(name):
+    seen, open_ends = set(), [name]
+    links: dict[str, set[str]] = {}
+    for one, other in arrows():
+        links.setdefault(one, set()).add(other)
+    while open_ends:
+        for other in links.get(open_ends.pop(), set()) - seen:
+            seen.add(other)
+            open_ends.append(other)
+    assert OUT_OF_SIGHT[name] <= set(LAYERS.split())  # else the check is empty
+    assert seen & OUT_OF_SIGHT[name] == set()
+
+
+@pytest.mark.parametrize("package", sorted(ONE_PLACE))
+def test_heavy_packages_are_imported_in_one_place(package):
+    users = {name for name, found in IMPORTS.items() if any(one.split(".")[0] == package for one in found)}
+    assert users == ONE_PLACE[package]
+
+
+def test_grownas_never_imports_its_tasks():
+    there = [name for name in MODULES if not name.startswith("grownas.tasks")]
+    assert [name for name in there if any(one.startswith("grownas.tasks") for one in IMPORTS[name])] == []
+    assert len(MODULES) > len(there) > 30
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("grownas.tasks")))
+def test_a_task_knows_seams_and_its_own_package_only(name):
+    own = ".".join(name.split(".")[:3])
+    allowed = {one for one in MODULES if one == own or one.startswith(f"{own}.")} | TASKS_MAY_KNOW
+    known = {one for one in IMPORTS[name] if one.split(".")[0] == "grownas" and one in MODULES}
+    assert known <= allowed
+
+
+def test_a_tasks_modules_form_no_circle():
+    links = {
+        name: {one for one in IMPORTS[name] & set(MODULES) if one.startswith("grownas.tasks.")} for name in MODULES
+    }
+    tasks = {name for name in MODULES if name.startswith("grownas.tasks.")}
+    while tasks:
+        ends = {name for name in tasks if not (links[name] - {name}) & tasks}
+        assert ends, f"a circle within {sorted(tasks)}"
+        tasks -= ends
+
+
+def test_protocols_import_library_classes_for_type_checking_only():
+    assert {one.split(".")[0] for one in IMPORTS["grownas.protocols"]} == {"__future__", "collections", "typing"}
+
+
+LOOK = """
+import json, sys
+from click.testing import CliRunner
+import grownas.cli
+seen = {}
+def look(label):
+    seen[label] = [name for name in sys.argv[1:] if name in sys.modules]
+look("import")
+names = sorted(grownas.cli.cli.commands)
+for arguments in (["--help"], ["-h"], ["--version"], *([name, "--help"] for name in names)):
+    result = CliRunner().invoke(grownas.cli.cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output
+    look(" ".join(arguments))
+print(json.dumps(seen))
+"""
+
+
+def test_help_of_every_command_is_free_of_slow_imports():
+    done = subprocess.run([sys.executable, "-c", LOOK, *SLOW], capture_output=True, text=True, check=True)
+    seen = json.loads(done.stdout)
+    assert {"import", "--help", "search --help", "compare --help", "report --help"} <= set(seen)
+    assert {label: names for label, names in seen.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "free_of"),
+    [
+        ("grownas", ("torch", "numpy")),
+        ("grownas.config", ("torch", "numpy", "statsmodels", "arch", "matplotlib", "pandas")),
+        ("grownas.genotype", ("torch", "numpy")),
+        ("grownas.rundir", ("torch", "filelock")),
+        ("grownas.progress", ("torch", "rich")),
+        ("grownas.cells.cell", ("statsmodels", "arch", "matplotlib", "pandas")),
+        ("grownas.train", ("statsmodels", "arch", "matplotlib", "pandas")),
+        ("grownas.report.page", ("torch", "matplotlib")),
+        ("grownas.tasks.index_returns.task", ("statsmodels", "arch", "matplotlib", "pandas", "yfinance")),
+    ],
+)
+def test_a_module_brings_no_more_than_it_needs(module, free_of):
+    code = f"import json, sys, {module}; print(json.dumps([name for name in sys.argv[1:] if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code, *free_of], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
