@@ -99,46 +99,40 @@ def zero(contest: Contest) -> Score:
 
 def var1(contest: Contest) -> Score:
     """Fit a VAR(1) by least squares."""
-    return _fitted_var(contest, "var1", lambda: fit_var(contest.task.values[: contest.fit_end], 1))
+    return _fitted_var(contest, "var1", lambda: Selection(fit_var(contest.task.values[: contest.fit_end], 1), {}, 1))
 
 
 def var(contest: Contest) -> Score:
     """Fit a VAR by least squares, its order, 1 to 22, chosen on the validation part."""
-    task = contest.task
-    train_end, val_end = task.rows("train").stop, task.rows("val").stop
-    order = select_by_validation(task.values, train_end, val_end).order
-    return _fitted_var(
-        contest, "var", lambda: fit_var(task.values[: contest.fit_end], order), settings=22, chosen={"order": order}
-    )
+    values, rows = contest.task.values, contest.task.rows
+
+    def fit() -> Selection:
+        selected = select_by_validation(values, rows("train").stop, rows("val").stop)
+        return replace(selected, var=fit_var(values[: contest.fit_end], selected.order))
+
+    return _fitted_var(contest, "var", fit)
 
 
 def var_robust(contest: Contest) -> Score:
     """Take the start's kind of VAR: loss, ridge and order by blocked folds inside the training part."""
-    selection = contest.selection
-    score = _fitted_var(
-        contest,
-        "var_robust",
-        lambda: selection.refit(contest.task.values[: contest.fit_end]),
-        settings=selection.settings,
-        chosen=selection.chosen,
-    )
+    selection, rows = contest.selection, contest.task.values[: contest.fit_end]
+    score = _fitted_var(contest, "var_robust", lambda: replace(selection, var=selection.refit(rows)))
     return replace(score, seconds=contest.selection_seconds)
 
 
-def _fitted_var(
-    contest: Contest,
-    name: str,
-    fit: Callable[[], VAR],
-    *,
-    settings: int = 1,
-    chosen: dict[str, Any] | None = None,
-) -> Score:
+def _fitted_var(contest: Contest, name: str, fit: Callable[[], Selection]) -> Score:
     def work() -> dict[str, Any]:
-        fitted = fit()
-        return {"forecasts": fitted.forecast(contest.task.values), "params": fitted.parameters}
+        found = fit()
+        forecasts = found.var.forecast(contest.task.values)
+        return {
+            "forecasts": forecasts,
+            "params": found.var.parameters,
+            "settings": found.settings,
+            "chosen": found.chosen,
+        }
 
     done = contest.journal.remember(name, work)
-    return _fitted(contest, name, done["params"], done["forecasts"], done["seconds"], settings, chosen)
+    return _fitted(contest, name, done["params"], done["forecasts"], done["seconds"], done["settings"], done["chosen"])
 
 
 def _fitted(

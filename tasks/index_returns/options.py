@@ -29,7 +29,7 @@ class Options(Section):
     batches: Literal["streams", "windows"] = "streams"
     streams: Count = 16  # parallel streams, or windows in a batch
     bptt: Annotated[int, Field(strict=True, ge=2)] = 20  # days a gradient reaches back, or the length of a window
-    context: Count = 100  # days read before the first that is scored
+    context: Count = 100  # days read before the one that the first forecast is made from
 
     @field_validator("loss")
     @classmethod

@@ -237,8 +237,9 @@ class IndexReturns:
         return (losses if window.weight is None else losses * window.weight).mean()
 
     def evaluate(self, model: Any, part: str) -> Evaluation:
-        """Score a model on a part; it first reads the `context` days before it, from a zero state."""
+        """Score a model on a part; from a zero state it first reads `context` days, then the day before the part."""
         rows = self.rows(part)
+        assert rows.start > 0, f"the first day of the part {part} has no day before it"
         first = max(0, rows.start - 1 - self.options.context)
         x = self._tensor[first : rows.stop - 1].unsqueeze(1)
         with torch.no_grad():
@@ -249,6 +250,7 @@ class IndexReturns:
     def evaluate_forecasts(self, forecasts: Array, part: str) -> Evaluation:
         """Score given forecasts of a part's days, standardised, shape `(n, I)`."""
         rows = self.rows(part)
+        assert forecasts.shape == self.values[rows].shape, (forecasts.shape, part)  # else they would be broadcast
         losses = (
             LOSSES[self.loss_name](torch.from_numpy(forecasts), torch.from_numpy(self.values[rows])).mean(1).numpy()
         )

@@ -1,0 +1,330 @@
+"""The baselines' wiring, with a tiny task and a scripted journal: what is fitted on what, chosen and counted how."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from grownas.baselines import NAMES
+from grownas.baselines.var import VAR, Selection
+from grownas.contest import (
+    BASELINES,
+    Contest,
+    generator_for,
+    random_search,
+    refit_by_pull,
+    train_and_choose,
+    train_by_pulls,
+)
+from grownas.protocols import Evaluation
+from grownas.space import SearchSpace
+from grownas.strategies.growing import Growth
+from grownas.train import Fit, Recipe
+
+TRAIN, VAL, ROWS = 120, 30, 180
+SERIES = 2
+
+
+class Model(nn.Module):
+    """Forecasts a constant; learns nothing."""
+
+    def __init__(self, core, name="model"):
+        super().__init__()
+        self.core, self.readout, self.name = core, nn.Linear(1, 1), name
+
+
+class FakeTask:
+    """Rows of an AR(2), float64; a model's loss and metric are what it says they are."""
+
+    input_size = SERIES
+
+    def __init__(self, *, refitting=False, loss="squared"):
+        rng = np.random.default_rng(0)
+        self.values = rng.normal(size=(ROWS, SERIES))
+        for row in range(2, ROWS):
+            self.values[row] += 0.7 * self.values[row - 2, ::-1]
+        self.refitting, self.loss_name = refitting, loss
+
+    def rows(self, part):
+        end = TRAIN + (VAL if self.refitting else 0)
+        return {"train": slice(0, end), "val": slice(TRAIN, TRAIN + VAL), "test": slice(TRAIN + VAL, ROWS)}[part]
+
+    def with_loss(self, name):
+        return FakeTask(refitting=self.refitting, loss=name)
+
+    def with_refit(self):
+        return FakeTask(refitting=True, loss=self.loss_name)
+
+    def model(self, core, *, generator):
+        return Model(core)
+
+    def evaluate(self, model, part):
+        losses = np.full(VAL, model.says if part == "val" else model.says + 1)
+        return Evaluation(float(losses.mean()), losses, np.zeros((VAL, SERIES)))
+
+    def evaluate_forecasts(self, forecasts, part):
+        errors = (forecasts - self.values[self.rows(part)]) ** 2
+        return Evaluation(float(errors.mean()), errors.mean(1), forecasts)
+
+
+class Journal:
+    """Gives each fit a model with a scripted validation loss and writes down what was asked."""
+
+    def __init__(self, says=lambda key: 1.0):
+        self.says, self.asked, self.remembered = says, [], []
+
+    def remember(self, key, work):
+        self.remembered.append(key)
+        return {"seconds": 0.5, **work()}
+
+    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
+        self.asked.append((key, model, task, recipe, seed))
+        trained = named(self.says(key), key)
+        return Fit(trained, [], task.evaluate(trained, "val"), 9, 4, 10, 2.0, "patience")
+
+    @property
+    def keys(self):
+        return [key for key, *_ in self.asked]
+
+
+def named(says, name="start"):
+    model = Model(nn.Identity(), name)
+    model.says = says
+    return model
+
+
+def contest(journal=None, **changes):
+    task = FakeTask()
+    var = VAR(np.zeros(SERIES), np.zeros((2, SERIES, SERIES)))
+    given = {
+        "task": task,
+        "journal": journal or Journal(),
+        "selection": Selection(var, {"loss": "squared", "order": 2, "ridge": 0.0}, 180),
+        "selection_seconds": 7.0,
+        "build": lambda nodes, var, generator: named(3.0),
+        "at_var": True,
+        "growth": Growth(recipe=Recipe(epochs=50, patience=5), pulls=(100.0, 0.0), judge="better"),
+        "space": SearchSpace(combine=("add",), activation=("tanh", "relu"), max_nodes=2),
+        "recipe": Recipe(epochs=60, patience=6),
+        "hidden_sizes": (2, 3),
+        "losses": ("squared", "huber"),
+        "seed": 4,
+    }
+    return Contest(**{**given, **changes})
+
+
+def least_squares(values, end, order):
+    """Return the forecasts of rows `order`.. by a VAR fitted to rows before `end`: NumPy's own solver."""
+    design = np.stack(
+        [np.concatenate([[1.0], *(values[row - lag] for lag in range(1, order + 1))]) for row in range(order, ROWS)]
+    )
+    beta, *_ = np.linalg.lstsq(design[: end - order], values[order:end], rcond=None)
+    return design @ beta
+
+
+# ---- the table
+
+
+def test_configs_know_the_names_of_the_table():
+    assert tuple(BASELINES) == NAMES
+
+
+# ---- fitted baselines
+
+
+def test_zero_scores_the_mean_square():
+    score = BASELINES["zero"](contest())
+    values = FakeTask().values
+    assert (score.model, score.params) == ("zero", 0)
+    assert score.val.metric == pytest.approx((values[TRAIN : TRAIN + VAL] ** 2).mean(), rel=1e-12)
+    assert score.test.metric == pytest.approx((values[TRAIN + VAL :] ** 2).mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize(("refit", "end"), [(False, TRAIN), (True, TRAIN + VAL)])
+def test_var1_is_numpys_least_squares_on_what_may_be_known(refit, end):
+    task = FakeTask()
+    score = BASELINES["var1"](contest(refit=refit))
+    ahead = least_squares(task.values, TRAIN if not refit else end, 1)
+    np.testing.assert_allclose(score.forecasts(), ahead[TRAIN - 1 :], rtol=0, atol=1e-10)
+    assert (score.params, score.settings, score.chosen, score.seconds) == (SERIES + SERIES**2, 1, {}, 0.5)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_var_takes_the_order_of_the_lowest_validation_error(refit):
+    task, journal = FakeTask(), Journal()
+    score = BASELINES["var"](contest(journal, refit=refit))
+    errors = {}
+    for order in range(1, 23):
+        ahead = least_squares(task.values, TRAIN, order)[TRAIN - order :][:VAL]
+        errors[order] = ((ahead - task.values[TRAIN : TRAIN + VAL]) ** 2).mean()
+    order = min(errors, key=errors.get)
+    assert order > 1  # the rows are those of an AR(2)
+    assert score.chosen == {"order": order}
+    ahead = least_squares(task.values, TRAIN + VAL if refit else TRAIN, order)
+    np.testing.assert_allclose(score.forecasts(), ahead[TRAIN - order :], rtol=0, atol=1e-9)
+    assert score.settings == 22
+    assert score.seconds == 0.5  # the choice is a part of what is timed and remembered
+    assert journal.remembered == ["var"]
+
+
+def test_var_counts_the_orders_that_were_tried():
+    short = contest()
+    short.task.rows = lambda part: {"train": slice(0, 20), "val": slice(20, 60), "test": slice(60, ROWS)}[part]
+    assert BASELINES["var"](short).settings == 6  # 20 - p > 1 + 2 p ends at 6
+
+
+def test_var_robust_is_the_starts_var_with_the_time_of_its_choice():
+    score = BASELINES["var_robust"](contest())
+    ahead = least_squares(FakeTask().values, TRAIN, 2)
+    np.testing.assert_allclose(score.forecasts(), ahead[TRAIN - 2 :], rtol=0, atol=1e-10)
+    assert (score.seconds, score.settings, score.chosen["order"]) == (7.0, 180, 2)
+
+
+# ---- trained baselines
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_every_size_is_trained_with_every_loss_and_the_lowest_metric_wins(kind):
+    journal = Journal(lambda key: {f"{kind}-3-squared": 0.5}.get(key, 1.0))
+    score = BASELINES[kind](contest(journal))
+    assert journal.keys == [f"{kind}-{size}-{loss}" for size in (2, 3) for loss in ("squared", "huber")]
+    assert [task.loss_name for _, _, task, _, _ in journal.asked] == ["squared", "huber"] * 2
+    assert all(recipe == Recipe(epochs=60, patience=6) and seed == 4 for *_, recipe, seed in journal.asked)
+    assert score.chosen == {"hidden_size": 3, "loss": "squared"}
+    assert (score.model, score.val.metric, score.test.metric) == (kind, 0.5, 1.5)
+    assert (score.settings, score.seconds) == (4, 8.0)  # all fits are counted, not the chosen one alone
+
+
+def test_the_size_with_the_grown_cells_parameters_is_tried_too():
+    journal = Journal()
+    # GRU with H = 5 and a readout of 2: 3 * 5 * (2 + 5 + 2) + 2 * (5 + 1) = 147
+    BASELINES["gru"](contest(journal, params=147))
+    assert [model.core.hidden_size for _, model, *_ in journal.asked] == [2, 2, 3, 3, 5, 5]
+    again = Journal()
+    BASELINES["gru"](contest(again, params=147, hidden_sizes=(5,)))
+    assert again.keys == ["gru-5-squared", "gru-5-huber"]  # not twice
+
+
+def test_both_losses_begin_with_the_same_weights():
+    journal = Journal()
+    BASELINES["gru"](contest(journal))
+    (_, first, *_), (_, second, *_), (_, other, *_), _ = journal.asked
+    assert first is not second
+    for a, b in zip(first.core.parameters(), second.core.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert first.core.hidden_size != other.core.hidden_size
+
+
+def test_a_refit_trains_the_winner_anew_for_its_best_number_of_epochs():
+    journal = Journal(lambda key: {"b-huber": 0.5}.get(key, 1.0))
+    builders = [(key, {"key": key}, lambda key=key: named(9.0, f"new {key}")) for key in ("a", "b")]
+    score, model = train_and_choose(contest(journal, refit=True), "mine", builders)
+    key, start, task, recipe, _ = journal.asked[-1]
+    assert (key, start.name) == ("mine-refit", "new b")
+    assert (task.refitting, task.loss_name) == (True, "huber")
+    assert (recipe.epochs, recipe.patience) == (4, None)
+    assert model.name == "mine-refit"
+    assert (score.settings, score.seconds, score.chosen) == (4, 10.0, {"key": "b", "loss": "huber"})
+
+
+# ---- pulls
+
+
+@pytest.mark.parametrize(
+    ("losses", "pull", "model", "loss"),
+    [
+        ({"pull-100": 2.0, "pull-0": 1.0}, 0.0, "k-pull-0", 1.0),
+        ({"pull-100": 1.0, "pull-0": 2.0}, 100.0, "k-pull-100", 1.0),
+        ({"pull-100": 4.0, "pull-0": 2.0}, 0.0, "k-pull-0", 2.0),
+        ({"pull-100": 4.0, "pull-0": 5.0}, None, "start", 3.0),
+        ({"pull-100": 3.0, "pull-0": 3.0}, None, "start", 3.0),  # equal is not better
+    ],
+)
+def test_each_pull_is_tried_from_the_same_start_and_accepted_by_the_judge(losses, pull, model, loss):
+    journal = Journal(lambda key: losses[key.removeprefix("k-")])
+    start = named(3.0)
+    found = train_by_pulls(contest(journal), "k", start)
+    assert journal.keys == ["k-pull-100", "k-pull-0"]
+    assert all(given is start for _, given, *_ in journal.asked)
+    assert [recipe.pull for *_, recipe, _ in journal.asked] == [100.0, 0.0]
+    assert all(recipe.epochs == 50 for *_, recipe, _ in journal.asked)
+    assert (found.pull, found.model.name, found.loss) == (pull, model, loss)
+    assert found.epochs == (0 if pull is None else 4)
+    assert (found.seconds, found.steps) == (4.0, 20)
+
+
+def test_a_refit_repeats_the_accepted_pull_and_nothing_if_none_was():
+    journal = Journal(lambda key: 1.0 if key.endswith("100") else 2.0)
+    given = contest(journal)
+    trained = train_by_pulls(given, "k", named(3.0))
+    again = named(3.0, "again")
+    model, seconds = refit_by_pull(given, "k", again, trained)
+    key, start, task, recipe, _ = journal.asked[-1]
+    assert (key, start, model.name, seconds) == ("k-refit", again, "k-refit", 2.0)
+    assert (task.refitting, recipe.pull, recipe.patience, recipe.epochs) == (True, 100.0, None, 4)
+    assert refit_by_pull(given, "k", again, replace(trained, pull=None)) == (again, 0.0)
+    assert len(journal.asked) == 3
+
+
+# ---- random search
+
+
+def test_random_search_takes_as_many_steps_as_the_growth_and_keeps_the_lowest_loss():
+    built = []
+
+    def build(nodes, var, generator):
+        built.append(nodes)
+        return named(3.0)
+
+    journal = Journal(lambda key: {"random-1-pull-100": 0.5}.get(key, 2.0))
+    score = random_search(contest(journal, build=build, steps=41))  # 20 steps a genotype: the third begins at 40
+    assert journal.keys == [f"random-{i}-pull-{pull}" for i in range(3) for pull in (100, 0)]
+    assert (score.settings, score.seconds, score.val.metric) == (3, 12.0, 0.5)
+    assert score.chosen == {"nodes": len(built[1]), "ops": sum(map(len, built[1])), "pull": 100.0}
+    assert len({str(nodes) for nodes in built}) > 1
+
+
+def test_random_search_repeats_with_its_seed():
+    def sampled(seed):
+        built = []
+        random_search(
+            contest(build=lambda nodes, var, generator: (built.append(nodes), named(3.0))[1], steps=61, seed=seed)
+        )
+        return built
+
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
+
+
+@pytest.mark.parametrize("at_var", [True, False])
+def test_the_start_is_built_at_the_var_of_the_rows_it_may_know(at_var):
+    seen = []
+    given = contest(build=lambda nodes, var, generator: seen.append(var), at_var=at_var, refit=True)
+    given.start([[("add", "tanh")]], "x")
+    given.start([[("add", "tanh")]], "x", refitted=True)
+    if not at_var:
+        assert seen == [None, None]
+        return
+    assert seen[0] is given.selection.var  # fitted on the training part
+    values = FakeTask().values
+    ahead = least_squares(values, TRAIN + VAL, 2)
+    np.testing.assert_allclose(seen[1].forecast(values)[1:-1], ahead, rtol=0, atol=1e-10)
+
+
+# ---- randomness
+
+
+@given(st.integers(0, 2**63 - 1), st.text("abc-0", max_size=6), st.text("abc-0", max_size=6))
+def test_a_generator_depends_on_seed_and_purpose(seed, one, other):
+    def draw(seed, purpose):
+        return torch.rand(4, generator=generator_for(seed, purpose), dtype=torch.float64).tolist()
+
+    assert draw(seed, one) == draw(seed, one)
+    assert (draw(seed, one) == draw(seed, other)) == (one == other)
+    assert draw(seed, one) != draw(seed ^ 1, one)

@@ -1,0 +1,43 @@
+"""The task's options: what they refuse (how configs say it is tested with the configs)."""
+
+from __future__ import annotations
+
+import pytest
+from grownas.tasks.index_returns.losses import LOSSES
+from grownas.tasks.index_returns.options import Options
+from pydantic import ValidationError
+
+
+def test_defaults_are_the_main_jobs():
+    options = Options()
+    assert (options.use, options.data, options.train, options.val) == ("index_returns", "bundled", 0.70, 0.15)
+    assert (options.batches, options.streams, options.bptt, options.loss) == ("streams", 16, 20, "auto")
+
+
+@pytest.mark.parametrize("loss", ["auto", *LOSSES])
+def test_every_loss_of_the_table_may_be_named(loss):
+    assert Options(loss=loss).loss == loss
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"loss": "hubber"}, r"expected auto, squared, huber, volatility \(did you mean huber\?\)"),
+        ({"train": 0.8, "val": 0.2}, "expected train [+] val below 1, so that a test part is left, with train = 0.8"),
+        ({"bptt": 1}, "greater than or equal to 2"),
+        ({"bptt": 20.0}, "valid integer"),
+        ({"streams": 0}, "greater than or equal to 1"),
+        ({"batches": "both"}, "'streams' or 'windows'"),
+        ({"tickers": []}, "at least 1 item"),
+        ({"train": 0}, "greater than 0"),
+        ({"dat": "x"}, "Extra inputs"),
+    ],
+)
+def test_what_cannot_be_is_refused(given, words):
+    with pytest.raises(ValidationError, match=words):
+        Options(**given)
+
+
+def test_one_ticker_stands_for_a_list():
+    assert Options(tickers="^GSPC", difference="ranges").tickers == ("^GSPC",)
+    assert Options(difference="ranges").difference == ("ranges",)
