@@ -33,7 +33,7 @@ setup(
     ],
     package_data={
         "grownas": ["py.typed", "report/templates/*"],
-        "grownas.configs": ["*/*.yaml"],
+        "grownas.configs": ["**/*.yaml"],
     },
     install_requires=[
         "torch>=2.9",

@@ -80,7 +80,7 @@ class Growing(Section):
     max_params: Count | None = None
     max_seconds: Positive | None = None  # no new stage begins after it
     carrier_share: Share = 0.5  # of an appended node's carrier
-    noise: NonNegative = 0.01  # sd, on all weights of a new node but the carrier's
+    noise: NonNegative = 0.4  # sd on a new node's weights but the carrier's, in units of 1 / sqrt(hidden size)
     position: Literal["first", "middle", "last"] = "last"  # where a node is inserted
     prune: Literal["none", "each_stage", "at_end"] = "none"
     prune_threshold: Annotated[Number, Field(ge=0, lt=1)] = 0.05  # ops with a smaller share go

@@ -6,6 +6,7 @@ config -> task -> VAR by blocked folds -> start -> growth -> derived cell -> ret
 from __future__ import annotations
 
 import json
+import os
 import platform
 import signal
 import threading
@@ -118,7 +119,7 @@ def _compare(config: Config, rundir: RunDir) -> Path:
 
 def new_folder(config: Config, command: str, checksum: str, what: str | None = None) -> RunDir:
     """Make a run folder that holds its config."""
-    rundir = RunDir.create(Path(config.runs).expanduser(), config.folder_name, command, what)
+    rundir = RunDir.create(Path(os.path.expanduser(config.runs)), config.folder_name, command, what)
     rundir.write_text("config.yaml", config.dump({"versions": versions(), "data_checksum": checksum}))
     return rundir
 
@@ -350,9 +351,13 @@ def _finish(contest: Contest, grown: Grown, nodes: Sequence[Ops]) -> tuple[Any, 
         first = replay(start, both, journal, growth, grown.first_path(), seed=contest.seed)
         return with_core(again, again.core.derive()), first, journal.elapsed - before
     model = with_core(grown.model, core.derive())
-    if grown.pull is not None and growth.recipe.bilevel != "joint":  # alpha's data have not taught the weights yet
-        recipe = replace(growth.recipe, pull=grown.pull)
-        model = journal.fit("closing", model, task, recipe, seed=contest.seed).model
+    if growth.recipe.bilevel != "joint":  # alpha's data have not taught the weights yet
+        if grown.pull is not None:
+            recipe = replace(growth.recipe, pull=grown.pull)
+            model = journal.fit("closing", model, task, recipe, seed=contest.seed).model
+        recipe = replace(growth.recipe, pull=grown.first_path()[0]["pull"])
+        first = with_core(first, first.core.derive())
+        first = journal.fit("closing-first-stage", first, task, recipe, seed=contest.seed).model
     return model, first, journal.elapsed - before
 
 

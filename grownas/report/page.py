@@ -90,7 +90,7 @@ def _comparison(comparison: Comparison) -> Tree:
         "done": len(finished),
         "seeds": len(comparison.runs),
         "shown": shown.name if shown else None,
-        "scores": tables.comparison(result, _settings(finished)) if result else None,
+        "scores": tables.comparison(result) if result else None,
         "dots": _both(lambda width: plots.dots(figures, metric=result["metric"], width=width)) if result else None,
         "outcomes": tables.outcomes((run.name, run.summary) for run in finished if run.summary),
         "cumulative": _cumulative(finished, comparison.best_baseline),
@@ -259,11 +259,6 @@ def _series(run: Run) -> tables.Table | None:
     return tables.series(names, run.data, {model: entry for model in models if (entry := run.score(model))})
 
 
-def _settings(runs: list[Run]) -> dict[str, int]:
-    """Return how many settings were tried, by model."""
-    return {entry["model"]: entry["settings"] for run in runs for entry in run.scores if "settings" in entry}
-
-
 def _repeat(name: str, command: str, text: str, config: Tree, data: Tree) -> Tree:
     """Return what is needed to repeat a run."""
     versions = {name: str(version) for name, version in (config.get("versions") or {}).items()}  # 2.4 is a number
@@ -272,7 +267,7 @@ def _repeat(name: str, command: str, text: str, config: Tree, data: Tree) -> Tre
         "command": command,
         "config": text,
         "versions": versions,
-        "checksum": data.get("checksum") or config.get("checksum"),
+        "checksum": data.get("checksum") or config.get("data_checksum"),
     }
 
 

@@ -114,13 +114,8 @@ def _score_row(entry: Entry) -> Row:
     return Row(cells, _about(entry["model"], entry.get("chosen", {})), entry["model"] == "grown")
 
 
-def comparison(result: Entry, settings: Mapping[str, int] | None = None) -> Table:
-    """Return a comparison over seeds, `comparison.json`, the lowest mean test figure first.
-
-    Args:
-        result: the parsed file.
-        settings: how many settings were tried, by model.
-    """
+def comparison(result: Entry) -> Table:
+    """Return a comparison over seeds, `comparison.json`, the lowest mean test figure first."""
     label, reference = METRICS.get(result["metric"], result["metric"]), result.get("reference", "grown")
     columns = (
         Column("model", figures=False),
@@ -137,7 +132,7 @@ def comparison(result: Entry, settings: Mapping[str, int] | None = None) -> Tabl
     )
     tests = {test["baseline"]: test for test in result.get("tests", [])}
     ordered = sorted(result["models"], key=lambda entry: _rank(entry["test"]["mean"]))
-    return Table(columns, tuple(_comparison_row(entry, tests, settings or {}, reference) for entry in ordered))
+    return Table(columns, tuple(_comparison_row(entry, tests, reference) for entry in ordered))
 
 
 def _mcs_note(result: Entry) -> str:
@@ -145,7 +140,7 @@ def _mcs_note(result: Entry) -> str:
     return f"member of the model confidence set of size {size:.0%}: not told apart from the best"
 
 
-def _comparison_row(entry: Entry, tests: Mapping[str, Entry], settings: Mapping[str, int], reference: str) -> Row:
+def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str) -> Row:
     name = entry["model"]
     cells = (
         name,
@@ -156,7 +151,7 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], settings: Mapping[
         figure(entry.get("val", {}).get("mean")),
         count(entry.get("params")),
         seconds(entry.get("seconds")),
-        count(settings.get(name)),
+        count(entry.get("settings")),
         probability(tests.get(name, {}).get("p_value")),
         {True: "in", False: "out"}.get(entry.get("in_mcs"), NONE),  # type: ignore[arg-type]
     )

@@ -7,6 +7,7 @@ through a `Journal`, which remembers finished ones, so that resuming a search is
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -62,7 +63,8 @@ class Growth:
         carrier_share, position: of the appended node, see `morphisms.add_node`; position is `first`, `middle` or
             `last`.
         noise: standard deviation of what is added to a stage's new parameters (at the start, all but the carriers'),
-            at most 1 / pull: a pull lets no parameter wander farther.
+            in units of 1 / sqrt(H), the bound of drawn weights; but at most 1 / pull, the farthest that a pull lets a
+            parameter go.
         prune: `none`, `each_stage` or `at_end`; ops below `prune_threshold` go, and all but the `top_k` largest.
         fine_tune_epochs: most epochs after a pruning.
     """
@@ -76,7 +78,7 @@ class Growth:
     max_params: int | None = None
     max_seconds: float | None = None
     carrier_share: float = 0.5
-    noise: float = 0.01
+    noise: float = 0.4
     position: str = "last"
     prune: str = "none"
     prune_threshold: float = 0.05
@@ -283,13 +285,14 @@ def _position(core: Backbone, options: Growth) -> int:
     return {"first": 0, "middle": len(core.nodes) // 2, "last": len(core.nodes)}[options.position]
 
 
-def _noise(noise: float, pull: float) -> float:
-    return min(noise, 1 / pull) if pull else noise
+def _noise(noise: float, pull: float, hidden_size: int) -> float:
+    scaled = noise / math.sqrt(hidden_size)
+    return min(scaled, 1 / pull) if pull else scaled
 
 
 def stirred(start: Any, noise: float, pull: float, *, seed: int) -> Any:
     """Return a copy of a start that is ready to be trained with a pull: its silent ops are given some noise."""
-    core = morphisms.stir(start.core, _noise(noise, pull), torch.Generator().manual_seed(seed))
+    core = morphisms.stir(start.core, _noise(noise, pull, start.core.hidden_size), torch.Generator().manual_seed(seed))
     return with_core(start, core)
 
 
@@ -298,7 +301,7 @@ def _grow_core(core: Backbone, options: Growth, *, pull: float, seed: int) -> mo
         core,
         position=_position(core, options),
         carrier_share=options.carrier_share,
-        noise=_noise(options.noise, pull),
+        noise=_noise(options.noise, pull, core.hidden_size),
         generator=torch.Generator().manual_seed(seed),
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from typing import Annotated, Literal
 
-from grownas.tasks.index_returns.losses import LOSSES
-from grownas.tasks.index_returns.sources import TICKERS
 from pydantic import Field, field_validator
 
 from grownas.schema import Count, OneOrMore, Section, Share, Whole
+from grownas.tasks.index_returns.losses import LOSSES
+from grownas.tasks.index_returns.sources import NAMES, TICKERS
 
 
 class Options(Section):
@@ -30,6 +31,12 @@ class Options(Section):
     streams: Count = 16  # parallel streams, or windows in a batch
     bptt: Annotated[int, Field(strict=True, ge=2)] = 20  # days a gradient reaches back, or the length of a window
     context: Count = 100  # days read before the one that the first forecast is made from
+
+    @field_validator("data")
+    @classmethod
+    def _from_anywhere(cls, value: str) -> str:
+        """Make a path absolute, so that a run can be resumed from another folder."""
+        return value if value in NAMES else os.path.abspath(os.path.expanduser(value))
 
     @field_validator("loss")
     @classmethod

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from grownas.tasks.index_returns import synthetic
-from grownas.tasks.index_returns.cleaning import Table, read_csv
 
 from grownas.errors import DataError
+from grownas.tasks.index_returns import synthetic
+from grownas.tasks.index_returns.cleaning import Table, read_csv
 
 TICKERS = (  # G7, then BRICS
     "^GSPC", "^GSPTSE", "^FTSE", "^GDAXI", "^FCHI", "FTSEMIB.MI", "^N225",
@@ -23,6 +23,9 @@ TICKERS = (  # G7, then BRICS
 )  # fmt: skip
 PAUSE_S = 1.0  # between requests, to be polite
 BATCH = 6  # tickers a request
+
+
+NAMES = ("bundled", "yfinance", *synthetic.NAMES)  # all that is no path
 
 
 def read(data: str, **options: Any) -> Table:

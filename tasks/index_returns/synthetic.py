@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+
 from grownas.tasks.index_returns.cleaning import Table
 
 SERIES, ROWS, BURN_IN = 4, 4000, 200

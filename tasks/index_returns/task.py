@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from grownas.tasks.index_returns import metrics, sources
-from grownas.tasks.index_returns.cleaning import Panel, clean
-from grownas.tasks.index_returns.losses import LOSSES, calmness
-from grownas.tasks.index_returns.options import Options
 from torch import Generator, Tensor, nn
 
 from grownas.errors import DataError
 from grownas.protocols import Evaluation, Window
+from grownas.tasks.index_returns import metrics, sources
+from grownas.tasks.index_returns.cleaning import Panel, clean
+from grownas.tasks.index_returns.losses import LOSSES, calmness
+from grownas.tasks.index_returns.options import Options
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

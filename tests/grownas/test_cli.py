@@ -69,9 +69,9 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize("command", ["search", "compare"])
 def test_config_and_overrides_reach_search_and_compare(call, calls, command):
-    assert call(command, "index_returns/growing", "seed=3", "task.data=closes.csv") == (0, "", "")
+    assert call(command, "index_returns/growing", "seed=3", "strategy.patience=5") == (0, "", "")
     ((name, config),) = calls
-    assert (name, config.seed, config.task.data) == (command, 3, "closes.csv")
+    assert (name, config.seed, config.strategy.patience) == (command, 3, 5)
 
 
 @pytest.mark.parametrize("what", ["gru", "some/genotype.json", "a=b.json"])

@@ -374,8 +374,8 @@ def test_stirring_moves_every_op_but_the_carrier_and_leaves_its_input_alone(shar
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     for node in range(2):
         for op in range(len(ops)):
-            pairs = zip(backbone.op_parameters(node, op).values(), stirred.op_parameters(node, op).values(), strict=True)
-            moved = [bool((old != new).all()) for old, new in pairs]
+            old, new = (one.op_parameters(node, op).values() for one in (backbone, stirred))
+            moved = [bool((first != second).all()) for first, second in zip(old, new, strict=True)]
             assert not any(moved) if op == 0 else all(moved)
     assert torch.equal(torch.cat(list(stirred.alpha)), torch.cat(list(backbone.alpha)))
 

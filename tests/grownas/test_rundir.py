@@ -108,10 +108,10 @@ def test_a_write_cut_off_leaves_the_old_file_whole(rundir, monkeypatch, kind, br
 def test_the_content_is_on_the_disk_before_the_name_points_to_it(rundir, monkeypatch):
     order = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda number: (order.append("fsync"), fsync(number)))
+    monkeypatch.setattr(os, "fsync", lambda number: (order.append(("fsync", os.fstat(number).st_size)), fsync(number)))
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append(("replace", a.read_text())), replace(a, b)))
     rundir.write_text("file", "content")
-    assert order == ["fsync", ("replace", "content")]
+    assert order == [("fsync", 7), ("replace", "content")]
 
 
 def test_what_json_cannot_hold_touches_no_file(rundir):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from grownas.tasks.index_returns.cleaning import clean, read_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -28,6 +27,7 @@ from grownas.baselines.var import (
     select_by_validation,
 )
 from grownas.errors import DataError
+from grownas.tasks.index_returns.cleaning import clean, read_csv
 
 CLOSES = Path(__file__).parents[3].parent / "shared" / "data" / "indices" / "closes.csv"
 

@@ -203,6 +203,7 @@ def _comparison(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
                 "val": {"mean": np.mean(val), "sd": np.std(val)},
                 "test": {"mean": np.mean(test), "sd": np.std(test), "each": test},
                 "averaged_test": np.mean(test) - 0.001, "in_mcs": model in ("grown", "first_stage"),
+                "settings": 22 if model == "var" else 1,
             }
         )  # fmt: skip
     tests = [

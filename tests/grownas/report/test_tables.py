@@ -39,7 +39,7 @@ def test_a_comparison_has_spread_and_tests(make_comparison):
     result = json.loads((folder / "comparison.json").read_text())
     result["tests"][0]["p_value"] = 1e-9
     result["models"][2]["test"]["mean"] = None
-    table = tables.comparison(result, {"var": 22})
+    table = tables.comparison(result)
     rows = {row.cells[0]: dict(zip((c.title for c in table.columns), row.cells, strict=True)) for row in table.rows}
     assert list(rows)[-1] == result["models"][2]["model"] == "start"
     assert rows["start"]["test MSE"] == tables.NONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -123,10 +124,11 @@ def test_pulls_are_tried_in_order_from_the_same_start(search, assert_equal):
 
 
 def test_the_first_stage_begins_at_the_start_with_noise_on_all_but_the_carrier(search):
-    options = replace(PLAIN, pulls=(1000.0, 0.0), max_nodes=1, noise=0.01)
+    options = replace(PLAIN, pulls=(1000.0, 0.0), max_nodes=1, noise=0.02)
     _, journal, start = search({"stage-1-pull-1000": 0.9, "stage-1-pull-0": 0.8}, options)
     old = start.core.nodes[0]
-    for asked, noise in zip(journal.fits.values(), (1 / 1000, 0.01), strict=True):  # no more than a pull allows
+    scaled = 0.02 / math.sqrt(start.core.hidden_size)
+    for asked, noise in zip(journal.fits.values(), (1 / 1000, scaled), strict=True):  # no more than a pull allows
         new = asked["model"].core.nodes[0]
         assert torch.equal(asked["model"].readout.weight, start.readout.weight)
         assert torch.equal(new.W_h[:, 0], old.W_h[:, 0])  # op 0 carries

@@ -7,6 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.task import IndexReturns
 

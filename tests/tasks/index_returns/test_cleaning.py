@@ -8,11 +8,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from grownas.tasks.index_returns.cleaning import LEAST_ROWS, Table, clean, read_csv
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grownas.errors import DataError
+from grownas.tasks.index_returns.cleaning import LEAST_ROWS, Table, clean, read_csv
 
 FIRST = datetime.date(2020, 1, 1)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from grownas.tasks.index_returns.losses import DECAY, DELTA, FLOOR, LOSSES, calmness
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+
+from grownas.tasks.index_returns.losses import DECAY, DELTA, FLOOR, LOSSES, calmness
 
 THEIRS = {
     "squared": lambda output, target: 0.5 * nn.MSELoss(reduction="none")(output, target),

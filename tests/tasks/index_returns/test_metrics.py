@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from grownas.tasks.index_returns.metrics import score
 
 ACTUAL = np.array([[1.0, -2.0], [3.0, 0.0], [-1.0, 2.0]])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
+
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.options import Options
-from pydantic import ValidationError
+from grownas.tasks.index_returns.sources import NAMES
 
 
 def test_defaults_are_the_main_jobs():
@@ -17,6 +19,21 @@ def test_defaults_are_the_main_jobs():
 @pytest.mark.parametrize("loss", ["auto", *LOSSES])
 def test_every_loss_of_the_table_may_be_named(loss):
     assert Options(loss=loss).loss == loss
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sources_name_stays_a_name(name):
+    assert Options(data=name).data == name
+
+
+def test_a_path_means_the_same_file_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Options(data="closes.csv").data == str(tmp_path / "closes.csv")
+    assert Options(data="../closes.csv").data == str(tmp_path.parent / "closes.csv")
+    assert Options(data="~/closes.csv").data == str(tmp_path / "home" / "closes.csv")
+    again = Options(data="closes.csv").data
+    assert Options(data=again).data == again
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from grownas.tasks.index_returns import sources
-from grownas.tasks.index_returns.cleaning import clean
 
 from grownas.errors import DataError
+from grownas.tasks.index_returns import sources
+from grownas.tasks.index_returns.cleaning import clean
 
 yfinance = pytest.importorskip("yfinance", reason="needs the extra `finance`")
 

@@ -6,9 +6,10 @@ import functools
 
 import numpy as np
 import pytest
+from statsmodels.tsa.api import VAR
+
 from grownas.tasks.index_returns import synthetic
 from grownas.tasks.index_returns.cleaning import clean
-from statsmodels.tsa.api import VAR
 
 LAGS = range(1, 6)
 

@@ -8,9 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from grownas.tasks.index_returns.cleaning import Panel
-from grownas.tasks.index_returns.options import Options
-from grownas.tasks.index_returns.task import IndexReturns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -20,6 +17,9 @@ from grownas.baselines.var import fit_var, select_by_folds, select_by_validation
 from grownas.cells.cell import GrownRNN
 from grownas.errors import DataError
 from grownas.genotype import Genotype, Node, Op
+from grownas.tasks.index_returns.cleaning import Panel
+from grownas.tasks.index_returns.options import Options
+from grownas.tasks.index_returns.task import IndexReturns
 
 LATE, ROWS = 3, 300  # as in conftest
 TRAIN, VAL = 210, 45
