@@ -14,7 +14,7 @@ import torch
 from grownas import config as configs
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.errors import DataError, RunError
+from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
 from grownas.run import kept_notes, load_task
 from grownas.rundir import RunDir
@@ -85,7 +85,8 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
     """Return a run's model, its task and the parts to score."""
     RunDir.open(path)
     summary, notes = _summary(path), kept_notes(path)
-    config = configs.load(path / "config.yaml", overrides)
+    kept, config = configs.load(path / "config.yaml"), configs.load(path / "config.yaml", overrides)
+    _check_overrides(kept, config)
     torch.set_num_threads(config.threads)
     task = load_task(config)
     if summary["loss"] not in task.losses:
@@ -95,7 +96,7 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
         raise RunError(f"{path}: no saved model; this run trained a baseline, whose scores are in summary.json")
     tensors, names = _weights(path / "weights.safetensors")
     same = notes["data_checksum"] == task.checksum
-    if not same and not _data_changed(config, path):
+    if not same and config.task == kept.task:
         raise DataError(
             f"{path}: the data have changed since the run ({task.source}); name them with task.data= to score the "
             "model on them as they are"
@@ -110,9 +111,13 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
     return model.eval(), task, ("val", "test") if same else ("all",)
 
 
-def _data_changed(config: Config, path: Path) -> bool:
-    """Say whether an override names other data than the run's config does."""
-    return bool(config.task != configs.load(path / "config.yaml").task)
+def _check_overrides(kept: Config, config: Config) -> None:
+    """Refuse to change anything but where the data come from: the model and its parts are what they are."""
+    where = set(kept.task.WHERE)
+    same_rest = config.model_copy(update={"task": kept.task}).fingerprint() == kept.fingerprint()
+    if not same_rest or config.task.model_dump(exclude=where) != kept.task.model_dump(exclude=where):
+        keys = ", ".join(f"task.{key}" for key in kept.task.WHERE)
+        raise ConfigError(f"a finished run can only be given other data, by {keys}; start a new run for anything else")
 
 
 def _summary(path: Path) -> dict[str, Any]:

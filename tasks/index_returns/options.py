@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -15,6 +15,8 @@ from grownas.tasks.index_returns.sources import NAMES, TICKERS
 
 class Options(Section):
     """Data, parts, loss and batches."""
+
+    WHERE: ClassVar[tuple[str, ...]] = ("data", "tickers", "start", "end", "cache", "data_seed")  # data come from
 
     use: Literal["index_returns"] = "index_returns"
     data: str = "bundled"  # bundled, yfinance, a synthetic panel's name, or the path of a CSV of closes
