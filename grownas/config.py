@@ -63,7 +63,7 @@ class WeightOptimizer(Optimizer):
 
 
 class Growing(Section):
-    """Growth (see `strategies.growing.Growth`)."""
+    """Growth (see `strategies.stage.Growth`)."""
 
     use: Literal["growing"] = "growing"
     max_epochs: Count = 200  # of a stage

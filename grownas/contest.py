@@ -25,11 +25,13 @@ from grownas.baselines.recurrent import (
 from grownas.baselines.var import VAR, Selection, fit_var, select_by_validation
 from grownas.criteria.early_stop import JUDGES
 from grownas.journal import Journal
+from grownas.recipe import Recipe, count_parameters
 from grownas.scoring import Score
 from grownas.space import SearchSpace
 from grownas.start import Ops
-from grownas.strategies.growing import Growth, stirred
-from grownas.train import Fit, Recipe, count_parameters
+from grownas.strategies.growing import stirred
+from grownas.strategies.stage import Growth
+from grownas.train import Fit
 
 
 @dataclass(frozen=True)

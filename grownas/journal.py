@@ -19,7 +19,8 @@ import torch
 from grownas import checkpoint
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Task
-from grownas.train import Fit, Recipe, Tree, fit, make_optimizers
+from grownas.recipe import Recipe, make_optimizers
+from grownas.train import Fit, Tree, fit
 
 if TYPE_CHECKING:
     from grownas.progress import Progress

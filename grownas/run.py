@@ -31,13 +31,14 @@ from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
 from grownas.journal import Interrupted, Journal
 from grownas.progress import Progress
+from grownas.recipe import OptimizerRecipe, Recipe, count_parameters
 from grownas.report.tables import score_table
 from grownas.rundir import RunDir
 from grownas.scoring import Score, free_running
 from grownas.space import SearchSpace
 from grownas.start import Ops, build_start, hidden_size_for
-from grownas.strategies.growing import Grown, Growth, grow, replay, with_core
-from grownas.train import OptimizerRecipe, Recipe, count_parameters
+from grownas.strategies.growing import Grown, grow, replay
+from grownas.strategies.stage import Growth, with_core
 
 Summary = dict[str, Any]
 Program = Callable[[Config, RunDir, Journal, Any], Summary]  # the last is the task

@@ -11,57 +11,20 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from grownas.bilevel import architecture_gradient_first, architecture_gradient_second, window_loss
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Task, Window
+from grownas.recipe import Recipe, clip_gradients, make_optimizers, split_parameters
 
 Tree = dict[str, Any]
-
-OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.optim.Optimizer]] = {
-    "adam": lambda params, r: torch.optim.AdamW(params, lr=r.rate, weight_decay=r.weight_decay),
-    "sgd": lambda params, r: torch.optim.SGD(params, lr=r.rate, momentum=r.momentum, weight_decay=r.weight_decay),
-}
-
-
-@dataclass(frozen=True)
-class OptimizerRecipe:
-    """One optimiser. `weight_decay` is decoupled for adam, an L2 term for sgd."""
-
-    optimizer: str = "adam"
-    rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a stage is trained.
-
-    Attributes:
-        epochs: most epochs.
-        patience: epochs without a lower validation loss before the stage ends; None trains all `epochs` and keeps the
-            last, as a refit on training and validation data must.
-        clip: largest norm of the weights' gradient.
-        pull: strength of the decoupled pull towards the stage's first parameters, 0 for none.
-        bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
-        weights: optimiser of the weights.
-        alpha: optimiser of the architecture weights; ignored where the model has none.
-    """
-
-    epochs: int = 200
-    patience: int | None = 12
-    clip: float = 1.0
-    pull: float = 0.0
-    bilevel: str = "joint"
-    weights: OptimizerRecipe = field(default_factory=OptimizerRecipe)
-    alpha: OptimizerRecipe = field(default_factory=OptimizerRecipe)
 
 
 @dataclass(frozen=True)
@@ -384,87 +347,6 @@ class _Stream:
     def go_to(self, tree: Tree) -> None:
         self.epoch, self.index, self.hidden = tree["epoch"], tree["index"], tree["hidden"]
         self.windows = self._open()
-
-
-def window_loss(model: Any, task: Task, window: Window, hidden: Any) -> tuple[Tensor, Any]:
-    """Return the loss on a window and the state after it, cut off from the graph: bptt ends at the window."""
-    output, hidden = model(window.x, hidden)
-    return task.loss(output, window), detach(hidden)
-
-
-def architecture_gradient_first(model: Any, task: Task, held_out: Window, hidden: Any) -> tuple[list[Tensor], Any]:
-    """Return the gradient of the held-out loss in alpha, the weights taken as fixed, and the state after it."""
-    _, alphas = split_parameters(model)
-    loss, after = window_loss(model, task, held_out, hidden)
-    return list(torch.autograd.grad(loss, alphas)), after
-
-
-def architecture_gradient_second(
-    model: Any, task: Task, window: Window, hidden: Any, held_out: Window, held_out_hidden: Any, *, rate: float
-) -> tuple[list[Tensor], Any]:
-    """Return the gradient in alpha through one plain gradient step of the weights, and the held-out state after it.
-
-    The Hessian-vector product is a central difference of two gradients, eps = 0.01 / norm.
-
-    Reference:
-        Liu, Simonyan & Yang (2019), DARTS, eq. 7 and 8; ALGORITHMS 2.
-    """
-    weights, alphas = split_parameters(model)
-    kept = [w.detach().clone() for w in weights]
-    loss, _ = window_loss(model, task, window, hidden)
-    gradient = torch.autograd.grad(loss, weights, materialize_grads=True)
-    _move(weights, kept, gradient, -rate)  # w' = w - rate * gradient
-    loss, after = window_loss(model, task, held_out, held_out_hidden)
-    both = torch.autograd.grad(loss, [*weights, *alphas], materialize_grads=True)
-    direction, direct = both[: len(weights)], both[len(weights) :]
-    norm = math.sqrt(sum(float(d.double().square().sum()) for d in direction))
-    implicit = [torch.zeros_like(a) for a in alphas]
-    if norm > 0:
-        eps = 0.01 / norm
-        for sign in (1, -1):
-            _move(weights, kept, direction, sign * eps)
-            loss, _ = window_loss(model, task, window, hidden)
-            for total, part in zip(implicit, torch.autograd.grad(loss, alphas), strict=True):
-                total += sign * part / (2 * eps)
-    _move(weights, kept, kept, 0.0)
-    return [d - rate * i for d, i in zip(direct, implicit, strict=True)], after
-
-
-def _move(weights: list[nn.Parameter], origin: list[Tensor], direction: Any, distance: float) -> None:
-    with torch.no_grad():
-        for weight, start, step in zip(weights, origin, direction, strict=True):
-            weight.copy_(start + distance * step)
-
-
-def split_parameters(model: Any) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the weights and the architecture weights (those called `alpha`)."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    alphas = [p for name, p in named if name.rpartition(".")[2] == "alpha"]
-    return [p for name, p in named if name.rpartition(".")[2] != "alpha"], alphas
-
-
-def make_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return the optimiser of the weights, and that of alpha if the model has one."""
-    weights, alphas = split_parameters(model)
-    made = [OPTIMIZERS[recipe.weights.optimizer](weights, recipe.weights)]
-    if alphas:
-        made.append(OPTIMIZERS[recipe.alpha.optimizer](alphas, recipe.alpha))
-    return made
-
-
-def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale the gradients so that their joint norm is at most `limit`; return the norm before."""
-    return nn.utils.clip_grad_norm_(parameters, limit)
-
-
-def count_parameters(model: Any) -> int:
-    """Return how many numbers a model learns."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def detach(hidden: Any) -> Any:
-    """Cut a state, a tensor or a tuple of tensors, off from its history."""
-    return hidden.detach() if isinstance(hidden, Tensor) else tuple(detach(part) for part in hidden)
 
 
 def _detached(tree: Any) -> Any:

@@ -26,6 +26,8 @@ LAYERS = """
     report.tables  report.diagram  report.reading
     equations
     strategies.growing
+    strategies.pruning
+    strategies.stage
     start  migrate
     morphisms
     backbone
@@ -36,7 +38,8 @@ LAYERS = """
     baselines.recurrent
     baselines.var  baselines.naive
     train
-    criteria.early_stop
+    bilevel  criteria.early_stop
+    recipe
     statistics
     config
     space

@@ -6,12 +6,9 @@ through a `Journal`, which remembers finished ones, so that resuming a search is
 
 from __future__ import annotations
 
-import copy
 import math
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 
@@ -19,108 +16,12 @@ from grownas import morphisms
 from grownas.backbone import Backbone
 from grownas.criteria.early_stop import JUDGES, Verdict
 from grownas.migrate import migrate
-from grownas.protocols import Evaluation, Task
-from grownas.train import Fit, Recipe, count_parameters, make_optimizers
+from grownas.protocols import Task
+from grownas.recipe import Recipe, count_parameters, make_optimizers
+from grownas.strategies.pruning import log_prunings, prune_stage
+from grownas.strategies.stage import Candidate, Growth, Journal, Stage, move_line, output_drift, with_core
 
 NOTHING_FOUND = "the start is kept, nothing found"
-
-
-class Journal(Protocol):
-    """Does fits, remembers them, and takes the growth log's lines."""
-
-    elapsed: float  # seconds of all fits so far
-
-    def fit(
-        self,
-        key: str,
-        model: Any,
-        task: Task,
-        recipe: Recipe,
-        *,
-        seed: int,
-        optimizers: list[torch.optim.Optimizer] | None = None,
-        stage: int = 0,
-    ) -> Fit:
-        """Train, or give back the fit that was finished under this key."""
-        ...
-
-    def grew(self, line: Mapping[str, Any]) -> None:
-        """Take one line of the growth log."""
-        ...
-
-
-@dataclass(frozen=True)
-class Growth:
-    """What governs growth.
-
-    Attributes:
-        recipe: how each stage is trained; its `pull` is replaced by those of `pulls`.
-        pulls: candidates for the first stage, tried in order from the same start.
-        judge: `significant` or `better`, a name of `JUDGES`.
-        threshold: least t of `significant`.
-        outer_patience: stages in a row without an accepted one before growth ends.
-        max_nodes, max_params, max_seconds: limits; None for none.
-        carrier_share, position: of the appended node, see `morphisms.add_node`; position is `first`, `middle` or
-            `last`.
-        noise: standard deviation of what is added to a stage's new parameters (at the start, all but the carriers'),
-            in units of 1 / sqrt(H), the bound of drawn weights; but at most 1 / pull, the farthest that a pull lets a
-            parameter go.
-        prune: `none`, `each_stage` or `at_end`; ops below `prune_threshold` go, and all but the `top_k` largest.
-        fine_tune_epochs: most epochs after a pruning.
-    """
-
-    recipe: Recipe
-    pulls: tuple[float, ...] = (100.0, 0.0)
-    judge: str = "significant"
-    threshold: float = 1.645
-    outer_patience: int = 1
-    max_nodes: int = 3
-    max_params: int | None = None
-    max_seconds: float | None = None
-    carrier_share: float = 0.5
-    noise: float = 0.4
-    position: str = "last"
-    prune: str = "none"
-    prune_threshold: float = 0.05
-    top_k: int | None = None
-    fine_tune_epochs: int = 50
-
-
-class Candidate(NamedTuple):
-    """A model with its optimisers and its evaluation on the validation part."""
-
-    model: Any
-    optimizers: list[torch.optim.Optimizer] | None
-    evaluation: Evaluation
-
-    @property
-    def loss(self) -> float:
-        """Mean validation loss."""
-        return float(self.evaluation.losses.mean())
-
-
-class Stage(NamedTuple):
-    """What came out of a stage.
-
-    Attributes:
-        candidate: the model to judge.
-        fits: the training, and the fine-tuning if ops were pruned; none for the start.
-        prunings: growth lines of the pruned ops; `accepted` waits for the judge.
-    """
-
-    candidate: Candidate
-    fits: tuple[Fit, ...] = ()
-    prunings: tuple[dict[str, Any], ...] = ()
-
-    @property
-    def model(self) -> Any:
-        """The model to judge."""
-        return self.candidate.model
-
-    @property
-    def steps(self) -> int:
-        """Weight steps of all its fits."""
-        return sum(fit.steps for fit in self.fits)
 
 
 @dataclass(frozen=True)
@@ -183,7 +84,7 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         tried.append(stage)
         verdict = _judge(best, stage, options)
         stages.append(_stage_line(1, candidate_pull, best, stage, verdict))
-        _log_prunings(journal, stage, accepted=verdict.accepted)
+        log_prunings(journal, stage, accepted=verdict.accepted)
         if verdict.accepted:
             best, pull = stage, candidate_pull
     first = min(tried, key=lambda stage: stage.candidate.loss).model
@@ -201,7 +102,7 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         verdict = _judge(best, stage, options)
         stages.append(_stage_line(number, pull, best, stage, verdict))
         journal.grew(_growth_line(number, position, current, grown, stage, drift, verdict))
-        _log_prunings(journal, stage, accepted=verdict.accepted)
+        log_prunings(journal, stage, accepted=verdict.accepted)
         current = stage
         if verdict.accepted:
             best, waited = stage, 0
@@ -212,8 +113,8 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
                 break
     steps = sum(stage.steps for stage in tried)
     if options.prune == "at_end":
-        before, best = best.steps, _prune(best, task, journal, options, recipe, seed=seed, number=number)
-        _log_prunings(journal, best, accepted=True)
+        before, best = best.steps, prune_stage(best, task, journal, options, recipe, seed=seed, number=number)
+        log_prunings(journal, best, accepted=True)
         steps += best.steps - before
     return Grown(best.model, first, stages, pull, journal.elapsed - began, steps, reason)
 
@@ -258,7 +159,7 @@ def _train(
     fit = journal.fit(key, begin.model, task, recipe, seed=seed, optimizers=begin.optimizers, stage=number)
     stage = Stage(Candidate(fit.model, fit.optimizers, fit.evaluation), (fit,))
     if options.prune == "each_stage":
-        return _prune(stage, task, journal, options, recipe, seed=seed, number=number)
+        return prune_stage(stage, task, journal, options, recipe, seed=seed, number=number)
     return stage
 
 
@@ -316,90 +217,13 @@ def _append(current: Candidate, task: Task, options: Growth, pull: float, *, see
     return Candidate(model, optimizers, current.evaluation), _position(current.model.core, options), drift
 
 
-def _prune(
-    stage: Stage, task: Task, journal: Journal, options: Growth, recipe: Recipe, *, seed: int, number: int
-) -> Stage:
-    """Remove small ops one by one, then fine-tune; return the same stage if there are none."""
-    model, optimizers = stage.model, stage.candidate.optimizers or make_optimizers(stage.model, recipe)
-    loss, lines = stage.candidate.loss, []
-    while (target := _prunable(model.core, options)) is not None:
-        began = time.perf_counter()
-        node, op, judge = target
-        name = "/".join(model.core.op_names(node)[op])
-        morphed = morphisms.prune_op(model.core, node, op)
-        pruned = with_core(model, morphed.backbone)
-        optimizers = [migrate(o, morphed.origins, model, pruned, prefix="core.") for o in optimizers]
-        after = float(task.evaluate(pruned, "val").losses.mean())
-        lines.append(
-            {
-                **_move("prune_op", number, stage.steps, node, name, output_drift(model, pruned, task)),
-                "loss_before": loss,
-                "loss_after": after,
-                "params_before": count_parameters(model),
-                "params_after": count_parameters(pruned),
-                "accepted": None,
-                "judge": judge,
-                "wall_s": round(time.perf_counter() - began, 3),
-            }
-        )
-        model, loss = pruned, after
-    if not lines:
-        return stage
-    key = f"stage-{number}-pull-{recipe.pull:g}-pruned-{options.prune}"
-    short = replace(recipe, epochs=options.fine_tune_epochs)
-    fit = journal.fit(key, model, task, short, seed=seed, optimizers=optimizers, stage=number)
-    return Stage(Candidate(fit.model, fit.optimizers, fit.evaluation), (*stage.fits, fit), tuple(lines))
-
-
-def _prunable(core: Backbone, options: Growth) -> tuple[int, int, dict[str, Any]] | None:
-    """Return node, number and judge of the op to remove next: a node's smallest, if below threshold or beyond top k."""
-    for node, alpha in enumerate(core.alpha):
-        shares = torch.softmax(alpha.detach(), 0)
-        op = int(shares.argmin())
-        judge = {"figure": float(shares[op])}
-        if len(shares) > 1 and judge["figure"] < options.prune_threshold:
-            return node, op, {"rule": "share", **judge, "threshold": options.prune_threshold}
-        if options.top_k is not None and len(shares) > options.top_k:
-            return node, op, {"rule": "top_k", **judge, "threshold": options.top_k}
-    return None
-
-
-def _log_prunings(journal: Journal, stage: Stage, *, accepted: bool) -> None:
-    """Log a stage's prunings; they are accepted if the stage is."""
-    for line in stage.prunings:
-        journal.grew({**line, "accepted": accepted})
-
-
-def with_core(model: Any, core: Any) -> Any:
-    """Return a copy of a model around another core."""
-    kept, model.core = model.core, None
-    try:
-        new = copy.deepcopy(model)
-    finally:
-        model.core = kept
-    new.core = core
-    return new
-
-
-@torch.no_grad()
-def output_drift(before: Any, after: Any, task: Task) -> float:
-    """Return the largest change of the output on the first training window, from a zero state."""
-    x = next(iter(task.windows("train", seed=0))).x
-    return float((after.eval()(x)[0] - before.eval()(x)[0]).abs().max())
-
-
-def _move(kind: str, stage: int, step: int, node: int, op: str | None, drift: float) -> dict[str, Any]:
-    move = {"stage": stage, "step": step, "kind": kind, "node": node, "op": op, "drift": drift}
-    return {**move, "predicted_change": 0.0}
-
-
 def _growth_line(
     number: int, position: int, before: Stage, grown: Candidate, stage: Stage, drift: float, verdict: Verdict
 ) -> dict[str, Any]:
     """Return the line of an appended node; prunings that came after it have lines of their own."""
     fit = stage.fits[0]
     return {
-        **_move("add_node", number, fit.steps, position, None, drift),
+        **move_line("add_node", number, fit.steps, position, None, drift),
         "loss_before": before.candidate.loss,
         "loss_after": fit.loss,
         "params_before": count_parameters(before.model),

@@ -23,9 +23,10 @@ from grownas.contest import (
     train_by_pulls,
 )
 from grownas.protocols import Evaluation
+from grownas.recipe import Recipe
 from grownas.space import SearchSpace
-from grownas.strategies.growing import Growth
-from grownas.train import Fit, Recipe
+from grownas.strategies.stage import Growth
+from grownas.train import Fit
 
 TRAIN, VAL, ROWS = 120, 30, 180
 SERIES = 2

@@ -13,8 +13,10 @@ import torch
 from grownas import checkpoint
 from grownas.errors import TrainingError
 from grownas.journal import Interrupted, Journal
-from grownas.strategies.growing import Growth, grow
-from grownas.train import OptimizerRecipe, Recipe, fit
+from grownas.recipe import OptimizerRecipe, Recipe
+from grownas.strategies.growing import grow
+from grownas.strategies.stage import Growth
+from grownas.train import fit
 
 RECIPE = Recipe(epochs=3, patience=2, weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05))
 ALWAYS, NEVER = -1.0, 1e9  # seconds between snapshots

@@ -11,20 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from grownas.bilevel import architecture_gradient_first, architecture_gradient_second
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation
-from grownas.train import (
-    OptimizerRecipe,
-    Recipe,
-    Silent,
-    Trainer,
-    architecture_gradient_first,
-    architecture_gradient_second,
-    count_parameters,
-    fit,
-    make_optimizers,
-    split_parameters,
-)
+from grownas.recipe import OptimizerRecipe, Recipe, count_parameters, make_optimizers, split_parameters
+from grownas.train import Silent, Trainer, fit
 
 SGD = OptimizerRecipe("sgd", rate=0.1, momentum=0.0)
 QUICK = Recipe(epochs=2, patience=None, weights=OptimizerRecipe(rate=0.01), alpha=OptimizerRecipe(rate=0.02))

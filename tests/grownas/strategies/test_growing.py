@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from grownas.protocols import Evaluation
-from grownas.strategies.growing import NOTHING_FOUND, Growth, grow, output_drift, replay, with_core
-from grownas.train import Fit, OptimizerRecipe, Recipe, count_parameters, fit, make_optimizers
+from grownas.recipe import OptimizerRecipe, Recipe, count_parameters, make_optimizers
+from grownas.strategies.growing import NOTHING_FOUND, grow, replay
+from grownas.strategies.stage import Growth, output_drift, with_core
+from grownas.train import Fit, fit
 
 CONTRACT_KEYS = {
     "stage", "step", "kind", "node", "op", "drift", "loss_before", "loss_after", "predicted_change", "params_before",

@@ -1,0 +1,75 @@
+"""How a model is trained, as plain values, and the optimisers that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.optim.Optimizer]] = {
+    "adam": lambda params, r: torch.optim.AdamW(params, lr=r.rate, weight_decay=r.weight_decay),
+    "sgd": lambda params, r: torch.optim.SGD(params, lr=r.rate, momentum=r.momentum, weight_decay=r.weight_decay),
+}
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """One optimiser. `weight_decay` is decoupled for adam, an L2 term for sgd."""
+
+    optimizer: str = "adam"
+    rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage is trained.
+
+    Attributes:
+        epochs: most epochs.
+        patience: epochs without a lower validation loss before the stage ends; None trains all `epochs` and keeps the
+            last, as a refit on training and validation data must.
+        clip: largest norm of the weights' gradient.
+        pull: strength of the decoupled pull towards the stage's first parameters, 0 for none.
+        bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
+        weights: optimiser of the weights.
+        alpha: optimiser of the architecture weights; ignored where the model has none.
+    """
+
+    epochs: int = 200
+    patience: int | None = 12
+    clip: float = 1.0
+    pull: float = 0.0
+    bilevel: str = "joint"
+    weights: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    alpha: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+
+
+def split_parameters(model: Any) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the weights and the architecture weights (those called `alpha`)."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    alphas = [p for name, p in named if name.rpartition(".")[2] == "alpha"]
+    return [p for name, p in named if name.rpartition(".")[2] != "alpha"], alphas
+
+
+def make_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Return the optimiser of the weights, and that of alpha if the model has one."""
+    weights, alphas = split_parameters(model)
+    made = [OPTIMIZERS[recipe.weights.optimizer](weights, recipe.weights)]
+    if alphas:
+        made.append(OPTIMIZERS[recipe.alpha.optimizer](alphas, recipe.alpha))
+    return made
+
+
+def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Scale the gradients so that their joint norm is at most `limit`; return the norm before."""
+    return nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def count_parameters(model: Any) -> int:
+    """Return how many numbers a model learns."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
