@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install search test lint types clean
+.PHONY: install search test bench lint types clean
 
 install: $(VENV)/.installed
 
@@ -16,7 +16,10 @@ search: install
 	$(BIN)/grownas search index_returns/growing
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+bench: install
+	$(BIN)/python -m pytest tests/benchmarks -m slow -s
 
 lint: install
 	$(BIN)/ruff check grownas tasks configs tests setup.py

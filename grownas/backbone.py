@@ -121,13 +121,17 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map `(T, B, I)` and a state `(1, B, H)`, zeros if left out, to states `(T, B, H)` and the last `(1, B, H)`.
 
+        Both have the weights' dtype, under `torch.autocast` too.
+
         Raises:
+            TypeError: `x` or `h_0` is not a tensor.
             ValueError: a shape does not fit.
         """
+        chain.check_types(x, h_0)
         state = chain.check_input(x, h_0, input_size=self.input_size, layers=1, hidden_size=self.hidden_size)
         nodes = self.mixed_nodes()
-        out = chain.BACKENDS[self.backend](nodes, [node.shares for node in nodes], x, state[0])
-        return out, out[-1:]
+        out = chain.run(self.backend, nodes, [node.shares for node in nodes], x, state[0])
+        return out, out[-1:].clone()  # a state that is kept must not keep all steps, nor change with them
 
     def mixed_nodes(self) -> list[MixedNode]:
         """Return the nodes as a list."""

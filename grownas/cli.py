@@ -132,6 +132,16 @@ def show(what: Path) -> None:
     click.echo(reload.show(what))
 
 
+@cli.command()
+@click.option("--quick", is_flag=True, help="Take few repeats.")
+def bench(quick: bool) -> None:
+    """Time this machine's backends against nn.LSTM and plain autograd."""
+    from grownas import bench as timing
+
+    for line in timing.run(quick=quick):
+        click.echo(line)
+
+
 def main() -> None:
     """Run the command line and exit with the status that CONTRACT gives."""
     sys.exit(_status(cli))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from grownas.errors import RunError
+from grownas.report.reading import OURS
 from grownas.report.tables import comparison_table
 from grownas.statistics import diebold_mariano, equal_losses, model_confidence_set
 
@@ -18,7 +19,6 @@ Tree = dict[str, Any]
 
 REFERENCE = "grown"
 SIMPLE = ("zero", "var1", "var", "var_robust")  # fitted, not trained
-OURS = ("grown", "grown_retrained", "first_stage", "start")
 LEVEL = 0.05  # of the Diebold-Mariano tests in the verdict
 SIZE = 0.1  # of the model confidence set
 RESULTS = ("summary.json", "data.json", "forecasts.safetensors")  # what is read of a run

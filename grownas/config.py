@@ -72,7 +72,7 @@ class Growing(Section):
     architecture_share: Share = 0.2  # of the training part, for alpha, unless joint
     weights: WeightOptimizer = WeightOptimizer()
     alpha: Optimizer = Optimizer()
-    pull: Annotated[tuple[NonNegative, ...], OneOrMore, Field(min_length=1)] = (100.0, 0.0)  # tried in order
+    pull: Annotated[tuple[NonNegative, ...], OneOrMore, Field(min_length=1), Distinct] = (100.0, 0.0)  # tried in order
     judge: Literal["significant", "better"] = "significant"
     threshold: Number = 1.645  # least t of `significant`
     outer_patience: Count = 1  # stages in a row without an accepted one before growth ends

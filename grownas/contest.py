@@ -116,9 +116,9 @@ def var(contest: Contest) -> Score:
 
 
 def var_robust(contest: Contest) -> Score:
-    """Take the start's kind of VAR: loss, ridge and order by blocked folds inside the training part."""
-    selection, rows = contest.selection, contest.task.values[: contest.fit_end]
-    score = _fitted_var(contest, "var_robust", lambda: replace(selection, var=selection.refit(rows)))
+    """Fit a VAR by the Huber loss, ridge and order chosen by the blocked folds that also chose the start."""
+    rows = contest.task.values[: contest.fit_end]
+    score = _fitted_var(contest, "var_robust", lambda: contest.selection.robust(rows))
     return replace(score, seconds=contest.selection_seconds)
 
 

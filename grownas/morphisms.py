@@ -20,7 +20,6 @@ from grownas.genotype import Op
 from grownas.ops import ACTIVATION
 
 CARRIER = ("add", "identity")
-LIVE = 0.1  # bias of a silent relu: at zero it would pass no gradient
 
 
 @dataclass(frozen=True)
@@ -202,19 +201,19 @@ def stir(backbone: Backbone, noise: float, generator: Generator | None = None) -
 def silence(node: MixedNode, op: int, units: int) -> float:
     """Make an op constant in its first units, in place, with live gradients; return the constant.
 
-    A relu is held at a small positive value, for at zero it would never receive a gradient. A Hadamard relu needs
-    W_h = 0 for that, also where it shares W_h: its siblings then have gradients through their biases.
+    It is held where the table says: relu at a small positive value, for at zero it would never receive a gradient. A
+    Hadamard op held elsewhere than at zero needs W_h = 0 for that, also where it shares W_h: its siblings then have
+    gradients through their biases.
     """
     parameters = node.op_parameters(op)
-    combine, activation = node.ops[op].combine, node.ops[op].activation
-    live = activation == "relu"
+    combine, activation = node.ops[op].combine, ACTIVATION[node.ops[op].activation]
     parameters["W_x"][:, :units] = 0
-    parameters["b_x"][:units] = LIVE if live else 0
-    if combine == "add" or live:
+    parameters["b_x"][:units] = activation.start
+    if combine == "add" or activation.start:
         parameters["W_h"][:, :units] = 0
-    if combine == "hadamard" and live:
+    if combine == "hadamard" and activation.start:
         parameters["b_h"][:units] = 1
-    return LIVE if live else ACTIVATION[activation].zero
+    return activation.f(torch.tensor(activation.start, dtype=torch.float64)).item()
 
 
 @torch.no_grad()
@@ -222,9 +221,12 @@ def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
     """Remove an op so that the output moves least: only by what the op varied.
 
     Its share goes to an op that is homogeneous (identity or relu), whose weights shrink to keep its part as it was;
-    so every other op keeps its absolute share. Its constant part goes into an additive identity's bias, or else into
-    the biases of the next node. Where there is no such op the shares are renormalised; where there is no such bias
-    (last node, highway) the constant is lost.
+    so every other op keeps its absolute share. Its constant part, each unit's value at zero input and zero state,
+    goes into an additive identity's bias, or else into the biases of the next node. Where there is no such op the
+    shares are renormalised; where there is no such bias (last node, highway) the constant is lost.
+
+    An op that is constant, as all but the carrier are after `add_node` without noise, goes without a trace where its
+    share and its constant find such places.
 
     Raises:
         ValueError: there is no such node or op, or the node has no other op.
@@ -241,7 +243,7 @@ def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
     new = grown.new_node([old.ops[number] for number in kept]).to(old.alpha)
     origins = _copy_ops(old, new, kept, f"nodes.{node}.")
     shares = torch.softmax(old.alpha.double(), 0)
-    lost = float(shares[op]) * ACTIVATION[old.ops[op].activation].zero
+    lost = shares[op] * _constant_part(old, op)
     heir = _heir(new)
     if heir is None:
         new.alpha.copy_(old.alpha[kept])
@@ -258,6 +260,13 @@ def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
             names = [f"nodes.{number}.{name}" for name, _ in other.named_parameters()]
             origins |= {name: [Piece(WHOLE, name, WHOLE)] for name in names}
     return Morphed(grown, origins)
+
+
+def _constant_part(node: MixedNode, op: int) -> Tensor:
+    """Return an op's value at zero input and zero state, shape `(H,)`, float64."""
+    biases = {name: value.double() for name, value in node.op_parameters(op).items() if name in ("b_x", "b_h")}
+    z = biases["b_x"] if node.ops[op].combine == "add" else biases["b_x"] * biases["b_h"]
+    return ACTIVATION[node.ops[op].activation].f(z)
 
 
 def _copy_ops(old: MixedNode, new: MixedNode, kept: list[int], prefix: str) -> Origins:
@@ -286,7 +295,7 @@ def _heir(node: MixedNode) -> int | None:
     able = [
         number
         for number, op in enumerate(node.ops)
-        if op.activation in ("identity", "relu") and node.projection.count(node.projection[number]) == 1
+        if ACTIVATION[op.activation].homogeneous and node.projection.count(node.projection[number]) == 1
     ]
     return min(able, key=lambda number: (node.ops[number].combine != "add", node.ops[number].activation), default=None)
 
@@ -301,18 +310,16 @@ def _scale(node: MixedNode, op: int, ratio: float, origins: Origins, prefix: str
         origins[prefix + name] = [replace(p, scale=1 / ratio) if p.into == index else p for p in pieces]
 
 
-def _fold_constant(backbone: Backbone, node: int, constant: float) -> None:
-    """Put a constant that a node's output lost into a bias that exists; see `prune_op`."""
+def _fold_constant(backbone: Backbone, node: int, constant: Tensor) -> None:
+    """Put a constant `(H,)` that a node's output lost into a bias that exists; see `prune_op`."""
     here = backbone.mixed_nodes()[node]
-    if constant == 0:
-        return
     for number, op in enumerate(here.ops):
         if (op.combine, op.activation) == CARRIER:
-            here.op_parameters(number)["b_x"] += constant / float(here.shares[number])
+            here.op_parameters(number)["b_x"] += constant / here.shares[number]
             return
     if node + 1 == len(backbone.nodes) or backbone.highway:
         return
     after = backbone.mixed_nodes()[node + 1]
     for number, op in enumerate(after.ops):
         parameters = after.op_parameters(number)
-        parameters["b_x" if op.combine == "add" else "b_h"] += constant * parameters["W_h"].sum(0)
+        parameters["b_x" if op.combine == "add" else "b_h"] += constant @ parameters["W_h"].double()

@@ -19,26 +19,30 @@ class Activation(NamedTuple):
         f: the value from the input z.
         df: the first derivative from the output y.
         d2f: the second derivative from the output y.
-        zero: the value at z = 0.
         code: what kernels call it.
         formula: how `equations.txt` writes it, with z for the input.
+        start: the z at which a silent op is held; 0, or elsewhere if the slope at 0 is 0, for it must learn.
+        homogeneous: whether f(c z) = c f(z) for all c > 0.
     """
 
     f: Callable[[Tensor], Tensor]
     df: Callable[[Tensor], Tensor]
     d2f: Callable[[Tensor], Tensor]
-    zero: float
     code: int
     formula: str
+    start: float = 0.0
+    homogeneous: bool = False
 
 
 ACTIVATION: dict[str, Activation] = {
-    "identity": Activation(lambda z: z, torch.ones_like, torch.zeros_like, 0.0, 0, "z"),
-    "tanh": Activation(torch.tanh, lambda y: 1 - y * y, lambda y: -2 * y * (1 - y * y), 0.0, 1, "tanh(z)"),
+    "identity": Activation(lambda z: z, torch.ones_like, torch.zeros_like, 0, "z", homogeneous=True),
+    "tanh": Activation(torch.tanh, lambda y: 1 - y * y, lambda y: -2 * y * (1 - y * y), 1, "tanh(z)"),
     "sigmoid": Activation(
-        torch.sigmoid, lambda y: y * (1 - y), lambda y: y * (1 - y) * (1 - 2 * y), 0.5, 2, "1 / (1 + exp(-z))"
+        torch.sigmoid, lambda y: y * (1 - y), lambda y: y * (1 - y) * (1 - 2 * y), 2, "1 / (1 + exp(-z))"
     ),
-    "relu": Activation(torch.relu, lambda y: (y > 0).to(y.dtype), torch.zeros_like, 0.0, 3, "max(z, 0)"),
+    "relu": Activation(
+        torch.relu, lambda y: (y > 0).to(y.dtype), torch.zeros_like, 3, "max(z, 0)", start=0.1, homogeneous=True
+    ),
 }
 
 COMBINE: dict[str, str] = {  # how an op joins x_t and the previous state; the formula as `equations.txt` writes it
@@ -46,4 +50,7 @@ COMBINE: dict[str, str] = {  # how an op joins x_t and the previous state; the f
     "hadamard": "(x W_x + b_x) * (s W_h + b_h)",
 }
 
-DEFAULT_OPS: list[tuple[str, str]] = [(combine, activation) for combine in COMBINE for activation in ACTIVATION]
+DEFAULT_ACTIVATIONS = ("identity", "tanh", "sigmoid", "relu")  # a new line of the table changes no default
+DEFAULT_OPS: list[tuple[str, str]] = [
+    (combine, activation) for combine in COMBINE for activation in DEFAULT_ACTIVATIONS
+]

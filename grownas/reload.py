@@ -55,8 +55,7 @@ def predict(path: Path, overrides: Sequence[str] = ()) -> Path:
             writer.writerows(zip([date] * len(ahead), task.names, map(repr, ahead), map(repr, came), strict=True))
     for name, ahead in zip(task.names, task.in_own_units(task.day_ahead(model)).tolist(), strict=True):
         writer.writerow([task.next_day, name, repr(ahead), ""])
-    rundir = RunDir.open(path)
-    rundir.write_text("forecasts.csv", text.getvalue())
+    RunDir.open(path).write_text("forecasts.csv", text.getvalue())
     return path / "forecasts.csv"
 
 
@@ -121,6 +120,8 @@ def _check_overrides(kept: Config, config: Config) -> None:
 
 
 def _summary(path: Path) -> dict[str, Any]:
+    if RunDir.open(path).command == "compare":
+        raise RunError(f"{path}: a comparison over seeds; give one of its runs, such as {path / 'seed-1'}")
     try:
         summary: dict[str, Any] = json.loads((path / "summary.json").read_text("utf-8"))
         if not isinstance(summary["params"], int) or not isinstance(summary["loss"], str):

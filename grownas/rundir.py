@@ -105,6 +105,8 @@ class RunDir:
             lock.acquire()
         except Timeout as error:
             raise RunError(f"{self.path}: another process is writing to this run; wait for it or stop it") from error
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written to: {error.strerror}") from error
         try:
             yield
         finally:

@@ -40,7 +40,7 @@ def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
     waiting = [folder for folder in folders if not (folder / "summary.json").exists()]
     running: dict[Path, subprocess.Popen[bytes]] = {}
     failed: dict[Path, int] = {}
-    workers = config.workers or os.cpu_count() or 1
+    workers = config.workers or _cores()
     with _forwarding(running) as stopped:
         while running or (waiting and not stopped):
             while len(running) < workers and not stopped:
@@ -48,7 +48,9 @@ def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
                 if free is None:  # all are taken, perhaps by runs that outlived a killed comparison: let them end
                     break
                 waiting.remove(free)
-                running[free] = _start(free)
+                running[free] = _start(free, config.threads)
+                if stopped:  # the signal came while it was being started
+                    running[free].send_signal(signal.SIGINT)
                 progress.say(f"{free.name}: started")
             time.sleep(LOOK_EVERY_S)
             for folder, process in list(running.items()):
@@ -66,6 +68,11 @@ def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
         kind = RunError if set(failed.values()) == {USER_ERROR} else TrainingError
         raise kind(f"{len(failed)} of {len(folders)} seeds failed: {logs}. Resume the comparison to try them again")
     return folders
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _seed_folder(config: Config, rundir: RunDir, seed: int) -> Path:
@@ -92,14 +99,16 @@ def _seed_folder(config: Config, rundir: RunDir, seed: int) -> Path:
     return path
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
+def _start(folder: Path, threads: int) -> subprocess.Popen[bytes]:
     """Start a process that does a folder's run; what it prints goes to `log.txt`."""
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "grownas", "resume", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env={**os.environ, **limits},  # NumPy's BLAS would take all cores in every process
             start_new_session=True,  # the terminal's Ctrl-C reaches us alone, and we pass it on once
         )
 

@@ -144,6 +144,7 @@ class Trainer:
         self.resumed: Tensor | None = None  # the random state to go on from
         self.patience = Patience(recipe.patience)
         self.best: Tree = {}
+        self.alpha_before: Tree | None = None  # within a step: alpha and its optimiser as they were
         self.loss_sum, self.loss_count = 0.0, 0
 
     def run(self) -> Fit:
@@ -162,12 +163,14 @@ class Trainer:
             streams = [self.data] if self.architecture is None else [self.data, self.architecture]
             positions, random = [stream.position() for stream in streams], torch.get_rng_state()
             window = self.data.next()
+            self.alpha_before = None
             try:
                 if window is None:
                     self._judge_epoch()
                 else:
                     self._train_on(window)
-            except TrainingError:  # model and optimisers have not moved: go back to before the step
+            except TrainingError:  # the weights and their optimiser have not moved: go back to before the step
+                self._undo_alpha_step()
                 for stream, position in zip(streams, positions, strict=True):
                     stream.go_to(position)
                 torch.set_rng_state(random)
@@ -187,6 +190,10 @@ class Trainer:
             return
         self.model.train()
         if self.architecture is not None:
+            self.alpha_before = {
+                "alphas": [alpha.detach().clone() for alpha in self.alphas],
+                "optimizer": _detached(self.optimizers[1].state_dict()),
+            }
             self._alpha_step(window)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -219,6 +226,15 @@ class Trainer:
         for parameter, gradient in zip(self.alphas, gradients, strict=True):
             parameter.grad = gradient
         self.optimizers[1].step()
+
+    def _undo_alpha_step(self) -> None:
+        """Take this step's move of alpha back, if there was one: the weights' loss may fail after it."""
+        if self.alpha_before is None:
+            return
+        with torch.no_grad():
+            for alpha, kept in zip(self.alphas, self.alpha_before["alphas"], strict=True):
+                alpha.copy_(kept)
+        self.optimizers[1].load_state_dict(self.alpha_before["optimizer"])
 
     def _pull(self) -> None:
         if self.recipe.pull == 0:

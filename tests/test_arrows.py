@@ -19,8 +19,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
     __main__
     cli
-    reload
+    reload  bench
     run
+    programs
     contest  sweep  comparison  report.page
     journal  report.plots
     report.tables  report.diagram  report.reading

@@ -90,6 +90,14 @@ class Selection:
         """Read what `to_tree` gave."""
         return cls(VAR(**tree["var"]), tree["chosen"], tree["settings"], tree["scores"])
 
+    def robust(self, values: Array) -> Selection:
+        """Return the setting of lowest held-out error among those with the Huber loss, fitted on rows `(n, I)`."""
+        scores = {name: score for name, score in self.scores.items() if name.startswith("huber ")}
+        words = dict(word.split("=") for word in min(scores, key=lambda name: scores[name]).split()[1:])
+        order, ridge = int(words["p"]), float(words["ridge"])
+        var = fit_var_robust(values, order, ridge=ridge)
+        return Selection(var, {"loss": "huber", "order": order, "ridge": ridge}, len(scores), scores)
+
     def refit(self, values: Array) -> VAR:
         """Return a VAR with the same settings fitted on other rows, shape `(n, I)`."""
         return FITS[self.var.loss](values, self.order, ridge=self.chosen.get("ridge", 0.0))
@@ -222,9 +230,7 @@ def select_by_folds(
         losses: candidates.
         folds: how many blocks.
     """
-    usable = [p for p in orders if (len(values) - p) * (folds - 2) // folds > 1 + p * values.shape[1]]
-    if not usable:
-        raise DataError(f"{len(values)} training rows are too few to choose a VAR of {values.shape[1]} series by folds")
+    usable = usable_orders(len(values), values.shape[1], orders, folds)
     first = max(usable)  # every order predicts the same targets
     scores: dict[tuple[str, int, float], float] = {}
     for order in usable:
@@ -234,6 +240,18 @@ def select_by_folds(
     var = FITS[loss](values, order, ridge=ridge)
     named = {f"{a} p={p} ridge={r:g}": score for (a, p, r), score in scores.items()}
     return Selection(var, {"loss": loss, "order": order, "ridge": ridge}, len(scores), named)
+
+
+def usable_orders(rows: int, series: int, orders: Iterable[int], folds: int = FOLDS) -> list[int]:
+    """Return the orders that leave every fold's fit more rows than coefficients.
+
+    Raises:
+        DataError: there is none.
+    """
+    usable = [p for p in orders if (rows - p) * (folds - 2) // folds > 1 + p * series]
+    if not usable:
+        raise DataError(f"{rows} training rows are too few to choose a VAR of {series} series by folds; give more rows")
+    return usable
 
 
 def _fold_errors(

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.cells.chain import BACKENDS, check_input, choose_backend
+from grownas.cells import chain
 from grownas.cells.node import FixedNode
 from grownas.genotype import Genotype
 
@@ -48,7 +48,7 @@ class GrownRNN(nn.Module):
             warnings.warn("dropout acts between layers: it has no effect with num_layers=1", stacklevel=2)
         self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
         self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
-        self.backend = choose_backend(backend)
+        self.backend = chain.choose_backend(backend)
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 FixedNode(
@@ -71,23 +71,28 @@ class GrownRNN(nn.Module):
             h_0: `(L, B, H)`, or `(L, H)` without a batch; zeros if left out.
 
         Returns:
-            Outputs of the last layer `(T, B, H)` (or as the input is laid out), last states as `h_0`.
+            Outputs of the last layer `(T, B, H)` (or as the input is laid out), last states as `h_0`. Both have the
+            weights' dtype, under `torch.autocast` too.
 
         Raises:
+            TypeError: `x` or `h_0` is not a tensor; a `PackedSequence` is to be padded first.
             ValueError: a shape does not fit.
         """
+        chain.check_types(x, h_0)
         batched = x.dim() == 3
         if x.dim() == 2:
             x, h_0 = x.unsqueeze(1), None if h_0 is None else h_0.unsqueeze(1)
         elif batched and self.batch_first:
             x = x.transpose(0, 1)
-        states = check_input(x, h_0, input_size=self.input_size, layers=self.num_layers, hidden_size=self.hidden_size)
+        states = chain.check_input(
+            x, h_0, input_size=self.input_size, layers=self.num_layers, hidden_size=self.hidden_size
+        )
         last = []
         for number, state in enumerate(states):
             if number and self.dropout:
                 x = nn.functional.dropout(x, self.dropout, self.training)
             nodes = self._nodes(number)
-            x = BACKENDS[self.backend](nodes, [node.shares for node in nodes], x, state)
+            x = chain.run(self.backend, nodes, [node.shares for node in nodes], x, state)
             last.append(x[-1])
         h_n = torch.stack(last)
         if not batched:

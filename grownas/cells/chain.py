@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from grownas.cells import reference, sequence
 from grownas.cells.node import Node
@@ -26,6 +27,37 @@ def choose_backend(name: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose auto, {' or '.join(BACKENDS)}")
     return name
+
+
+def run(backend: str, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor) -> Tensor:
+    """Return a chain's states over a sequence, computed by a backend; `reference.run` documents the other arguments.
+
+    Under `torch.autocast` a chain computes and answers in its weights' dtype: a recurrence carries its rounding on from
+    step to step. Inputs of another dtype, as layers under autocast hand them on, are then taken too.
+    """
+    device = x.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return BACKENDS[backend](nodes, shares, x, h_0)
+    with torch.autocast(device, enabled=False):
+        dtype = nodes[0].W_x.dtype
+        return BACKENDS[backend](nodes, [one.to(dtype) for one in shares], x.to(dtype), h_0.to(dtype))
+
+
+def check_types(x: object, h_0: object) -> None:
+    """Check that a sequence is a tensor and its first state, if given, too.
+
+    Raises:
+        TypeError: one is not.
+    """
+    if isinstance(x, nn.utils.rnn.PackedSequence):
+        raise TypeError(
+            "x is a PackedSequence, expected a tensor (T, B, I): pad it with torch.nn.utils.rnn.pad_packed_sequence "
+            "and read each sequence's outputs and last state at its own last step, which padding does not change"
+        )
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a {type(x).__name__}, expected a tensor (T, B, I)")
+    if not (h_0 is None or isinstance(h_0, Tensor)):
+        raise TypeError(f"h_0 is a {type(h_0).__name__}, expected a tensor (L, B, H): there is one state, not (h, c)")
 
 
 def check_input(x: Tensor, h_0: Tensor | None, *, input_size: int, layers: int, hidden_size: int) -> Tensor:

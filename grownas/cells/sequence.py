@@ -17,6 +17,7 @@ multiplier; under `share_projection` the multipliers of ops that share a project
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -127,7 +128,7 @@ class _Sequence(torch.autograd.Function):
         x, h_0, *flat = ctx.saved_tensors
         count = len(ctx.plans) * len(Packed._fields)
         packed, kept = _grouped(flat[:count], Packed), _grouped(flat[count:], Kept)
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision(x.device.type):
             results = _backward(ctx.plans, packed, kept, x, h_0, grad, needs_x=ctx.needs_input_grad[1])
         if torch.is_grad_enabled():  # create_graph
             results = list(_Last.apply(results, grad, x, h_0, *flat[:count]))  # type: ignore[no-untyped-call]
@@ -147,6 +148,11 @@ class _Last(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError("the sequence engine has no second derivative; build the model with backend='reference'")
+
+
+def _full_precision(device: str) -> AbstractContextManager[Any]:
+    """Keep a backward that runs under autocast in its forward's dtype, which `chain.run` sees to."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _grouped(flat: Sequence[Tensor], kind: Any) -> list[Any]:

@@ -10,6 +10,8 @@ import numpy as np
 
 from grownas.statistics import newey_west_t
 
+LARGEST = 1e6  # figure in the logs: JSON has no infinity
+
 
 class Patience:
     """The inner level: stop after `patience` epochs without a lower value; with None never, and the last is best."""
@@ -47,8 +49,9 @@ class Verdict(NamedTuple):
     threshold: float
 
     def line(self) -> dict[str, Any]:
-        """Return what the logs keep."""
-        return {"rule": self.rule, "figure": self.figure, "threshold": self.threshold}
+        """Return what the logs keep: the figure clipped to +-1e6, for the t of a constant gain is infinite."""
+        figure = max(min(self.figure, LARGEST), -LARGEST)
+        return {"rule": self.rule, "figure": figure, "threshold": self.threshold}
 
 
 def better(best: np.ndarray, candidate: np.ndarray, *, threshold: float) -> Verdict:

@@ -209,8 +209,9 @@ def _growth_row(line: Entry) -> Row:
 
 
 def move(line: Entry) -> str:
-    """Return a morphism in words, nodes counted from 1."""
-    kind, node, op = str(line.get("kind", "")).replace("_", " "), line.get("node"), line.get("op")
+    """Return a morphism in words, nodes and ops counted from 1; an op is named where the line has its name."""
+    kind, node = str(line.get("kind", "")).replace("_", " "), line.get("node")
+    op = line.get("op_name", line.get("op"))
     where = [] if node is None else [str(node + 1)] if kind == "add node" else [f"of node {node + 1}"]
     which = [] if op is None else [f"{op + 1}" if isinstance(op, int) else str(op)]
     return " ".join([kind, *which, *where])

@@ -15,6 +15,7 @@ import torch
 from grownas import morphisms
 from grownas.backbone import Backbone
 from grownas.criteria.early_stop import JUDGES, Verdict
+from grownas.errors import ConfigError
 from grownas.migrate import migrate
 from grownas.protocols import Task
 from grownas.recipe import Recipe, count_parameters, make_optimizers
@@ -69,14 +70,20 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         journal: does and remembers the fits.
         options: what governs growth.
         seed: fixes noise and data order.
+
+    Raises:
+        ConfigError: the start has more than `max_params` parameters.
     """
+    _check_size(start, options)
     began = journal.elapsed
     origin = Candidate(start, None, task.evaluate(start, "val"))
     best = Stage(origin)
     stages: list[dict[str, Any]] = []
     tried: list[Stage] = []
-    pull = None
+    pull = reason = None
     for candidate_pull in options.pulls:
+        if tried and (reason := _out_of_time(options, journal.elapsed - began)) is not None:
+            break
         recipe = replace(options.recipe, pull=candidate_pull)
         key = f"stage-1-pull-{candidate_pull:g}"
         begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
@@ -90,11 +97,11 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
     first = min(tried, key=lambda stage: stage.candidate.loss).model
     if pull is None:
         steps = sum(stage.steps for stage in tried)
-        return Grown(start, first, stages, None, journal.elapsed - began, steps, NOTHING_FOUND)
+        return Grown(start, first, stages, None, journal.elapsed - began, steps, reason or NOTHING_FOUND)
 
     current, waited, number = best, 0, 1
     recipe = replace(options.recipe, pull=pull)
-    while (reason := _limit(current.model, options, journal.elapsed - began)) is None:
+    while (reason := reason or _limit(current.model, options, journal.elapsed - began)) is None:
         number += 1
         grown, position, drift = _append(current.candidate, task, options, pull, seed=seed + 1000 * number)
         stage = _train(f"stage-{number}", grown, task, journal, options, recipe, seed=seed, number=number)
@@ -172,13 +179,30 @@ def _limit(model: Any, options: Growth, seconds: float) -> str | None:
     """Return the limit that forbids another node, in words; None if there is none."""
     if len(model.core.nodes) >= options.max_nodes:
         return f"max_nodes = {options.max_nodes} reached"
-    if options.max_seconds is not None and seconds >= options.max_seconds:
-        return f"max_seconds = {options.max_seconds:g} reached"
+    if (late := _out_of_time(options, seconds)) is not None:
+        return late
     if options.max_params is not None:
         larger = count_parameters(with_core(model, _grow_core(model.core, options, pull=0.0, seed=0).backbone))
         if larger > options.max_params:
             return f"another node would make {larger} parameters, max_params = {options.max_params}"
     return None
+
+
+def _out_of_time(options: Growth, seconds: float) -> str | None:
+    """Return in words that no fit may begin any more; None if one may."""
+    if options.max_seconds is not None and seconds >= options.max_seconds:
+        return f"max_seconds = {options.max_seconds:g} reached"
+    return None
+
+
+def _check_size(start: Any, options: Growth) -> None:
+    """Refuse a start that is too large already: nothing that grows from it could be small enough."""
+    count = count_parameters(start)
+    if options.max_params is not None and count > options.max_params:
+        raise ConfigError(
+            f"the start has {count} parameters, above max_params = {options.max_params}, so nothing can be grown "
+            "from it; raise max_params or make the start smaller"
+        )
 
 
 def _position(core: Backbone, options: Growth) -> int:
@@ -223,7 +247,7 @@ def _growth_line(
     """Return the line of an appended node; prunings that came after it have lines of their own."""
     fit = stage.fits[0]
     return {
-        **move_line("add_node", number, fit.steps, position, None, drift),
+        **move_line("add_node", number, fit.steps, position, None, drift, predicted_change=0.0),
         "loss_before": before.candidate.loss,
         "loss_after": fit.loss,
         "params_before": count_parameters(before.model),

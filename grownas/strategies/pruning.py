@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -19,27 +18,32 @@ from grownas.strategies.stage import Candidate, Growth, Journal, Stage, move_lin
 def prune_stage(
     stage: Stage, task: Task, journal: Journal, options: Growth, recipe: Recipe, *, seed: int, number: int
 ) -> Stage:
-    """Remove small ops one by one, then fine-tune; return the same stage if there are none."""
+    """Remove small ops one by one, then fine-tune; return the same stage if there are none.
+
+    The lines' `wall_s` is the fine-tuning's: in the last line, and 0 in the others, which share it. The removals
+    themselves are not timed, for a resumed search does them again.
+    """
     model, optimizers = stage.model, stage.candidate.optimizers or make_optimizers(stage.model, recipe)
     loss, lines = stage.candidate.loss, []
     while (target := _prunable(model.core, options)) is not None:
-        began = time.perf_counter()
         node, op, judge = target
         name = "/".join(model.core.op_names(node)[op])
         morphed = morphisms.prune_op(model.core, node, op)
         pruned = with_core(model, morphed.backbone)
         optimizers = [migrate(o, morphed.origins, model, pruned, prefix="core.") for o in optimizers]
         after = float(task.evaluate(pruned, "val").losses.mean())
+        drift = output_drift(model, pruned, task)
         lines.append(
             {
-                **move_line("prune_op", number, stage.steps, node, name, output_drift(model, pruned, task)),
+                **move_line("prune_op", number, stage.steps, node, op, drift, predicted_change=None),
+                "op_name": name,
                 "loss_before": loss,
                 "loss_after": after,
                 "params_before": count_parameters(model),
                 "params_after": count_parameters(pruned),
                 "accepted": None,
                 "judge": judge,
-                "wall_s": round(time.perf_counter() - began, 3),
+                "wall_s": 0.0,
             }
         )
         model, loss = pruned, after
@@ -48,6 +52,7 @@ def prune_stage(
     key = f"stage-{number}-pull-{recipe.pull:g}-pruned-{options.prune}"
     short = replace(recipe, epochs=options.fine_tune_epochs)
     fit = journal.fit(key, model, task, short, seed=seed, optimizers=optimizers, stage=number)
+    lines[-1]["wall_s"] = round(fit.seconds, 3)
     return Stage(Candidate(fit.model, fit.optimizers, fit.evaluation), (*stage.fits, fit), tuple(lines))
 
 

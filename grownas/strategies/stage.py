@@ -130,7 +130,19 @@ def output_drift(before: Any, after: Any, task: Task) -> float:
     return float((after.eval()(x)[0] - before.eval()(x)[0]).abs().max())
 
 
-def move_line(kind: str, stage: int, step: int, node: int, op: str | None, drift: float) -> dict[str, Any]:
-    """Return the part of a growth log's line that every morphism has."""
+def move_line(
+    kind: str, stage: int, step: int, node: int, op: int | None, drift: float, *, predicted_change: float | None
+) -> dict[str, Any]:
+    """Return the part of a growth log's line that every morphism has.
+
+    Args:
+        kind: of the morphism.
+        stage: number of the stage.
+        step: weight steps trained in the stage before the morphism.
+        node: number of the node, from 0.
+        op: number of the op in its node as it was before the morphism, from 0; None if the move is of a whole node.
+        drift: largest change of the output by the morphism itself.
+        predicted_change: of the loss, by theory; None where there is no theory.
+    """
     move = {"stage": stage, "step": step, "kind": kind, "node": node, "op": op, "drift": drift}
-    return {**move, "predicted_change": 0.0}
+    return {**move, "predicted_change": predicted_change}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import hashlib
 import io
 import math
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ class Table:
         values: shape `(n, I)`, float64, nan where blank.
         source: where they came from.
         returns: True if the values are returns already, False if they are closes.
+        origin: checksum of what the values were computed from, where they are not what was read: a logarithm's last
+            bit may differ between processors.
     """
 
     dates: list[datetime.date]
@@ -40,6 +43,7 @@ class Table:
     values: np.ndarray
     source: str
     returns: bool = False
+    origin: str = ""
 
 
 def read_csv(path: Path) -> Table:
@@ -134,12 +138,14 @@ class Panel:
         names: of the series.
         returns: log returns in decimals (or what the source gives in their place), shape `(n, I)`, float64.
         report: what was done, in figures and words.
+        checksum: of names, days and what was read.
     """
 
     dates: list[datetime.date]
     names: list[str]
     returns: np.ndarray
     report: dict[str, Any]
+    checksum: str = ""
 
 
 def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
@@ -161,10 +167,11 @@ def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
     blanks = np.isnan(values[first:]).sum(0)
     filled = _carry_forward(values)[first:]
     returns = filled if table.returns else np.diff(np.log(filled), axis=0)
-    for name in _expand(difference, table):
-        column = table.names.index(name)
-        returns = returns.copy()
-        returns[:, column] = np.diff(returns[:, column], prepend=returns[:1, column])
+    if difference:
+        columns = [table.names.index(name) for name in _expand(difference, table)]
+        changes = np.diff(returns[:, columns], axis=0)
+        returns = returns[1:].copy()  # the first day has no change
+        returns[:, columns] = changes
     if len(returns) < LEAST_ROWS:
         raise DataError(f"{table.source}: {len(returns)} rows of returns are left, at least {LEAST_ROWS} are needed")
     for name, column in zip(table.names, returns.T, strict=True):
@@ -178,7 +185,18 @@ def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
         "differenced": _expand(difference, table),
         "note": CLOSING_HOURS,
     }
-    return Panel(table.dates[-len(returns) :], list(table.names), returns, report)
+    checksum = checksum_of(
+        repr(report["differenced"]), table.origin or checksum_of(table.names, table.dates, table.values)
+    )
+    return Panel(table.dates[-len(returns) :], list(table.names), returns, report, checksum)
+
+
+def checksum_of(*parts: Any) -> str:
+    """Return the sha256 of arrays and plain values."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _carry_forward(values: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from grownas.errors import DataError
 from grownas.tasks.index_returns import synthetic
-from grownas.tasks.index_returns.cleaning import Table, read_csv
+from grownas.tasks.index_returns.cleaning import Table, checksum_of, read_csv
 
 TICKERS = (  # G7, then BRICS
     "^GSPC", "^GSPTSE", "^FTSE", "^GDAXI", "^FCHI", "FTSEMIB.MI", "^N225",
@@ -55,7 +55,9 @@ def bundled() -> Table:
     for name, frame in frames.items():
         columns[f"{name}_range"] = np.log(np.log(frame["High"].to_numpy(float) / frame["Low"].to_numpy(float)))
     values = np.stack(list(columns.values()), axis=1)
-    return Table(dates, list(columns), values, "bundled (arch.data: S&P 500 and NASDAQ)", returns=True)
+    read = [frame[["Adj Close", "High", "Low"]].to_numpy(float) for frame in frames.values()]
+    source = "bundled (arch.data: S&P 500 and NASDAQ)"
+    return Table(dates, list(columns), values, source, returns=True, origin=checksum_of(dates, *read))
 
 
 def downloaded(tickers: Sequence[str], start: str, end: str | None, cache: Path) -> Table:

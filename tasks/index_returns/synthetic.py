@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from grownas.tasks.index_returns.cleaning import Table
+from grownas.tasks.index_returns.cleaning import Table, checksum_of
 
 SERIES, ROWS, BURN_IN = 4, 4000, 200
 SIGNAL = 0.7  # share of the variance that the true mean is made to explain, before chance
@@ -175,7 +176,8 @@ NAMES = (*PANELS, "random_walk")
 
 def table(name: str, seed: int) -> Table:
     """Return a synthetic panel by name as if it had been read."""
-    return _random_walk(seed) if name == "random_walk" else _table(name, PANELS[name](seed).values, returns=True)
+    made = _random_walk(seed) if name == "random_walk" else _table(name, PANELS[name](seed).values, returns=True)
+    return replace(made, origin=checksum_of(name, seed))
 
 
 def _table(name: str, values: Array, *, returns: bool) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -306,12 +305,10 @@ class IndexReturns:
             )
         return replace(self, scaled_by=(mean, sd))
 
-    @cached_property
+    @property
     def checksum(self) -> str:
-        """Of the returns after cleaning, with names and dates."""
-        digest = hashlib.sha256(repr((self.panel.names, [d.isoformat() for d in self.panel.dates])).encode())
-        digest.update(np.ascontiguousarray(self.panel.returns).tobytes())
-        return f"sha256:{digest.hexdigest()}"
+        """Of what was read, and of the choice of series to difference."""
+        return self.panel.checksum
 
     def describe(self) -> dict[str, Any]:
         """Return what the report says about the data: plain values."""

@@ -14,7 +14,7 @@ import grownas
 from grownas import cli
 from grownas.errors import ConfigError, DataError, GenotypeError, GrownasError, RunError, TrainingError
 
-COMMANDS = ("compare", "evaluate", "predict", "report", "resume", "search", "show", "train")
+COMMANDS = ("bench", "compare", "evaluate", "predict", "report", "resume", "search", "show", "train")
 
 
 @pytest.fixture

@@ -375,7 +375,7 @@ def test_a_dumped_config_is_the_same_config(tmp_path):
 
 @given(
     rate=st.floats(1e-300, 1e300),
-    pull=st.lists(st.floats(0, 1e300), min_size=1, max_size=4),
+    pull=st.lists(st.floats(0, 1e300), min_size=1, max_size=4, unique=True),
     text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     seed=st.integers(0, 2**63 - 1),
 )

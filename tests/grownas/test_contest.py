@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from grownas.baselines import NAMES
-from grownas.baselines.var import VAR, Selection
+from grownas.baselines.var import VAR, Selection, fit_var_robust
 from grownas.contest import (
     BASELINES,
     Contest,
@@ -180,11 +180,15 @@ def test_var_counts_the_orders_that_were_tried():
     assert BASELINES["var"](short).settings == 6  # 20 - p > 1 + 2 p ends at 6
 
 
-def test_var_robust_is_the_starts_var_with_the_time_of_its_choice():
-    score = BASELINES["var_robust"](contest())
-    ahead = least_squares(FakeTask().values, TRAIN, 2)
-    np.testing.assert_allclose(score.forecasts(), ahead[TRAIN - 2 :], rtol=0, atol=1e-10)
-    assert (score.seconds, score.settings, score.chosen["order"]) == (7.0, 180, 2)
+def test_var_robust_is_the_best_huber_setting_whatever_the_start_is():
+    scores = {"squared p=2 ridge=0": 0.8, "huber p=1 ridge=0.3": 0.9, "huber p=3 ridge=1": 1.1}
+    selection = Selection(VAR(np.zeros(SERIES), np.zeros((2, SERIES, SERIES))), {"loss": "squared"}, 180, scores)
+    score = BASELINES["var_robust"](contest(selection=selection))
+    fitted = fit_var_robust(FakeTask().values[:TRAIN], 1, ridge=0.3)
+    ahead = fitted.forecast(FakeTask().values)
+    np.testing.assert_allclose(score.forecasts(), ahead[TRAIN - 1 : -1], rtol=0, atol=1e-10)
+    assert (score.seconds, score.settings) == (7.0, 2)
+    assert score.chosen == {"loss": "huber", "order": 1, "ridge": 0.3}
 
 
 # ---- trained baselines

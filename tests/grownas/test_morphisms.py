@@ -249,20 +249,37 @@ def value_of(node, op, x, s):
     return ACTIVATION[node.ops[op].activation].f(z)
 
 
+def constant_part(node, op):
+    """An op's value at zero input and zero state, each unit's."""
+    return value_of(node, op, torch.zeros(1, I).double(), torch.zeros(1, H).double())
+
+
+def with_biases(backbone, seed):
+    """Draw all biases, which begin at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for node in backbone.mixed_nodes():
+            for op in range(len(node.ops)):
+                for name in {"b_x", "b_h"} & set(node.op_parameters(op)):
+                    value = node.op_parameters(op)[name]
+                    value.copy_(torch.randn(value.shape, generator=generator, dtype=torch.float64))
+    return backbone
+
+
 @settings(deadline=None, max_examples=60)
 @given(rest=op_lists, place=st.integers(0, 5), victim=st.integers(0, 5), switches=st.sampled_from(SWITCHES), seed=seeds)
 def test_pruning_changes_only_what_the_op_varied(rest, place, victim, switches, seed):
-    """Over one step, from any state: the op's value is replaced by its value at zero, where there is a carrier."""
+    """Over one step, from any state: the op's value gives way to that at zero input and state; there is a carrier."""
     highway, share = switches
     ops = [*rest[:place], Op(*IDENTITY, own_projection=share), *rest[place:]]
     carrier = min(place, len(rest))
     op = victim % len(ops)
     assume(op != carrier)
-    backbone = make([ops], highway, share, seed)
+    backbone = with_biases(make([ops], highway, share, seed), seed)
     node, before = backbone.mixed_nodes()[0], snapshot(backbone)
     x, h_0 = randn(1, 5, I, seed=seed), randn(1, 5, H, seed=seed + 1)
     morphed = morphisms.prune_op(backbone, 0, op)
-    varied = node.shares[op] * (value_of(node, op, x[0], h_0[0]) - ACTIVATION[node.ops[op].activation].zero)
+    varied = node.shares[op] * (value_of(node, op, x[0], h_0[0]) - constant_part(node, op))
     gate = torch.sigmoid(x[0] @ node.gate_x + h_0[0] @ node.gate_h) if highway else 1
     assert_same(morphed.backbone(x, h_0)[0][0], backbone(x, h_0)[0][0] - gate * varied)
     assert_untouched(backbone, before)
@@ -341,6 +358,52 @@ def test_where_no_bias_can_take_the_constant_it_is_lost(highway):
     gate = torch.sigmoid(x[0] @ node.gate_x + h_0[0] @ node.gate_h) if highway else 1
     missing = backbone(x, h_0)[0][0] - morphisms.prune_op(backbone, 0, 1).backbone(x, h_0)[0][0]
     assert_same(missing, (gate * node.shares[1] / 2).expand(2, H))
+
+
+@pytest.mark.parametrize(("ops", "op", "switches"), [c for c in CONSTANT if c[0] != [RELU, TANH, SIGMOID]], ids=str)
+def test_a_constant_op_leaves_no_trace_whatever_its_biases(ops, op, switches):
+    """The case left out has no place for a constant: a highway without a carrier."""
+    backbone = with_biases(make([ops, [TANH, ("hadamard", "sigmoid")]], *switches), 7)
+    with torch.no_grad():
+        for name in ("W_x", "W_h"):
+            backbone.op_parameters(0, op)[name].zero_()
+    x = randn(6, 2, I)
+    assert_same(morphisms.prune_op(backbone, 0, op).backbone(x)[0], backbone(x)[0])
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize("victim", DEFAULT_OPS, ids="/".join)
+def test_a_silent_op_goes_without_a_trace(victim, switches, position):
+    """Each op of a new node; beside the carrier there is a second additive identity that is silent."""
+    backbone, x = with_biases(make([DEFAULT_OPS], *switches), 3), randn(6, 2, I)
+    ops = [Op(*IDENTITY, own_projection=switches[1]), *(op for op in DEFAULT_OPS if op != IDENTITY), Op(*IDENTITY)]
+    grown = morphisms.add_node(backbone, position, generator=torch.Generator().manual_seed(0), ops=ops).backbone
+    op = len(ops) - 1 if victim == IDENTITY else grown.op_names(position).index(victim)
+    pruned = morphisms.prune_op(grown, position, op).backbone
+    assert len(pruned.op_names(position)) == len(ops) - 1
+    assert_same(pruned(x)[0], backbone(x)[0])
+
+
+@pytest.mark.parametrize("victim", DEFAULT_OPS[1:], ids="/".join)
+def test_a_silent_op_goes_without_a_trace_by_the_next_nodes_biases(victim):
+    """The node's only homogeneous op is a Hadamard one, so the biases of the next node take the constant."""
+    heir = ("hadamard", "relu" if victim != ("hadamard", "relu") else "identity")
+    backbone = make([[TANH, heir, victim], DEFAULT_OPS])
+    with torch.no_grad():
+        morphisms.silence(backbone.mixed_nodes()[0], 2, H)
+    x = randn(6, 2, I)
+    assert_same(morphisms.prune_op(backbone, 0, 2).backbone(x)[0], backbone(x)[0])
+
+
+def test_in_float32_the_folded_constant_stays_float32():
+    backbone = with_biases(make([[IDENTITY, SIGMOID, TANH]]), 1).float()
+    with torch.no_grad():
+        for name in ("W_x", "W_h"):
+            backbone.op_parameters(0, 1)[name].zero_()
+    pruned, x = morphisms.prune_op(backbone, 0, 1).backbone, randn(6, 2, I).float()
+    assert {parameter.dtype for parameter in pruned.parameters()} == {torch.float32}
+    torch.testing.assert_close(pruned(x)[0], backbone(x)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_an_added_op_can_be_pruned_again():

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
 
-from grownas import morphisms
+from grownas import morphisms, ops
 from grownas.backbone import Backbone
 from grownas.cells import reference, sequence
+from grownas.config import Space
 from grownas.genotype import COMBINES, Genotype, Node, Op
-from grownas.ops import ACTIVATION, COMBINE, DEFAULT_OPS, Activation
+from grownas.ops import ACTIVATION, COMBINE, DEFAULT_ACTIVATIONS, DEFAULT_OPS, Activation
 from grownas.space import SearchSpace
 
-NINTH = {  # not odd, and not zero at zero: the hardest kind
+NINTH = {  # not odd and not zero at zero; flat at zero, so that a silent op must be held elsewhere
     "softplus": Activation(
         lambda z: torch.log1p(torch.exp(z)),
         lambda y: 1 - torch.exp(-y),
         lambda y: torch.exp(-y) * (1 - torch.exp(-y)),
-        math.log(2),
         4,
         "log(1 + exp(z))",
-    )
+    ),
+    "squared relu": Activation(
+        lambda z: torch.relu(z).square(),
+        lambda y: 2 * y.sqrt(),
+        lambda y: 2 * (y > 0).to(y.dtype),
+        4,
+        "max(z, 0) ** 2",
+        start=0.25,
+    ),
+    "leaky relu": Activation(
+        lambda z: torch.where(z > 0, z, 0.1 * z),
+        lambda y: 0.1 + 0.9 * (y > 0).to(y.dtype),
+        torch.zeros_like,
+        4,
+        "max(z, 0.1 * z)",
+        homogeneous=True,
+    ),
 }
 
 
@@ -52,14 +68,24 @@ def test_derivatives_from_the_output_equal_autograds(name, z):
     torch.testing.assert_close(activation.d2f(y.detach()), second, rtol=1e-9, atol=1e-12)
 
 
-def test_zero_is_the_value_at_zero(name):
-    assert ACTIVATION[name].f(torch.zeros((), dtype=torch.float64)).item() == pytest.approx(
-        ACTIVATION[name].zero, abs=1e-15
-    )
+def test_a_silent_op_is_held_where_the_slope_is_not_zero(name):
+    activation = ACTIVATION[name]
+    held = torch.tensor(activation.start, dtype=torch.float64)
+    assert abs(activation.df(activation.f(held)).item()) >= 0.1
+    flat = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(activation.f(flat), flat)
+    assert (activation.start != 0) == (slope == 0)
+
+
+def test_the_homogeneous_ones_are_marked(name, z):
+    activation = ACTIVATION[name]
+    scales = all(torch.allclose(activation.f(c * z), c * activation.f(z), rtol=1e-12, atol=0) for c in (0.3, 2.0))
+    assert activation.homogeneous == scales
 
 
 def test_the_formula_for_people_gives_the_value(name, z):
-    names = {"tanh": torch.tanh, "exp": torch.exp, "log": torch.log, "max": lambda a, b: a.clamp_min(b), "z": z}
+    names = {"tanh": torch.tanh, "exp": torch.exp, "log": torch.log, "z": z}
+    names["max"] = lambda a, b: torch.maximum(a, torch.as_tensor(b, dtype=a.dtype))
     torch.testing.assert_close(eval(ACTIVATION[name].formula, names), ACTIVATION[name].f(z), rtol=1e-12, atol=1e-12)
 
 
@@ -76,10 +102,22 @@ def test_codes_are_unique(name):
     assert len(set(codes)) == len(codes)
 
 
-def test_the_tables_agree_and_every_pair_is_a_default_op():
+def test_the_tables_agree_and_the_default_ops_are_the_eight():
     assert tuple(COMBINE) == COMBINES  # genotype.py names them anew, so as to need no torch
-    assert [(combine, activation) for combine in COMBINE for activation in ACTIVATION] == DEFAULT_OPS
-    assert len(DEFAULT_OPS) == 8
+    four = ("identity", "tanh", "sigmoid", "relu")
+    assert [(combine, activation) for combine in ("add", "hadamard") for activation in four] == DEFAULT_OPS
+    assert tuple(Space().activation) == DEFAULT_ACTIVATIONS == four  # config.py names them anew too
+
+
+def test_a_new_line_of_the_table_changes_no_default():
+    source = Path(ops.__file__).read_text()
+    assert source.count("ACTIVATION: dict[str, Activation] = {\n") == 1
+    line = '    "cosine": Activation(torch.cos, torch.sin, torch.cos, 9, "cos(z)"),\n'
+    longer = source.replace("ACTIVATION: dict[str, Activation] = {\n", "ACTIVATION: dict[str, Activation] = {\n" + line)
+    names = {"__name__": "longer"}
+    exec(compile(longer, "longer", "exec"), names)
+    assert len(names["ACTIVATION"]) == len(ACTIVATION) + 1
+    assert names["DEFAULT_OPS"] == DEFAULT_OPS
 
 
 @pytest.mark.parametrize("highway", [False, True])
@@ -122,3 +160,28 @@ def test_morphisms_keep_their_promise_for_each_activation(name):
             value.zero_()  # the op is constant: without it nothing may change
     flat, _ = grown(x)
     torch.testing.assert_close(morphisms.prune_op(grown, 1, 0).backbone(x)[0], flat, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_each_activation_learns_in_a_new_node(name, share):
+    """Where the promise is exact: W_x, b_x and W_h have gradients; if Hadamard, W_x and b_x have, and W_h may wait."""
+    generator = torch.Generator().manual_seed(0)
+    ops = [("add", name), ("add", "identity"), ("hadamard", name)]
+    backbone = Backbone(3, 4, 1, ops, share_projection=share, generator=generator).double()
+    node = morphisms.add_node(backbone, generator=generator).backbone
+    x = torch.randn(6, 2, 3, generator=generator, dtype=torch.float64)
+    weight = torch.randn(6, 2, 4, generator=generator, dtype=torch.float64)
+    out, _ = node(x)
+    new = node.mixed_nodes()[1]
+    w_x, b_x, w_h = torch.autograd.grad((weight * out).sum(), [new.W_x, new.b_x, new.W_h])
+    for op in (0, 2):
+        assert (b_x[op] != 0).all()
+        assert (w_x[:, new.projection[op]] != 0).all()
+    assert (w_h[:, new.projection[0]] != 0).all()
+
+
+def test_a_homogeneous_activation_inherits_a_pruned_share(name):
+    generator = torch.Generator().manual_seed(0)
+    backbone = Backbone(3, 4, 1, [("add", "tanh"), ("add", name), ("add", "sigmoid")], generator=generator).double()
+    after = morphisms.prune_op(backbone, 0, 2).backbone.mixed_nodes()[0].shares.tolist()
+    assert after == pytest.approx([1 / 3, 2 / 3] if ACTIVATION[name].homogeneous else [1 / 2, 1 / 2])

@@ -302,6 +302,24 @@ def test_an_architecture_gradient_that_is_not_finite_stops_before_alpha_moves(co
         fit(start, task, recipe, seed=0, resume=watch.last_good)
 
 
+@pytest.mark.parametrize("step", [0, 3])
+@pytest.mark.parametrize(("bilevel", "losses_a_step"), [("first", 2), ("second", 5)])
+@pytest.mark.parametrize("alpha", ["adam", "sgd"])
+def test_the_last_good_state_is_from_before_alphas_step(
+    copy_task, make_model, assert_equal, bilevel, losses_a_step, step, alpha
+):
+    """The weights' loss, the last of a step, is not finite: alpha has moved by then."""
+    task, watch = failing(copy_task, losses_a_step * (step + 1), math.nan), Watch()
+    task.dropout = 0.3
+    start, recipe = make_model(task), replace(QUICK, bilevel=bilevel, alpha=OptimizerRecipe(alpha, rate=0.02))
+    with pytest.raises(TrainingError, match=f"step {step}, epoch 0: the loss is nan"):
+        fit(start, task, recipe, seed=0, monitor=watch)
+    assert_equal(drop_time(watch.last_good), drop_time(watch.snapshots[-1]))
+    healthy = copy_task(dropout=0.3)
+    again = fit(start, healthy, recipe, seed=0, resume=watch.last_good)
+    assert_equal(outcome(again), outcome(fit(start, healthy, recipe, seed=0)))
+
+
 # --- bilevel ---
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from grownas.backbone import Backbone
 from grownas.cells.cell import GrownRNN
 from grownas.errors import GenotypeError
 from grownas.genotype import Genotype, Node, Op
@@ -288,6 +289,56 @@ WRONG_INPUTS = [
 def test_a_wrong_shape_is_quoted(x, h_0, message):
     with pytest.raises(ValueError, match=message):
         make()(randn(*x), None if h_0 is None else randn(*h_0))
+
+
+PACKED = nn.utils.rnn.pack_sequence([torch.zeros(3, I), torch.zeros(2, I)])
+WRONG_TYPES = [
+    (PACKED, None, r"x is a PackedSequence, expected a tensor \(T, B, I\): pad it with .*pad_packed_sequence"),
+    ([[1.0]], None, "x is a list, expected a tensor"),
+    (randn(5, 2, I), (randn(1, 2, H), randn(1, 2, H)), r"h_0 is a tuple, expected a tensor .* not \(h, c\)"),
+]
+
+
+@pytest.mark.parametrize("kind", ["cell", "backbone"])
+@pytest.mark.parametrize(("x", "h_0", "message"), WRONG_TYPES)
+def test_what_is_no_tensor_is_named(kind, x, h_0, message):
+    model = make() if kind == "cell" else Backbone(I, H).double()
+    with pytest.raises(TypeError, match=message):
+        model(x, h_0)
+
+
+def test_padding_does_not_change_what_the_message_says_it_does_not():
+    cell, long, short = make(), randn(4, I), randn(2, I, seed=5)
+    padded, lengths = nn.utils.rnn.pad_packed_sequence(nn.utils.rnn.pack_sequence([long, short]))
+    out, _ = cell(padded)
+    for b, alone in enumerate((long, short)):
+        torch.testing.assert_close(out[: lengths[b], b], cell(alone)[0], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_last_states_are_tensors_of_their_own(batch_first):
+    for x in (randn(5, 5, I), randn(5, I)):
+        out, h_n = make(layers=2, batch_first=batch_first)(x)
+        assert h_n.untyped_storage().data_ptr() != out.untyped_storage().data_ptr()
+        assert h_n.untyped_storage().nbytes() == h_n.numel() * 8
+    out, h = make().step(randn(2, I))
+    assert h.untyped_storage().data_ptr() != out.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_autocast_is_taken_as_gru_takes_it_and_the_answer_has_the_weights_dtype(backend):
+    cell = make(layers=2, backend=backend).float()
+    readout, x = nn.Linear(H, I), randn(5, 2, I).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        handed_on = nn.Linear(I, I)(x)
+        assert handed_on.dtype == torch.bfloat16
+        for one in (x, handed_on):
+            out, h_n = cell(one)
+            assert out.dtype == h_n.dtype == torch.float32
+            cell.step(one[0], h_n)
+            readout(out).float().square().mean().backward()
+    assert torch.equal(out, cell(handed_on.float())[0])
+    assert all(p.grad.abs().sum() > 0 for p in cell.parameters() if p.numel())
 
 
 def test_an_unknown_op_is_quoted_by_the_node():

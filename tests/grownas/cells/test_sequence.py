@@ -177,6 +177,60 @@ def test_backward_does_not_touch_what_it_was_given_and_can_be_repeated():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("inside", [False, True], ids=["backward outside", "backward inside"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_autocast_changes_nothing_but_the_dtype_of_what_comes_in(backend, inside, dtype):
+    """Values and gradients are those without autocast, given the input's rounded values."""
+    backbone = make([DEFAULT_OPS] * 2, highway=True, dtype=dtype)
+    backbone.backend = backend
+    wanted = list(backbone.parameters())
+    rounded, h_0 = torch.randn(5, 2, 3).bfloat16(), torch.randn(1, 2, 5).bfloat16()
+    plain, _ = backbone(rounded.to(dtype), h_0.to(dtype))
+    truth = torch.autograd.grad(plain.square().sum(), wanted)
+    x = rounded.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, h_n = backbone(x, h_0)
+        found = torch.autograd.grad(out.square().sum(), [x, *wanted]) if inside else None
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16  # it is on again behind the chain
+    dx, *found = found or torch.autograd.grad(out.square().sum(), [x, *wanted])
+    assert out.dtype == h_n.dtype == dtype
+    assert torch.equal(out, plain)
+    assert dx.dtype == torch.bfloat16
+    assert dx.abs().sum() > 0
+    if inside and backend == "reference":  # autograd's own products are then rounded, as those of any module
+        return
+    assert all(torch.equal(one, other) for one, other in zip(found, truth, strict=True))
+
+
+def test_autocast_takes_an_input_of_the_weights_dtype_and_no_state():
+    backbone = make([DEFAULT_OPS], dtype=torch.float32)
+    x = torch.randn(5, 2, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, _ = backbone(x)
+    assert torch.equal(out, backbone(x)[0])
+
+
+def test_without_autocast_another_dtype_is_an_error_as_ever():
+    with pytest.raises(RuntimeError, match="same dtype"):
+        make([DEFAULT_OPS], dtype=torch.float32)(torch.randn(5, 2, 3).bfloat16())
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_the_last_state_is_a_tensor_of_its_own(backend):
+    """A view would keep all steps in memory, and follow what is done to them in place."""
+    backbone = make([DEFAULT_OPS])
+    backbone.backend = backend
+    out, h_n = backbone(torch.randn(5, 2, 3, dtype=torch.float64))
+    assert torch.equal(h_n[0], out[-1])
+    assert h_n.untyped_storage().nbytes() == 2 * 5 * 8
+    (gradient,) = torch.autograd.grad(h_n.sum(), backbone.alpha[0], retain_graph=True)
+    assert torch.equal(gradient, torch.autograd.grad(out[-1].sum(), backbone.alpha[0])[0])
+    before = h_n.detach().clone()
+    out.detach().zero_()
+    assert torch.equal(h_n, before)
+
+
 def test_the_plan_sorts_ops_by_kind_then_activation():
     backbone = make(
         [[("hadamard", "tanh"), ("add", "relu"), ("hadamard", "identity"), ("add", "tanh"), ("add", "relu")]]

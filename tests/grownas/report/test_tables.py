@@ -51,7 +51,7 @@ def test_a_comparison_has_spread_and_tests(make_comparison):
 
 
 def test_growth_shows_both_kinds_of_lines(summary):
-    line = {"stage": 2, "kind": "prune_op", "node": 0, "op": "add/tanh", "accepted": True, "judge": None}
+    line = {"stage": 2, "kind": "prune_op", "node": 0, "op": 1, "op_name": "add/tanh", "accepted": True, "judge": None}
     rows = [row.cells for row in tables.growth([line], summary["stage_log"]).rows]
     assert [cells[1] for cells in rows] == [
         "train the start, pull 100",
@@ -68,6 +68,7 @@ def test_growth_shows_both_kinds_of_lines(summary):
     [
         ({"kind": "add_node", "node": 2, "op": None}, "add node 3"),
         ({"kind": "duplicate_op", "node": 0, "op": 4}, "duplicate op 5 of node 1"),
+        ({"kind": "prune_op", "node": 1, "op": 2, "op_name": "hadamard/tanh"}, "prune op hadamard/tanh of node 2"),
         ({"kind": "split_op", "node": 1, "op": "add/relu"}, "split op add/relu of node 2"),
     ],
 )

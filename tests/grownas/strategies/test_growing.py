@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from grownas.errors import ConfigError
 from grownas.protocols import Evaluation
 from grownas.recipe import OptimizerRecipe, Recipe, count_parameters, make_optimizers
 from grownas.strategies.growing import NOTHING_FOUND, grow, replay
@@ -237,6 +238,42 @@ def test_max_params(search, make_model, copy_task, room):
     )
 
 
+@pytest.mark.parametrize(("first", "pull"), [(1.2, None), (0.9, 100.0)])
+def test_max_seconds_ends_the_pulls_of_the_first_stage(search, first, pull):
+    options = replace(PLAIN, pulls=(100.0, 10.0, 0.0), max_seconds=20.0)
+    losses = {"stage-1-pull-100": first, "stage-1-pull-10": 1.3}
+    grown, journal, start = search(losses, options, seconds=10.0)
+    assert list(journal.fits) == list(losses)
+    assert (grown.reason, grown.pull) == ("max_seconds = 20 reached", pull)
+    assert (grown.model is start) == (pull is None)
+
+
+def test_the_first_pull_is_tried_however_short_the_time(search):
+    grown, journal, _ = search({"stage-1-pull-100": 1.2}, replace(PLAIN, max_seconds=1e-9))
+    assert list(journal.fits) == ["stage-1-pull-100"]
+    assert grown.reason == "max_seconds = 1e-09 reached"
+
+
+def test_time_that_runs_out_with_the_last_pull_hides_no_verdict(search):
+    losses = {"stage-1-pull-100": 1.2, "stage-1-pull-0": 1.2}
+    assert search(losses, replace(PLAIN, max_seconds=20.0), seconds=10.0)[0].reason == NOTHING_FOUND
+
+
+def test_a_start_above_max_params_is_refused_before_work(make_model, copy_task):
+    start, journal = make_model(copy_task()), ScriptedJournal({})
+    count = count_parameters(start)
+    with pytest.raises(ConfigError, match=f"start has {count} parameters, above max_params = {count - 1}"):
+        grow(start, copy_task(), journal, replace(PLAIN, max_params=count - 1), seed=0)
+    assert journal.fits == {}
+
+
+def test_a_start_of_max_params_is_trained(search, make_model, copy_task):
+    count = count_parameters(make_model(copy_task()))
+    grown, journal, _ = search({"stage-1-pull-0": 0.9}, replace(ONE_PULL, max_params=count))
+    assert list(journal.fits) == ["stage-1-pull-0"]
+    assert grown.reason.endswith(f"max_params = {count}")
+
+
 # --- the log ---
 
 
@@ -253,6 +290,17 @@ def test_a_growth_line_holds_what_the_contract_says(search, make_model, copy_tas
         "judge": {"rule": "better", "figure": pytest.approx(-0.05), "threshold": 0.0}, "wall_s": 2.5,
     }  # fmt: skip
     assert count_parameters(grown.model) == line["params_before"]
+
+
+@pytest.mark.parametrize(("second", "figure"), [(0.5, 1e6), (1.0, -1e6)])
+def test_an_infinite_t_is_logged_as_a_number(search, second, figure):
+    """A constant gain has error 0; the judge still sees infinity."""
+    options = replace(ONE_PULL, judge="significant", threshold=1e7, max_nodes=2)
+    grown, journal, _ = search({"stage-1-pull-0": 0.75, "stage-2": second}, options)
+    (line,) = journal.lines[:1]
+    assert line["judge"] == {"rule": "significant", "figure": figure, "threshold": 1e7}
+    assert grown.stages[1]["judge"] == line["judge"]
+    assert line["accepted"] == (figure > 0)
 
 
 @pytest.mark.parametrize(("position", "numbers"), [("first", [0, 0]), ("middle", [0, 1]), ("last", [1, 2])])
@@ -326,9 +374,11 @@ def test_pruning_in_each_stage(search):
     losses = {**LOSSES, "stage-2-pull-0-pruned-each_stage": 0.75}
     grown, journal, _ = search(losses, options, shares=SMALL)
     add, prune, last = journal.lines
-    assert set(prune) == CONTRACT_KEYS
+    assert set(prune) == CONTRACT_KEYS | {"op_name"}
     assert (add["kind"], last["kind"]) == ("add_node", "add_node")
-    assert (prune["stage"], prune["step"], prune["node"], prune["op"]) == (2, STEPS, 1, "hadamard/sigmoid")
+    assert (prune["stage"], prune["step"], prune["node"]) == (2, STEPS, 1)
+    assert (prune["op"], prune["op_name"]) == (2, "hadamard/sigmoid")
+    assert (add["predicted_change"], prune["predicted_change"]) == (0.0, None)  # nothing predicts a pruning's change
     assert (add["loss_after"], prune["loss_before"], prune["loss_after"]) == (0.8, 0.8, PRUNED)
     assert prune["judge"] == {"rule": "share", "figure": pytest.approx(0.04), "threshold": 0.05}
     assert add["params_after"] == prune["params_before"] == prune["params_after"] + (2 * 3 + 3 + 9 + 3 + 1)
@@ -356,7 +406,7 @@ def test_pruning_at_the_end_prunes_the_best_stage(search):
     grown, journal, _ = search(losses, replace(ONE_PULL, prune="at_end"), shares=shares)
     assert [line["kind"] for line in journal.lines] == ["add_node", "add_node", "prune_op"]
     prune = journal.lines[-1]
-    assert set(prune) == CONTRACT_KEYS
+    assert set(prune) == CONTRACT_KEYS | {"op_name"}
     assert (prune["node"], prune["loss_before"], prune["loss_after"], prune["accepted"]) == (1, 0.8, PRUNED, True)
     assert [len(alpha) for alpha in grown.model.core.alpha] == [3, 2]
     assert grown.steps == 4 * STEPS
@@ -365,9 +415,12 @@ def test_pruning_at_the_end_prunes_the_best_stage(search):
 def test_top_k_prunes_the_smallest_shares_of_each_node(search):
     losses = {"stage-1-pull-0": 0.9, "stage-1-pull-0-pruned-each_stage": 0.89}
     options = replace(ONE_PULL, prune="each_stage", prune_threshold=0.0, top_k=1, max_nodes=1)
-    shares = {"stage-1-pull-0": (0, [0.3, 0.45, 0.25])}
-    grown, journal, _ = search(losses, options, shares=shares)
-    assert [line["op"] for line in journal.lines] == ["hadamard/sigmoid", "add/tanh"]  # the heir's share grew to 0.55
+    shares = {"stage-1-pull-0": (0, [0.3, 0.25, 0.45])}
+    grown, journal, _ = search(losses, options, shares=shares, seconds=2.5)
+    names = [line["op_name"] for line in journal.lines]
+    assert names == ["add/tanh", "hadamard/sigmoid"]  # the heir's share grew to 0.55
+    assert [line["op"] for line in journal.lines] == [1, 1]  # as the node was before each
+    assert [line["wall_s"] for line in journal.lines] == [0.0, 2.5]  # the fine-tuning, from the journal
     assert journal.lines[0]["judge"] == {"rule": "top_k", "figure": pytest.approx(0.25), "threshold": 1}
     assert [line["loss_before"] for line in journal.lines] == [0.9, PRUNED]
     assert grown.model.core.op_names(0) == [("add", "identity")]

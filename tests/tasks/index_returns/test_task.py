@@ -17,7 +17,7 @@ from grownas.baselines.var import fit_var, select_by_folds, select_by_validation
 from grownas.cells.cell import GrownRNN
 from grownas.errors import DataError
 from grownas.genotype import Genotype, Node, Op
-from grownas.tasks.index_returns.cleaning import Panel
+from grownas.tasks.index_returns.cleaning import Panel, Table, clean
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.task import IndexReturns
 
@@ -107,7 +107,7 @@ def test_cleaning_and_returns_do_not_know_the_future(closes, load, day, seed, di
     before = load(difference=difference).panel
     after = load(change_after(closes, day, seed), difference=difference).panel
     assert before.dates == after.dates
-    known = day - LATE  # returns of the days up to `day`; the first close has none
+    known = max(0, day - LATE - len(difference))  # rows of the days up to `day`; the first has no return, no change
     np.testing.assert_array_equal(before.returns[:known], after.returns[:known])
     assert (before.returns[known:] != after.returns[known:]).any()
 
@@ -577,13 +577,24 @@ def test_the_checksum_tells_data_apart(closes, load):
     moved = closes.copy()
     moved[-1, 0] = np.nextafter(moved[-1, 0], 1e9) * (1 + 1e-12)
     assert load(moved).checksum != task.checksum
-    panel = task.panel
+    assert load(difference=("B",)).checksum != task.checksum
+
+
+def test_the_checksum_is_of_what_was_read_not_of_its_logarithms():
+    days = [datetime.date(2020, 1, 1) + datetime.timedelta(days=i) for i in range(120)]
+    values = np.random.default_rng(0).normal(size=(120, 2))
+    read = Table(days, ["a", "b"], values, "somewhere", returns=True, origin="sha256:raw")
+    told = clean(read).checksum
+    assert clean(replace(read, values=np.nextafter(values, 9))).checksum == told
     for other in (
-        replace(panel, names=["A", "B", "D"]),
-        replace(panel, dates=[*panel.dates[:-1], panel.dates[-1] + datetime.timedelta(days=1)]),
-        replace(panel, returns=np.nextafter(panel.returns, 1)),
+        replace(read, origin="sha256:other"),
+        replace(read, origin=""),
+        replace(read, origin="", names=["a", "c"]),
+        replace(read, origin="", dates=[*days[:-1], days[-1] + datetime.timedelta(days=1)]),
+        replace(read, origin="", values=np.nextafter(values, 9)),
     ):
-        assert replace(task, panel=other).checksum != task.checksum
+        assert clean(other).checksum != told
+    assert len({clean(replace(read, origin="", names=names)).checksum for names in (["a", "b"], ["a", "c"])}) == 2
 
 
 def test_the_description_is_plain_and_complete(load):

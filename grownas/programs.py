@@ -1,0 +1,295 @@
+"""What a run does, from data to scores: a search, or training a given cell.
+
+config -> task -> VAR by blocked folds -> start -> growth -> derived cell -> retrain, baselines -> scores -> folder
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from grownas.backbone import Backbone
+from grownas.baselines.var import VAR, Selection, select_by_folds
+from grownas.cells.cell import GrownRNN
+from grownas.config import Config
+from grownas.contest import BASELINES, Contest, score_model, train_and_choose
+from grownas.equations import equations
+from grownas.genotype import Genotype
+from grownas.journal import Journal
+from grownas.recipe import OptimizerRecipe, Recipe, count_parameters
+from grownas.report.reading import OURS
+from grownas.rundir import RunDir
+from grownas.scoring import Score, free_running
+from grownas.space import SearchSpace
+from grownas.start import Ops, build_start, hidden_size_for
+from grownas.strategies.growing import Grown, grow, replay
+from grownas.strategies.stage import Growth, with_core
+
+Summary = dict[str, Any]
+
+STRATEGIES: dict[str, Callable[..., Grown]] = {"growing": grow}  # what `strategy.use` names
+
+
+def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:
+    """Do the main job, from data to scores."""
+    contest = _contest(config, rundir, journal, task)
+    task, growth = contest.task, contest.growth
+    nodes = [contest.space.ops] * config.start.nodes
+    start = contest.start(nodes, "start")
+    grown = STRATEGIES[config.strategy.use](start, task, journal, growth, seed=config.seed)
+    contest = replace(contest, params=count_parameters(grown.model), steps=grown.steps)
+    final = _finish(contest, grown, nodes)
+    model = final.model
+    if config.refit:
+        start = contest.start(nodes, "start", refitted=True)
+    search_seconds = contest.selection_seconds + grown.seconds + final.seconds
+    first_stage = [line["seconds"] for line in grown.stages if line["stage"] == 1]
+    first_seconds = contest.selection_seconds + sum(first_stage) + final.first_seconds
+    chosen = {"pull": grown.pull, "nodes": len(model.core.genotype.nodes), "hidden_size": model.core.hidden_size}
+    scores = [
+        score_model(task, "grown", model, search_seconds, len(grown.stages), chosen),
+        score_model(task, "first_stage", final.first, first_seconds, len(first_stage)),
+        score_model(
+            task, "start", start, contest.selection_seconds, contest.selection.settings, contest.selection.chosen
+        ),
+    ]
+    retrain_seconds = None
+    if config.retrain.grown:
+        retrained, _ = _retrain(contest, model.core.genotype, model.core.hidden_size)
+        scores.append(retrained)
+        retrain_seconds = round(retrained.seconds, 3)
+    scores += [BASELINES[name](contest) for name in config.baselines.use]
+    found = {
+        "search_seconds": round(search_seconds, 3),
+        "retrain_seconds": retrain_seconds,
+        "stages": len({line["stage"] for line in grown.stages}),
+        "stage_log": grown.stages,
+        "stopped": grown.reason,
+    }
+    return _write(config, rundir, task, model, scores, found)
+
+
+def train_program(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:
+    """Train the folder's genotype, or a baseline, from random weights and score it."""
+    contest = _contest(config, rundir, journal, task)
+    if rundir.what is not None:
+        score = BASELINES[rundir.what](contest)
+        return _write(config, rundir, contest.task, None, [score], {"retrain_seconds": round(score.seconds, 3)})
+    genotype = Genotype.load(rundir.path / "genotype.json")
+    hidden_size = _hidden_size(config, contest.selection, contest.task)
+    score, model = _retrain(contest, genotype, hidden_size)
+    return _write(config, rundir, contest.task, model, [score], {"retrain_seconds": round(score.seconds, 3)})
+
+
+def _contest(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Contest:
+    """Choose the VAR, and gather what growth and baselines need."""
+    rundir.write_json("data.json", task.describe())
+    orders = range(1, _highest_order(config, task) + 1)
+    train_rows = task.values[task.rows("train")]
+    done = journal.remember("selection", lambda: select_by_folds(train_rows, orders=orders).to_tree())
+    selection, at_var = Selection.from_tree(done), config.start.use == "var"
+    if task.loss_name == "auto":
+        task = task.with_loss(selection.var.loss if at_var else "squared")
+    space = SearchSpace(
+        combine=config.space.combine,
+        activation=config.space.activation,
+        max_nodes=config.strategy.max_nodes,
+        max_ops=len(config.space.combine) * len(config.space.activation),
+        highway=config.space.highway,
+        share_projection=config.space.share_projection,
+    )
+    growth, hidden_size = growth_of(config), _hidden_size(config, selection, task)
+
+    def build(nodes: Sequence[Ops], var: VAR | None, generator: torch.Generator) -> Any:
+        return build_start(
+            task,
+            nodes,
+            hidden_size=hidden_size,
+            var=var,
+            highway=space.highway,
+            share_projection=space.share_projection,
+            carrier_share=growth.carrier_share,
+            generator=generator,
+        )
+
+    return Contest(
+        task=task,
+        journal=journal,
+        selection=selection,
+        selection_seconds=done["seconds"],
+        build=build,
+        at_var=at_var,
+        growth=growth,
+        space=space,
+        recipe=retrain_recipe(config),
+        hidden_sizes=config.baselines.hidden_sizes,
+        losses=config.baselines.losses,
+        seed=config.seed,
+        refit=config.refit,
+    )
+
+
+def _highest_order(config: Config, task: Any) -> int:
+    """Return the highest order that folds may try: one whose register fits into a hidden size that is given."""
+    if config.start.use == "random" or config.space.hidden_size == "auto":
+        return config.start.max_order
+    return min(config.start.max_order, config.space.hidden_size // int(task.input_size))
+
+
+def _hidden_size(config: Config, selection: Selection, task: Any) -> int:
+    if config.space.hidden_size != "auto":
+        return config.space.hidden_size
+    return hidden_size_for(selection.order if config.start.use == "var" else 1, task.input_size)
+
+
+def growth_of(config: Config) -> Growth:
+    """Return what governs growth, from the config's `strategy`."""
+    strategy = config.strategy.model_dump(exclude={"use", "max_epochs", "patience", "bilevel", "architecture_share"})
+    weights, alpha = strategy.pop("weights"), strategy.pop("alpha")
+    recipe = Recipe(
+        epochs=config.strategy.max_epochs,
+        patience=config.strategy.patience,
+        clip=weights.pop("clip"),
+        bilevel=config.strategy.bilevel,
+        weights=OptimizerRecipe(**weights),
+        alpha=OptimizerRecipe(**alpha),
+    )
+    return Growth(recipe=recipe, pulls=tuple(strategy.pop("pull")), **strategy)
+
+
+def retrain_recipe(config: Config) -> Recipe:
+    """Return the budget of every model that is trained from scratch."""
+    options = config.retrain
+    return Recipe(
+        epochs=options.epochs,
+        patience=options.patience,
+        clip=config.strategy.weights.clip,
+        weights=OptimizerRecipe(rate=options.rate),
+    )
+
+
+class Final(NamedTuple):
+    """The models that are scored, and the seconds it took to finish each after the search.
+
+    Attributes:
+        model: around the derived cell.
+        first: the trained first stage.
+        seconds: of the model.
+        first_seconds: of the first stage; the same work where the model is the first stage.
+    """
+
+    model: Any
+    first: Any
+    seconds: float
+    first_seconds: float
+
+
+def _finish(contest: Contest, grown: Grown, nodes: Sequence[Ops]) -> Final:
+    """Derive the cell from the supernet found; fine-tune it where data were held out, refit it where asked for."""
+    finish = _refit if contest.refit else _close
+    model, seconds = finish(contest, grown, nodes, grown.model, grown.path(), "closing")
+    model = with_core(model, model.core.derive()) if isinstance(model.core, Backbone) else model
+    if grown.path() == grown.first_path():
+        return Final(model, model, seconds, seconds)
+    first, first_seconds = finish(contest, grown, nodes, grown.first_stage, grown.first_path(), "closing-first-stage")
+    return Final(model, first, seconds, first_seconds)
+
+
+def _refit(
+    contest: Contest, grown: Grown, nodes: Sequence[Ops], model: Any, path: list[dict[str, Any]], key: str
+) -> tuple[Any, float]:
+    """Repeat a path of growth on training and validation data; return model and seconds."""
+    before = contest.journal.elapsed
+    start = contest.start(nodes, "start", refitted=True)
+    again = replay(start, contest.task.with_refit(), contest.journal, contest.growth, path, seed=contest.seed)
+    return again, contest.journal.elapsed - before
+
+
+def _close(
+    contest: Contest, grown: Grown, nodes: Sequence[Ops], model: Any, path: list[dict[str, Any]], key: str
+) -> tuple[Any, float]:
+    """Fine-tune the derived cell on all training data where alpha was given some of its own; return it and seconds."""
+    if not path or contest.growth.recipe.bilevel == "joint":
+        return model, 0.0
+    recipe = replace(contest.growth.recipe, pull=path[-1]["pull"])
+    derived = with_core(model, model.core.derive())
+    fit = contest.journal.fit(key, derived, contest.task, recipe, seed=contest.seed)
+    return fit.model, fit.seconds
+
+
+def _retrain(contest: Contest, genotype: Genotype, hidden_size: int) -> tuple[Score, Any]:
+    """Train a genotype from random weights under the baselines' budget."""
+    task = contest.task
+
+    def build() -> Any:
+        generator = contest.draw("grown_retrained")
+        core = GrownRNN(genotype, task.input_size, hidden_size)
+        core.reset_parameters(generator)
+        return task.model(core, generator=generator)
+
+    return train_and_choose(contest, "grown_retrained", [("retrained", {"hidden_size": hidden_size}, build)])
+
+
+def _write(
+    config: Config, rundir: RunDir, task: Any, model: Any | None, scores: list[Score], found: Summary
+) -> Summary:
+    """Write everything that the run found; `summary.json` last, since it says that the run is complete."""
+    actual = np.concatenate([task.values[task.rows(part)] for part in ("val", "test")])
+    forecasts = {score.model: torch.from_numpy(score.forecasts()) for score in scores}
+    rundir.write_tensors("forecasts.safetensors", {"actual": torch.from_numpy(actual), **forecasts})
+    entries = [score.entry(task) for score in scores]
+    ours = entries[0]
+    about: Summary = {"nodes": None, "ops": None, "free_running": None, "backend": None}
+    if model is not None:
+        genotype: Genotype = model.core.genotype
+        genotype.save(rundir.path / "genotype.json")
+        rundir.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(task.names)})
+        rundir.write_text("equations.txt", equations(model.core, model.readout, task.names, task.mean, task.sd))
+        about = {
+            "nodes": len(genotype.nodes),
+            "ops": sum(len(node.ops) for node in genotype.nodes),
+            "free_running": free_running(model, task.tensor("test")),
+            "backend": model.core.backend,
+        }
+    summary = {
+        "task": task.name,
+        "strategy": config.strategy.use,
+        "seed": config.seed,
+        "metric": task.metric,
+        "val": ours["val"],
+        "test": ours["test"],
+        "params": ours["params"],
+        "search_seconds": None,
+        "retrain_seconds": None,
+        "stages": 0,
+        "refit": config.refit,
+        "loss": task.loss_name,
+        **about,
+        **found,
+        "verdict": verdict(entries, found.get("stopped")),
+        "scores": entries,
+    }
+    rundir.write_json("summary.json", summary)
+    return summary
+
+
+def verdict(entries: list[Summary], stopped: str | None) -> str:
+    """Say in words what was found, and which model is best on the test part."""
+    words = [f"Growth ended: {stopped}."] if stopped else []
+    ours = entries[0]
+    simple = [entry for entry in entries if entry["model"] not in OURS]
+    if simple and ours["model"] in OURS:
+        best = min(simple, key=lambda entry: entry["test"])
+        relation = "lower than" if ours["test"] < best["test"] else "not lower than"
+        words.append(
+            f"The test error of {ours['model']}, {ours['test']:.4f}, is {relation} that of the best baseline, "
+            f"{best['model']}, {best['test']:.4f}."
+        )
+    else:
+        words.append(f"The test error of {ours['model']} is {ours['test']:.4f}.")
+    return " ".join(words)
