@@ -1,5 +1,7 @@
 """Packaging. `tasks/` and `configs/` live at the root and install inside `grownas`."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 FINANCE = ["yfinance>=1.7,<2"]
@@ -18,6 +20,8 @@ setup(
     name="grownas",
     version="0.1.0",
     description="Grows recurrent cells by function-preserving morphisms",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     package_dir={
