@@ -23,6 +23,11 @@ _HOME = {  # name -> module; imported on first use, since torch takes seconds
 }
 
 
+def __dir__() -> list[str]:
+    """List the public names, also those not imported yet."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
     if name not in _HOME:

@@ -140,7 +140,7 @@ class Config(Section):
     def dump(self, notes: Mapping[str, Any]) -> str:
         """Return YAML with every default written out, and notes such as versions at its end."""
         tree = json.loads(self.model_dump_json())
-        return yaml.safe_dump({**tree, **notes}, sort_keys=False, allow_unicode=True, width=120)
+        return yaml.safe_dump({**tree, **notes}, sort_keys=False, width=120)
 
     def fingerprint(self) -> str:
         """Return a checksum of all that fixes the result: where it is written and how fast it runs do not."""
@@ -305,8 +305,13 @@ def _explain(errors: ValidationError, model: type[BaseModel], tree: Mapping[str,
         if found[0]["type"] == "extra_forbidden"
         else f"{key}: {' or '.join(map(_expected, found)).replace(' or expected', ' or')}, got {found[0]['input']!r}"
         + _hint(found[0]["input"], [word for one in found for word in _allowed(one)])
+        + _list_hint(key, found[0]["input"])
         for key, found in by_key.items()
     ]
+
+
+def _list_hint(key: str, value: Any) -> str:
+    return f"; write a list as {key}=[{value}]" if isinstance(value, str) and "," in value else ""
 
 
 def _dotted(loc: Sequence[str | int], model: type[BaseModel], tree: Mapping[str, Any]) -> str:

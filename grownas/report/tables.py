@@ -127,7 +127,11 @@ def comparison(result: Entry) -> Table:
         Column("params", "numbers learned"),
         Column("seconds", "all fits of one seed, those not chosen included"),
         Column("tried", "settings tried"),
-        Column("DM p", f"Diebold-Mariano test against {reference}: how likely is so large a difference by chance"),
+        Column(
+            "DM p",
+            f"Diebold-Mariano test against {reference}: how likely is so large a difference by chance; "
+            f"'better' where the model's losses are lower than those of {reference}",
+        ),
         Column("MCS", _mcs_note(result), figures=False),
     )
     tests = {test["baseline"]: test for test in result.get("tests", [])}
@@ -152,10 +156,16 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str) ->
         count(entry.get("params")),
         seconds(entry.get("seconds")),
         count(entry.get("settings")),
-        probability(tests.get(name, {}).get("p_value")),
+        _dm(tests.get(name, {})),
         {True: "in", False: "out"}.get(entry.get("in_mcs"), NONE),  # type: ignore[arg-type]
     )
     return Row(cells, _about(name, {}), name == reference)
+
+
+def _dm(test: Entry) -> str:
+    """Return a test's p-value, and whether the model is the better one."""
+    better = not test.get("equal") and (test.get("statistic") or 0) < 0
+    return probability(test.get("p_value")) + (" better" if better else "")
 
 
 def _about(model: str, chosen: Entry) -> str:

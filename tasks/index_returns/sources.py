@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import difflib
 import hashlib
 import json
 import os
@@ -41,6 +42,9 @@ def read(data: str, **options: Any) -> Table:
         return downloaded(options["tickers"], options["start"], options["end"], options["cache"])
     if data in synthetic.NAMES:
         return synthetic.table(data, options["data_seed"])
+    near = difflib.get_close_matches(Path(data).name, NAMES, n=1)
+    if near and not Path(os.path.expanduser(data)).exists():
+        raise DataError(f"{data}: no such file; did you mean {near[0]}?")
     return read_csv(Path(os.path.expanduser(data)))  # as given where there is no such user: then no such file
 
 

@@ -389,7 +389,9 @@ def test_any_values_survive_the_file(tmp_path_factory, rate, pull, text, seed):
     assert load(path).fingerprint() == first.fingerprint()
 
 
-@pytest.mark.parametrize("text", ["NO", "010", "1:30", "2020-01-01", "1e-3", "null", "", "~", "a: b", "#x", "<<", "="])
+@pytest.mark.parametrize(
+    "text", ["NO", "010", "1:30", "2020-01-01", "1e-3", "null", "", "~", "a: b", "#x", "<<", "=", "\x85", "é\u2028"]
+)
 def test_text_that_looks_like_something_else_survives_the_file(tmp_path, text):
     first = configs.config_class("index_returns").model_validate({"task": {"cache": text}})
     assert load(write(tmp_path, first.dump({}))).task.cache == text
@@ -434,3 +436,8 @@ def test_a_task_of_another_package_is_found(monkeypatch):
     finally:
         configs.task_class.cache_clear()
         configs.config_class.cache_clear()
+
+
+def test_a_list_without_brackets_is_told_how_to_be_written():
+    with pytest.raises(ConfigError, match=r"seeds: .*write a list as seeds=\[1,2\]"):
+        load("index_returns/growing", ["seeds=1,2"])

@@ -100,3 +100,11 @@ def test_importing_the_tables_is_light():
     code = f"import sys, grownas.report.tables; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_model_that_is_better_than_the_reference_is_marked(make_comparison):
+    result = json.loads((make_comparison(seeds=(1, 2)) / "comparison.json").read_text())
+    result["tests"][0] |= {"statistic": -2.0, "p_value": 0.02}
+    rows = {row.cells[0]: row.cells for row in tables.comparison(result).rows}
+    assert "0.020 better" in rows[result["tests"][0]["baseline"]]
+    assert "0.012" in rows[result["tests"][1]["baseline"]]

@@ -291,3 +291,8 @@ def test_a_wrong_list_of_tickers_is_refused_before_asking(tmp_path, yahoo, ticke
 def test_without_yfinance_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "yfinance", None)  # makes `import yfinance` fail
     assert "pip install 'grownas[finance]'" in refusal(tmp_path)
+
+
+def test_a_misspelt_name_of_a_source_is_told_the_nearest():
+    with pytest.raises(DataError, match="no such file; did you mean bundled"):
+        sources.read("bundeld")
