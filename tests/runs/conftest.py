@@ -1,0 +1,245 @@
+"""A tiny panel, a fast config and real processes, for tests of whole runs.
+
+The panel's returns follow a nonlinear recurrence that a VAR cannot hold, so that a search accepts its first stage and
+nodes are appended.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from grownas import cli
+
+NAMES = ("A", "B", "C")
+DAYS = 300
+FAST = (
+    "space.hidden_size=8",
+    "space.activation=[identity,tanh]",
+    "start.max_order=2",
+    "task.context=20",
+    "task.streams=4",
+    "strategy.max_epochs=6",
+    "strategy.patience=3",
+    "strategy.max_nodes=2",
+    "strategy.judge=better",
+    "strategy.pull=[10,0]",
+    "strategy.weights.rate=0.01",
+    "strategy.alpha.rate=0.01",
+    "strategy.fine_tune_epochs=2",
+    "retrain.epochs=2",
+    "retrain.patience=2",
+    "baselines.use=[zero,var1,gru]",
+    "baselines.compare=[]",
+    "baselines.hidden_sizes=[4]",
+    "baselines.losses=[squared]",
+    "checkpoint_seconds=0",
+    "quiet=true",
+)
+TIMES = ("seconds", "wall_s", "search_seconds", "retrain_seconds")  # the only fields that may differ
+
+
+def returns(days: int, seed: int = 0) -> np.ndarray:
+    """Returns of the three series, `(days, 3)`, in decimals."""
+    rng = np.random.default_rng(seed)
+    x = np.zeros((days, 3))
+    for t in range(1, days):
+        before = x[t - 1]
+        x[t] = 0.9 * np.tanh(2 * before[[1, 2, 0]] * before) + 0.3 * before[[2, 0, 1]] + rng.normal(0, 0.6, 3)
+    return 0.01 * x
+
+
+def closes(path: Path, days: int = DAYS, *, seed: int = 0, names=NAMES, first="2020-01-01") -> Path:
+    """Write a CSV of closes on weekdays."""
+    values = 100 * np.exp(np.cumsum(returns(days, seed)[:, : len(names)], axis=0))
+    day, lines = datetime.date.fromisoformat(first), [",".join(["date", *names])]
+    for row in values:
+        lines.append(",".join([day.isoformat(), *map(repr, row.tolist())]))
+        day += datetime.timedelta(days={4: 3}.get(day.weekday(), 1))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+
+
+class Ended:
+    """What a command gave."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+def start(*args) -> subprocess.Popen:
+    """Start `grownas` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "grownas", *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 120) -> Ended:
+    out, err = process.communicate(timeout=timeout)
+    return Ended(process.returncode, out, err)
+
+
+def wait_for(true, process: subprocess.Popen | None = None, timeout: float = 60) -> None:
+    """Wait until something holds; fail if the process ends before."""
+    end = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < end, "nothing happened in time"
+        assert process is None or process.poll() is None, f"the process ended with {process.returncode}"
+        time.sleep(0.01)
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def without_times(tree):
+    if isinstance(tree, dict):
+        return {key: without_times(value) for key, value in tree.items() if key not in TIMES}
+    return [without_times(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def read_json(path: Path):
+    return json.loads(path.read_text())
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Equal to the last bit, but for times."""
+    for name in ("genotype.json", "weights.safetensors", "forecasts.safetensors", "equations.txt", "data.json"):
+        assert (one / name).exists() == (other / name).exists(), name
+        if (one / name).exists():
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert without_times(read_json(one / "summary.json")) == without_times(read_json(other / "summary.json"))
+    for name in ("metrics.jsonl", "growth.jsonl"):
+        assert without_times(read_lines(one / name)) == without_times(read_lines(other / name)), name
+
+
+class Runner:
+    """Runs commands on the tiny panel; `folder` holds the run folders."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder, self.data = folder, data
+
+    def options(self, *overrides) -> list[str]:
+        return ["index_returns/growing", f"task.data={self.data}", f"runs={self.folder}", *FAST, *overrides]
+
+    def start(self, command, *overrides):
+        return start(command, *self.options(*overrides))
+
+    def start_plain(self, *args):
+        return start(*args)
+
+    def search(self, name: str, *overrides) -> Path:
+        ended = call("search", *self.options(f"name={name}", *overrides))
+        assert ended.code == 0, ended.err
+        return self.folder / name
+
+
+def call(*args) -> Ended:
+    """Run the command line in this process."""
+    import contextlib
+    import io
+
+    out, err = io.StringIO(), io.StringIO()
+    threads = torch.get_num_threads()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli._status(lambda **options: cli.cli(list(map(str, args)), **options))
+    finally:
+        torch.set_num_threads(threads)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def fork():
+    """Start `grownas` in a process that shares the imports, so that many are cheap."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["grownas.run", "grownas.report.page"])
+
+    def begin(*args) -> multiprocessing.Process:
+        process = context.Process(target=runpy.run_module, args=("grownas",), kwargs={"run_name": "__main__"})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["grownas", *map(str, args)])  # what the process is given
+            process.start()
+        return process
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    return closes(tmp_path_factory.mktemp("data") / "closes.csv")
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, data) -> Runner:
+    """Runs that are shared and not written to."""
+    return Runner(tmp_path_factory.mktemp("runs"), data)
+
+
+@pytest.fixture
+def runner(tmp_path, data) -> Runner:
+    return Runner(tmp_path / "runs", data)
+
+
+@pytest.fixture(scope="session")
+def finished(runs) -> Path:
+    """A finished search; do not write to it."""
+    return runs.search("finished")
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A copy of the finished search."""
+    return Path(shutil.copytree(finished, tmp_path / "copied"))
+
+
+def _evaluates_to_summary(folder: Path) -> None:
+    """`evaluate` prints the summary's figures to the last digit."""
+    summary, ended = read_json(folder / "summary.json"), call("evaluate", folder)
+    assert ended.code == 0, ended.err
+    printed = [line.split() for line in ended.out.splitlines() if not line.startswith(" ")]
+    assert printed == [[part, "mse", repr(summary[part])] for part in ("val", "test")]
+
+
+_helpers = {
+    "call": call,
+    "start": start,
+    "finish": finish,
+    "wait_for": wait_for,
+    "kill": kill,
+    "read_json": read_json,
+    "without_times": without_times,
+    "read_lines": read_lines,
+    "assert_same_run": assert_same_run,
+    "evaluates_to_summary": _evaluates_to_summary,
+    "write_closes": closes,
+}
+for _name, _helper in _helpers.items():  # test files cannot import from here, so each helper is a fixture
+    globals()[_name + "_fixture"] = pytest.fixture(scope="session", name=_name)(lambda helper=_helper: helper)

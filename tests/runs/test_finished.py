@@ -1,0 +1,317 @@
+"""What can be done with a finished run: evaluate, predict, follow its equations, show, report, train anew."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from grownas import config as configs
+from grownas.genotype import Genotype
+from grownas.run import load_task
+
+CONTEXT = 20  # as the fast config says
+
+
+def test_evaluate_in_a_new_process_prints_the_summary_to_the_last_digit(finished, runner, finish, read_json):
+    ended = finish(runner.start_plain("evaluate", finished))
+    summary = read_json(finished / "summary.json")
+    assert ended.code == 0, ended.err
+    assert ended.err == ""
+    lines = ended.out.splitlines()
+    assert lines[0] == f"val mse {summary['val']!r}"
+    assert lines[2] == f"test mse {summary['test']!r}"
+    detail = summary["scores"][0]["detail"]["test"]
+    assert lines[3] == (
+        f"  mae {detail['mae']:.6g}, r2 {detail['r2']:.6g}, hit_rate {detail['hit_rate']:.6g}, 135 forecasts"
+    )
+
+
+def test_evaluate_on_the_same_days_and_more_scores_them_all(finished, call, write_closes, tmp_path, data):
+    longer = write_closes(tmp_path / "longer.csv", 360)
+    same = data.read_text().splitlines()
+    assert longer.read_text().splitlines()[: len(same)] == same  # extended, not other
+    ended = call("evaluate", finished, f"task.data={longer}")
+    assert ended.code == 0, ended.err
+    word, metric, value = ended.out.splitlines()[0].split()
+    assert (word, metric) == ("all", "mse")
+    assert f"{3 * 358} forecasts" in ended.out  # of 359 returns the first has no day before it
+    assert float(value) > 0
+
+
+def test_evaluate_on_other_days_standardises_as_the_run_did(finished, followed, call, write_closes, tmp_path):
+    other = write_closes(tmp_path / "other.csv", 150, seed=5, first="2022-03-01")
+    ended = call("evaluate", finished, f"task.data={other}")
+    assert ended.code == 0, ended.err
+    returns = np.diff(np.log(np.loadtxt(other, delimiter=",", skiprows=1, usecols=(1, 2, 3))), axis=0)
+    equations = followed((finished / "equations.txt").read_text())
+    mean, sd = equations.blocks["mean"], equations.blocks["sd"]
+    assert np.array_equal(mean[0], load_file(finished / "weights.safetensors")["mean"])
+    errors = (equations.forecast(returns)[:-1] - returns[1:]) / sd
+    assert float(ended.out.split()[2]) == pytest.approx((errors**2).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("names", [("A", "B"), ("A", "C", "B"), ("A", "B", "D")])
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_other_columns_are_refused(finished, call, write_closes, tmp_path, command, names):
+    other = write_closes(tmp_path / "other.csv", names=names)
+    ended = call(command, finished, f"task.data={other}")
+    assert ended.code == 2
+    assert f"its columns are {', '.join(names)}; the model was fitted to A, B, C" in ended.err
+
+
+def test_data_that_changed_under_the_same_name_are_refused_unless_named(runner, call, data):
+    mine = Path(shutil.copy(data, runner.folder.parent / "mine.csv"))
+    folder = runner.search("run", f"task.data={mine}", "baselines.use=[zero]", "strategy.max_epochs=1")
+    lines = mine.read_text().splitlines()
+    mine.write_text("\n".join(lines[:-1]))
+    ended = call("evaluate", folder)
+    assert ended.code == 2
+    assert "the data have changed since the run" in ended.err
+
+
+def test_equations_give_the_runs_own_forecasts(finished, followed, read_json):
+    task = load_task(configs.load(finished / "config.yaml"))
+    equations = followed((finished / "equations.txt").read_text())
+    stored = load_file(finished / "forecasts.safetensors")["grown"]
+    forecasts = []
+    for part in ("val", "test"):
+        rows = task.rows(part)
+        first = rows.start - 1 - CONTEXT  # `task.context` days before the first day that is forecast from
+        made = equations.forecast(task.panel.returns[first : rows.stop - 1])[CONTEXT:]
+        forecasts.append((made - task.mean) / task.sd)
+    assert np.abs(stored).max() > 0.1  # not trivially zero
+    np.testing.assert_allclose(np.concatenate(forecasts), stored, rtol=0, atol=1e-5)
+    assert json.loads(equations.words["series"]) == read_json(finished / "data.json")["names"] == ["A", "B", "C"]
+
+
+def test_predict_writes_each_day_and_the_day_ahead(copied, call, read_json, followed):
+    ended = call("predict", copied)
+    assert ended.code == 0, ended.err
+    assert ended.out == f"{copied / 'forecasts.csv'}\n"
+    rows = list(csv.DictReader((copied / "forecasts.csv").open()))
+    assert list(rows[0]) == ["date", "series", "forecast", "actual"]
+    data, summary = read_json(copied / "data.json"), read_json(copied / "summary.json")
+    days = [row["date"] for row in rows[::3]]
+    assert [row["series"] for row in rows] == ["A", "B", "C"] * len(days)
+    assert days[:-1] == data["dates"]
+    last = datetime.date.fromisoformat(days[-2])
+    assert days[-1] == (last + datetime.timedelta(days={4: 3}.get(last.weekday(), 1))).isoformat()
+    assert [row["actual"] for row in rows[-3:]] == ["", "", ""]
+    assert all(row["actual"] for row in rows[:-3])
+
+    weights = load_file(copied / "weights.safetensors")
+    test = rows[3 * data["n_val"] : -3]
+    table = {key: np.array([float(row[key]) for row in test]).reshape(-1, 3) for key in ("forecast", "actual")}
+    errors = (table["forecast"] - table["actual"]) / weights["sd"]
+    assert (errors**2).mean() == pytest.approx(summary["test"], abs=1e-9)
+
+    returns = load_task(configs.load(copied / "config.yaml")).panel.returns
+    equations = followed((copied / "equations.txt").read_text())
+    ahead = equations.forecast(returns[-CONTEXT - 1 :])[-1]
+    np.testing.assert_allclose([float(row["forecast"]) for row in rows[-3:]], ahead, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("last", "next_day"), [("2024-01-04", "2024-01-05"), ("2024-01-05", "2024-01-08"), ("2024-01-06", "2024-01-08")]
+)
+def test_the_day_ahead_is_the_next_weekday(copied, call, data, tmp_path, last, next_day):
+    other = tmp_path / "other.csv"
+    lines = data.read_text().splitlines()
+    lines.append(",".join([last, *lines[-1].split(",")[1:]]))
+    other.write_text("\n".join(lines))
+    assert call("predict", copied, f"task.data={other}").code == 0
+    rows = list(csv.DictReader((copied / "forecasts.csv").open()))
+    assert {row["date"] for row in rows[-3:]} == {next_day}
+    assert rows[0]["date"] == "2020-01-03"  # of other data all days but the first can be forecast
+
+
+def test_show_prints_the_cell(finished, call, read_json):
+    genotype, summary = Genotype.load(finished / "genotype.json"), read_json(finished / "summary.json")
+    ended = call("show", finished)
+    assert ended.code == 0, ended.err
+    assert f"2 node(s), {summary['ops']} op(s), {summary['params']:,} parameters" in ended.out
+    for node in genotype.nodes:
+        for op in node.ops:
+            assert f"{op.share:7.2%}  {op.name}" in ended.out
+    alone = call("show", finished / "genotype.json")
+    assert alone.code == 0
+    assert alone.out.splitlines()[1:] == ended.out.splitlines()[1:]
+
+
+def test_train_repeats_a_genotype_as_the_search_retrained_it(finished, runner, call, evaluates_to_summary, read_json):
+    ended = call("train", *runner.options("name=trained", f"genotype={finished / 'genotype.json'}"))
+    assert ended.code == 0, ended.err
+    folder = runner.folder / "trained"
+    assert (folder / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
+    (entry,) = read_json(folder / "summary.json")["scores"]
+    searched = next(e for e in read_json(finished / "summary.json")["scores"] if e["model"] == "grown_retrained")
+    assert entry["model"] == "grown_retrained"
+    assert (entry["val"], entry["test"], entry["params"]) == (searched["val"], searched["test"], searched["params"])
+    evaluates_to_summary(folder)
+    assert call("predict", folder).code == 0
+
+
+@pytest.mark.parametrize("name", ["gru", "var1"])
+def test_train_runs_a_baseline_alone(finished, runner, call, read_json, name):
+    ended = call("train", *runner.options("name=alone", f"genotype={name}"))
+    assert ended.code == 0, ended.err
+    folder = runner.folder / "alone"
+    summary = read_json(folder / "summary.json")
+    assert [entry["model"] for entry in summary["scores"]] == [name]
+    assert summary["nodes"] is None
+    if name == "var1":
+        searched = next(e for e in read_json(finished / "summary.json")["scores"] if e["model"] == name)
+        assert summary["test"] == searched["test"]
+    for command in ("show", "evaluate", "predict"):
+        ended = call(command, folder)
+        assert ended.code == 2
+        assert "this run trained a baseline" in ended.err
+    assert call("resume", folder).code == 0
+    assert call("report", folder).code == 0
+
+
+def test_report_of_one_run_and_of_several(copied, runner, call):
+    other = runner.search("other", "seed=2", "baselines.use=[zero]", "strategy.max_epochs=1")
+    (copied / "report.html").unlink()
+    ended = call("report", copied)
+    assert ended.code == 0, ended.err
+    assert ended.out == f"{copied / 'report.html'}\n"
+    assert "copied" in (copied / "report.html").read_text()
+    ended = call("report", copied, other)
+    assert ended.code == 0, ended.err
+    page = Path(ended.out.strip())
+    text = page.read_text()
+    assert page.parent == copied.parent
+    assert "copied" in text
+    assert "other" in text
+    assert list(page.parent.glob("*.part")) == []
+
+
+COMMANDS = ("resume", "evaluate", "predict", "show", "report")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_missing_folder_is_told(call, tmp_path, command):
+    ended = call(command, tmp_path / "nothing")
+    assert ended.code == 2
+    assert f"{tmp_path / 'nothing'}" in ended.err
+    assert "no such" in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_in_place_of_a_folder_is_told(call, tmp_path, command):
+    (tmp_path / "file").write_text("hello")
+    ended = call(command, tmp_path / "file")
+    assert ended.code == 2
+    assert f"{tmp_path / 'file'}" in ended.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_that_is_no_run_is_told(call, tmp_path, command):
+    (tmp_path / "notes.txt").write_text("hello")
+    ended = call(command, tmp_path)
+    assert ended.code == 2
+    assert "not a run folder" in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "show"])
+def test_an_unfinished_run_is_told_how_to_go_on(copied, call, command):
+    (copied / "summary.json").unlink()
+    ended = call(command, copied)
+    assert ended.code == 2
+    assert f"grownas resume {copied}" in ended.err
+
+
+DAMAGE = {
+    "emptied": lambda content: b"",
+    "cut off": lambda content: content[: len(content) // 2] + b"{",  # within a word: half of a YAML file may be YAML
+    "binary": lambda content: b"\xff\xfe\x00PK\x03",
+    "a list": lambda content: b"[]",
+    "a number": lambda content: b"3",
+    "an empty object": lambda content: b"{}",
+}
+READS = {
+    "summary.json": ("evaluate", "predict", "show", "report"),
+    "weights.safetensors": ("evaluate", "predict"),
+    "genotype.json": ("evaluate", "predict", "show", "report"),
+    "config.yaml": ("resume", "evaluate", "predict", "report"),
+    "run.json": ("resume",),
+    "data.json": ("report",),
+    "forecasts.safetensors": ("report",),
+}
+HARMLESS = {  # nothing is asked of these
+    ("config.yaml", "report", "emptied"),
+    ("config.yaml", "report", "an empty object"),
+    ("config.yaml", "report", "a list"),
+    ("data.json", "report", "an empty object"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(("name", "command"), [(name, command) for name in READS for command in READS[name]])
+def test_a_damaged_file_is_named(copied, call, name, command, damage):
+    path = copied / name
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    ended = call(command, copied)
+    if (name, command, damage) in HARMLESS:
+        assert ended.code == 0, ended.err
+        return
+    assert ended.code == 2
+    assert name in ended.err or str(copied) in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize("change", ["missing", "shape", "no names", "no mean", "no readout"])
+def test_weights_that_do_not_fit_are_told(copied, call, command, change):
+    path = copied / "weights.safetensors"
+    weights, notes = load_file(path), {"names": '["A", "B", "C"]'}
+    key = next(name for name in weights if name.startswith("core"))
+    if change == "missing":
+        del weights[key]
+    elif change == "shape":
+        weights[key] = np.zeros((1, 2), np.float32)
+    elif change == "no names":
+        notes = {}
+    else:
+        del weights[{"no mean": "mean", "no readout": "readout.weight"}[change]]
+    save_file(weights, path, notes)
+    ended = call(command, copied)
+    assert ended.code == 2
+    assert "weights.safetensors" in ended.err
+
+
+def test_a_genotype_of_another_cell_does_not_fit(copied, call):
+    genotype = Genotype.load(copied / "genotype.json")
+    Genotype(genotype.nodes[:1]).save(copied / "genotype.json")
+    ended = call("evaluate", copied)
+    assert ended.code == 2
+    assert "weights.safetensors does not fit genotype.json" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("loss", "cubic"), ("loss", 3), ("params", "many"), ("scores", None), ("scores", [{}])]
+)
+def test_a_summary_of_wrong_values_is_told_or_read(copied, call, key, value, read_json):
+    summary = {**read_json(copied / "summary.json"), key: value}
+    (copied / "summary.json").write_text(json.dumps(summary))
+    for command in ("evaluate", "show", *(["report"] if key == "scores" else [])):
+        ended = call(command, copied)
+        assert ended.code in (0, 2)
+        assert ended.code == 0 or "summary.json" in ended.err
+
+
+@pytest.mark.parametrize("override", ["task.train=0.6", "task.context=10", "seed=9", "strategy.patience=1"])
+def test_a_finished_run_takes_other_data_and_nothing_else(finished, call, override):
+    ended = call("evaluate", finished, override)
+    assert ended.code == 2
+    assert "can only be given other data, by task.data" in ended.err

@@ -1,0 +1,250 @@
+"""A run that is cut off and resumed equals the unbroken one, bit for bit but for times."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+UNTIL = {  # what must exist when the kill comes
+    "at the start": "config.yaml",
+    "in the first fit": "checkpoint/stage-1-pull-10.part",
+    "after the first fit": "checkpoint/stage-1-pull-10.done",
+    "in growth": "checkpoint/stage-2.part",
+    "after growth": "checkpoint/stage-2.done",
+    "in a baseline": "checkpoint/gru-4-squared.part",
+    "while the results are written": "weights.safetensors",
+    "in the report": "summary.json",
+}
+
+
+@pytest.fixture
+def broken_off(runner, fork, wait_for):
+    """Begin a search and kill it as soon as a file is there; return its folder."""
+
+    def begin(until: str, *overrides) -> Path:
+        folder = runner.folder / "broken"
+        process = fork("search", *runner.options("name=broken", *overrides))
+        wait_for(lambda: (folder / until).exists() or process.exitcode is not None)
+        process.kill()
+        process.join()
+        return folder
+
+    return begin
+
+
+@pytest.mark.parametrize("moment", UNTIL)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(broken_off, call, finished, assert_same_run, moment):
+    folder = broken_off(UNTIL[moment])
+    ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert ended.err == ""  # no file refused, no warning
+    assert_same_run(finished, folder)
+    left = [path.name for path in folder.rglob("*") if path.suffix in (".part", ".tmp", ".old")]
+    assert left == []
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])
+def test_a_run_killed_again_and_again_at_random_moments_ends_the_same(
+    broken_off, fork, call, finished, assert_same_run, seed
+):
+    draw = random.Random(seed)
+    folder = broken_off("checkpoint")
+    for _ in range(6):
+        process = fork("resume", folder)
+        process.join(draw.uniform(0.05, 0.9))
+        process.kill()
+        process.join()
+    ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert_same_run(finished, folder)
+
+
+def test_a_bilevel_search_with_pruning_resumes_too(broken_off, runner, call, assert_same_run, read_lines):
+    overrides = (
+        "strategy.bilevel=second",
+        "task.bptt=10",
+        "strategy.prune=each_stage",
+        "strategy.top_k=2",
+        "strategy.judge=significant",
+        "strategy.threshold=-100",  # whatever comes
+        "baselines.use=[zero]",
+    )
+    whole = runner.search("whole", *overrides)
+    assert {line["kind"] for line in read_lines(whole / "growth.jsonl")} == {"add_node", "prune_op"}
+    folder = broken_off("checkpoint/stage-2.part", *overrides)
+    assert call("resume", folder).code == 0
+    assert_same_run(whole, folder)
+
+
+DAMAGE = {
+    "emptied": lambda content: b"",
+    "cut off": lambda content: content[: len(content) // 2],
+    "one bit turned": lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:],
+    "foreign": lambda content: b"PK\x03\x04 something else",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("stage-2.part", "emptied"),
+        ("stage-2.part", "one bit turned"),
+        ("stage-1-pull-10.done", "cut off"),
+        ("stage-1-pull-0.done", "foreign"),
+        ("selection.done", "one bit turned"),
+    ],
+)
+def test_damaged_checkpoints_are_refused_and_the_run_ends_the_same(
+    broken_off, call, finished, assert_same_run, damage, name
+):
+    folder = broken_off("checkpoint/stage-2.part")
+    path = folder / "checkpoint" / name
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    with pytest.warns(UserWarning, match=rf"{name}: checkpoint refused"):
+        ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert_same_run(finished, folder)
+
+
+def test_checkpoints_of_another_run_are_refused(broken_off, runner, call, finished, assert_same_run):
+    folder = broken_off("checkpoint/stage-2.part")
+    other = runner.search("other", "seed=2")
+    for path in (other / "checkpoint").glob("*.done"):
+        shutil.copy(path, folder / "checkpoint")
+    with pytest.warns(UserWarning, match="it belongs to"):
+        assert call("resume", folder).code == 0
+    assert_same_run(finished, folder)
+
+
+def test_a_lost_checkpoint_folder_means_starting_again(broken_off, call, finished, assert_same_run):
+    folder = broken_off("checkpoint/stage-2.part")
+    shutil.rmtree(folder / "checkpoint")
+    assert call("resume", folder).code == 0
+    assert_same_run(finished, folder)
+
+
+def test_a_finished_run_comes_out_the_same(copied, call, finished, assert_same_run):
+    before = (copied / "summary.json").read_bytes()
+    assert call("resume", copied).code == 0
+    assert (copied / "summary.json").read_bytes() == before  # seconds too: they are remembered
+    assert (copied / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    assert_same_run(finished, copied)
+
+
+def test_a_damaged_summary_is_written_anew(copied, call, finished, assert_same_run):
+    (copied / "summary.json").write_text("{")
+    (copied / "metrics.jsonl").write_text("{not json\n")
+    assert call("resume", copied).code == 0
+    assert_same_run(finished, copied)
+
+
+def test_changed_data_are_refused(broken_off, call, data, tmp_path, write_closes):
+    mine = Path(shutil.copy(data, tmp_path / "mine.csv"))
+    folder = broken_off("checkpoint/stage-2.part", f"task.data={mine}")
+    lines = mine.read_text().splitlines()
+    lines[50] = lines[50].replace(lines[50].split(",")[1], "123.4")
+    mine.write_text("\n".join(lines))
+    before = (folder / "metrics.jsonl").read_bytes()
+    ended = call("resume", folder)
+    assert ended.code == 2
+    assert "the data have changed since the run began (mine.csv)" in ended.err
+    assert (folder / "metrics.jsonl").read_bytes() == before  # nothing is touched
+    mine.unlink()
+    ended = call("resume", folder)
+    assert ended.code == 2
+    assert "no such file" in ended.err
+
+
+@pytest.mark.parametrize("change", ["seed=2", "strategy.patience=4", "task.bptt=19", "refit=true"])
+def test_changes_of_the_result_are_refused(copied, call, change):
+    before = (copied / "summary.json").read_bytes()
+    ended = call("resume", copied, change)
+    assert ended.code == 2
+    assert "may change on resuming" in ended.err
+    assert (copied / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["quiet=false", "checkpoint_seconds=5", "workers=2", "strategy.patience=3"])
+def test_other_changes_are_allowed(copied, call, finished, assert_same_run, change):
+    assert call("resume", copied, change).code == 0
+    assert_same_run(finished, copied)
+
+
+def test_other_versions_are_told(copied, call, finished, assert_same_run):
+    path = copied / "config.yaml"
+    path.write_text(path.read_text().replace("versions:\n", "versions:\n  scipy: 0\n").replace("torch: ", "torch: 0"))
+    with pytest.warns(UserWarning, match=r"versions have changed.*torch 0\d"):
+        assert call("resume", copied).code == 0
+    assert_same_run(finished, copied)
+
+
+def test_a_second_writer_is_refused_while_the_first_goes_on(runner, fork, call, wait_for):
+    process = fork("search", *runner.options("name=busy"))
+    folder = runner.folder / "busy"
+    wait_for(lambda: (folder / "checkpoint/stage-1-pull-10.part").exists())
+    before = (folder / "metrics.jsonl").stat().st_size
+    ended = call("resume", folder)
+    assert process.exitcode is None
+    process.join()
+    assert ended.code == 2
+    assert f"{folder}: another process is writing to this run" in ended.err
+    assert process.exitcode == 0
+    assert (folder / "metrics.jsonl").stat().st_size > before > 0
+    assert call("resume", folder).code == 0  # the lock fell with the process
+
+
+class TestRealProcesses:
+    def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
+        self, runner, finish, wait_for, finished, assert_same_run
+    ):
+        process = runner.start("search", "name=stopped", "checkpoint_seconds=1000", "quiet=false")
+        folder = runner.folder / "stopped"
+        wait_for(lambda: (folder / "checkpoint/selection.done").exists(), process)
+        wait_for(lambda: "stage-1-pull-10" in (folder / "metrics.jsonl").read_text(), process)
+        process.send_signal(signal.SIGINT)
+        ended = finish(process)
+        assert ended.code == 130
+        assert f"`grownas resume {folder}`" in ended.err
+        assert "Traceback" not in ended.err
+        assert not (folder / "summary.json").exists()
+        saved = [path.name for path in (folder / "checkpoint").iterdir()]
+        assert len([name for name in saved if name.endswith(".part")]) <= 1
+        assert len(saved) >= 2  # the selection, and a fit or a part of it
+        again = finish(runner.start_plain("resume", folder))
+        assert again.code == 0, again.err
+        assert f"report: {folder / 'report.html'}" in again.out
+        assert_same_run(finished, folder)
+
+    def test_sigkill_and_resume(self, runner, finish, kill, wait_for, finished, assert_same_run):
+        process = runner.start("search", "name=killed")
+        folder = runner.folder / "killed"
+        wait_for(lambda: (folder / "checkpoint/stage-2.part").exists(), process)
+        kill(process)
+        assert not (folder / "summary.json").exists()
+        ended = finish(runner.start_plain("resume", folder, "quiet=true"))
+        assert ended.code == 0, ended.err
+        assert ended.err == ""
+        assert_same_run(finished, folder)
+
+
+def test_a_run_in_a_thread_takes_no_signals_and_gives_the_same(runner, finished, assert_same_run):
+    thread = threading.Thread(target=runner.search, args=("thread",))
+    thread.start()
+    thread.join()
+    assert_same_run(finished, runner.folder / "thread")
+
+
+def test_each_line_of_a_log_of_a_run_that_goes_on_is_whole(broken_off, call):
+    folder = broken_off("checkpoint/stage-2.part")
+    text = (folder / "metrics.jsonl").read_text()
+    assert text.endswith("\n")
+    assert all(json.loads(line) for line in text.splitlines())
+    ended = call("report", folder)
+    assert ended.code == 0, ended.err
+    assert (folder / "report.html").exists()
