@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from grownas import __version__
-from grownas.errors import ConfigError, GrownasError, TrainingError
+from grownas.errors import USER_ERROR, ConfigError, GrownasError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+FAILURE, INTERRUPTED = 1, 130
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key=value]...")
 RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 

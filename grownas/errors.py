@@ -1,5 +1,7 @@
 """The few errors that users meet. The command line prints them without a traceback and exits with 2."""
 
+USER_ERROR = 2  # exit status where the user's input is wrong
+
 
 class GrownasError(Exception):
     """The user's input is wrong; the message says what came, what was expected and what to do."""

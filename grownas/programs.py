@@ -191,18 +191,19 @@ class Final(NamedTuple):
 
 def _finish(contest: Contest, grown: Grown, nodes: Sequence[Ops]) -> Final:
     """Derive the cell from the supernet found; fine-tune it where data were held out, refit it where asked for."""
-    finish = _refit if contest.refit else _close
-    model, seconds = finish(contest, grown, nodes, grown.model, grown.path(), "closing")
+
+    def finish(model: Any, path: list[dict[str, Any]], key: str) -> tuple[Any, float]:
+        return _refit(contest, nodes, path) if contest.refit else _close(contest, model, path, key)
+
+    model, seconds = finish(grown.model, grown.path(), "closing")
     model = with_core(model, model.core.derive()) if isinstance(model.core, Backbone) else model
     if grown.path() == grown.first_path():
         return Final(model, model, seconds, seconds)
-    first, first_seconds = finish(contest, grown, nodes, grown.first_stage, grown.first_path(), "closing-first-stage")
+    first, first_seconds = finish(grown.first_stage, grown.first_path(), "closing-first-stage")
     return Final(model, first, seconds, first_seconds)
 
 
-def _refit(
-    contest: Contest, grown: Grown, nodes: Sequence[Ops], model: Any, path: list[dict[str, Any]], key: str
-) -> tuple[Any, float]:
+def _refit(contest: Contest, nodes: Sequence[Ops], path: list[dict[str, Any]]) -> tuple[Any, float]:
     """Repeat a path of growth on training and validation data; return model and seconds."""
     before = contest.journal.elapsed
     start = contest.start(nodes, "start", refitted=True)
@@ -210,9 +211,7 @@ def _refit(
     return again, contest.journal.elapsed - before
 
 
-def _close(
-    contest: Contest, grown: Grown, nodes: Sequence[Ops], model: Any, path: list[dict[str, Any]], key: str
-) -> tuple[Any, float]:
+def _close(contest: Contest, model: Any, path: list[dict[str, Any]], key: str) -> tuple[Any, float]:
     """Fine-tune the derived cell on all training data where alpha was given some of its own; return it and seconds."""
     if not path or contest.growth.recipe.bilevel == "joint":
         return model, 0.0

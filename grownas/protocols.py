@@ -1,12 +1,12 @@
-"""Every seam on one page: what a model, a task and a strategy must offer.
+"""Every seam on one page: what a model and a task must offer.
 
 Axes everywhere: `T` time, `B` batch, `I` input, `H` hidden, `O` output, in the order `(T, B, H)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,29 +100,3 @@ class Task(Protocol):
     def with_refit(self) -> Task:
         """Return the same task with the validation part joined to the training part."""
         ...
-
-
-S = TypeVar("S")
-
-
-class Strategy(Protocol[S]):
-    """A way to search. The state is a tree of tensors and plain values, so that it can be checkpointed."""
-
-    def init(self, problem: Any) -> S:
-        """Return the state before the first stage."""
-        ...
-
-    def advance(self, problem: Any, state: S) -> S:
-        """Do one stage."""
-        ...
-
-    def finished(self, state: S) -> bool:
-        """Say whether the search has ended."""
-        ...
-
-    def result(self, state: S) -> Any:
-        """Return the model found."""
-        ...
-
-
-Record = Callable[[Mapping[str, Any]], None]  # takes one line of a log

@@ -14,13 +14,12 @@ from typing import Any
 
 from grownas import config as configs
 from grownas.config import Config
-from grownas.errors import RunError, TrainingError
+from grownas.errors import USER_ERROR, RunError, TrainingError
 from grownas.journal import Interrupted
 from grownas.progress import Progress
 from grownas.rundir import RunDir
 
 LOOK_EVERY_S = 0.2
-USER_ERROR = 2  # exit status of a run that refuses its input
 
 
 def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:

@@ -1,1 +1,1 @@
-"""Ways to search; each has the form of `protocols.Strategy`."""
+"""Ways to search: `programs.STRATEGIES` names them."""
