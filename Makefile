@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: setup.py pyproject.toml constraints.txt
+$(VENV)/.installed: setup.py pyproject.toml constraints.txt $(wildcard grownas/cells/native/*)
 	@echo "installing into $(VENV), which takes some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[finance,dev]'

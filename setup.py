@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 FINANCE = ["yfinance>=1.7,<2"]
 DEV = [
@@ -15,6 +15,16 @@ DEV = [
     "pandas-stubs",
     "types-PyYAML",
 ]
+
+NATIVE = Extension(  # where there is no compiler, the install goes on and PyTorch calls do the work
+    "grownas.cells._native",
+    ["grownas/cells/native/module.c"],
+    depends=["grownas/cells/native/kernels.h", "grownas/cells/native/both_types.h"],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")],
+    extra_compile_args=["-O3", "-g0"],
+    py_limited_api=True,
+    optional=True,
+)
 
 setup(
     name="grownas",
@@ -36,9 +46,11 @@ setup(
         "grownas.configs",
     ],
     package_data={
-        "grownas": ["py.typed", "report/templates/*"],
+        "grownas": ["py.typed", "report/templates/*", "cells/_native.pyi"],
         "grownas.configs": ["**/*.yaml"],
     },
+    ext_modules=[NATIVE],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
     install_requires=[
         "torch>=2.9",
         "numpy>=2.0",

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.cells import chain
+from grownas.cells import backends, chain
 from grownas.cells.cell import GrownRNN
 from grownas.cells.node import Node
 from grownas.genotype import Genotype, Op
@@ -76,7 +76,7 @@ class Backbone(nn.Module):
                 raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
         self.input_size, self.hidden_size = input_size, hidden_size
         self.highway, self.share_projection = highway, share_projection
-        self.backend = chain.choose_backend(backend)
+        self.backend = backends.check_name(backend)
         self.nodes = nn.ModuleList(
             self.new_node(DEFAULT_OPS if ops is None else ops, generator=generator) for _ in range(nodes)
         )
@@ -132,6 +132,11 @@ class Backbone(nn.Module):
         nodes = self.mixed_nodes()
         out = chain.run(self.backend, nodes, [node.shares for node in nodes], x, state[0])
         return out, out[-1:].clone()  # a state that is kept must not keep all steps, nor change with them
+
+    @property
+    def chosen_backend(self) -> str:
+        """Name of the backend that runs this chain where it lies now: what `auto` stands for."""
+        return backends.choose(self.backend, self.mixed_nodes())
 
     def mixed_nodes(self) -> list[MixedNode]:
         """Return the nodes as a list."""

@@ -253,7 +253,7 @@ def _write(
             "nodes": len(genotype.nodes),
             "ops": sum(len(node.ops) for node in genotype.nodes),
             "free_running": free_running(model, task.tensor("test")),
-            "backend": model.core.backend,
+            "backend": model.core.chosen_backend,
         }
     summary = {
         "task": task.name,

@@ -34,8 +34,11 @@ LAYERS = """
     backbone
     cells.cell
     cells.chain
-    cells.reference  cells.sequence
+    cells.backends
+    cells.reference  cells.torch_loop  cells.native_loop
+    cells.sequence
     cells.node
+    cells.plan
     baselines.recurrent
     baselines.var  baselines.naive
     train

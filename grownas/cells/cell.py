@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.cells import chain
+from grownas.cells import backends, chain
 from grownas.cells.node import FixedNode
 from grownas.genotype import Genotype
 
@@ -24,7 +24,7 @@ class GrownRNN(nn.Module):
         num_layers: L; every layer has the same genotype and weights of its own.
         batch_first: inputs and outputs are `(B, T, .)`; states stay `(L, B, H)`.
         dropout: probability of dropping an output of any layer but the last, in training.
-        backend: `auto`, `torch` (the sequence engine) or `reference` (plain autograd, with second derivatives).
+        backend: `auto`, or a name of `backends.BACKENDS`; `reference` alone has second derivatives.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class GrownRNN(nn.Module):
             warnings.warn("dropout acts between layers: it has no effect with num_layers=1", stacklevel=2)
         self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
         self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
-        self.backend = chain.choose_backend(backend)
+        self.backend = backends.check_name(backend)
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 FixedNode(
@@ -114,6 +114,11 @@ class GrownRNN(nn.Module):
     def load_op_parameters(self, layer: int, node: int, op: int, values: Mapping[str, Tensor]) -> None:
         """Write some or all of an op's parameters."""
         self._nodes(layer)[node].load_op_parameters(op, values)
+
+    @property
+    def chosen_backend(self) -> str:
+        """Name of the backend that runs this cell where it lies now: what `auto` stands for."""
+        return backends.choose(self.backend, self._nodes(0))
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Draw all parameters anew."""

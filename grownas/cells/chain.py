@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from grownas.cells import reference, sequence
+from grownas.cells.backends import BACKENDS, choose
 from grownas.cells.node import Node
-
-BACKENDS: dict[str, Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], Tensor]] = {
-    "reference": reference.run,
-    "torch": sequence.run,
-}
-
-
-def choose_backend(name: str) -> str:
-    """Return the backend that a name stands for.
-
-    Raises:
-        ValueError: it is not known.
-    """
-    if name == "auto":
-        return "torch"
-    if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}; choose auto, {' or '.join(BACKENDS)}")
-    return name
 
 
 def run(backend: str, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor) -> Tensor:
-    """Return a chain's states over a sequence, computed by a backend; `reference.run` documents the other arguments.
+    """Return a chain's states over a sequence, computed by a backend or by what `auto` finds; see `reference.run`.
 
     Under `torch.autocast` a chain computes and answers in its weights' dtype: a recurrence carries its rounding on from
     step to step. Inputs of another dtype, as layers under autocast hand them on, are then taken too.
     """
-    device = x.device.type
+    device, backend = x.device.type, choose(backend, nodes)
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return BACKENDS[backend](nodes, shares, x, h_0)
+        return BACKENDS[backend].run(nodes, shares, x, h_0)
     with torch.autocast(device, enabled=False):
         dtype = nodes[0].W_x.dtype
-        return BACKENDS[backend](nodes, [one.to(dtype) for one in shares], x.to(dtype), h_0.to(dtype))
+        return BACKENDS[backend].run(nodes, [one.to(dtype) for one in shares], x.to(dtype), h_0.to(dtype))
 
 
 def check_types(x: object, h_0: object) -> None:

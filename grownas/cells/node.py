@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from grownas.cells.plan import make_plan
 from grownas.errors import GenotypeError
 from grownas.genotype import COMBINES, Op
 from grownas.ops import ACTIVATION
@@ -46,6 +47,7 @@ class Node(nn.Module):
         self.ops, self.highway, self.share_projection = check_ops(ops), highway, share_projection
         self.projection = projections(self.ops, share_projection)  # of each op
         self.bias = hadamard_rows(self.ops)  # row of b_h of each Hadamard op
+        self.plan = make_plan(self.ops, self.projection, highway=highway)  # for the engine
         projected = max(self.projection) + 1
         self.W_x = nn.Parameter(torch.empty(input_size, projected, hidden_size))
         self.b_x = nn.Parameter(torch.empty(len(self.ops), hidden_size))
@@ -96,10 +98,16 @@ class Node(nn.Module):
 class FixedNode(Node):
     """A node of a derived cell: its shares are the genotype's."""
 
+    _shares: Tensor | None = None
+
     @property
     def shares(self) -> Tensor:
         """Mixture weights, shape `(K,)`, rounded once, from the genotype's float64."""
-        return torch.tensor([op.share for op in self.ops], dtype=self.W_x.dtype, device=self.W_x.device)
+        found = self._shares
+        if found is None or found.dtype != self.W_x.dtype or found.device != self.W_x.device:
+            found = torch.tensor([op.share for op in self.ops], dtype=self.W_x.dtype, device=self.W_x.device)
+            self._shares = found
+        return found
 
 
 def check_ops(ops: Sequence[Op]) -> tuple[Op, ...]:

@@ -1,17 +1,31 @@
-"""The sequence engine: a chain of nodes over all time steps, with a backward derived by hand.
+"""The sequence engine: a chain of nodes over all time steps, forward and backward, on any backend.
 
-Per node the ops lie side by side, additive ones first, each kind sorted by activation, so that a node costs one GEMM a
-step and one call per activation. What does not depend on the state is hoisted out of the time loop:
+A node's ops lie side by side, additive ones first, so that a node costs one matrix product a step. What does not depend
+on the state is taken out of the time loop. The data's way, for one node of blocks [additive | gate | Hadamard], each
+H columns wide, and with `.` for the parts of a block:
 
-    before    X = x [W_x of all ops, nodes, gates]            one GEMM for all steps
-    forward   u_t = C_t + s_t W_h = [z_add | q]               C = X + b_x where additive, b_h where Hadamard
-              y_t = phi([z_add | p_t * q]), s' = sum_k w_k y_k       p = X + b_x where Hadamard
-    before    F = w phi'(Y), M_s = [F | F p], M_x = [F | F q]        pointwise, all steps at once
-    backward  g = g' + (g M_s,t) W_h^T                        three small calls a step: nothing else is recurrent
-    after     dW_h = S^T (G M_s), dW_x = x^T (G M_x), dx = (G M_x) W_x^T, biases and shares by sums
+    before      A = x W_x                 (T*B, blocks*H)    one product for all steps, nodes and ops
+    forward     u = s W_h                 (B, blocks*H)      one product a node and step: the loop
+                A_t[additive, gate] += u                     A now holds what the activation is applied to, but for b_x
+                Q_t = u[Hadamard]         (B, ..)            what multiplies A_t[Hadamard], both but for their biases
+                s' = sum_k w_k phi_k(.)                      highway: s + sigmoid(A_t[gate]) (s'- s)
+                                                             -> the next node's s; the last node's s' is h_t
+    backward    y, phi'(y) again from A_t and Q_t            cheaper than keeping them
+                A_t, Q_t := gradients of A_t and Q_t         in place, from g, the gradient of s'
+                g = A_t[additive, gate] W_h^T + Q_t W_h^T    the gradient of s: the only other product in the loop
+    after       dW_x = x^T A,  dx = A W_x^T                  one product for all steps, nodes and ops
+                dW_h = S^T [A[additive, gate] | Q]           one a node; S holds all steps' s
+                db_x, db_h, dw: sums that the loop takes along
 
-G holds the gradient of each node's output at each step. Under `highway` the gate is one more block of W_h with its own
-multiplier; under `share_projection` the multipliers of ops that share a projection are summed.
+So what is kept between forward and backward is A, Q and the nodes' outputs: 1.5 numbers an op, unit and step where half
+of the ops are Hadamard, and an eighth for the outputs of eight ops. Under `share_projection` ops of one kind share a
+block; its gradient is the sum of theirs.
+
+A backend is a `Loop`: the two functions that take `Buffers` through time, forward and backward, and a matrix product.
+Everything outside the loop stands here, once. `torch_loop` does it in PyTorch calls, `native_loop` in C, `triton_loop`
+on a GPU; `reference` is the definition of truth that all of them are tested against. To add a backend, write a `Loop`
+and a line in `backends.BACKENDS`; to add an activation, a line in `ops.ACTIVATION`, and in `native/kernels.h` its value
+and slope and in `native/module.c` its name, without which `torch_loop` runs the cells that use it.
 """
 
 from __future__ import annotations
@@ -24,115 +38,135 @@ import torch
 from torch import Tensor
 
 from grownas.cells.node import Node
-from grownas.ops import ACTIVATION
-
-
-class Plan(NamedTuple):
-    """What of a node's layout does not change: the order in which the engine takes its ops.
-
-    Attributes:
-        order: op numbers, additive first, then by activation.
-        additive: how many are additive.
-        runs: `(activation, start, stop)` over the ordered ops.
-        projection: each ordered op's projection, or None where each has its own (then projections are ordered too).
-        highway: whether the node has a gate.
-    """
-
-    order: list[int]
-    additive: int
-    runs: list[tuple[str, int, int]]
-    projection: list[int] | None
-    highway: bool
+from grownas.cells.plan import Plan
 
 
 class Packed(NamedTuple):
-    """A node's tensors in the plan's order: W_x (I, P*H), W_h (H, P*H), each with the gate's block last if any."""
+    """A node's tensors in the plan's order. P blocks, K ops, Kh of them Hadamard."""
 
-    W_x: Tensor
-    W_h: Tensor
+    W_x: Tensor  # (I, P, H)
+    W_h: Tensor  # (H, P, H)
     b_x: Tensor  # (K, H)
     b_h: Tensor  # (Kh, H)
     shares: Tensor  # (K,)
 
 
-class Kept(NamedTuple):
-    """What the forward keeps of a node for its backward. Shapes `(T, B, ., H)`."""
+class Buffers(NamedTuple):
+    """What the loops read and write; see the module's docstring.
 
-    u: Tensor  # [z_add | q], K blocks
-    y: Tensor  # K blocks
-    p: Tensor  # Hadamard blocks
-    s: Tensor  # the node's output, (T, B, H)
-    gate: Tensor  # (T, B, H); empty without highway
-    mixed: Tensor  # (T, B, H); empty without highway
+    Attributes:
+        A: all nodes' blocks side by side, `(T, B, sum of P*H)`. Before the forward loop x W_x, after it what that loop
+            leaves there, after the backward loop its gradient.
+        Q: all nodes' Hadamard blocks side by side, `(T, B, .)`; None where no backward will follow.
+        states: each node's output, `(T, B, H)`.
+        mixed: under `highway` each node's mixture before the gate, `(T, B, H)`; else, and where no backward will
+            follow, None.
+    """
+
+    A: Tensor
+    Q: Tensor | None
+    states: list[Tensor]
+    mixed: list[Tensor | None]
 
 
-def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor) -> Tensor:
+class NodeGradients(NamedTuple):
+    """What a backward loop sums up for a node besides what it leaves in the buffers."""
+
+    b_x: Tensor
+    b_h: Tensor
+    shares: Tensor
+
+
+class Loop(NamedTuple):
+    """A backend: the time loop forward and backward, and the products outside it.
+
+    Attributes:
+        forward: `(plans, packed, buffers, h_0)`; fills the buffers.
+        backward: `(plans, packed, buffers, h_0, grad)`, grad `(T, B, H)` of the last node's states; turns A and Q into
+            their gradients; returns the gradient of h_0 `(B, H)` and each node's.
+        multiply: `(a, b, out)`; writes the product of two matrices, any of them transposed or a part of another.
+    """
+
+    forward: Callable[[Sequence[Plan], Sequence[Packed], Buffers, Tensor], None]
+    backward: Callable[[Sequence[Plan], Sequence[Packed], Buffers, Tensor, Tensor], tuple[Tensor, list[NodeGradients]]]
+    multiply: Callable[[Tensor, Tensor, Tensor], object]
+
+
+def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor) -> Tensor:
     """Return a chain's states over a sequence; equals `reference.run`, which documents the arguments.
 
     Raises:
-        RuntimeError: a second derivative is asked for; only the reference backend has one.
+        RuntimeError: dtypes differ; or, when it is asked for, that only the reference backend has a second derivative.
     """
-    plans = [make_plan(node) for node in nodes]
-    packed = [pack(node, weights, plan) for node, weights, plan in zip(nodes, shares, plans, strict=True)]
-    states: Tensor = _Sequence.apply(  # type: ignore[no-untyped-call]
-        plans, x, h_0, *(tensor for node in packed for tensor in node)
-    )
+    plans = [node.plan for node in nodes]
+    packed = [pack(node, weights) for node, weights in zip(nodes, shares, strict=True)]
+    flat = [x, h_0, *(tensor for node in packed for tensor in node)]
+    dtypes = {tensor.dtype for tensor in flat}
+    if len(dtypes) > 1:
+        raise RuntimeError(
+            f"x, h_0 and the weights must have the same dtype, got {' and '.join(sorted(map(str, dtypes)))}"
+        )
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat)):
+        return _forward(loop, plans, packed, x, h_0, keep=False).states[-1]
+    states: Tensor = _Sequence.apply(loop, plans, *flat)  # type: ignore[no-untyped-call]
     return states
 
 
-def make_plan(node: Node) -> Plan:
-    """Return the engine's order of a node's ops."""
-    key = [(op.combine != "add", ACTIVATION[op.activation].code) for op in node.ops]
-    order = sorted(range(len(node.ops)), key=lambda number: key[number])
-    runs: list[tuple[str, int, int]] = []
-    for place, number in enumerate(order):
-        name = node.ops[number].activation
-        if runs and runs[-1][0] == name and key[order[place - 1]] == key[number]:
-            runs[-1] = (name, runs[-1][1], place + 1)
-        else:
-            runs.append((name, place, place + 1))
-    own = node.W_x.shape[1] == len(order)
-    projection = None if own else [node.projection[number] for number in order]
-    return Plan(order, sum(not hadamard for hadamard, _ in key), runs, projection, node.highway)
-
-
-def pack(node: Node, shares: Tensor, plan: Plan) -> Packed:
-    """Bring a node's parameters into the plan's order, differentiably."""
+def pack(node: Node, shares: Tensor) -> Packed:
+    """Bring a node's parameters into its plan's order, differentiably; no copy where they lie so already."""
+    plan = node.plan
     tensors: tuple[Tensor, ...] = (node.W_x, node.W_h, node.b_x, node.b_h)
     W_x, W_h, b_x, b_h = tensors
-    if plan.order != list(range(len(plan.order))):
+    if not plan.is_natural:
         order = torch.tensor(plan.order, device=W_x.device)
         rows = torch.tensor([node.bias[n] for n in plan.order if n in node.bias], device=W_x.device, dtype=torch.long)
         b_x, b_h, shares = b_x[order], b_h[rows], shares[order]
-        if plan.projection is None:
-            W_x, W_h = W_x[:, order], W_h[:, order]
-    W_x, W_h = W_x.flatten(1), W_h.flatten(1)
-    if plan.highway:
-        W_x, W_h = torch.cat([W_x, node.gate_x], 1), torch.cat([W_h, node.gate_h], 1)
+        places = torch.tensor(plan.columns, device=W_x.device)
+        W_x, W_h = W_x[:, places], W_h[:, places]
+    if plan.gate:
+        W_x, W_h = _insert(W_x, node.gate_x, plan), _insert(W_h, node.gate_h, plan)
     return Packed(W_x, W_h, b_x, b_h, shares)
+
+
+def columns(plans: Sequence[Plan], hidden_size: int) -> list[tuple[slice, slice]]:
+    """Return which columns of A and of Q belong to each node."""
+    found, a, q = [], 0, 0
+    for plan in plans:
+        next_a, next_q = a + plan.blocks * hidden_size, q + plan.hadamard_projections * hidden_size
+        found.append((slice(a, next_a), slice(q, next_q)))
+        a, q = next_a, next_q
+    return found
+
+
+def node_inputs(buffers: Buffers, h_0: Tensor) -> list[Tensor]:
+    """Return what each node reads at each step, its s, shape `(T, B, H)`."""
+    before = torch.cat([h_0.unsqueeze(0), buffers.states[-1][:-1]])
+    return [before, *buffers.states[:-1]]
 
 
 class _Sequence(torch.autograd.Function):
     """See the module's docstring."""
 
     @staticmethod
-    def forward(ctx: Any, plans: list[Plan], x: Tensor, h_0: Tensor, *flat: Tensor) -> Tensor:
-        packed = _grouped(flat, Packed)
-        kept = _forward(plans, packed, x, h_0)
-        ctx.plans = plans
-        ctx.save_for_backward(x, h_0, *flat, *(tensor for node in kept for tensor in node))
-        return kept[-1].s
+    def forward(ctx: Any, loop: Loop, plans: list[Plan], x: Tensor, h_0: Tensor, *flat: Tensor) -> Tensor:
+        buffers = _forward(loop, plans, _grouped(flat), x, h_0, keep=True)
+        ctx.loop, ctx.plans = loop, plans
+        ctx.save_for_backward(x, h_0, *flat, buffers.A, buffers.Q, *buffers.states, *buffers.mixed)
+        return buffers.states[-1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, h_0, *flat = ctx.saved_tensors
+        x, h_0, *rest = ctx.saved_tensors
         count = len(ctx.plans) * len(Packed._fields)
-        packed, kept = _grouped(flat[:count], Packed), _grouped(flat[count:], Kept)
+        flat, (A, Q, *kept) = rest[:count], rest[count:]
+        if _is_repeatable():  # else the loop may take over the buffers themselves, which spares their copy's memory
+            A, Q = A.clone(), Q.clone()
+        buffers = Buffers(A, Q, kept[: len(ctx.plans)], kept[len(ctx.plans) :])
         with torch.no_grad(), _full_precision(x.device.type):
-            results = _backward(ctx.plans, packed, kept, x, h_0, grad, needs_x=ctx.needs_input_grad[1])
+            results = _backward(ctx.loop, ctx.plans, _grouped(flat), buffers, x, h_0, grad, ctx.needs_input_grad[2:])
         if torch.is_grad_enabled():  # create_graph
-            results = list(_Last.apply(results, grad, x, h_0, *flat[:count]))  # type: ignore[no-untyped-call]
-        return None, *results
+            results = list(_Last.apply(results, grad, x, h_0, *flat))  # type: ignore[no-untyped-call]
+        return None, None, *results
 
 
 class _Last(torch.autograd.Function):
@@ -150,157 +184,82 @@ class _Last(torch.autograd.Function):
         raise RuntimeError("the sequence engine has no second derivative; build the model with backend='reference'")
 
 
+def _is_repeatable() -> bool:
+    """Return whether this backward may be run again (`retain_graph`), so that what it reads must stay as it is.
+
+    PyTorch tells by a function of its own compiler, which frees buffers early too; where it is missing, it may be.
+    """
+    keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if keeps is None else bool(keeps())
+
+
 def _full_precision(device: str) -> AbstractContextManager[Any]:
     """Keep a backward that runs under autocast in its forward's dtype, which `chain.run` sees to."""
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
-def _grouped(flat: Sequence[Tensor], kind: Any) -> list[Any]:
-    size = len(kind._fields)
-    return [kind(*flat[i : i + size]) for i in range(0, len(flat), size)]
+def _grouped(flat: Sequence[Tensor]) -> list[Packed]:
+    size = len(Packed._fields)
+    return [Packed(*flat[i : i + size]) for i in range(0, len(flat), size)]
 
 
-def _forward(plans: list[Plan], packed: list[Packed], x: Tensor, h_0: Tensor) -> list[Kept]:
+def _insert(W: Tensor, gate: Tensor, plan: Plan) -> Tensor:
+    """Put the gate's block in its place among a node's projections."""
+    k = plan.additive_projections
+    return torch.cat([W[:, :k], gate.unsqueeze(1), W[:, k:]], 1)
+
+
+def _side_by_side(weights: list[Tensor]) -> Tensor:
+    """Return all nodes' (I, P, H) as one matrix (I, sum of P*H)."""
+    return (weights[0] if len(weights) == 1 else torch.cat(weights, 1)).flatten(1)
+
+
+def _forward(loop: Loop, plans: list[Plan], packed: list[Packed], x: Tensor, h_0: Tensor, *, keep: bool) -> Buffers:
     T, B, _ = x.shape
-    projected = x.flatten(0, 1) @ torch.cat([node.W_x for node in packed], 1)
-    parts = torch.split(projected, [node.W_x.shape[1] for node in packed], 1)
-    steps, kept = [], []
-    for plan, node, part in zip(plans, packed, parts, strict=True):
-        fixed, buffers = _prepare(plan, node, part.view(T, B, part.shape[1]))
-        steps.append(_stepper(plan, node, fixed, buffers))
-        kept.append(buffers)
-    s = h_0
-    for t in range(T):
-        for step in steps:
-            s = step(t, s)
-    return kept
-
-
-def _prepare(plan: Plan, node: Packed, projected: Tensor) -> tuple[Tensor, Kept]:
-    """Return C of the module's docstring, shape (T, B, K [+ gate], H), and the buffers that the loop fills."""
-    T, B, _ = projected.shape
-    K, H = node.b_x.shape
-    a = plan.additive
-    blocks = node.W_h.shape[1] // H
-    from_x = projected.view(T, B, blocks, H)
-    ops_from_x = from_x[:, :, :K] if plan.projection is None else from_x[:, :, plan.projection]
-    p = ops_from_x[:, :, a:] + node.b_x[a:]
-    fixed = projected.new_empty(T, B, K + plan.highway, H)
-    torch.add(ops_from_x[:, :, :a], node.b_x[:a], out=fixed[:, :, :a])
-    fixed[:, :, a:K] = node.b_h
-    if plan.highway:
-        fixed[:, :, K] = from_x[:, :, -1]
-    u, y = torch.empty_like(fixed), projected.new_empty(T, B, K, H)
-    s = projected.new_empty(T, B, H)
-    gate, mixed = (projected.new_empty((T, B, H) if plan.highway else 0) for _ in range(2))
-    return fixed, Kept(u, y, p, s, gate, mixed)
-
-
-def _stepper(plan: Plan, node: Packed, fixed: Tensor, kept: Kept) -> Callable[[int, Tensor], Tensor]:
-    """Return the function that takes a node over step t: from its input s to its output, both (B, H)."""
-    _, B, K, H = kept.y.shape
-    a = plan.additive
-    weights = node.shares.expand(B, 1, K)
-    functions = [(ACTIVATION[name].f, start, stop) for name, start, stop in plan.runs]
-    index = None
-    if plan.projection is not None:
-        gate_block = [node.W_h.shape[1] // H - 1] if plan.highway else []
-        index = torch.tensor([*plan.projection, *gate_block], device=fixed.device)
-
-    def step(t: int, s: Tensor) -> Tensor:
-        u = kept.u[t]
-        if index is None:
-            torch.addmm(fixed[t].flatten(1), s, node.W_h, out=u.flatten(1))
-        else:
-            torch.add((s @ node.W_h).view(B, node.W_h.shape[1] // H, H).index_select(1, index), fixed[t], out=u)
-        z = u[:, :K] if a == K else torch.cat([u[:, :a], u[:, a:K] * kept.p[t]], 1)
-        y = kept.y[t]
-        torch.cat([f(z[:, start:stop]) for f, start, stop in functions], 1, out=y)
-        if not plan.highway:
-            torch.bmm(weights, y, out=kept.s[t].unsqueeze(1))
-            return kept.s[t]
-        torch.bmm(weights, y, out=kept.mixed[t].unsqueeze(1))
-        torch.sigmoid(u[:, K], out=kept.gate[t])
-        return torch.lerp(s, kept.mixed[t], kept.gate[t], out=kept.s[t])
-
-    return step
+    H = h_0.shape[1]
+    W_x = _side_by_side([node.W_x for node in packed])
+    A = x.new_empty(T * B, W_x.shape[1])
+    loop.multiply(x.flatten(0, 1), W_x, A)
+    multiplied = sum(plan.hadamard_projections for plan in plans)
+    buffers = Buffers(
+        A.view(T, B, A.shape[1]),
+        x.new_empty(T, B, multiplied * H) if keep else None,
+        [x.new_empty(T, B, H) for _ in plans],
+        [x.new_empty(T, B, H) if keep and plan.gate else None for plan in plans],
+    )
+    loop.forward(plans, packed, buffers, h_0)
+    return buffers
 
 
 def _backward(
+    loop: Loop,
     plans: list[Plan],
     packed: list[Packed],
-    kept: list[Kept],
+    buffers: Buffers,
     x: Tensor,
     h_0: Tensor,
     grad: Tensor,
-    *,
-    needs_x: bool,
+    needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    T = len(grad)
-    before = torch.cat([h_0.unsqueeze(0), kept[-1].s[:-1]])  # what node 1 reads
-    inputs = [before, *(node.s for node in kept[:-1])]
-    multipliers = [_multipliers(*one) for one in zip(plans, packed, kept, inputs, strict=True)]
-    gradients = [torch.empty_like(node.s) for node in kept]  # G
-    deltas = [torch.empty_like(m.to_s) for m in multipliers]  # G M_s
-    transposed = [node.W_h.t() for node in packed]
-    g = torch.zeros_like(h_0)
-    for t in range(T - 1, -1, -1):
-        g = g + grad[t]
-        for j in range(len(packed) - 1, -1, -1):
-            gradients[j][t] = g
-            torch.mul(g.unsqueeze(1), multipliers[j].to_s[t], out=deltas[j][t])
-            carried = deltas[j][t].flatten(1) @ transposed[j]
-            g = torch.addcmul(carried, g, multipliers[j].through[t]) if plans[j].highway else carried
-    results: list[Tensor] = []
-    to_x = torch.cat(
-        [(G.unsqueeze(2) * m.to_x).flatten(2) for G, m in zip(gradients, multipliers, strict=True)], 2
-    ).flatten(0, 1)
-    flat_x = x.flatten(0, 1)
-    dW_x = torch.split(flat_x.t() @ to_x, [node.W_x.shape[1] for node in packed], 1)
-    for j, m in enumerate(multipliers):
-        dW_h = inputs[j].flatten(0, 1).t() @ deltas[j].flatten(0, 1).flatten(1)
-        G = gradients[j].unsqueeze(2)
-        db_x = (G * m.bias_x).sum((0, 1))
-        db_h = (G * m.bias_h).sum((0, 1))
-        through_mix = gradients[j] * kept[j].gate if plans[j].highway else gradients[j]
-        dshares = torch.einsum("tbh,tbkh->k", through_mix, kept[j].y)
-        results += [dW_x[j], dW_h, db_x, db_h, dshares]
-    dx = (to_x @ torch.cat([node.W_x for node in packed], 1).t()).view_as(x) if needs_x else None
-    return [dx, g, *results]
-
-
-class _Multipliers(NamedTuple):
-    """What a node's output gradient is multiplied by, at all steps, on its way back."""
-
-    to_s: Tensor  # M_s, (T, B, P [+ gate], H)
-    to_x: Tensor  # M_x, the same shape
-    bias_x: Tensor  # (T, B, K, H)
-    bias_h: Tensor  # (T, B, Kh, H)
-    through: Tensor  # 1 - gate, (T, B, H); empty without highway
-
-
-def _multipliers(plan: Plan, node: Packed, kept: Kept, s: Tensor) -> _Multipliers:
-    K = kept.y.shape[2]
-    a = plan.additive
-    slopes = torch.cat([ACTIVATION[name].df(kept.y[:, :, i:j]) for name, i, j in plan.runs], 2)
-    slopes *= node.shares.view(-1, 1)
-    if plan.highway:
-        slopes *= kept.gate.unsqueeze(2)
-    hadamard = slopes[:, :, a:]
-    to_s = torch.cat([slopes[:, :, :a], hadamard * kept.p], 2) if a < K else slopes
-    to_x = torch.cat([slopes[:, :, :a], hadamard * kept.u[:, :, a:K]], 2) if a < K else slopes
-    bias_x, bias_h = to_x, to_s[:, :, a:]
-    if plan.projection is not None:
-        to_s, to_x = (_sum_shared(tensor, plan.projection) for tensor in (to_s, to_x))
-    through = kept.gate
-    if plan.highway:
-        block = ((kept.mixed - s) * kept.gate * (1 - kept.gate)).unsqueeze(2)
-        to_s, to_x = torch.cat([to_s, block], 2), torch.cat([to_x, block], 2)
-        through = 1 - kept.gate
-    return _Multipliers(to_s.contiguous(), to_x, bias_x, bias_h, through)
-
-
-def _sum_shared(tensor: Tensor, projection: list[int]) -> Tensor:
-    T, B, _, H = tensor.shape
-    index = torch.tensor(projection, device=tensor.device)
-    return tensor.new_zeros(T, B, max(projection) + 1, H).index_add_(2, index, tensor)
+    H = h_0.shape[1]
+    inputs = node_inputs(buffers, h_0)
+    dh_0, sums = loop.backward(plans, packed, buffers, h_0, grad)
+    A, Q, flat_x = buffers.A.flatten(0, 1), buffers.Q, x.flatten(0, 1)
+    assert Q is not None
+    Q = Q.flatten(0, 1)
+    dW_x = A.new_empty(x.shape[2], A.shape[1])
+    loop.multiply(flat_x.t(), A, dW_x)
+    results: list[Tensor | None] = []
+    for plan, s, (in_A, in_Q), own in zip(plans, inputs, columns(plans, H), sums, strict=True):
+        S, split = s.flatten(0, 1).t(), plan.summed * H
+        dW_h = s.new_empty(H, plan.blocks * H)
+        if split:
+            loop.multiply(S, A[:, in_A.start : in_A.start + split], dW_h[:, :split])
+        if split < dW_h.shape[1]:
+            loop.multiply(S, Q[:, in_Q], dW_h[:, split:])
+        results += [dW_x[:, in_A].view(x.shape[2], plan.blocks, H), dW_h.view(H, plan.blocks, H), *own]
+    dx = None
+    if needed[0]:
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+        loop.multiply(A, _side_by_side([node.W_x for node in packed]).t(), dx.flatten(0, 1))
+    return [dx, dh_0, *results]

@@ -185,7 +185,7 @@ def test_errors_quote_what_came():
         ({"nodes": 0}, "nodes must be a whole number above 0, got 0"),
         ({"hidden_size": True}, "hidden_size must be a whole number above 0, got True"),
         ({"input_size": 1.0}, r"input_size must be a whole number above 0, got 1\.0"),
-        ({"backend": "gpu"}, "unknown backend 'gpu'; choose auto, reference or torch"),
+        ({"backend": "gpu"}, "unknown backend 'gpu'; choose auto, reference, torch"),
     ):
         with pytest.raises(ValueError, match=message):
             Backbone(**{"input_size": I, "hidden_size": H, **options})

@@ -10,7 +10,7 @@ import torch
 
 from grownas import morphisms, ops
 from grownas.backbone import Backbone
-from grownas.cells import reference, sequence
+from grownas.cells.backends import BACKENDS
 from grownas.config import Space
 from grownas.genotype import COMBINES, Genotype, Node, Op
 from grownas.ops import ACTIVATION, COMBINE, DEFAULT_ACTIVATIONS, DEFAULT_OPS, Activation
@@ -128,12 +128,17 @@ def test_engine_equals_reference_for_each_activation(name, highway, share, z):
     backbone = Backbone.from_ops(3, 4, [ops, ops[:1]], highway=highway, share_projection=share).double()
     x, h_0 = torch.randn(5, 2, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
     found = []
-    for run in (reference.run, sequence.run):
+    used = {activation for _, activation in ops}
+    can_run = [key for key, one in BACKENDS.items() if one.why_not(x.device, x.dtype, used) is None]
+    assert can_run[:2] == ["reference", "torch"]
+    assert ("native" in can_run) == (name in DEFAULT_ACTIVATIONS)
+    for key in can_run:
         nodes = backbone.mixed_nodes()
-        out = run(nodes, [node.shares for node in nodes], x, h_0)
+        out = BACKENDS[key].run(nodes, [node.shares for node in nodes], x, h_0)
         found.append([out, *torch.autograd.grad(out.square().sum(), list(backbone.parameters()))])
-    for truth, value in zip(*found, strict=True):
-        torch.testing.assert_close(value, truth, rtol=1e-10, atol=1e-11)
+    for truth, *values in zip(*found, strict=True):
+        for value in values:
+            torch.testing.assert_close(value, truth, rtol=1e-10, atol=1e-11)
 
 
 def test_genotype_and_space_know_each_activation(name, tmp_path):

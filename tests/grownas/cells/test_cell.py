@@ -122,7 +122,7 @@ def test_steps_are_the_sequence(batch_first, batched):
     torch.testing.assert_close(h, last, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
 def test_the_future_never_changes_the_past(backend):
     cell, x = make(layers=2, backend=backend), randn(6, 2, I)
     out, _ = cell(x)
@@ -149,7 +149,8 @@ def test_backends_agree():
     plain.load_state_dict(cell.state_dict())
     x = randn(5, 2, I)
     torch.testing.assert_close(cell(x)[0], plain(x)[0], rtol=0, atol=1e-13)
-    assert cell.backend == "torch"  # what `auto` stands for is told
+    assert (cell.backend, cell.chosen_backend) == ("auto", "native")
+    assert plain.chosen_backend == "reference"
 
 
 @pytest.mark.parametrize("switches", [{}, {"highway": True}, {"share_projection": True}], ids=str)
@@ -265,7 +266,7 @@ WRONG_SIZES = [
     ({"hidden_size": 2.5}, r"hidden_size must be a whole number above 0, got 2\.5"),
     ({"num_layers": True}, "num_layers must be a whole number above 0, got True"),
     ({"dropout": 1.5}, r"dropout must lie between 0 and 1, got 1\.5"),
-    ({"backend": "cuda"}, "unknown backend 'cuda'; choose auto, reference or torch"),
+    ({"backend": "cuda"}, "unknown backend 'cuda'; choose auto, reference, torch"),
 ]
 
 
@@ -325,7 +326,7 @@ def test_last_states_are_tensors_of_their_own(batch_first):
     assert h.untyped_storage().data_ptr() != out.untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
 def test_autocast_is_taken_as_gru_takes_it_and_the_answer_has_the_weights_dtype(backend):
     cell = make(layers=2, backend=backend).float()
     readout, x = nn.Linear(H, I), randn(5, 2, I).float()

@@ -1,4 +1,4 @@
-"""The sequence engine against plain autograd, in float64: values and all gradients."""
+"""The sequence engine on every backend that runs on the CPU, against plain autograd: values and all gradients."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grownas.backbone import Backbone
-from grownas.cells import reference, sequence
+from grownas.cells import reference
+from grownas.cells.backends import BACKENDS
+from grownas.cells.plan import make_plan
 from grownas.ops import DEFAULT_OPS
 
+ENGINES = ["torch", "native"]
 TIGHT = {"rtol": 1e-10, "atol": 1e-11}
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}  # sums of 7 steps' rounding in another order
 
@@ -34,20 +37,22 @@ def data(T, B, inputs, hidden, seed=0, dtype=torch.float64):
 
 
 def compare(backbone, x, h_0, tolerance=TIGHT):
-    """Compare engine and reference; every gradient must be there, and reach something."""
+    """Compare the engines with the reference; return the gradients."""
     nodes = backbone.mixed_nodes()
     names = [name for name, _ in backbone.named_parameters()]
     wanted = [x, h_0, *backbone.parameters()]
     weight = torch.randn(*x.shape[:2], backbone.hidden_size, dtype=x.dtype, generator=torch.Generator().manual_seed(7))
     found = []
-    for run in (reference.run, sequence.run):
-        out = run(nodes, [node.shares for node in nodes], x, h_0)
+    for backend in ("reference", *ENGINES):
+        out = BACKENDS[backend].run(nodes, [node.shares for node in nodes], x, h_0)
         loss = (weight * out).sum() + out.square().mean()
         gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
         found.append([out.detach(), *gradients])
-    for name, truth, value in zip(["out", "x", "h_0", *names], *found, strict=True):
-        truth = torch.zeros_like(value) if truth is None else truth
-        torch.testing.assert_close(value, truth, **tolerance, msg=lambda message, name=name: f"{name}: {message}")
+    for name, truth, *values in zip(["out", "x", "h_0", *names], *found, strict=True):
+        for engine, value in zip(ENGINES, values, strict=True):
+            wanted = torch.zeros_like(value) if truth is None else truth
+            place = f"{engine}, {name}: "
+            torch.testing.assert_close(value, wanted, **tolerance, msg=lambda message, place=place: place + message)
     return dict(zip(["out", "x", "h_0", *names], found[1], strict=True))
 
 
@@ -86,10 +91,22 @@ def test_any_chain_and_size(ops, highway, share, sizes, seed):
     compare(backbone, *data(T, B, inputs, hidden, seed))
 
 
-@pytest.mark.parametrize(("T", "B", "inputs", "hidden"), [(1, 1, 1, 1), (1, 4, 3, 5), (6, 1, 3, 5), (9, 7, 11, 13)])
-def test_odd_sizes(T, B, inputs, hidden):
-    backbone = make([DEFAULT_OPS, DEFAULT_OPS[3:6]], inputs=inputs, hidden=hidden)
-    compare(backbone, *data(T, B, inputs, hidden))
+SIZES = [(1, 1, 1, 1), (1, 4, 3, 5), (6, 1, 3, 5), (9, 7, 11, 13), (3, 15, 2, 16), (3, 11, 2, 17), (2, 9, 40, 37)]
+
+
+@pytest.mark.parametrize(("T", "B", "inputs", "hidden"), SIZES)
+@pytest.mark.parametrize("switches", [{}, {"highway": True}, {"share": True, "highway": True}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_odd_sizes(T, B, inputs, hidden, switches, dtype):
+    """Below, at and past the widths of vector registers, for which the C code works in padded scratch."""
+    backbone = make([DEFAULT_OPS, DEFAULT_OPS[3:6]], inputs=inputs, hidden=hidden, dtype=dtype, **switches)
+    compare(backbone, *data(T, B, inputs, hidden, dtype=dtype), TIGHT if dtype == torch.float64 else FLOAT32)
+
+
+def test_no_sequence_at_all():
+    """A batch of no streams."""
+    backbone = make([DEFAULT_OPS], highway=True)
+    compare(backbone, *data(3, 0, 3, 5))
 
 
 def test_an_own_projection_among_shared_ones():
@@ -108,9 +125,10 @@ def test_float32_agrees_to_its_precision():
     compare(backbone, *data(7, 3, 3, 5, dtype=torch.float32), FLOAT32)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("highway", [False, True])
 @pytest.mark.parametrize("share", [False, True])
-def test_gradcheck(highway, share):
+def test_gradcheck(highway, share, engine):
     """By finite differences, which know nothing of the reference."""
     smooth = [("hadamard", "tanh"), ("add", "sigmoid"), ("hadamard", "identity"), ("add", "tanh"), ("add", "identity")]
     backbone = make([smooth, smooth[:2]], highway=highway, share=share, inputs=2, hidden=2)
@@ -119,7 +137,7 @@ def test_gradcheck(highway, share):
     parameters = list(backbone.parameters())
 
     def run(x, h_0, *_):
-        return sequence.run(nodes, [node.shares for node in nodes], x, h_0)
+        return BACKENDS[engine].run(nodes, [node.shares for node in nodes], x, h_0)
 
     assert torch.autograd.gradcheck(run, (x, h_0, *parameters))
 
@@ -131,15 +149,21 @@ def test_the_future_never_changes_the_past(ops, highway, share, cut, seed):
     x, h_0 = data(7, 2, 3, 5, seed)
     changed = x.detach().clone()
     changed[cut + 1 :] = torch.randn(6 - cut, 2, 3, dtype=x.dtype) * 10
-    for run in (reference.run, sequence.run):
+    for run in (reference.run, *(BACKENDS[engine].run for engine in ENGINES)):
         nodes = backbone.mixed_nodes()
         first, second = (run(nodes, [node.shares for node in nodes], one, h_0) for one in (x, changed))
         assert torch.equal(first[: cut + 1], second[: cut + 1])
         assert not torch.equal(first[cut + 1 :], second[cut + 1 :])
 
 
-def test_gradients_are_left_out_where_nobody_wants_them():
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return request.param
+
+
+def test_gradients_are_left_out_where_nobody_wants_them(engine):
     backbone = make([DEFAULT_OPS])
+    backbone.backend = engine
     x, h_0 = data(4, 2, 3, 5)
     for one in (x, h_0, *backbone.parameters()):
         one.requires_grad_(False)
@@ -151,8 +175,9 @@ def test_gradients_are_left_out_where_nobody_wants_them():
     assert all(parameter.grad is None for parameter in backbone.parameters())
 
 
-def test_a_second_derivative_is_refused_and_the_way_out_named():
+def test_a_second_derivative_is_refused_and_the_way_out_named(engine):
     backbone = make([DEFAULT_OPS])
+    backbone.backend = engine
     x, _ = data(4, 2, 3, 5)
     out, _ = backbone(x)
     (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)  # asking for the first is no mistake
@@ -166,8 +191,9 @@ def test_a_second_derivative_is_refused_and_the_way_out_named():
     assert second.abs().sum() > 0
 
 
-def test_backward_does_not_touch_what_it_was_given_and_can_be_repeated():
+def test_backward_does_not_touch_what_it_was_given_and_can_be_repeated(engine):
     backbone = make([DEFAULT_OPS], highway=True)
+    backbone.backend = engine
     x, h_0 = data(4, 2, 3, 5)
     out, _ = backbone(x, h_0.unsqueeze(0))
     grad = torch.ones_like(out)
@@ -175,9 +201,52 @@ def test_backward_does_not_touch_what_it_was_given_and_can_be_repeated():
     second = torch.autograd.grad(out, [x, h_0, *backbone.parameters()], grad)
     assert torch.equal(grad, torch.ones_like(out))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    with pytest.raises(RuntimeError, match="second time"):  # now what was kept has been used up
+        torch.autograd.grad(out, [x], grad)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_two_backwards_through_one_forward_by_way_of_two_outputs(engine):
+    """Each call to `grad` is told apart: the first keeps the graph, the second may use it up."""
+    backbone = make([DEFAULT_OPS, DEFAULT_OPS[2:7]])
+    backbone.backend = engine
+    x, h_0 = data(4, 2, 3, 5)
+    out, h_n = backbone(x, h_0.unsqueeze(0))
+    first = torch.autograd.grad(h_n.sum(), x, retain_graph=True)[0]
+    second = torch.autograd.grad(out.sum(), x)[0]
+    again, last = backbone(x, h_0.unsqueeze(0))
+    assert torch.equal(first, torch.autograd.grad(last.sum(), x, retain_graph=True)[0])
+    assert torch.equal(second, torch.autograd.grad(again.sum(), x)[0])
+
+
+def test_without_gradients_the_values_are_the_same(engine):
+    backbone = make([DEFAULT_OPS] * 2, highway=True)
+    backbone.backend = engine
+    x, h_0 = data(4, 2, 3, 5)
+    with torch.no_grad():
+        plain, _ = backbone(x, h_0.unsqueeze(0))
+    assert not plain.requires_grad
+    assert torch.equal(plain, backbone(x, h_0.unsqueeze(0))[0])
+
+
+def test_inputs_and_parameters_may_lie_in_memory_in_any_way(engine):
+    backbone = make([DEFAULT_OPS, DEFAULT_OPS[::-1]])
+    backbone.backend = engine
+    x, h_0 = data(4, 2, 3, 5)
+    plain, _ = backbone(x, h_0.unsqueeze(0))
+    turned = x.detach().transpose(0, 1).contiguous().transpose(0, 1), h_0.detach().t().contiguous().t().unsqueeze(0)
+    for node in backbone.mixed_nodes():
+        for name in ("W_h", "b_x"):
+            values = getattr(node, name).data
+            getattr(node, name).data = values.transpose(0, -1).contiguous().transpose(0, -1)
+    out, _ = backbone(*turned)
+    torch.testing.assert_close(out, plain, rtol=1e-13, atol=1e-13)
+    grad = torch.ones(5, 2, 4, dtype=x.dtype).permute(2, 1, 0)
+    compare(backbone, turned[0].requires_grad_(), h_0)
+    first, second = (torch.autograd.grad(backbone(x)[0], x, one)[0] for one in (grad, grad.contiguous()))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("backend", ["reference", *ENGINES])
 @pytest.mark.parametrize("inside", [False, True], ids=["backward outside", "backward inside"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_autocast_changes_nothing_but_the_dtype_of_what_comes_in(backend, inside, dtype):
@@ -211,12 +280,16 @@ def test_autocast_takes_an_input_of_the_weights_dtype_and_no_state():
     assert torch.equal(out, backbone(x)[0])
 
 
-def test_without_autocast_another_dtype_is_an_error_as_ever():
+def test_without_autocast_another_dtype_is_an_error_as_ever(engine):
+    backbone = make([DEFAULT_OPS], dtype=torch.float32)
+    backbone.backend = engine
+    with pytest.raises(RuntimeError, match=r"same dtype, got torch\.bfloat16 and torch\.float32"):
+        backbone(torch.randn(5, 2, 3).bfloat16())
     with pytest.raises(RuntimeError, match="same dtype"):
-        make([DEFAULT_OPS], dtype=torch.float32)(torch.randn(5, 2, 3).bfloat16())
+        backbone(torch.randn(5, 2, 3), torch.zeros(1, 2, 5).double())
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["reference", *ENGINES])
 def test_the_last_state_is_a_tensor_of_its_own(backend):
     """A view would keep all steps in memory, and follow what is done to them in place."""
     backbone = make([DEFAULT_OPS])
@@ -235,7 +308,19 @@ def test_the_plan_sorts_ops_by_kind_then_activation():
     backbone = make(
         [[("hadamard", "tanh"), ("add", "relu"), ("hadamard", "identity"), ("add", "tanh"), ("add", "relu")]]
     )
-    plan = sequence.make_plan(backbone.mixed_nodes()[0])
-    assert plan.order == [3, 1, 4, 2, 0]
-    assert plan.additive == 3
+    plan = backbone.mixed_nodes()[0].plan
+    assert plan.order == (3, 1, 4, 2, 0)
+    assert (plan.additive, plan.additive_projections, plan.hadamard_projections, plan.blocks) == (3, 3, 2, 5)
+    assert plan.projection == (0, 1, 2, 0, 1)
     assert plan.runs == [("tanh", 0, 1), ("relu", 1, 3), ("identity", 3, 4), ("tanh", 4, 5)]
+
+
+def test_the_plan_keeps_ops_together_that_share_a_projection():
+    from grownas.genotype import Op
+
+    ops = [Op("add", "tanh"), Op("hadamard", "relu"), Op("add", "identity"), Op("add", "relu"), Op("hadamard", "tanh")]
+    plan = make_plan(ops, [0, 1, 2, 0, 1], highway=True)  # the third has one of its own
+    assert plan.order == (0, 3, 2, 4, 1)
+    assert plan.columns == (0, 2, 1)
+    assert plan.projection == (0, 0, 1, 0, 0)
+    assert (plan.additive_projections, plan.hadamard_projections, plan.summed, plan.blocks) == (2, 1, 3, 4)

@@ -1,0 +1,86 @@
+"""The backends that can run a chain, and when each can.
+
+    reference   plain autograd, one step after the other: the definition of truth; has second derivatives
+    native      the engine's loop in C: float32 and float64 on the CPU
+    torch       the engine's loop in PyTorch calls: everywhere, always there
+
+`auto` takes the first of `AUTO` that can run what it is given, and says so once where that is not the first one that
+is made for the device.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from grownas.cells import native_loop, reference, sequence, torch_loop
+from grownas.cells.node import Node
+
+Run = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], Tensor]
+
+
+class Backend(NamedTuple):
+    """A way to run a chain.
+
+    Attributes:
+        run: returns the states; see `reference.run`.
+        why_not: why it cannot run on a device, in a dtype, with some activations, in words; None if it can.
+    """
+
+    run: Run
+    why_not: Callable[[torch.device, torch.dtype, set[str]], str | None]
+
+
+def _always(device: torch.device, dtype: torch.dtype, activations: set[str]) -> None:
+    return None
+
+
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend(reference.run, _always),
+    "torch": Backend(functools.partial(sequence.run, torch_loop.LOOP), _always),
+    "native": Backend(functools.partial(sequence.run, native_loop.LOOP), native_loop.why_not),
+}
+AUTO = {"cpu": ("native", "torch")}  # by device, best first; elsewhere torch
+
+
+def check_name(name: str) -> str:
+    """Return a backend's name, or `auto`.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
+    return name
+
+
+def choose(name: str, nodes: Sequence[Node]) -> str:
+    """Return the backend that a name stands for, for a chain where it lies now.
+
+    Raises:
+        RuntimeError: the backend that was asked for by name cannot run this chain.
+    """
+    weight = nodes[0].W_x
+    return _choose(name, weight.device, weight.dtype, tuple(node.plan.activations for node in nodes))
+
+
+@functools.lru_cache
+def _choose(name: str, device: torch.device, dtype: torch.dtype, activations: tuple[tuple[str, ...], ...]) -> str:
+    used = {activation for node in activations for activation in node}
+    if name != "auto":
+        reason = BACKENDS[name].why_not(device, dtype, used)
+        if reason is not None:
+            raise RuntimeError(f"backend {name!r} cannot run this chain: {reason}; backend='auto' finds one that can")
+        return name
+    best, *others = AUTO.get(device.type, ("torch",))
+    reason = BACKENDS[best].why_not(device, dtype, used)
+    if reason is None:
+        return best
+    found = next(other for other in others if BACKENDS[other].why_not(device, dtype, used) is None)
+    warnings.warn(f"backend {best!r} cannot run this chain: {reason}; {found!r} runs it, more slowly", stacklevel=2)
+    return found

@@ -1,0 +1,559 @@
+/* The time loop of a chain, for one real type on one instruction set. module.c includes this file once for each pair,
+ * with these macros set:
+ *
+ *   REAL, INT    float and int32_t, or double and int64_t
+ *   BYTES        of a vector register: 64, 32 or 16
+ *   ROWS         of the batch that a tile of the matrix product holds in registers: 8 or 4
+ *   NAME(x)      x with a suffix that tells the pair
+ *
+ * What is computed, and in which buffers, stands in ../sequence.py. Units are taken in chunks of WIDTH, two vectors: for
+ * each chunk, each op's product with the state is a tile of the batch that stays in the first-level cache while the op is
+ * applied to it. The last chunk of a hidden size that WIDTH does not divide is worked on in scratch, padded with zeros.
+ *
+ * A sum over units is always taken in the same order, whatever the batch: a result does not depend on its neighbours.
+ */
+
+#define LANES ((Py_ssize_t)(BYTES / sizeof(REAL)))
+#define WIDTH (2 * LANES)
+
+typedef REAL NAME(vec) __attribute__((vector_size(BYTES)));
+typedef INT NAME(ivec) __attribute__((vector_size(BYTES)));
+typedef REAL NAME(memory) __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_alias)); /* at any address */
+#define vec NAME(vec)
+#define ivec NAME(ivec)
+
+#define LOAD(p) ((vec)(*(const NAME(memory) *)(p)))
+#define STORE(p, v) (*(NAME(memory) *)(p) = (NAME(memory))(v))
+#define SPLAT(c) ((vec){0} + (REAL)(c))
+#define SELECT(mask, yes, no) ((vec)(((mask) & (ivec)(yes)) | (~(mask) & (ivec)(no))))
+
+/* ---------------------------------------------------------------------------------------------- activations ---- */
+
+INLINE vec NAME(magnitude)(vec x) { return (vec)((ivec)x & ((ivec){0} + SIGN_MASK)); }
+
+INLINE vec NAME(power_of_two)(ivec n) { return (vec)((n + EXPONENT_BIAS) << MANTISSA_BITS); }
+
+/* exp(x) - 1 = 2^n p + (2^n - 1): return p = exp(r) - 1 of the remainder |r| <= ln(2) / 2, by its Taylor series. */
+INLINE vec NAME(reduced_expm1)(vec x, ivec *n) {
+    vec shifted = x * SPLAT(LOG2_E) + SPLAT(ROUNDER); /* the sum's last bits are x / ln 2, rounded */
+    *n = (ivec)shifted - (ivec)SPLAT(ROUNDER);
+    vec whole = shifted - SPLAT(ROUNDER);
+    vec r = (x - whole * SPLAT(LN2_HIGH)) - whole * SPLAT(LN2_LOW);
+    vec series = SPLAT(TAYLOR[TAYLOR_TERMS - 1]);
+    UNROLL for (int i = TAYLOR_TERMS - 2; i >= 0; i--) series = series * r + SPLAT(TAYLOR[i]);
+    return r + r * r * series;
+}
+
+INLINE vec NAME(identity)(vec z) { return z; }
+INLINE vec NAME(identity_slope)(vec y) { (void)y; return SPLAT(1); }
+
+INLINE vec NAME(tanh)(vec z) {
+    vec a = NAME(magnitude)(z), limit = SPLAT(TANH_LIMIT); /* beyond it tanh rounds to 1 */
+    a = SELECT(a > limit, limit, a);                       /* keeps nan */
+    ivec n;
+    vec p = NAME(reduced_expm1)(a + a, &n), scale = NAME(power_of_two)(n);
+    vec e = scale * p + (scale - SPLAT(1));
+    vec y = e / (e + SPLAT(2));
+    return (vec)((ivec)y | ((ivec)z & ~((ivec){0} + SIGN_MASK)));
+}
+INLINE vec NAME(tanh_slope)(vec y) { return SPLAT(1) - y * y; }
+
+INLINE vec NAME(sigmoid)(vec z) {
+    vec a = NAME(magnitude)(z), limit = SPLAT(EXP_LIMIT); /* beyond it exp(-a) rounds to 0 */
+    a = SELECT(a > limit, limit, a);
+    ivec n;
+    vec p = NAME(reduced_expm1)(-a, &n);
+    ivec half = n >> 1; /* in two factors, since 2^n may be below the smallest normal number */
+    vec e = (SPLAT(1) + p) * NAME(power_of_two)(half) * NAME(power_of_two)(n - half);
+    vec y = SPLAT(1) / (SPLAT(1) + e);
+    return SELECT(z < SPLAT(0), e * y, y);
+}
+INLINE vec NAME(sigmoid_slope)(vec y) { return y * (SPLAT(1) - y); }
+
+INLINE vec NAME(relu)(vec z) { return SELECT(z < SPLAT(0), SPLAT(0), z); }
+INLINE vec NAME(relu_slope)(vec y) { return SELECT(y > SPLAT(0), SPLAT(1), SPLAT(0)); }
+
+/* ------------------------------------------------------------------------------------------ matrix products ---- */
+
+/* out (rows, vectors) = init + x (rows, K) panel (K, vectors); rows and vectors are constants where this is inlined. */
+INLINE void NAME(tile)(const int rows, const int vectors, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
+                       Py_ssize_t x_column, const REAL *panel, Py_ssize_t panel_row, const REAL *init,
+                       Py_ssize_t init_row, REAL *out, Py_ssize_t out_row) {
+    vec sum[ROWS][2];
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            sum[i][v] = init ? LOAD(init + i * init_row + v * LANES) : SPLAT(0);
+    for (Py_ssize_t k = 0; k < K; k++) {
+        vec weights[2];
+        UNROLL for (int v = 0; v < vectors; v++) weights[v] = LOAD(panel + k * panel_row + v * LANES);
+        UNROLL for (int i = 0; i < rows; i++) {
+            vec factor = SPLAT(x[i * x_row + k * x_column]);
+            UNROLL for (int v = 0; v < vectors; v++) sum[i][v] += factor * weights[v];
+        }
+    }
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int v = 0; v < vectors; v++) STORE(out + i * out_row + v * LANES, sum[i][v]);
+}
+
+INLINE void NAME(tiles)(const int vectors, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
+                        Py_ssize_t x_column, const REAL *panel, Py_ssize_t panel_row, const REAL *init,
+                        Py_ssize_t init_row, REAL *out, Py_ssize_t out_row) {
+#define TILES(rows) \
+    for (; B - b >= (rows); b += (rows)) \
+        NAME(tile)(rows, vectors, K, x + b * x_row, x_row, x_column, panel, panel_row, \
+                   init ? init + b * init_row : NULL, init_row, out + b * out_row, out_row);
+    Py_ssize_t b = 0;
+    TILES(ROWS)
+    TILES(4)
+    TILES(2)
+    TILES(1)
+#undef TILES
+}
+
+static void NAME(product)(int vectors, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row, const REAL *panel,
+                          const REAL *init, Py_ssize_t init_row, REAL *out, Py_ssize_t out_row) {
+    if (vectors == 1) NAME(tiles)(1, B, K, x, x_row, 1, panel, LANES, init, init_row, out, out_row);
+    else NAME(tiles)(2, B, K, x, x_row, 1, panel, WIDTH, init, init_row, out, out_row);
+}
+
+/* Where a chunk of units begins, how many units it holds, and how many vectors. */
+typedef struct {
+    Py_ssize_t first, units;
+    int vectors;
+} NAME(Chunk);
+#define Chunk NAME(Chunk)
+
+INLINE Chunk NAME(chunk)(Py_ssize_t first, Py_ssize_t H) {
+    Py_ssize_t units = H - first < WIDTH ? H - first : WIDTH;
+    return (Chunk){first, units, units > LANES ? 2 : 1};
+}
+INLINE int NAME(is_whole)(Chunk c) { return c.units == c.vectors * LANES; }
+
+/* Numbers that a matrix of `rows` rows takes when it is packed by chunks of its H columns. */
+INLINE Py_ssize_t NAME(packed_size)(Py_ssize_t rows, Py_ssize_t H) { return rows * ((H + LANES - 1) / LANES) * LANES; }
+
+INLINE void NAME(copy)(Py_ssize_t B, Py_ssize_t units, const REAL *from, Py_ssize_t from_row, REAL *to,
+                       Py_ssize_t to_row) {
+    for (Py_ssize_t b = 0; b < B; b++)
+        for (Py_ssize_t i = 0; i < units; i++) to[b * to_row + i] = from[b * from_row + i];
+}
+
+/* A chunk of a matrix of K rows as a panel, [row][unit], padded with zeros; `from` points at the chunk's first number. */
+static void NAME(pack)(Py_ssize_t K, Chunk c, const REAL *from, Py_ssize_t row, Py_ssize_t column, REAL *to) {
+    const Py_ssize_t width = c.vectors * LANES, block = 16; /* rows at a time: a line of the cache of each column */
+    for (Py_ssize_t begin = 0; begin < K; begin += block) {
+        const Py_ssize_t end = begin + block < K ? begin + block : K;
+        if (column == 1) {
+            for (Py_ssize_t k = begin; k < end; k++)
+                for (Py_ssize_t i = 0; i < c.units; i++) to[k * width + i] = from[k * row + i];
+        } else {
+            for (Py_ssize_t i = 0; i < c.units; i++)
+                for (Py_ssize_t k = begin; k < end; k++) to[k * width + i] = from[k * row + i * column];
+        }
+        for (Py_ssize_t k = begin; k < end && c.units < width; k++)
+            for (Py_ssize_t i = c.units; i < width; i++) to[k * width + i] = 0;
+    }
+}
+
+/* W_h (H, blocks*H) as panels for the forward loop, [chunk][block][row of W_h][unit]. */
+static REAL *NAME(pack_weights)(const Node *node, Py_ssize_t H, REAL *to) {
+    for (Py_ssize_t first = 0; first < H; first += WIDTH) {
+        Chunk c = NAME(chunk)(first, H);
+        for (Py_ssize_t block = 0; block < node->blocks; block++, to += H * c.vectors * LANES)
+            NAME(pack)(H, c, (const REAL *)node->W_h + block * H + first, node->blocks * H, 1, to);
+    }
+    return to;
+}
+
+/* The transpose of W_h, (blocks*H, H), as panels for the backward loop, [chunk][row][unit]. */
+static REAL *NAME(pack_transposed)(const Node *node, Py_ssize_t H, REAL *to) {
+    const Py_ssize_t rows = node->blocks * H;
+    for (Py_ssize_t first = 0; first < H; first += WIDTH) {
+        Chunk c = NAME(chunk)(first, H);
+        NAME(pack)(rows, c, (const REAL *)node->W_h + first * rows, 1, rows, to);
+        to += rows * c.vectors * LANES;
+    }
+    return to;
+}
+
+/* Return a vector of a row of H numbers, v-th of a chunk, with zeros past the chunk's end. */
+INLINE vec NAME(row_vector)(const REAL *row, Chunk c, int v) {
+    Py_ssize_t left = c.units - v * LANES;
+    if (left >= LANES) return LOAD(row + c.first + v * LANES);
+    vec padded = {0};
+    for (Py_ssize_t i = 0; i < left; i++) padded[i] = row[c.first + v * LANES + i];
+    return padded;
+}
+
+/* Add a vector to a row of H numbers, but for what lies past the chunk's end. */
+INLINE void NAME(add_to_row)(REAL *row, Chunk c, int v, vec sum) {
+    for (Py_ssize_t i = 0; i < LANES && v * LANES + i < c.units; i++) row[c.first + v * LANES + i] += sum[i];
+}
+
+/* ---------------------------------------------------------------------------------------------- pointwise ops ---- */
+
+/* A tile of the batch: `at` points at its first number, `row` numbers lie between its rows. */
+typedef struct {
+    REAL *at;
+    Py_ssize_t row;
+} NAME(Tile);
+#define Tile NAME(Tile)
+
+/* An op's pass over a chunk, in either direction; the second input is the product with the state, without its bias. */
+typedef struct {
+    Py_ssize_t B;
+    Chunk chunk;
+    Tile from_x, from_s; /* additive: from_s is their sum, from_x is not read */
+    Tile mixed;          /* forward: the sum over ops */
+    Tile grad;           /* backward: of the mixture */
+    Tile to_x, to_s;     /* backward: gradients of from_x and from_s */
+    int later;           /* not the projection's first op: add to to_x and to_s */
+    const REAL *b_x, *b_h;
+    REAL share;
+    REAL *db_x, *db_h;
+    double *dshare;
+} NAME(Pass);
+#define Pass NAME(Pass)
+
+#define AT(tile) ((tile).at + b * (tile).row + v * LANES)
+
+#define OP(activation) \
+    INLINE void NAME(add_##activation)(const Pass *o, const int vectors) { \
+        UNROLL for (int v = 0; v < vectors; v++) { \
+            vec b_x = NAME(row_vector)(o->b_x, o->chunk, v), share = SPLAT(o->share); \
+            for (Py_ssize_t b = 0; b < o->B; b++) \
+                STORE(AT(o->mixed), LOAD(AT(o->mixed)) + share * NAME(activation)(LOAD(AT(o->from_s)) + b_x)); \
+        } \
+    } \
+    INLINE void NAME(hadamard_##activation)(const Pass *o, const int vectors) { \
+        UNROLL for (int v = 0; v < vectors; v++) { \
+            vec b_x = NAME(row_vector)(o->b_x, o->chunk, v), b_h = NAME(row_vector)(o->b_h, o->chunk, v); \
+            vec share = SPLAT(o->share); \
+            for (Py_ssize_t b = 0; b < o->B; b++) { \
+                vec z = (LOAD(AT(o->from_x)) + b_x) * (LOAD(AT(o->from_s)) + b_h); \
+                STORE(AT(o->mixed), LOAD(AT(o->mixed)) + share * NAME(activation)(z)); \
+            } \
+        } \
+    } \
+    INLINE void NAME(add_##activation##_back)(const Pass *o, const int vectors) { \
+        UNROLL for (int v = 0; v < vectors; v++) { \
+            vec b_x = NAME(row_vector)(o->b_x, o->chunk, v), share = SPLAT(o->share); \
+            vec db_x = {0}, dshare = {0}; \
+            for (Py_ssize_t b = 0; b < o->B; b++) { \
+                vec grad = LOAD(AT(o->grad)), y = NAME(activation)(LOAD(AT(o->from_s)) + b_x); \
+                vec d = grad * share * NAME(activation##_slope)(y); \
+                dshare += grad * y; \
+                db_x += d; \
+                STORE(AT(o->to_x), o->later ? LOAD(AT(o->to_x)) + d : d); \
+            } \
+            NAME(add_to_row)(o->db_x, o->chunk, v, db_x); \
+            for (Py_ssize_t i = 0; i < LANES; i++) *o->dshare += dshare[i]; \
+        } \
+    } \
+    INLINE void NAME(hadamard_##activation##_back)(const Pass *o, const int vectors) { \
+        UNROLL for (int v = 0; v < vectors; v++) { \
+            vec b_x = NAME(row_vector)(o->b_x, o->chunk, v), b_h = NAME(row_vector)(o->b_h, o->chunk, v); \
+            vec share = SPLAT(o->share), db_x = {0}, db_h = {0}, dshare = {0}; \
+            for (Py_ssize_t b = 0; b < o->B; b++) { \
+                vec grad = LOAD(AT(o->grad)), p = LOAD(AT(o->from_x)) + b_x, q = LOAD(AT(o->from_s)) + b_h; \
+                vec y = NAME(activation)(p * q), d = grad * share * NAME(activation##_slope)(y); \
+                vec dp = d * q, dq = d * p; \
+                dshare += grad * y; \
+                db_x += dp; \
+                db_h += dq; \
+                STORE(AT(o->to_x), o->later ? LOAD(AT(o->to_x)) + dp : dp); \
+                STORE(AT(o->to_s), o->later ? LOAD(AT(o->to_s)) + dq : dq); \
+            } \
+            NAME(add_to_row)(o->db_x, o->chunk, v, db_x); \
+            NAME(add_to_row)(o->db_h, o->chunk, v, db_h); \
+            for (Py_ssize_t i = 0; i < LANES; i++) *o->dshare += dshare[i]; \
+        } \
+    }
+ACTIVATIONS(OP)
+#undef OP
+
+static void NAME(apply_op)(const Pass *o, int activation, int hadamard, int back) {
+    const int key = activation * 4 + hadamard * 2 + back, two = o->chunk.vectors == 2;
+    switch (key) {
+#define CASES(name) \
+    case CODE_##name * 4: two ? NAME(add_##name)(o, 2) : NAME(add_##name)(o, 1); break; \
+    case CODE_##name * 4 + 1: two ? NAME(add_##name##_back)(o, 2) : NAME(add_##name##_back)(o, 1); break; \
+    case CODE_##name * 4 + 2: two ? NAME(hadamard_##name)(o, 2) : NAME(hadamard_##name)(o, 1); break; \
+    case CODE_##name * 4 + 3: two ? NAME(hadamard_##name##_back)(o, 2) : NAME(hadamard_##name##_back)(o, 1); break;
+        ACTIVATIONS(CASES)
+#undef CASES
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ the time loop ---- */
+
+/* Scratch tiles, each (B, WIDTH). */
+enum { NAME(MIXED), NAME(FROM_X), NAME(FROM_S), NAME(TO_X), NAME(TO_S), NAME(GRAD), NAME(TILES_NEEDED) };
+
+/* Return a chunk of a buffer (B, row): in place if it is whole, else copied into scratch, padded. */
+INLINE Tile NAME(taken)(REAL *buffer, Py_ssize_t row, Chunk c, Py_ssize_t B, REAL *scratch) {
+    if (NAME(is_whole)(c)) return (Tile){buffer + c.first, row};
+    for (Py_ssize_t b = 0; b < B; b++)
+        for (Py_ssize_t i = 0; i < WIDTH; i++) scratch[b * WIDTH + i] = i < c.units ? buffer[b * row + c.first + i] : 0;
+    return (Tile){scratch, WIDTH};
+}
+
+/* Put a chunk that was worked on in scratch back. */
+INLINE void NAME(put_back)(Tile tile, REAL *buffer, Py_ssize_t row, Chunk c, Py_ssize_t B) {
+    if (tile.at != buffer + c.first) NAME(copy)(B, c.units, tile.at, tile.row, buffer + c.first, row);
+}
+
+/* out (M, N) = a (M, K) b (K, N), with any strides but for out's rows; returns -1 where there is no memory. */
+static int NAME(multiply)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const REAL *a, Py_ssize_t a_row, Py_ssize_t a_column,
+                          const REAL *b, Py_ssize_t b_row, Py_ssize_t b_column, REAL *out, Py_ssize_t out_row) {
+    const Py_ssize_t depth = K < DEPTH ? K : DEPTH;
+    const int gathered = N > 2 * WIDTH && K > DEPTH && a_column == 1; /* long rows far apart, read often: copied together */
+    const int few = M <= 32 && b_column == 1 && b_row * (Py_ssize_t)sizeof(REAL) <= 4096; /* no copy of b pays */
+    REAL *panel = allocate((depth * WIDTH + M * WIDTH + (gathered ? M * depth : 0)) * sizeof(REAL));
+    if (!panel) return -1;
+    REAL *scratch = panel + depth * WIDTH, *copied = scratch + M * WIDTH;
+    for (Py_ssize_t begin = 0; begin == 0 || begin < K; begin += DEPTH) {
+        const Py_ssize_t rows = K - begin < depth ? K - begin : depth;
+        const REAL *x = a + begin * a_column;
+        Py_ssize_t x_row = a_row;
+        if (gathered) {
+            NAME(copy)(M, rows, x, a_row, copied, rows);
+            x = copied, x_row = rows;
+        }
+        for (Py_ssize_t first = 0; first < N; first += WIDTH) {
+            Chunk c = NAME(chunk)(first, N);
+            const REAL *y = b + begin * b_row + first * b_column;
+            const int direct = few && NAME(is_whole)(c);
+            if (!direct) NAME(pack)(rows, c, y, b_row, b_column, panel);
+            const REAL *from = direct ? y : panel;
+            const Py_ssize_t from_row = direct ? b_row : c.vectors * LANES;
+            Tile tile = NAME(is_whole)(c) ? (Tile){out + first, out_row} : (Tile){scratch, WIDTH};
+            if (begin) tile = NAME(taken)(out, out_row, c, M, scratch);
+            const REAL *init = begin ? tile.at : NULL;
+            if (c.vectors == 1) NAME(tiles)(1, M, rows, x, x_row, a_column, from, from_row, init, tile.row, tile.at, tile.row);
+            else NAME(tiles)(2, M, rows, x, x_row, a_column, from, from_row, init, tile.row, tile.at, tile.row);
+            NAME(put_back)(tile, out, out_row, c, M);
+        }
+    }
+    free(panel);
+    return 0;
+}
+
+/* One node, one step: from s (B, H) to out (B, H). A and Q are the step's rows at the node's columns; Q may be NULL. */
+static void NAME(node_forward)(const Chain *chain, const Node *node, const REAL *packed, const REAL *s, REAL *A, REAL *Q,
+                               REAL *out, REAL *kept_mixed, REAL *scratch) {
+    const Py_ssize_t B = chain->B, H = chain->H, gate_block = node->additive_projections;
+    const REAL *b_x = node->b_x, *b_h = node->b_h, *shares = node->shares;
+    for (Py_ssize_t first = 0; first < H; first += WIDTH) {
+        Chunk c = NAME(chunk)(first, H);
+        const Py_ssize_t panel = H * c.vectors * LANES;
+        Tile mixed = {scratch + NAME(MIXED) * B * WIDTH, WIDTH}, from_x = {0}, from_s = {0};
+        for (Py_ssize_t i = 0; i < B * WIDTH; i++) mixed.at[i] = 0;
+        for (Py_ssize_t k = 0; k < node->ops; k++) {
+            const int hadamard = k >= node->additive;
+            const Py_ssize_t block = node->projection[k] + (hadamard ? gate_block + node->gate : 0);
+            const int fresh = k == 0 || k == node->additive || node->projection[k] != node->projection[k - 1];
+            if (fresh) {
+                REAL *a = A + block * H;
+                const REAL *weights = packed + block * panel;
+                from_x = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
+                if (!hadamard) { /* the sum of both parts takes the place of x's */
+                    from_s = from_x;
+                    NAME(product)(c.vectors, B, H, s, H, weights, from_x.at, from_x.row, from_s.at, from_s.row);
+                    NAME(put_back)(from_s, a, chain->A_row, c, B);
+                } else {
+                    REAL *q = Q ? Q + node->projection[k] * H : NULL;
+                    from_s = q && NAME(is_whole)(c) ? (Tile){q + first, chain->Q_row}
+                                                    : (Tile){scratch + NAME(FROM_S) * B * WIDTH, WIDTH};
+                    NAME(product)(c.vectors, B, H, s, H, weights, NULL, 0, from_s.at, from_s.row);
+                    if (q) NAME(put_back)(from_s, q, chain->Q_row, c, B);
+                }
+            }
+            Pass pass = {.B = B, .chunk = c, .from_x = from_x, .from_s = from_s, .mixed = mixed, .share = shares[k],
+                         .b_x = b_x + k * H, .b_h = b_h + (k - node->additive) * H};
+            NAME(apply_op)(&pass, node->activation[k], hadamard, 0);
+        }
+        if (node->gate) {
+            if (kept_mixed) NAME(copy)(B, c.units, mixed.at, WIDTH, kept_mixed + first, H);
+            REAL *a = A + gate_block * H;
+            Tile gate = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
+            NAME(product)(c.vectors, B, H, s, H, packed + gate_block * panel, gate.at, gate.row, gate.at, gate.row);
+            NAME(put_back)(gate, a, chain->A_row, c, B);
+            for (Py_ssize_t b = 0; b < B; b++)
+                for (int v = 0; v < c.vectors; v++) {
+                    vec before = NAME(row_vector)(s + b * H, c, v);
+                    vec change = LOAD(AT(mixed)) - before;
+                    STORE(AT(mixed), before + NAME(sigmoid)(LOAD(AT(gate))) * change);
+                }
+        }
+        NAME(copy)(B, c.units, mixed.at, WIDTH, out + first, H);
+        packed += panel * node->blocks;
+    }
+}
+
+/* One node, one step back: A and Q become gradients; `carried` (B, H) becomes the gradient of s. */
+static void NAME(node_backward)(const Chain *chain, const Node *node, const REAL *packed, const REAL *s, REAL *A,
+                                REAL *Q, const REAL *kept_mixed, const REAL *grad, REAL *through, REAL *carried,
+                                double *dshares, REAL *scratch) {
+    const Py_ssize_t B = chain->B, H = chain->H, gate_block = node->additive_projections;
+    const REAL *b_x = node->b_x, *b_h = node->b_h, *shares = node->shares;
+    for (Py_ssize_t first = 0; first < H; first += WIDTH) {
+        Chunk c = NAME(chunk)(first, H);
+        Tile mixture = NAME(taken)((REAL *)grad, H, c, B, scratch + NAME(GRAD) * B * WIDTH);
+        if (node->gate) {
+            REAL *a = A + gate_block * H;
+            Tile gate = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
+            Tile scaled = {scratch + NAME(GRAD) * B * WIDTH, WIDTH};
+            for (Py_ssize_t b = 0; b < B; b++)
+                for (int v = 0; v < c.vectors; v++) {
+                    vec open = NAME(sigmoid)(LOAD(AT(gate))), g = LOAD(AT(mixture));
+                    vec change = NAME(row_vector)(kept_mixed + b * H, c, v) - NAME(row_vector)(s + b * H, c, v);
+                    vec left = g * (SPLAT(1) - open);
+                    STORE(AT(scaled), g * open);
+                    STORE(AT(gate), g * change * NAME(sigmoid_slope)(open));
+                    for (Py_ssize_t i = 0; i < LANES && v * LANES + i < c.units; i++)
+                        through[b * H + first + v * LANES + i] = left[i];
+                }
+            NAME(put_back)(gate, a, chain->A_row, c, B);
+            mixture = scaled;
+        }
+        Tile from_x = {0}, from_s = {0}, to_x = {0}, to_s = {0};
+        for (Py_ssize_t k = 0; k < node->ops; k++) {
+            const int hadamard = k >= node->additive;
+            const int last = k + 1 == node->ops || k + 1 == node->additive ||
+                             node->projection[k] != node->projection[k + 1];
+            const int fresh = k == 0 || k == node->additive || node->projection[k] != node->projection[k - 1];
+            REAL *a = A + (node->projection[k] + (hadamard ? gate_block + node->gate : 0)) * H;
+            REAL *q = hadamard ? Q + node->projection[k] * H : NULL;
+            if (fresh) { /* in place where a projection has one op, which reads a number before it writes it */
+                from_x = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
+                from_s = hadamard ? NAME(taken)(q, chain->Q_row, c, B, scratch + NAME(FROM_S) * B * WIDTH) : from_x;
+                to_x = last ? from_x : (Tile){scratch + NAME(TO_X) * B * WIDTH, WIDTH};
+                to_s = last ? from_s : (Tile){scratch + NAME(TO_S) * B * WIDTH, WIDTH};
+            }
+            Pass pass = {.B = B, .chunk = c, .from_x = from_x, .from_s = from_s, .grad = mixture, .to_x = to_x,
+                         .to_s = to_s, .later = !fresh, .share = shares[k], .b_x = b_x + k * H,
+                         .b_h = b_h + (k - node->additive) * H, .db_x = (REAL *)node->db_x + k * H,
+                         .db_h = (REAL *)node->db_h + (k - node->additive) * H, .dshare = dshares + k};
+            NAME(apply_op)(&pass, node->activation[k], hadamard, 1);
+            if (last) {
+                NAME(put_back)(to_x, a, chain->A_row, c, B);
+                if (hadamard) NAME(put_back)(to_s, q, chain->Q_row, c, B);
+            }
+        }
+    }
+    const Py_ssize_t from_a = (node->additive_projections + node->gate) * H, from_q = node->hadamard_projections * H;
+    for (Py_ssize_t first = 0; first < H; first += WIDTH) {
+        Chunk c = NAME(chunk)(first, H);
+        Tile out = NAME(is_whole)(c) ? (Tile){carried + first, H} : (Tile){scratch, WIDTH};
+        Tile init = {NULL, 0};
+        if (node->gate) init = NAME(taken)(through, H, c, B, scratch + B * WIDTH);
+        if (from_a) {
+            NAME(product)(c.vectors, B, from_a, A, chain->A_row, packed, init.at, init.row, out.at, out.row);
+            init = out;
+        }
+        packed += from_a * c.vectors * LANES;
+        if (from_q) NAME(product)(c.vectors, B, from_q, Q, chain->Q_row, packed, init.at, init.row, out.at, out.row);
+        packed += from_q * c.vectors * LANES;
+        NAME(put_back)(out, carried, H, c, B);
+    }
+}
+
+/* Return 0, or -1 where there is no memory. */
+static int NAME(forward)(const Chain *chain) {
+    const Py_ssize_t T = chain->T, B = chain->B, H = chain->H, J = chain->nodes;
+    Py_ssize_t size = 0;
+    for (Py_ssize_t j = 0; j < J; j++) size += NAME(packed_size)(chain->node[j].blocks * H, H);
+    REAL *packed = allocate((size + NAME(TILES_NEEDED) * B * WIDTH) * sizeof(REAL));
+    if (!packed) return -1;
+    REAL *scratch = packed + size, *to = packed;
+    for (Py_ssize_t j = 0; j < J; j++) to = NAME(pack_weights)(&chain->node[j], H, to);
+    const REAL *s = chain->h_0;
+    for (Py_ssize_t t = 0; t < T; t++) {
+        const REAL *weights = packed;
+        REAL *A = (REAL *)chain->A + t * B * chain->A_row, *Q = chain->Q;
+        if (Q) Q += t * B * chain->Q_row;
+        for (Py_ssize_t j = 0; j < J; j++) {
+            const Node *node = &chain->node[j];
+            REAL *out = (REAL *)node->out + t * B * H, *mixed = node->mixed;
+            NAME(node_forward)(chain, node, weights, s, A, Q, out, mixed ? mixed + t * B * H : NULL, scratch);
+            s = out;
+            A += node->blocks * H;
+            if (Q) Q += node->hadamard_projections * H;
+            weights += NAME(packed_size)(node->blocks * H, H);
+        }
+    }
+    free(packed);
+    return 0;
+}
+
+/* Return 0, or -1 where there is no memory. */
+static int NAME(backward)(const Chain *chain) {
+    const Py_ssize_t T = chain->T, B = chain->B, H = chain->H, J = chain->nodes;
+    Py_ssize_t size = 0, ops = 0;
+    for (Py_ssize_t j = 0; j < J; j++) {
+        size += NAME(packed_size)(chain->node[j].blocks * H, H);
+        ops += chain->node[j].ops;
+    }
+    REAL *packed = allocate((size + NAME(TILES_NEEDED) * B * WIDTH + 2 * B * H) * sizeof(REAL));
+    double *dshares = allocate(ops * sizeof(double));
+    if (!packed || !dshares) {
+        free(packed);
+        free(dshares);
+        return -1;
+    }
+    REAL *scratch = packed + size, *through = scratch + NAME(TILES_NEEDED) * B * WIDTH, *g = through + B * H;
+    REAL *to = packed;
+    for (Py_ssize_t j = 0; j < J; j++) to = NAME(pack_transposed)(&chain->node[j], H, to);
+    for (Py_ssize_t k = 0; k < ops; k++) dshares[k] = 0;
+    REAL *carried = chain->dh_0;
+    for (Py_ssize_t i = 0; i < B * H; i++) carried[i] = 0;
+    for (Py_ssize_t t = T - 1; t >= 0; t--) {
+        const REAL *grad = (const REAL *)chain->grad + t * B * H, *weights = packed + size;
+        REAL *A = (REAL *)chain->A + t * B * chain->A_row + chain->A_row; /* the end of the step's first row */
+        REAL *Q = chain->Q ? (REAL *)chain->Q + t * B * chain->Q_row + chain->Q_row : NULL;
+        double *shares = dshares + ops;
+        for (Py_ssize_t i = 0; i < B * H; i++) g[i] = carried[i] + grad[i];
+        for (Py_ssize_t j = J - 1; j >= 0; j--) {
+            const Node *node = &chain->node[j];
+            A -= node->blocks * H;
+            if (Q) Q -= node->hadamard_projections * H;
+            weights -= NAME(packed_size)(node->blocks * H, H);
+            shares -= node->ops;
+            const REAL *s = j ? (const REAL *)chain->node[j - 1].out + t * B * H
+                              : t ? (const REAL *)chain->node[J - 1].out + (t - 1) * B * H : chain->h_0;
+            const REAL *mixed = node->mixed ? (const REAL *)node->mixed + t * B * H : NULL;
+            NAME(node_backward)(chain, node, weights, s, A, Q, mixed, g, through, carried, shares, scratch);
+            if (j) memcpy(g, carried, B * H * sizeof(REAL));
+        }
+    }
+    double *shares = dshares;
+    for (Py_ssize_t j = 0; j < J; j++)
+        for (Py_ssize_t k = 0; k < chain->node[j].ops; k++) ((REAL *)chain->node[j].dshares)[k] = (REAL)*shares++;
+    free(packed);
+    free(dshares);
+    return 0;
+}
+
+/* An activation alone, for tests: y (n,) from z (n,); n is a multiple of LANES. */
+static void NAME(activate)(int activation, Py_ssize_t n, const REAL *z, REAL *y) {
+    for (Py_ssize_t i = 0; i < n; i += LANES) switch (activation) {
+#define CASE(name) \
+    case CODE_##name: STORE(y + i, NAME(name)(LOAD(z + i))); break;
+            ACTIVATIONS(CASE)
+#undef CASE
+        }
+}
+
+#undef LANES
+#undef WIDTH
+#undef vec
+#undef ivec
+#undef LOAD
+#undef STORE
+#undef SPLAT
+#undef SELECT
+#undef Chunk
+#undef Tile
+#undef Pass
+#undef AT

@@ -1,0 +1,262 @@
+/* grownas.cells._native: the time loop of a chain in C, see kernels.h. Compiled once for each instruction set below; which
+ * one runs is found out when the module is imported, so that one build serves every processor. Uses one thread and releases
+ * Python's lock. Addresses come as integers; grownas/cells/native_loop.py, the only caller, sees to types and layouts. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* The activations that there are kernels for: kernels.h defines NAME and NAME_slope, the code is that of ACTIVATION. */
+#define ACTIVATIONS(X) X(identity) X(tanh) X(sigmoid) X(relu)
+enum { CODE_identity = 0, CODE_tanh = 1, CODE_sigmoid = 2, CODE_relu = 3 };
+
+typedef struct {
+    Py_ssize_t ops, additive;                                      /* additive ones first */
+    Py_ssize_t additive_projections, gate, hadamard_projections;   /* blocks of H columns, in this order */
+    Py_ssize_t blocks;                                             /* their sum */
+    const unsigned char *activation, *projection;                  /* (ops,); a projection's number within its kind */
+    const void *W_h, *b_x, *b_h, *shares;                          /* (H, blocks*H), (ops, H), (Hadamard ops, H), (ops,) */
+    void *out, *mixed;                                             /* (T, B, H); mixed may be NULL without a gate */
+    void *db_x, *db_h, *dshares;                                   /* backward: added to, added to, written */
+} Node;
+
+typedef struct {
+    Py_ssize_t T, B, H, nodes, A_row, Q_row;
+    void *A, *Q; /* (T*B, A_row), (T*B, Q_row); Q may be NULL going forward */
+    const void *h_0, *grad;
+    void *dh_0;
+    Node *node;
+} Chain;
+
+#define DEPTH 192 /* rows of a panel: it then fits the first-level cache, or nearly */
+
+static void *allocate(size_t bytes) {
+    void *memory = NULL;
+    return posix_memalign(&memory, 64, bytes ? bytes : 64) ? NULL : memory;
+}
+
+static const float TAYLOR_float[] = {1 / 2., 1 / 6., 1 / 24., 1 / 120., 1 / 720., 1 / 5040.};
+static const double TAYLOR_double[] = {1 / 2.,      1 / 6.,       1 / 24.,        1 / 120.,       1 / 720.,       1 / 5040.,
+                                       1 / 40320.,  1 / 362880.,  1 / 3628800.,   1 / 39916800.,  1 / 479001600.,
+                                       1 / 6227020800.};
+
+typedef struct {
+    const char *name;
+    int (*forward[2])(const Chain *); /* float, double */
+    int (*backward[2])(const Chain *);
+    int (*multiply_float)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t,
+                          Py_ssize_t, float *, Py_ssize_t);
+    int (*multiply_double)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
+                           Py_ssize_t, double *, Py_ssize_t);
+    void (*activate_float)(int, Py_ssize_t, const float *, float *);
+    void (*activate_double)(int, Py_ssize_t, const double *, double *);
+} Kernels;
+
+#define KERNELS(isa) \
+    static const Kernels kernels_##isa = {#isa, {forward_##isa##_float, forward_##isa##_double}, \
+                                          {backward_##isa##_float, backward_##isa##_double}, multiply_##isa##_float, \
+                                          multiply_##isa##_double, activate_##isa##_float, activate_##isa##_double};
+
+#if defined(__x86_64__) && !defined(__clang__)
+#define X86 1
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma")
+#define BYTES 64
+#define ROWS 8
+#define ISA avx512
+#include "both_types.h"
+KERNELS(avx512)
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define BYTES 32
+#define ROWS 4
+#define ISA avx2
+#include "both_types.h"
+KERNELS(avx2)
+#pragma GCC pop_options
+#endif
+
+#define BYTES 16
+#define ROWS 4
+#define ISA baseline
+#include "both_types.h"
+KERNELS(baseline)
+
+static const Kernels *kernels = &kernels_baseline;
+
+static int can_run(const Kernels *wanted) {
+#ifdef X86
+    __builtin_cpu_init();
+    if (wanted == &kernels_avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (wanted == &kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return wanted == &kernels_baseline;
+}
+
+static const Kernels *const ALL[] = { /* fastest first */
+#ifdef X86
+    &kernels_avx512, &kernels_avx2,
+#endif
+    &kernels_baseline,
+};
+#define COUNT (Py_ssize_t)(sizeof ALL / sizeof *ALL)
+
+/* Read a node from its tuple, see native_loop.py; the bytes stay alive with it. */
+static int read_node(PyObject *tuple, Node *node) {
+    Py_ssize_t activations, projections;
+    const char *activation, *projection;
+    unsigned long long W_h, b_x, b_h, shares, out, mixed, db_x, db_h, dshares;
+    if (!PyArg_ParseTuple(tuple, "y#y#nnnnKKKKKKKKK", &activation, &activations, &projection, &projections, &node->additive,
+                          &node->additive_projections, &node->gate, &node->hadamard_projections, &W_h, &b_x, &b_h, &shares,
+                          &out, &mixed, &db_x, &db_h, &dshares))
+        return -1;
+    if (activations != projections || node->additive > activations) {
+        PyErr_SetString(PyExc_ValueError, "an activation and a projection are needed for each op");
+        return -1;
+    }
+    node->ops = activations;
+    node->blocks = node->additive_projections + node->gate + node->hadamard_projections;
+    node->activation = (const unsigned char *)activation;
+    node->projection = (const unsigned char *)projection;
+    node->W_h = (const void *)(uintptr_t)W_h;
+    node->b_x = (const void *)(uintptr_t)b_x;
+    node->b_h = (const void *)(uintptr_t)b_h;
+    node->shares = (const void *)(uintptr_t)shares;
+    node->out = (void *)(uintptr_t)out;
+    node->mixed = (void *)(uintptr_t)mixed;
+    node->db_x = (void *)(uintptr_t)db_x;
+    node->db_h = (void *)(uintptr_t)db_h;
+    node->dshares = (void *)(uintptr_t)dshares;
+    return 0;
+}
+
+/* loop(is_backward, is_double, T, B, H, A, A_row, Q, Q_row, h_0, grad, dh_0, nodes) */
+static PyObject *loop(PyObject *self, PyObject *args) {
+    (void)self;
+    int is_backward, is_double, failed;
+    unsigned long long A, Q, h_0, grad, dh_0;
+    PyObject *nodes;
+    Chain chain;
+    if (!PyArg_ParseTuple(args, "ppnnnKnKnKKKO!", &is_backward, &is_double, &chain.T, &chain.B, &chain.H, &A, &chain.A_row,
+                          &Q, &chain.Q_row, &h_0, &grad, &dh_0, &PyTuple_Type, &nodes))
+        return NULL;
+    chain.A = (void *)(uintptr_t)A;
+    chain.Q = (void *)(uintptr_t)Q;
+    chain.h_0 = (const void *)(uintptr_t)h_0;
+    chain.grad = (const void *)(uintptr_t)grad;
+    chain.dh_0 = (void *)(uintptr_t)dh_0;
+    chain.nodes = PyTuple_Size(nodes);
+    chain.node = PyMem_Malloc((size_t)chain.nodes * sizeof(Node));
+    if (!chain.node) return PyErr_NoMemory();
+    for (Py_ssize_t j = 0; j < chain.nodes; j++)
+        if (read_node(PyTuple_GetItem(nodes, j), &chain.node[j])) {
+            PyMem_Free(chain.node);
+            return NULL;
+        }
+    int (*const run)(const Chain *) = is_backward ? kernels->backward[is_double] : kernels->forward[is_double];
+    Py_BEGIN_ALLOW_THREADS
+    failed = run(&chain);
+    Py_END_ALLOW_THREADS
+    PyMem_Free(chain.node);
+    if (failed) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* multiply(is_double, M, N, K, a, a_row, a_column, b, b_row, b_column, out, out_row) */
+static PyObject *multiply(PyObject *self, PyObject *args) {
+    (void)self;
+    int is_double, failed;
+    Py_ssize_t M, N, K, a_row, a_column, b_row, b_column, out_row;
+    unsigned long long a, b, out;
+    if (!PyArg_ParseTuple(args, "pnnnKnnKnnKn", &is_double, &M, &N, &K, &a, &a_row, &a_column, &b, &b_row, &b_column, &out,
+                          &out_row))
+        return NULL;
+    const void *x = (const void *)(uintptr_t)a, *y = (const void *)(uintptr_t)b;
+    void *to = (void *)(uintptr_t)out;
+    Py_BEGIN_ALLOW_THREADS
+    failed = is_double ? kernels->multiply_double(M, N, K, x, a_row, a_column, y, b_row, b_column, to, out_row)
+                       : kernels->multiply_float(M, N, K, x, a_row, a_column, y, b_row, b_column, to, out_row);
+    Py_END_ALLOW_THREADS
+    if (failed) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* activate(is_double, activation, n, z, y): for tests; n is a multiple of 16 */
+static PyObject *activate(PyObject *self, PyObject *args) {
+    (void)self;
+    int is_double, activation;
+    Py_ssize_t n;
+    unsigned long long z, y;
+    if (!PyArg_ParseTuple(args, "pinKK", &is_double, &activation, &n, &z, &y)) return NULL;
+    if (is_double) kernels->activate_double(activation, n, (const double *)(uintptr_t)z, (double *)(uintptr_t)y);
+    else kernels->activate_float(activation, n, (const float *)(uintptr_t)z, (float *)(uintptr_t)y);
+    Py_RETURN_NONE;
+}
+
+static PyObject *instruction_sets(PyObject *self, PyObject *args) {
+    (void)self;
+    (void)args;
+    PyObject *names = PyList_New(0);
+    for (Py_ssize_t i = 0; names && i < COUNT; i++) {
+        if (!can_run(ALL[i])) continue;
+        PyObject *name = PyUnicode_FromString(ALL[i]->name);
+        if (!name || PyList_Append(names, name)) Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+static PyObject *use(PyObject *self, PyObject *args) {
+    (void)self;
+    const char *name;
+    if (!PyArg_ParseTuple(args, "s", &name)) return NULL;
+    for (Py_ssize_t i = 0; i < COUNT; i++)
+        if (!strcmp(name, ALL[i]->name) && can_run(ALL[i])) {
+            const char *before = kernels->name;
+            kernels = ALL[i];
+            return PyUnicode_FromString(before);
+        }
+    PyErr_Format(PyExc_ValueError, "this processor has no instruction set %s", name);
+    return NULL;
+}
+
+static PyMethodDef METHODS[] = {
+    {"loop", loop, METH_VARARGS, "Run a chain's time loop, forward or backward."},
+    {"multiply", multiply, METH_VARARGS, "Multiply two matrices."},
+    {"activate", activate, METH_VARARGS, "Apply one activation."},
+    {"instruction_sets", instruction_sets, METH_NOARGS, "Names of the instruction sets that this processor has, fastest first."},
+    {"use", use, METH_VARARGS, "Choose an instruction set by name; returns the name of the one before."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int fill(PyObject *module) {
+    for (Py_ssize_t i = COUNT - 1; i >= 0; i--)
+        if (can_run(ALL[i])) kernels = ALL[i];
+#define CODE(name) CODE_##name,
+    const char codes[] = {ACTIVATIONS(CODE)};
+#undef CODE
+    PyObject *bytes = PyBytes_FromStringAndSize(codes, sizeof codes);
+    const int failed = !bytes || PyObject_SetAttrString(module, "CODES", bytes);
+    Py_XDECREF(bytes);
+    return failed ? -1 : 0;
+}
+
+static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, fill}, {0, NULL}};
+
+static PyModuleDef MODULE = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "_native",
+    .m_doc = "The time loop of a chain in C.",
+    .m_methods = METHODS,
+    .m_slots = SLOTS,
+};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModuleDef_Init(&MODULE); }

@@ -1,0 +1,115 @@
+"""The time loop in C, see `native/kernels.h`: float32 and float64 on the CPU. See `sequence`, which names the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grownas.cells.plan import Plan
+from grownas.cells.sequence import Buffers, Loop, NodeGradients, Packed
+from grownas.ops import ACTIVATION
+
+try:
+    from grownas.cells import _native
+except ImportError as error:  # an optional extension: it needs a compiler when grownas is installed
+    _native = None  # type: ignore[assignment]
+    MISSING: str | None = f"the C extension was not built or cannot be loaded ({error})"
+else:
+    MISSING = None
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def why_not(device: torch.device, dtype: torch.dtype, activations: set[str]) -> str | None:
+    """Return why a chain cannot run here, in words; None if it can."""
+    if MISSING is not None:
+        return MISSING
+    if device.type != "cpu":
+        return f"it runs on the CPU, not on {device.type}"
+    if dtype not in DTYPES:
+        return f"it computes in float32 and float64, not in {str(dtype).removeprefix('torch.')}"
+    unknown = sorted(name for name in activations if ACTIVATION[name].code not in _native.CODES)
+    return f"it has no kernel for {', '.join(unknown)}" if unknown else None
+
+
+def forward(plans: Sequence[Plan], packed: Sequence[Packed], buffers: Buffers, h_0: Tensor) -> None:
+    """Run the loop forward; see `Loop`."""
+    _run(plans, packed, buffers, h_0)
+
+
+def backward(
+    plans: Sequence[Plan], packed: Sequence[Packed], buffers: Buffers, h_0: Tensor, grad: Tensor
+) -> tuple[Tensor, list[NodeGradients]]:
+    """Run the loop backward; see `Loop`."""
+    zeros = [(node.b_x.new_zeros(node.b_x.shape), node.b_h.new_zeros(node.b_h.shape)) for node in packed]
+    sums = [
+        NodeGradients(*two, node.shares.new_empty(node.shares.shape)) for two, node in zip(zeros, packed, strict=True)
+    ]
+    dh_0 = h_0.new_empty(h_0.shape)
+    _run(plans, packed, buffers, h_0, grad.contiguous(), dh_0, sums)
+    return dh_0, sums
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write a product; see `Loop`. PyTorch's own is the faster one where it may take several threads."""
+    if torch.get_num_threads() > 1:
+        torch.mm(a, b, out=out)
+        return
+    _native.multiply(
+        a.dtype == torch.float64,
+        len(a),
+        b.shape[1],
+        len(b),
+        a.data_ptr(),
+        a.stride(0),
+        a.stride(1),
+        b.data_ptr(),
+        b.stride(0),
+        b.stride(1),
+        out.data_ptr(),
+        out.stride(0),
+    )
+
+
+LOOP = Loop(forward, backward, multiply)
+
+
+def _run(
+    plans: Sequence[Plan],
+    packed: Sequence[Packed],
+    buffers: Buffers,
+    h_0: Tensor,
+    grad: Tensor | None = None,
+    dh_0: Tensor | None = None,
+    sums: Sequence[NodeGradients] | None = None,
+) -> None:
+    """Hand addresses over. Whatever is made contiguous here must live until the call is over."""
+    (T, B, H), (A, Q) = buffers.states[-1].shape, buffers[:2]
+    h_0 = h_0.contiguous()
+    inputs = [[tensor.contiguous() for tensor in node[1:]] for node in packed]
+    nodes = []
+    for j, plan in enumerate(plans):
+        addresses = [tensor.data_ptr() for tensor in (*inputs[j], buffers.states[j])]
+        gradients = (0, 0, 0) if sums is None else [tensor.data_ptr() for tensor in sums[j]]
+        nodes.append((*plan.kernel_layout, *addresses, _address(buffers.mixed[j]), *gradients))
+    _native.loop(
+        grad is not None,
+        A.dtype == torch.float64,
+        T,
+        B,
+        H,
+        A.data_ptr(),
+        A.shape[2],
+        _address(Q),
+        0 if Q is None else Q.shape[2],
+        h_0.data_ptr(),
+        _address(grad),
+        _address(dh_0),
+        tuple(nodes),
+    )
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,104 @@
+"""How the engine lays a node's ops out: additive ones first, ops that share a projection together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from grownas.genotype import Op
+from grownas.ops import ACTIVATION
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The engine's order of a node's ops, and the blocks of H columns that its products have.
+
+    Blocks: the additive ops' projections, the gate's if there is one, the Hadamard ops' projections. Where no two ops
+    share a projection, there is one block an op, in the ops' order.
+
+    Attributes:
+        order: op numbers, additive first, then by projection where some are shared, then by activation.
+        activations: the ordered ops' activations.
+        additive: how many of them are additive.
+        projection: the ordered ops' projections, numbered within the additive and within the Hadamard ones; never
+            falling within either.
+        columns: the node's own number of each projection, additive ones first.
+        additive_projections: how many of those are of additive ops.
+        gate: 1 under `highway`, else 0.
+    """
+
+    order: tuple[int, ...]
+    activations: tuple[str, ...]
+    additive: int
+    projection: tuple[int, ...]
+    columns: tuple[int, ...]
+    additive_projections: int
+    gate: int
+
+    @cached_property
+    def hadamard_projections(self) -> int:
+        """How many projections the Hadamard ops have."""
+        return len(self.columns) - self.additive_projections
+
+    @cached_property
+    def summed(self) -> int:
+        """Blocks, the first ones, whose two parts are summed: the additive ops' and the gate's."""
+        return self.additive_projections + self.gate
+
+    @cached_property
+    def blocks(self) -> int:
+        """Blocks in all."""
+        return len(self.columns) + self.gate
+
+    @cached_property
+    def is_natural(self) -> bool:
+        """Whether the node's own order is the engine's."""
+        return all(one == tuple(range(len(one))) for one in (self.order, self.columns))
+
+    @cached_property
+    def kernel_layout(self) -> tuple[bytes, bytes, int, int, int, int]:
+        """What kernels are told: each op's code and projection, then how many ops and blocks of each kind."""
+        codes = bytes(ACTIVATION[name].code for name in self.activations)
+        counts = self.additive, self.additive_projections, self.gate, self.hadamard_projections
+        return codes, bytes(self.projection), *counts
+
+    @cached_property
+    def runs(self) -> list[tuple[str, int, int]]:
+        """Neighbouring ops with the same activation, `(activation, start, stop)`."""
+        runs: list[tuple[str, int, int]] = []
+        for place, name in enumerate(self.activations):
+            if runs and runs[-1][0] == name:
+                runs[-1] = (name, runs[-1][1], place + 1)
+            else:
+                runs.append((name, place, place + 1))
+        return runs
+
+
+def make_plan(ops: Sequence[Op], projections: Sequence[int], *, highway: bool) -> Plan:
+    """Return the engine's layout of a node.
+
+    Args:
+        ops: of the node.
+        projections: each op's projection.
+        highway: whether the node has a gate.
+    """
+    shared = len(set(projections)) < len(ops)
+
+    def key(number: int) -> tuple[bool, int, int]:
+        op = ops[number]
+        return op.combine != "add", projections[number] if shared else 0, ACTIVATION[op.activation].code
+
+    order = sorted(range(len(ops)), key=key)
+    additive = sum(op.combine == "add" for op in ops)
+    columns = list(dict.fromkeys(projections[number] for number in order))  # ops of different kinds share none
+    first_hadamard = len({projections[number] for number in order[:additive]})
+    return Plan(
+        tuple(order),
+        tuple(ops[number].activation for number in order),
+        additive,
+        tuple(columns.index(projections[n]) - first_hadamard * (place >= additive) for place, n in enumerate(order)),
+        tuple(columns),
+        first_hadamard,
+        int(highway),
+    )
