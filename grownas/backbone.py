@@ -121,7 +121,7 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map `(T, B, I)` and a state `(1, B, H)`, zeros if left out, to states `(T, B, H)` and the last `(1, B, H)`.
 
-        Both have the weights' dtype, under `torch.autocast` too.
+        Both have the weights' dtype, under `torch.autocast` too; but on CUDA autocast's then, see `chain.run`.
 
         Raises:
             TypeError: `x` or `h_0` is not a tensor.

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FAILURE, INTERRUPTED = 1, 130
+KEYS = "`grownas show CONFIG` prints all keys, what they are set to and what they mean."
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key=value]...")
+FILE = click.Path(dir_okay=False, path_type=Path)
 RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 
 
@@ -41,21 +43,22 @@ def cli() -> None:
 
     CONFIG is a path or the name of a shipped config, such as index_returns/growing. Overrides are dotted:
     task.data=closes.csv seed=3 strategy.patience=5. `runs=DIR` sets where run folders go, `name=NAME` a folder's name.
+    `grownas show CONFIG` prints all keys, what they are set to and what they mean.
     """
 
 
-@cli.command()
+@cli.command(epilog=KEYS)
 @click.argument("config")
 @OVERRIDES
 def search(config: str, overrides: tuple[str, ...]) -> None:
-    """Grow a cell, retrain it, score it beside baselines, write a run folder."""
+    """Grow a cell, retrain it, and score it beside baselines."""
     from grownas import run
     from grownas.config import load
 
     run.search(load(config, overrides))
 
 
-@cli.command()
+@cli.command(epilog=KEYS)
 @click.argument("config")
 @OVERRIDES
 def compare(config: str, overrides: tuple[str, ...]) -> None:
@@ -66,11 +69,14 @@ def compare(config: str, overrides: tuple[str, ...]) -> None:
     run.compare(load(config, overrides))
 
 
-@cli.command()
+@cli.command(epilog=KEYS)
 @click.argument("config")
 @OVERRIDES
 def train(config: str, overrides: tuple[str, ...]) -> None:
-    """Train a given cell (genotype=PATH) or a baseline (genotype=gru) from scratch and score it."""
+    """Train a cell or a baseline from scratch and score it.
+
+    genotype=PATH takes the genotype.json of a cell, genotype=gru a baseline.
+    """
     from grownas import run
     from grownas.config import load
 
@@ -94,7 +100,10 @@ def resume(run: Path, overrides: tuple[str, ...]) -> None:
 @RUN
 @OVERRIDES
 def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
-    """Reload the saved model and score it again; task.data=NEW scores it on other data of the same columns."""
+    """Reload the saved model and score it again, also on other data.
+
+    task.data=NEW names other data of the same columns.
+    """
     from grownas import reload
 
     for part, scores in reload.evaluate(run, overrides).items():
@@ -124,22 +133,43 @@ def report(runs: tuple[Path, ...]) -> None:
 
 
 @cli.command()
-@click.argument("what", type=click.Path(path_type=Path), metavar="RUN|GENOTYPE")
-def show(what: Path) -> None:
-    """Print the cell: nodes, ops, shares, parameters."""
+@click.argument("what", metavar="RUN|GENOTYPE|CONFIG")
+@OVERRIDES
+def show(what: str, overrides: tuple[str, ...]) -> None:
+    """Print the cell of a run or genotype, or all keys of a config.
+
+    Of a cell: nodes, ops, shares, parameters. Of a config, a path or the name of a shipped one: every key, its value
+    with the overrides given, and what it means, in YAML that can be saved as a config of your own.
+    """
+    from grownas.listing import is_config, listing
+
+    if is_config(what):
+        from grownas.config import load
+
+        click.echo(listing(load(what, overrides)))
+        return
+    if overrides:
+        raise ConfigError(f"{' '.join(overrides)}: only a config takes key=value, and {what} is none")
     from grownas import reload
 
-    click.echo(reload.show(what))
+    click.echo(reload.show(Path(what)))
 
 
 @cli.command()
-@click.option("--quick", is_flag=True, help="Take few repeats.")
-def bench(quick: bool) -> None:
-    """Time this machine's backends against nn.LSTM and plain autograd."""
-    from grownas import bench as timing
+@click.option("--quick", is_flag=True, help="Measure for less than a minute.")
+@click.option("--only", default="", metavar="TEXT", help="Only the rows whose name holds TEXT, such as 'T20 B32'.")
+@click.option("--json", "json_path", type=FILE, help="Write all figures, the machine and versions.")
+@click.option("--picture", type=FILE, help="Draw each backend's ratio to the floor; .svg or .png.")
+@click.option("--against", type=FILE, help="Compare ratios with what --json wrote; exit with 1 if one is worse.")
+def bench(quick: bool, only: str, json_path: Path | None, picture: Path | None, against: Path | None) -> None:
+    """Time this machine's backends against nn.LSTM and plain autograd.
 
-    for line in timing.run(quick=quick):
-        click.echo(line)
+    Also says which bars hold.
+    """
+    from grownas.bench import suite
+
+    if not suite.run(click.echo, quick=quick, only=only, json=json_path, picture=picture, against=against):
+        raise click.exceptions.Exit(FAILURE)
 
 
 def main() -> None:
@@ -149,7 +179,7 @@ def main() -> None:
 
 def _status(command: Callable[..., Any]) -> int:
     try:
-        command(standalone_mode=False)
+        return int(command(standalone_mode=False) or 0)  # what a command exits with, else None
     except click.Abort as error:  # click's own word for KeyboardInterrupt, which it keeps as the cause
         return _interrupted(error.__cause__)
     except click.ClickException as error:
@@ -161,7 +191,6 @@ def _status(command: Callable[..., Any]) -> int:
         return _say(f"error: training stopped: {error}", FAILURE)
     except KeyboardInterrupt as error:
         return _interrupted(error)
-    return 0
 
 
 def _interrupted(error: BaseException | None) -> int:

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 
 from grownas.errors import ConfigError
-from grownas.schema import Count, Distinct, NonNegative, Number, OneOrMore, Positive, Section, Share, Whole
+from grownas.schema import Count, Distinct, NonNegative, Number, OneOrMore, Positive, Section, Share, Whole, about
 
 TASKS = "grownas.tasks"  # entry-point group
 NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
@@ -27,14 +27,15 @@ WHERE_AND_HOW = ("runs", "name", "quiet", "threads", "workers", "checkpoint_seco
 Combine = Literal["add", "hadamard"]
 Names = Annotated[tuple[str, ...], OneOrMore, Distinct]
 Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
+Seeds = Annotated[tuple[Whole, ...], OneOrMore, Field(min_length=1), Distinct]
 
 
 class Start(Section):
     """Where growth begins."""
 
-    use: Literal["var", "random"] = "var"  # a fitted VAR, or random weights
-    nodes: Count = 1  # nodes of the start
-    max_order: Count = 10  # highest VAR order that blocked folds try
+    use: Annotated[Literal["var", "random"], about("a fitted VAR, or random weights")] = "var"
+    nodes: Annotated[Count, about("of the start")] = 1
+    max_order: Annotated[Count, about("highest VAR order that blocked folds try")] = 10
 
 
 class Space(Section):
@@ -42,9 +43,9 @@ class Space(Section):
 
     combine: Annotated[tuple[Combine, ...], OneOrMore, Field(min_length=1), Distinct] = ("add", "hadamard")
     activation: Annotated[Names, Field(min_length=1)] = ("identity", "tanh", "sigmoid", "relu")
-    hidden_size: Count | Literal["auto"] = "auto"  # units; auto: by the order of the start
-    highway: bool = False
-    share_projection: bool = False
+    hidden_size: Annotated[Count | Literal["auto"], about("units; auto: by the order of the start")] = "auto"
+    highway: Annotated[bool, about("a gate around each node")] = False
+    share_projection: Annotated[bool, about("ops of a node with the same combine share their projection")] = False
 
 
 class Optimizer(Section):
@@ -52,57 +53,63 @@ class Optimizer(Section):
 
     optimizer: Literal["adam", "sgd"] = "adam"
     rate: Positive = 1e-3
-    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9  # of sgd
-    weight_decay: NonNegative = 0.0  # decoupled for adam, L2 for sgd
+    momentum: Annotated[Number, Field(ge=0, lt=1), about("of sgd")] = 0.9
+    weight_decay: Annotated[NonNegative, about("decoupled for adam, L2 for sgd")] = 0.0
 
 
 class WeightOptimizer(Optimizer):
     """The weights' optimiser."""
 
-    clip: Positive = 1.0  # largest gradient norm
+    clip: Annotated[Positive, about("largest gradient norm")] = 1.0
 
 
 class Growing(Section):
     """Growth (see `strategies.stage.Growth`)."""
 
     use: Literal["growing"] = "growing"
-    max_epochs: Count = 200  # of a stage
-    patience: Count = 12  # epochs without a lower validation loss before a stage ends
-    bilevel: Literal["joint", "first", "second"] = "joint"
-    architecture_share: Share = 0.2  # of the training part, for alpha, unless joint
+    max_epochs: Annotated[Count, about("of a stage")] = 200
+    patience: Annotated[Count, about("epochs without a lower validation loss before a stage ends")] = 12
+    bilevel: Annotated[Literal["joint", "first", "second"], about("how alpha learns")] = "joint"
+    architecture_share: Annotated[Share, about("of the training part, for alpha, unless joint")] = 0.2
     weights: WeightOptimizer = WeightOptimizer()
     alpha: Optimizer = Optimizer()
-    pull: Annotated[tuple[NonNegative, ...], OneOrMore, Field(min_length=1), Distinct] = (100.0, 0.0)  # tried in order
-    judge: Literal["significant", "better"] = "significant"
-    threshold: Number = 1.645  # least t of `significant`
-    outer_patience: Count = 1  # stages in a row without an accepted one before growth ends
+    pull: Annotated[
+        tuple[NonNegative, ...], OneOrMore, Field(min_length=1), Distinct, about("towards the start; tried in order")
+    ] = (100.0, 0.0)
+    judge: Annotated[Literal["significant", "better"], about("of a stage, by its validation losses")] = "significant"
+    threshold: Annotated[Number, about("least t of `significant`")] = 1.645
+    outer_patience: Annotated[Count, about("added nodes in a row that are not accepted before growth ends")] = 1
     max_nodes: Count = 3
     max_params: Count | None = None
-    max_seconds: Positive | None = None  # no new stage begins after it
-    carrier_share: Share = 0.5  # of an appended node's carrier
-    noise: NonNegative = 0.4  # sd on a new node's weights but the carrier's, in units of 1 / sqrt(hidden size)
-    position: Literal["first", "middle", "last"] = "last"  # where a node is inserted
-    prune: Literal["none", "each_stage", "at_end"] = "none"
-    prune_threshold: Annotated[Number, Field(ge=0, lt=1)] = 0.05  # ops with a smaller share go
-    top_k: Count | None = None  # ops a node keeps at most
-    fine_tune_epochs: Count = 50  # after a pruning, at most
+    max_seconds: Annotated[Positive | None, about("no new stage begins after it")] = None
+    carrier_share: Annotated[Share, about("of an appended node's carrier")] = 0.5
+    noise: Annotated[
+        NonNegative, about("sd on a new node's weights but the carrier's, in units of 1 / sqrt(hidden size)")
+    ] = 0.4
+    new_rate: Annotated[Positive, about("factor on `weights.rate` after a growth, for the new node's weights")] = 3.0
+    old_rate: Annotated[Positive, about("and for all other weights; alpha keeps its own rate")] = 0.3
+    position: Annotated[Literal["first", "middle", "last"], about("where a node is inserted")] = "last"
+    prune: Annotated[Literal["none", "each_stage", "at_end"], about("when small ops are removed")] = "none"
+    prune_threshold: Annotated[Number, Field(ge=0, lt=1), about("ops with a smaller share go")] = 0.05
+    top_k: Annotated[Count | None, about("ops a node keeps at most")] = None
+    fine_tune_epochs: Annotated[Count, about("after a pruning, at most")] = 50
 
 
 class Retrain(Section):
     """The budget of every model that is trained from random weights."""
 
-    grown: bool = True  # train the cell found anew, too
-    epochs: Count = 200
-    patience: Count = 12
-    rate: Positive = 1e-3  # of Adam
+    grown: Annotated[bool, about("train the cell found anew, too")] = True
+    epochs: Annotated[Count, about("at most")] = 200
+    patience: Annotated[Count, about("epochs without a lower validation loss before training ends")] = 12
+    rate: Annotated[Positive, about("of Adam")] = 1e-3
 
 
 class Baselines(Section):
     """What the grown cell is compared with."""
 
-    use: Names = ("zero", "var1", "var", "var_robust", "lstm", "gru")
-    compare: Names = ("gru_var", "random")  # further ones of `grownas compare`
-    hidden_sizes: Sizes = (8, 16, 32)  # and the one that gives the grown cell's number of parameters
+    use: Annotated[Names, about("of `grownas search`")] = ("zero", "var1", "var", "var_robust", "lstm", "gru")
+    compare: Annotated[Names, about("further ones of `grownas compare`")] = ("gru_var", "random")
+    hidden_sizes: Annotated[Sizes, about("and the one that gives the grown cell's number of parameters")] = (8, 16, 32)
     losses: Annotated[Names, Field(min_length=1)] = ("squared", "huber")
 
 
@@ -115,15 +122,15 @@ class Config(Section):
     strategy: Growing = Growing()
     retrain: Retrain = Retrain()
     baselines: Baselines = Baselines()
-    refit: bool = False  # fit all models anew on training + validation data before the test part is read
-    seed: Whole = 1
-    seeds: Annotated[tuple[Whole, ...], OneOrMore, Field(min_length=1), Distinct] = (1, 2, 3, 4, 5)  # of `compare`
-    workers: Count | None = None  # processes of `grownas compare`; None: one a core
-    threads: Count = 1  # of torch, in each process
-    runs: str = "runs"  # where run folders go
-    name: str | None = None  # of the run folder; None: task, strategy and seed
-    quiet: bool = False
-    checkpoint_seconds: NonNegative = 30.0  # between snapshots of a fit
+    refit: Annotated[bool, about("fit all models on training + validation data before the test part is read")] = False
+    seed: Annotated[Whole, about("of weights, noise and data order")] = 1
+    seeds: Annotated[Seeds, about("of `grownas compare`")] = (1, 2, 3, 4, 5)
+    workers: Annotated[Count | None, about("processes of `grownas compare`; null: one a core")] = None
+    threads: Annotated[Count, about("of torch, in each process")] = 1
+    runs: Annotated[str, about("where run folders go")] = "runs"
+    name: Annotated[str | None, about("of the run folder; null: task, what is done, and seed")] = None
+    quiet: Annotated[bool, about("show no progress and no table")] = False
+    checkpoint_seconds: Annotated[NonNegative, about("between snapshots of a fit")] = 30.0
 
     @field_validator("name")
     @classmethod
@@ -132,10 +139,20 @@ class Config(Section):
             raise ValueError("expected the name of one folder (runs=DIR sets the place)")
         return name
 
-    @property
-    def folder_name(self) -> str:
-        """Name of the run folder."""
-        return self.name or f"{self.task.use}-{self.strategy.use}-{self.seed}"
+    def folder_name(self, command: str, what: str | None = None) -> str:
+        """Return the name of the run folder; by default it says which command made it, and from what.
+
+        Args:
+            command: `search`, `compare` or `train`.
+            what: the baseline that `train` trains; None for a cell.
+        """
+        task, strategy = self.task.use, self.strategy.use
+        names = {
+            "search": f"{task}-{strategy}-{self.seed}",
+            "compare": f"{task}-{strategy}-compare",
+            "train": f"{task}-train-{what or 'cell'}-{self.seed}",
+        }
+        return self.name or names[command]
 
     def dump(self, notes: Mapping[str, Any]) -> str:
         """Return YAML with every default written out, and notes such as versions at its end."""

@@ -30,8 +30,8 @@ def migrate(
         prefix: what stands before the morphed part's names in `old` and `new`, such as `core.`.
 
     Returns:
-        Same class, same groups and settings. A new parameter joins the group of its namesakes (`alpha` with the
-        alphas); it is left out if they are not in this optimiser.
+        Same class, same groups and settings. A new parameter joins the first group that has namesakes of it (`alpha`
+        with the alphas); it is left out if there are none in this optimiser.
     """
     names = {parameter: name for name, parameter in old.named_parameters()}
     groups = [{names[p] for p in group["params"]} for group in optimizer.param_groups]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-PLAIN_EVERY_S = 10.0
+PLAIN_EVERY_S = 10.0  # between plain lines; short fits, such as a baseline's trials, share one
 
 
 class Progress:
@@ -26,7 +26,7 @@ class Progress:
         self.stream = sys.stderr if stream is None else stream
         self.quiet, self.live = quiet, not quiet and self.stream.isatty()
         self.bar: RichProgress | None = None
-        self.part, self.shown = "", 0.0
+        self.shown = float("-inf")  # when the last plain line was printed
 
     def __enter__(self) -> Progress:
         """Start the live line."""
@@ -83,8 +83,8 @@ class Progress:
             self.bar.update(self.line, description=title, total=epochs, completed=epoch, words=words)
             return
         now = time.monotonic()
-        if part != self.part or now - self.shown >= PLAIN_EVERY_S:
-            self.part, self.shown = part, now
+        if now - self.shown >= PLAIN_EVERY_S:
+            self.shown = now
             self.say(f"{part}: {describe(nodes=nodes, epoch=epoch, best=best, left_s=left_s)}")
 
     def say(self, text: str) -> None:

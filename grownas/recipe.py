@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.optim.Optimizer]] = {
-    "adam": lambda params, r: torch.optim.AdamW(params, lr=r.rate, weight_decay=r.weight_decay),
+    "adam": lambda params, r: torch.optim.AdamW(params, lr=r.rate, weight_decay=r.weight_decay, fused=True),
     "sgd": lambda params, r: torch.optim.SGD(params, lr=r.rate, momentum=r.momentum, weight_decay=r.weight_decay),
 }
 
@@ -34,7 +34,8 @@ class Recipe:
         patience: epochs without a lower validation loss before the stage ends; None trains all `epochs` and keeps the
             last, as a refit on training and validation data must.
         clip: largest norm of the weights' gradient.
-        pull: strength of the decoupled pull towards the stage's first parameters, 0 for none.
+        pull: strength of the decoupled pull towards the stage's first parameters, p += rate * pull * (p_0 - p) after
+            each weight step, the rate that of the parameter's group in its optimiser; 0 for none.
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
         weights: optimiser of the weights.
         alpha: optimiser of the architecture weights; ignored where the model has none.
@@ -63,6 +64,12 @@ def make_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
     if alphas:
         made.append(OPTIMIZERS[recipe.alpha.optimizer](alphas, recipe.alpha))
     return made
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[tuple[list[nn.Parameter], float]]) -> None:
+    """Divide an optimiser's parameters into one group for each rate, in place; state and other settings stay."""
+    settings = optimizer.param_groups[0]
+    optimizer.param_groups = [{**settings, "params": parameters, "lr": rate} for parameters, rate in rates]
 
 
 def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:

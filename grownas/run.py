@@ -119,7 +119,8 @@ def _compare(config: Config, rundir: RunDir) -> Path:
 
 def new_folder(config: Config, command: str, checksum: str, what: str | None = None) -> RunDir:
     """Make a run folder that holds its config."""
-    rundir = RunDir.create(Path(os.path.expanduser(config.runs)), config.folder_name, command, what)
+    parent, name = Path(os.path.expanduser(config.runs)), config.folder_name(command, what)
+    rundir = RunDir.create(parent, name, command, what)
     rundir.write_text("config.yaml", config.dump({"versions": versions(), "data_checksum": checksum}))
     return rundir
 

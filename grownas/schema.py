@@ -30,6 +30,11 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def about(words: str) -> Any:
+    """Return the mark of a field's type that says what the field means and in what unit; see `grownas.listing`."""
+    return Field(description=words)
+
+
 Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # random generators take no larger seed
 Number = Annotated[float, BeforeValidator(_no_flag)]

@@ -135,7 +135,7 @@ class Trainer:
         self.task, self.recipe, self.seed, self.monitor = task, recipe, seed, monitor
         self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
         self.weights, self.alphas = split_parameters(self.model)
-        self.anchor = [p.detach().clone() for p in (*self.weights, *self.alphas)]
+        self.anchor = [[p.detach().clone() for p in group["params"]] for group in self._groups()]
         self.searching = bool(self.alphas) and recipe.bilevel != "joint"
         self.architecture = _Stream(task, "architecture", seed) if self.searching else None
         self.data = _Stream(task, "weights" if self.searching else "train", seed)
@@ -236,12 +236,17 @@ class Trainer:
                 alpha.copy_(kept)
         self.optimizers[1].load_state_dict(self.alpha_before["optimizer"])
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return all optimisers' groups of parameters."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
     def _pull(self) -> None:
+        """Move each parameter towards where the stage began, by its own group's rate times the pull (ALGORITHMS 3)."""
         if self.recipe.pull == 0:
             return
-        weight = min(1.0, self.recipe.weights.rate * self.recipe.pull)
         with torch.no_grad():
-            torch._foreach_lerp_([*self.weights, *self.alphas], self.anchor, weight)
+            for group, anchor in zip(self._groups(), self.anchor, strict=True):
+                torch._foreach_lerp_(group["params"], anchor, min(1.0, group["lr"] * self.recipe.pull))
 
     def _error(self, what: str) -> TrainingError:
         return TrainingError(f"step {self.step}, epoch {self.data.epoch}: {what}. Lower the learning rate or `clip`")

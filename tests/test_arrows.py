@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
     __main__
     cli
-    reload  bench
+    reload  bench.suite
+    bench.table  bench.picture
+    bench.results  bench.memory  bench.first
+    bench.peers  bench.timing
+    bench.settings
+    bench.figures
     run
     programs
     contest  sweep  comparison  report.page
@@ -35,8 +40,9 @@ LAYERS = """
     cells.cell
     cells.chain
     cells.backends
+    cells.triton_loop
     cells.reference  cells.torch_loop  cells.native_loop
-    cells.sequence
+    cells.sequence  cells.triton_pointwise
     cells.node
     cells.plan
     baselines.recurrent
@@ -44,7 +50,7 @@ LAYERS = """
     train
     bilevel  criteria.early_stop
     recipe
-    statistics
+    statistics  listing
     config
     space
     genotype
@@ -53,7 +59,7 @@ LAYERS = """
     protocols  schema  baselines  grownas
     errors
 """
-EMPTY = {"cells", "criteria", "report", "strategies"}  # packages that hold nothing themselves
+EMPTY = {"bench", "cells", "criteria", "report", "strategies"}  # packages that hold nothing themselves
 
 OUT_OF_SIGHT = {  # module -> what it must never know, not even through others
     "train": {"genotype", "ops", "cells.cell", "backbone"},  # supernet, derived cell and LSTM by one loop
@@ -66,16 +72,17 @@ OUT_OF_SIGHT = {  # module -> what it must never know, not even through others
     "strategies.growing": {"config", "run", "rundir", "journal"},  # flat arguments below `run`
 }
 ONE_PLACE = {  # heavy or optional package -> the only modules that import it
-    "matplotlib": {"grownas.report.plots"},
+    "matplotlib": {"grownas.bench.picture", "grownas.report.plots"},
     "jinja2": {"grownas.report.diagram"},
     "rich": {"grownas.progress"},
     "filelock": {"grownas.rundir"},
     "click": {"grownas.cli"},
+    "triton": {"grownas.cells.triton_pointwise"},
     "statsmodels": {"grownas.statistics"},
     "arch": {"grownas.statistics", "grownas.tasks.index_returns.sources"},
     "yfinance": {"grownas.tasks.index_returns.sources"},
     "pandas": {"grownas.tasks.index_returns.sources"},
-    "yaml": {"grownas.config", "grownas.report.reading"},
+    "yaml": {"grownas.config", "grownas.listing", "grownas.report.reading"},
     "pydantic": {"grownas.config", "grownas.schema", "grownas.tasks.index_returns.options"},
 }
 TASKS_MAY_KNOW = {"grownas.protocols", "grownas.errors", "grownas.schema"}
@@ -271,7 +278,7 @@ def test_help_of_every_command_is_free_of_slow_imports():
         ("grownas.genotype", ("torch", "numpy")),
         ("grownas.rundir", ("torch", "filelock")),
         ("grownas.progress", ("torch", "rich")),
-        ("grownas.cells.cell", ("statsmodels", "arch", "matplotlib", "pandas")),
+        ("grownas.cells.cell", ("statsmodels", "arch", "matplotlib", "pandas", "triton")),
         ("grownas.train", ("statsmodels", "arch", "matplotlib", "pandas")),
         ("grownas.report.page", ("torch", "matplotlib")),
         ("grownas.tasks.index_returns.task", ("statsmodels", "arch", "matplotlib", "pandas", "yfinance")),

@@ -2,6 +2,7 @@
 
     reference   plain autograd, one step after the other: the definition of truth; has second derivatives
     native      the engine's loop in C: float32 and float64 on the CPU
+    triton      the engine's loop in kernels for CUDA devices, replayed as a CUDA graph
     torch       the engine's loop in PyTorch calls: everywhere, always there
 
 `auto` takes the first of `AUTO` that can run what it is given, and says so once where that is not the first one that
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from grownas.cells import native_loop, reference, sequence, torch_loop
+from grownas.cells import native_loop, reference, sequence, torch_loop, triton_loop
 from grownas.cells.node import Node
 
 Run = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], Tensor]
@@ -44,8 +45,9 @@ BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.run, _always),
     "torch": Backend(functools.partial(sequence.run, torch_loop.LOOP), _always),
     "native": Backend(functools.partial(sequence.run, native_loop.LOOP), native_loop.why_not),
+    "triton": Backend(functools.partial(sequence.run, triton_loop.LOOP), triton_loop.why_not),
 }
-AUTO = {"cpu": ("native", "torch")}  # by device, best first; elsewhere torch
+AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, best first; elsewhere torch
 
 
 def check_name(name: str) -> str:

@@ -72,7 +72,7 @@ class GrownRNN(nn.Module):
 
         Returns:
             Outputs of the last layer `(T, B, H)` (or as the input is laid out), last states as `h_0`. Both have the
-            weights' dtype, under `torch.autocast` too.
+            weights' dtype, under `torch.autocast` too but on CUDA: there they have autocast's, see `chain.run`.
 
         Raises:
             TypeError: `x` or `h_0` is not a tensor; a `PackedSequence` is to be padded first.

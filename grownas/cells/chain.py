@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -10,19 +11,34 @@ from torch import Tensor, nn
 from grownas.cells.backends import BACKENDS, choose
 from grownas.cells.node import Node
 
+LOW_PRECISION = {"cuda"}  # devices on which autocast means speed to a recurrence
+
 
 def run(backend: str, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor) -> Tensor:
     """Return a chain's states over a sequence, computed by a backend or by what `auto` finds; see `reference.run`.
 
-    Under `torch.autocast` a chain computes and answers in its weights' dtype: a recurrence carries its rounding on from
-    step to step. Inputs of another dtype, as layers under autocast hand them on, are then taken too.
+    Under `torch.autocast` inputs of another dtype, as layers under autocast hand them on, are taken too. On CUDA a
+    chain then computes and answers in autocast's dtype, to which its weights, biases and shares are cast, as `nn.LSTM`
+    casts its own there. Elsewhere it keeps its weights' dtype, for a recurrence carries its rounding on from step to
+    step; and float64 it keeps everywhere, as autocast does.
     """
-    device, backend = x.device.type, choose(backend, nodes)
+    device = x.device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return BACKENDS[backend].run(nodes, shares, x, h_0)
+        return BACKENDS[choose(backend, nodes)].run(nodes, shares, x, h_0)
+    dtype = nodes[0].W_x.dtype
+    if device in LOW_PRECISION and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        nodes = [_in_dtype(node, dtype) for node in nodes]
     with torch.autocast(device, enabled=False):
-        dtype = nodes[0].W_x.dtype
-        return BACKENDS[backend].run(nodes, [one.to(dtype) for one in shares], x.to(dtype), h_0.to(dtype))
+        chosen = BACKENDS[choose(backend, nodes)]
+        return chosen.run(nodes, [one.to(dtype) for one in shares], x.to(dtype), h_0.to(dtype))
+
+
+def _in_dtype(node: Node, dtype: torch.dtype) -> Node:
+    """Return a node that computes with this one's parameters in another dtype, and passes their gradients on to it."""
+    twin = copy.copy(node)
+    twin._parameters = {name: one if one is None else one.to(dtype) for name, one in node._parameters.items()}  # type: ignore[misc]
+    return twin
 
 
 def check_types(x: object, h_0: object) -> None:

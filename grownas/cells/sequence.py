@@ -217,9 +217,8 @@ def _side_by_side(weights: list[Tensor]) -> Tensor:
 def _forward(loop: Loop, plans: list[Plan], packed: list[Packed], x: Tensor, h_0: Tensor, *, keep: bool) -> Buffers:
     T, B, _ = x.shape
     H = h_0.shape[1]
-    W_x = _side_by_side([node.W_x for node in packed])
-    A = x.new_empty(T * B, W_x.shape[1])
-    loop.multiply(x.flatten(0, 1), W_x, A)
+    A = x.new_empty(T * B, sum(plan.blocks for plan in plans) * H)
+    loop.multiply(x.flatten(0, 1), _side_by_side([node.W_x for node in packed]), A)
     multiplied = sum(plan.hadamard_projections for plan in plans)
     buffers = Buffers(
         A.view(T, B, A.shape[1]),
@@ -242,15 +241,19 @@ def _backward(
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
     H = h_0.shape[1]
-    inputs = node_inputs(buffers, h_0)
     dh_0, sums = loop.backward(plans, packed, buffers, h_0, grad)
-    A, Q, flat_x = buffers.A.flatten(0, 1), buffers.Q, x.flatten(0, 1)
+    A, Q = buffers.A.flatten(0, 1), buffers.Q
     assert Q is not None
     Q = Q.flatten(0, 1)
+    dx = None
+    if needed[0]:  # first, while the weights' gradients take no memory yet
+        dx = x.new_empty(x.shape)
+        loop.multiply(A, _side_by_side([node.W_x for node in packed]).t(), dx.flatten(0, 1))
     dW_x = A.new_empty(x.shape[2], A.shape[1])
-    loop.multiply(flat_x.t(), A, dW_x)
+    loop.multiply(x.flatten(0, 1).t(), A, dW_x)
     results: list[Tensor | None] = []
-    for plan, s, (in_A, in_Q), own in zip(plans, inputs, columns(plans, H), sums, strict=True):
+    places = columns(plans, H)
+    for plan, s, (in_A, in_Q), own in zip(plans, node_inputs(buffers, h_0), places, sums, strict=True):
         S, split = s.flatten(0, 1).t(), plan.summed * H
         dW_h = s.new_empty(H, plan.blocks * H)
         if split:
@@ -258,8 +261,4 @@ def _backward(
         if split < dW_h.shape[1]:
             loop.multiply(S, Q[:, in_Q], dW_h[:, split:])
         results += [dW_x[:, in_A].view(x.shape[2], plan.blocks, H), dW_h.view(H, plan.blocks, H), *own]
-    dx = None
-    if needed[0]:
-        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-        loop.multiply(A, _side_by_side([node.W_x for node in packed]).t(), dx.flatten(0, 1))
     return [dx, dh_0, *results]

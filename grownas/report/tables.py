@@ -115,24 +115,27 @@ def _score_row(entry: Entry) -> Row:
 
 
 def comparison(result: Entry) -> Table:
-    """Return a comparison over seeds, `comparison.json`, the lowest mean test figure first."""
+    """Return a comparison over seeds, `comparison.json`, the lowest mean test figure first.
+
+    What decides stands in the first columns: a phone shows these.
+    """
     label, reference = METRICS.get(result["metric"], result["metric"]), result.get("reference", "grown")
     columns = (
         Column("model", figures=False),
         Column(f"test {label}", "mean over the seeds; lower is better"),
         Column("sd", "standard deviation over the seeds"),
-        Column("n", "seeds"),
-        Column("averaged", "of the forecasts averaged over the seeds"),
-        Column(f"val {label}", "mean over the seeds"),
-        Column("params", "numbers learned"),
-        Column("seconds", "all fits of one seed, those not chosen included"),
-        Column("tried", "settings tried"),
         Column(
             "DM p",
             f"Diebold-Mariano test against {reference}: how likely is so large a difference by chance; "
             f"'better' where the model's losses are lower than those of {reference}",
         ),
         Column("MCS", _mcs_note(result), figures=False),
+        Column("n", "seeds"),
+        Column("averaged", "of the forecasts averaged over the seeds"),
+        Column(f"val {label}", "mean over the seeds"),
+        Column("params", "numbers learned"),
+        Column("seconds", "all fits of one seed, those not chosen included"),
+        Column("tried", "settings tried"),
     )
     tests = {test["baseline"]: test for test in result.get("tests", [])}
     ordered = sorted(result["models"], key=lambda entry: _rank(entry["test"]["mean"]))
@@ -150,14 +153,14 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str) ->
         name,
         figure(entry["test"]["mean"]),
         figure(entry["test"].get("sd")),
+        _dm(tests.get(name, {})),
+        {True: "in", False: "out"}.get(entry.get("in_mcs"), NONE),  # type: ignore[arg-type]
         count(entry.get("n")),
         figure(entry.get("averaged_test")),
         figure(entry.get("val", {}).get("mean")),
         count(entry.get("params")),
         seconds(entry.get("seconds")),
         count(entry.get("settings")),
-        _dm(tests.get(name, {})),
-        {True: "in", False: "out"}.get(entry.get("in_mcs"), NONE),  # type: ignore[arg-type]
     )
     return Row(cells, _about(name, {}), name == reference)
 
@@ -181,16 +184,29 @@ def growth(lines: Iterable[Entry], stages: Iterable[Entry] = ()) -> Table:
         lines: of `growth.jsonl`.
         stages: the summary's `stage_log`; only its candidates of the first stage are not in `growth.jsonl`.
     """
+    lines = list(lines)
+    pruned = any(line.get("kind") == "prune_op" for line in lines)
+
+    def note(words: str, where_pruned: str) -> str:
+        return words + where_pruned if pruned else words
+
     columns = (
         Column("stage"),
         Column("move", figures=False),
         Column("drift", "largest change of the output by the morphism itself"),
-        Column("loss before", "on the validation part, before the move"),
-        Column("loss after", "on the validation part, after the move and its training"),
+        Column("loss before", "on the validation part, before the move; of the trained start: of the best before it"),
+        Column(
+            "loss after",
+            note(
+                "on the validation part, after the move and its training",
+                "; of a node and of a pruned op: before the fine-tuning that follows the last pruning; of the trained "
+                "start: when it was judged",
+            ),
+        ),
         Column("judge", "the figure that decided", figures=False),
-        Column("accepted", figures=False),
+        Column("accepted", note("", "of a pruned op: that of its stage"), figures=False),
         Column("params", "before and after"),
-        Column("seconds"),
+        Column("seconds", note("", "of pruned ops: of the fine-tuning, in the line of the last")),
     )
     first = [_first_stage_row(line) for line in stages if line.get("stage") == 1]
     return Table(columns, (*first, *(_growth_row(line) for line in lines)))

@@ -18,7 +18,7 @@ from grownas.criteria.early_stop import JUDGES, Verdict
 from grownas.errors import ConfigError
 from grownas.migrate import migrate
 from grownas.protocols import Task
-from grownas.recipe import Recipe, count_parameters, make_optimizers
+from grownas.recipe import Recipe, count_parameters, make_optimizers, set_rates, split_parameters
 from grownas.strategies.pruning import log_prunings, prune_stage
 from grownas.strategies.stage import Candidate, Growth, Journal, Stage, move_line, output_drift, with_core
 
@@ -116,7 +116,7 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         else:
             waited += 1
             if waited >= options.outer_patience:
-                reason = f"{waited} stage(s) in a row were not accepted (outer_patience)"
+                reason = _no_gain(waited)
                 break
     steps = sum(stage.steps for stage in tried)
     if options.prune == "at_end":
@@ -231,14 +231,29 @@ def _grow_core(core: Backbone, options: Growth, *, pull: float, seed: int) -> mo
     )
 
 
+def _no_gain(nodes: int) -> str:
+    """Return in words that `outer_patience` has run out."""
+    if nodes == 1:
+        return "the last added node was not accepted"
+    return f"no gain by the last {nodes} added nodes (outer_patience = {nodes})"
+
+
 def _append(current: Candidate, task: Task, options: Growth, pull: float, *, seed: int) -> tuple[Candidate, int, float]:
     """Add a node to a copy; return it with migrated optimisers, the node's number and the drift of the output."""
+    position = _position(current.model.core, options)
     morphed = _grow_core(current.model.core, options, pull=pull, seed=seed)
     model = with_core(current.model, morphed.backbone)
     old = current.optimizers or make_optimizers(current.model, options.recipe)
     optimizers = [migrate(o, morphed.origins, current.model, model, prefix="core.") for o in old]
-    drift = output_drift(current.model, model, task)
-    return Candidate(model, optimizers, current.evaluation), _position(current.model.core, options), drift
+    weights, _ = split_parameters(model)
+    new = set(morphed.backbone.nodes[position].parameters())
+    rate = options.recipe.weights.rate
+    rates = [
+        ([w for w in weights if w not in new], rate * options.old_rate),
+        ([w for w in weights if w in new], rate * options.new_rate),
+    ]
+    set_rates(optimizers[0], rates)
+    return Candidate(model, optimizers, current.evaluation), position, output_drift(current.model, model, task)
 
 
 def _growth_line(

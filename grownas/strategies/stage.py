@@ -47,13 +47,17 @@ class Growth:
         pulls: candidates for the first stage, tried in order from the same start.
         judge: `significant` or `better`, a name of `JUDGES`.
         threshold: least t of `significant`.
-        outer_patience: stages in a row without an accepted one before growth ends.
+        outer_patience: added nodes in a row that are not accepted before growth ends.
         max_nodes, max_params, max_seconds: limits; None for none.
         carrier_share, position: of the appended node, see `morphisms.add_node`; position is `first`, `middle` or
             `last`.
         noise: standard deviation of what is added to a stage's new parameters (at the start, all but the carriers'),
             in units of 1 / sqrt(H), the bound of drawn weights; but at most 1 / pull, the farthest that a pull lets a
             parameter go.
+        new_rate, old_rate: factors on the recipe's rate of the weights in each stage after a growth: of the new node's
+            weights, and of all others. The first stage has the recipe's rate throughout, alpha and the look-ahead
+            of `second` order keep theirs. A stage's rates hold in the fine-tuning after a pruning, too: it goes on
+            with the stage's training.
         prune: `none`, `each_stage` or `at_end`; ops below `prune_threshold` go, and all but the `top_k` largest.
         fine_tune_epochs: most epochs after a pruning.
     """
@@ -68,6 +72,8 @@ class Growth:
     max_seconds: float | None = None
     carrier_share: float = 0.5
     noise: float = 0.4
+    new_rate: float = 3.0
+    old_rate: float = 0.3
     position: str = "last"
     prune: str = "none"
     prune_threshold: float = 0.05

@@ -6,11 +6,15 @@ import difflib
 import os
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from grownas.schema import Count, OneOrMore, Section, Share, Whole
+from grownas.schema import Count, OneOrMore, Section, Share, Whole, about
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.sources import NAMES, TICKERS
+
+Tickers = Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
+Series = Annotated[tuple[str, ...], OneOrMore]
+Days = Annotated[int, Field(strict=True, ge=2)]
 
 
 class Options(Section):
@@ -19,26 +23,34 @@ class Options(Section):
     WHERE: ClassVar[tuple[str, ...]] = ("data", "tickers", "start", "end", "cache", "data_seed")  # data come from
 
     use: Literal["index_returns"] = "index_returns"
-    data: str = "bundled"  # bundled, yfinance, a synthetic panel's name, or the path of a CSV of closes
-    tickers: Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)] = TICKERS  # of yfinance
-    start: str = "2010-01-01"  # first day asked of yfinance, ISO
-    end: str | None = None  # the day after the last; None: today
-    cache: str = "~/.cache/grownas"  # where downloads lie
-    data_seed: Whole = 1  # of synthetic panels
-    difference: Annotated[tuple[str, ...], OneOrMore] = ()  # series to difference; `ranges`: all range series
-    train: Share = 0.70  # parts by time; the rest is the test part
-    val: Share = 0.15
-    loss: str = "auto"  # squared, huber, volatility; auto: that of the start
+    data: Annotated[str, about(f"{', '.join(NAMES)}, or the path of a CSV of closes")] = "bundled"
+    tickers: Annotated[
+        Tickers | None, Field(validate_default=True), about("of yfinance; null: the indices of G7 and BRICS")
+    ] = None
+    start: Annotated[str, about("first day asked of yfinance, ISO")] = "2010-01-01"
+    end: Annotated[str | None, about("the day after the last; null: today")] = None
+    cache: Annotated[str, about("where downloads lie")] = "~/.cache/grownas"
+    data_seed: Annotated[Whole, about("of synthetic panels")] = 1
+    difference: Annotated[Series, about("series to difference; `ranges`: all range series")] = ()
+    train: Annotated[Share, about("parts by time; the rest is the test part")] = 0.70
+    val: Annotated[Share, about("likewise")] = 0.15
+    loss: Annotated[str, about(f"{', '.join(LOSSES)}; auto: that of the start")] = "auto"
     batches: Literal["streams", "windows"] = "streams"
-    streams: Count = 16  # parallel streams, or windows in a batch
-    bptt: Annotated[int, Field(strict=True, ge=2)] = 20  # days a gradient reaches back, or the length of a window
-    context: Count = 100  # days read before the one that the first forecast is made from
+    streams: Annotated[Count, about("parallel streams, or windows in a batch")] = 16
+    bptt: Annotated[Days, about("days a gradient reaches back, or the length of a window")] = 20
+    context: Annotated[Count, about("days read before the one that the first forecast is made from")] = 100
 
     @field_validator("data")
     @classmethod
     def _from_anywhere(cls, value: str) -> str:
         """Make a path absolute, so that a run can be resumed from another folder."""
         return value if value in NAMES else os.path.abspath(os.path.expanduser(value))
+
+    @field_validator("tickers")
+    @classmethod
+    def _spelled_out(cls, value: Tickers | None, info: ValidationInfo) -> Tickers | None:
+        """Spell the default out where it is used, so that the config of such a run says what was downloaded."""
+        return TICKERS if value is None and info.data.get("data") == "yfinance" else value
 
     @field_validator("loss")
     @classmethod
@@ -51,8 +63,8 @@ class Options(Section):
 
     @field_validator("val")
     @classmethod
-    def _leaves_a_test_part(cls, value: float, info: object) -> float:
-        train = getattr(info, "data", {}).get("train", 0.0)
+    def _leaves_a_test_part(cls, value: float, info: ValidationInfo) -> float:
+        train = info.data.get("train", 0.0)
         if train + value >= 1:
             raise ValueError(f"expected train + val below 1, so that a test part is left, with train = {train}")
         return value

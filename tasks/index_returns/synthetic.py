@@ -16,6 +16,7 @@ SIGNAL = 0.7  # share of the variance that the true mean is made to explain, bef
 MOST_LINEAR, LEAST_TRUE = 0.15, 0.6  # bounds that a planted cell must keep
 CHECKED_LAGS = 5
 CELLS, HIDDEN, SETTLING_ROWS = 64, 8, 1000  # drawn at once; units of each; rows on which they are tried
+GRID = 2.0**-16  # of a planted cell's states and means
 
 Array = np.ndarray
 
@@ -135,9 +136,9 @@ def _run_cells(cells: _Cells, noise: Array) -> tuple[Array, Array, Array]:
     x, state = np.zeros(noise.shape[1:]), np.zeros((noise.shape[1], HIDDEN))
     for t in range(len(noise)):
         for ops in cells.nodes:
-            state = sum((_apply(op, x, state) for op in ops), np.zeros_like(state)) / len(ops)
+            state = _on_grid(sum((_apply(op, x, state) for op in ops), np.zeros_like(state)) / len(ops))
         raw[t] = _times(state, cells.readout)
-        means[t] = (raw[t] - cells.shift) * cells.scale
+        means[t] = _on_grid((raw[t] - cells.shift) * cells.scale)
         x = values[t] = means[t] + noise[t]
     return values, means, raw
 
@@ -148,6 +149,12 @@ def _apply(op: _Op, x: Array, state: Array) -> Array:
     y = np.tanh(np.where(op.is_tanh, z, z / 2))
     activated: Array = np.where(op.is_tanh, y, (1 + y) / 2)  # sigmoid(z) = (1 + tanh(z / 2)) / 2
     return activated
+
+
+def _on_grid(values: Array) -> Array:
+    """Round to multiples of `GRID`: the cells are chaotic, and last bits, which processors differ in, would grow."""
+    rounded: Array = np.round(values / GRID) * GRID
+    return rounded
 
 
 def _times(vectors: Array, matrices: Array) -> Array:

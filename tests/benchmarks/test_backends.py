@@ -1,27 +1,39 @@
-"""What must hold of this machine's times however noisy it is. `make bench` runs it and shows the table."""
+"""Measures every row and holds it to its bars. `make bench` runs it, shows the table and writes RESULTS.md."""
 
 from __future__ import annotations
 
 import pytest
 
-from grownas import bench
+from grownas.bench import results, suite, table, timing
+from grownas.bench.results import Results
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.mark.slow
-def test_the_engine_is_faster_than_plain_autograd_on_the_supernet(monkeypatch):
-    """Measured on a busy machine: 0.1 to 0.5 of its time."""
-    measured = {}
+@pytest.fixture(scope="module", autouse=True)
+def head():
+    machine = results.describe_machine()
+    print(f"\n{table.in_words(machine)}\n{table.head()}")
 
-    def measure(setting, *, repeats):
-        measured[setting] = timed(setting, repeats=repeats)
-        return measured[setting]
 
-    timed = bench.measure
-    monkeypatch.setattr(bench, "measure", measure)
+@pytest.mark.parametrize("name", suite.plan())
+def test_its_bars_hold(name, measured):
+    with timing.threads(1):
+        row = suite.plan()[name]()
+    measured.append(row)
     print()
-    for line in bench.run(quick=True):
+    for line in table.lines(row):
         print(line, flush=True)
-    supernets = [setting for setting in measured if setting.ops == bench.SUPERNET]
-    assert len(supernets) == 2
-    assert all(measured[setting]["torch"] < measured[setting]["reference"] for setting in supernets)
-    assert all(ms > 0 for times in measured.values() for ms in times.values())
+    if row.skipped:
+        pytest.skip(row.skipped)
+    assert [f"{table.in_symbols(check)}: {check.ratio:.3g}" for check in row.checks() if not check.holds] == []
+
+
+def test_nothing_is_slower_than_in_the_stored_results(measured, stored):
+    """Ratios to peers of the same run. It comes after all rows: tests of a file run in its order."""
+    assert measured
+    if stored is None:
+        pytest.skip("there are no stored results yet")
+    print()
+    after = Results(results.now(), False, results.describe_machine(), tuple(measured))
+    assert suite.compare(print, stored, after)

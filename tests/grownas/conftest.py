@@ -109,3 +109,18 @@ def make_model():
 @pytest.fixture(scope="session")
 def assert_equal():
     return assert_equal_trees
+
+
+def outcome_of(done) -> dict:
+    """All of a fit but its seconds, as a tree."""
+    return {
+        "model": dict(done.model.state_dict()),
+        "optimizers": [optimizer.state_dict() for optimizer in done.optimizers],
+        "evaluation": [done.evaluation.metric, done.evaluation.losses, done.evaluation.forecasts],
+        "rest": [done.epochs, done.best_epoch, done.steps, done.reason],
+    }
+
+
+@pytest.fixture(scope="session")
+def outcome():
+    return outcome_of

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
+import yaml
 
 import grownas
 from grownas import cli
@@ -111,7 +111,54 @@ def test_report_takes_one_or_several_runs(call, calls):
     assert call("report", "a") == (0, "x/report.html\n", "")
     assert call("report", "a", "b")[0] == 0
     assert calls == [("write_report", (Path("a"),)), ("write_report", (Path("a"), Path("b")))]
-    assert call("show", "a")[1] == "1 node(s)\n"
+
+
+@pytest.mark.parametrize("what", ["runs/a", "a/genotype.json", "genotype"])
+def test_show_prints_the_cell_of_a_run_or_genotype(call, calls, what):
+    assert call("show", what) == (0, "1 node(s)\n", "")
+    assert calls == [("show", Path(what))]
+
+
+def test_show_prints_a_config_with_its_overrides(call, calls, tmp_path):
+    (tmp_path / "own.yaml").write_text("strategy: {patience: 3}")
+    for what in ("index_returns/growing", tmp_path / "own.yaml"):
+        status, out, err = call("show", what, "seed=9", "strategy.max_nodes=2")
+        assert (status, err, calls) == (0, "", [])
+        shown = yaml.safe_load(out)
+        assert (shown["seed"], shown["strategy"]["max_nodes"]) == (9, 2)
+    assert shown["strategy"]["patience"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["index_returns/growin"], "index_returns/growin: no such file, and no shipped config; did you mean "),
+        (["index_returns/growing", "sed=3"], "sed: unknown key; did you mean seed?"),
+        (["own.yaml"], "own.yaml: no such file, and no shipped config; shipped: "),
+        (["runs/a", "seed=3"], "seed=3: only a config takes key=value, and runs/a is none"),
+    ],
+)
+def test_show_says_what_is_wrong(call, calls, arguments, words):
+    status, out, err = call("show", *arguments)
+    assert (status, out, calls) == (2, "", [])
+    assert words in err
+
+
+@pytest.mark.parametrize("command", ["search", "compare", "train"])
+def test_the_help_says_how_to_see_all_keys_and_loads_nothing_heavy(command):
+    code = f"""if True:
+        import sys
+        sys.argv = ["grownas", "{command}", "--help"]
+        from grownas import cli
+        try:
+            cli.main()
+        finally:
+            print([name for name in ("torch", "numpy", "pydantic", "yaml") if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *words, heavy = done.stdout.splitlines()
+    assert "`grownas show CONFIG` prints all keys" in " ".join(" ".join(words).split())
+    assert heavy == "[]"
 
 
 # ---- how it ends
@@ -227,10 +274,11 @@ def test_version_and_help(call):
         assert cli.cli.commands[name].get_short_help_str(200).split(".")[0].split(",")[0][:30] in " ".join(text.split())
 
 
-def test_every_command_has_a_help_that_is_not_cut_in_the_list(call):
-    context = click.Context(cli.cli)
-    for name in COMMANDS:
-        assert cli.cli.get_command(context, name).help
+def test_every_command_has_a_help_that_is_not_cut_in_the_list(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = call("--help")[1].partition("Commands:")[2].splitlines()
+    assert len([line for line in listed if line.strip()]) == len(COMMANDS)  # one line each
+    assert not [line for line in listed if line.endswith("...")]
 
 
 def test_the_console_script_and_the_module_are_the_same(tmp_path):

@@ -175,6 +175,15 @@ def test_a_number_is_finite(value):
         assert problems(f"{key}={value}")[1].startswith(f"{key}: expected a finite number")
 
 
+@pytest.mark.parametrize("key", ["new_rate", "old_rate"])
+@pytest.mark.parametrize(("value", "words"), [
+    ("0", "greater than 0, got 0"), ("-1", "greater than 0, got -1"), ("true", "a number, got True"),
+    (".inf", "a finite number, got inf"), ("fast", "a valid number, unable to parse string as a number, got 'fast'"),
+])  # fmt: skip
+def test_rates_after_a_growth_are_positive_numbers(key, value, words):
+    assert problems(f"strategy.{key}={value}")[1:] == [f"strategy.{key}: expected {words}"]
+
+
 @pytest.mark.parametrize("share", ["0", "1", "1.5", "-0.1"])
 def test_shares_lie_between_0_and_1(share):
     assert problems(f"strategy.carrier_share={share}")[1].startswith("strategy.carrier_share: expected ")
@@ -217,11 +226,20 @@ def test_an_override_says_what_is_wrong_with_it():
 def test_names_and_folders_are_taken_as_they_are():
     config = load("index_returns/growing", ["name=007", "runs=@a: b #c"])
     assert (config.name, config.runs) == ("007", "@a: b #c")
-    assert config.folder_name == "007"
+    assert {config.folder_name(command) for command in ("search", "compare", "train")} == {"007"}
 
 
-def test_the_folder_is_named_after_task_strategy_and_seed_by_default():
-    assert load("index_returns/growing", ["seed=7"]).folder_name == "index_returns-growing-7"
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("search",), "index_returns-growing-7"),
+        (("compare",), "index_returns-growing-compare"),
+        (("train",), "index_returns-train-cell-7"),
+        (("train", "gru"), "index_returns-train-gru-7"),
+    ],
+)
+def test_the_folders_name_says_what_made_it(command, name):
+    assert load("index_returns/growing", ["seed=7"]).folder_name(*command) == name
 
 
 # ---- YAML's traps
@@ -327,7 +345,8 @@ CHANGES = {  # another valid value for every key
         "weights": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5, "clip": 0.5},
         "alpha": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5},
         "pull": [3.0], "judge": "better", "threshold": 2.0, "outer_patience": 2, "max_nodes": 5, "max_params": 9,
-        "max_seconds": 9.0, "carrier_share": 0.4, "noise": 0.5, "position": "first", "prune": "at_end",
+        "max_seconds": 9.0, "carrier_share": 0.4, "noise": 0.5, "new_rate": 2.0, "old_rate": 0.5,
+        "position": "first", "prune": "at_end",
         "prune_threshold": 0.1, "top_k": 2, "fine_tune_epochs": 3,
     },
     "retrain": {"grown": False, "epochs": 3, "patience": 3, "rate": 0.5},

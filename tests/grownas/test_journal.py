@@ -14,8 +14,8 @@ from grownas import checkpoint
 from grownas.errors import TrainingError
 from grownas.journal import Interrupted, Journal
 from grownas.recipe import OptimizerRecipe, Recipe
-from grownas.strategies.growing import grow
-from grownas.strategies.stage import Growth
+from grownas.strategies.growing import _append, grow
+from grownas.strategies.stage import Candidate, Growth
 from grownas.train import fit
 
 RECIPE = Recipe(epochs=3, patience=2, weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05))
@@ -109,19 +109,10 @@ def kill():
     raise Killed
 
 
-def outcome(done):
-    return {
-        "model": dict(done.model.state_dict()),
-        "optimizers": [optimizer.state_dict() for optimizer in done.optimizers],
-        "evaluation": [done.evaluation.metric, done.evaluation.losses, done.evaluation.forecasts],
-        "rest": [done.epochs, done.best_epoch, done.steps, done.reason],
-    }
-
-
 # --- what is finished ---
 
 
-def test_a_fit_is_that_of_the_trainer_and_its_lines_are_logged(folder, copy_task, make_model, assert_equal):
+def test_a_fit_is_that_of_the_trainer_and_its_lines_are_logged(folder, copy_task, make_model, assert_equal, outcome):
     task = copy_task()
     start = make_model(task)
     done = folder.journal().fit("stage-1", start, task, RECIPE, seed=3, stage=1)
@@ -134,7 +125,7 @@ def test_a_fit_is_that_of_the_trainer_and_its_lines_are_logged(folder, copy_task
     assert {shown["nodes"] for shown in folder.progress.shown} == {1}
 
 
-def test_a_finished_fit_is_remembered(folder, copy_task, unusable, make_model, assert_equal):
+def test_a_finished_fit_is_remembered(folder, copy_task, unusable, make_model, assert_equal, outcome):
     task = copy_task()
     start = make_model(task)
     done = folder.journal().fit("a", start, task, RECIPE, seed=3)
@@ -150,7 +141,9 @@ def test_a_finished_fit_is_remembered(folder, copy_task, unusable, make_model, a
     }
 
 
-def test_a_remembered_fit_leaves_the_model_and_its_optimizers_alone(folder, copy_task, make_model, assert_equal):
+def test_a_remembered_fit_leaves_the_model_and_its_optimizers_alone(
+    folder, copy_task, make_model, assert_equal, outcome
+):
     task = copy_task()
     before = fit(make_model(task), task, RECIPE, seed=0)
     kept = copy.deepcopy(outcome(before))
@@ -193,7 +186,7 @@ def test_the_work_of_another_config_is_refused(folder, copy_task, make_model):
     assert torch.equal(done.model.readout.weight, fit(other, task, RECIPE, seed=3).model.readout.weight)
 
 
-def test_damaged_work_is_done_anew(folder, copy_task, make_model, assert_equal):
+def test_damaged_work_is_done_anew(folder, copy_task, make_model, assert_equal, outcome):
     task = copy_task()
     start = make_model(task)
     done = folder.journal().fit("a", start, task, RECIPE, seed=3)
@@ -211,7 +204,7 @@ def test_damaged_work_is_done_anew(folder, copy_task, make_model, assert_equal):
 @pytest.mark.parametrize("bilevel", ["joint", "first"])
 @pytest.mark.parametrize("at", [1, 2, 14, 15, 20])
 def test_a_fit_after_a_kill_equals_an_unbroken_one(
-    folder, other_folder, copy_task, stopping, make_model, assert_equal, at, bilevel, every_s
+    folder, other_folder, copy_task, stopping, make_model, assert_equal, outcome, at, bilevel, every_s
 ):
     recipe, task = replace(RECIPE, bilevel=bilevel, pull=5.0), copy_task(dropout=0.2)
     start = make_model(task)
@@ -227,7 +220,7 @@ def test_a_fit_after_a_kill_equals_an_unbroken_one(
 
 
 def test_a_damaged_snapshot_gives_way_to_the_one_before(
-    folder, other_folder, copy_task, stopping, make_model, assert_equal
+    folder, other_folder, copy_task, stopping, make_model, assert_equal, outcome
 ):
     task = copy_task()
     start = make_model(task)
@@ -243,7 +236,7 @@ def test_a_damaged_snapshot_gives_way_to_the_one_before(
 
 
 def test_an_interrupt_finishes_the_step_saves_and_stops(
-    folder, other_folder, copy_task, stopping, make_model, assert_equal
+    folder, other_folder, copy_task, stopping, make_model, assert_equal, outcome
 ):
     task = copy_task()
     start = make_model(task)
@@ -283,6 +276,25 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(folder, c
     whole = fit(start, task, RECIPE, seed=3)
     again = folder.journal().fit("stage-2", start, task, RECIPE, seed=3, stage=2)
     assert torch.equal(again.model.readout.weight, whole.model.readout.weight)
+
+
+@pytest.mark.parametrize("at", [1, 14])
+@pytest.mark.parametrize("bilevel", ["joint", "second"])
+def test_a_stage_after_a_growth_goes_on_with_the_rates_of_its_groups(
+    folder, other_folder, copy_task, stopping, unusable, make_model, assert_equal, outcome, at, bilevel
+):
+    recipe, task = replace(RECIPE, bilevel=bilevel, pull=5.0), copy_task(dropout=0.2)
+    before = fit(make_model(task), task, recipe, seed=0)
+    options = Growth(recipe=recipe, new_rate=2.0, old_rate=0.5)
+    begin, *_ = _append(Candidate(before.model, before.optimizers, before.evaluation), task, options, 5.0, seed=0)
+    whole = other_folder.journal(every_s=NEVER).fit("a", begin.model, task, recipe, seed=3, optimizers=begin.optimizers)
+    assert [group["lr"] for group in whole.optimizers[0].param_groups] == [0.01, 0.04]
+    broken = stopping(at, kill, dropout=0.2)
+    with pytest.raises(Killed):
+        folder.journal().fit("a", begin.model, broken, recipe, seed=3, optimizers=begin.optimizers)
+    for then in (task, unusable):  # goes on; is remembered
+        again = folder.journal().fit("a", begin.model, then, recipe, seed=3, optimizers=begin.optimizers)
+        assert_equal(outcome(again), outcome(whole))
 
 
 # --- a whole search ---

@@ -33,6 +33,19 @@ class Model(nn.Module):
         self.core, self.readout = core, nn.Linear(core.hidden_size, 2).to(core.alpha[0])
 
 
+def groups_of(model, *, divided):
+    """What an optimiser is made of: one group, or the second node in a group with a rate of its own."""
+    named = list(model.named_parameters())
+    second = [p for name, p in named if name.startswith("core.nodes.1.")]
+    rest = [p for name, p in named if not name.startswith("core.nodes.1.")]
+    return [{"params": rest}, {"params": second, "lr": 0.03}] if divided else [{"params": [*rest, *second]}]
+
+
+def rates_of(model, optimizer):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[p]: group["lr"] for group in optimizer.param_groups for p in group["params"] if p.numel()}
+
+
 def make(ops=(DEFAULT_OPS, DEFAULT_OPS[:3]), seed=0, **switches):
     generator = torch.Generator().manual_seed(seed)
     return Model(Backbone.from_ops(2, 3, [list(node) for node in ops], generator=generator, **switches).double())
@@ -92,12 +105,13 @@ def same_state(one, other):
 @given(
     position=st.integers(0, 2), before=st.integers(0, 3), after=st.integers(1, 3), seed=st.integers(0, 99),
     switches=st.fixed_dictionaries({"highway": st.booleans(), "share_projection": st.booleans()}),
+    divided=st.booleans(),
 )  # fmt: skip
-def test_surviving_weights_move_as_if_no_node_had_been_added(kind, position, before, after, seed, switches):
-    """Bit for bit, given equal gradients: nothing reads across parameters."""
+def test_surviving_weights_move_as_if_no_node_had_been_added(kind, position, before, after, seed, switches, divided):
+    """Bit for bit, given equal gradients: nothing reads across parameters, and each keeps its group's rate."""
     generator = torch.Generator().manual_seed(seed)
     model = make(**switches, seed=seed)
-    optimizer = OPTIMIZERS[kind](model.parameters())
+    optimizer = OPTIMIZERS[kind](groups_of(model, divided=divided))
     for _ in range(before):
         step(model, optimizer, random_gradients(model, generator))
     grown, origins = grow(model, lambda core: morphisms.add_node(core, position, generator=generator))
@@ -118,23 +132,27 @@ def test_surviving_weights_move_as_if_no_node_had_been_added(kind, position, bef
 @given(
     op=st.integers(0, 7), before=st.integers(1, 3), seed=st.integers(0, 99),
     switches=st.fixed_dictionaries({"highway": st.booleans(), "share_projection": st.booleans()}),
+    divided=st.booleans(),
 )  # fmt: skip
-def test_moments_follow_every_op_that_a_pruning_keeps(kind, op, before, seed, switches):
+def test_moments_follow_every_op_that_a_pruning_keeps(kind, op, before, seed, switches, divided):
     """As an optimiser that saw the new gradients from the first step: theirs are `scale` times the old ones."""
     generator = torch.Generator().manual_seed(seed)
     model = make(**switches, seed=seed)
-    optimizer = OPTIMIZERS[kind](model.parameters())
+    optimizer = OPTIMIZERS[kind](groups_of(model, divided=divided))
     if any(group["weight_decay"] for group in optimizer.param_groups) and "L2" in kind:
         for group in optimizer.param_groups:
             group["weight_decay"] = 0.0  # L2 enters the moments by the weights' values, which a pruning changes
     grown, origins = grow(model, lambda core: morphisms.prune_op(core, 0, op))
     fresh = copy.deepcopy(grown)
-    witness = optimizer.__class__([{**optimizer.param_groups[0], "params": list(fresh.parameters())}])
+    settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
+    parts = groups_of(fresh, divided=divided)
+    witness = optimizer.__class__([{"lr": 0.01, **s, **part} for s, part in zip(settings, parts, strict=True)])
     for _ in range(before):
         gradients = random_gradients(model, generator)
         step(fresh, witness, carried_over(gradients, origins, fresh, generator))
         step(model, optimizer, gradients)
     migrated = migrate(optimizer, origins, model, grown, prefix="core.")
+    assert rates_of(grown, migrated) == rates_of(fresh, witness)
     for (name, a), b in zip(grown.named_parameters(), fresh.parameters(), strict=True):
         if a.numel() == 0:  # no Hadamard op is left: no b_h, and nothing to carry
             continue

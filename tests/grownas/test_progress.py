@@ -63,7 +63,8 @@ def test_lines_are_plain_where_there_is_no_terminal(clock):
     )
 
 
-def test_plain_lines_come_now_and_then_and_at_once_for_a_new_fit(clock):
+def test_plain_lines_come_now_and_then_also_where_fits_are_short(clock):
+    trial = {**EPOCH, "stage": 0, "nodes": None}
     stream = io.StringIO()
     with Progress(stream=stream) as shown:
         for epoch in range(1, 4):
@@ -72,7 +73,9 @@ def test_plain_lines_come_now_and_then_and_at_once_for_a_new_fit(clock):
         shown.update(**{**EPOCH, "epoch": 4})
         clock[0] += PLAIN_EVERY_S / 2
         shown.update(**{**EPOCH, "epoch": 5})
-        shown.update(**{**EPOCH, "part": "gru-8-huber", "stage": 0, "nodes": None, "epoch": 1})
+        shown.update(**{**trial, "part": "gru-8-squared", "epoch": 1})
+        clock[0] += PLAIN_EVERY_S / 2
+        shown.update(**{**trial, "part": "gru-8-huber", "epoch": 1})
     assert [re.search(r"^(\S+):.*epoch (\d+)", line).groups() for line in stream.getvalue().splitlines()] == [
         ("stage-1-pull-100", "1"),
         ("stage-1-pull-100", "4"),

@@ -14,7 +14,7 @@ from torch import nn
 from grownas.bilevel import architecture_gradient_first, architecture_gradient_second
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation
-from grownas.recipe import OptimizerRecipe, Recipe, count_parameters, make_optimizers, split_parameters
+from grownas.recipe import OptimizerRecipe, Recipe, count_parameters, make_optimizers, set_rates, split_parameters
 from grownas.train import Silent, Trainer, fit
 
 SGD = OptimizerRecipe("sgd", rate=0.1, momentum=0.0)
@@ -40,16 +40,6 @@ class Watch(Silent):
 
     def losses(self, split="val"):
         return [line["value"] for line in self.lines if (line["split"], line["metric"]) == (split, "loss")]
-
-
-def outcome(done):
-    """All of a fit but its seconds, as a tree."""
-    return {
-        "model": dict(done.model.state_dict()),
-        "optimizers": [optimizer.state_dict() for optimizer in done.optimizers],
-        "evaluation": [done.evaluation.metric, done.evaluation.losses, done.evaluation.forecasts],
-        "rest": [done.epochs, done.best_epoch, done.steps, done.reason],
-    }
 
 
 def scripted(task_class, losses):
@@ -161,8 +151,9 @@ def by_hand(task, model, recipe, epochs, *, seed):
             for optimizer in optimizers:
                 optimizer.step()
             with torch.no_grad():
-                for p, p_0 in zip((*weights, *alphas), start, strict=True):
-                    p += recipe.weights.rate * recipe.pull * (p_0 - p)
+                for number, (p, p_0) in enumerate(zip((*weights, *alphas), start, strict=True)):
+                    rate = recipe.weights.rate if number < len(weights) else recipe.alpha.rate
+                    p += rate * recipe.pull * (p_0 - p)
     return model
 
 
@@ -190,17 +181,25 @@ def test_clip_bounds_the_norm_of_the_weights_gradient(copy_task, make_model, cli
         torch.testing.assert_close(old - w, 0.1 * gradient * min(1.0, clip / (norm + 1e-6)), rtol=1e-9, atol=1e-15)
 
 
-def test_pull_moves_each_parameter_back_by_rate_times_pull(copy_task, make_model):
+def test_pull_moves_each_parameter_back_by_its_own_rate_times_pull(copy_task, make_model):
     task = copy_task()
     start = make_model(task)
     recipe, window = replace(QUICK, clip=UNCLIPPED), list(task.windows("train", seed=0))[1]
-    trainers = [Trainer(start, task, replace(recipe, pull=pull), seed=0, monitor=Silent()) for pull in (0.0, 20.0)]
+    optimizers = make_optimizers(start, recipe)  # alpha has twice the weights' rate
+    weights, _ = split_parameters(start)
+    rates = {"core.nodes.0.W_h": 0.1, "core.nodes.0.alpha": 0.02}  # a group of its own
+    own = [w for w in weights if w is start.core.nodes[0].W_h]
+    set_rates(optimizers[0], [([w for w in weights if w is not own[0]], 0.01), (own, 0.1)])
+    trainers = [
+        Trainer(start, task, replace(recipe, pull=pull), seed=0, monitor=Silent(), optimizers=optimizers)
+        for pull in (0.0, 5.0)
+    ]
     for trainer in trainers:
         trainer._train_on(window)
     named = [dict(trainer.model.named_parameters()) for trainer in trainers]
     for name, p_0 in start.named_parameters():
         p, pulled = named[0][name], named[1][name]
-        torch.testing.assert_close(pulled, p + 0.01 * 20.0 * (p_0 - p), rtol=0, atol=1e-15)
+        torch.testing.assert_close(pulled, p + rates.get(name, 0.01) * 5.0 * (p_0 - p), rtol=0, atol=1e-15)
 
 
 def test_with_a_constant_gradient_the_pull_holds_a_parameter_within_one_over_pull(copy_task, make_model):
@@ -306,7 +305,7 @@ def test_an_architecture_gradient_that_is_not_finite_stops_before_alpha_moves(co
 @pytest.mark.parametrize(("bilevel", "losses_a_step"), [("first", 2), ("second", 5)])
 @pytest.mark.parametrize("alpha", ["adam", "sgd"])
 def test_the_last_good_state_is_from_before_alphas_step(
-    copy_task, make_model, assert_equal, bilevel, losses_a_step, step, alpha
+    copy_task, make_model, assert_equal, outcome, bilevel, losses_a_step, step, alpha
 ):
     """The weights' loss, the last of a step, is not finite: alpha has moved by then."""
     task, watch = failing(copy_task, losses_a_step * (step + 1), math.nan), Watch()
@@ -426,7 +425,7 @@ def test_second_order_without_a_hadamard_op_on_the_reference(copy_task):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("bilevel", ["joint", "first", "second"])
-def test_going_on_after_any_step_equals_an_unbroken_fit(copy_task, make_model, assert_equal, bilevel, dropout):
+def test_going_on_after_any_step_equals_an_unbroken_fit(copy_task, make_model, assert_equal, bilevel, dropout, outcome):
     task, watch = copy_task(dropout=dropout), Watch()
     start, recipe = make_model(task), replace(QUICK, bilevel=bilevel, pull=10.0, patience=3)
     whole = outcome(fit(start, task, recipe, seed=2, monitor=watch))
@@ -439,6 +438,22 @@ def test_going_on_after_any_step_equals_an_unbroken_fit(copy_task, make_model, a
         assert later.lines == watch.lines[len(watch.lines) - len(later.lines) :]
         for mine, unbroken in zip(later.snapshots, watch.snapshots[number + 1 :], strict=True):
             assert_equal(drop_time(mine), drop_time(unbroken))
+
+
+def test_going_on_with_groups_of_several_rates_equals_an_unbroken_fit(copy_task, make_model, assert_equal, outcome):
+    task, watch = copy_task(), Watch()
+    start, recipe = make_model(task), replace(QUICK, pull=10.0)
+
+    def grouped():
+        optimizers, (weights, _) = make_optimizers(start, recipe), split_parameters(start)
+        set_rates(optimizers[0], [(weights[:2], 0.003), (weights[2:], 0.03)])
+        return optimizers
+
+    whole = outcome(fit(start, task, recipe, seed=2, monitor=watch, optimizers=grouped()))
+    assert [group["lr"] for group in whole["optimizers"][0]["param_groups"]] == [0.003, 0.03]
+    for snapshot in watch.snapshots:
+        again = fit(start, task, recipe, seed=2, resume=snapshot, optimizers=grouped())
+        assert_equal(outcome(again), whole)
 
 
 def drop_time(snapshot):
@@ -462,7 +477,7 @@ def test_time_spent_before_a_break_is_counted(copy_task, make_model):
     assert fit(start, task, QUICK, seed=2, resume={**watch.snapshots[-1], "seconds": 1000.0}).seconds > 1000
 
 
-def test_same_seed_same_fit_and_another_seed_another(copy_task, make_model, assert_equal):
+def test_same_seed_same_fit_and_another_seed_another(copy_task, make_model, assert_equal, outcome):
     task = copy_task(dropout=0.3)
     start = make_model(task)
     first, again, other = (outcome(fit(start, task, QUICK, seed=seed)) for seed in (3, 3, 4))
@@ -506,6 +521,29 @@ def test_parameters_are_split_by_name_and_counted(copy_task, make_model):
     assert count_parameters(model) == 2 * node + 2 * 3 + 2 + 6
     model.readout.bias.requires_grad_(False)
     assert count_parameters(model) == 2 * node + 2 * 3 + 6
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_groups_of_one_rate_train_as_one_group_does(copy_task, make_model, assert_equal, kind):
+    task = copy_task()
+    start, recipe = make_model(task), replace(QUICK, pull=5.0, weights=OptimizerRecipe(kind, 0.01, 0.9, 0.1))
+    optimizers, (weights, _) = make_optimizers(start, recipe), split_parameters(start)
+    set_rates(optimizers[0], [(weights[1:], 0.01), (weights[:1], 0.01)])
+    divided = fit(start, task, recipe, seed=0, optimizers=optimizers).model
+    assert_equal(dict(divided.state_dict()), dict(fit(start, task, recipe, seed=0).model.state_dict()))
+
+
+def test_set_rates_keeps_state_and_other_settings(copy_task, make_model):
+    task = copy_task()
+    trained = fit(make_model(task), task, replace(QUICK, weights=OptimizerRecipe(rate=0.01, weight_decay=0.2)), seed=0)
+    optimizer, (weights, _) = trained.optimizers[0], split_parameters(trained.model)
+    before = {p: dict(optimizer.state[p]) for p in weights}
+    for rates in ([0.1, 0.2], [0.3, 0.4]):  # the second time from two groups
+        set_rates(optimizer, [(weights[:3], rates[0]), (weights[3:], rates[1])])
+        assert [(group["params"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
+            (weights[:3], rates[0], 0.2), (weights[3:], rates[1], 0.2),
+        ]  # fmt: skip
+    assert {p: dict(optimizer.state[p]) for p in weights} == before
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.AdamW), ("sgd", torch.optim.SGD)])

@@ -146,9 +146,9 @@ def test_show_prints_the_cell(finished, call, read_json):
 
 
 def test_train_repeats_a_genotype_as_the_search_retrained_it(finished, runner, call, evaluates_to_summary, read_json):
-    ended = call("train", *runner.options("name=trained", f"genotype={finished / 'genotype.json'}"))
+    ended = call("train", *runner.options(f"genotype={finished / 'genotype.json'}"))
     assert ended.code == 0, ended.err
-    folder = runner.folder / "trained"
+    folder = runner.folder / "index_returns-train-cell-1"
     assert (folder / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
     (entry,) = read_json(folder / "summary.json")["scores"]
     searched = next(e for e in read_json(finished / "summary.json")["scores"] if e["model"] == "grown_retrained")
@@ -160,9 +160,9 @@ def test_train_repeats_a_genotype_as_the_search_retrained_it(finished, runner, c
 
 @pytest.mark.parametrize("name", ["gru", "var1"])
 def test_train_runs_a_baseline_alone(finished, runner, call, read_json, name):
-    ended = call("train", *runner.options("name=alone", f"genotype={name}"))
+    ended = call("train", *runner.options(f"genotype={name}"))
     assert ended.code == 0, ended.err
-    folder = runner.folder / "alone"
+    folder = runner.folder / f"index_returns-train-{name}-1"
     summary = read_json(folder / "summary.json")
     assert [entry["model"] for entry in summary["scores"]] == [name]
     assert summary["nodes"] is None

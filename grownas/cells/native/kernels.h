@@ -298,6 +298,12 @@ INLINE Tile NAME(taken)(REAL *buffer, Py_ssize_t row, Chunk c, Py_ssize_t B, REA
     return (Tile){scratch, WIDTH};
 }
 
+/* Ask for a tile's memory while something else is computed: its rows lie far apart, where no processor looks ahead. */
+INLINE void NAME(prefetch)(const REAL *at, Py_ssize_t row, Py_ssize_t B) {
+    for (Py_ssize_t b = 0; b < B; b++)
+        for (int v = 0; v < 2; v++) __builtin_prefetch(at + b * row + v * LANES, 1);
+}
+
 /* Put a chunk that was worked on in scratch back. */
 INLINE void NAME(put_back)(Tile tile, REAL *buffer, Py_ssize_t row, Chunk c, Py_ssize_t B) {
     if (tile.at != buffer + c.first) NAME(copy)(B, c.units, tile.at, tile.row, buffer + c.first, row);
@@ -306,13 +312,14 @@ INLINE void NAME(put_back)(Tile tile, REAL *buffer, Py_ssize_t row, Chunk c, Py_
 /* out (M, N) = a (M, K) b (K, N), with any strides but for out's rows; returns -1 where there is no memory. */
 static int NAME(multiply)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const REAL *a, Py_ssize_t a_row, Py_ssize_t a_column,
                           const REAL *b, Py_ssize_t b_row, Py_ssize_t b_column, REAL *out, Py_ssize_t out_row) {
-    const Py_ssize_t depth = K < DEPTH ? K : DEPTH;
-    const int gathered = N > 2 * WIDTH && K > DEPTH && a_column == 1; /* long rows far apart, read often: copied together */
+    const Py_ssize_t parts = K > 2 * DEPTH ? (K + DEPTH - 1) / DEPTH : 1, depth = (K + parts - 1) / parts;
+    const int gathered = N > 2 * WIDTH && parts > 1 && a_column == 1; /* long rows far apart, read often: copied together */
     const int few = M <= 32 && b_column == 1 && b_row * (Py_ssize_t)sizeof(REAL) <= 4096; /* no copy of b pays */
     REAL *panel = allocate((depth * WIDTH + M * WIDTH + (gathered ? M * depth : 0)) * sizeof(REAL));
     if (!panel) return -1;
     REAL *scratch = panel + depth * WIDTH, *copied = scratch + M * WIDTH;
-    for (Py_ssize_t begin = 0; begin == 0 || begin < K; begin += DEPTH) {
+    for (Py_ssize_t part = 0; part < parts; part++) {
+        const Py_ssize_t begin = part * depth;
         const Py_ssize_t rows = K - begin < depth ? K - begin : depth;
         const REAL *x = a + begin * a_column;
         Py_ssize_t x_row = a_row;
@@ -356,6 +363,8 @@ static void NAME(node_forward)(const Chain *chain, const Node *node, const REAL 
             if (fresh) {
                 REAL *a = A + block * H;
                 const REAL *weights = packed + block * panel;
+                const Py_ssize_t ahead = block + 1 < node->blocks ? (block + 1) * H + first : first + WIDTH;
+                NAME(prefetch)(A + ahead, chain->A_row, B);
                 from_x = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
                 if (!hadamard) { /* the sum of both parts takes the place of x's */
                     from_s = from_x;

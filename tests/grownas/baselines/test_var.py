@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -327,6 +329,22 @@ def test_a_selection_survives_its_tree():
     np.testing.assert_array_equal(again.var.intercept, chosen.var.intercept)
     assert (again.var.loss, again.chosen) == (chosen.var.loss, chosen.chosen)
     assert (again.settings, again.scores) == (chosen.settings, chosen.scores)
+
+
+def test_choosing_a_var_loads_no_library_while_the_clock_runs():
+    """In a process of its own: what is imported on first use would be charged to the model's seconds."""
+    code = """if True:
+        import sys
+        import numpy as np
+        from grownas.baselines import var
+        values, before = np.random.default_rng(0).normal(size=(300, 2)), set(sys.modules)
+        selection = var.select_by_folds(values, orders=[1, 2])
+        selection.robust(values).var.forecast(values)
+        var.select_by_validation(values, 200, 250)
+        print({name.partition(".")[0] for name in set(sys.modules) - before} - {"numpy"})
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 # On real data: measured by two independent programs before (ALGORITHMS 8)

@@ -42,6 +42,7 @@ def compare(backbone, x, h_0, tolerance=TIGHT):
     names = [name for name, _ in backbone.named_parameters()]
     wanted = [x, h_0, *backbone.parameters()]
     weight = torch.randn(*x.shape[:2], backbone.hidden_size, dtype=x.dtype, generator=torch.Generator().manual_seed(7))
+    weight = weight.to(x.device)
     found = []
     for backend in ("reference", *ENGINES):
         out = BACKENDS[backend].run(nodes, [node.shares for node in nodes], x, h_0)

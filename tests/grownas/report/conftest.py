@@ -185,7 +185,7 @@ def _summary(seed: int, names: Sequence[str], genotype: Genotype, forecasts: dic
     return {
         "task": "index_returns", "strategy": "growing", "seed": seed, "metric": "mse", "val": scores[0]["val"],
         "test": scores[0]["test"], "nodes": 2, "ops": 16, "params": 3412, "search_seconds": 50.5,
-        "retrain_seconds": 22.1, "stages": 3, "stage_log": STAGES, "stopped": "1 stage(s) in a row were not accepted",
+        "retrain_seconds": 22.1, "stages": 3, "stage_log": STAGES, "stopped": "the last added node was not accepted",
         "verdict": f"The grown cell's test error {scores[0]['test']:.4f} is lower than that of the best baseline.",
         "loss": "huber", "free_running": {"steps": 1000, "largest": 1.83, "diverged": False}, "scores": scores,
     }  # fmt: skip

@@ -48,6 +48,7 @@ def test_a_comparison_has_spread_and_tests(make_comparison):
     assert rows["var"] | {"tried": "22", "DM p": "0.012", "MCS": "out", "n": "2"} == rows["var"]
     assert rows["grown"]["MCS"] == "in"
     assert "0.012" in tables.comparison_table(result)
+    assert [column.title for column in table.columns[:5]] == ["model", "test MSE", "sd", "DM p", "MCS"]  # on a phone
 
 
 def test_growth_shows_both_kinds_of_lines(summary):
@@ -61,6 +62,18 @@ def test_growth_shows_both_kinds_of_lines(summary):
     assert [cells[6] for cells in rows] == ["no", "yes", "yes"]
     assert rows[0][5] == "t = 1.02"
     assert rows[2][2:6] == (tables.NONE,) * 4
+
+
+def test_the_growth_logs_tips_speak_of_prunings_where_there_are_any(summary):
+    pruning = {"stage": 2, "kind": "prune_op", "node": 0, "op": 1}
+    plain, pruned = (
+        {column.title: column.note for column in tables.growth(lines, summary["stage_log"]).columns}
+        for lines in ([], iter([pruning]))
+    )
+    assert plain["loss after"] == "on the validation part, after the move and its training"
+    assert "pruned op: before the fine-tuning" in pruned["loss after"]
+    assert not any("prun" in note for note in plain.values())
+    assert [title for title in plain if plain[title] != pruned[title]] == ["loss after", "accepted", "seconds"]
 
 
 @pytest.mark.parametrize(

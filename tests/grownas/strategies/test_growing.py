@@ -13,6 +13,7 @@ import torch
 from grownas.errors import ConfigError
 from grownas.protocols import Evaluation
 from grownas.recipe import OptimizerRecipe, Recipe, count_parameters, make_optimizers
+from grownas.strategies import growing
 from grownas.strategies.growing import NOTHING_FOUND, grow, replay
 from grownas.strategies.stage import Growth, output_drift, with_core
 from grownas.train import Fit, fit
@@ -59,6 +60,18 @@ class ScriptedJournal:
 
     def grew(self, line):
         self.lines.append(rounded(line))
+
+
+class TrainingJournal(ScriptedJournal):
+    """Does the fits; keeps the optimisers that each was given, and what came out."""
+
+    def __init__(self):
+        super().__init__({})
+
+    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
+        done = fit(model, task, recipe, seed=seed, optimizers=optimizers)
+        self.fits[key] = {"optimizers": optimizers, "done": done}
+        return done
 
 
 def rounded(line):
@@ -194,7 +207,7 @@ def test_growth_goes_on_while_it_is_accepted(search):
 
 def test_the_first_rejected_stage_ends_growth(search):
     grown, journal, _ = search({"stage-1-pull-0": 0.9, "stage-2": 0.95}, ONE_PULL)
-    assert grown.reason == "1 stage(s) in a row were not accepted (outer_patience)"
+    assert grown.reason == "the last added node was not accepted"
     assert len(grown.model.core.nodes) == 1
     assert [line["accepted"] for line in journal.lines] == [False]
     assert grown.path() == grown.stages[:1]
@@ -203,7 +216,7 @@ def test_the_first_rejected_stage_ends_growth(search):
 def test_outer_patience_lets_growth_pass_a_rejected_stage(search):
     losses = {"stage-1-pull-0": 0.9, "stage-2": 0.95, "stage-3": 0.8, "stage-4": 0.85, "stage-5": 0.81}
     grown, journal, _ = search(losses, replace(ONE_PULL, outer_patience=2, max_nodes=9))
-    assert grown.reason == "2 stage(s) in a row were not accepted (outer_patience)"
+    assert grown.reason == "no gain by the last 2 added nodes (outer_patience = 2)"
     # judged against the best, grown from the last
     assert [rounded(line)["loss_before"] for line in grown.stages] == [START, 0.9, 0.9, 0.8, 0.8]
     assert [line["loss_before"] for line in journal.lines] == [0.9, 0.95, 0.8, 0.85]
@@ -335,22 +348,79 @@ def test_with_noise_the_measured_drift_is_logged(search, copy_task):
 
 def test_a_stage_begins_with_the_migrated_optimizers(copy_task, make_model):
     """The moments of the surviving weights are those that the stage before ended with."""
-    task, seen = copy_task(), {}
-
-    class Training(ScriptedJournal):
-        def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
-            seen[key] = fit(model, task, recipe, seed=seed, optimizers=optimizers)
-            seen[key, "optimizers"] = optimizers
-            return seen[key]
-
+    task, journal = copy_task(), TrainingJournal()
     options = replace(ONE_PULL, recipe=Recipe(epochs=3, patience=None, weights=OptimizerRecipe(rate=0.01)), max_nodes=2)
-    grow(make_model(task), task, Training({}), options, seed=0)
-    before = seen["stage-1-pull-0"].optimizers[0].state_dict()["state"]
-    after = seen["stage-2", "optimizers"][0].state_dict()["state"]
+    grow(make_model(task), task, journal, options, seed=0)
+    before = journal.fits["stage-1-pull-0"]["done"].optimizers[0].state_dict()["state"]
+    after = journal.fits["stage-2"]["optimizers"][0].state_dict()["state"]
     names = ["W_x", "b_x", "W_h", "b_h"]
     for number, _ in enumerate(names):
         assert torch.equal(after[number]["exp_avg"], before[number]["exp_avg"])
     assert len(after) == len(before)  # the new node's weights start clean
+
+
+SHORT = Recipe(epochs=1, patience=None, weights=OptimizerRecipe(rate=0.01), alpha=OptimizerRecipe(rate=0.02))
+GROWN = replace(ONE_PULL, recipe=SHORT, outer_patience=9, new_rate=2.0, old_rate=0.5)
+
+
+def rates_after(done):
+    """Name and rate of every parameter of a finished fit that is not empty, as b_h is without a Hadamard op."""
+    names = {parameter: name for name, parameter in done.model.named_parameters() if parameter.numel()}
+    rates = {
+        p: group["lr"] for optimizer in done.optimizers for group in optimizer.param_groups for p in group["params"]
+    }
+    return {name: rates[parameter] for parameter, name in names.items()}
+
+
+def rates_wanted(names, new):
+    """Rates by `GROWN` of a stage in which the node with number `new` is new; None stands for the first stage."""
+
+    def rate(name):
+        if name.endswith("alpha"):
+            return 0.02
+        if name.startswith(f"core.nodes.{new}."):
+            return 2.0 * 0.01
+        return 0.01 if new is None else 0.5 * 0.01
+
+    return {name: rate(name) for name in names}
+
+
+@pytest.mark.parametrize(("position", "numbers"), [("first", [0, 0]), ("middle", [0, 1]), ("last", [1, 2])])
+def test_new_and_old_weights_have_rates_of_their_own_which_do_not_compound(copy_task, make_model, position, numbers):
+    task, journal = copy_task(), TrainingJournal()
+    grow(make_model(task), task, journal, replace(GROWN, position=position), seed=0)
+    assert list(journal.fits) == ["stage-1-pull-0", "stage-2", "stage-3"]
+    for asked, new in zip(journal.fits.values(), [None, *numbers], strict=True):
+        found = rates_after(asked["done"])
+        assert found == rates_wanted(found, new)
+
+
+def test_equal_rates_train_as_one_group_does(copy_task, make_model, assert_equal, monkeypatch):
+    """To the last bit, weight decay and pull included."""
+    recipe = replace(SHORT, epochs=3, weights=OptimizerRecipe(rate=0.01, weight_decay=0.1))
+    options = replace(GROWN, recipe=recipe, pulls=(5.0,), new_rate=1.0, old_rate=1.0)
+
+    def last_model():
+        task, journal = copy_task(dropout=0.1), TrainingJournal()
+        grow(make_model(task), task, journal, options, seed=0)
+        done = journal.fits["stage-3"]["done"]
+        return dict(done.model.state_dict()), [len(o.param_groups) for o in done.optimizers]
+
+    divided, groups = last_model()
+    assert groups == [2, 1]
+    monkeypatch.setattr(growing, "set_rates", lambda optimizer, rates: None)
+    whole, groups = last_model()
+    assert groups == [1, 1]
+    assert_equal(divided, whole)
+
+
+@pytest.mark.parametrize("prune", ["each_stage", "at_end"])
+def test_the_fine_tuning_after_a_pruning_keeps_the_rates_of_its_stage(copy_task, make_model, prune):
+    task, journal = copy_task(), TrainingJournal()
+    options = replace(GROWN, judge="better", max_nodes=2, prune=prune, prune_threshold=0.3)
+    grow(make_model(task), task, journal, options, seed=0)
+    found = rates_after(journal.fits[f"stage-2-pull-0-pruned-{prune}"]["done"])
+    assert found == rates_wanted(found, 1)
 
 
 # --- pruning ---
@@ -465,20 +535,19 @@ def test_replay_repeats_the_path_for_as_many_epochs(search, copy_task):
     assert list(again.fits) == ["refit-stage-1-pull-0", "refit-stage-2", "refit-stage-3"]
     for asked in again.fits.values():
         assert asked["recipe"] == replace(options.recipe, pull=0.0, patience=None, epochs=3)
+    for key in ("refit-stage-2", "refit-stage-3"):  # at the rates that the growth had
+        rates = [group["lr"] for group in again.fits[key]["optimizers"][0].param_groups]
+        assert rates == [0.3 * options.recipe.weights.rate, 3 * options.recipe.weights.rate]
     assert len(model.core.nodes) == 3
 
 
 def test_a_search_is_the_same_twice_and_leaves_the_start_alone(copy_task, make_model, assert_equal):
-    class Training(ScriptedJournal):
-        def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
-            return fit(model, task, recipe, seed=seed, optimizers=optimizers)
-
     recipe = Recipe(epochs=6, patience=2, weights=OptimizerRecipe(rate=0.02))
     options = replace(PLAIN, recipe=recipe, pulls=(10.0, 0.0), max_nodes=2)
     found = []
     for number in range(2):
         torch.manual_seed(number)
-        task, journal = copy_task(dropout=0.1), Training({})
+        task, journal = copy_task(dropout=0.1), TrainingJournal()
         start = make_model(task, hidden=4)
         before = copy.deepcopy(dict(start.state_dict()))
         grown = grow(start, task, journal, options, seed=1)

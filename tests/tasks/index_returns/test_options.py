@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.options import Options
-from grownas.tasks.index_returns.sources import NAMES
+from grownas.tasks.index_returns.sources import NAMES, TICKERS
 
 
 def test_defaults_are_the_main_jobs():
@@ -53,6 +53,14 @@ def test_a_path_means_the_same_file_from_every_folder(tmp_path, monkeypatch):
 def test_what_cannot_be_is_refused(given, words):
     with pytest.raises(ValidationError, match=words):
         Options(**given)
+
+
+@pytest.mark.parametrize("data", [name for name in NAMES if name != "yfinance"] + ["closes.csv"])
+def test_tickers_are_spelled_out_only_where_they_are_used(data):
+    assert Options(data=data).tickers is None
+    assert Options(data="yfinance").tickers == Options(data="yfinance", tickers=None).tickers == TICKERS
+    assert Options(data=data, tickers=["^GSPC"]).tickers == ("^GSPC",)
+    assert Options(data="yfinance", tickers=["^GSPC"]).tickers == ("^GSPC",)
 
 
 def test_one_ticker_stands_for_a_list():

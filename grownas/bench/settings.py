@@ -1,0 +1,90 @@
+"""Which chains are timed at which sizes, and what must hold of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from grownas.bench.figures import Must
+from grownas.ops import DEFAULT_OPS
+
+EAGER, LSTM, GRU, FLOOR = "reference", "nn.LSTM", "nn.GRU", "floor"
+Ops = tuple[tuple[tuple[str, str], ...], ...]  # of each node
+SUPERNET: Ops = (tuple(DEFAULT_OPS),) * 3
+DERIVED: Ops = ((("hadamard", "tanh"),), (("add", "sigmoid"),), (("hadamard", "identity"),))
+
+
+class Setting(NamedTuple):
+    """What is timed.
+
+    Attributes:
+        kind: `supernet`, a mixture whose shares are learned, or `derived`, a cell.
+        T: steps.
+        B: batch.
+        I: input size.
+        H: hidden size.
+        ops: of each node.
+        musts: what must hold of the times.
+        mode: `gradients`: forward and the gradients of weights and input; `no_grad` or `inference_mode`: one `step` of
+            a stream, the state carried on.
+        device: where.
+    """
+
+    kind: str
+    T: int
+    B: int
+    I: int  # noqa: E741 - the field's name
+    H: int
+    ops: Ops
+    musts: tuple[Must, ...] = ()
+    mode: str = "gradients"
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        sizes = f"{self.kind} T{self.T} B{self.B} I{self.I} H{self.H} J{len(self.ops)}"
+        words = [sizes, *([] if self.gradients else ["step", self.mode]), *([] if self.device == "cpu" else ["GPU"])]
+        return " ".join(words)
+
+    @property
+    def gradients(self) -> bool:
+        """Whether the backward pass is part of it."""
+        return self.mode == "gradients"
+
+    @property
+    def operations(self) -> int:
+        """Additions and multiplications of the chain's matrix products; the backward pass has twice the forward's."""
+        forward = 2 * self.T * self.B * (self.I + self.H) * self.H * sum(map(len, self.ops))
+        return 3 * forward if self.gradients else forward
+
+    def doubled(self) -> dict[str, Setting]:
+        """Return the settings of which one size is doubled, by that size."""
+        return {
+            "2 T": self._replace(T=2 * self.T),
+            "2 B": self._replace(B=2 * self.B),
+            "2 nodes": self._replace(ops=self.ops * 2),
+            "2 ops": self._replace(ops=tuple(node * 2 for node in self.ops)),
+        }
+
+
+SMALL = Setting("supernet", 20, 32, 12, 32, SUPERNET, (Must(EAGER, 1 / 8), Must(FLOOR, 2.0)))
+RETURNS = Setting("supernet", 20, 16, 12, 16, SUPERNET, (Must(EAGER, 1 / 10),))  # the size of that task
+LARGE = Setting("supernet", 35, 64, 300, 300, SUPERNET, (Must(FLOOR, 1.25),))
+CELL = Setting("derived", 35, 20, 300, 300, DERIVED, (Must(LSTM, 1.05),))
+SMALL_CELL = Setting("derived", 20, 32, 32, 32, DERIVED, (Must(LSTM, 1.0),))
+STEPS = tuple(
+    Setting("derived", 1, 1, 32, 32, DERIVED, (Must(LSTM, 1.0),), mode) for mode in ("inference_mode", "no_grad")
+)
+
+SPEED = (SMALL, RETURNS, LARGE, CELL, SMALL_CELL, *STEPS)
+GROWTH = (SMALL, RETURNS, LARGE, CELL, SMALL_CELL)  # of cost, when a size doubles
+GROWTH_QUICK = (SMALL, CELL)
+GROWTH_BAR = 2.1
+THREADS = (LARGE, SMALL._replace(I=128, H=128), CELL, SMALL_CELL._replace(I=128, H=128))
+THREADS_BAR = 1.03  # not slower: times of the same code differ by that much
+MEMORY = Setting("supernet", 70, 64, 300, 300, SUPERNET)
+MEMORY_BAR = 2.0  # times the ops' outputs
+FIRST = (SMALL, SMALL_CELL)
+FIRST_BAR_MS = 50.0  # that a new cell's first call may take longer than its later ones
+GPU = (
+    Setting("derived", 35, 64, 850, 850, DERIVED, (Must(LSTM, 1.2),), device="cuda"),
+    Setting("supernet", 35, 64, 300, 300, SUPERNET, (Must(FLOOR, 1.5),), device="cuda"),
+)
