@@ -76,24 +76,37 @@ typedef struct {
                                           {backward_##isa##_float, backward_##isa##_double}, multiply_##isa##_float, \
                                           multiply_##isa##_double, activate_##isa##_float, activate_##isa##_double};
 
-#if defined(__x86_64__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__)
 #define X86 1
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,fma")
+#endif
 #define BYTES 64
 #define ROWS 8
 #define ISA avx512
 #include "both_types.h"
 KERNELS(avx512)
+#ifdef __clang__
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
+#endif
 #define BYTES 32
 #define ROWS 4
 #define ISA avx2
 #include "both_types.h"
 KERNELS(avx2)
+#ifdef __clang__
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #endif
 
 #define BYTES 16
