@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 
 FINANCE = ["yfinance>=1.7,<2"]
+TRITON = ["triton>=3.5,<4; platform_system == 'Linux'"]  # PyTorch for CUDA brings it; alone it is for tests
 DEV = [
     "pytest>=9",
     "pytest-xdist",
@@ -66,7 +67,7 @@ setup(
         "matplotlib>=3.9",
         "Jinja2>=3.1.5",
     ],
-    extras_require={"finance": FINANCE, "dev": DEV},
+    extras_require={"finance": FINANCE, "triton": TRITON, "dev": DEV},
     entry_points={
         "console_scripts": ["grownas = grownas.cli:main"],
         "grownas.tasks": ["index_returns = grownas.tasks.index_returns.task:IndexReturns"],

@@ -21,10 +21,11 @@ from grownas.schema import Count, Distinct, NonNegative, Number, OneOrMore, Posi
 
 TASKS = "grownas.tasks"  # entry-point group
 NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
-WHERE_AND_HOW = ("runs", "name", "quiet", "threads", "workers", "checkpoint_seconds", "seeds")  # do not change a result
+WHERE_AND_HOW = ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds")  # do not change a result
 
 
 Combine = Literal["add", "hadamard"]
+Backend = Literal["auto", "native", "torch", "triton", "reference"]
 Names = Annotated[tuple[str, ...], OneOrMore, Distinct]
 Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
 Seeds = Annotated[tuple[Whole, ...], OneOrMore, Field(min_length=1), Distinct]
@@ -126,7 +127,8 @@ class Config(Section):
     seed: Annotated[Whole, about("of weights, noise and data order")] = 1
     seeds: Annotated[Seeds, about("of `grownas compare`")] = (1, 2, 3, 4, 5)
     workers: Annotated[Count | None, about("processes of `grownas compare`; null: one a core")] = None
-    threads: Annotated[Count, about("of torch, in each process")] = 1
+    threads: Annotated[Count, about("of torch, in each process; last digits may change with them")] = 1
+    backend: Annotated[Backend, about("what runs the cells; auto: the fastest that can")] = "auto"
     runs: Annotated[str, about("where run folders go")] = "runs"
     name: Annotated[str | None, about("of the run folder; null: task, what is done, and seed")] = None
     quiet: Annotated[bool, about("show no progress and no table")] = False

@@ -51,6 +51,7 @@ class Contest:
         hidden_sizes, losses: what `lstm` and `gru` choose from, beside the size with the grown cell's parameters.
         seed: of weights and data order.
         refit: fit the chosen settings anew on training and validation data.
+        backend: what runs grown cells.
         params: of the grown cell's model, which `lstm` and `gru` match; None if there is no grown cell.
         steps: weight steps of the growth, the budget of `random`.
     """
@@ -68,6 +69,7 @@ class Contest:
     losses: tuple[str, ...]
     seed: int
     refit: bool = False
+    backend: str = "auto"
     params: int | None = None
     steps: int = 0
 

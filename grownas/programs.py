@@ -114,6 +114,7 @@ def _contest(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Con
             highway=space.highway,
             share_projection=space.share_projection,
             carrier_share=growth.carrier_share,
+            backend=config.backend,
             generator=generator,
         )
 
@@ -131,6 +132,7 @@ def _contest(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Con
         losses=config.baselines.losses,
         seed=config.seed,
         refit=config.refit,
+        backend=config.backend,
     )
 
 
@@ -227,7 +229,7 @@ def _retrain(contest: Contest, genotype: Genotype, hidden_size: int) -> tuple[Sc
 
     def build() -> Any:
         generator = contest.draw("grown_retrained")
-        core = GrownRNN(genotype, task.input_size, hidden_size)
+        core = GrownRNN(genotype, task.input_size, hidden_size, backend=contest.backend)
         core.reset_parameters(generator)
         return task.model(core, generator=generator)
 

@@ -103,7 +103,8 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
     task = task.with_scaling(tensors["mean"].numpy(), tensors["sd"].numpy(), names)
     genotype = Genotype.load(path / "genotype.json")
     try:
-        model = task.model(GrownRNN(genotype, task.input_size, tensors["readout.weight"].shape[1]))
+        hidden_size = tensors["readout.weight"].shape[1]
+        model = task.model(GrownRNN(genotype, task.input_size, hidden_size, backend=config.backend))
         model.load_state_dict(tensors)
     except (RuntimeError, KeyError) as error:
         raise RunError(f"{path}: weights.safetensors does not fit genotype.json: {error}") from error

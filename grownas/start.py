@@ -31,6 +31,7 @@ def build_start(
     highway: bool = False,
     share_projection: bool = False,
     carrier_share: float = 0.5,
+    backend: str = "auto",
     generator: Generator,
 ) -> Any:
     """Build a task's model around a backbone, at a VAR or at random.
@@ -43,6 +44,7 @@ def build_start(
         highway: the cell's switch.
         share_projection: the cell's switch.
         carrier_share: of the start and of every further node, see `morphisms.add_node`.
+        backend: what runs the cell, see `GrownRNN`.
         generator: draws weights.
     """
     first = morphisms.with_carrier(nodes[0], share_projection) if var is not None else list(nodes[0])
@@ -53,6 +55,7 @@ def build_start(
         highway=highway,
         share_projection=share_projection,
         generator=generator,
+        backend=backend,
     )
     model = task.model(backbone, generator=generator)
     if var is None:

@@ -25,11 +25,13 @@ A backend is a `Loop`: the two functions that take `Buffers` through time, forwa
 Everything outside the loop stands here, once. `torch_loop` does it in PyTorch calls, `native_loop` in C, `triton_loop`
 on a GPU; `reference` is the definition of truth that all of them are tested against. To add a backend, write a `Loop`
 and a line in `backends.BACKENDS`; to add an activation, a line in `ops.ACTIVATION`, and in `native/kernels.h` its value
-and slope and in `native/module.c` its name, without which `torch_loop` runs the cells that use it.
+and slope and in `native/module.c` its name (the like in `triton_pointwise`), without which `torch_loop` runs the cells
+that use it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -118,14 +120,25 @@ def pack(node: Node, shares: Tensor) -> Packed:
     tensors: tuple[Tensor, ...] = (node.W_x, node.W_h, node.b_x, node.b_h)
     W_x, W_h, b_x, b_h = tensors
     if not plan.is_natural:
-        order = torch.tensor(plan.order, device=W_x.device)
-        rows = torch.tensor([node.bias[n] for n in plan.order if n in node.bias], device=W_x.device, dtype=torch.long)
+        order, rows, places = _indices(plan, W_x.device)
         b_x, b_h, shares = b_x[order], b_h[rows], shares[order]
-        places = torch.tensor(plan.columns, device=W_x.device)
         W_x, W_h = W_x[:, places], W_h[:, places]
     if plan.gate:
         W_x, W_h = _insert(W_x, node.gate_x, plan), _insert(W_h, node.gate_h, plan)
     return Packed(W_x, W_h, b_x, b_h, shares)
+
+
+@functools.lru_cache
+def _indices(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, in a plan's order, the numbers of ops, of the Hadamard ones' rows of b_h, and of projections."""
+    hadamard = plan.order[plan.additive :]
+    rows = [sorted(hadamard).index(number) for number in hadamard]
+    with torch.inference_mode(False):  # they are kept, and autograd takes nothing that was made in it
+        return (
+            torch.tensor(plan.order, device=device),
+            torch.tensor(rows, device=device, dtype=torch.long),
+            torch.tensor(plan.columns, device=device),
+        )
 
 
 def columns(plans: Sequence[Plan], hidden_size: int) -> list[tuple[slice, slice]]:

@@ -32,8 +32,7 @@ from grownas.genotype import Op
 from grownas.ops import ACTIVATION
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-TILE = 512  # numbers that a kernel's program takes at a time, in rows of at most:
-WIDTH = 128
+HEIGHT, WIDTH = 4, 32  # streams and units of a kernel's program
 GRAPHS_KEPT = 8  # recorded loops, each with buffers of its own; the least recently used one makes way
 KEYS_KEPT = 64  # loops that came once
 
@@ -168,19 +167,14 @@ def _before(states: Sequence[Tensor], h_0: Tensor, j: int, t: int) -> tuple[Tens
 
 def _nodes(plans: Sequence[Plan], arguments: Arguments) -> list[_Node]:
     (A, Q, _, _), (B, H) = arguments.buffers, arguments.h_0.shape
-    height, width = _tile(B, H)
-    # As many warps as the tile fills: one that repeated another's work could read a number that was overwritten.
-    launch = {"BLOCK_B": height, "BLOCK_H": width, "num_warps": max(1, height * width // 128), "enable_fp_fusion": True}
+    # One warp: no sum crosses warps, and none repeats another's reads, which it might do after the other's writes.
+    launch = {"BLOCK_B": _height(B), "BLOCK_H": WIDTH, "num_warps": 1, "enable_fp_fusion": True}
     rows = A.shape[2], 0 if Q is None else Q.shape[2]
     found = []
     for plan, node, (in_A, in_Q) in zip(plans, arguments.packed, columns(plans, H), strict=True):
         W_h, *mixture = (tensor.contiguous() for tensor in node[1:])
-        sizes = (B, H, *rows, in_A.start, in_Q.start)
-        found.append(
-            _Node(
-                W_h.flatten(1), W_h.new_empty(B, plan.blocks * H), tuple(mixture), sizes, {**_constants(plan), **launch}
-            )
-        )
+        u, sizes = W_h.new_empty(B, plan.blocks * H), (B, H, *rows, in_A.start, in_Q.start)
+        found.append(_Node(W_h.flatten(1), u, tuple(mixture), sizes, {**_constants(plan), **launch}))
     return found
 
 
@@ -199,21 +193,14 @@ def _constants(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _tile(B: int, H: int) -> tuple[int, int]:
-    """Return how many streams and units a program takes: powers of two, and a warp's width at least."""
-    width = min(WIDTH, max(32, _power_of_two(H)))
-    return min(_power_of_two(B), TILE // width), width
+def _height(B: int) -> int:
+    """Return how many streams a program takes, a power of two."""
+    return min(HEIGHT, 1 << (B - 1).bit_length()) if B else 1
 
 
 def _grid(h_0: Tensor) -> tuple[int, int]:
     B, H = h_0.shape
-    height, width = _tile(B, H)
-    return -(-B // height), -(-H // width)
-
-
-def _power_of_two(number: int) -> int:
-    """Return the next power of two that is not below a number above 0."""
-    return 1 << (number - 1).bit_length()
+    return -(-B // _height(B)), -(-H // WIDTH)
 
 
 def _kernels() -> Any:

@@ -351,8 +351,8 @@ CHANGES = {  # another valid value for every key
     },
     "retrain": {"grown": False, "epochs": 3, "patience": 3, "rate": 0.5},
     "baselines": {"use": ["gru"], "compare": ["random"], "hidden_sizes": [4], "losses": ["huber"]},
-    "refit": True, "seed": 9, "seeds": [8, 9], "workers": 3, "threads": 2, "runs": "elsewhere", "name": "mine",
-    "quiet": True, "checkpoint_seconds": 3.0,
+    "refit": True, "seed": 9, "seeds": [8, 9], "workers": 3, "threads": 2, "backend": "torch", "runs": "elsewhere",
+    "name": "mine", "quiet": True, "checkpoint_seconds": 3.0,
 }  # fmt: skip
 ONLY_VALUE = {"task.use", "strategy.use"}  # nothing else is allowed yet
 
@@ -375,7 +375,7 @@ def test_the_fingerprint_tells_what_changes_a_result(key, value):
     before = load("index_returns/growing")
     after = load("index_returns/growing", [f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"])
     assert after != before
-    ignored = key in ("runs", "name", "quiet", "threads", "workers", "checkpoint_seconds", "seeds")
+    ignored = key in ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds")
     assert (after.fingerprint() == before.fingerprint()) == ignored
     assert ignored == (key in WHERE_AND_HOW)
 
@@ -460,3 +460,13 @@ def test_a_task_of_another_package_is_found(monkeypatch):
 def test_a_list_without_brackets_is_told_how_to_be_written():
     with pytest.raises(ConfigError, match=r"seeds: .*write a list as seeds=\[1,2\]"):
         load("index_returns/growing", ["seeds=1,2"])
+
+
+def test_the_backends_are_those_there_are():
+    """The config names them anew: importing them would take seconds."""
+    from typing import get_args
+
+    from grownas.cells.backends import BACKENDS
+    from grownas.config import Backend
+
+    assert set(get_args(Backend)) == {"auto", *BACKENDS}

@@ -65,6 +65,22 @@ def test_a_run_killed_again_and_again_at_random_moments_ends_the_same(
     assert_same_run(finished, folder)
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])  # the other runs here take the one in C
+def test_every_backend_repeats_and_resumes_to_the_last_bit(
+    broken_off, runner, call, assert_same_run, read_json, backend
+):
+    overrides = f"backend={backend}", "baselines.use=[zero]"
+    whole = runner.search("whole", *overrides)
+    assert read_json(whole / "summary.json")["backend"] == backend
+    assert_same_run(whole, runner.search("again", *overrides))
+    folder = broken_off("checkpoint/stage-2.part", *overrides)
+    assert call("resume", folder).code == 0
+    assert_same_run(whole, folder)
+    evaluated = call("evaluate", folder)
+    summary = read_json(whole / "summary.json")
+    assert all(repr(summary[part]) in evaluated.out for part in ("val", "test"))
+
+
 def test_a_bilevel_search_with_pruning_resumes_too(broken_off, runner, call, assert_same_run, read_lines):
     overrides = (
         "strategy.bilevel=second",

@@ -229,6 +229,17 @@ def test_without_gradients_the_values_are_the_same(engine):
     assert torch.equal(plain, backbone(x, h_0.unsqueeze(0))[0])
 
 
+def test_inference_first_and_training_later(engine):
+    """What the first call makes and keeps must serve the second."""
+    backbone = make([[("hadamard", "sigmoid"), ("add", "relu"), ("hadamard", "tanh"), ("add", "sigmoid")]], seed=3)
+    backbone.backend = engine
+    x, h_0 = data(4, 2, 3, 5)
+    with torch.inference_mode():
+        backbone(x.detach())
+    torch.autograd.grad(backbone(x)[0].sum(), [x, *backbone.parameters()])
+    compare(backbone, x, h_0)
+
+
 def test_inputs_and_parameters_may_lie_in_memory_in_any_way(engine):
     backbone = make([DEFAULT_OPS, DEFAULT_OPS[::-1]])
     backbone.backend = engine
