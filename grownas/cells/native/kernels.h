@@ -144,8 +144,11 @@ static void NAME(pack)(Py_ssize_t K, Chunk c, const REAL *from, Py_ssize_t row, 
     for (Py_ssize_t begin = 0; begin < K; begin += block) {
         const Py_ssize_t end = begin + block < K ? begin + block : K;
         if (column == 1) {
-            for (Py_ssize_t k = begin; k < end; k++)
+            for (Py_ssize_t k = begin; k < end; k++) {
+                __builtin_prefetch(from + k * row + WIDTH); /* the next chunk, while this one is worked on */
+                __builtin_prefetch(from + k * row + WIDTH + LANES);
                 for (Py_ssize_t i = 0; i < c.units; i++) to[k * width + i] = from[k * row + i];
+            }
         } else {
             for (Py_ssize_t i = 0; i < c.units; i++)
                 for (Py_ssize_t k = begin; k < end; k++) to[k * width + i] = from[k * row + i * column];
@@ -312,9 +315,9 @@ INLINE void NAME(put_back)(Tile tile, REAL *buffer, Py_ssize_t row, Chunk c, Py_
 /* out (M, N) = a (M, K) b (K, N), with any strides but for out's rows; returns -1 where there is no memory. */
 static int NAME(multiply)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const REAL *a, Py_ssize_t a_row, Py_ssize_t a_column,
                           const REAL *b, Py_ssize_t b_row, Py_ssize_t b_column, REAL *out, Py_ssize_t out_row) {
-    const Py_ssize_t parts = K > 2 * DEPTH ? (K + DEPTH - 1) / DEPTH : 1, depth = (K + parts - 1) / parts;
+    const Py_ssize_t parts = K > DEPTH ? (K + DEPTH - 1) / DEPTH : 1, depth = (K + parts - 1) / parts;
     const int gathered = N > 2 * WIDTH && parts > 1 && a_column == 1; /* long rows far apart, read often: copied together */
-    const int few = M <= 32 && b_column == 1 && b_row * (Py_ssize_t)sizeof(REAL) <= 4096; /* no copy of b pays */
+    const int few = M <= 32 && b_column == 1 && b_row * (Py_ssize_t)sizeof(REAL) <= 1 << 14; /* no copy of b pays */
     REAL *panel = allocate((depth * WIDTH + M * WIDTH + (gathered ? M * depth : 0)) * sizeof(REAL));
     if (!panel) return -1;
     REAL *scratch = panel + depth * WIDTH, *copied = scratch + M * WIDTH;
@@ -363,8 +366,9 @@ static void NAME(node_forward)(const Chain *chain, const Node *node, const REAL 
             if (fresh) {
                 REAL *a = A + block * H;
                 const REAL *weights = packed + block * panel;
-                const Py_ssize_t ahead = block + 1 < node->blocks ? (block + 1) * H + first : first + WIDTH;
-                NAME(prefetch)(A + ahead, chain->A_row, B);
+                const int more = block + 1 < node->blocks;
+                NAME(prefetch)(more ? A + (block + 1) * H + first : A + first + WIDTH, chain->A_row, B);
+                if (Q && hadamard && more) NAME(prefetch)(Q + (node->projection[k] + 1) * H + first, chain->Q_row, B);
                 from_x = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
                 if (!hadamard) { /* the sum of both parts takes the place of x's */
                     from_s = from_x;

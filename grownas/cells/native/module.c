@@ -36,7 +36,7 @@ typedef struct {
     Node *node;
 } Chain;
 
-#define DEPTH 192 /* rows of a panel, at most twice: half of a first-level cache, but see to it that few sums are split */
+#define DEPTH 384 /* rows of a panel at most: as many as a first-level cache holds */
 
 static void *allocate(size_t bytes) {
     void *memory = NULL;
