@@ -230,12 +230,13 @@ def _side_by_side(weights: list[Tensor]) -> Tensor:
 def _forward(loop: Loop, plans: list[Plan], packed: list[Packed], x: Tensor, h_0: Tensor, *, keep: bool) -> Buffers:
     T, B, _ = x.shape
     H = h_0.shape[1]
-    A = x.new_empty(T * B, sum(plan.blocks for plan in plans) * H)
+    in_A, in_Q = sum(plan.blocks for plan in plans) * H, sum(plan.hadamard_projections for plan in plans) * H
+    memory = x.new_empty(T * B * (in_A + in_Q * keep))  # one piece, which malloc is more likely to find again
+    A = memory[: T * B * in_A].view(T * B, in_A)
     loop.multiply(x.flatten(0, 1), _side_by_side([node.W_x for node in packed]), A)
-    multiplied = sum(plan.hadamard_projections for plan in plans)
     buffers = Buffers(
-        A.view(T, B, A.shape[1]),
-        x.new_empty(T, B, multiplied * H) if keep else None,
+        A.view(T, B, in_A),
+        memory[T * B * in_A :].view(T, B, in_Q) if keep else None,
         [x.new_empty(T, B, H) for _ in plans],
         [x.new_empty(T, B, H) if keep and plan.gate else None for plan in plans],
     )
