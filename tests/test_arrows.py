@@ -36,6 +36,8 @@ LAYERS = """
     strategies.stage
     start  migrate
     morphisms
+    morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
+    morphisms.origins  morphisms.parts
     backbone
     cells.cell
     cells.chain

@@ -1,0 +1,92 @@
+"""An op becomes two: exact copies, or copies moved apart along the splitting matrices' eigenvectors (ALGORITHMS 4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from grownas.backbone import Backbone
+from grownas.morphisms.origins import Morphed, check_place, rebuild_node
+from grownas.morphisms.parts import disturb
+
+
+@torch.no_grad()
+def duplicate_op(
+    backbone: Backbone, node: int, op: int, noise: float = 0.0, generator: Generator | None = None
+) -> Morphed:
+    """Put a copy of an op at the end of its node, each with half of the share.
+
+    Promise: with noise 0 the output is unchanged to rounding. But then the two learn the same for ever: only noise, or
+    a sibling's pull on a shared projection, makes them differ.
+
+    Under `share_projection` the copy has a projection of its own, for noise on a shared one would move all its users;
+    the op itself stays where it was.
+
+    Args:
+        backbone: left untouched.
+        node: number of the node.
+        op: number of the op.
+        noise: standard deviation of what is added to all parameters of the copy.
+        generator: draws the noise.
+
+    Raises:
+        ValueError: there is no such node or op.
+
+    Reference:
+        Jie & Gao (2021), algorithm 4.
+    """
+    check_place(backbone, node, op)
+    ops = backbone.mixed_nodes()[node].ops
+    copied = replace(ops[op], own_projection=backbone.share_projection)
+    morphed = rebuild_node(backbone, node, [*ops, copied], [*range(len(ops)), op], Generator())
+    if noise:
+        disturb(morphed.backbone.mixed_nodes()[node], [len(ops)], noise, generator)
+    return morphed
+
+
+@torch.no_grad()
+def split_op(backbone: Backbone, node: int, op: int, splitting: tuple[Tensor, Tensor], step: float) -> Morphed:
+    """Put a copy of an op at the end of its node, each with half of the share, and move the two apart.
+
+    The units with a negative eigenvalue go to theta + step * v in the op and to theta - step * v in the copy, all
+    others stay equal. Promise: the output changes by O(step^2), the loss whose splitting matrices were decomposed by
+    (step^2 / 2) * the sum of the negative eigenvalues, up to O(step^3) (with unit eigenvectors).
+
+    Under `share_projection` both have projections of their own, for each moves its own way.
+
+    Args:
+        backbone: left untouched.
+        node: number of the node.
+        op: number of the op.
+        splitting: the lowest eigenvalue of each unit's splitting matrix, shape `(H,)`, and its eigenvector, shape
+            `(H, D)`, over the unit's own parameters `[W_x[:, i], b_x[i], W_h[:, i]]` and, if Hadamard, `b_h[i]`.
+        step: length of the step.
+
+    Raises:
+        ValueError: there is no such node or op, or the eigenpairs' shapes or values do not fit.
+
+    Reference:
+        Liu, Wu & Wang (2019), Splitting Steepest Descent; through time and for both kinds of op it is ours.
+    """
+    check_place(backbone, node, op)
+    old = backbone.mixed_nodes()[node]
+    eigenvalues, eigenvectors = splitting
+    sizes = [value[..., 0].numel() for value in old.op_parameters(op).values()]  # of one unit
+    shapes, wanted = (tuple(eigenvalues.shape), tuple(eigenvectors.shape)), (old.hidden_size, sum(sizes))
+    if shapes != (wanted[:1], wanted):
+        raise ValueError(
+            f"eigenvalues and eigenvectors have shapes {shapes[0]} and {shapes[1]}, expected {wanted[:1]} and {wanted}"
+        )
+    way = step * torch.where((eigenvalues < 0).unsqueeze(1), eigenvectors, 0)
+    if eigenvalues.isnan().any() or not way.isfinite().all():
+        raise ValueError("the step, an eigenvalue or the eigenvector of a negative one is not finite")
+    own = replace(old.ops[op], own_projection=backbone.share_projection)
+    ops = [*old.ops[:op], own, *old.ops[op + 1 :], own]
+    morphed = rebuild_node(backbone, node, ops, [*range(len(old.ops)), op], Generator())
+    for place, sign in ((op, 1), (len(old.ops), -1)):
+        values = morphed.backbone.op_parameters(node, place).values()
+        for value, part in zip(values, torch.split(way.to(old.alpha), sizes, 1), strict=True):
+            value += sign * part.t().reshape(value.shape)
+    return morphed

@@ -1,0 +1,80 @@
+"""What morphisms are made of: ops that carry the state, ops that are silent, noise, and constants that must go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Generator, Tensor
+
+from grownas.backbone import Backbone, MixedNode
+from grownas.genotype import Op
+from grownas.ops import ACTIVATION
+
+CARRIER = ("add", "identity")
+
+
+def is_carrier(op: Op, share_projection: bool) -> bool:
+    """Say whether an op can carry the state: an additive identity whose projection is its own."""
+    return (op.combine, op.activation) == CARRIER and (op.own_projection or not share_projection)
+
+
+def silence(node: MixedNode, op: int, units: int) -> float:
+    """Make an op constant in its first units, in place, with live gradients; return the constant.
+
+    It is held where the table says: relu at a small positive value, for at zero it would never receive a gradient. A
+    Hadamard op held elsewhere than at zero needs W_h = 0 for that, also where it shares W_h: its siblings then have
+    gradients through their biases.
+    """
+    parameters = node.op_parameters(op)
+    combine, activation = node.ops[op].combine, ACTIVATION[node.ops[op].activation]
+    parameters["W_x"][:, :units] = 0
+    parameters["b_x"][:units] = activation.start
+    if combine == "add" or activation.start:
+        parameters["W_h"][:, :units] = 0
+    if combine == "hadamard" and activation.start:
+        parameters["b_h"][:units] = 1
+    return activation.f(torch.tensor(activation.start, dtype=torch.float64)).item()
+
+
+def disturb(node: MixedNode, ops: Iterable[int], noise: float, generator: Generator | None) -> None:
+    """Add noise to all parameters of some of a node's ops, in place."""
+    disturbed: set[int] = set()
+    for number in ops:
+        for value in node.op_parameters(number).values():
+            if value.data_ptr() not in disturbed:  # once where ops share a projection
+                disturbed.add(value.data_ptr())
+                drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+                value += noise * drawn.to(value.device)
+
+
+def constant_part(node: MixedNode) -> Tensor:
+    """Return a node's mixture at zero input and zero state, shape `(H,)`, float64."""
+    total = node.b_x.new_zeros(node.hidden_size, dtype=torch.float64)
+    for number, share in enumerate(torch.softmax(node.alpha.double(), 0)):
+        z = node.b_x[number].double()
+        if number in node.bias:
+            z = z * node.b_h[node.bias[number]].double()
+        total += share * ACTIVATION[node.ops[number].activation].f(z)
+    return total
+
+
+def fold_constant(backbone: Backbone, node: int, constant: Tensor) -> None:
+    """Put a constant `(H,)` that a node's mixture lost into a bias that exists, in place.
+
+    That of the node's largest additive identity; or else the biases of the next node's ops, which read the constant
+    through W_h. Where there is neither (last node, highway) it is lost.
+    """
+    here = backbone.mixed_nodes()[node]
+    identities = [number for number, op in enumerate(here.ops) if (op.combine, op.activation) == CARRIER]
+    if identities:
+        shares = torch.softmax(here.alpha.double(), 0)
+        number = max(identities, key=lambda number: shares[number].item())
+        here.op_parameters(number)["b_x"] += constant / shares[number]
+        return
+    if node + 1 == len(backbone.nodes) or backbone.highway:
+        return
+    after = backbone.mixed_nodes()[node + 1]
+    for number, op in enumerate(after.ops):
+        parameters = after.op_parameters(number)
+        parameters["b_x" if op.combine == "add" else "b_h"] += constant @ parameters["W_h"].double()
