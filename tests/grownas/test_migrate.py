@@ -22,7 +22,10 @@ OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.01),
     "sgd, momentum": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
     "sgd, nesterov, L2": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "asgd": lambda p: torch.optim.ASGD(p, lr=0.01, t0=2),  # averages from the third step on
 }
+OF_GRADIENTS = [kind for kind in OPTIMIZERS if kind != "asgd"]  # what they keep is made of gradients alone
+TANH, SIGMOID, RELU, IDENTITY = (("add", name) for name in ("tanh", "sigmoid", "relu", "identity"))
 
 
 class Model(nn.Module):
@@ -83,13 +86,13 @@ def grow(model, morph):
 
 
 def pairs(model, grown, origins):
-    """Yield name, new part and old part (parameter, index) for every surviving weight."""
+    """Yield name, new part and old part (parameter, index), scale and stretch for every surviving weight."""
     old = dict(model.named_parameters())
     for name, parameter in grown.named_parameters():
         if not name.startswith("core."):
-            yield name, (parameter, ...), (old[name], ...), 1.0
+            yield name, (parameter, ...), (old[name], ...), 1.0, 1.0
         for piece in origins.get(name.removeprefix("core."), []) if name.startswith("core.") else []:
-            yield name, (parameter, piece.into), (old[f"core.{piece.source}"], piece.index), piece.scale
+            yield name, (parameter, piece.into), (old[f"core.{piece.source}"], piece.index), piece.scale, piece.stretch
 
 
 def same_state(one, other):
@@ -121,13 +124,15 @@ def test_surviving_weights_move_as_if_no_node_had_been_added(kind, position, bef
         step(grown, migrated, carried_over(gradients, origins, grown, generator))
         step(model, optimizer, gradients)
     count = 0
-    for _, (new, into), (old, index), _ in pairs(model, grown, origins):
+    for _, (new, into), (old, index), *_ in pairs(model, grown, origins):
         assert torch.equal(new[into], old[index])
+        if kind == "asgd":
+            assert torch.equal(migrated.state[new]["ax"][into], optimizer.state[old]["ax"][index])
         count += 1
     assert count == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("kind", OF_GRADIENTS)
 @settings(deadline=None, max_examples=6)
 @given(
     op=st.integers(0, 7), before=st.integers(1, 3), seed=st.integers(0, 99),
@@ -182,7 +187,7 @@ def test_new_weights_start_clean(kind):
     alone.param_groups[0]["params"][0].grad = torch.ones(1)
     alone.step()  # their first step is a first step
     counts = {int(migrated.state[parameter]["step"]) for parameter in new if "step" in migrated.state[parameter]}
-    assert counts == ({1} if "adam" in kind else set())
+    assert counts == (set() if kind.startswith("sgd") else {1})
 
 
 def test_class_groups_and_settings_stay_and_new_weights_join_their_namesakes():
@@ -266,8 +271,178 @@ def test_growth_in_the_midst_of_training_equals_no_growth_in_function_and_moment
     grown, origins = grow(model, lambda core: morphisms.add_node(core, 0))
     migrated = migrate(optimizer, origins, model, grown, prefix="core.")
     assert train(grown, migrated) == pytest.approx(train(model, optimizer), rel=1e-12)
-    for _, (new, into), (old, index), _ in pairs(model, grown, origins):
+    for _, (new, into), (old, index), *_ in pairs(model, grown, origins):
         torch.testing.assert_close(new[into], old[index], rtol=0, atol=1e-9)
         for key in ("exp_avg", "exp_avg_sq"):
             moments = migrated.state[new][key][into], optimizer.state[old][key][index]
             torch.testing.assert_close(*moments, rtol=1e-9, atol=1e-15)
+
+
+def real_gradients(model, seed):
+    """Backward of a loss on a batch of its own; the model's weights keep the gradient."""
+    x = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    model.zero_grad()
+    (model.readout(model.core(x)[0])[1:] - x[:-1]).square().mean().backward()
+
+
+def silent(model, node, op):
+    """Make an op constant: it varies nothing, so that whatever replaces it leaves all gradients as they were."""
+    with torch.no_grad():
+        for name in ("W_x", "W_h"):
+            model.core.op_parameters(node, op)[name].zero_()
+    return model
+
+
+CHAIN = ([TANH, ("hadamard", "sigmoid"), IDENTITY, RELU], [("hadamard", "tanh"), TANH, IDENTITY])
+KEEP_ALL = {  # morphisms after which every gradient is `scale` times what it was, where that is known
+    "duplicate": lambda core: morphisms.duplicate_op(core, 0, 1),
+    "duplicate the last": lambda core: morphisms.duplicate_op(core, 1, 2),
+    "split without effect": lambda core: morphisms.split_op(core, 0, 0, (torch.ones(3), torch.ones(3, 6)), 0.1),
+    "prune": lambda core: morphisms.prune_op(core, 0, 0),
+    "replace": lambda core: morphisms.replace_op(core, 0, 0, ("hadamard", "tanh"), torch.Generator().manual_seed(0)),
+    "replace, with a share": lambda core: morphisms.replace_op(core, 0, 0, SIGMOID, share=0.15),
+    "add": lambda core: morphisms.add_node(core, 1, generator=torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("highway", [False, True])
+@pytest.mark.parametrize("name", KEEP_ALL)
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd, momentum"])
+def test_state_after_a_morphism_is_what_the_new_models_own_gradients_would_have_made(kind, name, highway):
+    """Gradients are computed on both sides of the morphism, on the same batches, at a rate of zero."""
+    model = silent(make(CHAIN, highway=highway), 0, 0)
+    grown, origins = grow(model, KEEP_ALL[name])
+    optimizer, witness = (OPTIMIZERS[kind](each.parameters()) for each in (model, grown))
+    for each in (optimizer, witness):
+        each.param_groups[0].update(lr=0.0, weight_decay=0.0)
+    for seed in range(4):
+        for each, steps in ((model, optimizer), (grown, witness)):
+            real_gradients(each, seed)
+            steps.step()
+    migrated = migrate(optimizer, origins, model, grown, prefix="core.")
+    parameters, compared = dict(grown.named_parameters()), 0
+    inexact = {"core.nodes.0.alpha"} if name.startswith(("prune", "replace")) else set()  # the op's own value is gone
+    for leaf, (new, into), *_ in pairs(model, grown, origins):
+        assert new is parameters[leaf]
+        for key, value in witness.state[new].items():
+            if value is None or leaf in inexact:
+                continue
+            there = migrated.state[new][key]
+            if value.dim():
+                there, value = there[into], value[into]
+            torch.testing.assert_close(there, value, rtol=1e-9, atol=1e-13, msg=f"{leaf} {key}")
+            compared += 1
+    assert compared > 10
+
+
+@pytest.mark.parametrize("highway", [False, True])
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 2)])
+def test_adam_never_notices_a_copy(place, highway):
+    """Its steps do not depend on the gradients' scale: the two copies go where the one would have gone."""
+    model = make(CHAIN, highway=highway)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, eps=1e-30)
+    for seed in range(3):
+        real_gradients(model, seed)
+        optimizer.step()
+    grown, origins = grow(model, lambda core: morphisms.duplicate_op(core, *place))
+    migrated = migrate(optimizer, origins, model, grown, prefix="core.")
+    x = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    for seed in range(3, 8):
+        for each, steps in ((model, optimizer), (grown, migrated)):
+            real_gradients(each, seed)
+            steps.step()
+        torch.testing.assert_close(grown.core(x)[0], model.core(x)[0], rtol=0, atol=1e-10)
+
+
+def averaged(model, optimizer):
+    """A copy of a model whose weights are ASGD's averages, where there are any yet."""
+    result = copy.deepcopy(model)
+    with torch.no_grad():
+        for target, parameter in zip(result.parameters(), model.parameters(), strict=True):
+            target.copy_(optimizer.state.get(parameter, {}).get("ax", parameter))
+    return result
+
+
+def trained_by_asgd(model, steps=6):
+    optimizer = torch.optim.ASGD(model.parameters(), lr=0.3, t0=1)
+    for seed in range(steps):
+        real_gradients(model, seed)
+        optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("switches", [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("name", ["duplicate", "duplicate the last", "split without effect", "add"])
+def test_the_function_at_asgds_averages_stays_too(name, switches):
+    model = make(CHAIN, highway=switches[0], share_projection=switches[1])
+    optimizer = trained_by_asgd(model)
+    grown, origins = grow(model, KEEP_ALL[name])
+    migrated = migrate(optimizer, origins, model, grown, prefix="core.")
+    x = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    at_averages = averaged(model, optimizer).core(x)[0]
+    assert (at_averages - model.core(x)[0]).abs().max() > 1e-3  # else nothing is tested
+    torch.testing.assert_close(averaged(grown, migrated).core(x)[0], at_averages, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", KEEP_ALL)
+def test_asgds_averages_keep_their_distance_from_the_values_and_its_counts_go_on(name):
+    model = make(CHAIN)
+    optimizer = trained_by_asgd(model)
+    grown, origins = grow(model, KEEP_ALL[name])
+    migrated = migrate(optimizer, origins, model, grown, prefix="core.")
+    for leaf, (new, into), (old, index), *_, stretch in pairs(model, grown, origins):
+        before, after = optimizer.state[old], migrated.state[new]
+        wanted = stretch * (before["ax"] - old)[index]
+        torch.testing.assert_close((after["ax"] - new)[into], wanted, rtol=0, atol=1e-14, msg=leaf)
+        for key in ("step", "eta", "mu"):
+            assert after[key].item() == before[key].item()
+    if name.startswith("replace"):  # what is new is its own average
+        node = grown.core.mixed_nodes()[0]
+        ax = migrated.state[node.W_x]["ax"][:, node.projection[0]]
+        assert torch.equal(ax, node.op_parameters(0)["W_x"])
+        assert migrated.state[node.alpha]["ax"][0] == node.alpha[0]
+    stretched = {piece.stretch for pieces in origins.values() for piece in pieces}
+    assert (stretched != {1.0}) == (name in ("prune", "replace, with a share"))
+
+
+def test_new_parts_of_an_old_parameter_take_no_long_steps():
+    """They share its step count, so Adam would not correct moments of zero: steps of 3 to 6 times the rate."""
+    generator = torch.Generator().manual_seed(0)
+    model = make(CHAIN)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(200):
+        step(model, optimizer, random_gradients(model, generator))
+    grown, origins = grow(model, lambda core: morphisms.replace_op(core, 0, 1, TANH))
+    migrated = migrate(optimizer, origins, model, grown, prefix="core.")
+    node, old = grown.core.mixed_nodes()[0], optimizer.state[model.core.mixed_nodes()[0].W_x]
+    state, new = migrated.state[node.W_x], node.projection[1]
+    others = [column for column in range(4) if column != new]
+    assert (state["exp_avg"][:, new] == 0).all()
+    assert torch.equal(state["exp_avg"][:, others], old["exp_avg"][:, [0, 2, 3]])
+    torch.testing.assert_close(state["exp_avg_sq"][:, new], old["exp_avg_sq"][:, [0, 2, 3]].mean().expand(2, 3))
+    for _ in range(30):
+        before = node.op_parameters(1)["W_x"].clone()
+        step(grown, migrated, random_gradients(grown, generator))
+        assert (node.op_parameters(1)["W_x"] - before).abs().max() < 0.015
+
+
+def test_a_bias_that_a_node_gets_anew_joins_the_nodes_group():
+    """A node without Hadamard ops has an empty b_h, whose group it is when a candidate needs one."""
+    model = make((DEFAULT_OPS, [TANH, IDENTITY]))
+    optimizer = torch.optim.Adam(groups_of(model, divided=True), lr=0.01)
+    step(model, optimizer, random_gradients(model, torch.Generator().manual_seed(0)))
+    grown, origins = grow(model, lambda core: morphisms.replace_op(core, 1, 0, ("hadamard", "tanh")))
+    migrated = migrate(optimizer, origins, model, grown, prefix="core.")
+    rates = rates_of(grown, migrated)
+    assert rates["core.nodes.1.b_h"] == rates["core.nodes.1.b_x"] == 0.03
+    assert rates["core.nodes.0.b_h"] == 0.01
+    assert not migrated.state.get(grown.core.mixed_nodes()[1].b_h)
+
+
+def test_state_of_an_unknown_kind_is_quoted():
+    model = make()
+    optimizer = torch.optim.RMSprop(model.parameters())
+    step(model, optimizer, random_gradients(model, torch.Generator().manual_seed(0)))
+    grown, origins = grow(model, lambda core: morphisms.duplicate_op(core, 0, 0))
+    with pytest.raises(ValueError, match=r"an optimiser's 'square_avg': .* only exp_avg, .*, ax are known"):
+        migrate(optimizer, origins, model, grown, prefix="core.")
