@@ -51,8 +51,9 @@ def split_op(backbone: Backbone, node: int, op: int, splitting: tuple[Tensor, Te
     """Put a copy of an op at the end of its node, each with half of the share, and move the two apart.
 
     The units with a negative eigenvalue go to theta + step * v in the op and to theta - step * v in the copy, all
-    others stay equal. Promise: the output changes by O(step^2), the loss whose splitting matrices were decomposed by
-    (step^2 / 2) * the sum of the negative eigenvalues, up to O(step^3) (with unit eigenvectors).
+    others stay equal. Promise: the output changes by O(step^2) (a relu's by O(step) where its kink lies between), and
+    the loss whose splitting matrices were decomposed by (step^2 / 2) * the sum of the negative eigenvalues, up to
+    O(step^3) (with unit eigenvectors).
 
     Under `share_projection` both have projections of their own, for each moves its own way.
 

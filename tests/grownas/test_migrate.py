@@ -426,6 +426,27 @@ def test_new_parts_of_an_old_parameter_take_no_long_steps():
         assert (node.op_parameters(1)["W_x"] - before).abs().max() < 0.015
 
 
+def test_what_leaves_a_shared_projection_takes_no_momentum_along():
+    """The gradient of a shared projection is a sum over its ops, which does not tell what was one op's part."""
+    model = make(([TANH, SIGMOID, RELU],), share_projection=True)
+    optimizer = torch.optim.Adam(model.parameters())
+    step(model, optimizer, random_gradients(model, torch.Generator().manual_seed(0)))
+    old = optimizer.state[model.core.mixed_nodes()[0].W_h]
+    for morph, gone in (
+        (lambda core: morphisms.duplicate_op(core, 0, 1), [1]),
+        (lambda core: morphisms.split_op(core, 0, 1, (torch.ones(3), torch.ones(3, 6)), 0.1), [1, 2]),
+    ):
+        grown, origins = grow(model, morph)
+        node = grown.core.mixed_nodes()[0]
+        state = migrate(optimizer, origins, model, grown, prefix="core.").state[node.W_h]
+        assert node.W_h.shape[1] == 1 + len(gone)
+        assert torch.equal(state["exp_avg"][:, :1], old["exp_avg"])
+        assert (state["exp_avg"][:, gone] == 0).all()
+        torch.testing.assert_close(
+            state["exp_avg_sq"][:, gone], old["exp_avg_sq"].mean().expand(3, len(gone), 3), rtol=1e-12, atol=0
+        )
+
+
 def test_a_bias_that_a_node_gets_anew_joins_the_nodes_group():
     """A node without Hadamard ops has an empty b_h, whose group it is when a candidate needs one."""
     model = make((DEFAULT_OPS, [TANH, IDENTITY]))

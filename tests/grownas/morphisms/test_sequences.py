@@ -190,7 +190,9 @@ def without(lab, node, op, x, s):
 
 
 def after_split(lab, old, new, op):
-    """The op gives way to the mean of its two copies, wherever they went."""
+    """The op gives way to the mean of its two copies, which went opposite ways."""
+    for name, value in old.op_parameters(op).items():
+        lab.assert_same((new.op_parameters(op)[name] + new.op_parameters(len(old.ops))[name]) / 2, value)
     return lambda x, s: (
         without(lab, old, op, x, s)
         + old.shares[op] / 2 * sum(lab.value_of(new, place, x, s) for place in (op, len(old.ops)))
