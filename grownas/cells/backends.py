@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from grownas.cells import native_loop, reference, sequence, torch_loop, triton_loop
-from grownas.cells.node import Node
+from grownas.cells.node import Node, Tracer
 
 Run = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], Tensor]
+MakeTracer = Callable[[Sequence[Node], Sequence[Tensor]], Tracer]
+Multiply = Callable[[Tensor, Tensor, Tensor], object]
 
 
 class Backend(NamedTuple):
@@ -31,21 +33,30 @@ class Backend(NamedTuple):
     Attributes:
         run: returns the states; see `reference.run`.
         why_not: why it cannot run on a device, in a dtype, with some activations, in words; None if it can.
+        tracer: returns the function that says what nodes read and where a loss pulls them; see `reference.tracer`.
+        multiply: see `sequence.Loop`.
     """
 
     run: Run
     why_not: Callable[[torch.device, torch.dtype, set[str]], str | None]
+    tracer: MakeTracer = reference.tracer
+    multiply: Multiply = torch_loop.multiply
 
 
 def _always(device: torch.device, dtype: torch.dtype, activations: set[str]) -> None:
     return None
 
 
+def _engine(loop: sequence.Loop, why_not: Callable[[torch.device, torch.dtype, set[str]], str | None]) -> Backend:
+    run, tracer = functools.partial(sequence.run, loop), functools.partial(sequence.tracer, loop)
+    return Backend(run, why_not, tracer, loop.multiply)
+
+
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.run, _always),
-    "torch": Backend(functools.partial(sequence.run, torch_loop.LOOP), _always),
-    "native": Backend(functools.partial(sequence.run, native_loop.LOOP), native_loop.why_not),
-    "triton": Backend(functools.partial(sequence.run, triton_loop.LOOP), triton_loop.why_not),
+    "torch": _engine(torch_loop.LOOP, _always),
+    "native": _engine(native_loop.LOOP, native_loop.why_not),
+    "triton": _engine(triton_loop.LOOP, triton_loop.why_not),
 }
 AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, best first; elsewhere torch
 

@@ -8,7 +8,8 @@ part is a plain slice, so it can be handed out as a live view, and `.view(I, P *
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,6 +18,23 @@ from grownas.cells.plan import make_plan
 from grownas.errors import GenotypeError
 from grownas.genotype import COMBINES, Op
 from grownas.ops import ACTIVATION
+
+
+class Trace(NamedTuple):
+    """What each node of a chain read at each step, and the loss's gradient there. All `(T, B, H)`.
+
+    Attributes:
+        inputs: each node's s.
+        gradients: of the loss in each node's mixture of ops, before the gate if there is one: total, through all later
+            nodes and steps. That in an op's output is its share times this.
+    """
+
+    inputs: list[Tensor]
+    gradients: list[Tensor]
+
+
+Pull = Callable[[Tensor], Tensor]  # a chain's states to the loss's gradient in them, both (T, B, H)
+Tracer = Callable[[Tensor, Tensor, Pull], Trace]  # x (T, B, I), h_0 (B, H)
 
 
 class Node(nn.Module):

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from grownas.cells.node import Node
+from grownas.cells.node import Node, Pull, Trace, Tracer
 from grownas.ops import ACTIVATION
 
 
-def step(node: Node, shares: Tensor, x: Tensor, s: Tensor) -> Tensor:
+def step(node: Node, shares: Tensor, x: Tensor, s: Tensor, nudge: Tensor | None = None) -> Tensor:
     """Return a node's output at one time step.
 
     Args:
@@ -19,8 +19,9 @@ def step(node: Node, shares: Tensor, x: Tensor, s: Tensor) -> Tensor:
         shares: mixture weights, shape `(K,)`.
         x: the step's input, shape `(B, I)`.
         s: the previous node's output, shape `(B, H)`.
+        nudge: added to the mixture of ops, same shape.
     """
-    mixed = torch.zeros_like(s)
+    mixed = torch.zeros_like(s) if nudge is None else nudge
     for number, op in enumerate(node.ops):
         parameters = node.op_parameters(number)
         from_x = x @ parameters["W_x"] + parameters["b_x"]
@@ -51,3 +52,27 @@ def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor)
             s = step(node, weights, x_t, s)
         states.append(s)
     return torch.stack(states)
+
+
+def tracer(nodes: Sequence[Node], shares: Sequence[Tensor]) -> Tracer:
+    """Return the function that says what nodes read and where a loss pulls them, by autograd.
+
+    It takes `x` and `h_0`, see `run`, and `pull`, which returns the loss's gradient in the chain's states. Where a node
+    is pulled is the gradient in a zero that is added to its mixture.
+    """
+
+    @torch.enable_grad()
+    def trace(x: Tensor, h_0: Tensor, pull: Pull) -> Trace:
+        inputs: list[list[Tensor]] = [[] for _ in nodes]
+        states, s = [], h_0
+        nudges = h_0.new_zeros(len(nodes), len(x), *h_0.shape, requires_grad=True)
+        for t, x_t in enumerate(x):
+            for j, (node, weights) in enumerate(zip(nodes, shares, strict=True)):
+                inputs[j].append(s.detach())
+                s = step(node, weights, x_t, s, nudges[j, t])
+            states.append(s)
+        out = torch.stack(states)
+        (gradients,) = torch.autograd.grad(out, nudges, pull(out.detach()))
+        return Trace([torch.stack(one) for one in inputs], list(gradients))
+
+    return trace

@@ -31,6 +31,7 @@ that use it.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -39,8 +40,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grownas.cells.node import Node
-from grownas.cells.plan import Plan
+from grownas.cells.node import Node, Pull, Trace, Tracer
+from grownas.cells.plan import Plan, make_plan
+from grownas.genotype import Op
 
 
 class Packed(NamedTuple):
@@ -112,6 +114,42 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
         return _forward(loop, plans, packed, x, h_0, keep=False).states[-1]
     states: Tensor = _Sequence.apply(loop, plans, *flat)  # type: ignore[no-untyped-call]
     return states
+
+
+def tracer(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor]) -> Tracer:
+    """Return the function that traces a chain on this engine; equals `reference.tracer`, which documents it.
+
+    Each node is given one more op, an additive identity of weight 1 that adds nothing. The gradient of its block of A
+    is the gradient of the mixture. The products for the weights' gradients are left out.
+    """
+    nodes = [_with_probe(node) for node in nodes]
+    plans = [node.plan for node in nodes]
+    packed = [pack(node, torch.cat([one, one.new_ones(1)])) for node, one in zip(nodes, shares, strict=True)]
+    H = nodes[0].hidden_size
+    starts = [
+        in_A.start + node.plan.columns.index(node.projection[-1]) * H
+        for node, (in_A, _) in zip(nodes, columns(plans, H), strict=True)
+    ]
+
+    @torch.no_grad()
+    def trace(x: Tensor, h_0: Tensor, pull: Pull) -> Trace:
+        buffers = _forward(loop, plans, packed, x, h_0, keep=True)
+        loop.backward(plans, packed, buffers, h_0, pull(buffers.states[-1]))
+        # copies, for a part of A would keep all of it
+        return Trace(node_inputs(buffers, h_0), [buffers.A[..., start : start + H].clone() for start in starts])
+
+    return trace
+
+
+def _with_probe(node: Node) -> Node:
+    """Return a node with one more op, an additive identity whose weights are zero."""
+    probed = copy.copy(node)
+    probed.ops, probed.projection = (*node.ops, Op("add", "identity")), [*node.projection, node.W_x.shape[1]]
+    probed.plan = make_plan(probed.ops, probed.projection, highway=node.highway)
+    more = {name: torch.cat([W, torch.zeros_like(W[:, :1])], 1) for name, W in (("W_x", node.W_x), ("W_h", node.W_h))}
+    more["b_x"] = torch.cat([node.b_x, torch.zeros_like(node.b_x[:1])])
+    probed._parameters = {**node._parameters, **more}  # type: ignore[dict-item]
+    return probed
 
 
 def pack(node: Node, shares: Tensor) -> Packed:

@@ -336,3 +336,38 @@ def test_the_plan_keeps_ops_together_that_share_a_projection():
     assert plan.columns == (0, 2, 1)
     assert plan.projection == (0, 0, 1, 0, 0)
     assert (plan.additive_projections, plan.hadamard_projections, plan.summed, plan.blocks) == (2, 1, 3, 4)
+
+
+def pull(out):
+    """The gradient of some loss."""
+    leaf = out.detach().requires_grad_()
+    with torch.enable_grad():
+        return torch.autograd.grad(leaf.sin().square().sum(), leaf)[0]
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("highway", [False, True])
+@pytest.mark.parametrize("ops", [DEFAULT_OPS, [("hadamard", "tanh")], [("add", "relu"), ("add", "identity")]])
+def test_traces_are_those_of_plain_autograd(ops, highway, share):
+    backbone = make([ops, DEFAULT_OPS[::-1], ops], highway=highway, share=share)
+    x, h_0 = (one.detach() for one in data(7, 3, 3, 5))
+    nodes, before = backbone.mixed_nodes(), {name: one.clone() for name, one in backbone.state_dict().items()}
+    shares = [node.shares.detach() for node in nodes]
+    truth, *found = (BACKENDS[name].tracer(nodes, shares)(x, h_0, pull) for name in ("reference", *ENGINES))
+    for one in found:
+        torch.testing.assert_close(one, truth, **TIGHT)
+    assert all(gradient.abs().min() > 0 for gradient in truth.gradients)
+    torch.testing.assert_close(dict(backbone.state_dict()), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("highway", [False, True])
+def test_a_trace_says_what_comes_of_moving_an_ops_output(highway):
+    backbone = make([DEFAULT_OPS, [("add", "identity"), ("hadamard", "sigmoid")]], highway=highway)
+    x, h_0 = (one.detach() for one in data(7, 3, 3, 5))
+    nodes = backbone.mixed_nodes()
+    found = BACKENDS["reference"].tracer(nodes, [node.shares for node in nodes])(x, h_0, pull)
+    out = BACKENDS["reference"].run(nodes, [node.shares for node in nodes], x, h_0)
+    biases = torch.autograd.grad(out.sin().square().sum(), [node.b_x for node in nodes])
+    for node, gradient, db in zip(nodes, found.gradients, biases, strict=True):  # op 0 moves with its bias
+        torch.testing.assert_close(node.shares[0].detach() * gradient.sum((0, 1)), db[0], **TIGHT)
+    torch.testing.assert_close(found.inputs[0], torch.cat([h_0.unsqueeze(0), out[:-1].detach()]), **TIGHT)
