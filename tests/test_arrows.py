@@ -35,7 +35,7 @@ LAYERS = """
     strategies.pruning
     strategies.stage
     start  migrate
-    morphisms
+    morphisms  criteria.splitting
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.origins  morphisms.parts
     backbone
@@ -52,7 +52,7 @@ LAYERS = """
     train
     bilevel  criteria.early_stop
     recipe
-    statistics  listing
+    statistics  listing  criteria.lanczos
     config
     space
     genotype
@@ -68,6 +68,7 @@ OUT_OF_SIGHT = {  # module -> what it must never know, not even through others
     "cells.cell": {"backbone", "morphisms", "train", "config"},
     "morphisms": {"criteria.early_stop", "train", "strategies.growing"},  # act, do not judge
     "criteria.early_stop": {"morphisms", "backbone"},  # judges, does not act
+    "criteria.splitting": {"morphisms", "train", "strategies.growing"},
     "migrate": {"train"},
     "report.page": {"run", "train", "journal", "checkpoint", "config"},  # reads run folders only
     "comparison": {"run", "train", "journal", "checkpoint"},
