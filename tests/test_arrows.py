@@ -35,7 +35,7 @@ LAYERS = """
     strategies.pruning
     strategies.stage
     start  migrate
-    morphisms  criteria.splitting
+    morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.origins  morphisms.parts
     backbone
@@ -52,7 +52,7 @@ LAYERS = """
     train
     bilevel  criteria.early_stop
     recipe
-    statistics  listing  criteria.lanczos
+    statistics  listing  criteria.lanczos  criteria.threshold
     config
     space
     genotype
@@ -68,7 +68,9 @@ OUT_OF_SIGHT = {  # module -> what it must never know, not even through others
     "cells.cell": {"backbone", "morphisms", "train", "config"},
     "morphisms": {"criteria.early_stop", "train", "strategies.growing"},  # act, do not judge
     "criteria.early_stop": {"morphisms", "backbone"},  # judges, does not act
+    "criteria.threshold": {"morphisms", "backbone", "ops"},
     "criteria.splitting": {"morphisms", "train", "strategies.growing"},
+    "criteria.readout": {"morphisms", "train", "strategies.growing"},
     "migrate": {"train"},
     "report.page": {"run", "train", "journal", "checkpoint", "config"},  # reads run folders only
     "comparison": {"run", "train", "journal", "checkpoint"},
@@ -280,6 +282,7 @@ def test_help_of_every_command_is_free_of_slow_imports():
         ("grownas.config", ("torch", "numpy", "statsmodels", "arch", "matplotlib", "pandas")),
         ("grownas.genotype", ("torch", "numpy")),
         ("grownas.rundir", ("torch", "filelock")),
+        ("grownas.criteria.threshold", ("torch", "numpy")),
         ("grownas.progress", ("torch", "rich")),
         ("grownas.cells.cell", ("statsmodels", "arch", "matplotlib", "pandas", "triton")),
         ("grownas.train", ("statsmodels", "arch", "matplotlib", "pandas")),
