@@ -164,7 +164,14 @@ def test_morphisms_keep_their_promise_for_each_activation(name):
         for value in grown.op_parameters(1, 0).values():
             value.zero_()  # the op is constant: without it nothing may change
     flat, _ = grown(x)
-    torch.testing.assert_close(morphisms.prune_op(grown, 1, 0).backbone(x)[0], flat, rtol=0, atol=1e-12)
+    for same in (
+        morphisms.prune_op(grown, 1, 0),
+        morphisms.replace_op(grown, 1, 0, ("hadamard", name), generator),
+        morphisms.replace_op(grown, 1, 2, ("add", name)),
+        morphisms.duplicate_op(grown, 0, 0),
+        morphisms.duplicate_op(grown, 0, 2),
+    ):
+        torch.testing.assert_close(same.backbone(x)[0], flat, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("share", [False, True])
