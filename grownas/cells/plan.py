@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,7 +62,7 @@ class Plan:
         """What kernels are told: each op's code and projection, then how many ops and blocks of each kind."""
         codes = bytes(ACTIVATION[name].code for name in self.activations)
         counts = self.additive, self.additive_projections, self.gate, self.hadamard_projections
-        return codes, bytes(self.projection), *counts
+        return codes, array("i", self.projection).tobytes(), *counts
 
     @cached_property
     def runs(self) -> list[tuple[str, int, int]]:

@@ -22,7 +22,8 @@ typedef struct {
     Py_ssize_t ops, additive;                                      /* additive ones first */
     Py_ssize_t additive_projections, gate, hadamard_projections;   /* blocks of H columns, in this order */
     Py_ssize_t blocks;                                             /* their sum */
-    const unsigned char *activation, *projection;                  /* (ops,); a projection's number within its kind */
+    const unsigned char *activation;                               /* (ops,), its code */
+    const int *projection;                                         /* (ops,), its number within its kind */
     const void *W_h, *b_x, *b_h, *shares;                          /* (H, blocks*H), (ops, H), (Hadamard ops, H), (ops,) */
     void *out, *mixed;                                             /* (T, B, H); mixed may be NULL without a gate */
     void *db_x, *db_h, *dshares;                                   /* backward: added to, added to, written */
@@ -145,14 +146,14 @@ static int read_node(PyObject *tuple, Node *node) {
                           &node->additive_projections, &node->gate, &node->hadamard_projections, &W_h, &b_x, &b_h, &shares,
                           &out, &mixed, &db_x, &db_h, &dshares))
         return -1;
-    if (activations != projections || node->additive > activations) {
+    if (activations * (Py_ssize_t)sizeof(int) != projections || node->additive > activations) {
         PyErr_SetString(PyExc_ValueError, "an activation and a projection are needed for each op");
         return -1;
     }
     node->ops = activations;
     node->blocks = node->additive_projections + node->gate + node->hadamard_projections;
     node->activation = (const unsigned char *)activation;
-    node->projection = (const unsigned char *)projection;
+    node->projection = (const int *)(const void *)projection;
     node->W_h = (const void *)(uintptr_t)W_h;
     node->b_x = (const void *)(uintptr_t)b_x;
     node->b_h = (const void *)(uintptr_t)b_h;

@@ -104,6 +104,11 @@ def test_odd_sizes(T, B, inputs, hidden, switches, dtype):
     compare(backbone, *data(T, B, inputs, hidden, dtype=dtype), TIGHT if dtype == torch.float64 else FLOAT32)
 
 
+def test_more_ops_than_a_byte_counts():
+    backbone = make([[("hadamard", "tanh")] * 300], inputs=2, hidden=3)
+    compare(backbone, *data(2, 2, 2, 3))
+
+
 def test_no_sequence_at_all():
     """A batch of no streams."""
     backbone = make([DEFAULT_OPS], highway=True)
