@@ -37,7 +37,7 @@ LAYERS = """
     start  migrate
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
-    morphisms.origins  morphisms.parts
+    morphisms.origins  morphisms.parts  criteria.curvature
     backbone
     cells.cell
     cells.chain

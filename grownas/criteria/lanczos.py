@@ -6,15 +6,12 @@ computes it may go through its data once for the blocks of several problems.
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Generator, Tensor
 
-BLOCK = 4  # vectors a problem and product: fewer need more products, more reach no further with all of theirs
 BASIS = 128  # vectors a problem that are kept before a restart, which bounds memory
 KEPT = 16  # of them after it
-PRODUCTS = 200
+SPREAD = 4  # with fewer than 1 / 4 of the problems open blocks are widened: a product costs more than its vectors
 FLOOR = 1e-3  # of the largest eigenvalue found: smaller ones are held to this one's tolerance
 NOISE = 1e-12  # in directions of length 1: fills a block whose rank is less than its width
 
@@ -28,8 +25,9 @@ class LowestEigenpairs:
     Attributes:
         open: numbers of the problems that are not done, shape `(O,)`.
         block: what to multiply their matrices by, `(O, D, b)`; columns are orthonormal.
-        eigenvalues: of all problems, `(P,)`; upper bounds until a problem is done.
+        eigenvalues: of all problems, `(P,)`; upper bounds, each v^T S v of its eigenvector v.
         eigenvectors: of length 1, `(P, D)`.
+        given_up: how many problems were closed before their eigenvalue was known to the tolerance.
     """
 
     def __init__(
@@ -37,8 +35,10 @@ class LowestEigenpairs:
         problems: int,
         size: int,
         *,
-        block: int = BLOCK,
+        block: int = 4,
         tolerance: float = 1e-7,
+        summed: int = 1,
+        most: int = 200,
         basis: int = BASIS,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -49,18 +49,20 @@ class LowestEigenpairs:
             size: D.
             block: most columns of a block.
             tolerance: of an eigenvalue, relative.
-            basis: vectors that are kept before a restart; more than a few blocks.
+            summed: above 1: hold to it each so many problems' sum of the eigenvalues' sizes, so that small eigenvalues
+                are not asked for more digits than large ones.
+            most: products after which all problems are closed, whatever their errors; see `given_up`.
+            basis: vectors a problem that are kept before a restart; made larger where it is less than four blocks.
             device: of all tensors.
         """
-        self.size, self.width, self.basis, self.device = size, block, max(basis, KEPT + 4 * block), device
-        self.tolerance = tolerance
+        self.size, self.width, self.basis, self.device = size, block, max(basis, 2 * KEPT, 4 * block), device
+        self.tolerance, self.summed, self.left, self.given_up = tolerance, summed, most, 0
         self.generator = Generator().manual_seed(0)
         self.open = torch.arange(problems, device=device)
         self.eigenvalues = torch.zeros(problems, dtype=torch.float64, device=device)
         self.eigenvectors = torch.zeros(problems, size, dtype=torch.float64, device=device)
-        self._Q = self._SQ = self._noise(problems, 0)  # basis and its products, (O, D, m)
-        self._products = 0
-        self.block = self._orthonormal(self._noise(problems, min(block, size)))
+        self._Q = self._SQ = torch.zeros(problems, size, 0, dtype=torch.float64, device=device)  # basis, its products
+        self.block = torch.linalg.qr(self._draw(min(block, size)))[0].expand(problems, -1, -1)
 
     @property
     def is_done(self) -> bool:
@@ -72,11 +74,8 @@ class LowestEigenpairs:
 
         The error of the lowest Ritz value is at most its residual's norm r, and at most r^2 over its distance from the
         next eigenvalue, for which the next Ritz value stands in.
-
-        Warns:
-            RuntimeWarning: problems are given up after many products; their eigenvalues stay upper bounds.
         """
-        self._products += 1
+        self.left -= 1
         Q, SQ = torch.cat([self._Q, self.block], 2), torch.cat([self._SQ, product], 2)
         inner = Q.mT @ SQ
         ritz, Y = torch.linalg.eigh((inner + inner.mT) / 2)
@@ -88,17 +87,14 @@ class LowestEigenpairs:
         rounding = self.size * torch.finfo(torch.float64).eps * scale  # below it a sign means nothing
         self.eigenvalues[self.open] = torch.where(lowest.abs() <= rounding, 0.0, lowest)
         self.eigenvectors[self.open] = vectors / vectors.norm(dim=1, keepdim=True)
-        going = error > self.tolerance * torch.maximum(lowest.abs(), FLOOR * scale)
+        least = FLOOR * scale
+        if self.summed > 1:
+            least = self.eigenvalues.view(-1, self.summed).abs().mean(1)[self.open // self.summed]
+        going = error > self.tolerance * torch.maximum(lowest.abs(), least)
         if Q.shape[2] == self.size:  # the basis is the whole space
             going = torch.zeros_like(going)
-        if self._products == PRODUCTS and going.any():
-            warnings.warn(
-                f"{int(going.sum())} of {len(self.eigenvalues)} lowest eigenvalues have not converged after {PRODUCTS} "
-                "products; they are upper bounds",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            going = torch.zeros_like(going)
+        if not self.left:
+            self.given_up, going = int(going.sum()), torch.zeros_like(going)
         self._go_on(Q[going], SQ[going], Y[going], going)
 
     def _go_on(self, Q: Tensor, SQ: Tensor, Y: Tensor, going: Tensor) -> None:
@@ -108,20 +104,24 @@ class LowestEigenpairs:
         if self.is_done:
             self.block = Q[:, :, :0]
             return
-        room = self.size - Q.shape[2]
-        self.block = self._orthonormal(SQ[:, :, -min(self.block.shape[2], room) :])
-        if Q.shape[2] + self.width > self.basis:  # the new block is orthogonal to what goes, too
+        room, last = self.size - Q.shape[2], self.block.shape[2]
+        width = max(last, min(self.width * len(self.eigenvalues) // (SPREAD * len(self.open)), self.basis // 2))
+        self.block = self._orthonormal(SQ[:, :, -min(last, room) :], min(width, room))
+        if Q.shape[2] + self.block.shape[2] > self.basis:  # the new block is orthogonal to what goes, too
             self._Q, self._SQ = Q @ Y[:, :, :KEPT], SQ @ Y[:, :, :KEPT]
 
-    def _orthonormal(self, block: Tensor) -> Tensor:
-        """Return an orthonormal basis of a block's part outside the basis; noise where there is none."""
-        tiny, noise = torch.finfo(block.dtype).tiny, NOISE * self._noise(*block.shape[::2])
-        for more in (noise, 0, 0):  # each round takes away what the one before, in dividing by a length, made large
+    def _orthonormal(self, block: Tensor, width: int) -> Tensor:
+        """Return an orthonormal basis of a block's part outside the basis, filled up with random columns."""
+        more = self._draw(width)
+        more[:, : block.shape[2]] *= NOISE
+        block = torch.nn.functional.pad(block, (0, width - block.shape[2]))
+        for one in (more, 0):  # the second round takes away what the first, in dividing by a length, made large
             block = block - self._Q @ (self._Q.mT @ block)
-            block = block / block.norm(dim=1, keepdim=True).clamp_min(tiny)
-            block = torch.linalg.qr(block + more)[0]
+            block = block / block.norm(dim=1, keepdim=True).clamp_min(torch.finfo(block.dtype).tiny)
+            block = torch.linalg.qr(block + one)[0]
         return block
 
-    def _noise(self, problems: int, columns: int) -> Tensor:
-        shape = problems, self.size, columns
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64).to(self.device)
+    def _draw(self, columns: int) -> Tensor:
+        """Draw columns, the same for all problems."""
+        drawn = torch.randn(self.size, columns, generator=self.generator, dtype=torch.float64)
+        return drawn.to(self.device)

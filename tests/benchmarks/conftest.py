@@ -12,6 +12,11 @@ from grownas.bench.results import Results
 HERE = Path(__file__).parent
 STORED, BEFORE = HERE / "results.json", HERE / "search_before.json"
 SEARCH = "search index_returns/growing"
+SPLITTING = {  # panel, part, hidden size, nodes
+    "splitting, planted H32 J2": ("planted", "train", 32, 2),
+    "splitting, bundled H64 J1": ("bundled", "train", 64, 1),
+    "splitting, bundled H64 J1, 3 windows": ("bundled", "val", 64, 1),
+}
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +24,7 @@ def measured():
     """Rows, in the order in which tests add them; written when the session ends, if all were measured."""
     rows = []
     yield rows
-    if {row.name for row in rows} != {*suite.plan(), SEARCH}:
+    if {row.name for row in rows} != {*suite.plan(), SEARCH, *SPLITTING}:
         print("\nsome rows were not measured, so the stored results stay as they are")
         return
     found = Results(results.now(), False, results.describe_machine(), tuple(rows))
@@ -28,6 +33,11 @@ def measured():
     page = table.page(found, picture="results.svg")
     (HERE / "RESULTS.md").write_text(f"{page}\n{search_section(found)}", "utf-8")
     print(f"\nwritten: {HERE / 'RESULTS.md'}")
+
+
+@pytest.fixture(scope="session", params=SPLITTING)
+def splitting_row(request):
+    return request.param, *SPLITTING[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -280,6 +280,24 @@ def test_a_loose_tolerance_predicts_its_own_split_as_well():
     assert measured / predicted_change(loose.eigenvalues, 1e-3) == pytest.approx(1, abs=0.01)
 
 
+def test_few_passes_bound_the_cost():
+    backbone, batches = make([DEFAULT_OPS], inputs=30, hidden=30), Drawn(2, inputs=30, hidden=30)
+    found = judge_ops(backbone, loss_fn, batches, tolerance=0.0, passes=2)
+    assert batches.passes == 2
+    better = judge_ops(backbone, loss_fn, batches)
+    assert batches.passes <= 2 + splitting.PASSES_TO_RANK
+    assert all(neg_sum(better[place].eigenvalues) <= neg_sum(one.eigenvalues) for place, one in found.items())
+
+
+def test_what_is_not_known_after_very_many_passes_is_told(monkeypatch):
+    monkeypatch.setattr(splitting, "PASSES", 1)
+    backbone, batches = make([[("add", "tanh")]], inputs=30, hidden=6), draw_batches(inputs=30, hidden=6)
+    with pytest.warns(
+        RuntimeWarning, match="6 lowest eigenvalues of node 0, op 0 are not known to 1e-07 after 1 passes"
+    ):
+        lowest_eigenpairs(backbone, loss_fn, batches, 0, 0)
+
+
 def test_splits_of_several_ops_add_up():
     backbone, batches = make([[("add", "tanh"), ("hadamard", "sigmoid")], [("hadamard", "tanh")]]), draw_batches()
     found = judge_ops(backbone, loss_fn, batches)
@@ -309,7 +327,7 @@ def mean_square(out, target):
 
 def test_all_ops_together_are_each_alone():
     backbone, batches = make([DEFAULT_OPS] * 2), draw_batches()
-    together = judge_ops(backbone, loss_fn, batches, tolerance=1e-7)
+    together = judge_ops(backbone, loss_fn, batches, tolerance=1e-9, passes=9)
     assert list(together) == [(node, op) for node in range(2) for op in range(8)]
     for (node, op), found in together.items():
         alone = lowest_eigenpairs(backbone, loss_fn, batches, node, op)
@@ -412,13 +430,13 @@ class Live(TorchDispatchMode):
 class Drawn:
     """Batches that are drawn when they are asked for, the same each time."""
 
-    def __init__(self, count):
-        self.count, self.passes = count, 0
+    def __init__(self, count, **sizes):
+        self.count, self.sizes, self.passes = count, sizes, 0
 
     def __iter__(self):
         self.passes += 1
         for seed in range(self.count):
-            yield draw_batches(1, T=20, B=16, seed=seed)[0]
+            yield draw_batches(1, T=20, B=16, seed=seed, **self.sizes)[0]
 
 
 def test_memory_does_not_grow_with_the_number_of_batches():
@@ -428,7 +446,7 @@ def test_memory_does_not_grow_with_the_number_of_batches():
         batches = Drawn(count)
         with Live() as live:
             judge_ops(backbone, loss_fn, batches)
-        assert 2 <= batches.passes <= 10
+        assert 2 <= batches.passes <= splitting.PASSES_TO_RANK
         most.append(live.most)
     batch = 8 * 20 * 16 * (3 + 2 * 4)  # of x, and of what one node reads and where it is pulled
     assert most[0] > batch
@@ -442,6 +460,8 @@ def test_what_is_wrong_is_said():
             lowest_eigenpairs(backbone, loss_fn, batches, *place)
     with pytest.raises(ValueError, match="unknown curvature 'soft'; choose exact, softplus"):
         lowest_eigenpairs(backbone, loss_fn, batches, 0, 0, curvature="soft")
+    with pytest.raises(ValueError, match="passes must be at least 1, got 0"):
+        judge_ops(backbone, loss_fn, batches, passes=0)
     with pytest.raises(ValueError, match="batches is empty"):
         lowest_eigenpairs(backbone, loss_fn, [], 0, 0)
     broken = [batches[0], (batches[1][0], batches[1][1] * math.nan, batches[1][2])]

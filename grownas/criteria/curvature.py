@@ -1,0 +1,151 @@
+"""Products of splitting matrices with vectors, a batch at a time, for all units of ops that read the same.
+
+For one unit with parameters theta, over a batch's N = T * B steps and sequences, with the loss's gradient g in its
+output:
+
+    additive:  z = U theta, U = [x | 1 | s]                   S v = U^T (g phi'' * (U v))
+    Hadamard:  z = p q, p = X a, q = S c, theta = [a; c],     with dp = X v_a, dq = S v_c, r = g phi'':
+               X = [x | 1], S = [s | 1]                       S v = [X^T (r q^2 * dp + (r p q + g phi') * dq);
+                                                                     S^T (r p^2 * dq + (r p q + g phi') * dp)]
+
+Columns are (vector, unit), so that each of these products is one for all vectors and units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grownas.backbone import MixedNode
+from grownas.cells.backends import Multiply
+from grownas.criteria.lanczos import LowestEigenpairs
+from grownas.genotype import Op
+from grownas.ops import ACTIVATION
+
+TOGETHER = 2**16  # numbers that are multiplied at once: they stay in a cache, and memory is that of a batch
+Product = Callable[[Tensor], Tensor]  # (D, b, units) to the same
+
+
+def softplus_curvature(z: Tensor) -> Tensor:
+    """Return the second derivative of log(1 + exp(z))."""
+    y = torch.sigmoid(z)
+    return y * (1 - y)
+
+
+CURVATURE: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {  # activation -> what replaces its second derivative
+    "exact": {},
+    "softplus": {"relu": softplus_curvature},  # as Liu, Wu & Wang (2019) do
+}
+
+
+def has_curvature(op: Op, curvature: str = "exact") -> bool:
+    """Say whether an op's splitting matrix can differ from zero.
+
+    A product of two projections is curved whatever its activation. An additive op is curved by its activation alone;
+    a homogeneous one is linear on either side of zero.
+    """
+    return op.combine != "add" or not ACTIVATION[op.activation].homogeneous or op.activation in CURVATURE[curvature]
+
+
+def unit_parameters(node: MixedNode, op: int) -> Tensor:
+    """Return the own parameters of an op's units, float64, `(D, H)`: W_x, b_x, W_h and in a Hadamard op b_h."""
+    own = node.op_parameters(op)
+    names = [name for name in ("W_x", "b_x", "W_h", "b_h") if name in own]
+    return torch.cat([own[name].detach().double().reshape(-1, node.hidden_size) for name in names])
+
+
+class UnitSearch:
+    """The search for the units' lowest eigenpairs of K ops of a node that combine alike, in the ops' order.
+
+    Attributes:
+        node: the node's number.
+        eigenpairs: the search, of K * H problems.
+    """
+
+    def __init__(
+        self, node: MixedNode, number: int, ops: Sequence[int], *, curvature: str, multiply: Multiply, **limits: Any
+    ) -> None:
+        """Begin.
+
+        Args:
+            node: in float64.
+            number: its number.
+            ops: numbers of its ops.
+            curvature: a name of `CURVATURE`.
+            multiply: how to multiply matrices, see `sequence.Loop`.
+            limits: see `LowestEigenpairs`.
+        """
+        self.node, self.ops, self.units, self.inputs = number, ops, node.hidden_size, node.input_size + 1
+        self.product = PRODUCTS[node.ops[ops[0]].combine]
+        self.activations = [node.ops[op].activation for op in ops]
+        self.replaced, self.multiply = CURVATURE[curvature], multiply
+        self.theta = torch.cat([unit_parameters(node, op) for op in ops], 1)  # (D, K*H)
+        self.shares = node.shares[list(ops)].repeat_interleave(self.units)  # (K*H,)
+        size, problems = self.theta.shape
+        self.eigenpairs = LowestEigenpairs(problems, size, device=self.theta.device, **limits)
+        self.sum = torch.zeros_like(self.eigenpairs.block)
+
+    def add(self, inputs: Tensor, gradient: Tensor) -> None:
+        """Add a batch's part of what the search waits for.
+
+        Args:
+            inputs: what the units read, `[x | 1 | s | 1]`, shape `(N, I + 1 + H + 1)`.
+            gradient: of the loss in the node's mixture, shape `(N, H)`.
+        """
+        units = self.eigenpairs.open
+        gradient = gradient[:, units % self.units] * self.shares[units]
+        product = self.product(self, inputs, self.theta[:, units], gradient)
+        vectors = self.eigenpairs.block.permute(1, 2, 0)  # (D, b, units)
+        together = max(1, TOGETHER // gradient.numel())
+        parts = [product(vectors[:, i : i + together]) for i in range(0, vectors.shape[1], together)]
+        self.sum += torch.cat(parts, 1).permute(2, 0, 1)
+
+    def take_mean(self, count: int) -> None:
+        """Hand the mean over so many batches to the search."""
+        self.eigenpairs.take(self.sum / count)
+        self.sum = torch.zeros_like(self.eigenpairs.block)
+
+    def slopes(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the activations' first and second derivatives at z of the open units."""
+        first, second = torch.empty_like(z), torch.empty_like(z)
+        ends = self.units * torch.arange(1, 1 + len(self.ops), device=z.device)
+        start = 0
+        for name, end in zip(self.activations, torch.searchsorted(self.eigenpairs.open, ends).tolist(), strict=True):
+            part, activation = z[:, start:end], ACTIVATION[name]
+            y = activation.f(part)
+            first[:, start:end] = activation.df(y)
+            second[:, start:end] = self.replaced[name](part) if name in self.replaced else activation.d2f(y)
+            start = end
+        return first, second
+
+    def times(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return a matrix `(n, m)` times `(m, ..)`."""
+        out = b.new_empty(a.shape[0], *b.shape[1:])
+        self.multiply(a, b.reshape(b.shape[0], -1), out.view(a.shape[0], -1))
+        return out
+
+
+def _additive(search: UnitSearch, inputs: Tensor, theta: Tensor, gradient: Tensor) -> Product:
+    U = inputs[:, :-1]
+    d = (gradient * search.slopes(search.times(U, theta))[1]).unsqueeze(1)
+    return lambda v: search.times(U.T, search.times(U, v).mul_(d))
+
+
+def _hadamard(search: UnitSearch, inputs: Tensor, theta: Tensor, gradient: Tensor) -> Product:
+    times, X, S = search.times, inputs[:, : search.inputs], inputs[:, search.inputs :]
+    p, q = times(X, theta[: search.inputs]), times(S, theta[search.inputs :])
+    first, second = search.slopes(p * q)
+    r = gradient * second
+    xx, xs, ss = (one.unsqueeze(1) for one in (r * q * q, r * p * q + gradient * first, r * p * p))
+
+    def product(v: Tensor) -> Tensor:
+        dp, dq = times(X, v[: search.inputs]), times(S, v[search.inputs :])
+        return torch.cat([times(X.T, (xx * dp).addcmul_(xs, dq)), times(S.T, (xs * dp).addcmul_(ss, dq))])
+
+    return product
+
+
+PRODUCTS: dict[str, Callable[[UnitSearch, Tensor, Tensor, Tensor], Product]] = {"add": _additive, "hadamard": _hadamard}
