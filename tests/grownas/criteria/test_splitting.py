@@ -28,7 +28,7 @@ from grownas.criteria.splitting import (
     predicted_change,
 )
 from grownas.errors import TrainingError
-from grownas.genotype import Op
+from grownas.morphisms import split_op
 from grownas.ops import DEFAULT_OPS
 
 # torch's own, where vmap is first used
@@ -222,39 +222,6 @@ def test_relu_can_be_given_the_curvature_of_softplus(combine):
     assert torch.equal(exact.eigenvalues, soft.eigenvalues)
 
 
-def split(backbone, node, op, found, step):
-    """Return a backbone with the op's units that gain moved apart, and its copy at the end of the node."""
-    ops = [list(one.ops) for one in backbone.mixed_nodes()]
-    half = Op(*backbone.op_names(node)[op], own_projection=backbone.share_projection)
-    ops[node][op] = half
-    ops[node].append(half)
-    grown = Backbone.from_ops(
-        backbone.input_size, backbone.hidden_size, ops,
-        highway=backbone.highway, share_projection=backbone.share_projection,
-    ).double()  # fmt: skip
-    away = step * (found.eigenvalues < 0).double() * found.eigenvectors.T  # (D, H)
-    inputs, hidden = backbone.input_size, backbone.hidden_size
-    with torch.no_grad():
-        for number, (old, new) in enumerate(zip(backbone.mixed_nodes(), grown.mixed_nodes(), strict=True)):
-            for k in range(len(old.ops)):
-                new.load_op_parameters(k, old.op_parameters(k))
-            new.alpha[: len(old.ops)] = old.alpha
-            if old.highway:
-                new.gate_x.copy_(old.gate_x)
-                new.gate_h.copy_(old.gate_h)
-            if number == node:
-                new.alpha[[op, -1]] = old.alpha[op] - math.log(2)
-                for k, sign in ((op, 1), (len(old.ops), -1)):
-                    own = {name: one.clone() for name, one in old.op_parameters(op).items()}
-                    own["W_x"] += sign * away[:inputs]
-                    own["b_x"] += sign * away[inputs]
-                    own["W_h"] += sign * away[inputs + 1 : inputs + 1 + hidden]
-                    if "b_h" in own:
-                        own["b_h"] += sign * away[-1]
-                    new.load_op_parameters(k, own)
-    return grown
-
-
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("op", SMOOTH, ids="/".join)
@@ -263,10 +230,10 @@ def test_a_split_changes_the_loss_as_predicted(op, net, switches):
     backbone, batches = make(ops, **switches), draw_batches()
     found = lowest_eigenpairs(backbone, loss_fn, batches, node, number)
     before, step = mean_loss(backbone, batches), 1e-3
-    assert mean_loss(split(backbone, node, number, found, 0.0), batches) == pytest.approx(before, abs=1e-14)
+    assert mean_loss(split_op(backbone, node, number, found, 0.0).backbone, batches) == pytest.approx(before, abs=1e-14)
     predicted = predicted_change(found.eigenvalues, step)
     assert predicted == pytest.approx(step**2 / 2 * found.eigenvalues[found.eigenvalues < 0].sum().item())
-    measured = mean_loss(split(backbone, node, number, found, step), batches) - before
+    measured = mean_loss(split_op(backbone, node, number, found, step).backbone, batches) - before
     assert predicted < -1e-10
     assert measured / predicted == pytest.approx(1, abs=0.01)
 
@@ -276,7 +243,7 @@ def test_a_loose_tolerance_predicts_its_own_split_as_well():
     exact = lowest_eigenpairs(backbone, loss_fn, batches, 0, 0)
     loose = judge_ops(backbone, loss_fn, batches, tolerance=0.3)[0, 0]
     assert neg_sum(exact.eigenvalues) < 1.0001 * neg_sum(loose.eigenvalues)
-    measured = mean_loss(split(backbone, 0, 0, loose, 1e-3), batches) - mean_loss(backbone, batches)
+    measured = mean_loss(split_op(backbone, 0, 0, loose, 1e-3).backbone, batches) - mean_loss(backbone, batches)
     assert measured / predicted_change(loose.eigenvalues, 1e-3) == pytest.approx(1, abs=0.01)
 
 
@@ -303,7 +270,7 @@ def test_splits_of_several_ops_add_up():
     found = judge_ops(backbone, loss_fn, batches)
     grown, step = backbone, 1e-3
     for (node, op), one in found.items():
-        grown = split(grown, node, op, one, step)
+        grown = split_op(grown, node, op, one, step).backbone
     predicted = sum(predicted_change(one.eigenvalues, step) for one in found.values())
     assert mean_loss(grown, batches) - mean_loss(backbone, batches) == pytest.approx(predicted, rel=0.01)
 
@@ -532,7 +499,7 @@ def test_a_step_found_on_a_cell_lowers_its_loss(seed):
     found = judge_ops(backbone, loss_fn, batches)
     (place,) = choose_ops(found)
     step = find_step(
-        lambda step: mean_loss(split(backbone, *place, found[place], step), batches),
+        lambda step: mean_loss(split_op(backbone, *place, found[place], step).backbone, batches),
         lambda step: predicted_change(found[place].eigenvalues, step),
     )
     assert step.measured <= step.predicted / 2 < 0
