@@ -161,7 +161,7 @@ class Backbone(nn.Module):
 
     def genotype(self, top_k: int | None = 1) -> Genotype:
         """Read out each node's ops of largest share, renormalised; all ops if `top_k` is None."""
-        kept = [self._largest(node, top_k) for node in self.mixed_nodes()]
+        kept = [self.largest_ops(node, top_k) for node in self.mixed_nodes()]
         return Genotype(
             tuple(GenotypeNode(tuple(op for _, op in node)) for node in kept),
             highway=self.highway,
@@ -174,13 +174,26 @@ class Backbone(nn.Module):
         cell.to(self.alpha[0])
         for number, node in enumerate(self.mixed_nodes()):
             target = cell._nodes(0)[number]
-            for place, (op, _) in enumerate(self._largest(node, top_k)):
+            for place, (op, _) in enumerate(self.largest_ops(node, top_k)):
                 target.load_op_parameters(place, node.op_parameters(op))
             if self.highway:
                 target.load_state_dict({**target.state_dict(), "gate_x": node.gate_x, "gate_h": node.gate_h})
         return cell
 
-    def _largest(self, node: MixedNode, top_k: int | None) -> list[tuple[int, Op]]:
+    def check_place(self, node: int, op: int) -> None:
+        """Check that there is such an op.
+
+        Raises:
+            ValueError: there is none.
+        """
+        nodes = self.mixed_nodes()
+        if not 0 <= node < len(nodes):
+            raise ValueError(f"the backbone has nodes 0..{len(nodes) - 1}, got {node}")
+        count = len(nodes[node].ops)
+        if not 0 <= op < count:
+            raise ValueError(f"node {node} has ops 0..{count - 1}, got {op}")
+
+    def largest_ops(self, node: MixedNode, top_k: int | None) -> list[tuple[int, Op]]:
         """Return number and op, with its new share, of the ops that are kept, in their old order."""
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")

@@ -29,7 +29,7 @@ def first_calls(setting: Setting, backend: str) -> dict[str, list[float]]:
 
 def _new(setting: Setting, number: int) -> Setting:
     """Return a cell of other ops and sizes that costs about the same: ops are turned, H and I grow by one each."""
-    ops = tuple(tuple(one for one in node[number:] + node[:number]) for node in setting.ops)
+    ops = tuple(node[number:] + node[:number] for node in setting.ops)
     turned = ops[number % len(ops) :] + ops[: number % len(ops)]
     return setting._replace(ops=turned, I=setting.I + number, H=setting.H + number)
 

@@ -20,9 +20,7 @@ Score = Callable[[Backbone], float]  # lower is better
 
 def by_share(backbone: Backbone, top_k: int, score: Score) -> Kept:
     """Keep each node's `top_k` ops of largest share (Jie & Gao, 2021); of equal ones the first. Scores nothing."""
-    _check(top_k)
-    order = [torch.sort(alpha.detach().double(), descending=True, stable=True).indices for alpha in backbone.alpha]
-    return [sorted(one[:top_k].tolist()) for one in order]
+    return [[number for number, _ in backbone.largest_ops(node, top_k)] for node in backbone.mixed_nodes()]
 
 
 def by_ablation(backbone: Backbone, top_k: int, score: Score) -> Kept:
@@ -34,7 +32,8 @@ def by_ablation(backbone: Backbone, top_k: int, score: Score) -> Kept:
         score: of a backbone without an op, its node's other shares divided by their sum. One that is not a number
             counts as the worst. Of equal ones the op of smaller share goes.
     """
-    _check(top_k)
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
     kept: Kept = [list(range(len(alpha))) for alpha in backbone.alpha]
     shares = [torch.softmax(alpha.detach().double(), 0).tolist() for alpha in backbone.alpha]
 
@@ -64,8 +63,3 @@ def with_only(backbone: Backbone, kept: Sequence[Sequence[int]]) -> Backbone:
 
 def _without(kept: Kept, node: int, op: int) -> Kept:
     return [[number for number in ops if (place, number) != (node, op)] for place, ops in enumerate(kept)]
-
-
-def _check(top_k: int) -> None:
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")

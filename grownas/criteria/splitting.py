@@ -152,7 +152,7 @@ def _search(
     nodes = exact.mixed_nodes()
     alike: dict[tuple[int, str], list[int]] = {}  # node, combine -> ops
     for node, op in dict.fromkeys(places):
-        _check(nodes, node, op)
+        exact.check_place(node, op)
         if has_curvature(nodes[node].ops[op], curvature):
             alike.setdefault((node, nodes[node].ops[op].combine), []).append(op)
     block = max(BLOCK, VECTORS // max(1, sum(map(len, alike.values()))))
@@ -173,13 +173,6 @@ def _search(
         for search in going:
             search.take_mean(count)
     return searches
-
-
-def _check(nodes: Sequence[MixedNode], node: int, op: int) -> None:
-    if not 0 <= node < len(nodes):
-        raise ValueError(f"the backbone has nodes 0..{len(nodes) - 1}, got {node}")
-    if not 0 <= op < len(nodes[node].ops):
-        raise ValueError(f"node {node} has ops 0..{len(nodes[node].ops) - 1}, got {op}")
 
 
 def _traces(

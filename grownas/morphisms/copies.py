@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from grownas.backbone import Backbone
-from grownas.morphisms.origins import Morphed, check_place, rebuild_node
+from grownas.morphisms.origins import Morphed, rebuild_node
 from grownas.morphisms.parts import disturb
 
 
@@ -37,7 +37,7 @@ def duplicate_op(
     Reference:
         Jie & Gao (2021), algorithm 4.
     """
-    check_place(backbone, node, op)
+    backbone.check_place(node, op)
     ops = backbone.mixed_nodes()[node].ops
     copied = replace(ops[op], own_projection=backbone.share_projection)
     morphed = rebuild_node(backbone, node, [*ops, copied], [*range(len(ops)), op], Generator())
@@ -71,7 +71,7 @@ def split_op(backbone: Backbone, node: int, op: int, splitting: tuple[Tensor, Te
     Reference:
         Liu, Wu & Wang (2019), Splitting Steepest Descent; through time and for both kinds of op it is ours.
     """
-    check_place(backbone, node, op)
+    backbone.check_place(node, op)
     old = backbone.mixed_nodes()[node]
     eigenvalues, eigenvectors = splitting
     sizes = [value[..., 0].numel() for value in old.op_parameters(op).values()]  # of one unit

@@ -52,19 +52,6 @@ def unchanged(backbone: Backbone, old: int, new: int) -> Origins:
     return {f"nodes.{new}.{name}": [Piece(WHOLE, f"nodes.{old}.{name}", WHOLE)] for name in names}
 
 
-def check_place(backbone: Backbone, node: int, op: int) -> None:
-    """Check that there is such an op.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if not 0 <= node < len(backbone.nodes):
-        raise ValueError(f"the backbone has nodes 0..{len(backbone.nodes) - 1}, got {node}")
-    count = len(backbone.mixed_nodes()[node].ops)
-    if not 0 <= op < count:
-        raise ValueError(f"node {node} has ops 0..{count - 1}, got {op}")
-
-
 def rebuild_node(
     backbone: Backbone, node: int, ops: Sequence[Op], sources: Sequence[int | None], generator: Generator | None
 ) -> Morphed:

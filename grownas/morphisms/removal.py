@@ -10,7 +10,7 @@ from torch import Generator
 
 from grownas.backbone import Backbone, MixedNode, OpLike
 from grownas.genotype import Op
-from grownas.morphisms.origins import Morphed, Origins, Piece, check_place, rebuild_node
+from grownas.morphisms.origins import Morphed, Origins, Piece, rebuild_node
 from grownas.morphisms.parts import constant_part, fold_constant, silence
 from grownas.ops import ACTIVATION
 
@@ -36,7 +36,7 @@ def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
     Raises:
         ValueError: there is no such node or op, or the node has no other op.
     """
-    check_place(backbone, node, op)
+    backbone.check_place(node, op)
     old = backbone.mixed_nodes()[node]
     if len(old.ops) == 1:
         raise ValueError(f"node {node} has one op only; a node cannot be empty")
@@ -78,7 +78,7 @@ def replace_op(
     Raises:
         ValueError: there is no such node or op, or no op that can give the share.
     """
-    check_place(backbone, node, op)
+    backbone.check_place(node, op)
     old = backbone.mixed_nodes()[node]
     made = replace(candidate if isinstance(candidate, Op) else Op(*candidate), own_projection=backbone.share_projection)
     ops = [*old.ops[:op], made, *old.ops[op + 1 :]]

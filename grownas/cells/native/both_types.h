@@ -18,20 +18,6 @@
 #define TANH_LIMIT 9.5f
 #define EXP_LIMIT 105.f
 #include "kernels.h"
-#undef REAL
-#undef INT
-#undef NAME
-#undef SIGN_MASK
-#undef MANTISSA_BITS
-#undef EXPONENT_BIAS
-#undef ROUNDER
-#undef LOG2_E
-#undef LN2_HIGH
-#undef LN2_LOW
-#undef TAYLOR
-#undef TAYLOR_TERMS
-#undef TANH_LIMIT
-#undef EXP_LIMIT
 
 #define REAL double
 #define INT int64_t
@@ -48,20 +34,6 @@
 #define TANH_LIMIT 20.
 #define EXP_LIMIT 750.
 #include "kernels.h"
-#undef REAL
-#undef INT
-#undef NAME
-#undef SIGN_MASK
-#undef MANTISSA_BITS
-#undef EXPONENT_BIAS
-#undef ROUNDER
-#undef LOG2_E
-#undef LN2_HIGH
-#undef LN2_LOW
-#undef TAYLOR
-#undef TAYLOR_TERMS
-#undef TANH_LIMIT
-#undef EXP_LIMIT
 
 #undef JOIN
 #undef JOIN_

@@ -5,6 +5,9 @@
  *   BYTES        of a vector register: 64, 32 or 16
  *   ROWS         of the batch that a tile of the matrix product holds in registers: 8 or 4
  *   NAME(x)      x with a suffix that tells the pair
+ *   and the constants of the activations for REAL, see both_types.h
+ *
+ * All but BYTES and ROWS are taken away again at its end.
  *
  * What is computed, and in which buffers, stands in ../sequence.py. Units are taken in chunks of WIDTH, two vectors: for
  * each chunk, each op's product with the state is a tile of the batch that stays in the first-level cache while the op is
@@ -110,10 +113,18 @@ INLINE void NAME(tiles)(const int vectors, Py_ssize_t B, Py_ssize_t K, const REA
 #undef TILES
 }
 
-static void NAME(product)(int vectors, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row, const REAL *panel,
-                          const REAL *init, Py_ssize_t init_row, REAL *out, Py_ssize_t out_row) {
-    if (vectors == 1) NAME(tiles)(1, B, K, x, x_row, 1, panel, LANES, init, init_row, out, out_row);
-    else NAME(tiles)(2, B, K, x, x_row, 1, panel, WIDTH, init, init_row, out, out_row);
+static void NAME(product)(int vectors, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row, Py_ssize_t x_column,
+                          const REAL *panel, Py_ssize_t panel_row, const REAL *init, Py_ssize_t init_row, REAL *out,
+                          Py_ssize_t out_row) {
+    if (vectors == 1) NAME(tiles)(1, B, K, x, x_row, x_column, panel, panel_row, init, init_row, out, out_row);
+    else NAME(tiles)(2, B, K, x, x_row, x_column, panel, panel_row, init, init_row, out, out_row);
+}
+
+/* The same of rows whose numbers are neighbours, with a packed panel. */
+INLINE void NAME(packed_product)(int vectors, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
+                                 const REAL *panel, const REAL *init, Py_ssize_t init_row, REAL *out,
+                                 Py_ssize_t out_row) {
+    NAME(product)(vectors, B, K, x, x_row, 1, panel, vectors * LANES, init, init_row, out, out_row);
 }
 
 /* Where a chunk of units begins, how many units it holds, and how many vectors. */
@@ -340,8 +351,7 @@ static int NAME(multiply)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const REAL *
             Tile tile = NAME(is_whole)(c) ? (Tile){out + first, out_row} : (Tile){scratch, WIDTH};
             if (begin) tile = NAME(taken)(out, out_row, c, M, scratch);
             const REAL *init = begin ? tile.at : NULL;
-            if (c.vectors == 1) NAME(tiles)(1, M, rows, x, x_row, a_column, from, from_row, init, tile.row, tile.at, tile.row);
-            else NAME(tiles)(2, M, rows, x, x_row, a_column, from, from_row, init, tile.row, tile.at, tile.row);
+            NAME(product)(c.vectors, M, rows, x, x_row, a_column, from, from_row, init, tile.row, tile.at, tile.row);
             NAME(put_back)(tile, out, out_row, c, M);
         }
     }
@@ -372,13 +382,13 @@ static void NAME(node_forward)(const Chain *chain, const Node *node, const REAL 
                 from_x = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
                 if (!hadamard) { /* the sum of both parts takes the place of x's */
                     from_s = from_x;
-                    NAME(product)(c.vectors, B, H, s, H, weights, from_x.at, from_x.row, from_s.at, from_s.row);
+                    NAME(packed_product)(c.vectors, B, H, s, H, weights, from_x.at, from_x.row, from_s.at, from_s.row);
                     NAME(put_back)(from_s, a, chain->A_row, c, B);
                 } else {
                     REAL *q = Q ? Q + node->projection[k] * H : NULL;
                     from_s = q && NAME(is_whole)(c) ? (Tile){q + first, chain->Q_row}
                                                     : (Tile){scratch + NAME(FROM_S) * B * WIDTH, WIDTH};
-                    NAME(product)(c.vectors, B, H, s, H, weights, NULL, 0, from_s.at, from_s.row);
+                    NAME(packed_product)(c.vectors, B, H, s, H, weights, NULL, 0, from_s.at, from_s.row);
                     if (q) NAME(put_back)(from_s, q, chain->Q_row, c, B);
                 }
             }
@@ -390,7 +400,7 @@ static void NAME(node_forward)(const Chain *chain, const Node *node, const REAL 
             if (kept_mixed) NAME(copy)(B, c.units, mixed.at, WIDTH, kept_mixed + first, H);
             REAL *a = A + gate_block * H;
             Tile gate = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
-            NAME(product)(c.vectors, B, H, s, H, packed + gate_block * panel, gate.at, gate.row, gate.at, gate.row);
+            NAME(packed_product)(c.vectors, B, H, s, H, packed + gate_block * panel, gate.at, gate.row, gate.at, gate.row);
             NAME(put_back)(gate, a, chain->A_row, c, B);
             for (Py_ssize_t b = 0; b < B; b++)
                 for (int v = 0; v < c.vectors; v++) {
@@ -462,11 +472,11 @@ static void NAME(node_backward)(const Chain *chain, const Node *node, const REAL
         Tile init = {NULL, 0};
         if (node->gate) init = NAME(taken)(through, H, c, B, scratch + B * WIDTH);
         if (from_a) {
-            NAME(product)(c.vectors, B, from_a, A, chain->A_row, packed, init.at, init.row, out.at, out.row);
+            NAME(packed_product)(c.vectors, B, from_a, A, chain->A_row, packed, init.at, init.row, out.at, out.row);
             init = out;
         }
         packed += from_a * c.vectors * LANES;
-        if (from_q) NAME(product)(c.vectors, B, from_q, Q, chain->Q_row, packed, init.at, init.row, out.at, out.row);
+        if (from_q) NAME(packed_product)(c.vectors, B, from_q, Q, chain->Q_row, packed, init.at, init.row, out.at, out.row);
         packed += from_q * c.vectors * LANES;
         NAME(put_back)(out, carried, H, c, B);
     }
@@ -570,3 +580,17 @@ static void NAME(activate)(int activation, Py_ssize_t n, const REAL *z, REAL *y)
 #undef Tile
 #undef Pass
 #undef AT
+#undef REAL
+#undef INT
+#undef NAME
+#undef SIGN_MASK
+#undef MANTISSA_BITS
+#undef EXPONENT_BIAS
+#undef ROUNDER
+#undef LOG2_E
+#undef LN2_HIGH
+#undef LN2_LOW
+#undef TAYLOR
+#undef TAYLOR_TERMS
+#undef TANH_LIMIT
+#undef EXP_LIMIT

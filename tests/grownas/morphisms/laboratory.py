@@ -1,15 +1,21 @@
-"""Backbones to operate on, and the checks that every morphism must pass; the fixture `lab` gives it."""
+"""What all tests of morphisms draw from, backbones to operate on, and the checks that every morphism must pass."""
 
 from __future__ import annotations
 
 import copy
 
 import torch
+from hypothesis import strategies as st
 
 from grownas.backbone import Backbone
-from grownas.ops import ACTIVATION
+from grownas.ops import ACTIVATION, DEFAULT_OPS
 
 I, H = 3, 4  # noqa: E741 - the field's names
+IDENTITY, TANH, SIGMOID, RELU = DEFAULT_OPS[:4]
+SWITCHES = [(highway, share) for highway in (False, True) for share in (False, True)]
+
+op_lists = st.lists(st.sampled_from(DEFAULT_OPS), min_size=1, max_size=6)
+seeds = st.integers(0, 99)
 
 
 def make(ops, highway=False, share=False, seed=0, hidden=H):

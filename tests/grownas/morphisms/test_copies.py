@@ -9,15 +9,11 @@ from hypothesis import strategies as st
 
 from grownas import morphisms
 from grownas.ops import ACTIVATION, DEFAULT_OPS
+from tests.grownas.morphisms.laboratory import IDENTITY, RELU, SIGMOID, SWITCHES, TANH, H, I, op_lists, seeds
 
-I, H = 3, 4  # noqa: E741 - the field's names
-IDENTITY, TANH, SIGMOID, RELU = DEFAULT_OPS[:4]
-SWITCHES = [(highway, share) for highway in (False, True) for share in (False, True)]
 CURVED = [op for op in DEFAULT_OPS if op not in (IDENTITY, RELU)]
 
-op_lists = st.lists(st.sampled_from(DEFAULT_OPS), min_size=1, max_size=6)
 chains = st.lists(op_lists, min_size=1, max_size=3)
-seeds = st.integers(0, 99)
 
 
 def group_left(backbone, node, op):

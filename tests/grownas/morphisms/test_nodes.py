@@ -14,13 +14,7 @@ from grownas import morphisms
 from grownas.backbone import Backbone
 from grownas.genotype import Op
 from grownas.ops import DEFAULT_OPS
-
-I, H = 3, 4  # noqa: E741 - the field's names
-IDENTITY, TANH, SIGMOID, RELU = DEFAULT_OPS[:4]
-SWITCHES = [(highway, share) for highway in (False, True) for share in (False, True)]
-
-op_lists = st.lists(st.sampled_from(DEFAULT_OPS), min_size=1, max_size=6)
-seeds = st.integers(0, 99)
+from tests.grownas.morphisms.laboratory import IDENTITY, RELU, SIGMOID, SWITCHES, TANH, H, I, op_lists, seeds
 
 
 @settings(deadline=None, max_examples=60)

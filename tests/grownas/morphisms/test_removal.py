@@ -15,30 +15,28 @@ from grownas.errors import GenotypeError
 from grownas.genotype import Op
 from grownas.ops import DEFAULT_OPS
 from grownas.space import SearchSpace
+from tests.grownas.morphisms.laboratory import IDENTITY, RELU, SIGMOID, SWITCHES, TANH, H, I, op_lists, seeds
 
-I, H = 3, 4  # noqa: E741 - the field's names
-IDENTITY, TANH, SIGMOID, RELU = DEFAULT_OPS[:4]
-SWITCHES = [(highway, share) for highway in (False, True) for share in (False, True)]
 
-op_lists = st.lists(st.sampled_from(DEFAULT_OPS), min_size=1, max_size=6)
-seeds = st.integers(0, 99)
+def with_a_carrier(lab, rest, place, victim, switches, seed):
+    """A node that has a carrier at a place among other ops, the carrier's number, and that of another op."""
+    highway, share = switches
+    ops = [*rest[:place], Op(*IDENTITY, own_projection=share), *rest[place:]]
+    carrier, op = min(place, len(rest)), victim % len(ops)
+    assume(op != carrier)
+    return lab.with_biases(lab.make([ops], highway, share, seed), seed), carrier, op
 
 
 @settings(deadline=None, max_examples=60)
 @given(rest=op_lists, place=st.integers(0, 5), victim=st.integers(0, 5), switches=st.sampled_from(SWITCHES), seed=seeds)
 def test_pruning_changes_only_what_the_op_varied(lab, rest, place, victim, switches, seed):
     """Over one step, from any state: the op's value gives way to that at zero input and state; there is a carrier."""
-    highway, share = switches
-    ops = [*rest[:place], Op(*IDENTITY, own_projection=share), *rest[place:]]
-    carrier = min(place, len(rest))
-    op = victim % len(ops)
-    assume(op != carrier)
-    backbone = lab.with_biases(lab.make([ops], highway, share, seed), seed)
+    backbone, _, op = with_a_carrier(lab, rest, place, victim, switches, seed)
     node, before = backbone.mixed_nodes()[0], lab.snapshot(backbone)
     x, h_0 = lab.randn(1, 5, I, seed=seed), lab.randn(1, 5, H, seed=seed + 1)
     morphed = morphisms.prune_op(backbone, 0, op)
     varied = node.shares[op] * (lab.value_of(node, op, x[0], h_0[0]) - lab.constant_part(node, op))
-    gate = torch.sigmoid(x[0] @ node.gate_x + h_0[0] @ node.gate_h) if highway else 1
+    gate = torch.sigmoid(x[0] @ node.gate_x + h_0[0] @ node.gate_h) if backbone.highway else 1
     lab.assert_same(morphed.backbone(x, h_0)[0][0], backbone(x, h_0)[0][0] - gate * varied)
     lab.assert_untouched(backbone, before)
     lab.assert_apart(backbone, morphed.backbone)
@@ -218,12 +216,7 @@ CANDIDATES = st.sampled_from(DEFAULT_OPS)
 )  # fmt: skip
 def test_replacing_changes_only_what_the_op_varied(lab, rest, place, victim, candidate, share, switches, seed):
     """Over one step, from any state, as pruning; there is a carrier, which also is what gives the candidate a share."""
-    highway, share_projection = switches
-    ops = [*rest[:place], Op(*IDENTITY, own_projection=share_projection), *rest[place:]]
-    carrier = min(place, len(rest))
-    op = victim % len(ops)
-    assume(op != carrier)
-    backbone = lab.with_biases(lab.make([ops], highway, share_projection, seed), seed)
+    backbone, carrier, op = with_a_carrier(lab, rest, place, victim, switches, seed)
     node, before = backbone.mixed_nodes()[0], lab.snapshot(backbone)
     shares = node.shares.tolist()
     if share is not None:
@@ -232,13 +225,13 @@ def test_replacing_changes_only_what_the_op_varied(lab, rest, place, victim, can
     generator = torch.Generator().manual_seed(seed)
     morphed = morphisms.replace_op(backbone, 0, op, candidate, generator, share=share)
     varied = node.shares[op] * (lab.value_of(node, op, x[0], h_0[0]) - lab.constant_part(node, op))
-    gate = torch.sigmoid(x[0] @ node.gate_x + h_0[0] @ node.gate_h) if highway else 1
+    gate = torch.sigmoid(x[0] @ node.gate_x + h_0[0] @ node.gate_h) if backbone.highway else 1
     lab.assert_same(morphed.backbone(x, h_0)[0][0], backbone(x, h_0)[0][0] - gate * varied)
     lab.assert_untouched(backbone, before)
     lab.assert_apart(backbone, morphed.backbone)
     new = morphed.backbone.mixed_nodes()[0]
     assert morphed.backbone.op_names(0) == [*backbone.op_names(0)[:op], candidate, *backbone.op_names(0)[op + 1 :]]
-    assert new.ops[op].own_projection == share_projection
+    assert new.ops[op].own_projection == backbone.share_projection
     parts = [("nodes.0.b_x", op), ("nodes.0.alpha", op)]
     parts += [(f"nodes.0.{name}", (slice(None), new.projection[op])) for name in ("W_x", "W_h")]
     parts += [("nodes.0.b_h", new.bias[op])] if op in new.bias else []

@@ -18,11 +18,9 @@ from grownas.genotype import Genotype
 from grownas.migrate import POWERS, migrate
 from grownas.ops import ACTIVATION, DEFAULT_OPS
 from grownas.space import SearchSpace
+from tests.grownas.morphisms.laboratory import IDENTITY, SWITCHES, H, I
 
-I, H = 3, 4  # noqa: E741 - the field's names
-IDENTITY = DEFAULT_OPS[0]
 SPACE = SearchSpace(combine=("add", "hadamard"), activation=("identity", "tanh", "sigmoid", "relu"))
-SWITCHES = [(highway, share) for highway in (False, True) for share in (False, True)]
 OPTIMIZERS = [
     lambda params: torch.optim.Adam(params, lr=0.003),
     lambda params: torch.optim.SGD(params, lr=0.003, momentum=0.9),
