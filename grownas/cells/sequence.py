@@ -160,7 +160,8 @@ def pack(node: Node, shares: Tensor) -> Packed:
     if not plan.is_natural:
         order, rows, places = _indices(plan, W_x.device)
         b_x, b_h, shares = b_x[order], b_h[rows], shares[order]
-        W_x, W_h = W_x[:, places], W_h[:, places]
+        # its derivative takes less than half the time of indexing's
+        W_x, W_h = W_x.index_select(1, places), W_h.index_select(1, places)
     if plan.gate:
         W_x, W_h = _insert(W_x, node.gate_x, plan), _insert(W_h, node.gate_h, plan)
     return Packed(W_x, W_h, b_x, b_h, shares)

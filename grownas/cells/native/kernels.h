@@ -78,16 +78,18 @@ INLINE vec NAME(relu_slope)(vec y) { return SELECT(y > SPLAT(0), SPLAT(1), SPLAT
 
 /* ------------------------------------------------------------------------------------------ matrix products ---- */
 
-/* out (rows, vectors) = init + x (rows, K) panel (K, vectors); rows and vectors are constants where this is inlined. */
+/* out (rows, vectors) = init + x (rows, K) panel (K, vectors); rows and vectors are constants where this is inlined. Each
+ * of the K steps asks the second-level cache for what lies at `ahead`, if that is given, `step` bytes further each time. */
 INLINE void NAME(tile)(const int rows, const int vectors, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
                        Py_ssize_t x_column, const REAL *panel, Py_ssize_t panel_row, const REAL *init,
-                       Py_ssize_t init_row, REAL *out, Py_ssize_t out_row) {
+                       Py_ssize_t init_row, REAL *out, Py_ssize_t out_row, const char *ahead, Py_ssize_t step) {
     vec sum[ROWS][2];
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++)
             sum[i][v] = init ? LOAD(init + i * init_row + v * LANES) : SPLAT(0);
     for (Py_ssize_t k = 0; k < K; k++) {
         vec weights[2];
+        if (ahead) __builtin_prefetch(ahead + k * step, 0, 2);
         UNROLL for (int v = 0; v < vectors; v++) weights[v] = LOAD(panel + k * panel_row + v * LANES);
         UNROLL for (int i = 0; i < rows; i++) {
             vec factor = SPLAT(x[i * x_row + k * x_column]);
@@ -98,13 +100,16 @@ INLINE void NAME(tile)(const int rows, const int vectors, Py_ssize_t K, const RE
         UNROLL for (int v = 0; v < vectors; v++) STORE(out + i * out_row + v * LANES, sum[i][v]);
 }
 
-INLINE void NAME(tiles)(const int vectors, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
+INLINE void NAME(tiles)(const int vectors, const int asks, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
                         Py_ssize_t x_column, const REAL *panel, Py_ssize_t panel_row, const REAL *init,
                         Py_ssize_t init_row, REAL *out, Py_ssize_t out_row) {
+    const Py_ssize_t line = panel_row * (Py_ssize_t)sizeof(REAL);
+    const char *next = (const char *)(panel + K * panel_row);
 #define TILES(rows) \
     for (; B - b >= (rows); b += (rows)) \
         NAME(tile)(rows, vectors, K, x + b * x_row, x_row, x_column, panel, panel_row, \
-                   init ? init + b * init_row : NULL, init_row, out + b * out_row, out_row);
+                   init ? init + b * init_row : NULL, init_row, out + b * out_row, out_row, \
+                   asks ? next + b * K * line / B : NULL, line * (rows) / B);
     Py_ssize_t b = 0;
     TILES(ROWS)
     TILES(4)
@@ -113,18 +118,24 @@ INLINE void NAME(tiles)(const int vectors, Py_ssize_t B, Py_ssize_t K, const REA
 #undef TILES
 }
 
-static void NAME(product)(int vectors, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row, Py_ssize_t x_column,
-                          const REAL *panel, Py_ssize_t panel_row, const REAL *init, Py_ssize_t init_row, REAL *out,
-                          Py_ssize_t out_row) {
-    if (vectors == 1) NAME(tiles)(1, B, K, x, x_row, x_column, panel, panel_row, init, init_row, out, out_row);
-    else NAME(tiles)(2, B, K, x, x_row, x_column, panel, panel_row, init, init_row, out, out_row);
+/* With `asks` the panel that lies behind this one is asked for while this one is worked on, a share with each tile, for the
+ * weights of a large chain do not stay in a near cache from step to step. All at once they would be waited for. */
+static void NAME(product)(int vectors, int asks, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
+                          Py_ssize_t x_column, const REAL *panel, Py_ssize_t panel_row, const REAL *init,
+                          Py_ssize_t init_row, REAL *out, Py_ssize_t out_row) {
+#define CASE(vectors, asks) \
+    case vectors * 2 + asks: \
+        NAME(tiles)(vectors, asks, B, K, x, x_row, x_column, panel, panel_row, init, init_row, out, out_row); \
+        break;
+    switch (vectors * 2 + asks) { CASE(1, 0) CASE(1, 1) CASE(2, 0) CASE(2, 1) }
+#undef CASE
 }
 
 /* The same of rows whose numbers are neighbours, with a packed panel. */
 INLINE void NAME(packed_product)(int vectors, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
                                  const REAL *panel, const REAL *init, Py_ssize_t init_row, REAL *out,
                                  Py_ssize_t out_row) {
-    NAME(product)(vectors, B, K, x, x_row, 1, panel, vectors * LANES, init, init_row, out, out_row);
+    NAME(product)(vectors, 1, B, K, x, x_row, 1, panel, vectors * LANES, init, init_row, out, out_row);
 }
 
 /* Where a chunk of units begins, how many units it holds, and how many vectors. */
@@ -351,7 +362,7 @@ static int NAME(multiply)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const REAL *
             Tile tile = NAME(is_whole)(c) ? (Tile){out + first, out_row} : (Tile){scratch, WIDTH};
             if (begin) tile = NAME(taken)(out, out_row, c, M, scratch);
             const REAL *init = begin ? tile.at : NULL;
-            NAME(product)(c.vectors, M, rows, x, x_row, a_column, from, from_row, init, tile.row, tile.at, tile.row);
+            NAME(product)(c.vectors, 0, M, rows, x, x_row, a_column, from, from_row, init, tile.row, tile.at, tile.row);
             NAME(put_back)(tile, out, out_row, c, M);
         }
     }
@@ -527,12 +538,12 @@ static int NAME(backward)(const Chain *chain) {
     }
     REAL *scratch = packed + size, *through = scratch + NAME(TILES_NEEDED) * B * WIDTH, *g = through + B * H;
     REAL *to = packed;
-    for (Py_ssize_t j = 0; j < J; j++) to = NAME(pack_transposed)(&chain->node[j], H, to);
+    for (Py_ssize_t j = J - 1; j >= 0; j--) to = NAME(pack_transposed)(&chain->node[j], H, to); /* as they are read */
     for (Py_ssize_t k = 0; k < ops; k++) dshares[k] = 0;
     REAL *carried = chain->dh_0;
     for (Py_ssize_t i = 0; i < B * H; i++) carried[i] = 0;
     for (Py_ssize_t t = T - 1; t >= 0; t--) {
-        const REAL *grad = (const REAL *)chain->grad + t * B * H, *weights = packed + size;
+        const REAL *grad = (const REAL *)chain->grad + t * B * H, *weights = packed;
         REAL *A = (REAL *)chain->A + t * B * chain->A_row + chain->A_row; /* the end of the step's first row */
         REAL *Q = chain->Q ? (REAL *)chain->Q + t * B * chain->Q_row + chain->Q_row : NULL;
         double *shares = dshares + ops;
@@ -541,12 +552,12 @@ static int NAME(backward)(const Chain *chain) {
             const Node *node = &chain->node[j];
             A -= node->blocks * H;
             if (Q) Q -= node->hadamard_projections * H;
-            weights -= NAME(packed_size)(node->blocks * H, H);
             shares -= node->ops;
             const REAL *s = j ? (const REAL *)chain->node[j - 1].out + t * B * H
                               : t ? (const REAL *)chain->node[J - 1].out + (t - 1) * B * H : chain->h_0;
             const REAL *mixed = node->mixed ? (const REAL *)node->mixed + t * B * H : NULL;
             NAME(node_backward)(chain, node, weights, s, A, Q, mixed, g, through, carried, shares, scratch);
+            weights += NAME(packed_size)(node->blocks * H, H);
             if (j) memcpy(g, carried, B * H * sizeof(REAL));
         }
     }
