@@ -64,12 +64,30 @@ class WeightOptimizer(Optimizer):
     clip: Annotated[Positive, about("largest gradient norm")] = 1.0
 
 
+class Splitting(Section):
+    """How ops are chosen to be split."""
+
+    rule: Annotated[
+        Literal["neg_sum", "neg_count"], about("largest predicted fall of the loss, or most units that gain")
+    ] = "neg_sum"
+    count: Annotated[Count, about("ops that are split at once")] = 1
+    part: Annotated[Literal["train", "val"], about("data of which the loss is to fall")] = "train"
+    curvature: Annotated[Literal["exact", "softplus"], about("of relu: none, or softplus's")] = "exact"
+
+
 class Growing(Section):
     """Growth (see `strategies.stage.Growth`)."""
 
     use: Literal["growing"] = "growing"
     max_epochs: Annotated[Count, about("of a stage")] = 200
     patience: Annotated[Count, about("epochs without a lower validation loss before a stage ends")] = 12
+    mode: Annotated[
+        Literal["nodes", "ops_duplicate", "ops_split", "nodes_and_ops"], about("what a stage may begin with")
+    ] = "nodes_and_ops"
+    choice: Annotated[
+        Literal["criteria", "random"], about("how the move is chosen; random: the control for the criteria")
+    ] = "criteria"
+    trial_epochs: Annotated[Count, about("each kind of move is tried for, where there are several")] = 5
     bilevel: Annotated[Literal["joint", "first", "second"], about("how alpha learns")] = "joint"
     architecture_share: Annotated[Share, about("of the training part, for alpha, unless joint")] = 0.2
     weights: WeightOptimizer = WeightOptimizer()
@@ -79,20 +97,46 @@ class Growing(Section):
     ] = (100.0, 0.0)
     judge: Annotated[Literal["significant", "better"], about("of a stage, by its validation losses")] = "significant"
     threshold: Annotated[Number, about("least t of `significant`")] = 1.645
-    outer_patience: Annotated[Count, about("added nodes in a row that are not accepted before growth ends")] = 1
+    outer_patience: Annotated[
+        Count, about("moves of a kind that are not accepted before it is given up; growth ends when all kinds are")
+    ] = 1
     max_nodes: Count = 3
+    max_ops: Annotated[Count | None, about("of a node")] = 16
     max_params: Count | None = None
     max_seconds: Annotated[Positive | None, about("no new stage begins after it")] = None
     carrier_share: Annotated[Share, about("of an appended node's carrier")] = 0.5
     noise: Annotated[
         NonNegative, about("sd on a new node's weights but the carrier's, in units of 1 / sqrt(hidden size)")
     ] = 0.4
-    new_rate: Annotated[Positive, about("factor on `weights.rate` after a growth, for the new node's weights")] = 3.0
-    old_rate: Annotated[Positive, about("and for all other weights; alpha keeps its own rate")] = 0.3
-    position: Annotated[Literal["first", "middle", "last"], about("where a node is inserted")] = "last"
-    prune: Annotated[Literal["none", "each_stage", "at_end"], about("when small ops are removed")] = "none"
+    new_rate: Annotated[Positive, about("factor on `weights.rate` for a new node's weights")] = 3.0
+    old_rate: Annotated[Positive, about("and for all others in a stage with a new node; alpha keeps its own")] = 0.3
+    position: Annotated[
+        Literal["first", "middle", "last", "best"], about("where a node is inserted; best: by first-order gain")
+    ] = "last"
+    splitting: Splitting = Splitting()
+    grow_threshold: Annotated[
+        Number, Field(gt=0, le=1), about("ops with a larger share are duplicated, in the modes that do so")
+    ] = 0.2
+    prune: Annotated[Literal["none", "each_stage", "at_end"], about("when small ops are removed")] = "at_end"
     prune_threshold: Annotated[Number, Field(ge=0, lt=1), about("ops with a smaller share go")] = 0.05
-    top_k: Annotated[Count | None, about("ops a node keeps at most")] = None
+    smoothing: Annotated[
+        Number, Field(gt=0, le=1), about("weight of an epoch's shares in the smoothed ones; 1: none is smoothed")
+    ] = 0.3
+    hysteresis: Annotated[
+        Number, Field(ge=0, lt=1), about("part of a threshold by which a share must come back to count as within")
+    ] = 0.2
+    min_age: Annotated[Whole, about("epochs that an op is trained before it is duplicated or pruned")] = 5
+    top_k: Annotated[Count | None, about("ops a node keeps at most, where there is pruning")] = None
+    readout: Annotated[
+        Literal["share", "ablation"], about("which ops `top_k` keeps: the largest, or those most missed on validation")
+    ] = "share"
+    replace: Annotated[
+        Literal["none", "uniform", "missing"],
+        about("what takes a small op's place: nothing, or one drawn from all ops or from those the node lacks"),
+    ] = "none"
+    restarts: Annotated[
+        Whole, about("stages at the end, each with the smallest op of every node drawn anew, until one brings nothing")
+    ] = 5
     fine_tune_epochs: Annotated[Count, about("after a pruning, at most")] = 50
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Journal:
         *,
         metrics: JsonLines,
         growth: JsonLines,
+        shares: JsonLines,
         progress: Progress,
         every_s: float = 30.0,
     ) -> None:
@@ -51,15 +52,17 @@ class Journal:
             identity: says which config the work belongs to; work of another is refused.
             metrics: log of evaluations.
             growth: log of morphisms.
+            shares: log of the mixture weights in each epoch of a supernet's fit, written when the fit is finished.
             progress: shows what is going on.
             every_s: seconds between snapshots of a fit.
         """
         folder.mkdir(exist_ok=True)
         self.folder, self.identity = folder, identity
-        self.metrics, self.growth, self.progress, self.every_s = metrics, growth, progress, every_s
+        self.metrics, self.growth, self.shares = metrics, growth, shares
+        self.progress, self.every_s = progress, every_s
         self.elapsed = 0.0
         self.interrupted = False
-        for log in (metrics, growth):
+        for log in (metrics, growth, shares):
             log.truncate(0)
 
     def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
@@ -113,6 +116,8 @@ class Journal:
                 self.metrics.append(line)
             finished = _from_tree(done, model, recipe, optimizers)
         checkpoint.remove(part_path)  # also one that a kill left beside the finished fit
+        for line in _share_lines(finished):
+            self.shares.append({"stage": stage, "part": key, **line})
         self.elapsed += finished.seconds
         return finished
 
@@ -196,6 +201,7 @@ def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
         "steps": done.steps,
         "seconds": done.seconds,
         "reason": done.reason,
+        "shares": done.shares,
         "lines": lines,
     }
 
@@ -214,4 +220,13 @@ def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.op
         steps=tree["steps"],
         seconds=tree["seconds"],
         reason=tree["reason"],
+        shares=tree["shares"],
     )
+
+
+def _share_lines(done: Fit) -> Iterator[dict[str, Any]]:
+    """Yield a line for each epoch and node."""
+    for epoch, nodes in enumerate(done.shares):
+        for node, shares in enumerate(nodes):
+            ops = [f"{combine}/{activation}" for combine, activation in done.model.core.op_names(node)]
+            yield {"epoch": epoch, "node": node, "ops": ops, "shares": [round(share, 6) for share in shares]}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from grownas.baselines.var import VAR, Selection, select_by_folds
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
 from grownas.contest import BASELINES, Contest, score_model, train_and_choose
+from grownas.criteria.threshold import Thresholds
 from grownas.equations import equations
 from grownas.genotype import Genotype
 from grownas.journal import Journal
@@ -28,7 +29,8 @@ from grownas.scoring import Score, free_running
 from grownas.space import SearchSpace
 from grownas.start import Ops, build_start, hidden_size_for
 from grownas.strategies.growing import Grown, grow, replay
-from grownas.strategies.stage import Growth, with_core
+from grownas.strategies.moves import MODES
+from grownas.strategies.stage import Growth, Splits, with_core
 
 Summary = dict[str, Any]
 
@@ -95,15 +97,8 @@ def _contest(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Con
     selection, at_var = Selection.from_tree(done), config.start.use == "var"
     if task.loss_name == "auto":
         task = task.with_loss(selection.var.loss if at_var else "squared")
-    space = SearchSpace(
-        combine=config.space.combine,
-        activation=config.space.activation,
-        max_nodes=config.strategy.max_nodes,
-        max_ops=len(config.space.combine) * len(config.space.activation),
-        highway=config.space.highway,
-        share_projection=config.space.share_projection,
-    )
-    growth, hidden_size = growth_of(config), _hidden_size(config, selection, task)
+    space = space_of(config)
+    growth, hidden_size = growth_of(config, space), _hidden_size(config, selection, task)
 
     def build(nodes: Sequence[Ops], var: VAR | None, generator: torch.Generator) -> Any:
         return build_start(
@@ -149,10 +144,29 @@ def _hidden_size(config: Config, selection: Selection, task: Any) -> int:
     return hidden_size_for(selection.order if config.start.use == "var" else 1, task.input_size)
 
 
-def growth_of(config: Config) -> Growth:
-    """Return what governs growth, from the config's `strategy`."""
+def space_of(config: Config) -> SearchSpace:
+    """Return the cells that are allowed."""
+    return SearchSpace(
+        combine=config.space.combine,
+        activation=config.space.activation,
+        max_nodes=config.strategy.max_nodes,
+        max_ops=len(config.space.combine) * len(config.space.activation),
+        highway=config.space.highway,
+        share_projection=config.space.share_projection,
+    )
+
+
+def growth_of(config: Config, space: SearchSpace) -> Growth:
+    """Return what governs growth, from the config's `strategy`, and the ops that may be drawn.
+
+    Raises:
+        ConfigError: the thresholds contradict each other.
+    """
     strategy = config.strategy.model_dump(exclude={"use", "max_epochs", "patience", "bilevel", "architecture_share"})
     weights, alpha = strategy.pop("weights"), strategy.pop("alpha")
+    thresholds = {field.name: strategy.pop(field.name) for field in fields(Thresholds)}
+    if "duplicate_op" not in MODES[config.strategy.mode]:
+        thresholds["grow_threshold"] = 1.0  # no share is above it, and none keeps others from being pruned
     recipe = Recipe(
         epochs=config.strategy.max_epochs,
         patience=config.strategy.patience,
@@ -161,7 +175,14 @@ def growth_of(config: Config) -> Growth:
         weights=OptimizerRecipe(**weights),
         alpha=OptimizerRecipe(**alpha),
     )
-    return Growth(recipe=recipe, pulls=tuple(strategy.pop("pull")), **strategy)
+    return Growth(
+        recipe=recipe,
+        pulls=tuple(strategy.pop("pull")),
+        thresholds=Thresholds(**thresholds),
+        splits=Splits(**strategy.pop("splitting")),
+        space=space,
+        **strategy,
+    )
 
 
 def retrain_recipe(config: Config) -> Recipe:

@@ -26,7 +26,7 @@ from grownas.contest import BASELINES
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
 from grownas.journal import Interrupted, Journal
-from grownas.programs import Summary, search_program, train_program
+from grownas.programs import Summary, growth_of, search_program, space_of, train_program
 from grownas.progress import Progress
 from grownas.report.tables import score_table
 from grownas.rundir import RunDir
@@ -150,8 +150,7 @@ def load_task(config: Config) -> Any:
 
 def _check_search(config: Config, task: Any) -> None:
     """Refuse before work begins what a search would meet in the middle of it."""
-    if config.refit and config.strategy.prune != "none":
-        raise ConfigError("refit=true cannot repeat a growth with pruning; set strategy.prune=none or refit=false")
+    growth_of(config, space_of(config))  # raises if its keys contradict each other
     series, rows = task.input_size, task.values[task.rows("train")]
     usable_orders(len(rows), series, range(1, config.start.max_order + 1))  # raises if there is none
     if config.start.use == "var" and config.space.hidden_size != "auto" and config.space.hidden_size < series:
@@ -173,6 +172,7 @@ def _work(config: Config, rundir: RunDir, task: Any, program: Program) -> Path:
             config.fingerprint(),
             metrics=rundir.log("metrics.jsonl"),
             growth=rundir.log("growth.jsonl"),
+            shares=rundir.log("shares.jsonl"),
             progress=progress,
             every_s=config.checkpoint_seconds,
         )

@@ -25,6 +25,7 @@ from grownas.protocols import Evaluation, Task, Window
 from grownas.recipe import Recipe, clip_gradients, make_optimizers, split_parameters
 
 Tree = dict[str, Any]
+Shares = list[list[float]]  # of each node's ops
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Fit:
         steps: weight steps trained.
         seconds: time spent, interruptions left out.
         reason: why training stopped.
+        shares: for each epoch from 0 (untrained) on, and each node, softmax(alpha); empty where there is no alpha.
     """
 
     model: Any
@@ -50,6 +52,7 @@ class Fit:
     steps: int
     seconds: float
     reason: str
+    shares: list[Shares]
 
     @property
     def loss(self) -> float:
@@ -146,6 +149,7 @@ class Trainer:
         self.best: Tree = {}
         self.alpha_before: Tree | None = None  # within a step: alpha and its optimiser as they were
         self.loss_sum, self.loss_count = 0.0, 0
+        self.shares: list[Shares] = []
 
     def run(self) -> Fit:
         """Train to the end."""
@@ -257,6 +261,8 @@ class Trainer:
         value = float(evaluation.losses.mean())
         if not math.isfinite(value):
             raise self._error(f"the validation loss is {value:g}")
+        if self.alphas:
+            self.shares.append([torch.softmax(alpha.detach().double(), 0).tolist() for alpha in self.alphas])
         if self.patience.step(value):
             self.best = {
                 "model": _detached(self.model.state_dict()),
@@ -294,6 +300,7 @@ class Trainer:
             steps=self.step,
             seconds=seconds,
             reason=reason,
+            shares=self.shares,
         )
 
     def snapshot(self) -> Tree:
@@ -310,6 +317,7 @@ class Trainer:
             "patience": self.patience.state(),
             "best": self.best,
             "loss": [self.loss_sum, self.loss_count],
+            "shares": list(self.shares),
             "random": torch.get_rng_state(),
         }
 
@@ -321,6 +329,7 @@ class Trainer:
         self.anchor, self.hidden, self.best = list(tree["anchor"]), tree["hidden"], tree["best"]
         self.step, self.seconds = tree["step"], tree["seconds"]
         self.loss_sum, self.loss_count = tree["loss"]
+        self.shares = list(tree["shares"])
         self.patience.restore(tree["patience"])
         self.data.go_to(tree["data"])
         if self.architecture is not None:

@@ -28,13 +28,16 @@ LAYERS = """
     run
     programs
     contest  sweep  comparison  report.page
-    journal  report.plots
+    journal  report.plots  report.growth_plots
+    report.history  report.canvas
+    report.growth_log
     report.tables  report.diagram  report.reading
     equations
     strategies.growing
     strategies.pruning
+    strategies.moves
     strategies.stage
-    start  migrate
+    start  migrate  criteria.first_order
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.origins  morphisms.parts  criteria.curvature
@@ -71,13 +74,15 @@ OUT_OF_SIGHT = {  # module -> what it must never know, not even through others
     "criteria.threshold": {"morphisms", "backbone", "ops"},
     "criteria.splitting": {"morphisms", "train", "strategies.growing"},
     "criteria.readout": {"morphisms", "train", "strategies.growing"},
+    "criteria.first_order": {"morphisms", "train", "strategies.growing"},
+    "strategies.moves": {"strategies.pruning", "config", "run", "journal"},  # offers, does not judge
     "migrate": {"train"},
     "report.page": {"run", "train", "journal", "checkpoint", "config"},  # reads run folders only
     "comparison": {"run", "train", "journal", "checkpoint"},
     "strategies.growing": {"config", "run", "rundir", "journal"},  # flat arguments below `run`
 }
 ONE_PLACE = {  # heavy or optional package -> the only modules that import it
-    "matplotlib": {"grownas.bench.picture", "grownas.report.plots"},
+    "matplotlib": {"grownas.bench.picture", "grownas.report.canvas"},
     "jinja2": {"grownas.report.diagram"},
     "rich": {"grownas.progress"},
     "filelock": {"grownas.rundir"},

@@ -13,7 +13,7 @@ Everything here is a pure function of its arguments.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Thresholds:
         ConfigError: a value is out of range, or a copy of an op at the upper threshold would be at the lower one.
     """
 
-    grow_threshold: float = 0.5
+    grow_threshold: float = 0.2
     prune_threshold: float = 0.05
     hysteresis: float = 0.2
     smoothing: float = 0.3
@@ -136,14 +136,22 @@ def _level(before: int, share: float, thresholds: Thresholds) -> int:
     return MIDDLE
 
 
-def moves(state: State, thresholds: Thresholds) -> list[Move]:
-    """Return what to do with a node's ops, the most pressing first; nothing is pruned while an op is high.
+def moves(state: State, thresholds: Thresholds, growable: Container[int] | None = None) -> list[Move]:
+    """Return what to do with a node's ops, the most pressing first; nothing is pruned while an op may be duplicated.
+
+    That is: while one is high, old enough or not, whose duplication was not declined.
 
     The largest op is never to be pruned, so that a node is not emptied.
+
+    Args:
+        state: of the node.
+        thresholds: what governs it.
+        growable: numbers of the ops that may be duplicated; others never count as high. All if None.
     """
     ripe = [(number, one) for number, one in enumerate(state) if one.age >= thresholds.min_age and not one.declined]
-    if any(one.level == HIGH for one in state):  # ripe or not
-        found = [Move("duplicate_op", number, one.share) for number, one in ripe if one.level == HIGH]
+    high = {n for n, one in enumerate(state) if one.level == HIGH and (growable is None or n in growable)}
+    if any(not state[number].declined for number in high):  # ripe or not
+        found = [Move("duplicate_op", number, one.share) for number, one in ripe if number in high]
         return sorted(found, key=lambda move: -move.share)
     largest = max(range(len(state)), key=lambda number: state[number].share)
     found = [Move("prune_op", number, one.share) for number, one in ripe if one.level == LOW and number != largest]

@@ -11,7 +11,7 @@ from grownas.morphisms.copies import duplicate_op, split_op
 from grownas.morphisms.nodes import add_node, pass_on, set_share, stir, with_carrier
 from grownas.morphisms.origins import WHOLE, Morphed, Origins, Piece
 from grownas.morphisms.parts import CARRIER, is_carrier, silence
-from grownas.morphisms.removal import prune_op, replace_op
+from grownas.morphisms.removal import prune_op, replace_op, room_for
 
 __all__ = [
     "CARRIER",
@@ -28,6 +28,7 @@ __all__ = [
     "pass_on",
     "prune_op",
     "replace_op",
+    "room_for",
     "set_share",
     "silence",
     "split_op",

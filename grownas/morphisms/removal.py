@@ -87,17 +87,22 @@ def replace_op(
     new = grown.mixed_nodes()[node]
     new.alpha[op] = old.alpha[op]
     if share is not None:
-        shares, total = torch.softmax(old.alpha.double(), 0), torch.logsumexp(old.alpha.double(), 0).item()
-        heir = _heir(new, but=op)
-        left = 0.0 if heir is None else (shares[heir] + shares[op]).item() - share
-        if heir is None or not (share > 0 and left > 0):
-            most = 0.0 if heir is None else left + share
-            raise ValueError(f"share must lie between 0 and {most:.6g}, what node {node} has to give, got {share}")
+        room, heir = room_for(backbone, node, op), _heir(old, but=op)
+        if heir is None or not 0 < share < room:
+            raise ValueError(f"share must lie between 0 and {room:.6g}, what node {node} has to give, got {share}")
+        total = torch.logsumexp(old.alpha.double(), 0).item()
         new.alpha[op] = total + math.log(share)
-        _set_alpha(new, heir, total + math.log(left), origins, f"nodes.{node}.")
+        _set_alpha(new, heir, total + math.log(room - share), origins, f"nodes.{node}.")
     silence(new, op, new.hidden_size)
     fold_constant(grown, node, constant_part(old) - constant_part(new))
     return Morphed(grown, origins)
+
+
+def room_for(backbone: Backbone, node: int, op: int) -> float:
+    """Return below which share `replace_op` can give a candidate in the place of an op; 0 if it can only keep its."""
+    mixed = backbone.mixed_nodes()[node]
+    heir = _heir(mixed, but=op)
+    return 0.0 if heir is None else mixed.shares.detach()[[heir, op]].double().sum().item()
 
 
 def _heir(node: MixedNode, but: int | None = None) -> int | None:

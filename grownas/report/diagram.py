@@ -1,7 +1,8 @@
-"""The cell drawn as SVG: a chain of nodes, each a card with its ops and their shares."""
+"""The cell drawn as SVG: a chain of nodes, each a card with its ops and their shares; in full, or the cards alone."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,23 +13,51 @@ from grownas.genotype import Genotype, Node, Op
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-WIDTH = 400  # of the drawing, in its own units, as all lengths here
-CARD_LEFT, CARD_RIGHT = 84, 348
-ROW, HEAD, FOOT, GAP = 24, 34, 8, 40  # heights: an op, a card's title, its lower rim, between cards
-TOP, PILL = 20, 28  # middle of the uppermost pill; height of a pill
-BAR_LEFT, BAR_WIDTH = 190, 88
+TOP, PILL = 20, 28  # middle of the uppermost pill; height of a pill; in the drawing's own units, as all lengths here
 SIGNS = {"add": "+", "hadamard": "\N{MULTIPLICATION SIGN}"}
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Lengths of a drawing.
+
+    Attributes:
+        width: of the drawing.
+        left, right: of the cards.
+        row, head, foot, gap: heights of an op, of a card's title, of its lower rim, between cards.
+        bar_left, bar_width: of the bars.
+        has_wires: whether input, states and the way back are drawn, or the cards alone.
+    """
+
+    width: int
+    left: int
+    right: int
+    row: int
+    head: int
+    foot: int
+    gap: int
+    bar_left: int
+    bar_width: int
+    has_wires: bool
+
+
+FULL = Layout(400, 84, 348, 24, 34, 8, 40, 190, 88, has_wires=True)
+CARDS = Layout(208, 1, 207, 20, 30, 5, 10, 104, 36, has_wires=False)
+
+
+@dataclass(frozen=True)
 class OpRow:
-    """An op as drawn: its place, sign, activation, share, and whether it has the node's largest share."""
+    """An op as drawn: its place, sign, activation, share, whether it has the node's largest share, and what befell it.
+
+    `fate` is `gone`, `new` or nothing.
+    """
 
     y: float
     sign: str
     op: Op
     bar: float
     largest: bool
+    fate: str
 
 
 @dataclass(frozen=True)
@@ -56,14 +85,31 @@ def environment() -> Environment:
     )
 
 
-def diagram(genotype: Genotype) -> str:
-    """Draw a cell; the SVG stands alone or inside a page, and follows the reader's light or dark theme."""
-    cards, y = [], TOP + PILL / 2 + GAP * 0.75
-    for number, node in enumerate(genotype.nodes, start=1):
-        card = _card(number, node, y)
+Place = tuple[int, int]  # of an op: node, and op in its node
+
+
+def diagram(
+    genotype: Genotype,
+    layout: Layout = FULL,
+    *,
+    gone: Collection[Place] = (),
+    new: Collection[Place] = (),
+) -> str:
+    """Draw a cell; the SVG stands alone or inside a page, and follows the reader's light or dark theme.
+
+    Args:
+        genotype: the cell.
+        layout: `FULL` or `CARDS`.
+        gone: ops that are struck out.
+        new: ops that are set off.
+    """
+    fates = {**dict.fromkeys(gone, "gone"), **dict.fromkeys(new, "new")}
+    cards, y = [], TOP + PILL / 2 + layout.gap * 0.75 if layout.has_wires else 1.0
+    for number, node in enumerate(genotype.nodes):
+        card = _card(number, node, y, layout, fates)
         cards.append(card)
-        y += card.height + GAP
-    bottom = y - GAP * 0.25 + PILL / 2
+        y += card.height + layout.gap
+    bottom = y - layout.gap * 0.25 + PILL / 2
     return (
         environment()
         .get_template("diagram.svg")
@@ -71,34 +117,41 @@ def diagram(genotype: Genotype) -> str:
             genotype=genotype,
             cards=cards,
             bottom=bottom,
-            width=WIDTH,
-            height=bottom + PILL / 2 + 24,
-            left=CARD_LEFT,
-            right=CARD_RIGHT,
-            middle=(CARD_LEFT + CARD_RIGHT) / 2,
-            bar_left=BAR_LEFT,
-            bar_width=BAR_WIDTH,
+            layout=layout,
+            height=bottom + PILL / 2 + 24 if layout.has_wires else y - layout.gap + 1,
+            middle=(layout.left + layout.right) / 2,
             top=TOP,
             tall=PILL,
             signs=SIGNS,
-            words=_in_words(genotype),
+            words=_in_words(genotype, fates),
         )
     )
 
 
-def _card(number: int, node: Node, top: float) -> Card:
+def _card(number: int, node: Node, top: float, layout: Layout, fates: Mapping[Place, str]) -> Card:
     largest = max(op.share for op in node.ops)
     rows = tuple(
-        OpRow(top + HEAD + ROW * i + ROW / 2, SIGNS[op.combine], op, BAR_WIDTH * op.share, op.share == largest)
+        OpRow(
+            top + layout.head + layout.row * (i + 0.5),
+            SIGNS[op.combine],
+            op,
+            layout.bar_width * op.share,
+            op.share == largest,
+            fates.get((number, i), ""),
+        )
         for i, op in enumerate(node.ops)
     )
-    return Card(number, top, HEAD + ROW * len(rows) + FOOT, rows)
+    return Card(number + 1, top, layout.head + layout.row * len(rows) + layout.foot, rows)
 
 
-def _in_words(genotype: Genotype) -> str:
+def _in_words(genotype: Genotype, fates: Mapping[Place, str]) -> str:
     """Describe the cell for those who cannot see the drawing."""
     nodes = [
-        f"node {number}: " + ", ".join(f"{op.name} {op.share:.1%}" for op in node.ops)
-        for number, node in enumerate(genotype.nodes, start=1)
+        f"node {number + 1}: "
+        + ", ".join(
+            f"{op.name} {op.share:.1%}" + (f" ({fate})" if (fate := fates.get((number, i))) else "")
+            for i, op in enumerate(node.ops)
+        )
+        for number, node in enumerate(genotype.nodes)
     ]
     return "A chain of nodes that each read the input and the state before. " + "; ".join(nodes) + "."

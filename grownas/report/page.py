@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grownas.errors import RunError
-from grownas.report import plots, tables
-from grownas.report.diagram import diagram, environment
+from grownas.report import growth_log, growth_plots, history, plots, tables
+from grownas.report.canvas import NARROW, WIDE
+from grownas.report.diagram import CARDS, diagram, environment
 from grownas.report.reading import Comparison, Run, Tree, read
 
 if TYPE_CHECKING:
@@ -134,13 +135,12 @@ def _lowest_validation(finished: list[Run]) -> str:
 
 
 def _details(run: Run) -> Tree:
-    """Return the sections about one run: curves, cell, forecasts, data, how to repeat it."""
+    """Return the sections about one run: growth, cell, forecasts, data, how to repeat it."""
     from grownas.equations import for_people
 
-    stages = run.summary.get("stage_log", []) if run.summary else []
     rival = run.best_baseline
     return {
-        "curves": _both(lambda width: plots.learning_curves(run.metrics, _events(run), width=width)),
+        **_growth(run),
         "cell": _safe(diagram(run.genotype)) if run.genotype else None,
         "equations": for_people(run.equations) if run.equations else None,
         "panels": _panels(run),
@@ -148,7 +148,6 @@ def _details(run: Run) -> Tree:
         "cumulative": _cumulative([run], rival),
         "main": run.main,
         "rival": rival,
-        "growth": tables.growth(run.growth, stages),
         "stopped": run.summary.get("stopped") if run.summary else None,
         "free_running": run.summary.get("free_running") if run.summary else None,
         "data": run.data,
@@ -159,10 +158,65 @@ def _details(run: Run) -> Tree:
 
 def _details_of_nothing() -> Tree:
     """Return the sections of a comparison of which no seed has finished."""
-    empty: Tree = dict.fromkeys(
-        ("curves", "cell", "equations", "cumulative", "main", "rival", "stopped", "free_running", "series")
+    nothing = ("timeline", "cell", "equations", "cumulative", "main", "rival", "scatter", "stopped", "free_running")
+    empty: Tree = dict.fromkeys((*nothing, "ratio", "series"))
+    return {
+        **empty, "trials": False, "chapters": [], "shares": [], "panels": [], "days": 0, "growth": growth_log.table([]),
+        "data": {},
+    }  # fmt: skip
+
+
+def _growth(run: Run) -> Tree:
+    """Return the sections about how a cell grew: timeline, cells, shares, predictions, the log."""
+    stages = run.summary.get("stage_log", []) if run.summary else []
+    metric, fits = history.fits(run.metrics)
+    events = history.events(run.growth, [fit.part for fit in fits])
+    marks = history.marks(fits, events, stages)
+    shares = history.shares(run.shares, run.metrics, events, stages)
+    predictions = history.predictions(run.growth)
+    scatter = growth_plots.scatter(predictions)
+    return {
+        "timeline": _both(lambda width: growth_plots.timeline(fits, marks, metric=metric, width=width)),
+        "trials": any(fit.is_trial for fit in fits),
+        "chapters": [_chapter(chapter) for chapter in history.chapters(events)],
+        "shares": [_safe(panel) for panel in growth_plots.share_panels(shares)],
+        "scatter": _safe(scatter) if scatter else None,
+        "ratio": _ratio(predictions),
+        "growth": growth_log.table(run.growth, stages),
+    }
+
+
+def _chapter(chapter: history.Chapter) -> Tree:
+    """Return what the page says and shows of an accepted move."""
+    return {
+        "stage": chapter.stage,
+        "moves": chapter.moves,
+        "losses": [tables.figure(loss, 5) for loss in chapter.losses],
+        "before": _safe(diagram(chapter.before, CARDS, gone=chapter.gone)),
+        "after": _safe(diagram(chapter.after, CARDS, new=chapter.new)),
+    }
+
+
+def _ratio(predictions: Sequence[history.Prediction]) -> str:
+    """Say in words how far the predictions of the loss's changes held."""
+    predicted = sum(one.predicted for one in predictions)
+    measured = sum(one.measured for one in predictions)
+    if not predicted:
+        return ""
+    kinds, parts = {one.kind for one in predictions}, {one.part for one in predictions}
+    what = "split" if kinds == {"split_op"} else "move"
+    part = next(iter(parts)) if len(parts) == 1 else ""
+    where = f" on the {part} part" if part else ""
+    number = len(predictions)
+    who = f"The {what} was" if number == 1 else f"Together the {number} {what}s were"
+    text = (
+        f"{who} predicted to change the loss{where} by {tables.small(predicted)} and changed it by "
+        f"{tables.small(measured)}: a ratio of {tables.small(measured / predicted)}"
     )
-    return {**empty, "panels": [], "days": 0, "growth": tables.growth([]), "data": {}}
+    if number == 1:
+        return f"{text}."
+    median = float(np.median([one.measured / one.predicted for one in predictions]))
+    return f"{text}; the median of their own ratios is {tables.small(median)}."
 
 
 def _kicker(run: Run, what: str) -> str:
@@ -206,20 +260,6 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 def _score_dots(run: Run, width: float) -> str | None:
     figures = {entry["model"]: [entry["test"]] for entry in run.scores}
     return plots.dots(figures, metric=run.metric, width=width)
-
-
-def _events(run: Run) -> Tree:
-    """Return for each fit of the growth what was tried in it, and whether it was accepted."""
-    events: Tree = {}
-    for line in (run.summary or {}).get("stage_log", []):
-        if line["stage"] == 1 and line.get("pull") is not None:
-            events[f"stage-1-pull-{line['pull']:g}"] = (f"pull {line['pull']:g}", line["accepted"])
-    for line in run.growth:
-        if line.get("kind") != "prune_op":
-            events[f"stage-{line['stage']}"] = (tables.move(line), line["accepted"])
-    for fit in {str(line.get("part")) for line in run.metrics if "pruned" in str(line.get("part"))}:
-        events[fit] = ("pruned", None)
-    return events
 
 
 def _panels(run: Run) -> list[Markup]:
@@ -273,7 +313,7 @@ def _repeat(name: str, command: str, text: str, config: Tree, data: Tree) -> Tre
 
 def _both(draw: Callable[[float], str | None]) -> Tree | None:
     """Draw the variants for desktop and phone; None if there is nothing to draw."""
-    wide, narrow = draw(plots.WIDE), draw(plots.NARROW)
+    wide, narrow = draw(WIDE), draw(NARROW)
     return {"wide": _safe(wide), "narrow": _safe(narrow)} if wide and narrow else None
 
 

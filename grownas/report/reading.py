@@ -16,6 +16,8 @@ from grownas.genotype import Genotype
 
 OURS = ("grown", "grown_retrained", "first_stage", "start")  # all other models are baselines
 ENTRY = {"model", "params", "val", "test", "seconds"}  # keys of a score
+SHARES = {"part", "epoch", "node", "ops", "shares"}  # keys of a line of shares.jsonl
+CELLS = {"cell_before", "cell_after"}  # keys of a line of growth.jsonl
 Tree = dict[str, Any]
 
 
@@ -28,7 +30,7 @@ class Run:
         config_text, config: the resolved config.
         command: which command made the folder.
         summary: None while the run goes on.
-        metrics, growth: the lines of the two logs.
+        metrics, growth, shares: the lines of the three logs; cells in `growth` are genotypes.
         genotype: the cell found.
         equations: the text of `equations.txt`.
         data: what `data.json` says about the data.
@@ -42,6 +44,7 @@ class Run:
     summary: Tree | None
     metrics: list[Tree]
     growth: list[Tree]
+    shares: list[Tree]
     genotype: Genotype | None
     equations: str | None
     data: Tree
@@ -156,7 +159,8 @@ def read_run(path: Path) -> Run:
         command=str((_json(path / "run.json") or {}).get("command", "search")),
         summary=_summary(path / "summary.json"),
         metrics=_json_lines(path / "metrics.jsonl"),
-        growth=_json_lines(path / "growth.jsonl"),
+        growth=_growth(path / "growth.jsonl"),
+        shares=_shares(path / "shares.jsonl"),
         genotype=_genotype(path / "genotype.json"),
         equations=_text(path / "equations.txt"),
         data=_json(path / "data.json") or {},
@@ -222,6 +226,28 @@ def _json_lines(path: Path) -> list[Tree]:
         except json.JSONDecodeError as error:
             raise RunError(f"{path}, line {number}: damaged, not JSON: {error}") from error
     return found
+
+
+def _growth(path: Path) -> list[Tree]:
+    """Read the log of moves; the cells in it, which early versions did not log, become genotypes."""
+    lines = _json_lines(path)
+    for number, line in enumerate(lines, start=1):
+        for key in CELLS & line.keys():
+            try:
+                line[key] = Genotype.from_dict(line[key])
+            except GenotypeError as error:
+                raise RunError(f"{path}, line {number}: damaged: {key}: {error}") from error
+    return lines
+
+
+def _shares(path: Path) -> list[Tree]:
+    """Read the log of shares, which early versions did not write."""
+    lines = _json_lines(path)
+    for number, line in enumerate(lines, start=1):
+        if not line.keys() >= SHARES or len(line["ops"]) != len(line["shares"]):
+            expected = ", ".join(sorted(SHARES))
+            raise RunError(f"{path}, line {number}: damaged: expected {expected}, with as many shares as ops")
+    return lines
 
 
 def _genotype(path: Path) -> Genotype | None:

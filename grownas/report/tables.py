@@ -1,4 +1,4 @@
-"""Tables of scores, growth and series, as text for the terminal and as rows for the page.
+"""Tables of scores, outcomes and series, as text for the terminal and as rows for the page.
 
 No import here is heavy: the command line prints `score_table` after each run.
 """
@@ -173,82 +173,8 @@ def _dm(test: Entry) -> str:
 
 def _about(model: str, chosen: Entry) -> str:
     """Say in words what a model is and which settings were chosen."""
-    settings = ", ".join(f"{key} {_plain(value)}" for key, value in chosen.items() if value is not None)
+    settings = ", ".join(f"{key} {plain(value)}" for key, value in chosen.items() if value is not None)
     return "; ".join(part for part in (MODELS.get(model, ""), settings.replace("_", " ")) if part)
-
-
-def growth(lines: Iterable[Entry], stages: Iterable[Entry] = ()) -> Table:
-    """Return the growth log: how the first stage was judged, then one row a morphism.
-
-    Args:
-        lines: of `growth.jsonl`.
-        stages: the summary's `stage_log`; only its candidates of the first stage are not in `growth.jsonl`.
-    """
-    lines = list(lines)
-    pruned = any(line.get("kind") == "prune_op" for line in lines)
-
-    def note(words: str, where_pruned: str) -> str:
-        return words + where_pruned if pruned else words
-
-    columns = (
-        Column("stage"),
-        Column("move", figures=False),
-        Column("drift", "largest change of the output by the morphism itself"),
-        Column("loss before", "on the validation part, before the move; of the trained start: of the best before it"),
-        Column(
-            "loss after",
-            note(
-                "on the validation part, after the move and its training",
-                "; of a node and of a pruned op: before the fine-tuning that follows the last pruning; of the trained "
-                "start: when it was judged",
-            ),
-        ),
-        Column("judge", "the figure that decided", figures=False),
-        Column("accepted", note("", "of a pruned op: that of its stage"), figures=False),
-        Column("params", "before and after"),
-        Column("seconds", note("", "of pruned ops: of the fine-tuning, in the line of the last")),
-    )
-    first = [_first_stage_row(line) for line in stages if line.get("stage") == 1]
-    return Table(columns, (*first, *(_growth_row(line) for line in lines)))
-
-
-def _first_stage_row(line: Entry) -> Row:
-    pull = "" if line.get("pull") is None else f", pull {_plain(line['pull'])}"
-    shown = {"kind": f"train the start{pull}", "params_after": line.get("params"), "wall_s": line.get("seconds")}
-    return _growth_row({**line, **shown})
-
-
-def _growth_row(line: Entry) -> Row:
-    before, after = line.get("params_before"), line.get("params_after")
-    cells = (
-        count(line.get("stage")),
-        move(line),
-        small(line.get("drift")),
-        figure(line.get("loss_before"), 5),
-        figure(line.get("loss_after"), 5),
-        judge(line.get("judge")),
-        {True: "yes", False: "no"}.get(line.get("accepted"), NONE),  # type: ignore[arg-type]
-        count(after) if before in (None, after) else f"{count(before)} → {count(after)}",
-        seconds(line.get("wall_s")),
-    )
-    return Row(cells, marked=line.get("accepted") is True)
-
-
-def move(line: Entry) -> str:
-    """Return a morphism in words, nodes and ops counted from 1; an op is named where the line has its name."""
-    kind, node = str(line.get("kind", "")).replace("_", " "), line.get("node")
-    op = line.get("op_name", line.get("op"))
-    where = [] if node is None else [str(node + 1)] if kind == "add node" else [f"of node {node + 1}"]
-    which = [] if op is None else [f"{op + 1}" if isinstance(op, int) else str(op)]
-    return " ".join([kind, *which, *where])
-
-
-def judge(value: Any) -> str:
-    """Return the figure that decided, with the rule's name."""
-    if not isinstance(value, Mapping):
-        return small(value) if isinstance(value, int | float) else str(value or NONE)
-    name = {"significant": "t ="}.get(str(value.get("rule")), str(value.get("rule")))
-    return f"{name} {small(value.get('figure'))}"
 
 
 def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Table:
@@ -316,7 +242,7 @@ def differences(configs: Mapping[str, Entry]) -> Table:
     flat = {name: dict(_flatten(config)) for name, config in configs.items()}
     keys = [key for key in dict.fromkeys(key for one in flat.values() for key in one) if not key.startswith("versions")]
     unlike = [key for key in keys if len({repr(one.get(key)) for one in flat.values()}) > 1]
-    rows = (Row((key, *(_plain(one.get(key, NONE)) for one in flat.values()))) for key in unlike)
+    rows = (Row((key, *(plain(one.get(key, NONE)) for one in flat.values()))) for key in unlike)
     return Table((Column("key", figures=False), *(Column(name, figures=False) for name in flat)), tuple(rows))
 
 
@@ -360,7 +286,8 @@ def probability(value: float | None) -> str:
     return "<.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """Return a setting's value without needless digits."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -1,26 +1,28 @@
-"""Growth: train, judge, append a node, until the data say stop (Jie & Gao 2021, algorithms 2 and 3; ALGORITHMS 3).
+"""Growth: train, judge, change the cell, until the data say stop (Jie & Gao 2021, algorithms 2 to 4; ALGORITHMS 3, 4).
 
 The whole search is the one function `grow`, read from top to bottom. It holds no state between calls: every fit goes
-through a `Journal`, which remembers finished ones, so that resuming a search is running it again.
+through a `Journal`, which remembers finished ones, so that resuming a search is running it again. A stage begins with a
+changed copy of the best candidate, so that a move that is rejected leaves nothing behind but its lines in the log.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from grownas import morphisms
-from grownas.backbone import Backbone
+from grownas.criteria import threshold
 from grownas.criteria.early_stop import JUDGES, Verdict
 from grownas.errors import ConfigError
-from grownas.migrate import migrate
 from grownas.protocols import Task
-from grownas.recipe import Recipe, count_parameters, make_optimizers, set_rates, split_parameters
+from grownas.recipe import count_parameters, set_rates, split_parameters
+from grownas.strategies.moves import KINDS, MODES, Move, Proposal, Scene, noise_for, repeat, resample
 from grownas.strategies.pruning import log_prunings, prune_stage
-from grownas.strategies.stage import Candidate, Growth, Journal, Stage, move_line, output_drift, with_core
+from grownas.strategies.stage import Candidate, Change, Growth, Journal, Stage, apply, with_core
+from grownas.train import Fit
 
 NOTHING_FOUND = "the start is kept, nothing found"
 
@@ -49,12 +51,8 @@ class Grown:
 
     def path(self) -> list[dict[str, Any]]:
         """Return the lines of the stages that led to the model, in order; empty if the start was kept."""
-        accepted = [number for number, line in enumerate(self.stages) if line["accepted"]]
-        if not accepted:
-            return []
-        first = max(number for number in accepted if self.stages[number]["stage"] == 1)
-        later = [line for line in self.stages[: accepted[-1] + 1] if line["stage"] > 1]
-        return [self.stages[first], *later]
+        first = [line for line in self.stages if line["stage"] == 1 and line["accepted"]]
+        return first[-1:] + [line for line in self.stages if line["stage"] > 1 and line["accepted"]]
 
     def first_path(self) -> list[dict[str, Any]]:
         """Return the line of the first stage in `first_stage`."""
@@ -69,28 +67,25 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         task: data, loss and score; only its training and validation parts are read.
         journal: does and remembers the fits.
         options: what governs growth.
-        seed: fixes noise and data order.
+        seed: fixes noise, random choices and data order.
 
     Raises:
         ConfigError: the start has more than `max_params` parameters.
     """
     _check_size(start, options)
-    began = journal.elapsed
-    origin = Candidate(start, None, task.evaluate(start, "val"))
+    began, stages, tried = journal.elapsed, list[dict[str, Any]](), list[Stage]()
+    origin = Candidate.start(start, task.evaluate(start, "val"))
     best = Stage(origin)
-    stages: list[dict[str, Any]] = []
-    tried: list[Stage] = []
     pull = reason = None
     for candidate_pull in options.pulls:
         if tried and (reason := _out_of_time(options, journal.elapsed - began)) is not None:
             break
-        recipe = replace(options.recipe, pull=candidate_pull)
-        key = f"stage-1-pull-{candidate_pull:g}"
+        scene = Scene(origin, task, journal, options, candidate_pull, seed, 1)
         begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
-        stage = _train(key, begin, task, journal, options, recipe, seed=seed)
+        stage = _train(f"stage-1-pull-{candidate_pull:g}", begin, scene, seed=seed)
         tried.append(stage)
         verdict = _judge(best, stage, options)
-        stages.append(_stage_line(1, candidate_pull, best, stage, verdict))
+        stages.append(_stage_line(scene, best, stage, verdict))
         log_prunings(journal, stage, accepted=verdict.accepted)
         if verdict.accepted:
             best, pull = stage, candidate_pull
@@ -99,29 +94,42 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         steps = sum(stage.steps for stage in tried)
         return Grown(start, first, stages, None, journal.elapsed - began, steps, reason or NOTHING_FOUND)
 
-    current, waited, number = best, 0, 1
-    recipe = replace(options.recipe, pull=pull)
-    while (reason := reason or _limit(current.model, options, journal.elapsed - began)) is None:
+    number, rejected = 1, list[Move]()  # since the last that was accepted
+    while (reason := reason or _out_of_time(options, journal.elapsed - began)) is None:
+        scene = Scene(best.candidate, task, journal, options, pull, seed + 1000 * (number + 1), number + 1)
+        begun = _choose(scene, rejected, seed=seed)
+        if isinstance(begun, str):
+            reason = begun
+            break
         number += 1
-        grown, position, drift = _append(current.candidate, task, options, pull, seed=seed + 1000 * number)
-        stage = _train(f"stage-{number}", grown, task, journal, options, recipe, seed=seed, number=number)
+        stage, line = _attempt(begun, scene, best, seed=seed)
         tried.append(stage)
-        verdict = _judge(best, stage, options)
-        stages.append(_stage_line(number, pull, best, stage, verdict))
-        journal.grew(_growth_line(number, position, current, grown, stage, drift, verdict))
-        log_prunings(journal, stage, accepted=verdict.accepted)
-        current = stage
-        if verdict.accepted:
-            best, waited = stage, 0
+        stages.append(line)
+        if line["accepted"]:
+            best, rejected = stage, []
         else:
-            waited += 1
-            if waited >= options.outer_patience:
-                reason = _no_gain(waited)
-                break
+            best = best._replace(candidate=_declined(best.candidate, begun.proposal))
+            rejected.append(begun.proposal.move)
+    for _ in range(options.restarts):
+        scene = Scene(best.candidate, task, journal, options, pull, seed + 1000 * (number + 1), number + 1)
+        begun = _begin(scene, resample(scene))
+        if _out_of_time(options, journal.elapsed - began) or isinstance(begun, str):
+            break
+        number += 1
+        stage, line = _attempt(begun, scene, best, seed=seed)
+        tried.append(stage)
+        stages.append(line)
+        if not line["accepted"]:
+            break
+        best = stage
     steps = sum(stage.steps for stage in tried)
     if options.prune == "at_end":
-        before, best = best.steps, prune_stage(best, task, journal, options, recipe, seed=seed, number=number)
+        line = next(line for line in reversed(stages) if line["accepted"])
+        number = line["stage"]
+        scene = Scene(best.candidate, task, journal, options, pull, seed + 1000 * number, number)
+        before, best = best.steps, prune_stage(best, scene, replace(options.recipe, pull=pull), seed=seed)
         log_prunings(journal, best, accepted=True)
+        line.update(_pruned(best))
         steps += best.steps - before
     return Grown(best.model, first, stages, pull, journal.elapsed - began, steps, reason)
 
@@ -133,41 +141,174 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
         start: where the growth begins, refitted itself.
         task: its training part is what the stages are trained on.
         journal: does and remembers the fits.
-        options: those of the growth; without pruning.
+        options: those of the growth.
         path: stages to repeat, see `Grown.path`.
         seed: of the growth.
     """
-    current = Candidate(start, None, task.evaluate(start, "val"))
+    current = Candidate.start(start, task.evaluate(start, "val"))
+
+    def train(key: str, begin: Candidate, pull: float, epochs: int) -> Candidate:
+        recipe = replace(options.recipe, pull=pull, patience=None, epochs=max(1, epochs))
+        fit = journal.fit(key, begin.model, task, recipe, seed=seed, optimizers=begin.optimizers)
+        return begin.trained(fit, options.thresholds)
+
     for line in path:
-        stage = line["stage"]
-        recipe = replace(options.recipe, pull=line["pull"], patience=None, epochs=max(1, line["best_epoch"]))
-        key = f"refit-stage-{stage}" if stage > 1 else f"refit-stage-1-pull-{line['pull']:g}"
+        stage, pull = line["stage"], line["pull"]
+        scene = Scene(current, task, journal, options, pull, seed + 1000 * stage, stage)
         if stage > 1:
-            current, *_ = _append(current, task, options, line["pull"], seed=seed + 1000 * stage)
+            key = f"refit-stage-{stage}"
+            current, _ = _change(scene, [repeat(scene, move) for move in line["moves"]])
         else:
-            current = current._replace(model=stirred(start, options.noise, line["pull"], seed=seed))
-        fit = journal.fit(key, current.model, task, recipe, seed=seed, optimizers=current.optimizers)
-        current = Candidate(fit.model, fit.optimizers, fit.evaluation)
+            key = f"refit-stage-1-pull-{pull:g}"
+            current = current._replace(model=stirred(start, options.noise, pull, seed=seed))
+        current = train(key, current, pull, line["best_epoch"])
+        for move in line["pruned"]:
+            scene = replace(scene, best=current)
+            current, _ = apply(current, repeat(scene, move), task, options, stage=stage, step=0)
+        if line["pruned"]:
+            current = train(f"{key}-pruned", current, pull, line["best_epoch_pruned"])
     return current.model
 
 
-def _train(
-    key: str,
-    begin: Candidate,
-    task: Task,
-    journal: Journal,
-    options: Growth,
-    recipe: Recipe,
-    *,
-    seed: int,
-    number: int = 1,
-) -> Stage:
+class Begun(NamedTuple):
+    """What a stage begins with.
+
+    Attributes:
+        proposal: the move.
+        candidate: after it, before training.
+        lines: of the growth log, one a change.
+        trials: fits by which it was chosen.
+    """
+
+    proposal: Proposal
+    candidate: Candidate
+    lines: tuple[dict[str, Any], ...]
+    trials: tuple[Fit, ...] = ()
+
+
+def _choose(scene: Scene, rejected: Sequence[Move], *, seed: int) -> Begun | str:
+    """Return the best move of those that the mode allows; in words, why there is none.
+
+    Where several kinds are possible, the first of each is trained for a few epochs, and the one with the largest gain
+    in validation loss for each parameter that it adds is chosen; a random choice takes any kind.
+    """
+    kinds = MODES[scene.options.mode]
+    random = scene.options.choice == "random"
+    begun, reasons = list[Begun](), list[str]()
+    for kind in scene.shuffled("kinds", kinds) if random else kinds:
+        one = _first_left(scene, kind, rejected)
+        if isinstance(one, str):
+            reasons.append(one)
+        else:
+            begun.append(one)
+    if not begun:
+        return "; ".join(dict.fromkeys(reasons))
+    if random or len(begun) == 1:
+        return begun[0]
+    return _try(scene, begun, seed=seed)
+
+
+def _first_left(scene: Scene, kind: str, rejected: Sequence[Move]) -> Begun | str:
+    """Return the best move of a kind that is possible and was not rejected yet; in words, why there is none.
+
+    A node's noise is drawn anew for each stage, so that a place may be tried again when all others were.
+    """
+    times = sum(move[0] == kind for move in rejected)
+    if times >= scene.options.outer_patience:
+        return _no_gain(kind, times)
+    offer = KINDS[kind](scene)
+    reason = offer.reason
+    for proposal in sorted(offer.proposals, key=lambda proposal: proposal.move in rejected):
+        if proposal.move in rejected and kind != "add_node":
+            reason = f"every {kind} that is possible was rejected"
+            continue
+        begun = _begin(scene, proposal)
+        if isinstance(begun, Begun):
+            return begun
+        reason = begun
+    return reason
+
+
+def _begin(scene: Scene, proposal: Proposal) -> Begun | str:
+    """Change a copy of the best candidate; in words, why that is not possible."""
+    changes = proposal.make()
+    if not changes:
+        return f"no {proposal.kind} is possible"
+    candidate, lines = _change(scene, changes)
+    count, most = count_parameters(candidate.model), scene.options.max_params
+    if most is not None and count > most:
+        what = "node" if proposal.kind == "add_node" else "op"
+        return f"another {what} would make {count} parameters, max_params = {most}"
+    return Begun(proposal, candidate, tuple(lines))
+
+
+def _change(scene: Scene, changes: Sequence[Change]) -> tuple[Candidate, list[dict[str, Any]]]:
+    """Do changes one after the other; give all weights their rates."""
+    candidate, lines = scene.best, []
+    for change in changes:
+        candidate, line = apply(candidate, change, scene.task, scene.options, stage=scene.number, step=0)
+        lines.append(line)
+    assert candidate.optimizers is not None
+    weights, _ = split_parameters(candidate.model)
+    nodes = candidate.model.core.nodes
+    new = {p for change in changes if change.op is None for p in nodes[change.node].parameters()}
+    rate, options = scene.options.recipe.weights.rate, scene.options
+    rates = [([w for w in weights if w not in new], rate * (options.old_rate if new else 1.0))]
+    if new:
+        rates.append(([w for w in weights if w in new], rate * options.new_rate))
+    set_rates(candidate.optimizers[0], rates)
+    return candidate, lines
+
+
+def _try(scene: Scene, begun: Sequence[Begun], *, seed: int) -> Begun:
+    """Train each for a few epochs; log the others and return the one with the largest gain a parameter."""
+    recipe = replace(scene.options.recipe, pull=scene.pull, epochs=scene.options.trial_epochs)
+    before, fits, gains = scene.best, list[Fit](), list[float]()
+    for one in begun:
+        key, begin = f"stage-{scene.number}-try-{one.proposal.kind}", one.candidate
+        fit = scene.journal.fit(
+            key, begin.model, scene.task, recipe, seed=seed, optimizers=begin.optimizers, stage=scene.number
+        )
+        added = count_parameters(begin.model) - count_parameters(before.model)
+        fits.append(fit)
+        gains.append((before.loss - fit.loss) / added)
+    winner = max(range(len(begun)), key=gains.__getitem__)
+    for number, (one, fit, gain) in enumerate(zip(begun, fits, gains, strict=True)):
+        judge = {"rule": "gain per parameter in a trial", "figure": gain, "threshold": gains[winner]}
+        for line in one.lines if number != winner else ():
+            scene.journal.grew({**line, **_trained(before, fit), "accepted": False, "judge": judge})
+    return begun[winner]._replace(trials=tuple(fits))
+
+
+def _trained(before: Candidate, fit: Fit) -> dict[str, Any]:
+    """Return what a change's line says of the training after it."""
+    return {
+        "loss_before": before.loss,
+        "loss_after": fit.loss,
+        "cell_after": fit.model.core.genotype(top_k=None).to_dict(),
+        "wall_s": round(fit.seconds, 3),
+    }
+
+
+def _attempt(begun: Begun, scene: Scene, best: Stage, *, seed: int) -> tuple[Stage, dict[str, Any]]:
+    """Train and judge what a stage begins with; log its moves; return the stage and its line."""
+    stage = _train(f"stage-{scene.number}", begun.candidate, scene, seed=seed)._replace(trials=begun.trials)
+    verdict = _judge(best, stage, scene.options)
+    judged = {"accepted": verdict.accepted, "judge": verdict.line()}
+    for line in begun.lines:
+        scene.journal.grew({**line, **_trained(scene.best, stage.fits[0]), **judged})
+    log_prunings(scene.journal, stage, accepted=verdict.accepted)
+    return stage, _stage_line(scene, best, stage, verdict, begun.lines)
+
+
+def _train(key: str, begin: Candidate, scene: Scene, *, seed: int) -> Stage:
     """Train a stage; prune it if that is done in each."""
-    fit = journal.fit(key, begin.model, task, recipe, seed=seed, optimizers=begin.optimizers, stage=number)
-    stage = Stage(Candidate(fit.model, fit.optimizers, fit.evaluation), (fit,))
-    if options.prune == "each_stage":
-        return prune_stage(stage, task, journal, options, recipe, seed=seed, number=number)
-    return stage
+    options, recipe = scene.options, replace(scene.options.recipe, pull=scene.pull)
+    fit = scene.journal.fit(
+        key, begin.model, scene.task, recipe, seed=seed, optimizers=begin.optimizers, stage=scene.number
+    )
+    stage = Stage(begin.trained(fit, options.thresholds), (fit,))
+    return prune_stage(stage, scene, recipe, seed=seed) if options.prune == "each_stage" else stage
 
 
 def _judge(best: Stage, stage: Stage, options: Growth) -> Verdict:
@@ -175,17 +316,13 @@ def _judge(best: Stage, stage: Stage, options: Growth) -> Verdict:
     return JUDGES[options.judge](*losses, threshold=options.threshold)
 
 
-def _limit(model: Any, options: Growth, seconds: float) -> str | None:
-    """Return the limit that forbids another node, in words; None if there is none."""
-    if len(model.core.nodes) >= options.max_nodes:
-        return f"max_nodes = {options.max_nodes} reached"
-    if (late := _out_of_time(options, seconds)) is not None:
-        return late
-    if options.max_params is not None:
-        larger = count_parameters(with_core(model, _grow_core(model.core, options, pull=0.0, seed=0).backbone))
-        if larger > options.max_params:
-            return f"another node would make {larger} parameters, max_params = {options.max_params}"
-    return None
+def _declined(candidate: Candidate, proposal: Proposal) -> Candidate:
+    """Return the candidate with a rejected duplicate noted in what is watched, where it was the share's proposal."""
+    watched = list(candidate.watched)
+    for node, op in proposal.places:
+        if proposal.kind == "duplicate_op" and op is not None and watched[node][op].level == threshold.HIGH:
+            watched[node] = threshold.decline(watched[node], op)
+    return candidate._replace(watched=tuple(watched))
 
 
 def _out_of_time(options: Growth, seconds: float) -> str | None:
@@ -205,80 +342,30 @@ def _check_size(start: Any, options: Growth) -> None:
         )
 
 
-def _position(core: Backbone, options: Growth) -> int:
-    """Return the number that the next node will have."""
-    return {"first": 0, "middle": len(core.nodes) // 2, "last": len(core.nodes)}[options.position]
-
-
-def _noise(noise: float, pull: float, hidden_size: int) -> float:
-    scaled = noise / math.sqrt(hidden_size)
-    return min(scaled, 1 / pull) if pull else scaled
-
-
 def stirred(start: Any, noise: float, pull: float, *, seed: int) -> Any:
     """Return a copy of a start that is ready to be trained with a pull: its silent ops are given some noise."""
-    core = morphisms.stir(start.core, _noise(noise, pull, start.core.hidden_size), torch.Generator().manual_seed(seed))
-    return with_core(start, core)
+    sd = noise_for(noise, pull, start.core.hidden_size)
+    return with_core(start, morphisms.stir(start.core, sd, torch.Generator().manual_seed(seed)))
 
 
-def _grow_core(core: Backbone, options: Growth, *, pull: float, seed: int) -> morphisms.Morphed:
-    return morphisms.add_node(
-        core,
-        position=_position(core, options),
-        carrier_share=options.carrier_share,
-        noise=_noise(options.noise, pull, core.hidden_size),
-        generator=torch.Generator().manual_seed(seed),
-    )
+def _no_gain(kind: str, moves: int) -> str:
+    """Return in words that `outer_patience` has run out for a kind of move."""
+    what = {"add_node": "added node", "duplicate_op": "duplicated op", "split_op": "split op"}[kind]
+    if moves == 1:
+        return f"the last {what} was not accepted"
+    return f"no gain by the last {moves} {what}s (outer_patience = {moves})"
 
 
-def _no_gain(nodes: int) -> str:
-    """Return in words that `outer_patience` has run out."""
-    if nodes == 1:
-        return "the last added node was not accepted"
-    return f"no gain by the last {nodes} added nodes (outer_patience = {nodes})"
-
-
-def _append(current: Candidate, task: Task, options: Growth, pull: float, *, seed: int) -> tuple[Candidate, int, float]:
-    """Add a node to a copy; return it with migrated optimisers, the node's number and the drift of the output."""
-    position = _position(current.model.core, options)
-    morphed = _grow_core(current.model.core, options, pull=pull, seed=seed)
-    model = with_core(current.model, morphed.backbone)
-    old = current.optimizers or make_optimizers(current.model, options.recipe)
-    optimizers = [migrate(o, morphed.origins, current.model, model, prefix="core.") for o in old]
-    weights, _ = split_parameters(model)
-    new = set(morphed.backbone.nodes[position].parameters())
-    rate = options.recipe.weights.rate
-    rates = [
-        ([w for w in weights if w not in new], rate * options.old_rate),
-        ([w for w in weights if w in new], rate * options.new_rate),
-    ]
-    set_rates(optimizers[0], rates)
-    return Candidate(model, optimizers, current.evaluation), position, output_drift(current.model, model, task)
-
-
-def _growth_line(
-    number: int, position: int, before: Stage, grown: Candidate, stage: Stage, drift: float, verdict: Verdict
+def _stage_line(
+    scene: Scene, best: Stage, stage: Stage, verdict: Verdict, changes: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """Return the line of an appended node; prunings that came after it have lines of their own."""
-    fit = stage.fits[0]
+    fit, core = stage.fits[0], stage.model.core
     return {
-        **move_line("add_node", number, fit.steps, position, None, drift, predicted_change=0.0),
-        "loss_before": before.candidate.loss,
-        "loss_after": fit.loss,
-        "params_before": count_parameters(before.model),
-        "params_after": count_parameters(grown.model),
-        "accepted": verdict.accepted,
-        "judge": verdict.line(),
-        "wall_s": round(fit.seconds, 3),
-    }
-
-
-def _stage_line(number: int, pull: float, best: Stage, stage: Stage, verdict: Verdict) -> dict[str, Any]:
-    fit = stage.fits[0]
-    return {
-        "stage": number,
-        "nodes": len(stage.model.core.nodes),
-        "pull": pull,
+        "stage": scene.number,
+        "moves": _moves(changes),
+        "nodes": len(core.nodes),
+        "ops": sum(len(alpha) for alpha in core.alpha),
+        "pull": scene.pull,
         "loss_before": best.candidate.loss,
         "loss_after": stage.candidate.loss,
         "accepted": verdict.accepted,
@@ -286,7 +373,20 @@ def _stage_line(number: int, pull: float, best: Stage, stage: Stage, verdict: Ve
         "epochs": fit.epochs,
         "best_epoch": fit.best_epoch,
         "steps": stage.steps,
-        "seconds": round(sum(fit.seconds for fit in stage.fits), 3),
+        "seconds": round(stage.seconds, 3),
         "params": count_parameters(stage.model),
         "stopped": fit.reason,
+        **_pruned(stage),
     }
+
+
+def _pruned(stage: Stage) -> dict[str, Any]:
+    """Return what a stage's line says of its prunings: those that were not undone, and the fine-tuning's best epoch."""
+    moves = _moves([line for line in stage.prunings if line["accepted"] is None])
+    return {"pruned": moves, "best_epoch_pruned": stage.fits[-1].best_epoch if moves else None}
+
+
+def _moves(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what is needed to repeat changes."""
+    keys = ("kind", "node", "op", "split_step", "new_op")
+    return [{key: line[key] for key in keys if key in line} for line in lines]

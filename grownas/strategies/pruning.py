@@ -1,75 +1,95 @@
-"""Pruning inside growth: which ops go, and the fine-tuning after it (ALGORITHMS 5)."""
+"""Pruning inside growth: which ops go, what comes in their place, and the fine-tuning after it (ALGORITHMS 5)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from grownas import morphisms
 from grownas.backbone import Backbone
-from grownas.migrate import migrate
-from grownas.protocols import Task
-from grownas.recipe import Recipe, count_parameters, make_optimizers
-from grownas.strategies.stage import Candidate, Growth, Journal, Stage, move_line, output_drift, with_core
+from grownas.criteria import threshold
+from grownas.criteria.early_stop import JUDGES
+from grownas.criteria.readout import CHOICES
+from grownas.recipe import Recipe
+from grownas.strategies.moves import Scene, can_grow, prune_at, replace_at
+from grownas.strategies.stage import Candidate, Change, Journal, Stage, apply, shares_of, with_core
 
 
-def prune_stage(
-    stage: Stage, task: Task, journal: Journal, options: Growth, recipe: Recipe, *, seed: int, number: int
-) -> Stage:
-    """Remove small ops one by one, then fine-tune; return the same stage if there are none.
+def prune_stage(stage: Stage, scene: Scene, recipe: Recipe, *, seed: int) -> Stage:
+    """Remove or replace small ops one by one, then fine-tune; return the same stage if there are none.
+
+    All of it is undone if the judge takes the unpruned for better than the pruned.
 
     The lines' `wall_s` is the fine-tuning's: in the last line, and 0 in the others, which share it. The removals
     themselves are not timed, for a resumed search does them again.
+
+    Args:
+        stage: what to prune.
+        scene: the growth that it belongs to.
+        recipe: of the stage.
+        seed: of the fine-tuning.
     """
-    model, optimizers = stage.model, stage.candidate.optimizers or make_optimizers(stage.model, recipe)
-    loss, lines = stage.candidate.loss, []
-    while (target := _prunable(model.core, options)) is not None:
-        node, op, judge = target
-        name = "/".join(model.core.op_names(node)[op])
-        morphed = morphisms.prune_op(model.core, node, op)
-        pruned = with_core(model, morphed.backbone)
-        optimizers = [migrate(o, morphed.origins, model, pruned, prefix="core.") for o in optimizers]
-        after = float(task.evaluate(pruned, "val").losses.mean())
-        drift = output_drift(model, pruned, task)
-        lines.append(
-            {
-                **move_line("prune_op", number, stage.steps, node, op, drift, predicted_change=None),
-                "op_name": name,
-                "loss_before": loss,
-                "loss_after": after,
-                "params_before": count_parameters(model),
-                "params_after": count_parameters(pruned),
-                "accepted": None,
-                "judge": judge,
-                "wall_s": 0.0,
-            }
-        )
-        model, loss = pruned, after
+    options, candidate, lines = scene.options, stage.candidate, list[dict[str, Any]]()
+    while (change := _small(candidate, scene)) is not None:
+        candidate, line = apply(candidate, change, scene.task, options, stage=scene.number, step=stage.steps)
+        lines.append(line)
+    for change in _surplus(candidate, scene):
+        candidate, line = apply(candidate, change, scene.task, options, stage=scene.number, step=stage.steps)
+        lines.append(line)
     if not lines:
         return stage
-    key = f"stage-{number}-pull-{recipe.pull:g}-pruned-{options.prune}"
+    key = f"stage-{scene.number}-pull-{recipe.pull:g}-pruned-{options.prune}"
     short = replace(recipe, epochs=options.fine_tune_epochs)
-    fit = journal.fit(key, model, task, short, seed=seed, optimizers=optimizers, stage=number)
+    fit = scene.journal.fit(
+        key, candidate.model, scene.task, short, seed=seed, optimizers=candidate.optimizers, stage=scene.number
+    )
     lines[-1]["wall_s"] = round(fit.seconds, 3)
-    return Stage(Candidate(fit.model, fit.optimizers, fit.evaluation), (*stage.fits, fit), tuple(lines))
+    tuned, fits = candidate.trained(fit, options.thresholds), (*stage.fits, fit)
+    losses = tuned.evaluation.losses, stage.candidate.evaluation.losses
+    harm = JUDGES[options.judge](*losses, threshold=options.threshold)
+    if harm.accepted:
+        undone = [{**line, "accepted": False, "judge": harm.line()} for line in lines]
+        return stage._replace(fits=fits, prunings=tuple(undone))
+    return stage._replace(candidate=tuned, fits=fits, prunings=tuple(lines))
 
 
-def _prunable(core: Backbone, options: Growth) -> tuple[int, int, dict[str, Any]] | None:
-    """Return node, number and judge of the op to remove next: a node's smallest, if below threshold or beyond top k."""
-    for node, alpha in enumerate(core.alpha):
-        shares = torch.softmax(alpha.detach(), 0)
-        op = int(shares.argmin())
-        judge = {"figure": float(shares[op])}
-        if len(shares) > 1 and judge["figure"] < options.prune_threshold:
-            return node, op, {"rule": "share", **judge, "threshold": options.prune_threshold}
-        if options.top_k is not None and len(shares) > options.top_k:
-            return node, op, {"rule": "top_k", **judge, "threshold": options.top_k}
+def _small(candidate: Candidate, scene: Scene) -> Change | None:
+    """Return what to do with the op whose share was below the threshold for long; None if there is none."""
+    thresholds, core = scene.options.thresholds, candidate.model.core
+    for node, state in enumerate(candidate.watched):
+        growing = scene.options.prune == "each_stage"  # at the end nothing will be duplicated any more
+        growable = {op for op in range(len(state)) if growing and can_grow(core, node, op)}
+        for move in threshold.moves(state, thresholds, growable):
+            if move.kind != "prune_op":
+                continue
+            judge = {"rule": "share", "figure": move.share, "threshold": thresholds.prune_threshold}
+            drawn = scene.options.replace != "none"
+            change = replace_at(scene, core, node, move.op) if drawn else prune_at(node, move.op)
+            return change.saying(judge=judge)
     return None
 
 
+def _surplus(candidate: Candidate, scene: Scene) -> list[Change]:
+    """Return the removals of all ops that are not among the `top_k` of their nodes, the last first.
+
+    Which ops those are is decided once, for an op that takes over the share of one that went is not worth more by it.
+    """
+    top_k, core = scene.options.top_k, candidate.model.core
+    if top_k is None or all(len(alpha) <= top_k for alpha in core.alpha):
+        return []
+
+    def score(core: Backbone) -> float:
+        return float(scene.task.evaluate(with_core(candidate.model, core), "val").losses.mean())
+
+    kept, shares = CHOICES[scene.options.readout](core, top_k, score), shares_of(core)
+    places = [(node, op) for node, one in enumerate(shares) for op in range(len(one)) if op not in kept[node]]
+    rule = f"top_k by {scene.options.readout}"
+    return [
+        prune_at(node, op).saying(judge={"rule": rule, "figure": shares[node][op], "threshold": top_k})
+        for node, op in reversed(places)  # so that the numbers of those before stay
+    ]
+
+
 def log_prunings(journal: Journal, stage: Stage, *, accepted: bool) -> None:
-    """Log a stage's prunings; they are accepted if the stage is."""
+    """Log a stage's prunings; those that were not undone are accepted if the stage is."""
     for line in stage.prunings:
-        journal.grew({**line, "accepted": accepted})
+        journal.grew({**line, "accepted": accepted and line["accepted"] is None})

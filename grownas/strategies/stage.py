@@ -1,17 +1,23 @@
-"""What growth is made of: its options, a stage and what came out of it, and who trains."""
+"""What growth is made of: its options, a stage and what came out of it, a change of the cell, and who trains."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from grownas.backbone import Backbone
+from grownas.criteria import threshold
+from grownas.criteria.threshold import Thresholds
+from grownas.migrate import migrate
+from grownas.morphisms import Morphed
 from grownas.protocols import Evaluation, Task
-from grownas.recipe import Recipe
-from grownas.train import Fit
+from grownas.recipe import Recipe, count_parameters, make_optimizers
+from grownas.space import SearchSpace
+from grownas.train import Fit, Tree
 
 
 class Journal(Protocol):
@@ -33,9 +39,34 @@ class Journal(Protocol):
         """Train, or give back the fit that was finished under this key."""
         ...
 
+    def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
+        """Do a piece of work, or give back what was done under this key."""
+        ...
+
     def grew(self, line: Mapping[str, Any]) -> None:
         """Take one line of the growth log."""
         ...
+
+
+DEFAULT_SPACE = SearchSpace(("add", "hadamard"), ("identity", "tanh", "sigmoid", "relu"))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """How ops are chosen to be split, see `criteria.splitting`.
+
+    Attributes:
+        rule: what ranks them, a name of `splitting.RULES`.
+        count: most ops that a stage splits at once.
+        part: data of which the loss is to fall, `train` or `val`. On `val` the eigenvectors are fitted to the same
+            days that then judge the stage.
+        curvature: a name of `curvature.CURVATURE`.
+    """
+
+    rule: str = "neg_sum"
+    count: int = 1
+    part: str = "train"
+    curvature: str = "exact"
 
 
 @dataclass(frozen=True)
@@ -45,29 +76,45 @@ class Growth:
     Attributes:
         recipe: how each stage is trained; its `pull` is replaced by those of `pulls`.
         pulls: candidates for the first stage, tried in order from the same start.
+        mode: which moves a stage may begin with, a name of `moves.MODES`.
+        choice: `criteria` or `random`: how the move is chosen among those.
+        trial_epochs: for which each kind of move is tried where there are several, before the best is trained.
         judge: `significant` or `better`, a name of `JUDGES`.
         threshold: least t of `significant`.
-        outer_patience: added nodes in a row that are not accepted before growth ends.
-        max_nodes, max_params, max_seconds: limits; None for none.
-        carrier_share, position: of the appended node, see `morphisms.add_node`; position is `first`, `middle` or
-            `last`.
+        outer_patience: moves of a kind that are not accepted, with none accepted between, before it is given up;
+            growth ends when every kind is.
+        max_nodes, max_ops, max_params, max_seconds: limits; None for none. `max_ops` is of each node.
+        carrier_share: of an added node, see `morphisms.add_node`.
+        position: where a node is added: `first`, `middle`, `last`, or `best` by first-order gain.
         noise: standard deviation of what is added to a stage's new parameters (at the start, all but the carriers'),
             in units of 1 / sqrt(H), the bound of drawn weights; but at most 1 / pull, the farthest that a pull lets a
             parameter go.
-        new_rate, old_rate: factors on the recipe's rate of the weights in each stage after a growth: of the new node's
-            weights, and of all others. The first stage has the recipe's rate throughout, alpha and the look-ahead
-            of `second` order keep theirs. A stage's rates hold in the fine-tuning after a pruning, too: it goes on
-            with the stage's training.
-        prune: `none`, `each_stage` or `at_end`; ops below `prune_threshold` go, and all but the `top_k` largest.
+        new_rate, old_rate: factors on the recipe's rate of the weights in a stage that begins with a new node: of the
+            node's weights, and of all others. Every other stage has the recipe's rate throughout, alpha and the
+            look-ahead of `second` order keep theirs. A stage's rates hold in the fine-tuning after a pruning, too: it
+            goes on with the stage's training.
+        thresholds: of the shares by which ops are duplicated and pruned.
+        splits: how ops are chosen to be split.
+        prune: `none`, `each_stage` or `at_end`; ops below the lower threshold go, and all but `top_k`.
+        top_k: most ops of a node after a pruning; None for no such limit.
+        readout: which ops `top_k` keeps, a name of `readout.CHOICES`.
+        replace: `none`, or how to draw the op that takes a pruned one's place, a name of `morphisms.DRAWS`.
+        restarts: most stages at the end of growth that begin with each node's smallest op drawn anew (uniformly if
+            `replace` is none); they end with the first that is not accepted.
         fine_tune_epochs: most epochs after a pruning.
+        space: what ops are drawn from.
     """
 
     recipe: Recipe
     pulls: tuple[float, ...] = (100.0, 0.0)
+    mode: str = "nodes_and_ops"
+    choice: str = "criteria"
+    trial_epochs: int = 5
     judge: str = "significant"
     threshold: float = 1.645
     outer_patience: int = 1
     max_nodes: int = 3
+    max_ops: int | None = 16
     max_params: int | None = None
     max_seconds: float | None = None
     carrier_share: float = 0.5
@@ -75,18 +122,40 @@ class Growth:
     new_rate: float = 3.0
     old_rate: float = 0.3
     position: str = "last"
-    prune: str = "none"
-    prune_threshold: float = 0.05
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    splits: Splits = field(default_factory=Splits)
+    prune: str = "at_end"
     top_k: int | None = None
+    readout: str = "share"
+    replace: str = "none"
+    restarts: int = 5
     fine_tune_epochs: int = 50
+    space: SearchSpace = field(default_factory=lambda: DEFAULT_SPACE)
 
 
 class Candidate(NamedTuple):
-    """A model with its optimisers and its evaluation on the validation part."""
+    """A model with its optimisers, its evaluation on the validation part, and what was seen of its shares.
+
+    Attributes:
+        watched: the threshold's state of each node.
+    """
 
     model: Any
     optimizers: list[torch.optim.Optimizer] | None
     evaluation: Evaluation
+    watched: tuple[threshold.State, ...]
+
+    @classmethod
+    def start(cls, model: Any, evaluation: Evaluation) -> Candidate:
+        """Return a model that was not trained yet."""
+        return cls(model, None, evaluation, tuple(threshold.begin(shares) for shares in shares_of(model.core)))
+
+    def trained(self, fit: Fit, thresholds: Thresholds) -> Candidate:
+        """Return what a fit made of this candidate, the shares watched up to the epoch that the model is taken from."""
+        watched = list(self.watched)
+        for epoch in fit.shares[1 : fit.best_epoch + 1]:
+            watched = [threshold.observe(*one, thresholds) for one in zip(watched, epoch, strict=True)]
+        return Candidate(fit.model, fit.optimizers, fit.evaluation, tuple(watched))
 
     @property
     def loss(self) -> float:
@@ -100,11 +169,13 @@ class Stage(NamedTuple):
     Attributes:
         candidate: the model to judge.
         fits: the training, and the fine-tuning if ops were pruned; none for the start.
-        prunings: growth lines of the pruned ops; `accepted` waits for the judge.
+        trials: fits by which the stage's move was chosen.
+        prunings: growth lines of the pruned or replaced ops; `accepted` is None where it waits for the judge.
     """
 
     candidate: Candidate
     fits: tuple[Fit, ...] = ()
+    trials: tuple[Fit, ...] = ()
     prunings: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -115,7 +186,12 @@ class Stage(NamedTuple):
     @property
     def steps(self) -> int:
         """Weight steps of all its fits."""
-        return sum(fit.steps for fit in self.fits)
+        return sum(fit.steps for fit in (*self.trials, *self.fits))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all its fits."""
+        return sum(fit.seconds for fit in (*self.trials, *self.fits))
 
 
 def with_core(model: Any, core: Any) -> Any:
@@ -136,19 +212,90 @@ def output_drift(before: Any, after: Any, task: Task) -> float:
     return float((after.eval()(x)[0] - before.eval()(x)[0]).abs().max())
 
 
-def move_line(
-    kind: str, stage: int, step: int, node: int, op: int | None, drift: float, *, predicted_change: float | None
-) -> dict[str, Any]:
-    """Return the part of a growth log's line that every morphism has.
+def shares_of(core: Backbone) -> list[list[float]]:
+    """Return each node's mixture weights."""
+    return [torch.softmax(alpha.detach().double(), 0).tolist() for alpha in core.alpha]
+
+
+class Change(NamedTuple):
+    """A morphism that is to be done.
+
+    Attributes:
+        kind: its name.
+        node: number of the node; of one that is added, its number afterwards.
+        op: number of the op in its node before the change; None if the change is of a whole node.
+        make: does it.
+        predicted: change of the loss by theory; None where there is no theory.
+        about: what else the log says of it.
+    """
+
+    kind: str
+    node: int
+    op: int | None
+    make: Callable[[Backbone], Morphed]
+    predicted: float | None
+    about: Mapping[str, Any] = {}
+
+    def saying(self, **about: Any) -> Change:
+        """Return the same change, of which the log says more."""
+        return self._replace(about={**self.about, **about})
+
+
+SOURCES: dict[str, Callable[[int, int], Sequence[int | None]]] = {  # K, op -> the old number of each of the new ops
+    "duplicate_op": lambda K, op: [*range(K), op],
+    "split_op": lambda K, op: [*range(K), op],
+    "prune_op": lambda K, op: [number for number in range(K) if number != op],
+    "replace_op": lambda K, op: [number if number != op else None for number in range(K)],
+}
+
+
+def apply(
+    before: Candidate, change: Change, task: Task, options: Growth, *, stage: int, step: int
+) -> tuple[Candidate, dict[str, Any]]:
+    """Change a copy of a candidate; return it and the growth log's line.
 
     Args:
-        kind: of the morphism.
+        before: left untouched. Its optimisers are migrated; where it has none, new ones are.
+        change: what to do.
+        task: tells what the change does to loss and output.
+        options: of the growth.
         stage: number of the stage.
-        step: weight steps trained in the stage before the morphism.
-        node: number of the node, from 0.
-        op: number of the op in its node as it was before the morphism, from 0; None if the move is of a whole node.
-        drift: largest change of the output by the morphism itself.
-        predicted_change: of the loss, by theory; None where there is no theory.
+        step: weight steps trained in the stage before the change.
     """
-    move = {"stage": stage, "step": step, "kind": kind, "node": node, "op": op, "drift": drift}
-    return {**move, "predicted_change": predicted_change}
+    morphed = change.make(before.model.core)
+    model = with_core(before.model, morphed.backbone)
+    old = before.optimizers or make_optimizers(before.model, options.recipe)
+    evaluation, watched = task.evaluate(model, "val"), list(before.watched)
+    shares, about = shares_of(model.core)[change.node], dict(change.about)
+    if change.op is None:
+        watched.insert(change.node, threshold.begin(shares))
+    else:
+        about["op_name"] = "/".join(before.model.core.op_names(change.node)[change.op])
+        sources = SOURCES[change.kind](len(watched[change.node]), change.op)
+        watched[change.node] = threshold.carry(watched[change.node], sources, shares)
+    after = Candidate(
+        model,
+        [migrate(optimizer, morphed.origins, before.model, model, prefix="core.") for optimizer in old],
+        evaluation,
+        tuple(watched),
+    )
+    return after, {
+        "stage": stage,
+        "step": step,
+        "kind": change.kind,
+        "node": change.node,
+        "op": change.op,
+        "drift": output_drift(before.model, model, task),
+        "predicted_change": change.predicted,
+        "measured_change": after.loss - before.loss,
+        "loss_before": before.loss,
+        "loss_after": after.loss,
+        "params_before": count_parameters(before.model),
+        "params_after": count_parameters(model),
+        "cell_before": before.model.core.genotype(top_k=None).to_dict(),
+        "cell_after": model.core.genotype(top_k=None).to_dict(),
+        "accepted": None,
+        "judge": None,
+        "wall_s": 0.0,
+        **about,
+    }

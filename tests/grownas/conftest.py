@@ -96,12 +96,12 @@ def assert_equal_trees(a, b) -> None:
         assert a == b or (a != a and b != b)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def copy_task():
     return CopyTask
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     return build_model
 
@@ -118,6 +118,7 @@ def outcome_of(done) -> dict:
         "optimizers": [optimizer.state_dict() for optimizer in done.optimizers],
         "evaluation": [done.evaluation.metric, done.evaluation.losses, done.evaluation.forecasts],
         "rest": [done.epochs, done.best_epoch, done.steps, done.reason],
+        "shares": done.shares,
     }
 
 

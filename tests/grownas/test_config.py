@@ -144,6 +144,18 @@ def test_an_unknown_task_does_not_hide_the_other_problems():
          "got 'hubber'"),
         ("baselines.losses=hubber", "baselines.losses: unknown 'hubber', expected some of squared, huber, volatility; "
          "did you mean huber?"),
+        ("strategy.mode=node", "strategy.mode: expected 'nodes', 'ops_duplicate', 'ops_split' or 'nodes_and_ops', "
+         "got 'node'; did you mean nodes?"),
+        ("strategy.splitting.part=vall", "strategy.splitting.part: expected 'train' or 'val', got 'vall'; "
+         "did you mean val?"),
+        ("strategy.splitting.count=0", "strategy.splitting.count: expected greater than or equal to 1, got 0"),
+        ("strategy.readout=ablate", "strategy.readout: expected 'share' or 'ablation', got 'ablate'; "
+         "did you mean ablation?"),
+        ("strategy.grow_threshold=0", "strategy.grow_threshold: expected greater than 0, got 0"),
+        ("strategy.smoothing=0", "strategy.smoothing: expected greater than 0, got 0"),
+        ("strategy.hysteresis=1", "strategy.hysteresis: expected less than 1, got 1"),
+        ("strategy.min_age=-1", "strategy.min_age: expected greater than or equal to 0, got -1"),
+        ("strategy.restarts=-1", "strategy.restarts: expected greater than or equal to 0, got -1"),
         # the same thing twice
         ("seeds=[3, 1, 3]", "seeds: expected each once, but 3 stands more than once, got [3, 1, 3]"),
         ("baselines.use=[gru, gru]", "baselines.use: expected each once, but 'gru' stands more than once, "
@@ -346,8 +358,11 @@ CHANGES = {  # another valid value for every key
         "alpha": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5},
         "pull": [3.0], "judge": "better", "threshold": 2.0, "outer_patience": 2, "max_nodes": 5, "max_params": 9,
         "max_seconds": 9.0, "carrier_share": 0.4, "noise": 0.5, "new_rate": 2.0, "old_rate": 0.5,
-        "position": "first", "prune": "at_end",
-        "prune_threshold": 0.1, "top_k": 2, "fine_tune_epochs": 3,
+        "position": "first", "prune": "each_stage",
+        "prune_threshold": 0.1, "top_k": 2, "fine_tune_epochs": 3, "mode": "nodes", "choice": "random",
+        "trial_epochs": 3, "max_ops": 9, "grow_threshold": 0.4, "smoothing": 0.5, "hysteresis": 0.1, "min_age": 3,
+        "readout": "ablation", "replace": "missing", "restarts": 2,
+        "splitting": {"rule": "neg_count", "count": 2, "part": "val", "curvature": "softplus"},
     },
     "retrain": {"grown": False, "epochs": 3, "patience": 3, "rate": 0.5},
     "baselines": {"use": ["gru"], "compare": ["random"], "hidden_sizes": [4], "losses": ["huber"]},
@@ -470,3 +485,63 @@ def test_the_backends_are_those_there_are():
     from grownas.config import Backend
 
     assert set(get_args(Backend)) == {"auto", *BACKENDS}
+
+
+def test_the_names_of_growth_are_those_there_are():
+    """The config names them anew, too."""
+    from typing import get_args
+
+    from grownas.config import Growing, Splitting
+    from grownas.criteria.curvature import CURVATURE
+    from grownas.criteria.early_stop import JUDGES
+    from grownas.criteria.readout import CHOICES
+    from grownas.criteria.splitting import RULES
+    from grownas.morphisms import DRAWS
+    from grownas.strategies.moves import MODES
+
+    def names(section, field):
+        return set(get_args(section.model_fields[field].annotation))
+
+    assert names(Growing, "mode") == set(MODES)
+    assert names(Growing, "judge") == set(JUDGES)
+    assert names(Growing, "readout") == set(CHOICES)
+    assert names(Growing, "replace") == {"none", *DRAWS}
+    assert names(Splitting, "rule") == set(RULES)
+    assert names(Splitting, "curvature") == set(CURVATURE)
+
+
+def test_the_defaults_are_those_of_growth():
+    """Two places name them; whoever grows without a config gets the same."""
+    from grownas.programs import growth_of, space_of
+    from grownas.strategies.stage import Growth
+
+    config = configs.config_class("index_returns")()
+    found = growth_of(config, space_of(config))
+    assert found == Growth(recipe=found.recipe, space=space_of(config))
+
+
+@pytest.mark.parametrize("mode", ["nodes", "ops_duplicate", "ops_split", "nodes_and_ops"])
+def test_the_upper_threshold_counts_where_ops_are_duplicated(mode):
+    from grownas.programs import growth_of, space_of
+
+    config = load("index_returns/growing", [f"strategy.mode={mode}", "strategy.grow_threshold=0.3"])
+    thresholds = growth_of(config, space_of(config)).thresholds
+    assert thresholds.grow_threshold == (0.3 if mode in ("ops_duplicate", "nodes_and_ops") else 1.0)
+
+
+def test_thresholds_that_contradict_each_other_are_refused():
+    from grownas.programs import growth_of, space_of
+
+    for mode, overrides, words in (
+        (
+            "ops_duplicate",
+            ["strategy.prune_threshold=0.15"],
+            "0.15 is too close to grow_threshold 0.2: with hysteresis",
+        ),
+        ("nodes", ["strategy.prune_threshold=0.4"], "0.4 is too close to grow_threshold 1.0"),
+    ):
+        config = load("index_returns/growing", [f"strategy.mode={mode}", "strategy.grow_threshold=0.2", *overrides])
+        with pytest.raises(ConfigError, match=words):
+            growth_of(config, space_of(config))
+    config = load("index_returns/growing", ["strategy.mode=nodes", "strategy.prune_threshold=0.15"])
+    assert growth_of(config, space_of(config)).thresholds.prune_threshold == 0.15

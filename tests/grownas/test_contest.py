@@ -87,7 +87,7 @@ class Journal:
     def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
         self.asked.append((key, model, task, recipe, seed))
         trained = named(self.says(key), key)
-        return Fit(trained, [], task.evaluate(trained, "val"), 9, 4, 10, 2.0, "patience")
+        return Fit(trained, [], task.evaluate(trained, "val"), 9, 4, 10, 2.0, "patience", [])
 
     @property
     def keys(self):

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from grownas import checkpoint
+from grownas.criteria.threshold import Thresholds
 from grownas.errors import TrainingError
 from grownas.journal import Interrupted, Journal
 from grownas.recipe import OptimizerRecipe, Recipe
-from grownas.strategies.growing import _append, grow
-from grownas.strategies.stage import Candidate, Growth
+from grownas.strategies.growing import _change, grow
+from grownas.strategies.moves import MODES, Scene, add_node_at
+from grownas.strategies.stage import Candidate, Growth, Splits
 from grownas.train import fit
 
 RECIPE = Recipe(epochs=3, patience=2, weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05))
@@ -52,11 +54,11 @@ class Folder:
     """One run folder: its logs stay while journals come and go."""
 
     def __init__(self, path):
-        self.path, self.metrics, self.growth, self.progress = path, Log(), Log(), Progress()
+        self.path, self.metrics, self.growth, self.shares, self.progress = path, Log(), Log(), Log(), Progress()
 
     def journal(self, *, identity="config", every_s=ALWAYS):
-        logs = {"metrics": self.metrics, "growth": self.growth, "progress": self.progress}
-        return Journal(self.path, identity, every_s=every_s, **logs)
+        logs = {"metrics": self.metrics, "growth": self.growth, "shares": self.shares}
+        return Journal(self.path, identity, every_s=every_s, progress=self.progress, **logs)
 
     def names(self):
         return sorted(each.name for each in self.path.iterdir())
@@ -139,6 +141,27 @@ def test_a_finished_fit_is_remembered(folder, copy_task, unusable, make_model, a
     assert {id(p) for o in again.optimizers for g in o.param_groups for p in g["params"]} == {
         id(p) for p in again.model.parameters()
     }
+
+
+def test_the_shares_of_a_fit_are_logged_when_it_is_finished(folder, copy_task, stopping, unusable, make_model):
+    task = copy_task()
+    start = make_model(task, nodes=2)
+    with pytest.raises(Killed):
+        folder.journal().fit("stage-2", start, stopping(15, kill), RECIPE, seed=3, stage=2)
+    assert folder.shares == []
+    done = folder.journal().fit("stage-2", start, task, RECIPE, seed=3, stage=2)
+    lines = list(folder.shares)
+    assert [(line["epoch"], line["node"]) for line in lines] == [
+        (epoch, node) for epoch in range(done.epochs + 1) for node in range(2)
+    ]
+    for line in lines:
+        assert (line["stage"], line["part"]) == (2, "stage-2")
+        assert line["ops"] == ["add/identity", "add/tanh", "hadamard/sigmoid"]
+        assert line["shares"] == pytest.approx(done.shares[line["epoch"]][line["node"]], abs=1e-6)
+    journal = folder.journal()
+    assert folder.shares == []
+    assert journal.fit("stage-2", start, unusable, RECIPE, seed=3, stage=2).shares == done.shares
+    assert folder.shares == lines
 
 
 def test_a_remembered_fit_leaves_the_model_and_its_optimizers_alone(
@@ -285,8 +308,10 @@ def test_a_stage_after_a_growth_goes_on_with_the_rates_of_its_groups(
 ):
     recipe, task = replace(RECIPE, bilevel=bilevel, pull=5.0), copy_task(dropout=0.2)
     before = fit(make_model(task), task, recipe, seed=0)
-    options = Growth(recipe=recipe, new_rate=2.0, old_rate=0.5)
-    begin, *_ = _append(Candidate(before.model, before.optimizers, before.evaluation), task, options, 5.0, seed=0)
+    options = Growth(recipe=recipe, mode="nodes", prune="none", restarts=0, new_rate=2.0, old_rate=0.5)
+    best = Candidate.start(before.model, before.evaluation)._replace(optimizers=before.optimizers)
+    scene = Scene(best, task, folder.journal(), options, 5.0, 0, 2)
+    begin, _ = _change(scene, [add_node_at(scene, 1)])
     whole = other_folder.journal(every_s=NEVER).fit("a", begin.model, task, recipe, seed=3, optimizers=begin.optimizers)
     assert [group["lr"] for group in whole.optimizers[0].param_groups] == [0.01, 0.04]
     broken = stopping(at, kill, dropout=0.2)
@@ -304,14 +329,39 @@ def timeless(line):
     return {key: value for key, value in line.items() if key not in ("wall_s", "seconds")}
 
 
-@pytest.mark.parametrize("prune", ["none", "each_stage", "at_end"])
+AT_ONCE = {"hysteresis": 0.1, "smoothing": 1.0, "min_age": 1}
+EVENLY = Thresholds(0.9, 0.32, **AT_ONCE)  # of three ops one falls below it
+WAYS = {  # forms of growth, and kinds of moves that they make on the small task
+    "nodes": ({}, {"add_node"}),
+    "nodes, pruned in each stage": ({"prune": "each_stage"}, {"add_node", "prune_op"}),
+    "nodes, pruned at the end": ({"prune": "at_end"}, {"add_node", "prune_op"}),
+    "nodes at the best position, and restarts": (
+        {"position": "best", "replace": "uniform", "restarts": 2}, {"add_node", "replace_op"},
+    ),
+    "splits": ({"mode": "ops_split", "splits": Splits(count=2, part="val")}, {"split_op"}),
+    "all kinds, replaced in each stage": (
+        {"mode": "nodes_and_ops", "prune": "each_stage", "replace": "missing", "outer_patience": 1,
+         "thresholds": Thresholds(0.35, 0.11, **AT_ONCE)},
+        {*MODES["nodes_and_ops"], "replace_op"},
+    ),
+    "all kinds at random, the most missed kept": (
+        {"mode": "nodes_and_ops", "choice": "random", "prune": "at_end", "top_k": 2, "readout": "ablation"},
+        {"prune_op"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_search_killed_again_and_again_equals_an_unbroken_one(
-    folder, other_folder, copy_task, stopping, make_model, assert_equal, prune
+    folder, other_folder, copy_task, stopping, make_model, assert_equal, way
 ):
-    options = Growth(
-        recipe=replace(RECIPE, bilevel="first"), pulls=(20.0, 0.0), judge="better", max_nodes=3, outer_patience=2,
-        prune=prune, prune_threshold=0.3, fine_tune_epochs=2,
-    )  # fmt: skip
+    changes, kinds = WAYS[way]
+    defaults = {
+        "recipe": replace(RECIPE, bilevel="first"), "pulls": (20.0, 0.0), "judge": "better", "max_nodes": 3,
+        "mode": "nodes", "prune": "none", "restarts": 0,
+        "max_ops": 5, "outer_patience": 2, "trial_epochs": 1, "fine_tune_epochs": 2, "thresholds": EVENLY,
+    }  # fmt: skip
+    options = Growth(**{**defaults, **changes})
 
     def search(journal, task):
         return grow(make_model(task), task, journal, options, seed=2)
@@ -320,7 +370,7 @@ def test_a_search_killed_again_and_again_equals_an_unbroken_one(
     kills = 0
     while True:
         try:
-            again = search(folder.journal(), stopping(25, kill, dropout=0.1))
+            again = search(folder.journal(), stopping(25 + 10 * kills, kill, dropout=0.1))  # some work is undivided
             break
         except Killed:
             kills += 1
@@ -331,5 +381,6 @@ def test_a_search_killed_again_and_again_equals_an_unbroken_one(
     assert (again.reason, again.pull, again.steps) == (whole.reason, whole.pull, whole.steps)
     assert folder.metrics.timeless == other_folder.metrics.timeless
     assert folder.growth.timeless == other_folder.growth.timeless
-    kinds = {line["kind"] for line in folder.growth}
-    assert kinds == ({"add_node"} if prune == "none" else {"add_node", "prune_op"})
+    assert folder.shares == other_folder.shares
+    assert {line["kind"] for line in folder.growth} >= kinds
+    assert not [name for name in folder.names() if not name.endswith(".done")]

@@ -319,6 +319,29 @@ def test_the_last_good_state_is_from_before_alphas_step(
     assert_equal(outcome(again), outcome(fit(start, healthy, recipe, seed=0)))
 
 
+def test_a_fit_says_the_shares_of_every_epoch(copy_task, make_model):
+    task = copy_task()
+    start, recipe = make_model(task, nodes=2), replace(QUICK, epochs=3, alpha=OptimizerRecipe(rate=0.1))
+    done = fit(start, task, recipe, seed=0)
+    assert len(done.shares) == 4
+
+    def shares(state):
+        alphas = [value for name, value in state.items() if name.endswith("alpha")]
+        return [torch.softmax(alpha.double(), 0).tolist() for alpha in alphas]
+
+    assert done.shares[0] == shares(start.state_dict())
+    assert done.shares[done.best_epoch] == shares(done.model.state_dict())
+    for epoch in range(3):
+        assert done.shares[epoch] != done.shares[epoch + 1]
+        assert all(sum(one) == pytest.approx(1) for one in done.shares[epoch])
+
+
+def test_a_model_without_alpha_has_no_shares(copy_task):
+    task = copy_task()
+    model = task.model(nn.GRU(2, 3), generator=torch.Generator().manual_seed(0))
+    assert fit(model, task, QUICK, seed=0).shares == []
+
+
 # --- bilevel ---
 
 

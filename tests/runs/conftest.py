@@ -35,6 +35,9 @@ FAST = (
     "strategy.max_epochs=6",
     "strategy.patience=3",
     "strategy.max_nodes=2",
+    "strategy.mode=nodes",
+    "strategy.prune=none",
+    "strategy.restarts=0",
     "strategy.judge=better",
     "strategy.pull=[10,0]",
     "strategy.weights.rate=0.01",
@@ -136,7 +139,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         if (one / name).exists():
             assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert without_times(read_json(one / "summary.json")) == without_times(read_json(other / "summary.json"))
-    for name in ("metrics.jsonl", "growth.jsonl"):
+    for name in ("metrics.jsonl", "growth.jsonl", "shares.jsonl"):
         assert without_times(read_lines(one / name)) == without_times(read_lines(other / name)), name
 
 

@@ -86,14 +86,34 @@ def test_a_bilevel_search_with_pruning_resumes_too(broken_off, runner, call, ass
         "strategy.bilevel=second",
         "task.bptt=10",
         "strategy.prune=each_stage",
-        "strategy.top_k=2",
-        "strategy.judge=significant",
-        "strategy.threshold=-100",  # whatever comes
+        "strategy.top_k=3",
+        "strategy.fine_tune_epochs=6",
         "baselines.use=[zero]",
     )
     whole = runner.search("whole", *overrides)
-    assert {line["kind"] for line in read_lines(whole / "growth.jsonl")} == {"add_node", "prune_op"}
+    growth = read_lines(whole / "growth.jsonl")
+    assert {line["kind"] for line in growth} == {"add_node", "prune_op"}
+    assert any(line["accepted"] for line in growth if line["kind"] == "prune_op")  # growth goes on from the pruned
     folder = broken_off("checkpoint/stage-2.part", *overrides)
+    assert call("resume", folder).code == 0
+    assert_same_run(whole, folder)
+
+
+def test_a_search_by_all_kinds_that_replaces_small_ops_resumes_too(
+    broken_off, runner, call, assert_same_run, read_lines
+):
+    overrides = (
+        "space.activation=[identity,tanh]", "strategy.mode=nodes_and_ops", "strategy.position=best",
+        "strategy.trial_epochs=1", "strategy.max_ops=5", "strategy.prune=each_stage", "strategy.replace=missing",
+        "strategy.grow_threshold=0.4", "strategy.prune_threshold=0.17", "strategy.hysteresis=0",
+        "strategy.smoothing=1", "strategy.min_age=1", "strategy.pull=10", "strategy.alpha.rate=0.1",
+        "baselines.use=[zero]", "retrain.grown=false",
+    )  # fmt: skip
+    whole = runner.search("whole", *overrides)
+    growth = read_lines(whole / "growth.jsonl")
+    assert {line["kind"] for line in growth} >= {"add_node", "split_op", "replace_op"}
+    folder = broken_off("checkpoint/stage-2-try-add_node.part", *overrides)  # what criteria found is there already
+    assert not (folder / "summary.json").exists()
     assert call("resume", folder).code == 0
     assert_same_run(whole, folder)
 

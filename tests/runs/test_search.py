@@ -14,11 +14,13 @@ from safetensors.numpy import load_file
 from grownas import config as configs
 from grownas.config import Config
 from grownas.genotype import Genotype
+from grownas.strategies.moves import MODES
 
 FILES = (
     "config.yaml",
     "metrics.jsonl",
     "growth.jsonl",
+    "shares.jsonl",
     "genotype.json",
     "weights.safetensors",
     "equations.txt",
@@ -110,6 +112,14 @@ def test_logs_have_the_contracts_keys_and_no_line_twice(finished, read_lines):
     assert line["judge"]["figure"] == pytest.approx(line["loss_before"] - line["loss_after"], abs=1e-12)
     assert line["params_after"] > line["params_before"]
     assert 0 < line["drift"] < 0.2  # noise 0.01: small, not zero
+    assert line["measured_change"] != line["predicted_change"] == 0.0
+    assert [len(line[key]["nodes"]) for key in ("cell_before", "cell_after")] == [1, 2]
+    shares = read_lines(finished / "shares.jsonl")
+    assert {(line["part"], line["stage"]) for line in shares} == {
+        (line["part"], line["stage"]) for line in metrics if line["part"].startswith("stage-")
+    }
+    assert all(sum(line["shares"]) == pytest.approx(1, abs=1e-5) for line in shares)
+    assert all(len(line["shares"]) == len(line["ops"]) for line in shares)
 
 
 def test_the_folders_config_is_whole(finished, runs, data, read_json):
@@ -293,6 +303,10 @@ def test_a_real_process_says_what_is_wrong_without_a_traceback(runner, finish, d
 
 
 ACCEPT = ("strategy.judge=significant", "strategy.threshold=-100")  # whatever comes
+MOVING = (  # ops may be copied at once, up to five a node
+    "strategy.max_ops=5", "strategy.min_age=1", "strategy.smoothing=1", "strategy.trial_epochs=1", "strategy.pull=10",
+    "strategy.grow_threshold=0.1", "strategy.prune_threshold=0.01",
+)  # fmt: skip
 
 
 class TestForms:
@@ -338,15 +352,16 @@ class TestForms:
     @pytest.mark.parametrize("prune", ["each_stage", "at_end"])
     def test_pruning(self, runner, evaluates_to_summary, prune):
         folder, summary, growth, parts = self.smoke(
-            runner, f"strategy.prune={prune}", "strategy.top_k=2", "strategy.prune_threshold=0.01"
-        )
+            runner, f"strategy.prune={prune}", "strategy.top_k=2", "strategy.prune_threshold=0.01",
+            "strategy.judge=significant",  # else the slightest harm has a pruning undone
+        )  # fmt: skip
         pruned = [line for line in growth if line["kind"] == "prune_op"]
         assert pruned
         for line in pruned:
             assert math.isfinite(line["loss_before"])
             assert math.isfinite(line["loss_after"])
             assert line["params_after"] < line["params_before"]
-            assert line["judge"]["rule"] in ("top_k", "share")
+            assert line["judge"]["rule"] in ("top_k by share", "share")
             assert line["op"] >= 0
             assert line["op_name"].count("/") == 1
             assert isinstance(line["accepted"], bool)
@@ -384,11 +399,46 @@ class TestForms:
         assert zero[0] == zero[1]  # the scaling stays that of the training part
         evaluates_to_summary(folder)
 
-    def test_refit_cannot_repeat_a_pruned_growth_and_says_so_before_work(self, runner, call):
-        ended = call("search", *runner.options("refit=true", "strategy.prune=each_stage"))
+    @pytest.mark.parametrize("command", ["search", "compare"])
+    def test_thresholds_that_contradict_each_other_are_refused_before_work(self, runner, call, command):
+        ended = call(command, *runner.options("strategy.mode=ops_duplicate", "strategy.grow_threshold=0.1"))
         assert ended.code == 2
-        assert "strategy.prune=none" in ended.err
+        assert ended.err.startswith("error: ")
+        for word in ("prune_threshold 0.05 is too close to grow_threshold 0.1", "a copy may begin at a share of 0.04"):
+            assert word in ended.err
         assert not runner.folder.exists()
+
+    @pytest.mark.parametrize(
+        ("mode", "kinds"),
+        [
+            ("ops_duplicate", {"duplicate_op"}),
+            ("ops_split", {"split_op"}),
+            ("nodes_and_ops", set(MODES["nodes_and_ops"])),
+        ],
+    )
+    def test_modes(self, runner, evaluates_to_summary, mode, kinds):
+        folder, summary, growth, parts = self.smoke(runner, f"strategy.mode={mode}", *MOVING, *ACCEPT)
+        assert {line["kind"] for line in growth} == kinds
+        assert {part for part in parts if "-try-" in part} == (
+            {f"stage-2-try-{kind}" for kind in kinds} if len(kinds) > 1 else set()
+        )
+        genotype = Genotype.load(folder / "genotype.json")
+        assert summary["ops"] == sum(len(node.ops) for node in genotype.nodes)
+        assert max(len(node.ops) for node in genotype.nodes) == 5 or mode == "nodes_and_ops"
+        assert [line["stage"] for line in summary["stage_log"]][-1] >= 2
+        evaluates_to_summary(folder)
+
+    def test_a_growth_of_ops_with_prunings_and_restarts_is_refitted(self, runner, evaluates_to_summary):
+        folder, summary, growth, parts = self.smoke(
+            runner, "refit=true", "strategy.mode=ops_split", "strategy.splitting.count=2", "strategy.restarts=1",
+            "strategy.prune=at_end", "strategy.top_k=4", "strategy.fine_tune_epochs=6", *MOVING,
+        )  # fmt: skip
+        accepted = [line for line in growth if line["accepted"]]
+        assert {line["kind"] for line in accepted} >= {"split_op", "prune_op"}
+        last = [line["stage"] for line in summary["stage_log"] if line["accepted"]][-1]
+        assert {"refit-stage-2", f"refit-stage-{last}", f"refit-stage-{last}-pruned"} <= parts
+        assert all(len(node.ops) <= 4 for node in Genotype.load(folder / "genotype.json").nodes)
+        evaluates_to_summary(folder)
 
     def test_a_start_that_nothing_beats_is_kept_and_the_summary_says_so(self, runner, evaluates_to_summary):
         folder, summary, growth, _ = self.smoke(runner, "strategy.judge=significant", "strategy.threshold=1e9")

@@ -69,6 +69,26 @@ def test_a_high_op_too_young_to_be_duplicated_shields_the_others():
     assert moves(observe(state, (0.05, 0.95), thresholds), thresholds) == [Move("duplicate_op", 1, 0.95)]
 
 
+def test_a_high_op_whose_duplication_was_declined_shields_no_other():
+    thresholds = Thresholds(0.5, 0.1, smoothing=1.0, min_age=0)
+    (state,) = follow([(0.93, 0.07)], thresholds)
+    assert moves(decline(state, 0), thresholds) == [Move("prune_op", 1, 0.07)]
+    (state,) = follow([(0.93, 0.07)], thresholds)
+    assert moves(state, thresholds) == [Move("duplicate_op", 0, 0.93)]
+
+
+def test_only_what_can_be_duplicated_is_high():
+    """The others neither are proposed nor shield the small ones; but they stay the largest."""
+    (state,) = follow([(0.55, 0.4, 0.05)], PLAIN)
+    assert moves(state, PLAIN, {0}) == [Move("duplicate_op", 0, 0.55)]
+    assert moves(state, PLAIN, {1, 2}) == [Move("prune_op", 2, 0.05)]
+    (state,) = follow([(0.52, 0.51, 0.05, 0.06)], PLAIN)
+    assert moves(state, PLAIN, {1}) == [Move("duplicate_op", 1, 0.51)]
+    assert moves(state, PLAIN, set()) == [Move("prune_op", 2, 0.05), Move("prune_op", 3, 0.06)]
+    (state,) = follow([(0.03, 0.02)], Thresholds(0.9, 0.3, smoothing=1.0, min_age=0))
+    assert moves(state, PLAIN, set()) == [Move("prune_op", 1, 0.02)]
+
+
 def test_shares_are_smoothed_exponentially():
     thresholds = Thresholds(smoothing=0.25)
     states = follow([(1.0,), (0.0,), (0.0,)], thresholds, begin((0.0,)))
@@ -132,8 +152,8 @@ def test_a_state_of_another_node_is_refused():
         ({"smoothing": 0.0}, "smoothing must be above 0 and at most 1, got 0.0"),
         ({"min_age": -1}, "min_age must be at least 0, got -1"),
         ({"grow_threshold": 1.5}, "got 0.05 and 1.5"),
-        ({"prune_threshold": -0.1}, "got -0.1 and 0.5"),
-        ({"prune_threshold": 0.3}, "0.3 is too close to grow_threshold 0.5: .* share of 0.2 and be pruned below 0.36"),
+        ({"prune_threshold": -0.1}, "got -0.1 and 0.2"),
+        ({"prune_threshold": 0.1}, "0.1 is too close to grow_threshold 0.2: .* share of 0.08 and be pruned below 0.12"),
     ],
 )
 def test_thresholds_are_checked(values, words):

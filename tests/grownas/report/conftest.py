@@ -40,14 +40,22 @@ versions: {grownas: 0.1.0, torch: 2.13.0+cpu, numpy: 2.4.6}
 """
 
 
-def write_run(folder: Path, *, seed: int = 1, names: Sequence[str] = NAMES, finished: bool = True) -> Path:
-    """Write a run folder; one that is still going lacks all that is written at the end."""
+def write_run(
+    folder: Path, *, seed: int = 1, names: Sequence[str] = NAMES, finished: bool = True, early: bool = False
+) -> Path:
+    """Write a run folder.
+
+    One that is still going lacks all that is written at the end, one of an early version what was not logged then.
+    """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     (folder / "config.yaml").write_text(CONFIG % {"seed": seed})
     (folder / "run.json").write_text('{"command": "search"}')
     (folder / "metrics.jsonl").write_text(_lines(_metrics(rng)))
-    (folder / "growth.jsonl").write_text(_lines(GROWTH))
+    growth = [{key: line[key] for key in line if not (early and key in NEW_KEYS)} for line in GROWTH]
+    (folder / "growth.jsonl").write_text(_lines(growth))
+    if not early:
+        (folder / "shares.jsonl").write_text(_lines(_shares(rng)))
     (folder / "data.json").write_text(json.dumps(_data(names, rng)))
     if not finished:
         return folder
@@ -84,17 +92,71 @@ def make_genotype(rng: np.random.Generator) -> Genotype:
     )
 
 
+def make_cell(*nodes: Sequence[tuple[str, str]]) -> Genotype:
+    """A cell in which all ops of a node have the same share."""
+    return Genotype(tuple(Node(tuple(Op(*op, share=1 / len(ops)) for op in ops)) for ops in nodes))
+
+
+SPLIT = [*DEFAULT_OPS, ("hadamard", "tanh")]
+PRUNED = [*SPLIT[:2], *SPLIT[3:]]
+CELLS = {  # part of the growth -> the cell that is trained in it
+    "stage-1-pull-100": make_cell(DEFAULT_OPS),
+    "stage-1-pull-0": make_cell(DEFAULT_OPS),
+    "stage-2-try-add_node": make_cell(DEFAULT_OPS, DEFAULT_OPS),
+    "stage-2-try-split_op": make_cell(SPLIT),
+    "stage-2": make_cell(SPLIT),
+    "stage-2-pull-0-pruned-each_stage": make_cell(PRUNED),
+    "stage-3": make_cell(PRUNED, DEFAULT_OPS),
+    "stage-4": make_cell(PRUNED, [*DEFAULT_OPS, ("hadamard", "relu")]),
+}
+EPOCHS = {
+    "stage-1-pull-100": 30, "stage-1-pull-0": 60, "stage-2-try-add_node": 5, "stage-2-try-split_op": 5, "stage-2": 52,
+    "stage-2-pull-0-pruned-each_stage": 14, "stage-3": 40, "stage-4": 38, "gru-16-huber": 20,
+}  # fmt: skip
+NEW_KEYS = (
+    "measured_change",
+    "cell_before",
+    "cell_after",
+    "op_name",
+    "split_step",
+    "change_on",
+)  # early logs lack them
+
+
+def _move(stage: int, kind: str, node: int, op: int | None, after: str, before: str, **others: Any) -> dict[str, Any]:
+    line = {
+        "stage": stage, "step": 0, "kind": kind, "node": node, "op": op, "drift": 0.0123, "predicted_change": 0.0,
+        "measured_change": 0.0009, "accepted": True, "judge": {"rule": "significant", "figure": 2.31}, "wall_s": 14.2,
+        "cell_before": CELLS[before].to_dict(), "cell_after": CELLS[after].to_dict(),
+    }  # fmt: skip
+    return line | others
+
+
 GROWTH = [
-    {
-        "stage": 2, "kind": "add_node", "node": 1, "op": None, "drift": 0.0123, "predicted_change": 0.0, "step": 2600,
-        "loss_before": 0.4275, "loss_after": 0.4212, "params_before": 1220, "params_after": 3412, "accepted": True,
-        "judge": {"rule": "significant", "figure": 2.31}, "wall_s": 14.2,
-    },
-    {
-        "stage": 3, "kind": "add_node", "node": 2, "op": None, "drift": 0.0098, "predicted_change": 0.0, "step": 1900,
-        "loss_before": 0.4212, "loss_after": 0.4218, "params_before": 3412, "params_after": 5604, "accepted": False,
-        "judge": {"rule": "significant", "figure": -0.42}, "wall_s": 21.9,
-    },
+    _move(
+        2, "add_node", 1, None, "stage-2-try-add_node", "stage-1-pull-0", accepted=False, loss_before=0.4275,
+        loss_after=0.4271, params_before=1220, params_after=2440, wall_s=0.9,
+        judge={"rule": "gain per parameter in a trial", "figure": 1.5e-7, "threshold": 4e-7},
+    ),
+    _move(
+        2, "split_op", 0, 5, "stage-2", "stage-1-pull-0", loss_before=0.4275, loss_after=0.4243, params_before=1220,
+        params_after=1372, op_name="hadamard/tanh", predicted_change=-4e-5, measured_change=-3e-5, split_step=0.03,
+        change_on="train",
+    ),
+    _move(
+        2, "prune_op", 0, 2, "stage-2-pull-0-pruned-each_stage", "stage-2", step=2700, loss_before=0.4243,
+        loss_after=0.4240, params_before=1372, params_after=1220, op_name="add/sigmoid", predicted_change=None,
+        judge={"rule": "share", "figure": 0.041, "threshold": 0.05},
+    ),
+    _move(
+        3, "add_node", 1, None, "stage-3", "stage-2-pull-0-pruned-each_stage", loss_before=0.4235, loss_after=0.4212,
+        params_before=1220, params_after=3412,
+    ),
+    _move(
+        4, "split_op", 1, 7, "stage-4", "stage-3", loss_before=0.4212, loss_after=0.4218, params_before=3412,
+        params_after=3564, op_name="hadamard/relu", predicted_change=-2e-5, measured_change=-1e-5, split_step=0.06,
+        change_on="train", accepted=False, judge={"rule": "significant", "figure": -0.42}, wall_s=21.9,
+    ),
 ]  # fmt: skip
 STAGES = [
     {
@@ -107,26 +169,43 @@ STAGES = [
         "judge": {"rule": "significant", "figure": 3.4}, "epochs": 60, "steps": 3000, "seconds": 9.3, "params": 1220,
         "stopped": "no lower validation loss for 12 epochs",
     },
-    *({**line, "nodes": line["node"] + 1, "pull": 0.0} for line in GROWTH),
+    *({**line, "nodes": line["node"] + 1, "pull": 0.0} for line in (GROWTH[1], GROWTH[3], GROWTH[4])),
 ]  # fmt: skip
 
 
 def _metrics(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Four fits of the growth and one of a baseline, in the order in which they were trained."""
-    fits = [
-        ("stage-1-pull-100", 1, 30, 0.435, 0.4346), ("stage-1-pull-0", 1, 60, 0.435, 0.4275),
-        ("stage-2", 2, 52, 0.428, 0.4212), ("stage-3", 3, 38, 0.422, 0.4218), ("gru-16-huber", 0, 20, 0.6, 0.45),
-    ]  # fmt: skip
+    """The fits of the growth and one of a baseline, in the order in which they were trained; all fall to their end."""
+    ends = {
+        "stage-1-pull-100": (0.435, 0.4346), "stage-1-pull-0": (0.435, 0.4275), "stage-2-try-add_node": (0.43, 0.4271),
+        "stage-2-try-split_op": (0.428, 0.427), "stage-2": (0.428, 0.4243),
+        "stage-2-pull-0-pruned-each_stage": (0.424, 0.4235), "stage-3": (0.425, 0.4212), "stage-4": (0.422, 0.4218),
+        "gru-16-huber": (0.6, 0.45),
+    }  # fmt: skip
     lines = []
-    for part, stage, epochs, first, last in fits:
-        for epoch in range(epochs + 1):
-            value = last + (first - last) * np.exp(-epoch / 8) + 0.0004 * rng.normal()
+    for part, (first, last) in ends.items():
+        stage = int(part.split("-")[1]) if part.startswith("stage") else 0
+        for epoch in range(EPOCHS[part] + 1):
+            value = last + (first - last) * np.exp(-epoch / 8)
             place = {"stage": stage, "part": part, "epoch": epoch, "step": 50 * epoch, "wall_s": 0.15 * epoch}
             lines.append({**place, "split": "val", "metric": "loss", "value": value})
             lines.append({**place, "split": "val", "metric": "mse", "value": 2 * value})
             if epoch:
                 train = value - 0.006 - 0.0001 * epoch + 0.0004 * rng.normal()
                 lines.append({**place, "split": "train", "metric": "loss", "value": train})
+    return lines
+
+
+def _shares(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Shares that begin alike and drift apart."""
+    lines = []
+    for part, cell in CELLS.items():
+        tilts = [rng.normal(size=len(node.ops)) for node in cell.nodes]
+        for epoch in range(EPOCHS[part] + 1):
+            for number, (node, tilt) in enumerate(zip(cell.nodes, tilts, strict=True)):
+                weights = np.exp(0.02 * epoch * tilt)
+                shares = [round(float(share), 6) for share in weights / weights.sum()]
+                place = {"stage": int(part.split("-")[1]), "part": part, "epoch": epoch, "node": number}
+                lines.append({**place, "ops": [op.name for op in node.ops], "shares": shares})
     return lines
 
 
@@ -185,7 +264,7 @@ def _summary(seed: int, names: Sequence[str], genotype: Genotype, forecasts: dic
     return {
         "task": "index_returns", "strategy": "growing", "seed": seed, "metric": "mse", "val": scores[0]["val"],
         "test": scores[0]["test"], "nodes": 2, "ops": 16, "params": 3412, "search_seconds": 50.5,
-        "retrain_seconds": 22.1, "stages": 3, "stage_log": STAGES, "stopped": "the last added node was not accepted",
+        "retrain_seconds": 22.1, "stages": 4, "stage_log": STAGES, "stopped": "the last added node was not accepted",
         "verdict": f"The grown cell's test error {scores[0]['test']:.4f} is lower than that of the best baseline.",
         "loss": "huber", "free_running": {"steps": 1000, "largest": 1.83, "diverged": False}, "scores": scores,
     }  # fmt: skip
@@ -224,7 +303,7 @@ def _lines(objects: Sequence[dict[str, Any]]) -> str:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write a run folder of some name: `make_run("name", seed=1, names=(...), finished=True)`."""
+    """Write a run folder of some name: `make_run("name", seed=1, names=(...), finished=True, early=False)`."""
     return lambda name="run", **options: write_run(tmp_path / name, **options)
 
 

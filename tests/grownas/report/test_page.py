@@ -14,9 +14,11 @@ from grownas.report.page import write_report
 
 NASTY = "<script>alert('1')</script>"
 SECTIONS = [  # in the order in which they must stand
-    "Comparison", "Learning curves and growth", "The cell", "Forecasts against what came",
-    "Over time against the best baseline", "Growth log", "Data and cleaning", "How to repeat it",
+    "Comparison", "Growth timeline", "The cell", "The cell move by move", "Shares over time",
+    "Forecasts against what came", "Over time against the best baseline", "Predicted against measured change",
+    "Growth log", "Data and cleaning", "How to repeat it",
 ]  # fmt: skip
+OF_MOVES = ["The cell move by move", "Predicted against measured change"]  # need what early logs did not have
 
 
 class Page(html.parser.HTMLParser):
@@ -115,9 +117,14 @@ def test_names_and_config_are_escaped(make_run):
     )
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"verdict": NASTY, "stopped": NASTY, "task": NASTY}))
+    for log in ("growth.jsonl", "shares.jsonl"):
+        text = (run / log).read_text()
+        (run / log).write_text(text.replace('"hadamard/tanh"', json.dumps(NASTY)).replace('"split_op"', '"<b>_op"'))
     page = read(write_report([run]))
     assert "script" not in page.tags
     assert page.text.count(NASTY) >= 5
+    assert f"<b> {NASTY} of node 1" in page.text  # in the log, and above the cells
+    assert NASTY[:10] in [word.strip()[:10] for word in page.words]  # beside its line
     assert "pip install torch==2.9" in page.text
     assert "a$b_{c}$" in page.text
     assert "&amp;" in page.text
@@ -132,13 +139,14 @@ def test_the_same_folder_gives_the_same_bytes(make_run):
 @pytest.mark.parametrize(
     ("missing", "section"),
     [
-        ("metrics.jsonl", "Learning curves and growth"),
+        ("metrics.jsonl", "Growth timeline"),
+        ("shares.jsonl", "Shares over time"),
         ("genotype.json", None),
         ("equations.txt", None),
         ("forecasts.safetensors", "Forecasts against what came"),
         ("data.json", "Data and cleaning"),
         ("run.json", None),
-        ("growth.jsonl", None),
+        ("growth.jsonl", OF_MOVES[0]),
         ("config.yaml", None),
     ],
 )
@@ -149,6 +157,8 @@ def test_a_missing_file_costs_only_what_it_holds(make_run, missing, section):
     lost = {section}
     if missing in ("forecasts.safetensors", "data.json"):
         lost |= {"Forecasts against what came", "Over time against the best baseline"}
+    if missing == "growth.jsonl":
+        lost |= set(OF_MOVES)
     if missing == "data.json":
         lost.discard("Over time against the best baseline")
     assert [heading for heading in SECTIONS if heading not in page.headings] == [h for h in SECTIONS if h in lost]
@@ -173,8 +183,77 @@ def test_a_run_that_is_still_going_says_so(make_run):
     assert "This run has not finished" in page.text
     assert "grownas resume run" in page.text
     assert "gru-16-huber, stage 0, epoch 20" in page.text
-    assert "Learning curves and growth" in page.headings
+    assert "Growth timeline" in page.headings
+    assert "Shares over time" not in page.headings  # no cell is final yet
     assert "Comparison" not in page.headings
+
+
+def test_a_run_of_an_early_version_lacks_only_what_was_not_logged_then(make_run):
+    page = read(write_report([make_run(early=True)]))
+    assert page.headings == [heading for heading in SECTIONS if heading not in (*OF_MOVES, "Shares over time")]
+    assert "split op 6 of node 1" in page.text
+
+
+def test_the_growth_is_told_by_moves_cells_shares_and_predictions(make_run):
+    page = read(write_report([make_run()]))
+    for words in (
+        "split ⊗ tanh of node 1",
+        "stage 2 prune ⊕ sigmoid of node 1",
+        "validation loss 0.42750 → 0.42430",
+        "3 accepted moves",
+        "Faint: trials",
+        "a small × is one that was not",
+        "trial 1.5e−07",
+        "Together the 2 splits were predicted to change the loss on the training part by −6e−05 and changed it by "
+        "−4e−05: a ratio of 0.667; the median of their own ratios is 0.625.",
+    ):
+        assert words in page.text
+    drawings = [value for key, value in page.attributes if key == "aria-label"]
+    assert len(drawings) == 1 + 2 * 3  # the cell, and before and after each accepted move
+    assert sum("(gone)" in words for words in drawings) == 1
+    assert sum("(new)" in words for words in drawings) == 2
+
+
+def rewritten(run, keep=lambda line: True, **keys):
+    """Change the growth log: keep some lines, set keys of each."""
+    lines = [json.loads(line) for line in (run / "growth.jsonl").read_text().splitlines()]
+    kept = [json.dumps(line | keys) + "\n" for line in lines if keep(line)]
+    (run / "growth.jsonl").write_text("".join(kept))
+    return read(write_report([run]))
+
+
+def test_few_moves_stand_open_and_many_folded(make_run):
+    few = rewritten(make_run("few"), lambda line: line["kind"] != "prune_op")
+    assert "2 accepted moves" in few.text
+    assert ("open", None) in few.attributes
+    assert ("open", None) not in read(write_report([make_run("many")])).attributes
+    assert "accepted move " in rewritten(make_run("one"), lambda line: line["stage"] == 3).text
+
+
+def test_without_accepted_moves_or_predictions_there_is_no_section_of_them(make_run):
+    page = rewritten(make_run(), accepted=False, predicted_change=0.0)
+    assert not set(OF_MOVES) & set(page.headings)
+    assert "change of the loss by the move itself" not in page.text  # the table's columns
+    assert "Growth timeline" in page.headings
+
+
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [
+        (
+            lambda line: line["stage"] == 4,
+            "The split was predicted to change the loss on the training part by −2e−05 and",
+        ),
+        (lambda line: line["stage"] == 4, "changed it by −1e−05: a ratio of 0.5. "),
+    ],
+)
+def test_one_prediction_has_a_sentence_of_its_own(make_run, keep, words):
+    assert words in rewritten(make_run(), keep).text
+
+
+def test_a_prediction_on_no_known_part_names_none(make_run):
+    page = rewritten(make_run(), change_on=None, kind="other")
+    assert "Together the 2 moves were predicted to change the loss by" in page.text
 
 
 def test_a_run_that_has_just_begun_is_readable(tmp_path):
@@ -251,6 +330,17 @@ def test_what_is_no_run_folder_is_refused_with_its_name(tmp_path):
         ("summary.json", '{"task": ', "summary.json: damaged, not JSON"),
         ("summary.json", "[1]", "expected an object with keys, got list"),
         ("growth.jsonl", '{"stage": 2}\nnonsense\n', "growth.jsonl, line 2: damaged"),
+        (
+            "growth.jsonl",
+            '{"stage": 2, "cell_after": {}}\n',
+            "growth.jsonl, line 1: damaged: cell_after: genotype: format",
+        ),
+        ("shares.jsonl", '{"part": "a"}\n', "shares.jsonl, line 1: damaged: expected epoch, node, ops, part, shares"),
+        (
+            "shares.jsonl",
+            '{"part": "a", "epoch": 0, "node": 0, "ops": ["add/tanh"], "shares": []}\n',
+            "as many shares as ops",
+        ),
         ("config.yaml", "a: [", "config.yaml: not YAML"),
         ("genotype.json", "{}", "format, version, backbone, nodes missing"),
         ("forecasts.safetensors", "short", "forecasts.safetensors: damaged"),

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from grownas.report import plots
+from grownas.report import canvas, plots
 
 SVG = "{http://www.w3.org/2000/svg}"
 DATES = [f"2020-01-{day:02d}" for day in range(1, 31)]
@@ -20,57 +20,30 @@ def texts(svg: str) -> list[str]:
     return ["".join(text.itertext()) for text in root.iter("text")]
 
 
-def evaluations(part: str, stage: int, values: list[float], metric: str = "loss") -> list[dict]:
-    place = {"part": part, "stage": stage, "split": "val", "metric": metric}
-    return [{**place, "epoch": i, "step": 10 * i, "value": value} for i, value in enumerate(values)]
-
-
 def draw(width: float) -> dict[str, str]:
     rng = np.random.default_rng(0)
-    metrics = evaluations("stage-1", 1, [1, 0.9, 0.8]) + evaluations("stage-2", 2, [0.8, 0.7])
     return {
-        "curves": plots.learning_curves(metrics, {"stage-2": ("add node 2", False)}, width=width),
         "dots": plots.dots({"grown": [0.1, 0.2], "var": [0.3]}, metric="mse", width=width),
         "forecasts": plots.forecast_panel(DATES, rng.normal(size=30), rng.normal(size=30), title="A", width=width),
         "cumulative": plots.cumulative(DATES, [rng.normal(size=30)] * 2, width=width),
     }
 
 
-@pytest.mark.parametrize("width", [plots.WIDE, plots.NARROW])
-@pytest.mark.parametrize("name", ["curves", "dots", "forecasts", "cumulative"])
+@pytest.mark.parametrize("width", [canvas.WIDE, canvas.NARROW])
+@pytest.mark.parametrize("name", ["dots", "forecasts", "cumulative"])
 def test_only_the_pages_colours_and_fonts_are_used(name, width):
     svg = draw(width)[name]
     assert texts(svg)
     assert not re.search(r"(fill|stroke): ?#", svg)
-    assert set(re.findall(r"var\((--\w+)\)", svg)) <= {*plots.ROLES.values(), "--sans"}
+    assert set(re.findall(r"var\((--\w+)\)", svg)) <= {*canvas.ROLES.values(), "--sans"}
     assert "DejaVu" not in svg
     assert "<style" not in svg
     assert svg == draw(width)[name]
 
 
-def test_learning_curves_take_the_searchs_fits_one_after_the_other():
-    fits = (
-        evaluations("stage-1-a", 1, [1.0, 0.5, 0.4])
-        + evaluations("gru", 0, [9.0, 8.0])
-        + evaluations("b", 2, [0.4, 0.3])
-    )
-    svg = plots.learning_curves(fits, {"b": ("add node 2", True)}, width=plots.WIDE)
-    shown = texts(svg)
-    assert "add node 2" in shown
-    assert "stage 1 a" in shown
-    assert "30" in shown  # 20 steps of the first fit and 10 of the second
-    assert "9.0" not in shown
-    assert plots.learning_curves(evaluations("gru", 0, [1.0]), {}, width=plots.WIDE) is None
-    assert plots.learning_curves([], {}, width=plots.WIDE) is None
-
-
-def test_learning_curves_fall_back_on_the_metric_logged_and_bear_one_value():
-    assert "ppl" in texts(plots.learning_curves(evaluations("a", 1, [5.0], "ppl"), {}, width=plots.WIDE))
-
-
 def test_dots_order_by_mean_and_keep_a_far_one_from_squeezing_the_others():
     figures = {"var": [0.47, 0.47], "zero": [9.0], "grown": [0.45, 0.46], "gru": [0.49]}
-    shown = texts(plots.dots(figures, metric="mse", width=plots.WIDE))
+    shown = texts(plots.dots(figures, metric="mse", width=canvas.WIDE))
     assert [text for text in shown if text in figures] == ["zero", "gru", "var", "grown"]
     assert "9.0000 →" in shown
     assert {"0.4550", "0.4700", "0.4900", "test MSE, lower is better"} <= set(shown)
@@ -79,12 +52,12 @@ def test_dots_order_by_mean_and_keep_a_far_one_from_squeezing_the_others():
 
 @pytest.mark.parametrize("figures", [{}, {"a": []}, {"a": [float("nan")]}, {"a": [None]}])
 def test_dots_of_nothing_are_nothing(figures):
-    assert plots.dots(figures, metric="mse", width=plots.WIDE) is None
+    assert plots.dots(figures, metric="mse", width=canvas.WIDE) is None
 
 
 def test_dots_bear_equal_values():
-    assert plots.dots({"a": [1.0], "b": [1.0]}, metric="mse", width=plots.WIDE)
-    assert plots.dots({"a": [0.0]}, metric="mse", width=plots.WIDE)
+    assert plots.dots({"a": [1.0], "b": [1.0]}, metric="mse", width=canvas.WIDE)
+    assert plots.dots({"a": [0.0]}, metric="mse", width=canvas.WIDE)
 
 
 @pytest.mark.parametrize("name", ["<script>", "$x^{$", "a--> b", "_hidden", "&amp;", "ü→"])
@@ -93,12 +66,12 @@ def test_a_series_name_is_shown_as_it_is(name):
 
 
 def test_a_long_name_is_cut():
-    assert plots.shorten("x" * 100) == "x" * (plots.LONGEST - 1) + "…"
-    assert plots.shorten("x" * plots.LONGEST) == "x" * plots.LONGEST
+    assert canvas.shorten("x" * 100) == "x" * (canvas.LONGEST - 1) + "…"
+    assert canvas.shorten("x" * canvas.LONGEST) == "x" * canvas.LONGEST
 
 
 @pytest.mark.parametrize("days", [1, 2, 5, 30])
 def test_any_number_of_days_can_be_drawn(days):
     values = np.arange(days, dtype=float)
-    assert DATES[days - 1] in texts(plots.cumulative(DATES[:days], [values], width=plots.NARROW))
+    assert DATES[days - 1] in texts(plots.cumulative(DATES[:days], [values], width=canvas.NARROW))
     assert DATES[0] in texts(plots.forecast_panel(DATES[:days], values, values, title="A"))

@@ -51,44 +51,6 @@ def test_a_comparison_has_spread_and_tests(make_comparison):
     assert [column.title for column in table.columns[:5]] == ["model", "test MSE", "sd", "DM p", "MCS"]  # on a phone
 
 
-def test_growth_shows_both_kinds_of_lines(summary):
-    line = {"stage": 2, "kind": "prune_op", "node": 0, "op": 1, "op_name": "add/tanh", "accepted": True, "judge": None}
-    rows = [row.cells for row in tables.growth([line], summary["stage_log"]).rows]
-    assert [cells[1] for cells in rows] == [
-        "train the start, pull 100",
-        "train the start, pull 0",
-        "prune op add/tanh of node 1",
-    ]
-    assert [cells[6] for cells in rows] == ["no", "yes", "yes"]
-    assert rows[0][5] == "t = 1.02"
-    assert rows[2][2:6] == (tables.NONE,) * 4
-
-
-def test_the_growth_logs_tips_speak_of_prunings_where_there_are_any(summary):
-    pruning = {"stage": 2, "kind": "prune_op", "node": 0, "op": 1}
-    plain, pruned = (
-        {column.title: column.note for column in tables.growth(lines, summary["stage_log"]).columns}
-        for lines in ([], iter([pruning]))
-    )
-    assert plain["loss after"] == "on the validation part, after the move and its training"
-    assert "pruned op: before the fine-tuning" in pruned["loss after"]
-    assert not any("prun" in note for note in plain.values())
-    assert [title for title in plain if plain[title] != pruned[title]] == ["loss after", "accepted", "seconds"]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ({"kind": "add_node", "node": 2, "op": None}, "add node 3"),
-        ({"kind": "duplicate_op", "node": 0, "op": 4}, "duplicate op 5 of node 1"),
-        ({"kind": "prune_op", "node": 1, "op": 2, "op_name": "hadamard/tanh"}, "prune op hadamard/tanh of node 2"),
-        ({"kind": "split_op", "node": 1, "op": "add/relu"}, "split op add/relu of node 2"),
-    ],
-)
-def test_moves_are_named_from_one(line, words):
-    assert tables.move(line) == words
-
-
 def test_figures_are_set_alike():
     assert [tables.percent(v) for v in (0.5, -0.0123, None, float("nan"))] == [
         "50.0 %",
@@ -99,8 +61,6 @@ def test_figures_are_set_alike():
     assert [tables.count(v) for v in (1234567, 0, None)] == ["1,234,567", "0", tables.NONE]
     assert [tables.seconds(v) for v in (1.25, 99.94, 1234.5)] == ["1.2", "99.9", "1,234"]
     assert [tables.probability(v) for v in (0.0004, 0.05, None)] == ["<.001", "0.050", tables.NONE]
-    assert tables.judge({"rule": "better", "figure": -0.5}) == f"better {tables.MINUS}0.5"
-    assert tables.judge(2.0) == "2"
 
 
 def test_only_differing_keys_are_shown():
@@ -110,7 +70,7 @@ def test_only_differing_keys_are_shown():
 
 def test_importing_the_tables_is_light():
     heavy = ("torch", "matplotlib", "jinja2", "numpy")
-    code = f"import sys, grownas.report.tables; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, grownas.report.growth_log; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

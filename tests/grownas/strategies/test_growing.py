@@ -1,4 +1,4 @@
-"""The controller, driven without training: a scripted journal gives back fits with the losses that a test names."""
+"""The controller: driven by scripted losses, and with real training where bits are compared."""
 
 from __future__ import annotations
 
@@ -10,92 +10,28 @@ import numpy as np
 import pytest
 import torch
 
+from grownas.criteria.threshold import Thresholds
 from grownas.errors import ConfigError
-from grownas.protocols import Evaluation
-from grownas.recipe import OptimizerRecipe, Recipe, count_parameters, make_optimizers
+from grownas.recipe import OptimizerRecipe, Recipe, count_parameters
+from grownas.space import SearchSpace
 from grownas.strategies import growing
 from grownas.strategies.growing import NOTHING_FOUND, grow, replay
-from grownas.strategies.stage import Growth, output_drift, with_core
-from grownas.train import Fit, fit
-
-CONTRACT_KEYS = {
-    "stage", "step", "kind", "node", "op", "drift", "loss_before", "loss_after", "predicted_change", "params_before",
-    "params_after", "accepted", "judge", "wall_s",
-}  # fmt: skip
-PLAIN = Growth(recipe=Recipe(epochs=7), pulls=(100.0, 0.0), judge="better", max_nodes=3)
-START = 1.0  # the start's validation loss
-PRUNED = 0.97  # that of a model which was just pruned
-STEPS = 10  # of each scripted fit
-DAYS = 64
-
-
-class ScriptedJournal:
-    """Gives each key's fit the loss of the script; `shares` sets the mixture that the training ended with."""
-
-    def __init__(self, losses, *, shares=None, seconds=1.0):
-        self.losses, self.shares, self.seconds_each, self.elapsed = losses, shares or {}, seconds, 0.0
-        self.fits, self.lines = {}, []
-
-    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
-        assert key not in self.fits, f"{key} was asked for twice"
-        self.fits[key] = {"model": model, "recipe": recipe, "optimizers": optimizers, "stage": stage, "seed": seed}
-        trained = copy.deepcopy(model)
-        if key in self.shares:
-            node, shares = self.shares[key]
-            with torch.no_grad():
-                trained.core.alpha[node].copy_(torch.tensor(shares).log())
-        self.elapsed += self.seconds_each
-        loss = self.losses[key]
-        losses = loss if isinstance(loss, np.ndarray) else np.full(DAYS, loss)
-        return Fit(
-            model=trained,
-            optimizers=make_optimizers(trained, recipe),
-            evaluation=Evaluation(float(losses.mean()), losses),
-            epochs=5,
-            best_epoch=3,
-            steps=STEPS,
-            seconds=self.seconds_each,
-            reason="the script says so",
-        )
-
-    def grew(self, line):
-        self.lines.append(rounded(line))
-
-
-class TrainingJournal(ScriptedJournal):
-    """Does the fits; keeps the optimisers that each was given, and what came out."""
-
-    def __init__(self):
-        super().__init__({})
-
-    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
-        done = fit(model, task, recipe, seed=seed, optimizers=optimizers)
-        self.fits[key] = {"optimizers": optimizers, "done": done}
-        return done
-
-
-def rounded(line):
-    """A line whose losses are those of the script again: the mean of equal figures is not exactly that figure."""
-    return {key: round(value, 12) if key.startswith("loss") else value for key, value in line.items()}
-
-
-@pytest.fixture
-def search(copy_task, make_model):
-    """Grow the start by a script; return what was found, the journal and the start."""
-
-    class Judged(copy_task):
-        def evaluate(self, model, part):
-            assert part == "val"
-            self.asked = getattr(self, "asked", 0) + 1
-            loss = START if self.asked == 1 else PRUNED
-            return Evaluation(loss, np.full(DAYS, loss))
-
-    def run(losses, options=PLAIN, *, dtype=torch.float64, nodes=1, **script):
-        task, journal = Judged(dtype=dtype), ScriptedJournal(losses, **script)
-        start = make_model(task, nodes=nodes)
-        return grow(start, task, journal, options, seed=4), journal, start
-
-    return run
+from grownas.strategies.moves import KINDS, MODES
+from grownas.strategies.stage import output_drift, with_core
+from tests.grownas.strategies.laboratory import (
+    BEST,
+    CHANGED,
+    DAYS,
+    KEYS,
+    ONE_PULL,
+    PLAIN,
+    START,
+    STEPS,
+    TRAINED,
+    ScriptedJournal,
+    TrainingJournal,
+    rounded,
+)
 
 
 def stage_figures(grown):
@@ -190,8 +126,6 @@ def test_the_judge_is_the_one_asked_for(search):
 
 # --- growth, and why it ends ---
 
-ONE_PULL = replace(PLAIN, pulls=(0.0,))
-
 
 def test_growth_goes_on_while_it_is_accepted(search):
     grown, journal, _ = search({"stage-1-pull-0": 0.9, "stage-2": 0.8, "stage-3": 0.7}, ONE_PULL)
@@ -217,12 +151,22 @@ def test_outer_patience_lets_growth_pass_a_rejected_stage(search):
     losses = {"stage-1-pull-0": 0.9, "stage-2": 0.95, "stage-3": 0.8, "stage-4": 0.85, "stage-5": 0.81}
     grown, journal, _ = search(losses, replace(ONE_PULL, outer_patience=2, max_nodes=9))
     assert grown.reason == "no gain by the last 2 added nodes (outer_patience = 2)"
-    # judged against the best, grown from the last
+    # each begins from the best, and is judged against it
     assert [rounded(line)["loss_before"] for line in grown.stages] == [START, 0.9, 0.9, 0.8, 0.8]
-    assert [line["loss_before"] for line in journal.lines] == [0.9, 0.95, 0.8, 0.85]
+    assert [line["loss_before"] for line in journal.lines] == [0.9, 0.9, 0.8, 0.8]
     assert [line["accepted"] for line in journal.lines] == [False, True, False, False]
-    assert len(grown.model.core.nodes) == 3  # the best of all stages, not the last
-    assert grown.path() == grown.stages[:3]
+    assert [len(asked["model"].core.nodes) for asked in journal.fits.values()] == [1, 2, 2, 3, 3]
+    assert grown.model is journal.fits["stage-3"]["done"].model
+    assert grown.path() == [grown.stages[0], grown.stages[2]]
+    # a place is tried again with other noise
+    second, third = (journal.fits[key]["model"].core.nodes[1].W_x for key in ("stage-2", "stage-3"))
+    assert not torch.equal(second, third)
+
+
+def test_an_accepted_stage_gives_all_patience_back(search):
+    losses = {"stage-1-pull-0": 0.9, "stage-2": 0.95, "stage-3": 0.8, "stage-4": 0.85, "stage-5": 0.7, "stage-6": 0.8}
+    grown, _, _ = search({**losses, "stage-7": 0.8}, replace(ONE_PULL, outer_patience=2, max_nodes=9))
+    assert [line["accepted"] for line in grown.stages] == [True, False, True, False, True, False, False]
 
 
 def test_max_nodes_of_the_start_allows_no_growth(search):
@@ -293,13 +237,16 @@ def test_a_start_of_max_params_is_trained(search, make_model, copy_task):
 def test_a_growth_line_holds_what_the_contract_says(search, make_model, copy_task):
     grown, journal, start = search({"stage-1-pull-0": 0.9, "stage-2": 0.95}, ONE_PULL, seconds=2.5)
     (line,) = journal.lines
-    assert set(line) == CONTRACT_KEYS
+    assert set(line) == KEYS
     drift = line.pop("drift")
     assert drift > 0
+    before, after = line.pop("cell_before"), line.pop("cell_after")
+    assert before == start.core.genotype(top_k=None).to_dict()
+    assert after == journal.fits["stage-2"]["done"].model.core.genotype(top_k=None).to_dict()
     assert line == {
-        "stage": 2, "step": STEPS, "kind": "add_node", "node": 1, "op": None, "loss_before": 0.9, "loss_after": 0.95,
-        "predicted_change": 0.0, "params_before": count_parameters(start),
-        "params_after": count_parameters(make_model(copy_task(), nodes=2)), "accepted": False,
+        "stage": 2, "step": 0, "kind": "add_node", "node": 1, "op": None, "loss_before": 0.9, "loss_after": 0.95,
+        "predicted_change": 0.0, "measured_change": pytest.approx(CHANGED - 0.9), "accepted": False,
+        "params_before": count_parameters(start), "params_after": count_parameters(make_model(copy_task(), nodes=2)),
         "judge": {"rule": "better", "figure": pytest.approx(-0.05), "threshold": 0.0}, "wall_s": 2.5,
     }  # fmt: skip
     assert count_parameters(grown.model) == line["params_before"]
@@ -360,7 +307,7 @@ def test_a_stage_begins_with_the_migrated_optimizers(copy_task, make_model):
 
 
 SHORT = Recipe(epochs=1, patience=None, weights=OptimizerRecipe(rate=0.01), alpha=OptimizerRecipe(rate=0.02))
-GROWN = replace(ONE_PULL, recipe=SHORT, outer_patience=9, new_rate=2.0, old_rate=0.5)
+GROWN = replace(ONE_PULL, recipe=SHORT, judge="significant", threshold=-1e9, new_rate=2.0, old_rate=0.5)
 
 
 def rates_after(done):
@@ -414,94 +361,325 @@ def test_equal_rates_train_as_one_group_does(copy_task, make_model, assert_equal
     assert_equal(divided, whole)
 
 
-@pytest.mark.parametrize("prune", ["each_stage", "at_end"])
-def test_the_fine_tuning_after_a_pruning_keeps_the_rates_of_its_stage(copy_task, make_model, prune):
+@pytest.mark.parametrize("kind", ["duplicate_op", "split_op"])
+@pytest.mark.parametrize("pull", [0.0, 5.0])
+def test_a_stage_that_begins_with_a_change_of_ops_has_one_rate_again(copy_task, make_model, kind, pull):
     task, journal = copy_task(), TrainingJournal()
-    options = replace(GROWN, judge="better", max_nodes=2, prune=prune, prune_threshold=0.3)
-    grow(make_model(task), task, journal, options, seed=0)
-    found = rates_after(journal.fits[f"stage-2-pull-0-pruned-{prune}"]["done"])
-    assert found == rates_wanted(found, 1)
+    path = [
+        {"stage": number, "pull": pull, "best_epoch": 1, "moves": moves, "pruned": []}
+        for number, moves in enumerate(
+            (
+                [],
+                [{"kind": "add_node", "node": 1, "op": None}],
+                [{"kind": kind, "node": 0, "op": 1, "split_step": 0.1}],
+            ),
+            1,
+        )
+    ]
+    replay(make_model(task), task, journal, GROWN, path, seed=0)
+    assert list(journal.fits) == [f"refit-stage-1-pull-{pull:g}", "refit-stage-2", "refit-stage-3"]
+    for asked, new in zip(journal.fits.values(), (None, 1, None), strict=True):
+        found = rates_after(asked["done"])
+        assert found == rates_wanted(found, new)
 
 
-# --- pruning ---
+# --- which move ---
 
-SMALL = {"stage-2": (1, [0.90, 0.06, 0.04])}
-LOSSES = {"stage-1-pull-0": 0.9, "stage-2": 0.8, "stage-3": 0.95}
-
-
-def prune_lines(journal):
-    return [line for line in journal.lines if line["kind"] == "prune_op"]
-
-
-def test_nothing_is_pruned_without_pruning(search):
-    grown, journal, _ = search(LOSSES, ONE_PULL, shares=SMALL)
-    assert prune_lines(journal) == []
-    assert [len(alpha) for alpha in grown.model.core.alpha] == [3, 3]
+BOTH = replace(ONE_PULL, mode="nodes_and_ops", max_nodes=2, max_ops=4)
+FIRST = {"stage-1-pull-0": 0.9}
+THIRDS = {"stage-1-pull-0": (0, [0.3, 0.3, 0.4])}
+TRIES = {"stage-2-try-add_node": 0.6, "stage-2-try-duplicate_op": 0.78, "stage-2-try-split_op": 0.89}
+NODE, ADD, HADAMARD = 3 * 18 + 3 + 3, 18 + 1, 18 + 3 + 1  # parameters; an op's with its alpha
 
 
-def test_pruning_in_each_stage(search):
-    options = replace(ONE_PULL, prune="each_stage", fine_tune_epochs=6)
-    losses = {**LOSSES, "stage-2-pull-0-pruned-each_stage": 0.75}
-    grown, journal, _ = search(losses, options, shares=SMALL)
-    add, prune, last = journal.lines
-    assert set(prune) == CONTRACT_KEYS | {"op_name"}
-    assert (add["kind"], last["kind"]) == ("add_node", "add_node")
-    assert (prune["stage"], prune["step"], prune["node"]) == (2, STEPS, 1)
-    assert (prune["op"], prune["op_name"]) == (2, "hadamard/sigmoid")
-    assert (add["predicted_change"], prune["predicted_change"]) == (0.0, None)  # nothing predicts a pruning's change
-    assert (add["loss_after"], prune["loss_before"], prune["loss_after"]) == (0.8, 0.8, PRUNED)
-    assert prune["judge"] == {"rule": "share", "figure": pytest.approx(0.04), "threshold": 0.05}
-    assert add["params_after"] == prune["params_before"] == prune["params_after"] + (2 * 3 + 3 + 9 + 3 + 1)
-    assert prune["accepted"] is True
-    assert last["loss_before"] == 0.75
-    assert [len(alpha) for alpha in grown.model.core.alpha] == [3, 2]
-    tuned = journal.fits["stage-2-pull-0-pruned-each_stage"]
-    assert tuned["recipe"] == replace(options.recipe, pull=0.0, epochs=6)
-    assert [p.shape for g in tuned["optimizers"][1].param_groups for p in g["params"]] == [(3,), (2,)]
-    line = rounded(grown.stages[1])
-    assert (line["loss_after"], line["steps"], line["seconds"]) == (0.75, 2 * STEPS, 2.0)
-    assert grown.steps == 4 * STEPS
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_begins_stages_with_its_kinds_alone(copy_task, make_model, mode):
+    task, journal = copy_task(), TrainingJournal()
+    options = replace(TRAINED, mode=mode, max_nodes=3, max_ops=5, outer_patience=2)
+    grown = grow(make_model(task), task, journal, options, seed=1)
+    assert {line["kind"] for line in journal.lines} == set(MODES[mode])
+    begun = [move["kind"] for line in grown.stages[1:] for move in line["moves"]]
+    assert begun
+    assert set(begun) <= set(MODES[mode])
+    assert set(KINDS) == set(MODES["nodes_and_ops"])
 
 
-def test_prunings_of_a_rejected_stage_are_logged_as_rejected(search):
-    losses = {**LOSSES, "stage-2-pull-0-pruned-each_stage": 0.95}
-    grown, journal, _ = search(losses, replace(ONE_PULL, prune="each_stage"), shares=SMALL)
-    assert [line["accepted"] for line in journal.lines] == [False, False]
-    assert len(grown.model.core.nodes) == 1
+def test_each_kind_is_tried_and_the_largest_gain_a_parameter_wins(search):
+    """The node lowers the loss most, the copy most for each parameter."""
+    options = replace(BOTH, trial_epochs=3)
+    losses = {**FIRST, **TRIES, "stage-2": 0.7, "stage-3": 0.8}
+    _, journal, _ = search(losses, options, shares=THIRDS, seconds=2.5)
+    assert list(journal.fits) == list(losses)
+    for key in TRIES:
+        asked = journal.fits[key]
+        assert asked["recipe"] == replace(options.recipe, pull=0.0, epochs=3)
+        assert (asked["seed"], asked["stage"]) == (4, 2)
+    assert journal.fits["stage-2"]["recipe"] == replace(options.recipe, pull=0.0)
+    *lost, won = journal.lines[:3]
+    assert [(line["kind"], line["node"], line["op"]) for line in lost] == [("add_node", 1, None), ("split_op", 0, 1)]
+    assert (won["kind"], won["op"], won["op_name"], won["accepted"]) == ("duplicate_op", 2, "hadamard/sigmoid", True)
+    assert [line["accepted"] for line in lost] == [False, False]
+    for line, loss, count in zip(lost, (0.6, 0.89), (NODE, ADD), strict=True):
+        assert (line["loss_before"], line["loss_after"], line["wall_s"]) == (0.9, loss, 2.5)
+        assert line["params_after"] - line["params_before"] == count
+        assert line["judge"] == {
+            "rule": "gain per parameter in a trial",
+            "figure": pytest.approx((0.9 - loss) / count),
+            "threshold": pytest.approx(0.12 / HADAMARD),
+        }
+    assert (won["loss_before"], won["loss_after"], won["judge"]["rule"]) == (0.9, 0.7, "better")
+    assert set(won) == set(lost[0]) | {"op_name"}
+    # the copies made the node full, so that one kind is left: nothing is to be compared
+    assert [line["kind"] for line in journal.lines[3:]] == ["add_node"]
 
 
-def test_pruning_at_the_end_prunes_the_best_stage(search):
-    losses = {**LOSSES, "stage-3-pull-0-pruned-at_end": 0.79}
-    shares = {**SMALL, "stage-3": (2, [0.98, 0.01, 0.01])}
-    grown, journal, _ = search(losses, replace(ONE_PULL, prune="at_end"), shares=shares)
-    assert [line["kind"] for line in journal.lines] == ["add_node", "add_node", "prune_op"]
-    prune = journal.lines[-1]
-    assert set(prune) == CONTRACT_KEYS | {"op_name"}
-    assert (prune["node"], prune["loss_before"], prune["loss_after"], prune["accepted"]) == (1, 0.8, PRUNED, True)
-    assert [len(alpha) for alpha in grown.model.core.alpha] == [3, 2]
-    assert grown.steps == 4 * STEPS
+def test_the_trials_count_as_steps_and_seconds_of_the_stage(search):
+    grown, _, _ = search({**FIRST, **TRIES, "stage-2": 1.5}, replace(BOTH, max_seconds=4.5), shares=THIRDS)
+    assert [(line["steps"], line["seconds"]) for line in grown.stages] == [(STEPS, 1.0), (4 * STEPS, 4.0)]
+    assert (grown.steps, grown.seconds) == (5 * STEPS, 5.0)
 
 
-def test_top_k_prunes_the_smallest_shares_of_each_node(search):
-    losses = {"stage-1-pull-0": 0.9, "stage-1-pull-0-pruned-each_stage": 0.89}
-    options = replace(ONE_PULL, prune="each_stage", prune_threshold=0.0, top_k=1, max_nodes=1)
-    shares = {"stage-1-pull-0": (0, [0.3, 0.25, 0.45])}
-    grown, journal, _ = search(losses, options, shares=shares, seconds=2.5)
-    names = [line["op_name"] for line in journal.lines]
-    assert names == ["add/tanh", "hadamard/sigmoid"]  # the heir's share grew to 0.55
-    assert [line["op"] for line in journal.lines] == [1, 1]  # as the node was before each
-    assert [line["wall_s"] for line in journal.lines] == [0.0, 2.5]  # the fine-tuning, from the journal
-    assert journal.lines[0]["judge"] == {"rule": "top_k", "figure": pytest.approx(0.25), "threshold": 1}
-    assert [line["loss_before"] for line in journal.lines] == [0.9, PRUNED]
+def test_a_random_choice_takes_any_kind_and_asks_no_criterion(search):
+    options, losses = replace(BOTH, choice="random", position="best"), {f"stage-{number}": 0.95 for number in (2, 3, 4)}
+
+    def kinds(seed):
+        _, journal, _ = search({**FIRST, **losses}, options, seed=seed)
+        assert journal.work == {}
+        return [line["kind"] for line in journal.lines]
+
+    found = [kinds(seed) for seed in range(9)]
+    assert {one[0] for one in found} == set(KINDS)
+    assert all(sorted(one) == sorted(KINDS) for one in found)  # a kind that was rejected is given up
+    assert [kinds(seed) for seed in range(9)] == found
+
+
+# --- limits of each kind ---
+
+TWO = [("add", "identity"), ("add", "tanh")]  # the second can grow, by 19 parameters; a start of 46, a node of 38
+FULL = "no node with fewer than max_ops = 2 ops has one that can grow"
+NODE_TOO_LARGE = "another node would make 84 parameters, max_params = 64"
+OP_TOO_LARGE = "another op would make 65 parameters, max_params = 64"
+
+
+@pytest.mark.parametrize("choice", ["criteria", "random"])
+@pytest.mark.parametrize(
+    ("mode", "limits", "reason"),
+    [
+        ("nodes", {"max_nodes": 1}, "max_nodes = 1 reached"),
+        ("ops_duplicate", {"max_ops": 2}, FULL),
+        ("ops_split", {"max_ops": 2}, FULL),
+        ("nodes_and_ops", {"max_nodes": 1, "max_ops": 2}, f"max_nodes = 1 reached; {FULL}"),
+        ("nodes", {"max_params": 64}, NODE_TOO_LARGE),
+        ("ops_duplicate", {"max_params": 64}, OP_TOO_LARGE),
+        ("ops_split", {"max_params": 64}, OP_TOO_LARGE),
+        *[(mode, {"max_seconds": 1.0}, "max_seconds = 1 reached") for mode in MODES],
+    ],
+)
+def test_limits_end_growth_and_the_reason_says_which(search, choice, mode, limits, reason):
+    grown, journal, _ = search(FIRST, replace(ONE_PULL, mode=mode, choice=choice, **limits), ops=TWO)
+    assert sorted(grown.reason.split("; ")) == sorted(reason.split("; "))  # a random choice looks in any order
+    assert list(journal.fits) == list(FIRST)
+    assert journal.lines == []
+    assert "max_seconds" not in limits or journal.work == {}
+
+
+def test_all_kinds_too_large_are_said_together(search):
+    grown, _, _ = search(FIRST, replace(ONE_PULL, mode="nodes_and_ops", max_params=64), ops=TWO)
+    assert grown.reason == f"{NODE_TOO_LARGE}; {OP_TOO_LARGE}"
+
+
+@pytest.mark.parametrize("mode", ["nodes", "ops_duplicate", "ops_split"])
+@pytest.mark.parametrize("choice", ["criteria", "random"])
+def test_a_move_up_to_the_limits_is_made(search, mode, choice):
+    limits = {"max_nodes": 2, "max_ops": 3, "max_params": 84 if mode == "nodes" else 65, "max_seconds": 1.001}
+    grown, _, _ = search({**FIRST, "stage-2": 0.8}, replace(ONE_PULL, mode=mode, choice=choice, **limits), ops=TWO)
+    assert [line["accepted"] for line in grown.stages] == [True, True]
+    assert count_parameters(grown.model) == limits["max_params"]
+
+
+def test_what_is_too_large_gives_way_to_the_next(search):
+    """The Hadamard op has the larger share, but only a copy of the additive one fits."""
+    options = replace(ONE_PULL, mode="ops_duplicate", max_params=68 + ADD)
+    _, journal, _ = search({**FIRST, "stage-2": 0.95}, options, shares=THIRDS)
+    assert [(line["op"], line["params_after"]) for line in journal.lines] == [(1, 68 + ADD)]
+
+
+def test_kinds_that_are_not_possible_are_not_tried(search):
+    options = replace(BOTH, max_ops=3)
+    _, journal, _ = search({**FIRST, "stage-2": 0.95}, options, shares=THIRDS)
+    assert [line["kind"] for line in journal.lines] == ["add_node"]
+
+
+def test_time_that_runs_out_in_trials_lets_the_stage_be_trained(search):
+    grown, journal, _ = search({**FIRST, **TRIES, "stage-2": 0.7}, replace(BOTH, max_seconds=2.0), shares=THIRDS)
+    assert list(journal.fits)[-1] == "stage-2"
+    assert grown.reason == "max_seconds = 2 reached"
+    assert len(grown.path()) == 2
+
+
+NONE_HIGH = "no op has had a share above grow_threshold = 0.2 for long"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "best_epoch", "high"),
+    [(20, BEST, True), (7, BEST, True), (6, BEST, False), (20, 5, True), (20, 4, False)],
+    ids=["always", "for two epochs", "for one epoch", "old enough", "too young"],
+)
+def test_an_op_is_duplicated_that_was_above_the_threshold_for_long(search, epochs, best_epoch, high):
+    """The shares that count are smoothed, and those up to the epoch that the model is taken from."""
+    script = [[0.8, 0.1, 0.1]] * (20 - epochs) + [[0.5, 0.1, 0.4]] * epochs
+    options, shares = replace(ONE_PULL, mode="ops_duplicate"), {"stage-1-pull-0": (0, script)}
+    grown, journal, _ = search({**FIRST, "stage-2": 0.95}, options, shares=shares, best_epoch=best_epoch)
+    assert grown.reason == ("the last duplicated op was not accepted" if high else NONE_HIGH)
+    assert [line["op"] for line in journal.lines] == ([2] if high else [])
+
+
+# --- rejected moves ---
+
+
+@pytest.mark.parametrize("mode", ["ops_duplicate", "ops_split"])
+def test_a_rejected_op_is_not_taken_again(search, mode):
+    losses = {**FIRST, "stage-2": 0.95, "stage-3": 0.96}
+    grown, journal, _ = search(losses, replace(ONE_PULL, mode=mode, outer_patience=9), shares=THIRDS)
+    assert list(journal.fits) == list(losses)
+    assert {line["op"] for line in journal.lines} == {1, 2}
+    assert [line["loss_before"] for line in journal.lines] == [0.9, 0.9]
+    assert (
+        grown.reason
+        == {
+            "ops_duplicate": NONE_HIGH,
+            "ops_split": "every split_op that is possible was rejected",
+        }[mode]
+    )
+
+
+def test_a_kind_whose_patience_is_over_is_given_up_and_the_others_go_on(search):
+    losses = {
+        **FIRST, **TRIES, "stage-2": 0.95, "stage-3-try-add_node": 0.6, "stage-3-try-split_op": 0.89, "stage-3": 0.95,
+        "stage-4": 0.95,
+    }  # fmt: skip
+    grown, journal, _ = search(losses, BOTH, shares=THIRDS)
+    assert list(journal.fits) == list(losses)
+    begun = [[move["kind"] for move in line["moves"]] for line in grown.stages[1:]]
+    assert begun == [["duplicate_op"], ["add_node"], ["split_op"]]
+    assert grown.reason.split("; ") == [
+        f"the last {what} was not accepted" for what in ("added node", "duplicated op", "split op")
+    ]
+
+
+def test_a_kind_has_all_its_patience_again_after_a_move_that_was_accepted(search):
+    losses = {
+        **FIRST, **TRIES, "stage-2": 0.95, "stage-3-try-add_node": 0.6, "stage-3-try-split_op": 0.89, "stage-3": 0.8,
+        "stage-4-try-duplicate_op": 0.7, "stage-4-try-split_op": 0.79, "stage-4": 0.85, "stage-5": 0.85,
+    }  # fmt: skip
+    _, journal, _ = search(losses, BOTH, shares=THIRDS)
+    assert list(journal.fits) == list(losses)
+    copies = [(line["stage"], line["op"]) for line in journal.lines if line["kind"] == "duplicate_op"]
+    assert copies == [(2, 2), (4, 1)]  # but what was declined is not proposed again
+
+
+def test_outer_patience_is_that_of_each_kind(search):
+    losses = {
+        **FIRST, **TRIES, "stage-2": 0.95,
+        **{f"stage-3{key[7:]}": loss for key, loss in TRIES.items()}, "stage-3": 0.95,
+        "stage-4-try-add_node": 0.6, "stage-4-try-split_op": 0.89, "stage-4": 0.95,
+        "stage-5-try-add_node": 0.6, "stage-5-try-split_op": 0.89, "stage-5": 0.95,
+        "stage-6": 0.95, "stage-7": 0.95,
+    }  # fmt: skip
+    grown, journal, _ = search(losses, replace(BOTH, outer_patience=2), shares=THIRDS)
+    assert list(journal.fits) == list(losses)
+    places = [(move["kind"], move["op"]) for line in grown.stages[1:] for move in line["moves"]]
+    assert places[:4] == [("duplicate_op", 2), ("duplicate_op", 1), ("add_node", None), ("add_node", None)]
+    assert sorted(places[4:]) == [("split_op", 1), ("split_op", 2)]
+    assert "no gain by the last 2 split ops (outer_patience = 2)" in grown.reason
+
+
+@pytest.mark.parametrize(("between", "again"), [(0.4, False), (0.17, False), (0.1, True)])
+def test_a_declined_copy_comes_back_once_its_share_has_left_the_level(search, between, again):
+    """0.17 is below the threshold of 0.2, but not by a fifth."""
+    thresholds = Thresholds(smoothing=1.0, min_age=2)
+    options = replace(ONE_PULL, mode="ops_duplicate", outer_patience=2, thresholds=thresholds)
+    rest = [[0.3, (0.7 - share) / 2, share, (0.7 - share) / 2] for share in (between, 0.4)]
+    shares = {**THIRDS, "stage-3": (0, [rest[0]] * 5 + [rest[1]] * 15)}
+    losses = {**FIRST, "stage-2": 0.95, "stage-3": 0.8, "stage-4": 0.85}
+    grown, journal, _ = search({**losses, "stage-5": 0.85}, options, shares=shares)
+    places = [(line["stage"], line["op"]) for line in journal.lines]
+    assert places == [(2, 2), (3, 1), *([(4, 2)] if again else [])]
+    assert grown.reason == NONE_HIGH
+
+
+def test_a_random_copy_that_is_rejected_says_nothing_about_a_low_share(search):
+    """What was declined was not the share's proposal: both low ops are still to be pruned."""
+    options = replace(ONE_PULL, mode="ops_duplicate", choice="random", prune="at_end")
+    losses = {**FIRST, "stage-2": 0.95, "stage-1-pull-0-pruned-at_end": 0.9}
+    grown, journal, _ = search(losses, options, shares={"stage-1-pull-0": (0, [0.92, 0.04, 0.04])})
+    assert [line["kind"] for line in journal.lines] == ["duplicate_op", "prune_op", "prune_op"]
     assert grown.model.core.op_names(0) == [("add", "identity")]
 
 
-@pytest.mark.parametrize("prune", ["each_stage", "at_end"])
-def test_shares_at_the_threshold_stay(search, prune):
-    options = replace(ONE_PULL, prune=prune, prune_threshold=0.2, max_nodes=1)
-    grown, journal, _ = search(LOSSES, options, shares={"stage-1-pull-0": (0, [0.55, 0.2001, 0.2499])})
-    assert journal.lines == []
-    assert len(grown.model.core.alpha[0]) == 3
+# --- restarts ---
+
+AGAIN = replace(ONE_PULL, max_nodes=1, replace="uniform", restarts=3)
+LOWEST = {"stage-1-pull-0": (0, [0.5, 0.2, 0.3]), "stage-3": (0, [0.2, 0.5, 0.3])}
+
+
+def restarted(search, options, *losses, **script):
+    """Restart after a growth that ended with a rejected stage 2."""
+    stages = {f"stage-{number}": loss for number, loss in enumerate((0.95, *losses), 2)}
+    return search({**FIRST, **stages}, replace(options, max_nodes=2), shares=LOWEST, **script)
+
+
+def test_restarts_go_on_while_they_are_accepted(search):
+    grown, journal, _ = restarted(search, AGAIN, 0.8, 0.85, 0.1)
+    assert list(journal.fits) == ["stage-1-pull-0", "stage-2", "stage-3", "stage-4"]
+    assert [line["accepted"] for line in grown.stages] == [True, False, True, False]
+    lines = journal.lines[1:]
+    assert [(line["kind"], line["op"], line["accepted"]) for line in lines] == [
+        ("replace_op", 1, True), ("replace_op", 0, False),
+    ]  # fmt: skip
+    assert [line["op_name"] for line in lines] == ["add/tanh", "add/identity"]
+    assert all(set(line) == KEYS | {"op_name", "new_op"} for line in lines)
+    asked = journal.fits["stage-3"]["model"].core.op_names(0)
+    assert ["/".join(op) for op in asked] == ["add/identity", lines[0]["new_op"], "hadamard/sigmoid"]
+    assert [line["loss_before"] for line in lines] == [0.9, 0.8]
+    assert grown.model is journal.fits["stage-3"]["done"].model
+    assert grown.reason == "the last added node was not accepted"
+    assert grown.steps == 4 * STEPS
+
+
+def test_restarts_draw_uniformly_where_no_draw_is_named(search):
+    lines = [restarted(search, replace(AGAIN, replace=draw), 0.8, 0.85)[1].lines for draw in ("none", "uniform")]
+    assert lines[0] == lines[1]
+    assert lines[0][-1]["kind"] == "replace_op"
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 2])
+def test_there_are_no_more_restarts_than_allowed(search, restarts):
+    grown, _, _ = restarted(search, replace(AGAIN, restarts=restarts), 0.8, 0.7, 0.6)
+    assert [line["accepted"] for line in grown.stages] == [True, False, *[True] * restarts]
+
+
+def test_a_restart_draws_the_smallest_op_of_every_node_anew(search):
+    options = replace(AGAIN, max_nodes=2)
+    losses = {**FIRST, "stage-2": 0.8, "stage-3": 0.95}
+    grown, journal, _ = search(losses, options, nodes=2, shares={"stage-1-pull-0": (1, [0.4, 0.5, 0.1])})
+    first = [(line["node"], line["op"]) for line in journal.lines if line["stage"] == 2]
+    assert first == [(0, 0), (1, 2)]
+    assert [move["node"] for move in grown.stages[1]["moves"]] == [0, 1]
+
+
+@pytest.mark.parametrize(("limits", "restarts"), [({"max_seconds": 2.0}, 0), ({"max_params": 68}, 0), ({}, 1)])
+def test_restarts_heed_time_and_size(search, limits, restarts):
+    """The smallest op is additive, one that is drawn for it is larger."""
+    space = SearchSpace(("hadamard",), ("tanh",))
+    grown, _, _ = restarted(search, replace(AGAIN, **limits, space=space, restarts=1), 0.1)
+    assert sum(line["stage"] > 2 for line in grown.stages) == restarts
+
+
+def test_a_start_that_nothing_beats_is_not_restarted(search):
+    grown, journal, _ = search({"stage-1-pull-0": 1.2}, AGAIN)
+    assert grown.reason == NOTHING_FOUND
+    assert list(journal.fits) == ["stage-1-pull-0"]
 
 
 # --- parts ---
@@ -524,21 +702,6 @@ def test_output_drift_is_the_largest_change(copy_task, make_model):
     with torch.no_grad():
         after.readout.bias[1] -= 0.25
     assert output_drift(before, after, task) == pytest.approx(0.25, rel=1e-12)
-
-
-def test_replay_repeats_the_path_for_as_many_epochs(search, copy_task):
-    losses = {"stage-1-pull-100": 1.2, "stage-1-pull-0": 0.9, "stage-2": 0.95, "stage-3": 0.8}
-    options = replace(PLAIN, outer_patience=2)
-    grown, _, start = search(losses, options)
-    again = ScriptedJournal({"refit-stage-1-pull-0": 0.9, "refit-stage-2": 0.9, "refit-stage-3": 0.9})
-    model = replay(start, copy_task(), again, options, grown.path(), seed=4)
-    assert list(again.fits) == ["refit-stage-1-pull-0", "refit-stage-2", "refit-stage-3"]
-    for asked in again.fits.values():
-        assert asked["recipe"] == replace(options.recipe, pull=0.0, patience=None, epochs=3)
-    for key in ("refit-stage-2", "refit-stage-3"):  # at the rates that the growth had
-        rates = [group["lr"] for group in again.fits[key]["optimizers"][0].param_groups]
-        assert rates == [0.3 * options.recipe.weights.rate, 3 * options.recipe.weights.rate]
-    assert len(model.core.nodes) == 3
 
 
 def test_a_search_is_the_same_twice_and_leaves_the_start_alone(copy_task, make_model, assert_equal):

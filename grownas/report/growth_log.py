@@ -1,0 +1,130 @@
+"""The log of a growth, `growth.jsonl`: its lines in words and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from grownas.report.tables import NONE, Column, Entry, Row, Table, count, figure, plain, seconds, small
+
+TRIAL = "gain per parameter in a trial"  # the rule that chooses between kinds of moves
+JUDGES = {"significant": "t =", TRIAL: "trial"}  # the names of rules, where they are to be short
+RINGED = {"add": "\N{CIRCLED PLUS}", "hadamard": "\N{CIRCLED TIMES}"}  # the diagram's signs, in text
+
+
+def table(lines: Iterable[Entry], stages: Iterable[Entry] = ()) -> Table:
+    """Return the growth log: how the first stage was judged, then one row a move.
+
+    Args:
+        lines: of `growth.jsonl`.
+        stages: the summary's `stage_log`; only its candidates of the first stage are not in `growth.jsonl`.
+    """
+    lines = list(lines)
+    shown = [*(_first_stage(line) for line in stages if line.get("stage") == 1), *lines]
+    columns = _columns(lines)
+    rows = (Row(tuple(cell(line) for _, cell in columns), marked=line.get("accepted") is True) for line in shown)
+    return Table(tuple(column for column, _ in columns), tuple(rows))
+
+
+def _columns(lines: Sequence[Entry]) -> list[tuple[Column, Callable[[Entry], str]]]:
+    """Return the growth log's columns, each with what it shows of a line; what stands in no line is not spoken of."""
+    pruned, tried = any(map(ends_stage, lines)), any(map(is_loser, lines))
+    named = any("op_name" in line for line in lines)
+
+    def note(words: str, where_pruned: str) -> str:
+        return words + where_pruned if pruned else words
+
+    before = "on the validation part, before the move; of the trained start: of the best before it"
+    after = note(
+        "on the validation part, after the move and its training",
+        "; in a stage that ends with prunings: before the fine-tuning that follows the last; of the trained start: "
+        "when it was judged",
+    )
+    signs = "\N{CIRCLED PLUS} adds, \N{CIRCLED TIMES} multiplies, as in the drawing" if named else ""
+    rule = "the figure that decided" + ("; in a trial between kinds of moves the gain per parameter" if tried else "")
+    columns: list[tuple[Column, Callable[[Entry], str]]] = [
+        (Column("stage"), lambda line: count(line.get("stage"))),
+        (Column("move", signs, figures=False), move),
+        (
+            Column("drift", "largest change of the output by the morphism itself"),
+            lambda line: small(line.get("drift")),
+        ),
+        (Column("loss before", before), lambda line: figure(line.get("loss_before"), 5)),
+        (Column("loss after", after), lambda line: figure(line.get("loss_after"), 5)),
+        (Column("judge", rule, figures=False), lambda line: judge(line.get("judge"))),
+        (
+            Column("accepted", note("", "of a pruned op: that of its stage"), figures=False),
+            lambda line: {True: "yes", False: "no"}.get(line.get("accepted"), NONE),  # type: ignore[arg-type]
+        ),
+    ]
+    if any(line.get("predicted_change") for line in lines):
+        columns += [
+            (
+                Column("predicted", "change of the loss by the move itself, in theory"),
+                lambda line: small(line.get("predicted_change")),
+            ),
+            (
+                Column("measured", "the same, measured: of a split on the data of the prediction, else on validation"),
+                lambda line: small(line.get("measured_change")),
+            ),
+        ]
+    return [
+        *columns,
+        (Column("params", "before and after"), _parameters),
+        (
+            Column("seconds", note("", "of pruned ops: of the fine-tuning, in the line of the last")),
+            lambda line: seconds(line.get("wall_s")),
+        ),
+    ]
+
+
+def _first_stage(line: Entry) -> Entry:
+    pull = "" if line.get("pull") is None else f", pull {plain(line['pull'])}"
+    shown = {"kind": f"train the start{pull}", "params_after": line.get("params"), "wall_s": line.get("seconds")}
+    return {**line, **shown}
+
+
+def _parameters(line: Entry) -> str:
+    before, after = line.get("params_before"), line.get("params_after")
+    return count(after) if before in (None, after) else f"{count(before)} → {count(after)}"
+
+
+def ends_stage(line: Entry) -> bool:
+    """Say whether a move came after a stage's training; a stage can begin with a replacement, not with a removal."""
+    kind = line.get("kind")
+    return kind == "prune_op" or (kind == "replace_op" and bool(line.get("step")))
+
+
+def is_loser(line: Entry) -> bool:
+    """Say whether a move was tried for a few epochs beside others, and another kind was chosen."""
+    judge = line.get("judge")
+    return isinstance(judge, Mapping) and judge.get("rule") == TRIAL
+
+
+def move(line: Entry) -> str:
+    """Return a move in words, nodes and ops counted from 1; an op is named where the line has its name."""
+    kind, node, name, op = (line.get(key) for key in ("kind", "node", "op_name", "op"))
+    words = str(kind or "").replace("_", " ")
+    if node is None or kind == "add_node":
+        return words if node is None else f"{words} {node + 1}"
+    name = op if name is None and isinstance(op, str) else name
+    if name is not None:
+        words = f"{words.removesuffix(' op')} {op_label(name)}"
+    elif op is not None:
+        words = f"{words} {op + 1}"
+    heir = "" if line.get("new_op") is None else f" by {op_label(line['new_op'])}"
+    return f"{words} of node {node + 1}{heir}"
+
+
+def op_label(name: Any) -> str:
+    """Return an op's name with the sign of the diagram."""
+    combine, _, activation = str(name).partition("/")
+    return f"{RINGED[combine]} {activation}" if combine in RINGED else str(name)
+
+
+def judge(value: Any) -> str:
+    """Return the figure that decided, with the rule's name."""
+    if not isinstance(value, Mapping):
+        return small(value) if isinstance(value, int | float) else str(value or NONE)
+    name = JUDGES.get(str(value.get("rule")), str(value.get("rule")))
+    return f"{name} {small(value.get('figure'))}"

@@ -1,0 +1,346 @@
+"""What the logs of a growth say when they are read together: its fits, moves, cells and shares, in order.
+
+Moves that were made at once, before one fit, are an `Event`. Who an op is stands in no log: `follow` does to a cell's
+bookkeeping what each move did to the cell, so that an op can be followed from its first epoch to its last.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from grownas.genotype import Genotype
+from grownas.report.growth_log import ends_stage, is_loser, move
+
+Line = Mapping[str, Any]
+Points = list[tuple[float, float]]
+
+
+class Fit(NamedTuple):
+    """A fit of the growth on the axis of all weight steps: where it begins and ends, and its curves."""
+
+    part: str
+    begin: int
+    end: int
+    train: Points
+    val: Points
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it only served to choose a move."""
+        return "-try-" in self.part
+
+
+class Event(NamedTuple):
+    """Moves that were made at once; `part` names the fit that followed, and is None if no evaluation of it is known."""
+
+    stage: int
+    part: str | None
+    lines: tuple[Line, ...]
+    accepted: bool | None
+
+
+class Mark(NamedTuple):
+    """What a fit began with, in few words, and the judge's answer; None where nothing was judged."""
+
+    step: int
+    label: str
+    accepted: bool | None
+    is_trial: bool
+
+
+class Chapter(NamedTuple):
+    """An accepted event: the cell before and after it, and which ops, each `(node, op)`, went and came."""
+
+    stage: int
+    moves: tuple[str, ...]
+    before: Genotype
+    after: Genotype
+    gone: frozenset[tuple[int, int]]
+    new: frozenset[tuple[int, int]]
+    losses: tuple[float | None, float | None]
+
+
+class Prediction(NamedTuple):
+    """The predicted and the measured change of the loss by one move, and the part of the data they are of."""
+
+    kind: str
+    predicted: float
+    measured: float
+    accepted: bool | None
+    part: str
+
+
+@dataclass(eq=False)
+class Track:
+    """One op over time: its name, and `(epoch, share)`."""
+
+    name: str | None = None
+    points: Points = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Node:
+    """A node over time: its ops now (none if it is new and they are not known yet), and all that it ever had."""
+
+    ops: list[Track] = field(default_factory=list)
+    tracks: list[Track] = field(default_factory=list)
+
+
+class Shares(NamedTuple):
+    """The nodes of the final cell, and where, in epochs, each fit that led to it begins, with its stage; the end."""
+
+    nodes: list[Node]
+    begins: list[tuple[int, int]]
+    end: int
+
+
+def fits(metrics: Iterable[Line]) -> tuple[str, list[Fit]]:
+    """Return which figure was logged, and the growth's fits one after the other.
+
+    Args:
+        metrics: lines of `metrics.jsonl`; those of stage 0, the baselines' fits, are left out.
+    """
+    lines = [line for line in metrics if line.get("stage")]
+    wanted = "loss" if any(line["metric"] == "loss" for line in lines) else next((x["metric"] for x in lines), "loss")
+    grouped: dict[str, list[Line]] = {}
+    for line in lines:
+        if line["metric"] == wanted and line["value"] is not None:
+            grouped.setdefault(str(line.get("part", f"stage-{line['stage']}")), []).append(line)
+    found, begin = list[Fit](), 0
+    for part, evaluations in grouped.items():
+        end = begin + max(line["step"] for line in evaluations)
+        train, val = (
+            [(begin + line["step"], line["value"]) for line in evaluations if line["split"] == split]
+            for split in ("train", "val")
+        )
+        found.append(Fit(part, begin, end, train, val))
+        begin = end
+    return str(wanted), found
+
+
+def events(growth: Iterable[Line], parts: Iterable[str]) -> list[Event]:
+    """Group the lines of `growth.jsonl`.
+
+    Args:
+        growth: the lines.
+        parts: names of all fits, in order.
+    """
+    tuned: dict[int, list[str]] = {}
+    for part in parts:
+        if found := re.match(r"stage-(\d+)-.*-pruned-", part):
+            tuned.setdefault(int(found[1]), []).append(part)
+    groups = list[tuple[str, list[Line]]]()
+    for line in growth:
+        part = _part(line)
+        # removals share the time of the fine-tuning, which stands in the last one's line
+        done = bool(groups) and ends_stage(line) and bool(groups[-1][1][-1].get("wall_s"))
+        if not groups or groups[-1][0] != part or done:
+            groups.append((part, []))
+        groups[-1][1].append(line)
+    found_events = []
+    for part, lines in groups:
+        stage, name = int(lines[0].get("stage", 0)), None if ends_stage(lines[0]) else part
+        if name is None and tuned.get(stage):
+            name = tuned[stage].pop(0)
+        found_events.append(Event(stage, name, tuple(lines), lines[0].get("accepted")))
+    return found_events
+
+
+def _part(line: Line) -> str:
+    """Return a name for the fit that followed a move: its own, except of a fine-tuning."""
+    stage = f"stage-{line.get('stage')}"
+    if is_loser(line):
+        return f"{stage}-try-{line.get('kind')}"
+    return f"{stage}-pruned" if ends_stage(line) else stage
+
+
+def marks(all_fits: Iterable[Fit], found: Iterable[Event], stages: Iterable[Line]) -> list[Mark]:
+    """Return for each fit what it began with.
+
+    Args:
+        all_fits: see `fits`.
+        found: see `events`.
+        stages: the summary's `stage_log`; only its candidates of the first stage are no events.
+    """
+    answers = {event.part: (in_few_words(event.lines), event.accepted) for event in found}
+    for line in stages:
+        if line["stage"] == 1 and line.get("pull") is not None:
+            answers[_first(line)] = (f"start, pull {line['pull']:g}", line["accepted"])
+    marked = []
+    for fit in all_fits:
+        if fit.part in answers:
+            marked.append(Mark(fit.begin, *answers[fit.part], fit.is_trial))
+        elif not fit.is_trial:  # of a trial's winner the mark stands where its training begins
+            label = "pruned" if "-pruned-" in fit.part else fit.part.replace("-", " ")
+            marked.append(Mark(fit.begin, label, None, is_trial=False))
+    return marked
+
+
+def _first(line: Line) -> str:
+    return f"stage-1-pull-{line['pull']:g}"
+
+
+def in_few_words(lines: Sequence[Line]) -> str:
+    """Return moves as a label, such as `split ⊗ tanh of node 1`, or `split 3 ops`."""
+    if len(lines) > 1:
+        kinds = Counter(str(line.get("kind", "")).split("_")[0] for line in lines)
+        return ", ".join(f"{kind} {count} op{'s' * (count > 1)}" for kind, count in kinds.items())
+    return move({key: value for key, value in lines[0].items() if key != "new_op"})
+
+
+# --- who an op is ---
+
+
+CHANGES: dict[str, Callable[[list[Track], int], list[Track]]] = {  # ops before, number of the op -> ops after
+    "duplicate_op": lambda ops, op: [*ops, Track()],
+    "split_op": lambda ops, op: [*ops, Track()],
+    "prune_op": lambda ops, op: [*ops[:op], *ops[op + 1 :]],
+    "replace_op": lambda ops, op: [*ops[:op], Track(), *ops[op + 1 :]],
+}
+
+
+def follow(cell: list[Node], line: Line) -> None:
+    """Do to a cell's bookkeeping what a move did to the cell."""
+    kind, place = line.get("kind"), line.get("node")
+    if kind == "add_node" and place is not None:
+        cell.insert(place, Node())
+    elif kind in CHANGES and place is not None and place < len(cell):
+        cell[place].ops = CHANGES[kind](cell[place].ops, line["op"])
+
+
+def _settled(cell: list[Node], names: Sequence[Sequence[str]]) -> list[Node]:
+    """Name the ops of a cell; where the moves do not lead to these names, return a cell of ops seen for the first time.
+
+    That is so at the first fit, and where the log of moves is missing.
+    """
+    fits_in = len(cell) == len(names) and all(
+        not node.ops or [track.name or name for track, name in zip(node.ops, ops, strict=False)] == list(ops)
+        for node, ops in zip(cell, names, strict=True)
+    )
+    cell = cell if fits_in else [Node() for _ in names]
+    for node, ops in zip(cell, names, strict=True):
+        node.ops = node.ops or [Track() for _ in ops]
+        for track, name in zip(node.ops, ops, strict=True):
+            track.name = name
+        node.tracks += [track for track in node.ops if track not in node.tracks]
+    return cell
+
+
+# --- cells ---
+
+
+def chapters(found: Iterable[Event]) -> list[Chapter]:
+    """Return the accepted events whose lines hold the cell before and after, in order."""
+    return [_chapter(event) for event in found if event.accepted and _has_cells(event)]
+
+
+def _has_cells(event: Event) -> bool:
+    return "cell_before" in event.lines[0] and "cell_after" in event.lines[-1]
+
+
+def _chapter(event: Event) -> Chapter:
+    first, last = event.lines[0], event.lines[-1]
+    before, after = first["cell_before"], last["cell_after"]
+    cell = _settled([], _names(before))
+    old = _places(cell)
+    for line in event.lines:
+        follow(cell, line)
+    settled = _settled(cell, _names(after))
+    new = _places(settled)
+    known = settled is cell
+    return Chapter(
+        event.stage,
+        tuple(move(line) for line in event.lines),
+        before,
+        after,
+        frozenset(old[track] for track in old.keys() - new.keys()) if known else frozenset(),
+        frozenset(new[track] for track in new.keys() - old.keys()) if known else frozenset(),
+        (first.get("loss_before"), last.get("loss_after")),
+    )
+
+
+def _names(genotype: Genotype) -> list[list[str]]:
+    return [[op.name for op in node.ops] for node in genotype.nodes]
+
+
+def _places(cell: Iterable[Node]) -> dict[Track, tuple[int, int]]:
+    return {track: (place, number) for place, node in enumerate(cell) for number, track in enumerate(node.ops)}
+
+
+# --- shares ---
+
+
+def shares(lines: Iterable[Line], metrics: Iterable[Line], found: Iterable[Event], stages: Iterable[Line]) -> Shares:
+    """Follow the ops of the final cell's nodes through the fits that led to it, each up to its best epoch.
+
+    Args:
+        lines: of `shares.jsonl`.
+        metrics: lines of `metrics.jsonl`; they tell which epoch was the best.
+        found: see `events`.
+        stages: the summary's `stage_log`.
+    """
+    logged: dict[str, dict[int, list[Line]]] = {}
+    for line in lines:
+        logged.setdefault(line["part"], {}).setdefault(line["epoch"], []).append(line)
+    best, cell, begins, at = _best_epochs(metrics), list[Node](), list[tuple[int, int]](), 0
+    ahead = list[Line]()  # moves before the next fit whose shares are known
+    for stage, part, moves in _path(found, stages):
+        ahead += moves
+        epochs = logged.get(part or "", {})
+        if not epochs:
+            continue
+        for line in ahead:
+            follow(cell, line)
+        ahead = []
+        last = min(best.get(part or "", max(epochs)), max(epochs))
+        for epoch in range(last + 1):
+            nodes = sorted(epochs.get(epoch, []), key=lambda line: int(line["node"]))
+            cell = _settled(cell, [line["ops"] for line in nodes]) if nodes else cell
+            for node, line in zip(cell if nodes else (), nodes, strict=True):
+                for track, share in zip(node.ops, line["shares"], strict=True):
+                    track.points.append((at + epoch, share))
+        begins.append((at, stage))
+        at += last
+    return Shares(cell, begins, at)
+
+
+def _path(found: Iterable[Event], stages: Iterable[Line]) -> Iterator[tuple[int, str | None, tuple[Line, ...]]]:
+    """Yield stage, fit and moves of what led to the final cell; nothing if that is the start, or not found yet."""
+    begun = [
+        _first(line) for line in stages if line["stage"] == 1 and line["accepted"] and line.get("pull") is not None
+    ]
+    if not begun:
+        return
+    yield 1, begun[-1], ()
+    for event in found:
+        if event.accepted and (event.stage > 1 or str(event.part).startswith(f"{begun[-1]}-pruned")):
+            yield event.stage, event.part, event.lines
+
+
+def _best_epochs(metrics: Iterable[Line]) -> dict[str, int]:
+    """Return for each fit the first epoch with the lowest validation loss."""
+    best: dict[str, tuple[float, int]] = {}
+    for line in metrics:
+        if line["split"] == "val" and line["metric"] == "loss" and line["value"] is not None and "part" in line:
+            here = (line["value"], line["epoch"])
+            best[line["part"]] = min(best.get(line["part"], here), here)
+    return {part: epoch for part, (_, epoch) in best.items()}
+
+
+# --- predictions ---
+
+
+def predictions(growth: Iterable[Line]) -> list[Prediction]:
+    """Return the moves that a theory predicted to change the loss, and that were measured."""
+    found = []
+    for line in growth:
+        predicted, measured = line.get("predicted_change"), line.get("measured_change")
+        if predicted and measured is not None and math.isfinite(predicted) and math.isfinite(measured):
+            part = {"train": "training", "val": "validation"}.get(str(line.get("change_on")), "")
+            found.append(Prediction(str(line.get("kind")), predicted, measured, line.get("accepted"), part))
+    return found

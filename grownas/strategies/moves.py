@@ -1,0 +1,373 @@
+"""What a stage may begin with: nodes to add, ops to duplicate or to split, best first by each kind's criterion.
+
+A kind of move is a function that takes the `Scene` and returns an `Offer`; `KINDS` names them, `MODES` says which of
+them a mode of growth allows. Nothing here trains or judges.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from grownas import morphisms
+from grownas.backbone import Backbone
+from grownas.criteria import splitting, threshold
+from grownas.criteria.first_order import first_order_gain
+from grownas.criteria.splitting import Splitting
+from grownas.morphisms import CARRIER, Morphed
+from grownas.protocols import Task, Window
+from grownas.space import Pair
+from grownas.strategies.stage import Candidate, Change, Growth, Journal, shares_of
+from grownas.train import Tree
+
+Place = tuple[int, int | None]  # node and op; None for a whole node
+Move = tuple[str, tuple[Place, ...]]  # kind and places
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where a stage begins.
+
+    Attributes:
+        best: the candidate that is to be changed.
+        task: data, loss and score.
+        journal: remembers what criteria found.
+        options: of the growth.
+        pull: with which the stage will be trained.
+        seed: fixes noise and random choices.
+        number: of the stage.
+    """
+
+    best: Candidate
+    task: Task
+    journal: Journal
+    options: Growth
+    pull: float
+    seed: int
+    number: int
+
+    @property
+    def core(self) -> Backbone:
+        """The best candidate's supernet."""
+        core: Backbone = self.best.model.core
+        return core
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise on what is new."""
+        return noise_for(self.options.noise, self.pull, self.core.hidden_size)
+
+    def generator(self) -> torch.Generator:
+        """Return a new generator; each has the same numbers to give."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def shuffled(self, what: str, things: Sequence[Any]) -> list[Any]:
+        """Return things in random order; what they are counts, so that one order says nothing of another."""
+        return random.Random(f"{self.seed} {what}").sample(things, len(things))
+
+
+class Proposal(NamedTuple):
+    """A way for a stage to begin.
+
+    Attributes:
+        kind: of its changes.
+        places: where they are made.
+        make: works the changes out, in the order in which they are done; None if there is no way after all.
+    """
+
+    kind: str
+    places: tuple[Place, ...]
+    make: Callable[[], list[Change] | None]
+
+    @property
+    def move(self) -> Move:
+        """What is proposed."""
+        return self.kind, self.places
+
+
+class Offer(NamedTuple):
+    """Proposals of a kind, the best first; where there are none, why."""
+
+    proposals: list[Proposal]
+    reason: str
+
+
+class Batches:
+    """A part's windows, each with the state that it begins in, as criteria read them; can be gone through again."""
+
+    def __init__(self, model: Any, task: Task, part: str) -> None:
+        """Keep what to go through; nothing is computed yet."""
+        self.model, self.task, self.part = model, task, part
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Window, Tensor | None]]:
+        """Yield `(x, window, h_0)`."""
+        hidden = None
+        for window in self.task.windows(self.part, seed=0):
+            x = window.x.to(self.model.readout.weight)
+            if window.fresh:
+                hidden = None
+            if not window.warm_up:
+                yield x, window, hidden
+            with torch.no_grad():
+                _, hidden = self.model.core(x, hidden)
+
+    def loss(self, out: Tensor, window: Window) -> Tensor:
+        """Return the mean loss of a window from the core's output `(T, B, H)`."""
+        return self.task.loss(self.model.readout(out), window)
+
+    @torch.no_grad()
+    def mean_loss(self, core: Backbone) -> float:
+        """Return the mean over the windows with another core, from the same states: no prediction follows those.
+
+        In float64, for the changes that are predicted are small.
+        """
+        core, model = copy.deepcopy(core).double(), copy.deepcopy(self.model).double()
+        batches = Batches(model, self.task, self.part)
+        return float(torch.stack([batches.loss(core(x, h_0)[0], window) for x, window, h_0 in batches]).mean())
+
+
+def noise_for(noise: float, pull: float, hidden_size: int) -> float:
+    """Return the noise in units of 1 / sqrt(H) as a standard deviation, at most what the pull lets a parameter move."""
+    scaled = noise / math.sqrt(hidden_size)
+    return min(scaled, 1 / pull) if pull else scaled
+
+
+# --- nodes ---
+
+
+def add_nodes(scene: Scene) -> Offer:
+    """Offer a new node at the position that is asked for, or at every one: by first-order gain, or in random order."""
+    count, options = len(scene.core.nodes), scene.options
+    if count >= options.max_nodes:
+        return Offer([], f"max_nodes = {options.max_nodes} reached")
+    if options.choice == "random":
+        positions = scene.shuffled("add_node", range(count + 1))
+    elif options.position == "best":
+        gains = scene.journal.remember(f"stage-{scene.number}-positions", lambda: _gains(scene))["gains"]
+        positions = sorted(range(count + 1), key=lambda position: -gains[position])
+    else:
+        positions = [{"first": 0, "middle": count // 2, "last": count}[options.position]]
+
+    def propose(position: int) -> Proposal:
+        return Proposal("add_node", ((position, None),), lambda: [add_node_at(scene, position)])
+
+    return Offer([propose(position) for position in positions], "")
+
+
+def add_node_at(scene: Scene, position: int) -> Change:
+    """Return the change that adds a node."""
+    return Change("add_node", position, None, partial(_add_node, scene, position, scene.noise), predicted=0.0)
+
+
+def _add_node(scene: Scene, position: int, noise: float, core: Backbone) -> Morphed:
+    return morphisms.add_node(
+        core,
+        position=position,
+        carrier_share=scene.options.carrier_share,
+        noise=noise,
+        generator=scene.generator(),
+    )
+
+
+def _gains(scene: Scene) -> Tree:
+    """Return each position's first-order gain, on the data that the weights learn from."""
+    batches = Batches(scene.best.model, scene.task, "train")
+    cores = [_add_node(scene, position, 0.0, scene.core).backbone for position in range(len(scene.core.nodes) + 1)]
+    return {"gains": [first_order_gain(core, batches.loss, batches, place) for place, core in enumerate(cores)]}
+
+
+# --- ops ---
+
+
+def can_grow(core: Backbone, node: int, op: int) -> bool:
+    """Say whether two of an op can do more than one: two additive identities are affine, as one is."""
+    return core.op_names(node)[op] != CARRIER
+
+
+def _places(scene: Scene) -> list[tuple[int, int]]:
+    """Return the ops that can grow, of the nodes that may have one more."""
+    core, most = scene.core, scene.options.max_ops or math.inf
+    sizes = [(node, len(alpha)) for node, alpha in enumerate(core.alpha) if len(alpha) < most]
+    return [(node, op) for node, size in sizes for op in range(size) if can_grow(core, node, op)]
+
+
+def _full(scene: Scene) -> Offer:
+    return Offer([], f"no node with fewer than max_ops = {scene.options.max_ops} ops has one that can grow")
+
+
+def duplicate_ops(scene: Scene) -> Offer:
+    """Offer to duplicate ops with a share above the threshold, the largest first; or all ops in random order."""
+    thresholds, places = scene.options.thresholds, _places(scene)
+    if not places:
+        return _full(scene)
+    if scene.options.choice == "random":
+        chosen = scene.shuffled("duplicate_op", places)
+    else:
+        found = [
+            (-move.share, node, move.op)
+            for node, state in enumerate(scene.best.watched)
+            for move in threshold.moves(state, thresholds, {op for place, op in places if place == node})
+            if move.kind == "duplicate_op"
+        ]
+        chosen = [(node, op) for _, node, op in sorted(found)]
+
+    def propose(place: tuple[int, int]) -> Proposal:
+        return Proposal("duplicate_op", (place,), lambda: [duplicate_at(scene, *place)])
+
+    reason = f"no op has had a share above grow_threshold = {thresholds.grow_threshold:g} for long"
+    return Offer([propose(place) for place in chosen], reason)
+
+
+def duplicate_at(scene: Scene, node: int, op: int) -> Change:
+    """Return the change that duplicates an op."""
+
+    def make(core: Backbone) -> Morphed:
+        return morphisms.duplicate_op(core, node, op, noise=scene.noise, generator=scene.generator())
+
+    return Change("duplicate_op", node, op, make, predicted=0.0)
+
+
+def split_ops(scene: Scene) -> Offer:
+    """Offer to split ops by their splitting matrices; or all ops in random order, in random directions."""
+    places, options = _places(scene), scene.options.splits
+    if not places:
+        return _full(scene)
+    if scene.options.choice == "random":
+        chosen = scene.shuffled("split_op", places)
+        return Offer([Proposal("split_op", (place,), partial(_split_randomly, scene, place)) for place in chosen], "")
+    known = scene.journal.remember(f"stage-{scene.number}-splitting", lambda: _judge_ops(scene, places))
+    found = {place: Splitting(*pair) for place, *pair in zip(places, known["values"], known["vectors"], strict=True)}
+    ranked = splitting.choose_ops(found, options.rule, count=len(places))
+    groups = [ranked[first : first + options.count] for first in range(0, len(ranked), options.count)]
+
+    def propose(group: list[tuple[int, int]]) -> Proposal:
+        return Proposal("split_op", tuple(group), lambda: _split_by_step(scene, {p: found[p] for p in group}))
+
+    return Offer([propose(group) for group in groups], "no op gains by a split")
+
+
+def _judge_ops(scene: Scene, places: Sequence[tuple[int, int]]) -> Tree:
+    """Return the ops' eigenvalues and eigenvectors."""
+    options = scene.options.splits
+    batches = Batches(scene.best.model, scene.task, options.part)
+    found = splitting.judge_ops(scene.core, batches.loss, batches, places, curvature=options.curvature).values()
+    return {"values": [one.eigenvalues for one in found], "vectors": [one.eigenvectors for one in found]}
+
+
+def _split_by_step(scene: Scene, chosen: dict[tuple[int, int], Splitting]) -> list[Change] | None:
+    """Return the splits with the largest step that brings what it predicts; None if there is none."""
+    key = "-".join(f"{node}.{op}" for node, op in chosen)
+    found = scene.journal.remember(f"stage-{scene.number}-step-{key}", lambda: _find_step(scene, chosen))
+    if found["step"] is None:
+        return None
+    return [
+        split_at(scene, *place, one, found["step"], measured=measured)
+        for (place, one), measured in zip(chosen.items(), found["measured"], strict=True)
+    ]
+
+
+def _find_step(scene: Scene, chosen: dict[tuple[int, int], Splitting]) -> Tree:
+    """Return the step, and by how much each of the splits, one after the other, changes the loss."""
+    batches = Batches(scene.best.model, scene.task, scene.options.splits.part)
+    before = batches.mean_loss(scene.core)
+    changes: dict[float, list[float]] = {0.0: []}
+
+    def loss_at(step: float) -> float:
+        if step not in changes:
+            core, losses = scene.core, [before]
+            for place, one in chosen.items():
+                core = morphisms.split_op(core, *place, one, step).backbone
+                losses.append(batches.mean_loss(core))
+            changes[step] = [after - earlier for earlier, after in itertools.pairwise(losses)]
+        return before + sum(changes[step])
+
+    def predicted(step: float) -> float:
+        return sum(splitting.predicted_change(one.eigenvalues, step) for one in chosen.values())
+
+    found = splitting.find_step(loss_at, predicted)
+    return {"step": None} if found is None else {"step": found.step, "measured": changes[found.step]}
+
+
+def split_at(
+    scene: Scene, node: int, op: int, found: Splitting, step: float, *, measured: float | None = None
+) -> Change:
+    """Return the change that splits an op."""
+    about = {"split_step": step, "change_on": scene.options.splits.part, "measured_change": measured}
+    make = partial(morphisms.split_op, node=node, op=op, splitting=found, step=step)
+    return Change("split_op", node, op, make, splitting.predicted_change(found.eigenvalues, step), about)
+
+
+def _split_randomly(scene: Scene, place: tuple[int, int]) -> list[Change]:
+    """Return a split of all units in random directions, in which an op's halves go as far as noise would take them."""
+    size = sum(value[..., 0].numel() for value in scene.core.op_parameters(*place).values())
+    vectors = torch.randn(scene.core.hidden_size, size, dtype=torch.float64, generator=scene.generator())
+    found = Splitting(-torch.ones(len(vectors)), vectors / vectors.norm(dim=1, keepdim=True))
+    change = split_at(scene, *place, found, scene.noise * math.sqrt(size))
+    return [change._replace(predicted=None, about={"split_step": change.about["split_step"]})]
+
+
+def repeat(scene: Scene, move: Mapping[str, Any]) -> Change:
+    """Return a change of an earlier growth, on the scene's data."""
+    kind, place = move["kind"], (move["node"], move["op"])
+    if kind == "add_node":
+        return add_node_at(scene, move["node"])
+    if kind == "duplicate_op":
+        return duplicate_at(scene, *place)
+    if kind == "prune_op":
+        return prune_at(*place)
+    if kind == "replace_op":
+        return _replacement(scene, *place, tuple(move["new_op"].split("/")))
+    if scene.options.choice == "random":
+        return _split_randomly(scene, place)[0]
+    found = _judge_ops(scene, [place])
+    return split_at(scene, *place, Splitting(found["values"][0], found["vectors"][0]), move["split_step"])
+
+
+def prune_at(node: int, op: int) -> Change:
+    """Return the change that removes an op."""
+    return Change("prune_op", node, op, partial(morphisms.prune_op, node=node, op=op), None)
+
+
+def resample(scene: Scene) -> Proposal:
+    """Propose a newly drawn op in the place of each node's smallest."""
+    core, shares = scene.core, shares_of(scene.core)
+    places = [(node, min(range(len(one)), key=one.__getitem__)) for node, one in enumerate(shares) if len(one) > 1]
+    return Proposal("replace_op", tuple(places), lambda: [replace_at(scene, core, *place) for place in places])
+
+
+def replace_at(scene: Scene, core: Backbone, node: int, op: int) -> Change:
+    """Return the change that puts a newly drawn op in the place of another, at an average share if there is room."""
+    draw = morphisms.draw_missing if scene.options.replace == "missing" else morphisms.draw_uniform
+    return _replacement(
+        scene, node, op, draw(scene.options.space, core, node, random.Random(f"{scene.seed} {node} {op}"))
+    )
+
+
+def _replacement(scene: Scene, node: int, op: int, candidate: Pair) -> Change:
+    def make(core: Backbone) -> Morphed:
+        share = min(1 / len(core.alpha[node]), morphisms.room_for(core, node, op) / 2)
+        return morphisms.replace_op(core, node, op, candidate, scene.generator(), share or None)
+
+    return Change("replace_op", node, op, make, None, {"new_op": "/".join(candidate)})
+
+
+KINDS: dict[str, Callable[[Scene], Offer]] = {
+    "add_node": add_nodes,
+    "duplicate_op": duplicate_ops,
+    "split_op": split_ops,
+}
+MODES: dict[str, tuple[str, ...]] = {
+    "nodes": ("add_node",),
+    "ops_duplicate": ("duplicate_op",),
+    "ops_split": ("split_op",),
+    "nodes_and_ops": ("add_node", "duplicate_op", "split_op"),
+}

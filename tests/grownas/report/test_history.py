@@ -1,0 +1,234 @@
+"""Read together, the logs give fits, moves, cells and shares in order, and follow each op to the final cell."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from grownas import config, run
+from grownas.report import history
+from grownas.report.reading import read_run
+
+
+def told(folder):
+    """A run with its fits and events."""
+    read = read_run(folder)
+    _, fits = history.fits(read.metrics)
+    return read, fits, history.events(read.growth, [fit.part for fit in fits])
+
+
+def shares_of(folder) -> history.Shares:
+    read, _, events = told(folder)
+    return history.shares(read.shares, read.metrics, events, read.summary["stage_log"])
+
+
+def test_fits_follow_each_other_and_leave_the_baselines_out(make_run):
+    read, fits, _ = told(make_run())
+    assert [fit.part for fit in fits] == [
+        "stage-1-pull-100", "stage-1-pull-0", "stage-2-try-add_node", "stage-2-try-split_op", "stage-2",
+        "stage-2-pull-0-pruned-each_stage", "stage-3", "stage-4",
+    ]  # fmt: skip
+    assert [fit.begin for fit in fits] == [0, *(fit.end for fit in fits[:-1])]
+    assert [fit.part for fit in fits if fit.is_trial] == ["stage-2-try-add_node", "stage-2-try-split_op"]
+    assert fits[1].val[0][0] == fits[1].begin == 1500
+    assert len(fits[1].val) == len(fits[1].train) + 1 == 61
+    assert {line["part"] for line in read.metrics} - {fit.part for fit in fits} == {"gru-16-huber"}
+
+
+def test_fits_take_the_loss_or_what_there_is():
+    line = {"stage": 1, "split": "val", "epoch": 0, "step": 5, "metric": "ppl", "value": 80.0}
+    assert history.fits([line]) == ("ppl", [history.Fit("stage-1", 0, 5, [], [(5, 80.0)])])
+    loss = {**line, "metric": "loss", "value": 4.4}
+    assert history.fits([line, loss])[1][0].val == [(5, 4.4)]
+    assert history.fits([]) == ("loss", [])
+
+
+def test_events_know_the_fit_that_followed(make_run):
+    _, _, events = told(make_run())
+    assert [(event.stage, event.part, event.accepted) for event in events] == [
+        (2, "stage-2-try-add_node", False),
+        (2, "stage-2", True),
+        (2, "stage-2-pull-0-pruned-each_stage", True),
+        (3, "stage-3", True),
+        (4, "stage-4", False),
+    ]
+
+
+def test_moves_of_one_fit_are_one_event_and_two_prunings_of_a_stage_are_two():
+    split = {"stage": 2, "step": 0, "kind": "split_op", "node": 0, "accepted": True}
+    prune = {"stage": 1, "step": 90, "kind": "prune_op", "node": 0, "accepted": False, "wall_s": 0.0}
+    parts = ["stage-1-pull-10", "stage-1-pull-10-pruned-each_stage", "stage-1-pull-0-pruned-each_stage", "stage-2"]
+    tuned = {**prune, "wall_s": 0.5}  # ends the prunings of a fit
+    lines = [prune, tuned, prune, prune, tuned, {**split, "op": 1}, {**split, "op": 3}]
+    events = history.events(lines, parts)
+    assert [(event.part, len(event.lines)) for event in events] == [(parts[1], 2), (parts[2], 3), ("stage-2", 2)]
+    assert [event.part for event in history.events(lines, [])] == [None, None, "stage-2"]
+
+
+def test_each_fit_is_marked_with_what_it_began_with(make_run):
+    read, fits, events = told(make_run())
+    marks = history.marks(fits, events, read.summary["stage_log"])
+    assert [(mark.label, mark.accepted, mark.is_trial) for mark in marks] == [
+        ("start, pull 100", False, False),
+        ("start, pull 0", True, False),
+        ("add node 2", False, True),  # the winner of the trial is marked where it is trained in full
+        ("split ⊗ tanh of node 1", True, False),
+        ("prune ⊕ sigmoid of node 1", True, False),
+        ("add node 2", True, False),
+        ("split ⊗ relu of node 2", False, False),
+    ]
+    begins = {fit.part: fit.begin for fit in fits}
+    assert [mark.step for mark in marks if mark.label == "add node 2"] == [
+        begins["stage-2-try-add_node"],
+        begins["stage-3"],
+    ]
+
+
+def test_what_was_not_judged_yet_is_marked_as_such(make_run):
+    _, fits, _ = told(make_run(finished=False))
+    marks = history.marks(fits, [], [])
+    assert {mark.accepted for mark in marks} == {None}
+    assert [mark.label for mark in marks] == [
+        "stage 1 pull 100",
+        "stage 1 pull 0",
+        "stage 2",
+        "pruned",
+        "stage 3",
+        "stage 4",
+    ]
+
+
+def test_several_moves_have_one_label():
+    split, prune = {"kind": "split_op", "op_name": "add/tanh", "node": 0}, {"kind": "prune_op", "op": 1, "node": 0}
+    assert history.in_few_words([split]) == "split ⊕ tanh of node 1"
+    assert history.in_few_words([split] * 3) == "split 3 ops"
+    assert history.in_few_words([prune, {**split, "kind": "replace_op"}, prune]) == "prune 2 ops, replace 1 op"
+    assert history.in_few_words([{**split, "kind": "replace_op", "new_op": "add/relu"}]) == "replace ⊕ tanh of node 1"
+
+
+def test_chapters_are_the_accepted_moves_with_what_went_and_came(make_run):
+    _, _, events = told(make_run())
+    chapters = history.chapters(events)
+    assert [(chapter.stage, chapter.moves) for chapter in chapters] == [
+        (2, ("split ⊗ tanh of node 1",)),
+        (2, ("prune ⊕ sigmoid of node 1",)),
+        (3, ("add node 2",)),
+    ]
+    assert [sorted(chapter.gone) for chapter in chapters] == [[], [(0, 2)], []]
+    assert [sorted(chapter.new) for chapter in chapters] == [[(0, 8)], [], [(1, op) for op in range(8)]]
+    assert chapters[0].losses == (0.4275, 0.4243)
+    assert [len(node.ops) for node in chapters[2].after.nodes] == [8, 8]
+
+
+def test_chapters_need_the_cells_and_trust_them_more_than_the_moves(make_run):
+    assert history.chapters(told(make_run("early", early=True))[2]) == []
+    _, _, events = told(make_run())
+    lines = tuple({**line, "kind": "prune_op"} for line in events[1].lines)  # not what the cells say
+    (chapter,) = history.chapters([events[1]._replace(lines=lines)])
+    assert (chapter.gone, chapter.new) == (frozenset(), frozenset())
+    assert len(chapter.after.nodes[0].ops) == 9
+
+
+def test_shares_follow_each_op_to_the_final_cell(make_run):
+    folder = make_run()
+    shares = shares_of(folder)
+    logged = [json.loads(line) for line in (folder / "shares.jsonl").read_text().splitlines()]
+    last = {line["node"]: line for line in logged if line["part"] == "stage-3" and line["epoch"] == 40}
+    assert shares.begins == [(0, 1), (60, 2), (112, 2), (126, 3)]
+    assert shares.end == 166
+    for number, node in enumerate(shares.nodes):
+        assert [track.name for track in node.ops] == last[number]["ops"]
+        assert [track.points[-1] for track in node.ops] == [(166, share) for share in last[number]["shares"]]
+    first, second = shares.nodes
+    assert [(len(node.ops), len(node.tracks)) for node in shares.nodes] == [(8, 9), (8, 8)]
+    (pruned,) = [track for track in first.tracks if track not in first.ops]
+    assert pruned.name == "add/sigmoid"
+    assert (pruned.points[0][0], pruned.points[-1][0]) == (0, 112)
+    assert first.ops[-1].name == "hadamard/tanh"
+    assert first.ops[-1].points[0][0] == 60
+    assert {track.points[0][0] for track in second.ops} == {126}
+
+
+def test_shares_end_at_the_best_epoch_of_a_fit(make_run):
+    folder = make_run()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["part"] == "stage-3" and line["epoch"] in (20, 30):
+            line["value"] = 0.0
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert shares_of(folder).end == 126 + 20
+
+
+def test_a_node_put_before_others_moves_them():
+    nodes = [["add/tanh"], ["add/relu"]]
+    stage = {"stage": 1, "pull": 0.0, "accepted": True}
+    line = {"stage": 2, "step": 0, "kind": "add_node", "node": 0, "op": None, "accepted": True}
+    logged = [{"part": "stage-1-pull-0", "epoch": 0, "node": 0, "ops": nodes[1], "shares": [0.9]}]
+    logged += [{"part": "stage-2", "epoch": 0, "node": i, "ops": ops, "shares": [i / 2]} for i, ops in enumerate(nodes)]
+    shares = history.shares(logged, [], history.events([line], []), [stage])
+    assert [[track.points for track in node.ops] for node in shares.nodes] == [[[(0, 0.0)]], [[(0, 0.9), (0, 0.5)]]]
+
+
+def test_where_the_moves_do_not_lead_to_the_ops_their_lines_begin_anew(make_run):
+    folder = make_run()
+    (folder / "growth.jsonl").write_text("")
+    assert [len(node.ops) for node in shares_of(folder).nodes] == [8]  # all that is known to have led anywhere
+    other = make_run("other")
+    kept = [line for line in (other / "growth.jsonl").read_text().splitlines() if "prune_op" not in line]
+    (other / "growth.jsonl").write_text("".join(f"{line}\n" for line in kept))
+    shares = shares_of(other)
+    assert [len(node.ops) for node in shares.nodes] == [8, 8]
+    assert {track.points[0][0] for node in shares.nodes for track in node.tracks} == {112}
+
+
+@pytest.mark.parametrize(
+    "stages", [[], [{"stage": 1, "pull": 0.0, "accepted": False}], [{"stage": 1, "accepted": True}]]
+)
+def test_without_an_accepted_start_no_shares_led_to_the_cell(make_run, stages):
+    read, _, events = told(make_run())
+    assert history.shares(read.shares, read.metrics, events, stages) == history.Shares([], [], 0)
+
+
+def test_predictions_are_of_moves_that_have_one(make_run):
+    found = history.predictions(told(make_run())[0].growth)
+    assert [(one.kind, one.predicted, one.measured, one.accepted, one.part) for one in found] == [
+        ("split_op", -4e-5, -3e-5, True, "training"),
+        ("split_op", -2e-5, -1e-5, False, "training"),
+    ]
+    line = {"kind": "split_op", "predicted_change": -1.0, "measured_change": -1.0}
+    assert len(history.predictions([line])) == 1
+    for nothing in ({"predicted_change": 0.0}, {"measured_change": None}, {"predicted_change": float("nan")}):
+        assert history.predictions([line | nothing]) == []
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    """A real growth with trials, splits, prunings and replacements."""
+    changes = (
+        "task.data=planted", "strategy.mode=nodes_and_ops", "strategy.judge=better", "strategy.max_epochs=6",
+        "strategy.position=first", "strategy.prune=each_stage", "strategy.replace=uniform", "strategy.restarts=1",
+        "strategy.min_age=1", "strategy.max_nodes=2", "strategy.prune_threshold=0.06", "strategy.trial_epochs=2",
+        "strategy.fine_tune_epochs=3", "strategy.max_ops=9", "strategy.grow_threshold=0.3",
+        "strategy.hysteresis=0", "space.hidden_size=8", "start.max_order=2", "baselines.use=[zero]", "quiet=true",
+        f"runs={tmp_path_factory.mktemp('runs')}",
+    )  # fmt: skip
+    return run.search(config.load("index_returns/studies/default", changes))
+
+
+def test_the_logs_of_a_real_growth_lead_to_its_cell(grown):
+    read, fits, events = told(grown)
+    shares = shares_of(grown)
+    assert [[track.name for track in node.ops] for node in shares.nodes] == [
+        [op.name for op in node.ops] for node in read.genotype.nodes
+    ]
+    for node, drawn in zip(read.genotype.nodes, shares.nodes, strict=True):
+        ends = [track.points[-1][1] for track in drawn.ops]
+        assert ends == pytest.approx([op.share for op in node.ops], abs=1e-5)
+    assert {event.part for event in events} <= {fit.part for fit in fits}
+    assert any(fit.is_trial for fit in fits)
+    assert len(shares.nodes) == 2
+    assert all(mark.accepted is not None for mark in history.marks(fits, events, read.summary["stage_log"]))
+    accepted = [chapter for chapter in history.chapters(events) if chapter.gone or chapter.new]
+    assert len(accepted) == len(history.chapters(events)) > 0
+    assert history.predictions(read.growth)
