@@ -106,7 +106,8 @@ class Growing(Section):
     max_seconds: Annotated[Positive | None, about("no new stage begins after it")] = None
     carrier_share: Annotated[Share, about("of an appended node's carrier")] = 0.5
     noise: Annotated[
-        NonNegative, about("sd on a new node's weights but the carrier's, in units of 1 / sqrt(hidden size)")
+        NonNegative,
+        about("sd on new weights: a node's, a copy's, the start's silent ops'; in units of 1 / sqrt(hidden size)"),
     ] = 0.4
     new_rate: Annotated[Positive, about("factor on `weights.rate` for a new node's weights")] = 3.0
     old_rate: Annotated[Positive, about("and for all others in a stage with a new node; alpha keeps its own")] = 0.3
@@ -132,10 +133,13 @@ class Growing(Section):
     ] = "share"
     replace: Annotated[
         Literal["none", "uniform", "missing"],
-        about("what takes a small op's place: nothing, or one drawn from all ops or from those the node lacks"),
+        about("what takes a pruned op's place: nothing, or one drawn from all ops or from those the node lacks"),
     ] = "none"
     restarts: Annotated[
-        Whole, about("stages at the end, each with the smallest op of every node drawn anew, until one brings nothing")
+        Whole,
+        about(
+            "stages at the end, each with every node's smallest op drawn anew (from all ops, unless `replace`: missing)"
+        ),
     ] = 5
     fine_tune_epochs: Annotated[Count, about("after a pruning, at most")] = 50
 

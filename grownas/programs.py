@@ -220,9 +220,9 @@ def _finish(contest: Contest, grown: Grown, nodes: Sequence[Ops]) -> Final:
 
     model, seconds = finish(grown.model, grown.path(), "closing")
     model = with_core(model, model.core.derive()) if isinstance(model.core, Backbone) else model
-    if grown.path() == grown.first_path():
+    if grown.path() == [grown.first_line]:
         return Final(model, model, seconds, seconds)
-    first, first_seconds = finish(grown.first_stage, grown.first_path(), "closing-first-stage")
+    first, first_seconds = finish(grown.first_stage, [grown.first_line], "closing-first-stage")
     return Final(model, first, seconds, first_seconds)
 
 

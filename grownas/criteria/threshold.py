@@ -137,11 +137,10 @@ def _level(before: int, share: float, thresholds: Thresholds) -> int:
 
 
 def moves(state: State, thresholds: Thresholds, growable: Container[int] | None = None) -> list[Move]:
-    """Return what to do with a node's ops, the most pressing first; nothing is pruned while an op may be duplicated.
+    """Return what to do with a node's ops, the most pressing first.
 
-    That is: while one is high, old enough or not, whose duplication was not declined.
-
-    The largest op is never to be pruned, so that a node is not emptied.
+    Nothing is pruned while an op is high, old enough or not, unless its duplication was declined. The largest op is
+    never to be pruned, so that a node is not emptied.
 
     Args:
         state: of the node.
@@ -163,24 +162,24 @@ def decline(state: State, op: int) -> State:
     return (*state[:op], state[op]._replace(declined=True), *state[op + 1 :])
 
 
-def carry(state: State, sources: Sequence[int | None], shares: Sequence[float]) -> State:
+def carry(state: State, sources: Sequence[int | None], before: Sequence[float], after: Sequence[float]) -> State:
     """Return the state of a node after a change of its ops.
 
-    An op that was there stays as old as it is. Copies share what was smoothed and are new; so are ops from elsewhere.
+    What was smoothed changes as the share itself did. An op that was there stays as old as it is; copies are new, and
+    so are ops from elsewhere, which begin with their share.
 
     Args:
         state: before the change.
         sources: for each op of the new node, the number of the op that it was or is a copy of; None for a new one.
-        shares: of the new node. New ops begin with theirs; what they leave is divided as it was.
+        before: shares before the change, above 0.
+        after: shares after it.
     """
-    copies = Counter(source for source in sources if source is not None)
-    left = sum(state[source].share for source in copies)
-    free = 1 - sum(share for source, share in zip(sources, shares, strict=True) if source is None)
+    copies = Counter(sources)
 
     def carried(source: int | None, share: float) -> Watched:
         if source is None:
             return Watched(share)
-        smoothed = state[source].share / copies[source] * (free / left)
+        smoothed = state[source].share * share / before[source]
         return Watched(smoothed) if copies[source] > 1 else state[source]._replace(share=smoothed)
 
-    return tuple(carried(source, share) for source, share in zip(sources, shares, strict=True))
+    return tuple(carried(source, share) for source, share in zip(sources, after, strict=True))

@@ -25,6 +25,7 @@ from grownas.strategies.stage import Candidate, Change, Growth, Journal, Stage, 
 from grownas.train import Fit
 
 NOTHING_FOUND = "the start is kept, nothing found"
+WORDS = {"add_node": "added node", "duplicate_op": "duplicated op", "split_op": "split op", "replace_op": "redrawn op"}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Grown:
         seconds: of all fits.
         steps: weight steps of all fits.
         reason: why growth stopped, in words.
+        first_line: the line of `first_stage`, as it was before any pruning at the end.
     """
 
     model: Any
@@ -48,15 +50,12 @@ class Grown:
     seconds: float
     steps: int
     reason: str
+    first_line: dict[str, Any]
 
     def path(self) -> list[dict[str, Any]]:
         """Return the lines of the stages that led to the model, in order; empty if the start was kept."""
         first = [line for line in self.stages if line["stage"] == 1 and line["accepted"]]
         return first[-1:] + [line for line in self.stages if line["stage"] > 1 and line["accepted"]]
-
-    def first_path(self) -> list[dict[str, Any]]:
-        """Return the line of the first stage in `first_stage`."""
-        return [min((line for line in self.stages if line["stage"] == 1), key=lambda line: float(line["loss_after"]))]
 
 
 def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int) -> Grown:
@@ -80,7 +79,7 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
     for candidate_pull in options.pulls:
         if tried and (reason := _out_of_time(options, journal.elapsed - began)) is not None:
             break
-        scene = Scene(origin, task, journal, options, candidate_pull, seed, 1)
+        scene = _scene(origin, task, journal, options, candidate_pull, seed, 1)
         begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
         stage = _train(f"stage-1-pull-{candidate_pull:g}", begin, scene, seed=seed)
         tried.append(stage)
@@ -89,14 +88,15 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         log_prunings(journal, stage, accepted=verdict.accepted)
         if verdict.accepted:
             best, pull = stage, candidate_pull
-    first = min(tried, key=lambda stage: stage.candidate.loss).model
+    first, first_line = min(zip(tried, stages, strict=True), key=lambda one: one[0].candidate.loss)
+    first_line = dict(first_line)
     if pull is None:
-        steps = sum(stage.steps for stage in tried)
-        return Grown(start, first, stages, None, journal.elapsed - began, steps, reason or NOTHING_FOUND)
+        seconds, steps = journal.elapsed - began, sum(stage.steps for stage in tried)
+        return Grown(start, first.model, stages, None, seconds, steps, reason or NOTHING_FOUND, first_line)
 
     number, rejected = 1, list[Move]()  # since the last that was accepted
     while (reason := reason or _out_of_time(options, journal.elapsed - began)) is None:
-        scene = Scene(best.candidate, task, journal, options, pull, seed + 1000 * (number + 1), number + 1)
+        scene = _scene(best.candidate, task, journal, options, pull, seed, number + 1)
         begun = _choose(scene, rejected, seed=seed)
         if isinstance(begun, str):
             reason = begun
@@ -111,9 +111,10 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
             best = best._replace(candidate=_declined(best.candidate, begun.proposal))
             rejected.append(begun.proposal.move)
     for _ in range(options.restarts):
-        scene = Scene(best.candidate, task, journal, options, pull, seed + 1000 * (number + 1), number + 1)
-        begun = _begin(scene, resample(scene))
-        if _out_of_time(options, journal.elapsed - began) or isinstance(begun, str):
+        scene = _scene(best.candidate, task, journal, options, pull, seed, number + 1)
+        late = _out_of_time(options, journal.elapsed - began)
+        begun = late or _begin(scene, resample(scene))
+        if isinstance(begun, str):
             break
         number += 1
         stage, line = _attempt(begun, scene, best, seed=seed)
@@ -125,13 +126,12 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
     steps = sum(stage.steps for stage in tried)
     if options.prune == "at_end":
         line = next(line for line in reversed(stages) if line["accepted"])
-        number = line["stage"]
-        scene = Scene(best.candidate, task, journal, options, pull, seed + 1000 * number, number)
+        scene = _scene(best.candidate, task, journal, options, pull, seed, line["stage"])
         before, best = best.steps, prune_stage(best, scene, replace(options.recipe, pull=pull), seed=seed)
         log_prunings(journal, best, accepted=True)
-        line.update(_pruned(best))
+        line.update(_outcome(best))
         steps += best.steps - before
-    return Grown(best.model, first, stages, pull, journal.elapsed - began, steps, reason)
+    return Grown(best.model, first.model, stages, pull, journal.elapsed - began, steps, reason, first_line)
 
 
 def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list[dict[str, Any]], *, seed: int) -> Any:
@@ -154,7 +154,7 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
 
     for line in path:
         stage, pull = line["stage"], line["pull"]
-        scene = Scene(current, task, journal, options, pull, seed + 1000 * stage, stage)
+        scene = _scene(current, task, journal, options, pull, seed, stage)
         if stage > 1:
             key = f"refit-stage-{stage}"
             current, _ = _change(scene, [repeat(scene, move) for move in line["moves"]])
@@ -168,6 +168,13 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
         if line["pruned"]:
             current = train(f"{key}-pruned", current, pull, line["best_epoch_pruned"])
     return current.model
+
+
+def _scene(
+    best: Candidate, task: Task, journal: Journal, options: Growth, pull: float, seed: int, number: int
+) -> Scene:
+    """Return the scene of a stage, with a seed of its own."""
+    return Scene(best, task, journal, options, pull, seed + (1000 * number if number > 1 else 0), number)
 
 
 class Begun(NamedTuple):
@@ -201,11 +208,11 @@ def _choose(scene: Scene, rejected: Sequence[Move], *, seed: int) -> Begun | str
             reasons.append(one)
         else:
             begun.append(one)
+            if random:
+                break
     if not begun:
         return "; ".join(dict.fromkeys(reasons))
-    if random or len(begun) == 1:
-        return begun[0]
-    return _try(scene, begun, seed=seed)
+    return begun[0] if len(begun) == 1 else _try(scene, begun, seed=seed)
 
 
 def _first_left(scene: Scene, kind: str, rejected: Sequence[Move]) -> Begun | str:
@@ -220,7 +227,7 @@ def _first_left(scene: Scene, kind: str, rejected: Sequence[Move]) -> Begun | st
     reason = offer.reason
     for proposal in sorted(offer.proposals, key=lambda proposal: proposal.move in rejected):
         if proposal.move in rejected and kind != "add_node":
-            reason = f"every {kind} that is possible was rejected"
+            reason = f"every {WORDS[kind]} that is possible was rejected"
             continue
         begun = _begin(scene, proposal)
         if isinstance(begun, Begun):
@@ -233,7 +240,7 @@ def _begin(scene: Scene, proposal: Proposal) -> Begun | str:
     """Change a copy of the best candidate; in words, why that is not possible."""
     changes = proposal.make()
     if not changes:
-        return f"no {proposal.kind} is possible"
+        return f"no {WORDS[proposal.kind]} is possible"
     candidate, lines = _change(scene, changes)
     count, most = count_parameters(candidate.model), scene.options.max_params
     if most is not None and count > most:
@@ -350,7 +357,7 @@ def stirred(start: Any, noise: float, pull: float, *, seed: int) -> Any:
 
 def _no_gain(kind: str, moves: int) -> str:
     """Return in words that `outer_patience` has run out for a kind of move."""
-    what = {"add_node": "added node", "duplicate_op": "duplicated op", "split_op": "split op"}[kind]
+    what = WORDS[kind]
     if moves == 1:
         return f"the last {what} was not accepted"
     return f"no gain by the last {moves} {what}s (outer_patience = {moves})"
@@ -359,31 +366,34 @@ def _no_gain(kind: str, moves: int) -> str:
 def _stage_line(
     scene: Scene, best: Stage, stage: Stage, verdict: Verdict, changes: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    fit, core = stage.fits[0], stage.model.core
+    fit = stage.fits[0]
     return {
         "stage": scene.number,
         "moves": _moves(changes),
-        "nodes": len(core.nodes),
-        "ops": sum(len(alpha) for alpha in core.alpha),
         "pull": scene.pull,
         "loss_before": best.candidate.loss,
-        "loss_after": stage.candidate.loss,
         "accepted": verdict.accepted,
         "judge": verdict.line(),
         "epochs": fit.epochs,
         "best_epoch": fit.best_epoch,
-        "steps": stage.steps,
-        "seconds": round(stage.seconds, 3),
-        "params": count_parameters(stage.model),
         "stopped": fit.reason,
-        **_pruned(stage),
+        **_outcome(stage),
     }
 
 
-def _pruned(stage: Stage) -> dict[str, Any]:
-    """Return what a stage's line says of its prunings: those that were not undone, and the fine-tuning's best epoch."""
-    moves = _moves([line for line in stage.prunings if line["accepted"] is None])
-    return {"pruned": moves, "best_epoch_pruned": stage.fits[-1].best_epoch if moves else None}
+def _outcome(stage: Stage) -> dict[str, Any]:
+    """Return what a stage's line says of what came out: with the prunings that were not undone, and their tuning."""
+    core, pruned = stage.model.core, _moves([line for line in stage.prunings if line["accepted"] is None])
+    return {
+        "nodes": len(core.nodes),
+        "ops": sum(len(alpha) for alpha in core.alpha),
+        "loss_after": stage.candidate.loss,
+        "steps": stage.steps,
+        "seconds": round(stage.seconds, 3),
+        "params": count_parameters(stage.model),
+        "pruned": pruned,
+        "best_epoch_pruned": stage.fits[-1].best_epoch if pruned else None,
+    }
 
 
 def _moves(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

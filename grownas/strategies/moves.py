@@ -10,6 +10,8 @@ import copy
 import itertools
 import math
 import random
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -126,9 +128,9 @@ class Batches:
 
     @torch.no_grad()
     def mean_loss(self, core: Backbone) -> float:
-        """Return the mean over the windows with another core, from the same states: no prediction follows those.
+        """Return the mean over the windows with another core, in float64, for the changes that are predicted are small.
 
-        In float64, for the changes that are predicted are small.
+        The states that windows begin in stay those of the own core, as the prediction takes them to be.
         """
         core, model = copy.deepcopy(core).double(), copy.deepcopy(self.model).double()
         batches = Batches(model, self.task, self.part)
@@ -188,16 +190,24 @@ def _gains(scene: Scene) -> Tree:
 # --- ops ---
 
 
-def can_grow(core: Backbone, node: int, op: int) -> bool:
-    """Say whether two of an op can do more than one: two additive identities are affine, as one is."""
-    return core.op_names(node)[op] != CARRIER
+def _room(options: Growth, ops: int) -> int:
+    """Return how many more ops a node of so many may have."""
+    return sys.maxsize if options.max_ops is None else max(0, options.max_ops - ops)
+
+
+def growable_ops(core: Backbone, node: int, options: Growth) -> list[int]:
+    """Return the numbers of a node's ops that may be duplicated or split; none if the node is full.
+
+    Of an additive identity two can do no more than one: their sum is affine, too.
+    """
+    names = core.op_names(node)
+    return [op for op, name in enumerate(names) if name != CARRIER] if _room(options, len(names)) else []
 
 
 def _places(scene: Scene) -> list[tuple[int, int]]:
     """Return the ops that can grow, of the nodes that may have one more."""
-    core, most = scene.core, scene.options.max_ops or math.inf
-    sizes = [(node, len(alpha)) for node, alpha in enumerate(core.alpha) if len(alpha) < most]
-    return [(node, op) for node, size in sizes for op in range(size) if can_grow(core, node, op)]
+    core = scene.core
+    return [(node, op) for node, alpha in enumerate(core.alpha) for op in growable_ops(core, node, scene.options)]
 
 
 def _full(scene: Scene) -> Offer:
@@ -223,7 +233,7 @@ def duplicate_ops(scene: Scene) -> Offer:
     def propose(place: tuple[int, int]) -> Proposal:
         return Proposal("duplicate_op", (place,), lambda: [duplicate_at(scene, *place)])
 
-    reason = f"no op has had a share above grow_threshold = {thresholds.grow_threshold:g} for long"
+    reason = f"no op that can be duplicated keeps a share above grow_threshold = {thresholds.grow_threshold:g}"
     return Offer([propose(place) for place in chosen], reason)
 
 
@@ -247,12 +257,25 @@ def split_ops(scene: Scene) -> Offer:
     known = scene.journal.remember(f"stage-{scene.number}-splitting", lambda: _judge_ops(scene, places))
     found = {place: Splitting(*pair) for place, *pair in zip(places, known["values"], known["vectors"], strict=True)}
     ranked = splitting.choose_ops(found, options.rule, count=len(places))
-    groups = [ranked[first : first + options.count] for first in range(0, len(ranked), options.count)]
 
     def propose(group: list[tuple[int, int]]) -> Proposal:
         return Proposal("split_op", tuple(group), lambda: _split_by_step(scene, {p: found[p] for p in group}))
 
-    return Offer([propose(group) for group in groups], "no op gains by a split")
+    return Offer([propose(group) for group in _groups(scene, ranked)], "no unit of any op gains by a split")
+
+
+def _groups(scene: Scene, ranked: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Yield groups of ops that may be split at once, by rank: so many, and of each node so many as it has room for."""
+    left = list(ranked)
+    while left:
+        room = Counter({node: _room(scene.options, len(alpha)) for node, alpha in enumerate(scene.core.alpha)})
+        group: list[tuple[int, int]] = []
+        for place in left:
+            if len(group) < scene.options.splits.count and room[place[0]] > 0:
+                group.append(place)
+                room[place[0]] -= 1
+        yield group
+        left = [place for place in left if place not in group]
 
 
 def _judge_ops(scene: Scene, places: Sequence[tuple[int, int]]) -> Tree:
@@ -353,9 +376,12 @@ def replace_at(scene: Scene, core: Backbone, node: int, op: int) -> Change:
 
 
 def _replacement(scene: Scene, node: int, op: int, candidate: Pair) -> Change:
+    """Each replacement has a generator of its own: two that were drawn alike must not learn alike."""
+    generator = torch.Generator().manual_seed(random.Random(f"{scene.seed} {node} {op} weights").getrandbits(63))
+
     def make(core: Backbone) -> Morphed:
         share = min(1 / len(core.alpha[node]), morphisms.room_for(core, node, op) / 2)
-        return morphisms.replace_op(core, node, op, candidate, scene.generator(), share or None)
+        return morphisms.replace_op(core, node, op, candidate, generator, share or None)
 
     return Change("replace_op", node, op, make, None, {"new_op": "/".join(candidate)})
 

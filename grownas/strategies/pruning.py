@@ -10,8 +10,9 @@ from grownas.criteria import threshold
 from grownas.criteria.early_stop import JUDGES
 from grownas.criteria.readout import CHOICES
 from grownas.recipe import Recipe
-from grownas.strategies.moves import Scene, can_grow, prune_at, replace_at
+from grownas.strategies.moves import Scene, growable_ops, prune_at, replace_at
 from grownas.strategies.stage import Candidate, Change, Journal, Stage, apply, shares_of, with_core
+from grownas.train import Tree
 
 
 def prune_stage(stage: Stage, scene: Scene, recipe: Recipe, *, seed: int) -> Stage:
@@ -29,11 +30,12 @@ def prune_stage(stage: Stage, scene: Scene, recipe: Recipe, *, seed: int) -> Sta
         seed: of the fine-tuning.
     """
     options, candidate, lines = scene.options, stage.candidate, list[dict[str, Any]]()
+    steps = sum(fit.steps for fit in stage.fits)
     while (change := _small(candidate, scene)) is not None:
-        candidate, line = apply(candidate, change, scene.task, options, stage=scene.number, step=stage.steps)
+        candidate, line = apply(candidate, change, scene.task, options, stage=scene.number, step=steps)
         lines.append(line)
     for change in _surplus(candidate, scene):
-        candidate, line = apply(candidate, change, scene.task, options, stage=scene.number, step=stage.steps)
+        candidate, line = apply(candidate, change, scene.task, options, stage=scene.number, step=steps)
         lines.append(line)
     if not lines:
         return stage
@@ -47,17 +49,18 @@ def prune_stage(stage: Stage, scene: Scene, recipe: Recipe, *, seed: int) -> Sta
     losses = tuned.evaluation.losses, stage.candidate.evaluation.losses
     harm = JUDGES[options.judge](*losses, threshold=options.threshold)
     if harm.accepted:
-        undone = [{**line, "accepted": False, "judge": harm.line()} for line in lines]
+        judge = {**harm.line(), "rule": f"harm, {options.judge}"}
+        undone = [{**line, "accepted": False, "judge": judge} for line in lines]
         return stage._replace(fits=fits, prunings=tuple(undone))
     return stage._replace(candidate=tuned, fits=fits, prunings=tuple(lines))
 
 
 def _small(candidate: Candidate, scene: Scene) -> Change | None:
-    """Return what to do with the op whose share was below the threshold for long; None if there is none."""
+    """Return what to do with an op whose smoothed share is below the threshold; None if there is none."""
     thresholds, core = scene.options.thresholds, candidate.model.core
     for node, state in enumerate(candidate.watched):
         growing = scene.options.prune == "each_stage"  # at the end nothing will be duplicated any more
-        growable = {op for op in range(len(state)) if growing and can_grow(core, node, op)}
+        growable = growable_ops(core, node, scene.options) if growing else ()
         for move in threshold.moves(state, thresholds, growable):
             if move.kind != "prune_op":
                 continue
@@ -80,7 +83,11 @@ def _surplus(candidate: Candidate, scene: Scene) -> list[Change]:
     def score(core: Backbone) -> float:
         return float(scene.task.evaluate(with_core(candidate.model, core), "val").losses.mean())
 
-    kept, shares = CHOICES[scene.options.readout](core, top_k, score), shares_of(core)
+    def choose() -> Tree:
+        return {"kept": CHOICES[scene.options.readout](core, top_k, score)}
+
+    kept = scene.journal.remember(f"stage-{scene.number}-pull-{scene.pull:g}-readout", choose)["kept"]
+    shares = shares_of(core)
     places = [(node, op) for node, one in enumerate(shares) for op in range(len(one)) if op not in kept[node]]
     rule = f"top_k by {scene.options.readout}"
     return [

@@ -272,7 +272,8 @@ def apply(
     else:
         about["op_name"] = "/".join(before.model.core.op_names(change.node)[change.op])
         sources = SOURCES[change.kind](len(watched[change.node]), change.op)
-        watched[change.node] = threshold.carry(watched[change.node], sources, shares)
+        earlier = shares_of(before.model.core)[change.node]
+        watched[change.node] = threshold.carry(watched[change.node], sources, earlier, shares)
     after = Candidate(
         model,
         [migrate(optimizer, morphed.origins, before.model, model, prefix="core.") for optimizer in old],

@@ -121,23 +121,22 @@ def test_what_was_declined_is_not_proposed_again_until_it_has_left():
 
 def test_copies_are_new_and_share_what_was_smoothed():
     state = (Watched(0.6, 9, HIGH), Watched(0.4, 9, MIDDLE, declined=True))
-    carried = carry(state, [0, 1, 0], [0.3, 0.4, 0.3])
+    carried = carry(state, [0, 1, 0], [0.5, 0.5], [0.25, 0.5, 0.25])
     assert carried == (Watched(0.3), Watched(0.4, 9, MIDDLE, declined=True), Watched(0.3))
 
 
 def test_what_is_left_after_a_pruning_keeps_its_age():
     state = (Watched(0.6, 9), Watched(0.2, 4, LOW), Watched(0.2, 7))
-    first, last = carry(state, [0, 2], [0.75, 0.25])
+    first, last = carry(state, [0, 2], [0.6, 0.2, 0.2], [0.75, 0.25])
     assert (first.age, last.age) == (9, 7)
     assert (first.share, last.share) == pytest.approx((0.75, 0.25))
 
 
 def test_a_replaced_op_is_new():
     state = (Watched(0.6, 9), Watched(0.38, 9), Watched(0.02, 9, LOW, declined=True))
-    carried = carry(state, [0, 1, None], [0.55, 0.4, 0.05])
-    assert carried[2] == Watched(0.05)
-    assert [one.age for one in carried] == [9, 9, 0]
-    assert sum(one.share for one in carried) == pytest.approx(1)
+    carried = carry(state, [0, 1, None], [0.5, 0.4, 0.1], [0.25, 0.4, 0.35])  # the first gives the share
+    assert carried[1:] == (Watched(pytest.approx(0.38), 9), Watched(0.35))
+    assert (carried[0].age, carried[0].share) == (9, pytest.approx(0.3))
 
 
 def test_a_state_of_another_node_is_refused():
@@ -225,7 +224,7 @@ def apply(state, current, move):
     else:
         del sources[move.op]
         new = [current[source] / (1 - current[move.op]) for source in sources]
-    return carry(state, sources, new), new, sources
+    return carry(state, sources, current, new), new, sources
 
 
 @given(st.integers(1, 8).flatmap(shares), rules())

@@ -51,7 +51,7 @@ def test_the_start_is_kept_if_nothing_beats_it(search):
     assert (grown.steps, grown.seconds) == (2 * STEPS, 2.0)
     assert journal.lines == []
     assert grown.path() == []
-    assert grown.first_path() == [grown.stages[0]]
+    assert grown.first_line == grown.stages[0]
     assert grown.first_stage is not start
 
 
@@ -105,7 +105,7 @@ def test_the_first_stage_is_the_lowest_whether_accepted_or_not(search):
     grown, _, _ = search(losses, options, shares={"stage-1-pull-0": (0, [0.5, 0.3, 0.2])})
     assert [line["accepted"] for line in grown.stages] == [True, False, False]
     torch.testing.assert_close(torch.softmax(grown.first_stage.core.alpha[0], 0).tolist(), [0.5, 0.3, 0.2])
-    assert grown.first_path()[0]["pull"] == 0.0
+    assert grown.first_line["pull"] == 0.0
     assert grown.path()[0]["pull"] == 100.0
 
 
@@ -517,7 +517,7 @@ def test_time_that_runs_out_in_trials_lets_the_stage_be_trained(search):
     assert len(grown.path()) == 2
 
 
-NONE_HIGH = "no op has had a share above grow_threshold = 0.2 for long"
+NONE_HIGH = "no op that can be duplicated keeps a share above grow_threshold = 0.2"
 
 
 @pytest.mark.parametrize(
@@ -548,7 +548,7 @@ def test_a_rejected_op_is_not_taken_again(search, mode):
         grown.reason
         == {
             "ops_duplicate": NONE_HIGH,
-            "ops_split": "every split_op that is possible was rejected",
+            "ops_split": "every split op that is possible was rejected",
         }[mode]
     )
 

@@ -20,7 +20,7 @@ from grownas.criteria.splitting import Splitting, Step
 from grownas.criteria.threshold import Thresholds, Watched
 from grownas.protocols import Window
 from grownas.strategies.growing import _choose, grow
-from grownas.strategies.moves import KINDS, Batches, add_nodes, duplicate_ops, repeat, resample, split_ops
+from grownas.strategies.moves import KINDS, Batches, _groups, add_nodes, duplicate_ops, repeat, resample, split_ops
 from grownas.strategies.stage import Splits
 from grownas.train import fit
 from tests.grownas.strategies.laboratory import (
@@ -189,7 +189,7 @@ def test_what_is_young_declined_or_not_high_is_not_offered(scene, changed, offer
     state = (Watched(0.3, 9), high, Watched(0.2, 9))
     offer = duplicate_ops(scene(replace(TRAINED, thresholds=Thresholds()), watched=[state, aged([1.0, 0, 0])]))
     assert places(offer) == ([((0, 1),)] if offered else [])
-    assert offer.reason == "no op has had a share above grow_threshold = 0.2 for long"
+    assert offer.reason == "no op that can be duplicated keeps a share above grow_threshold = 0.2"
 
 
 @pytest.mark.parametrize("choice", ["criteria", "random"])
@@ -245,12 +245,20 @@ def test_splits_are_offered_by_the_rule_and_several_at_once(scene, monkeypatch, 
     assert list(one.journal.work) == ["stage-2-splitting"]
 
 
+def test_ops_split_at_once_leave_no_node_with_more_than_max_ops(copy_task, make_model):
+    task = copy_task()
+    options = replace(TRAINED, mode="ops_split", max_ops=4, splits=Splits(count=3))
+    scene = scene_of(make_model(task, nodes=2), task, options)
+    ranked = [(0, 1), (0, 2), (1, 2), (1, 1), (0, 0)]
+    assert list(_groups(scene, ranked)) == [[(0, 1), (1, 2)], [(0, 2), (1, 1)], [(0, 0)]]
+
+
 def test_no_split_is_offered_where_none_gains(copy_task):
     """A relu is linear wherever it is differentiable; its curvature may be taken to be a softplus's."""
     task = copy_task()
     model = model_of(task, [("add", "identity"), ("add", "relu")])
     offer = split_ops(scene_of(model, task, TRAINED))
-    assert (offer.proposals, offer.reason) == ([], "no op gains by a split")
+    assert (offer.proposals, offer.reason) == ([], "no unit of any op gains by a split")
     offer = split_ops(scene_of(model, task, replace(TRAINED, splits=Splits(curvature="softplus"))))
     assert places(offer) == [((0, 1),)]
 
@@ -331,7 +339,7 @@ def test_where_no_split_helps_growth_says_so(copy_task, make_model, monkeypatch)
     monkeypatch.setattr(splitting, "find_step", lambda loss_at, predicted: None)
     task, journal = copy_task(), TrainingJournal()
     grown = grow(make_model(task), task, journal, replace(TRAINED, mode="ops_split"), seed=0)
-    assert grown.reason == "no split_op is possible"
+    assert grown.reason == "no split op is possible"
     assert journal.lines == []
 
 

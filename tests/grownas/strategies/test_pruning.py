@@ -181,7 +181,7 @@ def test_a_harmful_pruning_is_undone(search, prune, replaced):
     (line,) = prune_lines(journal)
     assert line["kind"] == ("prune_op" if replaced == "none" else "replace_op")
     assert line["accepted"] is False
-    assert line["judge"] == {"rule": "better", "figure": pytest.approx(0.05), "threshold": 0.0}
+    assert line["judge"] == {"rule": "harm, better", "figure": pytest.approx(0.05), "threshold": 0.0}
     assert line["wall_s"] == 1.0
     assert grown.model is journal.fits["stage-2"]["done"].model
     assert [line["accepted"] for line in grown.stages] == [True, True]
@@ -189,7 +189,7 @@ def test_a_harmful_pruning_is_undone(search, prune, replaced):
     assert (grown.steps, grown.seconds) == (3 * STEPS, 3.0)  # the fine-tuning was work all the same
 
 
-@pytest.mark.parametrize(("harm", "rule", "ops"), [(0.01, "share", 2), (1.0, "significant", 3)])
+@pytest.mark.parametrize(("harm", "rule", "ops"), [(0.01, "share", 2), (1.0, "harm, significant", 3)])
 def test_a_harm_that_is_not_significant_stays(search, harm, rule, ops):
     noise = np.random.default_rng(0).normal(0, 1, DAYS)
     losses = {"stage-1-pull-0": 0.5, "stage-1-pull-0-pruned-at_end": 0.5 + harm + noise - noise.mean()}
@@ -226,11 +226,19 @@ def test_what_was_undone_is_as_it_was_to_the_last_bit(
 
 @pytest.mark.parametrize(("prune", "kept"), [("each_stage", 3), ("at_end", 2)])
 def test_an_op_that_may_be_duplicated_shields_others_only_while_the_cell_grows(search, prune, kept):
-    """The cell is at `max_ops`, so that growth ends at once."""
-    options = replace(ONE_PULL, mode="ops_duplicate", prune=prune, max_ops=3, thresholds=Thresholds(0.6, 0.05))
+    """There is no time for more than the first stage."""
+    options = replace(ONE_PULL, mode="ops_duplicate", prune=prune, max_seconds=0.1, thresholds=Thresholds(0.6, 0.05))
     losses = {"stage-1-pull-0": 0.9, f"stage-1-pull-0-pruned-{prune}": 0.85}
     grown, _, _ = search(losses, options, shares={"stage-1-pull-0": (0, [0.04, 0.92, 0.04])})
     assert len(grown.model.core.alpha[0]) == kept - (prune == "at_end")
+
+
+def test_in_a_full_node_no_op_shields_the_small_ones(search):
+    """Until there is room for a copy again."""
+    options = replace(ONE_PULL, prune="each_stage", max_ops=3, max_nodes=1, thresholds=Thresholds(0.6, 0.05))
+    losses = {"stage-1-pull-0": 0.9, "stage-1-pull-0-pruned-each_stage": 0.85}
+    grown, _, _ = search(losses, options, shares={"stage-1-pull-0": (0, [0.04, 0.92, 0.04])})
+    assert len(grown.model.core.alpha[0]) == 2
 
 
 # --- in its place ---
