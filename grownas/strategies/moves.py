@@ -377,9 +377,10 @@ def replace_at(scene: Scene, core: Backbone, node: int, op: int) -> Change:
 
 def _replacement(scene: Scene, node: int, op: int, candidate: Pair) -> Change:
     """Each replacement has a generator of its own: two that were drawn alike must not learn alike."""
-    generator = torch.Generator().manual_seed(random.Random(f"{scene.seed} {node} {op} weights").getrandbits(63))
+    seed = random.Random(f"{scene.seed} {node} {op} weights").getrandbits(63)
 
     def make(core: Backbone) -> Morphed:
+        generator = torch.Generator().manual_seed(seed)
         share = min(1 / len(core.alpha[node]), morphisms.room_for(core, node, op) / 2)
         return morphisms.replace_op(core, node, op, candidate, generator, share or None)
 

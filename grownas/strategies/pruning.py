@@ -9,7 +9,7 @@ from grownas.backbone import Backbone
 from grownas.criteria import threshold
 from grownas.criteria.early_stop import JUDGES
 from grownas.criteria.readout import CHOICES
-from grownas.recipe import Recipe
+from grownas.recipe import Recipe, count_parameters
 from grownas.strategies.moves import Scene, growable_ops, prune_at, replace_at
 from grownas.strategies.stage import Candidate, Change, Journal, Stage, apply, shares_of, with_core
 from grownas.train import Tree
@@ -65,10 +65,19 @@ def _small(candidate: Candidate, scene: Scene) -> Change | None:
             if move.kind != "prune_op":
                 continue
             judge = {"rule": "share", "figure": move.share, "threshold": thresholds.prune_threshold}
-            drawn = scene.options.replace != "none"
-            change = replace_at(scene, core, node, move.op) if drawn else prune_at(node, move.op)
+            change = prune_at(node, move.op)
+            if scene.options.replace != "none":
+                drawn = replace_at(scene, core, node, move.op)
+                change = drawn if _fits(candidate, drawn, scene) else change
             return change.saying(judge=judge)
     return None
+
+
+def _fits(candidate: Candidate, change: Change, scene: Scene) -> bool:
+    """Say whether a candidate would have no more than `max_params` parameters after a change."""
+    most = scene.options.max_params
+    changed = with_core(candidate.model, change.make(candidate.model.core).backbone)
+    return most is None or count_parameters(changed) <= most
 
 
 def _surplus(candidate: Candidate, scene: Scene) -> list[Change]:

@@ -19,8 +19,21 @@ from grownas.criteria.first_order import first_order_gain
 from grownas.criteria.splitting import Splitting, Step
 from grownas.criteria.threshold import Thresholds, Watched
 from grownas.protocols import Window
-from grownas.strategies.growing import _choose, grow
-from grownas.strategies.moves import KINDS, Batches, _groups, add_nodes, duplicate_ops, repeat, resample, split_ops
+from grownas.strategies.growing import _change, _choose, grow
+from grownas.strategies.moves import (
+    KINDS,
+    Batches,
+    _groups,
+    add_node_at,
+    add_nodes,
+    duplicate_at,
+    duplicate_ops,
+    prune_at,
+    repeat,
+    replace_at,
+    resample,
+    split_ops,
+)
 from grownas.strategies.stage import Splits
 from grownas.train import fit
 from tests.grownas.strategies.laboratory import (
@@ -428,6 +441,25 @@ def test_resampling_proposes_the_smallest_op_of_each_node_that_has_several(copy_
         ("replace_op", 0, 1), ("replace_op", 2, 0),
     ]  # fmt: skip
     assert resample(scene_of(model_of(task, [("add", "tanh")]), task, one.options)).make() == []
+
+
+@pytest.mark.parametrize(
+    ("change_of", "ages"),
+    [
+        (lambda scene: add_node_at(scene, 0), [[0] * 3, [5] * 3, [9] * 3]),
+        (lambda scene: add_node_at(scene, 1), [[5] * 3, [0] * 3, [9] * 3]),
+        (lambda scene: duplicate_at(scene, 0, 1), [[5, 0, 5, 0], [9] * 3]),
+        (lambda scene: prune_at(1, 0), [[5] * 3, [9] * 2]),
+        (lambda scene: replace_at(scene, scene.core, 1, 2), [[5] * 3, [9, 9, 0]]),
+    ],
+    ids=["a node before", "a node between", "a copy", "a removal", "a replacement"],
+)
+def test_what_is_watched_follows_the_cell(scene, change_of, ages):
+    """New ops and copies are young, the others stay as old as they were, whatever their numbers are now."""
+    one = scene(watched=[tuple(Watched(1 / 3, age) for _ in range(3)) for age in (5, 9)])
+    candidate, _ = _change(one, [change_of(one)])
+    assert [[watched.age for watched in node] for node in candidate.watched] == ages
+    assert [len(node) for node in candidate.watched] == [len(alpha) for alpha in candidate.model.core.alpha]
 
 
 def test_making_a_proposal_leaves_the_candidate_alone(scene, assert_equal):

@@ -16,7 +16,7 @@ from grownas.criteria.readout import CHOICES
 from grownas.criteria.threshold import Thresholds, Watched
 from grownas.ops import DEFAULT_OPS
 from grownas.protocols import Evaluation
-from grownas.recipe import OptimizerRecipe, Recipe
+from grownas.recipe import OptimizerRecipe, Recipe, count_parameters
 from grownas.space import SearchSpace
 from grownas.strategies.growing import grow
 from grownas.strategies.moves import replace_at
@@ -186,6 +186,7 @@ def test_a_harmful_pruning_is_undone(search, prune, replaced):
     assert grown.model is journal.fits["stage-2"]["done"].model
     assert [line["accepted"] for line in grown.stages] == [True, True]
     assert rounded(grown.stages[1])["loss_after"] == 0.8
+    assert (grown.stages[1]["pruned"], grown.stages[1]["best_epoch_pruned"]) == ([], None)  # nothing to repeat
     assert (grown.steps, grown.seconds) == (3 * STEPS, 3.0)  # the fine-tuning was work all the same
 
 
@@ -231,6 +232,19 @@ def test_an_op_that_may_be_duplicated_shields_others_only_while_the_cell_grows(s
     losses = {"stage-1-pull-0": 0.9, f"stage-1-pull-0-pruned-{prune}": 0.85}
     grown, _, _ = search(losses, options, shares={"stage-1-pull-0": (0, [0.04, 0.92, 0.04])})
     assert len(grown.model.core.alpha[0]) == kept - (prune == "at_end")
+
+
+@pytest.mark.parametrize(("room", "kind"), [(3, "replace_op"), (2, "prune_op")])
+def test_an_op_whose_replacement_would_be_too_large_is_removed(search, make_model, copy_task, room, kind):
+    """The op is additive; what is drawn has a bias of three units more."""
+    options = replace(
+        ONE_PULL, prune="each_stage", replace="uniform", space=SearchSpace(("hadamard",), ("tanh",)), max_nodes=1,
+        thresholds=Thresholds(1.0, 0.1),
+        max_params=count_parameters(make_model(copy_task())) + room,
+    )  # fmt: skip
+    losses = {"stage-1-pull-0": 0.9, "stage-1-pull-0-pruned-each_stage": 0.85}
+    _, journal, _ = search(losses, options, shares={"stage-1-pull-0": (0, [0.48, 0.04, 0.48])})
+    assert [line["kind"] for line in journal.lines] == [kind]
 
 
 def test_in_a_full_node_no_op_shields_the_small_ones(search):
@@ -307,8 +321,9 @@ def test_what_is_drawn_is_of_the_space_and_depends_on_the_seed_alone(copy_task, 
     drawn = tuple(one.about["new_op"].split("/"))
     assert drawn in SPACE.ops
     assert way == "uniform" or drawn not in ops
-    weights = [one.make(scene.core).backbone.state_dict() for one in (one, again)]
-    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
+    weights = [one.make(scene.core).backbone.state_dict() for one in (one, again, again)]
+    for others in weights[1:]:  # made again, it is the same again
+        assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), others.values(), strict=True))
 
 
 @pytest.mark.parametrize("way", ["uniform", "missing"])
