@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from grownas.criteria.threshold import SOURCES
 from grownas.genotype import Genotype
 from grownas.report.growth_log import ends_stage, is_loser, move
 
@@ -196,21 +197,18 @@ def in_few_words(lines: Sequence[Line]) -> str:
 # --- who an op is ---
 
 
-CHANGES: dict[str, Callable[[list[Track], int], list[Track]]] = {  # ops before, number of the op -> ops after
-    "duplicate_op": lambda ops, op: [*ops, Track()],
-    "split_op": lambda ops, op: [*ops, Track()],
-    "prune_op": lambda ops, op: [*ops[:op], *ops[op + 1 :]],
-    "replace_op": lambda ops, op: [*ops[:op], Track(), *ops[op + 1 :]],
-}
-
-
 def follow(cell: list[Node], line: Line) -> None:
     """Do to a cell's bookkeeping what a move did to the cell."""
     kind, place = line.get("kind"), line.get("node")
     if kind == "add_node" and place is not None:
         cell.insert(place, Node())
-    elif kind in CHANGES and place is not None and place < len(cell):
-        cell[place].ops = CHANGES[kind](cell[place].ops, line["op"])
+    elif kind in SOURCES and place is not None and place < len(cell) and line["op"] < len(cell[place].ops):
+        ops = cell[place].ops
+        sources = SOURCES[kind](len(ops), line["op"])
+        cell[place].ops = [  # the first of an op's copies goes on as it, what follows is new
+            Track() if source is None or source in sources[:number] else ops[source]
+            for number, source in enumerate(sources)
+        ]
 
 
 def _settled(cell: list[Node], names: Sequence[Sequence[str]]) -> list[Node]:

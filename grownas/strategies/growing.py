@@ -38,7 +38,6 @@ class Grown:
         stages: one line for each candidate that was judged.
         pull: the one accepted last; None if nothing was accepted.
         seconds: of all fits.
-        steps: weight steps of all fits.
         reason: why growth stopped, in words.
         first_line: the line of `first_stage`, as it was before any pruning at the end.
     """
@@ -48,9 +47,13 @@ class Grown:
     stages: list[dict[str, Any]]
     pull: float | None
     seconds: float
-    steps: int
     reason: str
     first_line: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        """Weight steps of all fits."""
+        return sum(line["steps"] for line in self.stages)
 
     def path(self) -> list[dict[str, Any]]:
         """Return the lines of the stages that led to the model, in order; empty if the start was kept."""
@@ -72,27 +75,26 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         ConfigError: the start has more than `max_params` parameters.
     """
     _check_size(start, options)
-    began, stages, tried = journal.elapsed, list[dict[str, Any]](), list[Stage]()
+    began, stages, firsts = journal.elapsed, list[dict[str, Any]](), list[Stage]()
     origin = Candidate.start(start, task.evaluate(start, "val"))
     best = Stage(origin)
     pull = reason = None
     for candidate_pull in options.pulls:
-        if tried and (reason := _out_of_time(options, journal.elapsed - began)) is not None:
+        if firsts and (reason := _out_of_time(options, journal.elapsed - began)) is not None:
             break
         scene = _scene(origin, task, journal, options, candidate_pull, seed, 1)
         begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
         stage = _train(f"stage-1-pull-{candidate_pull:g}", begin, scene, seed=seed)
-        tried.append(stage)
+        firsts.append(stage)
         verdict = _judge(best, stage, options)
         stages.append(_stage_line(scene, best, stage, verdict))
         log_prunings(journal, stage, accepted=verdict.accepted)
         if verdict.accepted:
             best, pull = stage, candidate_pull
-    first, first_line = min(zip(tried, stages, strict=True), key=lambda one: one[0].candidate.loss)
+    first, first_line = min(zip(firsts, stages, strict=True), key=lambda one: one[0].candidate.loss)
     first_line = dict(first_line)
     if pull is None:
-        seconds, steps = journal.elapsed - began, sum(stage.steps for stage in tried)
-        return Grown(start, first.model, stages, None, seconds, steps, reason or NOTHING_FOUND, first_line)
+        return Grown(start, first.model, stages, None, journal.elapsed - began, reason or NOTHING_FOUND, first_line)
 
     number, rejected = 1, list[Move]()  # since the last that was accepted
     while (reason := reason or _out_of_time(options, journal.elapsed - began)) is None:
@@ -103,7 +105,6 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
             break
         number += 1
         stage, line = _attempt(begun, scene, best, seed=seed)
-        tried.append(stage)
         stages.append(line)
         if line["accepted"]:
             best, rejected = stage, []
@@ -118,20 +119,17 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
             break
         number += 1
         stage, line = _attempt(begun, scene, best, seed=seed)
-        tried.append(stage)
         stages.append(line)
         if not line["accepted"]:
             break
         best = stage
-    steps = sum(stage.steps for stage in tried)
     if options.prune == "at_end":
         line = next(line for line in reversed(stages) if line["accepted"])
         scene = _scene(best.candidate, task, journal, options, pull, seed, line["stage"])
-        before, best = best.steps, prune_stage(best, scene, replace(options.recipe, pull=pull), seed=seed)
+        best = prune_stage(best, scene, seed=seed)
         log_prunings(journal, best, accepted=True)
         line.update(_outcome(best))
-        steps += best.steps - before
-    return Grown(best.model, first.model, stages, pull, journal.elapsed - began, steps, reason, first_line)
+    return Grown(best.model, first.model, stages, pull, journal.elapsed - began, reason, first_line)
 
 
 def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list[dict[str, Any]], *, seed: int) -> Any:
@@ -269,14 +267,11 @@ def _change(scene: Scene, changes: Sequence[Change]) -> tuple[Candidate, list[di
 
 def _try(scene: Scene, begun: Sequence[Begun], *, seed: int) -> Begun:
     """Train each for a few epochs; log the others and return the one with the largest gain a parameter."""
-    recipe = replace(scene.options.recipe, pull=scene.pull, epochs=scene.options.trial_epochs)
     before, fits, gains = scene.best, list[Fit](), list[float]()
     for one in begun:
-        key, begin = f"stage-{scene.number}-try-{one.proposal.kind}", one.candidate
-        fit = scene.journal.fit(
-            key, begin.model, scene.task, recipe, seed=seed, optimizers=begin.optimizers, stage=scene.number
-        )
-        added = count_parameters(begin.model) - count_parameters(before.model)
+        key = f"stage-{scene.number}-try-{one.proposal.kind}"
+        fit = scene.fit(key, one.candidate, seed=seed, epochs=scene.options.trial_epochs)
+        added = count_parameters(one.candidate.model) - count_parameters(before.model)
         fits.append(fit)
         gains.append((before.loss - fit.loss) / added)
     winner = max(range(len(begun)), key=gains.__getitem__)
@@ -310,12 +305,9 @@ def _attempt(begun: Begun, scene: Scene, best: Stage, *, seed: int) -> tuple[Sta
 
 def _train(key: str, begin: Candidate, scene: Scene, *, seed: int) -> Stage:
     """Train a stage; prune it if that is done in each."""
-    options, recipe = scene.options, replace(scene.options.recipe, pull=scene.pull)
-    fit = scene.journal.fit(
-        key, begin.model, scene.task, recipe, seed=seed, optimizers=begin.optimizers, stage=scene.number
-    )
+    fit, options = scene.fit(key, begin, seed=seed), scene.options
     stage = Stage(begin.trained(fit, options.thresholds), (fit,))
-    return prune_stage(stage, scene, recipe, seed=seed) if options.prune == "each_stage" else stage
+    return prune_stage(stage, scene, seed=seed) if options.prune == "each_stage" else stage
 
 
 def _judge(best: Stage, stage: Stage, options: Growth) -> Verdict:

@@ -13,7 +13,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,9 +27,10 @@ from grownas.criteria.first_order import first_order_gain
 from grownas.criteria.splitting import Splitting
 from grownas.morphisms import CARRIER, Morphed
 from grownas.protocols import Task, Window
+from grownas.recipe import Recipe
 from grownas.space import Pair
 from grownas.strategies.stage import Candidate, Change, Growth, Journal, shares_of
-from grownas.train import Tree
+from grownas.train import Fit, Tree
 
 Place = tuple[int, int | None]  # node and op; None for a whole node
 Move = tuple[str, tuple[Place, ...]]  # kind and places
@@ -62,6 +63,18 @@ class Scene:
         """The best candidate's supernet."""
         core: Backbone = self.best.model.core
         return core
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the stage is trained."""
+        return replace(self.options.recipe, pull=self.pull)
+
+    def fit(self, key: str, begin: Candidate, *, seed: int, epochs: int | None = None) -> Fit:
+        """Train a candidate, with the stage's recipe but perhaps for other epochs."""
+        recipe = self.recipe if epochs is None else replace(self.recipe, epochs=epochs)
+        return self.journal.fit(
+            key, begin.model, self.task, recipe, seed=seed, optimizers=begin.optimizers, stage=self.number
+        )
 
     @property
     def noise(self) -> float:
@@ -369,7 +382,7 @@ def resample(scene: Scene) -> Proposal:
 
 def replace_at(scene: Scene, core: Backbone, node: int, op: int) -> Change:
     """Return the change that puts a newly drawn op in the place of another, at an average share if there is room."""
-    draw = morphisms.draw_missing if scene.options.replace == "missing" else morphisms.draw_uniform
+    draw = morphisms.DRAWS.get(scene.options.replace, morphisms.draw_uniform)
     return _replacement(
         scene, node, op, draw(scene.options.space, core, node, random.Random(f"{scene.seed} {node} {op}"))
     )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from grownas.backbone import Backbone
 from grownas.criteria import threshold
 from grownas.criteria.early_stop import JUDGES
 from grownas.criteria.readout import CHOICES
-from grownas.recipe import Recipe, count_parameters
+from grownas.recipe import count_parameters
 from grownas.strategies.moves import Scene, growable_ops, prune_at, replace_at
 from grownas.strategies.stage import Candidate, Change, Journal, Stage, apply, shares_of, with_core
 from grownas.train import Tree
 
 
-def prune_stage(stage: Stage, scene: Scene, recipe: Recipe, *, seed: int) -> Stage:
+def prune_stage(stage: Stage, scene: Scene, *, seed: int) -> Stage:
     """Remove or replace small ops one by one, then fine-tune; return the same stage if there are none.
 
     All of it is undone if the judge takes the unpruned for better than the pruned.
@@ -26,7 +25,6 @@ def prune_stage(stage: Stage, scene: Scene, recipe: Recipe, *, seed: int) -> Sta
     Args:
         stage: what to prune.
         scene: the growth that it belongs to.
-        recipe: of the stage.
         seed: of the fine-tuning.
     """
     options, candidate, lines = scene.options, stage.candidate, list[dict[str, Any]]()
@@ -39,11 +37,8 @@ def prune_stage(stage: Stage, scene: Scene, recipe: Recipe, *, seed: int) -> Sta
         lines.append(line)
     if not lines:
         return stage
-    key = f"stage-{scene.number}-pull-{recipe.pull:g}-pruned-{options.prune}"
-    short = replace(recipe, epochs=options.fine_tune_epochs)
-    fit = scene.journal.fit(
-        key, candidate.model, scene.task, short, seed=seed, optimizers=candidate.optimizers, stage=scene.number
-    )
+    key = f"stage-{scene.number}-pull-{scene.pull:g}-pruned-{options.prune}"
+    fit = scene.fit(key, candidate, seed=seed, epochs=options.fine_tune_epochs)
     lines[-1]["wall_s"] = round(fit.seconds, 3)
     tuned, fits = candidate.trained(fit, options.thresholds), (*stage.fits, fit)
     losses = tuned.evaluation.losses, stage.candidate.evaluation.losses
@@ -76,8 +71,9 @@ def _small(candidate: Candidate, scene: Scene) -> Change | None:
 def _fits(candidate: Candidate, change: Change, scene: Scene) -> bool:
     """Say whether a candidate would have no more than `max_params` parameters after a change."""
     most = scene.options.max_params
-    changed = with_core(candidate.model, change.make(candidate.model.core).backbone)
-    return most is None or count_parameters(changed) <= most
+    if most is None:
+        return True
+    return count_parameters(with_core(candidate.model, change.make(candidate.model.core).backbone)) <= most
 
 
 def _surplus(candidate: Candidate, scene: Scene) -> list[Change]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -241,14 +241,6 @@ class Change(NamedTuple):
         return self._replace(about={**self.about, **about})
 
 
-SOURCES: dict[str, Callable[[int, int], Sequence[int | None]]] = {  # K, op -> the old number of each of the new ops
-    "duplicate_op": lambda K, op: [*range(K), op],
-    "split_op": lambda K, op: [*range(K), op],
-    "prune_op": lambda K, op: [number for number in range(K) if number != op],
-    "replace_op": lambda K, op: [number if number != op else None for number in range(K)],
-}
-
-
 def apply(
     before: Candidate, change: Change, task: Task, options: Growth, *, stage: int, step: int
 ) -> tuple[Candidate, dict[str, Any]]:
@@ -271,7 +263,7 @@ def apply(
         watched.insert(change.node, threshold.begin(shares))
     else:
         about["op_name"] = "/".join(before.model.core.op_names(change.node)[change.op])
-        sources = SOURCES[change.kind](len(watched[change.node]), change.op)
+        sources = threshold.SOURCES[change.kind](len(watched[change.node]), change.op)
         earlier = shares_of(before.model.core)[change.node]
         watched[change.node] = threshold.carry(watched[change.node], sources, earlier, shares)
     after = Candidate(

@@ -265,7 +265,7 @@ def pruned(scene, *, losses=-1.0):
     key = f"stage-{scene.number}-pull-0-pruned-{scene.options.prune}"
     journal = ScriptedJournal({key: losses})
     scene = replace(scene, journal=journal)
-    return prune_stage(Stage(scene.best), scene, scene.options.recipe, seed=3), journal
+    return prune_stage(Stage(scene.best), scene, seed=3), journal
 
 
 def replacing(**changes):
