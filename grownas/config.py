@@ -96,7 +96,7 @@ class Growing(Section):
         tuple[NonNegative, ...], OneOrMore, Field(min_length=1), Distinct, about("towards the start; tried in order")
     ] = (100.0, 0.0)
     judge: Annotated[Literal["significant", "better"], about("of a stage, by its validation losses")] = "significant"
-    threshold: Annotated[Number, about("least t of `significant`")] = 1.645
+    threshold: Annotated[NonNegative, about("least t of `significant`")] = 1.645
     outer_patience: Annotated[
         Count, about("moves of a kind that are not accepted before it is given up; growth ends when all kinds are")
     ] = 1

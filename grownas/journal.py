@@ -62,11 +62,15 @@ class Journal:
         self.progress, self.every_s = progress, every_s
         self.elapsed = 0.0
         self.interrupted = False
+        self._counted: set[str] = set()  # keys of remembered work whose seconds are in `elapsed`
         for log in (metrics, growth, shares):
             log.truncate(0)
 
     def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
-        """Do a piece of work, or give back what it gave before. The tree also holds its `seconds`."""
+        """Do a piece of work, or give back what it gave before. The tree also holds its `seconds`.
+
+        Work that is asked for again counts once.
+        """
         self._stop_if_asked()
         path = self.folder / f"{key}.done"
         done = checkpoint.load(path, self.identity)
@@ -75,7 +79,9 @@ class Journal:
             tree = work()
             done = {"seconds": time.perf_counter() - began, **tree}
             checkpoint.save(path, done, self.identity)
-        self.elapsed += done["seconds"]
+        if key not in self._counted:
+            self.elapsed += done["seconds"]
+            self._counted.add(key)
         return done
 
     def fit(

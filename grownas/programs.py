@@ -6,6 +6,7 @@ config -> task -> VAR by blocked folds -> start -> growth -> derived cell -> ret
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
@@ -166,7 +167,7 @@ def growth_of(config: Config, space: SearchSpace) -> Growth:
     weights, alpha = strategy.pop("weights"), strategy.pop("alpha")
     thresholds = {field.name: strategy.pop(field.name) for field in fields(Thresholds)}
     if "duplicate_op" not in MODES[config.strategy.mode]:
-        thresholds["grow_threshold"] = 1.0  # no share is above it, and none keeps others from being pruned
+        thresholds["grow_threshold"] = math.inf  # no share is above it, and none keeps others from being pruned
     recipe = Recipe(
         epochs=config.strategy.max_epochs,
         patience=config.strategy.patience,

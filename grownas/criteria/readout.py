@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -18,12 +19,35 @@ Kept = list[list[int]]  # for each node the numbers of the ops that are kept, as
 Score = Callable[[Backbone], float]  # lower is better
 
 
-def by_share(backbone: Backbone, top_k: int, score: Score) -> Kept:
+class Removal(NamedTuple):
+    """An op that goes, and the figure that decided: its share, or the score without it and those that went before."""
+
+    node: int
+    op: int
+    figure: float
+
+
+class Readout(NamedTuple):
+    """Which ops stay, and which go."""
+
+    kept: Kept
+    gone: list[Removal]
+
+
+def by_share(backbone: Backbone, top_k: int, score: Score) -> Readout:
     """Keep each node's `top_k` ops of largest share (Jie & Gao, 2021); of equal ones the first. Scores nothing."""
-    return [[number for number, _ in backbone.largest_ops(node, top_k)] for node in backbone.mixed_nodes()]
+    kept = [[number for number, _ in backbone.largest_ops(node, top_k)] for node in backbone.mixed_nodes()]
+    shares = _shares(backbone)
+    gone = [
+        Removal(node, op, shares[node][op])
+        for node, ops in enumerate(kept)
+        for op in range(len(shares[node]))
+        if op not in ops
+    ]
+    return Readout(kept, gone)
 
 
-def by_ablation(backbone: Backbone, top_k: int, score: Score) -> Kept:
+def by_ablation(backbone: Backbone, top_k: int, score: Score) -> Readout:
     """Remove one op after the other, of all nodes, until none has more than `top_k`; each time the one least missed.
 
     Args:
@@ -35,18 +59,20 @@ def by_ablation(backbone: Backbone, top_k: int, score: Score) -> Kept:
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     kept: Kept = [list(range(len(alpha))) for alpha in backbone.alpha]
-    shares = [torch.softmax(alpha.detach().double(), 0).tolist() for alpha in backbone.alpha]
+    shares, gone = _shares(backbone), list[Removal]()
 
-    def missed(place: tuple[int, int]) -> tuple[float, float]:
-        value = score(with_only(backbone, _without(kept, *place)))
-        return math.inf if math.isnan(value) else value, shares[place[0]][place[1]]
+    def without(node: int, op: int) -> Removal:
+        value = score(with_only(backbone, _without(kept, node, op)))
+        return Removal(node, op, math.inf if math.isnan(value) else value)
 
     while places := [(node, op) for node, ops in enumerate(kept) if len(ops) > top_k for op in ops]:
-        kept = _without(kept, *min(places, key=missed))
-    return kept
+        least = min((without(*place) for place in places), key=lambda one: (one.figure, shares[one.node][one.op]))
+        kept = _without(kept, least.node, least.op)
+        gone.append(least)
+    return Readout(kept, gone)
 
 
-CHOICES: dict[str, Callable[[Backbone, int, Score], Kept]] = {"share": by_share, "ablation": by_ablation}
+CHOICES: dict[str, Callable[[Backbone, int, Score], Readout]] = {"share": by_share, "ablation": by_ablation}
 
 
 def with_only(backbone: Backbone, kept: Sequence[Sequence[int]]) -> Backbone:
@@ -59,6 +85,10 @@ def with_only(backbone: Backbone, kept: Sequence[Sequence[int]]) -> Backbone:
         for alpha, ops in zip(rest.alpha, kept, strict=True):
             alpha[[number for number in range(len(alpha)) if number not in ops]] = -math.inf
     return rest
+
+
+def _shares(backbone: Backbone) -> list[list[float]]:
+    return [torch.softmax(alpha.detach().double(), 0).tolist() for alpha in backbone.alpha]
 
 
 def _without(kept: Kept, node: int, op: int) -> Kept:

@@ -41,6 +41,7 @@ TOLERANCE, PASSES = 1e-7, 200
 TOLERANCE_TO_RANK, PASSES_TO_RANK = 1e-2, 4
 VECTORS = 12  # that a pass multiplies for all ops together, at least
 BLOCK = 4  # and for each; both chosen by time: fewer take more passes, more are seldom worth theirs
+SHORTEST = 2**-7  # step of a split: about what one step of Adam at a rate of 1e-3 moves the parameters of a unit
 
 
 class Splitting(NamedTuple):
@@ -272,26 +273,28 @@ def find_step(
     first: float = 1.0,
     *,
     least: float = 0.5,
-    halvings: int = 12,
+    shortest: float = SHORTEST,
 ) -> Step | None:
     """Return the first of the steps first, first / 2, first / 4, .. that brings enough of what is predicted.
 
-    The prediction is exact for small steps alone.
+    The prediction is exact for small steps alone. But a split of a very short step is none: its halves are as good as
+    equal, and the first weight step moves them farther together than they stand apart. Hadamard relus, whose kinks
+    allow no more, can rank first by what they are predicted to gain.
 
     Args:
         loss_at: the loss after a split with a step; at 0, where the split changes nothing, too.
         predicted: the change that is predicted for a step, such as the sum of `predicted_change` of the ops.
         first: the largest step.
         least: share of the predicted change that is enough.
-        halvings: most of them.
+        shortest: of the steps that are tried. A length says this whatever the loss's unit, as a gain does not.
 
     Returns:
         None if no step does.
     """
-    before = loss_at(0.0)
-    for number in range(halvings + 1):
-        step = first / 2**number
+    before, step = loss_at(0.0), first
+    while step >= shortest:
         found = Step(step, predicted(step), loss_at(step) - before)
         if found.predicted < 0 and found.measured <= least * found.predicted:
             return found
+        step /= 2
     return None

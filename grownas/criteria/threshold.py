@@ -12,6 +12,7 @@ Everything here is a pure function of its arguments.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Thresholds:
     """What governs the judgement. Checked when made.
 
     Attributes:
-        grow_threshold: an op whose smoothed share is above it is to be duplicated.
+        grow_threshold: an op whose smoothed share is above it is to be duplicated; `math.inf` where none is to be.
         prune_threshold: one whose is below it is to be pruned, unless an op of the node is to be duplicated.
         hysteresis: part of a threshold by which the share must come back before the op counts as having left it.
         smoothing: weight of an epoch's shares in the smoothed ones; 1 for none.
@@ -51,9 +52,9 @@ class Thresholds:
             raise ConfigError(f"smoothing must be above 0 and at most 1, got {self.smoothing}")
         if self.min_age < 0:
             raise ConfigError(f"min_age must be at least 0, got {self.min_age}")
-        if not (self.prune_threshold >= 0 and 0 < self.grow_threshold <= 1):
+        if not (self.prune_threshold >= 0 and (0 < self.grow_threshold <= 1 or self.grow_threshold == math.inf)):
             raise ConfigError(
-                "prune_threshold must be at least 0, grow_threshold above 0 and at most 1, got "
+                "prune_threshold must be at least 0, grow_threshold above 0 and at most 1 (or infinite), got "
                 f"{self.prune_threshold} and {self.grow_threshold}"
             )
         if self.leave_low > self.leave_high / 2:

@@ -48,8 +48,8 @@ def add_node(
     if not 0 <= position <= count:
         raise ValueError(f"position must lie between 0 and {count}, got {position}")
     grown = copy.deepcopy(backbone)
-    chosen = backbone.mixed_nodes()[max(position - 1, 0)].ops if ops is None else ops
-    node = grown.new_node(with_carrier(chosen, backbone.share_projection), generator).to(backbone.alpha[0])
+    made = ops_for_node(backbone, position) if ops is None else with_carrier(ops, backbone.share_projection)
+    node = grown.new_node(made, generator).to(backbone.alpha[0])
     carrier = next(number for number, op in enumerate(node.ops) if is_carrier(op, backbone.share_projection))
     set_share(node.alpha, carrier, carrier_share)
     pass_on(node, carrier, torch.eye(backbone.hidden_size), noise=noise, generator=generator)
@@ -59,6 +59,14 @@ def add_node(
     for number in range(count):
         origins |= unchanged(backbone, number, number + (number >= position))
     return Morphed(grown, origins)
+
+
+def ops_for_node(backbone: Backbone, position: int) -> list[Op]:
+    """Return the ops that `add_node` gives a node by default: those of the node before it, one that carries among them.
+
+    Where none of them can, there is one more.
+    """
+    return with_carrier(backbone.mixed_nodes()[max(position - 1, 0)].ops, backbone.share_projection)
 
 
 def with_carrier(ops: Sequence[OpLike], share_projection: bool) -> list[Op]:

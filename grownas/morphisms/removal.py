@@ -11,7 +11,7 @@ from torch import Generator
 from grownas.backbone import Backbone, MixedNode, OpLike
 from grownas.genotype import Op
 from grownas.morphisms.origins import Morphed, Origins, Piece, rebuild_node
-from grownas.morphisms.parts import constant_part, fold_constant, silence
+from grownas.morphisms.parts import constant_part, disturb, fold_constant, silence
 from grownas.ops import ACTIVATION
 
 
@@ -58,11 +58,12 @@ def replace_op(
     candidate: OpLike,
     generator: Generator | None = None,
     share: float | None = None,
+    noise: float = 0.0,
 ) -> Morphed:
     """Put a new op in the place of another, constant at first with live gradients, as in a new node.
 
-    Promise: the output changes only by what the removed op varied. Every other op keeps its absolute share; the
-    difference of the two ops' constants goes into a bias as in `prune_op`, and is lost where that is.
+    Promise: with noise 0 the output changes only by what the removed op varied. Every other op keeps its absolute
+    share; the difference of the two ops' constants goes into a bias as in `prune_op`, and is lost where that is.
 
     The candidate is given the removed op's share, which may be too small to learn from soon. With `share` a
     homogeneous op, whose weights are adapted to keep its part as it was, gives or takes the difference.
@@ -72,8 +73,10 @@ def replace_op(
         node: number of the node.
         op: number of the op that goes; the candidate's afterwards.
         candidate: the new op; under `share_projection` it has a projection of its own, for it starts elsewhere.
-        generator: draws a Hadamard candidate's W_h and b_h.
+        generator: draws a Hadamard candidate's W_h and b_h, and the noise.
         share: the candidate's; the removed op's if None.
+        noise: standard deviation of what is added to all parameters of the candidate. Without it two additive ops of
+            a kind that come into a node at once are equal, and learn the same for ever.
 
     Raises:
         ValueError: there is no such node or op, or no op that can give the share.
@@ -95,6 +98,8 @@ def replace_op(
         _set_alpha(new, heir, total + math.log(room - share), origins, f"nodes.{node}.")
     silence(new, op, new.hidden_size)
     fold_constant(grown, node, constant_part(old) - constant_part(new))
+    if noise:
+        disturb(new, [op], noise, generator)
     return Morphed(grown, origins)
 
 
@@ -102,7 +107,7 @@ def room_for(backbone: Backbone, node: int, op: int) -> float:
     """Return below which share `replace_op` can give a candidate in the place of an op; 0 if it can only keep its."""
     mixed = backbone.mixed_nodes()[node]
     heir = _heir(mixed, but=op)
-    return 0.0 if heir is None else mixed.shares.detach()[[heir, op]].double().sum().item()
+    return 0.0 if heir is None else torch.softmax(mixed.alpha.detach().double(), 0)[[heir, op]].sum().item()
 
 
 def _heir(node: MixedNode, but: int | None = None) -> int | None:

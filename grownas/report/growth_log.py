@@ -7,8 +7,7 @@ from typing import Any
 
 from grownas.report.tables import NONE, Column, Entry, Row, Table, count, figure, plain, seconds, small
 
-TRIAL = "gain per parameter in a trial"  # the rule that chooses between kinds of moves
-JUDGES = {"significant": "t =", TRIAL: "trial"}  # the names of rules, where they are to be short
+JUDGES = {"significant": "t ="}  # the names of rules, where they are to be short
 RINGED = {"add": "\N{CIRCLED PLUS}", "hadamard": "\N{CIRCLED TIMES}"}  # the diagram's signs, in text
 
 
@@ -51,7 +50,7 @@ def _columns(lines: Sequence[Entry]) -> list[tuple[Column, Callable[[Entry], str
         ),
         (Column("loss before", before), lambda line: figure(line.get("loss_before"), 5)),
         (Column("loss after", after), lambda line: figure(line.get("loss_after"), 5)),
-        (Column("judge", rule, figures=False), lambda line: judge(line.get("judge"))),
+        (Column("judge", rule, figures=False), judge),
         (
             Column("accepted", note("", "of a pruned op: that of its stage"), figures=False),
             lambda line: {True: "yes", False: "no"}.get(line.get("accepted"), NONE),  # type: ignore[arg-type]
@@ -97,8 +96,7 @@ def ends_stage(line: Entry) -> bool:
 
 def is_loser(line: Entry) -> bool:
     """Say whether a move was tried for a few epochs beside others, and another kind was chosen."""
-    judge = line.get("judge")
-    return isinstance(judge, Mapping) and judge.get("rule") == TRIAL
+    return line.get("trial") is not None and line.get("part") == line["trial"]
 
 
 def move(line: Entry) -> str:
@@ -122,9 +120,10 @@ def op_label(name: Any) -> str:
     return f"{RINGED[combine]} {activation}" if combine in RINGED else str(name)
 
 
-def judge(value: Any) -> str:
-    """Return the figure that decided, with the rule's name."""
+def judge(line: Entry) -> str:
+    """Return the figure that decided about a move, with the rule's name."""
+    value = line.get("judge")
     if not isinstance(value, Mapping):
         return small(value) if isinstance(value, int | float) else str(value or NONE)
-    name = JUDGES.get(str(value.get("rule")), str(value.get("rule")))
+    name = "trial" if is_loser(line) else JUDGES.get(str(value.get("rule")), str(value.get("rule")))
     return f"{name} {small(value.get('figure'))}"

@@ -7,7 +7,6 @@ bookkeeping what each move did to the cell, so that an op can be followed from i
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from grownas.criteria.threshold import SOURCES
 from grownas.genotype import Genotype
-from grownas.report.growth_log import ends_stage, is_loser, move
+from grownas.report.growth_log import move
 
 Line = Mapping[str, Any]
 Points = list[tuple[float, float]]
@@ -29,15 +28,11 @@ class Fit(NamedTuple):
     end: int
     train: Points
     val: Points
-
-    @property
-    def is_trial(self) -> bool:
-        """Whether it only served to choose a move."""
-        return "-try-" in self.part
+    is_trial: bool = False  # it only served to choose a move
 
 
 class Event(NamedTuple):
-    """Moves that were made at once; `part` names the fit that followed, and is None if no evaluation of it is known."""
+    """Moves that were made at once; `part` names the fit that followed, and is None where the log does not."""
 
     stage: int
     part: str | None
@@ -100,12 +95,14 @@ class Shares(NamedTuple):
     end: int
 
 
-def fits(metrics: Iterable[Line]) -> tuple[str, list[Fit]]:
+def fits(metrics: Iterable[Line], growth: Iterable[Line]) -> tuple[str, list[Fit]]:
     """Return which figure was logged, and the growth's fits one after the other.
 
     Args:
         metrics: lines of `metrics.jsonl`; those of stage 0, the baselines' fits, are left out.
+        growth: lines of `growth.jsonl`; they tell which fits were trials.
     """
+    trials = {line.get("trial") for line in growth}
     lines = [line for line in metrics if line.get("stage")]
     wanted = "loss" if any(line["metric"] == "loss" for line in lines) else next((x["metric"] for x in lines), "loss")
     grouped: dict[str, list[Line]] = {}
@@ -119,45 +116,24 @@ def fits(metrics: Iterable[Line]) -> tuple[str, list[Fit]]:
             [(begin + line["step"], line["value"]) for line in evaluations if line["split"] == split]
             for split in ("train", "val")
         )
-        found.append(Fit(part, begin, end, train, val))
+        found.append(Fit(part, begin, end, train, val, part in trials))
         begin = end
     return str(wanted), found
 
 
-def events(growth: Iterable[Line], parts: Iterable[str]) -> list[Event]:
-    """Group the lines of `growth.jsonl`.
-
-    Args:
-        growth: the lines.
-        parts: names of all fits, in order.
-    """
-    tuned: dict[int, list[str]] = {}
-    for part in parts:
-        if found := re.match(r"stage-(\d+)-.*-pruned-", part):
-            tuned.setdefault(int(found[1]), []).append(part)
-    groups = list[tuple[str, list[Line]]]()
+def events(growth: Iterable[Line]) -> list[Event]:
+    """Group the lines of `growth.jsonl` by the fit that followed; where a line does not name it, it stands alone."""
+    groups = list[list[Line]]()
     for line in growth:
-        part = _part(line)
-        # removals share the time of the fine-tuning, which stands in the last one's line
-        done = bool(groups) and ends_stage(line) and bool(groups[-1][1][-1].get("wall_s"))
-        if not groups or groups[-1][0] != part or done:
-            groups.append((part, []))
-        groups[-1][1].append(line)
-    found_events = []
-    for part, lines in groups:
-        stage, name = int(lines[0].get("stage", 0)), None if ends_stage(lines[0]) else part
-        if name is None and tuned.get(stage):
-            name = tuned[stage].pop(0)
-        found_events.append(Event(stage, name, tuple(lines), lines[0].get("accepted")))
-    return found_events
-
-
-def _part(line: Line) -> str:
-    """Return a name for the fit that followed a move: its own, except of a fine-tuning."""
-    stage = f"stage-{line.get('stage')}"
-    if is_loser(line):
-        return f"{stage}-try-{line.get('kind')}"
-    return f"{stage}-pruned" if ends_stage(line) else stage
+        part = line.get("part")
+        if groups and part is not None and groups[-1][0].get("part") == part:
+            groups[-1].append(line)
+        else:
+            groups.append([line])
+    return [
+        Event(int(lines[0].get("stage", 0)), lines[0].get("part"), tuple(lines), lines[0].get("accepted"))
+        for lines in groups
+    ]
 
 
 def marks(all_fits: Iterable[Fit], found: Iterable[Event], stages: Iterable[Line]) -> list[Mark]:
@@ -171,19 +147,14 @@ def marks(all_fits: Iterable[Fit], found: Iterable[Event], stages: Iterable[Line
     answers = {event.part: (in_few_words(event.lines), event.accepted) for event in found}
     for line in stages:
         if line["stage"] == 1 and line.get("pull") is not None:
-            answers[_first(line)] = (f"start, pull {line['pull']:g}", line["accepted"])
+            answers[line.get("part")] = (f"start, pull {line['pull']:g}", line["accepted"])
     marked = []
     for fit in all_fits:
         if fit.part in answers:
             marked.append(Mark(fit.begin, *answers[fit.part], fit.is_trial))
         elif not fit.is_trial:  # of a trial's winner the mark stands where its training begins
-            label = "pruned" if "-pruned-" in fit.part else fit.part.replace("-", " ")
-            marked.append(Mark(fit.begin, label, None, is_trial=False))
+            marked.append(Mark(fit.begin, fit.part.replace("-", " "), None, is_trial=False))
     return marked
-
-
-def _first(line: Line) -> str:
-    return f"stage-1-pull-{line['pull']:g}"
 
 
 def in_few_words(lines: Sequence[Line]) -> str:
@@ -309,14 +280,12 @@ def shares(lines: Iterable[Line], metrics: Iterable[Line], found: Iterable[Event
 
 def _path(found: Iterable[Event], stages: Iterable[Line]) -> Iterator[tuple[int, str | None, tuple[Line, ...]]]:
     """Yield stage, fit and moves of what led to the final cell; nothing if that is the start, or not found yet."""
-    begun = [
-        _first(line) for line in stages if line["stage"] == 1 and line["accepted"] and line.get("pull") is not None
-    ]
+    begun = [line for line in stages if line["stage"] == 1 and line["accepted"] and line.get("part") is not None]
     if not begun:
         return
-    yield 1, begun[-1], ()
+    yield 1, begun[-1]["part"], ()
     for event in found:
-        if event.accepted and (event.stage > 1 or str(event.part).startswith(f"{begun[-1]}-pruned")):
+        if event.accepted and (event.stage > 1 or event.part == begun[-1].get("part_pruned")):
             yield event.stage, event.part, event.lines
 
 

@@ -80,7 +80,7 @@ def _comparison(comparison: Comparison) -> Tree:
     result, shown = comparison.result, comparison.shown
     finished = [run for run in comparison.runs if run.summary]
     figures = {entry["model"]: entry["test"]["each"] for entry in result["models"]} if result else {}
-    values = _details(shown) if shown else _details_of_nothing()
+    values = _details(shown or Run.empty(comparison.path))
     own = shown or (comparison.runs[0] if comparison.runs else None)
     return {
         **values,
@@ -156,21 +156,11 @@ def _details(run: Run) -> Tree:
     }
 
 
-def _details_of_nothing() -> Tree:
-    """Return the sections of a comparison of which no seed has finished."""
-    nothing = ("timeline", "cell", "equations", "cumulative", "main", "rival", "scatter", "stopped", "free_running")
-    empty: Tree = dict.fromkeys((*nothing, "ratio", "series"))
-    return {
-        **empty, "trials": False, "chapters": [], "shares": [], "panels": [], "days": 0, "growth": growth_log.table([]),
-        "data": {},
-    }  # fmt: skip
-
-
 def _growth(run: Run) -> Tree:
     """Return the sections about how a cell grew: timeline, cells, shares, predictions, the log."""
     stages = run.summary.get("stage_log", []) if run.summary else []
-    metric, fits = history.fits(run.metrics)
-    events = history.events(run.growth, [fit.part for fit in fits])
+    metric, fits = history.fits(run.metrics, run.growth)
+    events = history.events(run.growth)
     marks = history.marks(fits, events, stages)
     shares = history.shares(run.shares, run.metrics, events, stages)
     predictions = history.predictions(run.growth)

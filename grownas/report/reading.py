@@ -50,6 +50,11 @@ class Run:
     data: Tree
     forecasts: dict[str, np.ndarray]
 
+    @classmethod
+    def empty(cls, path: Path) -> Run:
+        """Return a run of which nothing is known yet."""
+        return cls(path, "", {}, "search", None, [], [], [], None, None, {}, {})
+
     @property
     def name(self) -> str:
         """The folder's name, also of `.`."""

@@ -21,10 +21,11 @@ from grownas.protocols import Task
 from grownas.recipe import count_parameters, set_rates, split_parameters
 from grownas.strategies.moves import KINDS, MODES, Move, Proposal, Scene, noise_for, repeat, resample
 from grownas.strategies.pruning import log_prunings, prune_stage
-from grownas.strategies.stage import Candidate, Change, Growth, Journal, Stage, apply, with_core
+from grownas.strategies.stage import Candidate, Change, Growth, Journal, Stage, apply, declined, traced, with_core
 from grownas.train import Fit
 
 NOTHING_FOUND = "the start is kept, nothing found"
+RESTARTS_ENDED = "the last restart was not accepted"
 WORDS = {"add_node": "added node", "duplicate_op": "duplicated op", "split_op": "split op", "replace_op": "redrawn op"}
 
 
@@ -82,9 +83,9 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
     for candidate_pull in options.pulls:
         if firsts and (reason := _out_of_time(options, journal.elapsed - began)) is not None:
             break
-        scene = _scene(origin, task, journal, options, candidate_pull, seed, 1)
+        scene = Scene(origin, task, journal, options, candidate_pull, seed, number=1, source=0)
         begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
-        stage = _train(f"stage-1-pull-{candidate_pull:g}", begin, scene, seed=seed)
+        stage = _train(f"stage-1-pull-{candidate_pull:g}", begin, scene)
         firsts.append(stage)
         verdict = _judge(best, stage, options)
         stages.append(_stage_line(scene, best, stage, verdict))
@@ -98,37 +99,43 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
 
     number, rejected = 1, list[Move]()  # since the last that was accepted
     while (reason := reason or _out_of_time(options, journal.elapsed - began)) is None:
-        scene = _scene(best.candidate, task, journal, options, pull, seed, number + 1)
-        begun = _choose(scene, rejected, seed=seed)
+        scene = Scene(best.candidate, task, journal, options, pull, seed, number + 1, best.number)
+        begun = _choose(scene, rejected)
         if isinstance(begun, str):
             reason = begun
             break
         number += 1
-        stage, line = _attempt(begun, scene, best, seed=seed)
+        stage, line = _attempt(begun, scene, best)
         stages.append(line)
         if line["accepted"]:
             best, rejected = stage, []
         else:
-            best = best._replace(candidate=_declined(best.candidate, begun.proposal))
+            best = best._replace(candidate=_declined(best.candidate, begun, stage))
             rejected.append(begun.proposal.move)
+    reasons = [reason]
     for _ in range(options.restarts):
-        scene = _scene(best.candidate, task, journal, options, pull, seed, number + 1)
+        scene = Scene(best.candidate, task, journal, options, pull, seed, number + 1, best.number)
         late = _out_of_time(options, journal.elapsed - began)
         begun = late or _begin(scene, resample(scene))
         if isinstance(begun, str):
+            reasons.append(late or f"no further restart: {begun}")
             break
         number += 1
-        stage, line = _attempt(begun, scene, best, seed=seed)
+        stage, line = _attempt(begun, scene, best)
         stages.append(line)
         if not line["accepted"]:
+            reasons.append(RESTARTS_ENDED)
             break
         best = stage
+    else:
+        reasons += [f"restarts = {options.restarts} made"] if options.restarts else []
     if options.prune == "at_end":
         line = next(line for line in reversed(stages) if line["accepted"])
-        scene = _scene(best.candidate, task, journal, options, pull, seed, line["stage"])
-        best = prune_stage(best, scene, seed=seed)
+        scene = Scene(best.candidate, task, journal, options, pull, seed, line["stage"], best.number)
+        best = prune_stage(best, scene)
         log_prunings(journal, best, accepted=True)
         line.update(_outcome(best))
+    reason = "; ".join(dict.fromkeys(reasons))
     return Grown(best.model, first.model, stages, pull, journal.elapsed - began, reason, first_line)
 
 
@@ -150,29 +157,22 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
         fit = journal.fit(key, begin.model, task, recipe, seed=seed, optimizers=begin.optimizers)
         return begin.trained(fit, options.thresholds)
 
+    source = 0
     for line in path:
         stage, pull = line["stage"], line["pull"]
-        scene = _scene(current, task, journal, options, pull, seed, stage)
+        scene, source = Scene(current, task, journal, options, pull, seed, stage, source), stage
         if stage > 1:
             key = f"refit-stage-{stage}"
-            current, _ = _change(scene, [repeat(scene, move) for move in line["moves"]])
+            current, _ = _change(scene, repeat(scene, line["moves"]))
         else:
             key = f"refit-stage-1-pull-{pull:g}"
             current = current._replace(model=stirred(start, options.noise, pull, seed=seed))
         current = train(key, current, pull, line["best_epoch"])
-        for move in line["pruned"]:
-            scene = replace(scene, best=current)
-            current, _ = apply(current, repeat(scene, move), task, options, stage=stage, step=0)
+        for change in repeat(scene, line["pruned"]):
+            current, _ = apply(current, change, task, options, stage=stage, step=0)
         if line["pruned"]:
             current = train(f"{key}-pruned", current, pull, line["best_epoch_pruned"])
     return current.model
-
-
-def _scene(
-    best: Candidate, task: Task, journal: Journal, options: Growth, pull: float, seed: int, number: int
-) -> Scene:
-    """Return the scene of a stage, with a seed of its own."""
-    return Scene(best, task, journal, options, pull, seed + (1000 * number if number > 1 else 0), number)
 
 
 class Begun(NamedTuple):
@@ -183,15 +183,17 @@ class Begun(NamedTuple):
         candidate: after it, before training.
         lines: of the growth log, one a change.
         trials: fits by which it was chosen.
+        trial: key of its own among those; None if it was not tried.
     """
 
     proposal: Proposal
     candidate: Candidate
     lines: tuple[dict[str, Any], ...]
     trials: tuple[Fit, ...] = ()
+    trial: str | None = None
 
 
-def _choose(scene: Scene, rejected: Sequence[Move], *, seed: int) -> Begun | str:
+def _choose(scene: Scene, rejected: Sequence[Move]) -> Begun | str:
     """Return the best move of those that the mode allows; in words, why there is none.
 
     Where several kinds are possible, the first of each is trained for a few epochs, and the one with the largest gain
@@ -210,7 +212,7 @@ def _choose(scene: Scene, rejected: Sequence[Move], *, seed: int) -> Begun | str
                 break
     if not begun:
         return "; ".join(dict.fromkeys(reasons))
-    return begun[0] if len(begun) == 1 else _try(scene, begun, seed=seed)
+    return begun[0] if len(begun) == 1 else _try(scene, begun)
 
 
 def _first_left(scene: Scene, kind: str, rejected: Sequence[Move]) -> Begun | str:
@@ -265,26 +267,29 @@ def _change(scene: Scene, changes: Sequence[Change]) -> tuple[Candidate, list[di
     return candidate, lines
 
 
-def _try(scene: Scene, begun: Sequence[Begun], *, seed: int) -> Begun:
+def _try(scene: Scene, begun: Sequence[Begun]) -> Begun:
     """Train each for a few epochs; log the others and return the one with the largest gain a parameter."""
     before, fits, gains = scene.best, list[Fit](), list[float]()
-    for one in begun:
-        key = f"stage-{scene.number}-try-{one.proposal.kind}"
-        fit = scene.fit(key, one.candidate, seed=seed, epochs=scene.options.trial_epochs)
+    keys = [f"stage-{scene.number}-try-{one.proposal.kind}" for one in begun]
+    for key, one in zip(keys, begun, strict=True):
+        fit = scene.fit(key, one.candidate, epochs=scene.options.trial_epochs)
         added = count_parameters(one.candidate.model) - count_parameters(before.model)
         fits.append(fit)
         gains.append((before.loss - fit.loss) / added)
     winner = max(range(len(begun)), key=gains.__getitem__)
-    for number, (one, fit, gain) in enumerate(zip(begun, fits, gains, strict=True)):
+    for number, (key, one, fit, gain) in enumerate(zip(keys, begun, fits, gains, strict=True)):
         judge = {"rule": "gain per parameter in a trial", "figure": gain, "threshold": gains[winner]}
         for line in one.lines if number != winner else ():
-            scene.journal.grew({**line, **_trained(before, fit), "accepted": False, "judge": judge})
-    return begun[winner]._replace(trials=tuple(fits))
+            trained = _trained(before, fit, key, trial=key)
+            scene.journal.grew({**line, **trained, "accepted": False, "judge": judge})
+    return begun[winner]._replace(trials=tuple(fits), trial=keys[winner])
 
 
-def _trained(before: Candidate, fit: Fit) -> dict[str, Any]:
+def _trained(before: Candidate, fit: Fit, key: str, *, trial: str | None) -> dict[str, Any]:
     """Return what a change's line says of the training after it."""
     return {
+        "part": key,
+        "trial": trial,
         "loss_before": before.loss,
         "loss_after": fit.loss,
         "cell_after": fit.model.core.genotype(top_k=None).to_dict(),
@@ -292,22 +297,23 @@ def _trained(before: Candidate, fit: Fit) -> dict[str, Any]:
     }
 
 
-def _attempt(begun: Begun, scene: Scene, best: Stage, *, seed: int) -> tuple[Stage, dict[str, Any]]:
+def _attempt(begun: Begun, scene: Scene, best: Stage) -> tuple[Stage, dict[str, Any]]:
     """Train and judge what a stage begins with; log its moves; return the stage and its line."""
-    stage = _train(f"stage-{scene.number}", begun.candidate, scene, seed=seed)._replace(trials=begun.trials)
+    key = f"stage-{scene.number}"
+    stage = _train(key, begun.candidate, scene)._replace(trials=begun.trials)
     verdict = _judge(best, stage, scene.options)
-    judged = {"accepted": verdict.accepted, "judge": verdict.line()}
+    trained = _trained(scene.best, stage.fits[0], key, trial=begun.trial)
     for line in begun.lines:
-        scene.journal.grew({**line, **_trained(scene.best, stage.fits[0]), **judged})
+        scene.journal.grew({**line, **trained, "accepted": verdict.accepted, "judge": verdict.line()})
     log_prunings(scene.journal, stage, accepted=verdict.accepted)
     return stage, _stage_line(scene, best, stage, verdict, begun.lines)
 
 
-def _train(key: str, begin: Candidate, scene: Scene, *, seed: int) -> Stage:
+def _train(key: str, begin: Candidate, scene: Scene) -> Stage:
     """Train a stage; prune it if that is done in each."""
-    fit, options = scene.fit(key, begin, seed=seed), scene.options
-    stage = Stage(begin.trained(fit, options.thresholds), (fit,))
-    return prune_stage(stage, scene, seed=seed) if options.prune == "each_stage" else stage
+    fit, options = scene.fit(key, begin), scene.options
+    stage = Stage(begin.trained(fit, options.thresholds), (fit,), number=scene.number, part=key)
+    return prune_stage(stage, scene) if options.prune == "each_stage" else stage
 
 
 def _judge(best: Stage, stage: Stage, options: Growth) -> Verdict:
@@ -315,13 +321,16 @@ def _judge(best: Stage, stage: Stage, options: Growth) -> Verdict:
     return JUDGES[options.judge](*losses, threshold=options.threshold)
 
 
-def _declined(candidate: Candidate, proposal: Proposal) -> Candidate:
-    """Return the candidate with a rejected duplicate noted in what is watched, where it was the share's proposal."""
-    watched = list(candidate.watched)
-    for node, op in proposal.places:
-        if proposal.kind == "duplicate_op" and op is not None and watched[node][op].level == threshold.HIGH:
-            watched[node] = threshold.decline(watched[node], op)
-    return candidate._replace(watched=tuple(watched))
+def _declined(candidate: Candidate, begun: Begun, stage: Stage) -> Candidate:
+    """Return the candidate that a rejected stage began with, in which what its shares proposed in vain is declined.
+
+    That is the duplicate that was rejected, and prunings that were undone.
+    """
+    kind, places = begun.proposal.move
+    copied = [(node, op) for node, op in places if kind == "duplicate_op" and op is not None]
+    before = traced(candidate.watched, begun.lines)
+    pruned = [place for node, op in stage.undone if (place := before[node][op]) is not None]
+    return declined(declined(candidate, copied, threshold.HIGH), pruned, threshold.LOW)
 
 
 def _out_of_time(options: Growth, seconds: float) -> str | None:
@@ -369,13 +378,14 @@ def _stage_line(
         "epochs": fit.epochs,
         "best_epoch": fit.best_epoch,
         "stopped": fit.reason,
+        "part": stage.part,
         **_outcome(stage),
     }
 
 
 def _outcome(stage: Stage) -> dict[str, Any]:
     """Return what a stage's line says of what came out: with the prunings that were not undone, and their tuning."""
-    core, pruned = stage.model.core, _moves([line for line in stage.prunings if line["accepted"] is None])
+    core, kept = stage.model.core, [line for line in stage.prunings if line["accepted"] is None]
     return {
         "nodes": len(core.nodes),
         "ops": sum(len(alpha) for alpha in core.alpha),
@@ -383,8 +393,9 @@ def _outcome(stage: Stage) -> dict[str, Any]:
         "steps": stage.steps,
         "seconds": round(stage.seconds, 3),
         "params": count_parameters(stage.model),
-        "pruned": pruned,
-        "best_epoch_pruned": stage.fits[-1].best_epoch if pruned else None,
+        "pruned": _moves(kept),
+        "best_epoch_pruned": stage.fits[-1].best_epoch if kept else None,
+        "part_pruned": kept[-1]["part"] if kept else None,
     }
 
 

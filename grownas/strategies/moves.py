@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -46,8 +46,9 @@ class Scene:
         journal: remembers what criteria found.
         options: of the growth.
         pull: with which the stage will be trained.
-        seed: fixes noise and random choices.
+        seed: of the growth; fixes noise, random choices and data order.
         number: of the stage.
+        source: number of the stage that `best` came out of.
     """
 
     best: Candidate
@@ -57,6 +58,7 @@ class Scene:
     pull: float
     seed: int
     number: int
+    source: int
 
     @property
     def core(self) -> Backbone:
@@ -69,25 +71,42 @@ class Scene:
         """How the stage is trained."""
         return replace(self.options.recipe, pull=self.pull)
 
-    def fit(self, key: str, begin: Candidate, *, seed: int, epochs: int | None = None) -> Fit:
+    def fit(self, key: str, begin: Candidate, *, epochs: int | None = None) -> Fit:
         """Train a candidate, with the stage's recipe but perhaps for other epochs."""
         recipe = self.recipe if epochs is None else replace(self.recipe, epochs=epochs)
         return self.journal.fit(
-            key, begin.model, self.task, recipe, seed=seed, optimizers=begin.optimizers, stage=self.number
+            key, begin.model, self.task, recipe, seed=self.seed, optimizers=begin.optimizers, stage=self.number
         )
+
+    def judge(self, what: str, work: Callable[[], Tree]) -> Tree:
+        """Return what a criterion says of the best candidate, found once however many stages begin with it.
+
+        Args:
+            what: is judged.
+            work: judges it. Nothing that it uses may differ between stages that begin with the same candidate.
+        """
+        return self.journal.remember(f"after-stage-{self.source}-{what}", work)
 
     @property
     def noise(self) -> float:
         """Standard deviation of the noise on what is new."""
         return noise_for(self.options.noise, self.pull, self.core.hidden_size)
 
-    def generator(self) -> torch.Generator:
-        """Return a new generator; each has the same numbers to give."""
-        return torch.Generator().manual_seed(self.seed)
+    def seed_of(self, stage: int) -> int:
+        """Return what fixes a stage's noise and random choices."""
+        return self.seed + (1000 * stage if stage > 1 else 0)
+
+    def generator(self, stage: int | None = None) -> torch.Generator:
+        """Return a new generator of a stage, this one if None; each has the same numbers to give."""
+        return torch.Generator().manual_seed(self.seed_of(self.number if stage is None else stage))
+
+    def drawing(self, what: str) -> random.Random:
+        """Return a new generator of the stage; what it is for counts, so that one draw says nothing of another."""
+        return random.Random(f"{self.seed_of(self.number)} {what}")
 
     def shuffled(self, what: str, things: Sequence[Any]) -> list[Any]:
-        """Return things in random order; what they are counts, so that one order says nothing of another."""
-        return random.Random(f"{self.seed} {what}").sample(things, len(things))
+        """Return things in random order."""
+        return self.drawing(what).sample(things, len(things))
 
 
 class Proposal(NamedTuple):
@@ -126,14 +145,17 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Window, Tensor | None]]:
         """Yield `(x, window, h_0)`."""
         hidden = None
-        for window in self.task.windows(self.part, seed=0):
-            x = window.x.to(self.model.readout.weight)
+        for x, window in self._windows():
             if window.fresh:
                 hidden = None
             if not window.warm_up:
                 yield x, window, hidden
             with torch.no_grad():
                 _, hidden = self.model.core(x, hidden)
+
+    def _windows(self) -> Iterator[tuple[Tensor, Window]]:
+        for window in self.task.windows(self.part, seed=0):
+            yield window.x.to(self.model.readout.weight), window
 
     def loss(self, out: Tensor, window: Window) -> Tensor:
         """Return the mean loss of a window from the core's output `(T, B, H)`."""
@@ -145,9 +167,16 @@ class Batches:
 
         The states that windows begin in stay those of the own core, as the prediction takes them to be.
         """
-        core, model = copy.deepcopy(core).double(), copy.deepcopy(self.model).double()
-        batches = Batches(model, self.task, self.part)
-        return float(torch.stack([batches.loss(core(x, h_0)[0], window) for x, window, h_0 in batches]).mean())
+        core, (exact, states) = copy.deepcopy(core).double(), self._exact
+        read = ((x, window) for x, window in exact._windows() if not window.warm_up)
+        losses = [exact.loss(core(x, h_0)[0], window) for (x, window), h_0 in zip(read, states, strict=True)]
+        return float(torch.stack(losses).mean())
+
+    @cached_property
+    def _exact(self) -> tuple[Batches, list[Tensor | None]]:
+        """The same in float64, and the state that each window begins in: they are read once for all other cores."""
+        exact = Batches(copy.deepcopy(self.model).double(), self.task, self.part)
+        return exact, [h_0 for _, _, h_0 in exact]
 
 
 def noise_for(noise: float, pull: float, hidden_size: int) -> float:
@@ -160,44 +189,55 @@ def noise_for(noise: float, pull: float, hidden_size: int) -> float:
 
 
 def add_nodes(scene: Scene) -> Offer:
-    """Offer a new node at the position that is asked for, or at every one: by first-order gain, or in random order."""
+    """Offer a new node at the position that is asked for, or at every one: by first-order gain, or in random order.
+
+    None where it would have more than `max_ops` ops: it has those of the node before it, and a carrier.
+    """
     count, options = len(scene.core.nodes), scene.options
     if count >= options.max_nodes:
         return Offer([], f"max_nodes = {options.max_nodes} reached")
+    places = {"first": [0], "middle": [count // 2], "last": [count]}
+    positions = list(range(count + 1))
     if options.choice == "random":
-        positions = scene.shuffled("add_node", range(count + 1))
-    elif options.position == "best":
-        gains = scene.journal.remember(f"stage-{scene.number}-positions", lambda: _gains(scene))["gains"]
-        positions = sorted(range(count + 1), key=lambda position: -gains[position])
-    else:
-        positions = [{"first": 0, "middle": count // 2, "last": count}[options.position]]
+        positions = scene.shuffled("add_node", positions)
+    elif options.position != "best":
+        positions = places[options.position]
+    sizes = {position: len(morphisms.ops_for_node(scene.core, position)) for position in positions}
+    able = [position for position, size in sizes.items() if options.max_ops is None or size <= options.max_ops]
+    if not able:
+        return Offer([], f"a new node would have {min(sizes.values())} ops, max_ops = {options.max_ops}")
+    if options.choice != "random" and options.position == "best":
+        gains = dict(zip(able, scene.judge("positions", lambda: _gains(scene, able))["gains"], strict=True))
+        able.sort(key=lambda position: -gains[position])
 
     def propose(position: int) -> Proposal:
         return Proposal("add_node", ((position, None),), lambda: [add_node_at(scene, position)])
 
-    return Offer([propose(position) for position in positions], "")
+    return Offer([propose(position) for position in able], "")
 
 
 def add_node_at(scene: Scene, position: int) -> Change:
     """Return the change that adds a node."""
-    return Change("add_node", position, None, partial(_add_node, scene, position, scene.noise), predicted=0.0)
+    make = partial(_add_node, scene, position, scene.noise, scene.number)
+    return Change("add_node", position, None, make, predicted=0.0)
 
 
-def _add_node(scene: Scene, position: int, noise: float, core: Backbone) -> Morphed:
+def _add_node(scene: Scene, position: int, noise: float, stage: int, core: Backbone) -> Morphed:
     return morphisms.add_node(
         core,
         position=position,
         carrier_share=scene.options.carrier_share,
         noise=noise,
-        generator=scene.generator(),
+        generator=scene.generator(stage),
     )
 
 
-def _gains(scene: Scene) -> Tree:
-    """Return each position's first-order gain, on the data that the weights learn from."""
+def _gains(scene: Scene, positions: Sequence[int]) -> Tree:
+    """Return positions' first-order gains, on the data that the weights learn from, of a node drawn for all stages."""
     batches = Batches(scene.best.model, scene.task, "train")
-    cores = [_add_node(scene, position, 0.0, scene.core).backbone for position in range(len(scene.core.nodes) + 1)]
-    return {"gains": [first_order_gain(core, batches.loss, batches, place) for place, core in enumerate(cores)]}
+    cores = [_add_node(scene, position, 0.0, scene.source, scene.core).backbone for position in positions]
+    gains = [first_order_gain(core, batches.loss, batches, place) for place, core in zip(positions, cores, strict=True)]
+    return {"gains": gains}
 
 
 # --- ops ---
@@ -267,14 +307,15 @@ def split_ops(scene: Scene) -> Offer:
     if scene.options.choice == "random":
         chosen = scene.shuffled("split_op", places)
         return Offer([Proposal("split_op", (place,), partial(_split_randomly, scene, place)) for place in chosen], "")
-    known = scene.journal.remember(f"stage-{scene.number}-splitting", lambda: _judge_ops(scene, places))
+    known = scene.judge("splitting", lambda: _judge_ops(scene))
     found = {place: Splitting(*pair) for place, *pair in zip(places, known["values"], known["vectors"], strict=True)}
     ranked = splitting.choose_ops(found, options.rule, count=len(places))
 
-    def propose(group: list[tuple[int, int]]) -> Proposal:
-        return Proposal("split_op", tuple(group), lambda: _split_by_step(scene, {p: found[p] for p in group}))
+    def propose(rank: int, group: list[tuple[int, int]]) -> Proposal:
+        return Proposal("split_op", tuple(group), lambda: _split_by_step(scene, rank, {p: found[p] for p in group}))
 
-    return Offer([propose(group) for group in _groups(scene, ranked)], "no unit of any op gains by a split")
+    proposals = [propose(rank, group) for rank, group in enumerate(_groups(scene, ranked), 1)]
+    return Offer(proposals, "no unit of any op gains by a split")
 
 
 def _groups(scene: Scene, ranked: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
@@ -291,18 +332,20 @@ def _groups(scene: Scene, ranked: Sequence[tuple[int, int]]) -> Iterator[list[tu
         left = [place for place in left if place not in group]
 
 
-def _judge_ops(scene: Scene, places: Sequence[tuple[int, int]]) -> Tree:
-    """Return the ops' eigenvalues and eigenvectors."""
-    options = scene.options.splits
+def _judge_ops(scene: Scene) -> Tree:
+    """Return eigenvalues and eigenvectors of all ops that can grow, judged together: last digits depend on that."""
+    options, places = scene.options.splits, _places(scene)
     batches = Batches(scene.best.model, scene.task, options.part)
     found = splitting.judge_ops(scene.core, batches.loss, batches, places, curvature=options.curvature).values()
     return {"values": [one.eigenvalues for one in found], "vectors": [one.eigenvectors for one in found]}
 
 
-def _split_by_step(scene: Scene, chosen: dict[tuple[int, int], Splitting]) -> list[Change] | None:
-    """Return the splits with the largest step that brings what it predicts; None if there is none."""
-    key = "-".join(f"{node}.{op}" for node, op in chosen)
-    found = scene.journal.remember(f"stage-{scene.number}-step-{key}", lambda: _find_step(scene, chosen))
+def _split_by_step(scene: Scene, rank: int, chosen: dict[tuple[int, int], Splitting]) -> list[Change] | None:
+    """Return the splits with the largest step that brings what it predicts; None if there is none.
+
+    The rank of a group is its name: what is offered of a candidate is always the same, in the same order.
+    """
+    found = scene.judge(f"step-{rank}", lambda: _find_step(scene, chosen))
     if found["step"] is None:
         return None
     return [
@@ -351,21 +394,27 @@ def _split_randomly(scene: Scene, place: tuple[int, int]) -> list[Change]:
     return [change._replace(predicted=None, about={"split_step": change.about["split_step"]})]
 
 
-def repeat(scene: Scene, move: Mapping[str, Any]) -> Change:
-    """Return a change of an earlier growth, on the scene's data."""
-    kind, place = move["kind"], (move["node"], move["op"])
-    if kind == "add_node":
-        return add_node_at(scene, move["node"])
-    if kind == "duplicate_op":
-        return duplicate_at(scene, *place)
-    if kind == "prune_op":
-        return prune_at(*place)
-    if kind == "replace_op":
-        return _replacement(scene, *place, tuple(move["new_op"].split("/")))
-    if scene.options.choice == "random":
-        return _split_randomly(scene, place)[0]
-    found = _judge_ops(scene, [place])
-    return split_at(scene, *place, Splitting(found["values"][0], found["vectors"][0]), move["split_step"])
+def repeat(scene: Scene, moves: Sequence[Mapping[str, Any]]) -> list[Change]:
+    """Return changes of an earlier growth that were made one after the other, on the scene's data."""
+    found: dict[Place, Splitting] = {}
+    if scene.options.choice != "random" and any(move["kind"] == "split_op" for move in moves):
+        judged = _judge_ops(scene)
+        pairs = map(Splitting, judged["values"], judged["vectors"])
+        found = dict(zip(_places(scene), pairs, strict=True))
+
+    def split(node: int, op: int, move: Mapping[str, Any]) -> Change:
+        if scene.options.choice == "random":
+            return _split_randomly(scene, (node, op))[0]
+        return split_at(scene, node, op, found[node, op], move["split_step"])
+
+    again: dict[str, Callable[[int, int, Mapping[str, Any]], Change]] = {
+        "add_node": lambda node, op, move: add_node_at(scene, node),
+        "duplicate_op": lambda node, op, move: duplicate_at(scene, node, op),
+        "split_op": split,
+        "prune_op": lambda node, op, move: prune_at(node, op),
+        "replace_op": lambda node, op, move: _replacement(scene, node, op, tuple(move["new_op"].split("/"))),
+    }
+    return [again[move["kind"]](move["node"], move["op"], move) for move in moves]
 
 
 def prune_at(node: int, op: int) -> Change:
@@ -383,21 +432,38 @@ def resample(scene: Scene) -> Proposal:
 def replace_at(scene: Scene, core: Backbone, node: int, op: int) -> Change:
     """Return the change that puts a newly drawn op in the place of another, at an average share if there is room."""
     draw = morphisms.DRAWS.get(scene.options.replace, morphisms.draw_uniform)
-    return _replacement(
-        scene, node, op, draw(scene.options.space, core, node, random.Random(f"{scene.seed} {node} {op}"))
-    )
+    return _replacement(scene, node, op, draw(scene.options.space, core, node, scene.drawing(f"{node} {op}")))
 
 
 def _replacement(scene: Scene, node: int, op: int, candidate: Pair) -> Change:
-    """Each replacement has a generator of its own: two that were drawn alike must not learn alike."""
-    seed = random.Random(f"{scene.seed} {node} {op} weights").getrandbits(63)
+    """Return the change that puts an op in the place of another. Two that come in alike must not learn alike.
+
+    Each has a generator of its own; one that is equal to an op of its node all the same, as additive ones that are new
+    are, is given noise.
+    """
 
     def make(core: Backbone) -> Morphed:
-        generator = torch.Generator().manual_seed(seed)
-        share = min(1 / len(core.alpha[node]), morphisms.room_for(core, node, op) / 2)
-        return morphisms.replace_op(core, node, op, candidate, generator, share or None)
+        share = min(1 / len(core.alpha[node]), morphisms.room_for(core, node, op) / 2) or None
+
+        def replaced(what: str, noise: float) -> Morphed:
+            generator = torch.Generator().manual_seed(scene.drawing(f"{node} {op} {what}").getrandbits(63))
+            return morphisms.replace_op(core, node, op, candidate, generator, share, noise)
+
+        silent = replaced("weights", 0.0)
+        twin = _has_twin(silent.backbone, node, op)
+        return replaced(f"noise of {len(core.alpha[node])}", scene.noise) if twin else silent
 
     return Change("replace_op", node, op, make, None, {"new_op": "/".join(candidate)})
+
+
+def _has_twin(core: Backbone, node: int, op: int) -> bool:
+    """Say whether another op of the node is the same, with the same weights."""
+    names, own = core.op_names(node), core.op_parameters(node, op)
+    return any(
+        all(torch.equal(value, own[key]) for key, value in core.op_parameters(node, other).items())
+        for other, name in enumerate(names)
+        if other != op and name == names[op]
+    )
 
 
 KINDS: dict[str, Callable[[Scene], Offer]] = {

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from grownas.backbone import Backbone
 from grownas.criteria import threshold
-from grownas.criteria.early_stop import JUDGES
+from grownas.criteria.early_stop import JUDGES, LARGEST
 from grownas.criteria.readout import CHOICES
 from grownas.recipe import count_parameters
 from grownas.strategies.moves import Scene, growable_ops, prune_at, replace_at
-from grownas.strategies.stage import Candidate, Change, Journal, Stage, apply, shares_of, with_core
+from grownas.strategies.stage import Candidate, Change, Journal, Stage, apply, declined, traced, with_core
 from grownas.train import Tree
 
+SHARE = "share"  # the rule by which an op goes that has become small
 
-def prune_stage(stage: Stage, scene: Scene, *, seed: int) -> Stage:
+
+def prune_stage(stage: Stage, scene: Scene) -> Stage:
     """Remove or replace small ops one by one, then fine-tune; return the same stage if there are none.
 
-    All of it is undone if the judge takes the unpruned for better than the pruned.
+    All of it is undone if the judge takes the unpruned for better than the pruned. What the shares proposed is then
+    declined, and not proposed again before it has left its level.
 
     The lines' `wall_s` is the fine-tuning's: in the last line, and 0 in the others, which share it. The removals
     themselves are not timed, for a resumed search does them again.
@@ -25,7 +29,6 @@ def prune_stage(stage: Stage, scene: Scene, *, seed: int) -> Stage:
     Args:
         stage: what to prune.
         scene: the growth that it belongs to.
-        seed: of the fine-tuning.
     """
     options, candidate, lines = scene.options, stage.candidate, list[dict[str, Any]]()
     steps = sum(fit.steps for fit in stage.fits)
@@ -38,7 +41,8 @@ def prune_stage(stage: Stage, scene: Scene, *, seed: int) -> Stage:
     if not lines:
         return stage
     key = f"stage-{scene.number}-pull-{scene.pull:g}-pruned-{options.prune}"
-    fit = scene.fit(key, candidate, seed=seed, epochs=options.fine_tune_epochs)
+    fit = scene.fit(key, candidate, epochs=options.fine_tune_epochs)
+    lines = [{**line, "part": key} for line in lines]
     lines[-1]["wall_s"] = round(fit.seconds, 3)
     tuned, fits = candidate.trained(fit, options.thresholds), (*stage.fits, fit)
     losses = tuned.evaluation.losses, stage.candidate.evaluation.losses
@@ -46,8 +50,18 @@ def prune_stage(stage: Stage, scene: Scene, *, seed: int) -> Stage:
     if harm.accepted:
         judge = {**harm.line(), "rule": f"harm, {options.judge}"}
         undone = [{**line, "accepted": False, "judge": judge} for line in lines]
-        return stage._replace(fits=fits, prunings=tuple(undone))
+        places = tuple(_proposed(stage.candidate, lines))
+        kept = declined(stage.candidate, places, threshold.LOW)
+        return stage._replace(candidate=kept, fits=fits, prunings=tuple(undone), undone=places)
     return stage._replace(candidate=tuned, fits=fits, prunings=tuple(lines))
+
+
+def _proposed(before: Candidate, lines: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Yield where in a candidate the ops were that their shares said to prune."""
+    for number, line in enumerate(lines):
+        place = traced(before.watched, lines[:number])[line["node"]][line["op"]]
+        if place is not None and line["judge"]["rule"] == SHARE:
+            yield place
 
 
 def _small(candidate: Candidate, scene: Scene) -> Change | None:
@@ -59,7 +73,7 @@ def _small(candidate: Candidate, scene: Scene) -> Change | None:
         for move in threshold.moves(state, thresholds, growable):
             if move.kind != "prune_op":
                 continue
-            judge = {"rule": "share", "figure": move.share, "threshold": thresholds.prune_threshold}
+            judge = {"rule": SHARE, "figure": move.share, "threshold": thresholds.prune_threshold}
             change = prune_at(node, move.op)
             if scene.options.replace != "none":
                 drawn = replace_at(scene, core, node, move.op)
@@ -89,15 +103,13 @@ def _surplus(candidate: Candidate, scene: Scene) -> list[Change]:
         return float(scene.task.evaluate(with_core(candidate.model, core), "val").losses.mean())
 
     def choose() -> Tree:
-        return {"kept": CHOICES[scene.options.readout](core, top_k, score)}
+        return {"gone": [tuple(one) for one in CHOICES[scene.options.readout](core, top_k, score).gone]}
 
-    kept = scene.journal.remember(f"stage-{scene.number}-pull-{scene.pull:g}-readout", choose)["kept"]
-    shares = shares_of(core)
-    places = [(node, op) for node, one in enumerate(shares) for op in range(len(one)) if op not in kept[node]]
+    gone = scene.journal.remember(f"stage-{scene.number}-pull-{scene.pull:g}-readout", choose)["gone"]
     rule = f"top_k by {scene.options.readout}"
     return [
-        prune_at(node, op).saying(judge={"rule": rule, "figure": shares[node][op], "threshold": top_k})
-        for node, op in reversed(places)  # so that the numbers of those before stay
+        prune_at(node, op).saying(judge={"rule": rule, "figure": min(figure, LARGEST), "threshold": top_k})
+        for node, op, figure in sorted(gone, reverse=True)  # so that the numbers of those before stay
     ]
 
 

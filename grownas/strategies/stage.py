@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -171,12 +171,18 @@ class Stage(NamedTuple):
         fits: the training, and the fine-tuning if ops were pruned; none for the start.
         trials: fits by which the stage's move was chosen.
         prunings: growth lines of the pruned or replaced ops; `accepted` is None where it waits for the judge.
+        number: of the stage; 0 of the start.
+        part: the training's key.
+        undone: the candidate's ops that were pruned for their shares in vain.
     """
 
     candidate: Candidate
     fits: tuple[Fit, ...] = ()
     trials: tuple[Fit, ...] = ()
     prunings: tuple[dict[str, Any], ...] = ()
+    number: int = 0
+    part: str | None = None
+    undone: tuple[tuple[int, int], ...] = ()
 
     @property
     def model(self) -> Any:
@@ -217,6 +223,36 @@ def shares_of(core: Backbone) -> list[list[float]]:
     return [torch.softmax(alpha.detach().double(), 0).tolist() for alpha in core.alpha]
 
 
+def declined(candidate: Candidate, places: Iterable[tuple[int, int]], level: int) -> Candidate:
+    """Return a candidate in which what the shares propose for some ops is declined, for those that are at a level."""
+    watched = list(candidate.watched)
+    for node, op in places:
+        if watched[node][op].level == level:
+            watched[node] = threshold.decline(watched[node], op)
+    return candidate._replace(watched=tuple(watched))
+
+
+def traced(cell: Sequence[Sequence[Any]], lines: Iterable[Mapping[str, Any]]) -> list[list[tuple[int, int] | None]]:
+    """Return where each op of a cell was before some changes: node and op; None of one that is new, as copies are.
+
+    Args:
+        cell: one entry for each op of each node before the changes.
+        lines: of the growth log, one a change.
+    """
+    places: list[list[tuple[int, int] | None]] = [
+        [(node, op) for op in range(len(ops))] for node, ops in enumerate(cell)
+    ]
+    for line in lines:
+        node, op = line["node"], line["op"]
+        if op is None:
+            places.insert(node, [None] * len(line["cell_after"]["nodes"][node]["ops"]))
+            continue
+        sources = threshold.SOURCES[line["kind"]](len(places[node]), op)
+        kept = [None if source is None or sources.count(source) > 1 else source for source in sources]
+        places[node] = [None if source is None else places[node][source] for source in kept]
+    return places
+
+
 class Change(NamedTuple):
     """A morphism that is to be done.
 
@@ -245,6 +281,9 @@ def apply(
     before: Candidate, change: Change, task: Task, options: Growth, *, stage: int, step: int
 ) -> tuple[Candidate, dict[str, Any]]:
     """Change a copy of a candidate; return it and the growth log's line.
+
+    The line's `part` will be the key of the fit that follows, and `trial` that of the fit in which the change was tried
+    beside others, where it was.
 
     Args:
         before: left untouched. Its optimisers are migrated; where it has none, new ones are.
@@ -289,6 +328,8 @@ def apply(
         "cell_after": model.core.genotype(top_k=None).to_dict(),
         "accepted": None,
         "judge": None,
+        "part": None,
+        "trial": None,
         "wall_s": 0.0,
         **about,
     }

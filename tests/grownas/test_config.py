@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from importlib import resources
 from pathlib import Path
@@ -151,6 +152,7 @@ def test_an_unknown_task_does_not_hide_the_other_problems():
         ("strategy.splitting.count=0", "strategy.splitting.count: expected greater than or equal to 1, got 0"),
         ("strategy.readout=ablate", "strategy.readout: expected 'share' or 'ablation', got 'ablate'; "
          "did you mean ablation?"),
+        ("strategy.threshold=-0.1", "strategy.threshold: expected greater than or equal to 0, got -0.1"),
         ("strategy.grow_threshold=0", "strategy.grow_threshold: expected greater than 0, got 0"),
         ("strategy.smoothing=0", "strategy.smoothing: expected greater than 0, got 0"),
         ("strategy.hysteresis=1", "strategy.hysteresis: expected less than 1, got 1"),
@@ -526,22 +528,22 @@ def test_the_upper_threshold_counts_where_ops_are_duplicated(mode):
 
     config = load("index_returns/growing", [f"strategy.mode={mode}", "strategy.grow_threshold=0.3"])
     thresholds = growth_of(config, space_of(config)).thresholds
-    assert thresholds.grow_threshold == (0.3 if mode in ("ops_duplicate", "nodes_and_ops") else 1.0)
+    assert thresholds.grow_threshold == (0.3 if mode in ("ops_duplicate", "nodes_and_ops") else math.inf)
 
 
 def test_thresholds_that_contradict_each_other_are_refused():
     from grownas.programs import growth_of, space_of
 
-    for mode, overrides, words in (
-        (
-            "ops_duplicate",
-            ["strategy.prune_threshold=0.15"],
-            "0.15 is too close to grow_threshold 0.2: with hysteresis",
-        ),
-        ("nodes", ["strategy.prune_threshold=0.4"], "0.4 is too close to grow_threshold 1.0"),
-    ):
-        config = load("index_returns/growing", [f"strategy.mode={mode}", "strategy.grow_threshold=0.2", *overrides])
-        with pytest.raises(ConfigError, match=words):
+    for mode in ("ops_duplicate", "nodes_and_ops"):
+        config = load("index_returns/growing", [f"strategy.mode={mode}", "strategy.prune_threshold=0.15"])
+        with pytest.raises(ConfigError, match=r"0\.15 is too close to grow_threshold 0\.2: with hysteresis"):
             growth_of(config, space_of(config))
-    config = load("index_returns/growing", ["strategy.mode=nodes", "strategy.prune_threshold=0.15"])
-    assert growth_of(config, space_of(config)).thresholds.prune_threshold == 0.15
+
+
+@pytest.mark.parametrize("mode", ["nodes", "ops_split"])
+@pytest.mark.parametrize("least", [0.15, 0.34, 0.99])
+def test_without_duplication_any_share_may_be_too_small(mode, least):
+    from grownas.programs import growth_of, space_of
+
+    config = load("index_returns/growing", [f"strategy.mode={mode}", f"strategy.prune_threshold={least}"])
+    assert growth_of(config, space_of(config)).thresholds.prune_threshold == least

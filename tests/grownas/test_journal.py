@@ -194,6 +194,15 @@ def test_work_is_remembered_with_its_seconds(folder, assert_equal):
     assert_equal({key: value for key, value in again.items() if key != "seconds"}, tree)
 
 
+def test_work_that_is_asked_for_again_is_done_and_counted_once(folder):
+    journal, times = folder.journal(), []
+    found = [journal.remember("a", lambda: times.append(1) or {"times": len(times)}) for _ in range(3)]
+    assert [one["times"] for one in found] == [1] * 3
+    assert journal.elapsed == found[0]["seconds"]
+    other = journal.remember("b", dict)
+    assert journal.elapsed == found[0]["seconds"] + other["seconds"]
+
+
 def test_work_that_was_cut_off_is_not_remembered(folder):
     with pytest.raises(Killed):
         folder.journal().remember("selection", kill)
@@ -310,7 +319,7 @@ def test_a_stage_after_a_growth_goes_on_with_the_rates_of_its_groups(
     before = fit(make_model(task), task, recipe, seed=0)
     options = Growth(recipe=recipe, mode="nodes", prune="none", restarts=0, new_rate=2.0, old_rate=0.5)
     best = Candidate.start(before.model, before.evaluation)._replace(optimizers=before.optimizers)
-    scene = Scene(best, task, folder.journal(), options, 5.0, 0, 2)
+    scene = Scene(best, task, folder.journal(), options, 5.0, seed=0, number=2, source=1)
     begin, _ = _change(scene, [add_node_at(scene, 1)])
     whole = other_folder.journal(every_s=NEVER).fit("a", begin.model, task, recipe, seed=3, optimizers=begin.optimizers)
     assert [group["lr"] for group in whole.optimizers[0].param_groups] == [0.01, 0.04]

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from grownas import config as configs
 from grownas.config import Config
+from grownas.criteria.early_stop import JUDGES, Verdict
 from grownas.genotype import Genotype
 from grownas.strategies.moves import MODES
 
@@ -34,7 +35,7 @@ SUMMARY = {
 METRICS = {"stage", "epoch", "step", "wall_s", "split", "metric", "value"}
 GROWTH = {
     "stage", "step", "kind", "node", "op", "drift", "loss_before", "loss_after", "predicted_change", "params_before",
-    "params_after", "accepted", "judge", "wall_s",
+    "params_after", "accepted", "judge", "wall_s", "part", "trial",
 }  # fmt: skip
 
 
@@ -106,6 +107,7 @@ def test_logs_have_the_contracts_keys_and_no_line_twice(finished, read_lines):
     keys = [(line["part"], line["epoch"], line["split"], line["metric"]) for line in metrics]
     assert len(keys) == len(set(keys))
     assert all(set(line) >= GROWTH for line in growth)
+    assert {line["part"] for line in growth} <= {line["part"] for line in metrics}
     assert [(line["kind"], line["stage"], line["node"]) for line in growth] == [("add_node", 2, 1)]
     (line,) = growth
     assert line["accepted"] == (line["judge"]["figure"] > line["judge"]["threshold"])
@@ -302,11 +304,16 @@ def test_a_real_process_says_what_is_wrong_without_a_traceback(runner, finish, d
     assert not runner.folder.exists()
 
 
-ACCEPT = ("strategy.judge=significant", "strategy.threshold=-100")  # whatever comes
 MOVING = (  # ops may be copied at once, up to five a node
     "strategy.max_ops=5", "strategy.min_age=1", "strategy.smoothing=1", "strategy.trial_epochs=1", "strategy.pull=10",
     "strategy.grow_threshold=0.1", "strategy.prune_threshold=0.01",
 )  # fmt: skip
+
+
+@pytest.fixture
+def accepting(monkeypatch):
+    """Accept whatever comes."""
+    monkeypatch.setitem(JUDGES, "better", lambda best, candidate, threshold: Verdict(True, 1.0, "better", 0.0))
 
 
 class TestForms:
@@ -323,8 +330,8 @@ class TestForms:
         return folder, summary, growth, parts
 
     @pytest.mark.parametrize("order", ["first", "second"])
-    def test_bilevel(self, runner, evaluates_to_summary, order):
-        folder, _, growth, parts = self.smoke(runner, f"strategy.bilevel={order}", "task.bptt=10", *ACCEPT)
+    def test_bilevel(self, runner, evaluates_to_summary, accepting, order):
+        folder, _, growth, parts = self.smoke(runner, f"strategy.bilevel={order}", "task.bptt=10")
         assert growth
         assert "closing" in parts  # alpha's data are given to the weights at the end
         evaluates_to_summary(folder)
@@ -416,8 +423,8 @@ class TestForms:
             ("nodes_and_ops", set(MODES["nodes_and_ops"])),
         ],
     )
-    def test_modes(self, runner, evaluates_to_summary, mode, kinds):
-        folder, summary, growth, parts = self.smoke(runner, f"strategy.mode={mode}", *MOVING, *ACCEPT)
+    def test_modes(self, runner, evaluates_to_summary, accepting, mode, kinds):
+        folder, summary, growth, parts = self.smoke(runner, f"strategy.mode={mode}", *MOVING)
         assert {line["kind"] for line in growth} == kinds
         assert {part for part in parts if "-try-" in part} == (
             {f"stage-2-try-{kind}" for kind in kinds} if len(kinds) > 1 else set()

@@ -36,9 +36,13 @@ def never(backbone):
 
 def test_shares_keep_the_largest_and_of_equal_ones_the_first():
     backbone = make(alpha=[[0.0, 3.0, 1.0, 2.0], [1.0, 0.0, 1.0, 1.0]])
-    assert by_share(backbone, 1, never) == [[1], [0]]
-    assert by_share(backbone, 2, never) == [[1, 3], [0, 2]]
-    assert by_share(backbone, 9, never) == [[0, 1, 2, 3]] * 2
+    assert by_share(backbone, 1, never).kept == [[1], [0]]
+    assert by_share(backbone, 2, never).kept == [[1, 3], [0, 2]]
+    assert by_share(backbone, 9, never) == ([[0, 1, 2, 3]] * 2, [])
+    gone = by_share(backbone, 2, never).gone
+    assert [(one.node, one.op) for one in gone] == [(0, 0), (0, 2), (1, 1), (1, 3)]
+    shares = [torch.softmax(alpha.detach(), 0) for alpha in backbone.alpha]
+    assert [one.figure for one in gone] == [shares[one.node][one.op].item() for one in gone]
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4), st.lists(st.integers(1, 4), min_size=1, max_size=2))
@@ -50,25 +54,28 @@ def test_ablation_takes_away_what_is_missed_least_each_time(seed, top_k, sizes):
         asked.append(there(rest))
         return hash((seed, tuple(sorted(asked[-1])))) % 1009
 
-    kept = by_ablation(backbone, top_k, score)
-    asked_once, current = iter(asked), there(backbone)
+    kept, gone = by_ablation(backbone, top_k, score)
+    asked_once, current, lost = iter(asked), there(backbone), []
     while any(sum(place[0] == node for place in current) > top_k for node in range(len(sizes))):
         able = [one for one in sorted(current) if sum(place[0] == one[0] for place in current) > top_k]
         rounds = [next(asked_once) for _ in able]
         assert rounds == [current - {one} for one in able]
         shares = {one: torch.softmax(backbone.alpha[one[0]], 0)[one[1]].item() for one in able}
-        gone = min(able, key=lambda one: (hash((seed, tuple(sorted(current - {one})))) % 1009, shares[one]))
-        current = current - {gone}
+        out = min(able, key=lambda one: (hash((seed, tuple(sorted(current - {one})))) % 1009, shares[one]))
+        current = current - {out}
+        lost.append((*out, hash((seed, tuple(sorted(current)))) % 1009))
     assert next(asked_once, None) is None
+    assert gone == lost
     assert kept == [[op for node, op in sorted(current) if node == number] for number in range(len(sizes))]
 
 
 def test_what_is_not_a_number_is_the_worst_and_the_smaller_share_of_equals_goes():
     backbone = make(OPS[:3], alpha=[[1.0, 0.0, 2.0]])
-    assert by_ablation(backbone, 2, lambda rest: 0.0) == [[0, 2]]
-    assert by_ablation(backbone, 1, lambda rest: 0.0) == [[2]]
-    without_first = by_ablation(backbone, 1, lambda rest: math.nan if (0, 1) not in there(rest) else 1.0)
+    assert by_ablation(backbone, 2, lambda rest: 0.0).kept == [[0, 2]]
+    assert by_ablation(backbone, 1, lambda rest: 0.0).kept == [[2]]
+    without_first = by_ablation(backbone, 1, lambda rest: math.nan if (0, 1) not in there(rest) else 1.0).kept
     assert without_first == [[1]]
+    assert [one.figure for one in by_ablation(backbone, 1, lambda rest: math.nan).gone] == [math.inf] * 2
 
 
 def test_shares_misjudge_an_unbounded_op_that_ablation_keeps():
@@ -81,7 +88,7 @@ def test_shares_misjudge_an_unbounded_op_that_ablation_keeps():
     def score(rest):
         return float((rest(x)[0] - target).square().mean())
 
-    kept = {name: choose(backbone, 2, score) for name, choose in CHOICES.items()}
+    kept = {name: choose(backbone, 2, score).kept for name, choose in CHOICES.items()}
     assert kept == {"share": [[1, 2]], "ablation": [[0, 1]]}
 
 
@@ -91,7 +98,7 @@ def test_what_is_kept_is_what_is_read_out(choice, switches):
     backbone = make(DEFAULT_OPS, OPS[:1], OPS, **switches)
     before = {name: one.clone() for name, one in backbone.state_dict().items()}
     x = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    kept = CHOICES[choice](backbone, 2, lambda rest: rest(x)[0].square().sum().item())
+    kept, _ = CHOICES[choice](backbone, 2, lambda rest: rest(x)[0].square().sum().item())
     assert [len(ops) for ops in kept] == [2, 1, 2]
     rest = with_only(backbone, kept)
     for node, (alpha, ops) in enumerate(zip(backbone.alpha, kept, strict=True)):

@@ -460,19 +460,20 @@ def test_equal_counts_are_told_apart_by_their_sums_and_equal_ops_by_their_places
         assert choose_ops({place: of(-1.0) for place in order}, rule, count=2) == [(0, 1), (0, 2)]
 
 
-@given(st.floats(0.01, 100), st.floats(0.1, 100), st.floats(0.01, 10))
-def test_a_step_is_found_by_backtracking(curvature, higher, first):
+@given(st.floats(0.01, 100), st.floats(0.1, 100), st.floats(0.01, 10), st.floats(1e-4, 0.1))
+def test_a_step_is_found_by_backtracking(curvature, higher, first, shortest):
     def loss_at(step):
         return 3 - curvature * step**2 / 2 + higher * step**4
 
     def predicted(step):
         return -curvature * step**2 / 2
 
-    found = find_step(loss_at, predicted, first, least=0.5)
+    found = find_step(loss_at, predicted, first, least=0.5, shortest=shortest)
     enough = math.sqrt(curvature / higher) / 2  # the largest step that brings half of its prediction
     if found is None:
-        assert first / 2**12 > enough * (1 - 1e-6)
+        assert first < shortest or shortest * 2 > enough * (1 - 1e-6)  # no halving of the first lies between the two
     else:
+        assert found.step >= shortest
         assert found.step <= enough * (1 + 1e-6)
         assert found.step == first or 2 * found.step > enough * (1 - 1e-6)
         assert found.predicted == predicted(found.step)
@@ -483,7 +484,7 @@ def test_no_step_is_found_where_none_brings_anything():
     assert find_step(lambda step: 1 + step, lambda step: -(step**2)) is None
     assert find_step(lambda step: 1.0, lambda step: 0.0) is None
     tried = []
-    assert find_step(lambda step: tried.append(step) or math.nan, lambda step: -1.0, 1.0, halvings=2) is None
+    assert find_step(lambda step: tried.append(step) or math.nan, lambda step: -1.0, 1.0, shortest=0.25) is None
     assert tried == [0.0, 1.0, 0.5, 0.25]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,15 @@ def test_nothing_is_pruned_until_the_high_op_has_come_back():
     script = [(0.52, 0.41, 0.07), (0.45, 0.48, 0.07), (0.4, 0.49, 0.11), (0.4, 0.5, 0.1)]
     kinds = [[move.kind for move in moves(state, PLAIN)] for state in follow(script, PLAIN)]
     assert kinds == [["duplicate_op"], ["duplicate_op"], ["prune_op"], ["prune_op"]]
+
+
+def test_where_none_is_to_be_duplicated_only_the_largest_is_safe():
+    thresholds = Thresholds(math.inf, 0.9, smoothing=1.0, min_age=0)
+    (state,) = follow([(0.5, 0.2, 0.3)], thresholds)
+    assert moves(state, thresholds) == [Move("prune_op", 1, 0.2), Move("prune_op", 2, 0.3)]
+    (state,) = follow([(0.95, 0.05)], thresholds)
+    assert moves(state, thresholds) == [Move("prune_op", 1, 0.05)]
+    assert moves(begin((1.0,)), thresholds) == []
 
 
 def test_a_high_op_too_young_to_be_duplicated_shields_the_others():
@@ -151,6 +161,7 @@ def test_a_state_of_another_node_is_refused():
         ({"smoothing": 0.0}, "smoothing must be above 0 and at most 1, got 0.0"),
         ({"min_age": -1}, "min_age must be at least 0, got -1"),
         ({"grow_threshold": 1.5}, "got 0.05 and 1.5"),
+        ({"grow_threshold": -math.inf}, "got 0.05 and -inf"),
         ({"prune_threshold": -0.1}, "got -0.1 and 0.2"),
         ({"prune_threshold": 0.1}, "0.1 is too close to grow_threshold 0.2: .* share of 0.08 and be pruned below 0.12"),
     ],

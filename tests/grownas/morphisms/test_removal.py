@@ -300,6 +300,35 @@ def test_a_share_that_no_op_can_give_is_refused(lab, ops, share, message):
         morphisms.replace_op(backbone, 0, 0, RELU, share=share)
 
 
+@pytest.mark.parametrize("candidate", [TANH, ("hadamard", "tanh")], ids="/".join)
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_noise_is_on_all_parameters_of_the_candidate_and_on_no_other(lab, candidate, switches):
+    """Added to what there is without it."""
+    backbone = lab.make([[IDENTITY, SIGMOID, TANH]], *switches)
+    silent, noisy = (
+        morphisms.replace_op(backbone, 0, 1, candidate, torch.Generator().manual_seed(0), noise=noise).backbone
+        for noise in (0.0, 0.1)
+    )
+    noise = torch.cat([
+        (noisy.op_parameters(0, 1)[name] - value).flatten() for name, value in silent.op_parameters(0, 1).items()
+    ])  # fmt: skip
+    assert 0.05 < noise.detach().std().item() < 0.2
+    assert (noise != 0).all()
+    for op in (0, 2):
+        for name, value in silent.op_parameters(0, op).items():
+            assert torch.equal(noisy.op_parameters(0, op)[name], value)
+    assert torch.equal(silent.alpha[0], noisy.alpha[0])
+
+
+def test_the_room_for_a_share_is_exact_whatever_the_weights_are(lab):
+    """Shares of float32 are sums of roundings; what an op can be given must not be more than there is."""
+    backbone = lab.make([[IDENTITY, *[TANH] * 7]]).float()
+    alpha = backbone.alpha[0].detach().double()
+    room = (alpha[[0, 3]].exp().sum() / alpha.exp().sum()).item()
+    assert morphisms.room_for(backbone, 0, 3) == pytest.approx(room, rel=1e-14)
+    assert morphisms.room_for(backbone, 0, 0) == 0.0
+
+
 def test_the_only_op_of_a_node_can_be_replaced_and_leaves_its_constant(lab):
     backbone = lab.make([[TANH], [TANH, IDENTITY]])
     replaced = morphisms.replace_op(backbone, 0, 0, RELU).backbone

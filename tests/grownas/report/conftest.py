@@ -120,6 +120,8 @@ NEW_KEYS = (
     "op_name",
     "split_step",
     "change_on",
+    "part",
+    "trial",
 )  # early logs lack them
 
 
@@ -127,7 +129,7 @@ def _move(stage: int, kind: str, node: int, op: int | None, after: str, before: 
     line = {
         "stage": stage, "step": 0, "kind": kind, "node": node, "op": op, "drift": 0.0123, "predicted_change": 0.0,
         "measured_change": 0.0009, "accepted": True, "judge": {"rule": "significant", "figure": 2.31}, "wall_s": 14.2,
-        "cell_before": CELLS[before].to_dict(), "cell_after": CELLS[after].to_dict(),
+        "cell_before": CELLS[before].to_dict(), "cell_after": CELLS[after].to_dict(), "part": after, "trial": None,
     }  # fmt: skip
     return line | others
 
@@ -135,13 +137,13 @@ def _move(stage: int, kind: str, node: int, op: int | None, after: str, before: 
 GROWTH = [
     _move(
         2, "add_node", 1, None, "stage-2-try-add_node", "stage-1-pull-0", accepted=False, loss_before=0.4275,
-        loss_after=0.4271, params_before=1220, params_after=2440, wall_s=0.9,
+        loss_after=0.4271, params_before=1220, params_after=2440, wall_s=0.9, trial="stage-2-try-add_node",
         judge={"rule": "gain per parameter in a trial", "figure": 1.5e-7, "threshold": 4e-7},
     ),
     _move(
         2, "split_op", 0, 5, "stage-2", "stage-1-pull-0", loss_before=0.4275, loss_after=0.4243, params_before=1220,
         params_after=1372, op_name="hadamard/tanh", predicted_change=-4e-5, measured_change=-3e-5, split_step=0.03,
-        change_on="train",
+        change_on="train", trial="stage-2-try-split_op",
     ),
     _move(
         2, "prune_op", 0, 2, "stage-2-pull-0-pruned-each_stage", "stage-2", step=2700, loss_before=0.4243,
@@ -162,12 +164,12 @@ STAGES = [
     {
         "stage": 1, "nodes": 1, "pull": 100.0, "loss_before": 0.4351, "loss_after": 0.4346, "accepted": False,
         "judge": {"rule": "significant", "figure": 1.02}, "epochs": 30, "steps": 1500, "seconds": 5.1, "params": 1220,
-        "stopped": "no lower validation loss for 12 epochs",
+        "part": "stage-1-pull-100", "part_pruned": None, "stopped": "no lower validation loss for 12 epochs",
     },
     {
         "stage": 1, "nodes": 1, "pull": 0.0, "loss_before": 0.4351, "loss_after": 0.4275, "accepted": True,
         "judge": {"rule": "significant", "figure": 3.4}, "epochs": 60, "steps": 3000, "seconds": 9.3, "params": 1220,
-        "stopped": "no lower validation loss for 12 epochs",
+        "part": "stage-1-pull-0", "part_pruned": None, "stopped": "no lower validation loss for 12 epochs",
     },
     *({**line, "nodes": line["node"] + 1, "pull": 0.0} for line in (GROWTH[1], GROWTH[3], GROWTH[4])),
 ]  # fmt: skip

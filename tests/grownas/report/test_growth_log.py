@@ -118,6 +118,14 @@ def test_prunings_end_a_stage_and_replacements_may(line, ends):
 
 
 def test_a_judge_is_named():
-    assert growth_log.judge({"rule": "better", "figure": -0.5}) == f"better {MINUS}0.5"
-    assert growth_log.judge(2.0) == "2"
-    assert growth_log.judge(None) == NONE
+    better = {"rule": "better", "figure": -0.5}
+    assert growth_log.judge({"judge": better}) == f"better {MINUS}0.5"
+    assert growth_log.judge({"judge": 2.0}) == "2"
+    assert growth_log.judge({}) == NONE
+
+
+@pytest.mark.parametrize(("trial", "part", "lost"), [(None, "b", False), ("a", "b", False), ("a", "a", True)])
+def test_a_move_was_tried_in_vain_if_its_trial_was_its_only_fit(trial, part, lost):
+    line = {"trial": trial, "part": part, "judge": {"rule": "any words", "figure": 0.5}}
+    assert growth_log.is_loser(line) is lost
+    assert growth_log.judge(line) == ("trial 0.5" if lost else "any words 0.5")

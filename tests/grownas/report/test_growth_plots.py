@@ -20,7 +20,7 @@ def texts(svg: str) -> list[str]:
 
 def fit(part: str, begin: int, values: list[float]) -> Fit:
     points = [(begin + 10 * i, value) for i, value in enumerate(values)]
-    return Fit(part, begin, begin + 10 * (len(values) - 1), points, points)
+    return Fit(part, begin, begin + 10 * (len(values) - 1), points, points, "-try-" in part)
 
 
 def split(predicted: float, measured: float, *, accepted: bool = True) -> Prediction:

@@ -14,8 +14,8 @@ from grownas.report.reading import read_run
 def told(folder):
     """A run with its fits and events."""
     read = read_run(folder)
-    _, fits = history.fits(read.metrics)
-    return read, fits, history.events(read.growth, [fit.part for fit in fits])
+    _, fits = history.fits(read.metrics, read.growth)
+    return read, fits, history.events(read.growth)
 
 
 def shares_of(folder) -> history.Shares:
@@ -38,10 +38,11 @@ def test_fits_follow_each_other_and_leave_the_baselines_out(make_run):
 
 def test_fits_take_the_loss_or_what_there_is():
     line = {"stage": 1, "split": "val", "epoch": 0, "step": 5, "metric": "ppl", "value": 80.0}
-    assert history.fits([line]) == ("ppl", [history.Fit("stage-1", 0, 5, [], [(5, 80.0)])])
+    assert history.fits([line], []) == ("ppl", [history.Fit("stage-1", 0, 5, [], [(5, 80.0)])])
     loss = {**line, "metric": "loss", "value": 4.4}
-    assert history.fits([line, loss])[1][0].val == [(5, 4.4)]
-    assert history.fits([]) == ("loss", [])
+    (fit,) = history.fits([line, loss], [{"trial": "stage-1"}])[1]
+    assert (fit.val, fit.is_trial) == ([(5, 4.4)], True)
+    assert history.fits([], []) == ("loss", [])
 
 
 def test_events_know_the_fit_that_followed(make_run):
@@ -56,14 +57,15 @@ def test_events_know_the_fit_that_followed(make_run):
 
 
 def test_moves_of_one_fit_are_one_event_and_two_prunings_of_a_stage_are_two():
+    """Whatever the names are."""
     split = {"stage": 2, "step": 0, "kind": "split_op", "node": 0, "accepted": True}
     prune = {"stage": 1, "step": 90, "kind": "prune_op", "node": 0, "accepted": False, "wall_s": 0.0}
-    parts = ["stage-1-pull-10", "stage-1-pull-10-pruned-each_stage", "stage-1-pull-0-pruned-each_stage", "stage-2"]
-    tuned = {**prune, "wall_s": 0.5}  # ends the prunings of a fit
-    lines = [prune, tuned, prune, prune, tuned, {**split, "op": 1}, {**split, "op": 3}]
-    events = history.events(lines, parts)
-    assert [(event.part, len(event.lines)) for event in events] == [(parts[1], 2), (parts[2], 3), ("stage-2", 2)]
-    assert [event.part for event in history.events(lines, [])] == [None, None, "stage-2"]
+    lines = [{**prune, "part": part} for part in "aabbb"] + [{**split, "op": op, "part": "c"} for op in (1, 3)]
+    events = history.events(lines)
+    assert [(event.stage, event.part, len(event.lines)) for event in events] == [(1, "a", 2), (1, "b", 3), (2, "c", 2)]
+    assert [event.accepted for event in events] == [False, False, True]
+    nameless = history.events([split, split])
+    assert [(event.part, len(event.lines)) for event in nameless] == [(None, 1), (None, 1)]
 
 
 def test_each_fit_is_marked_with_what_it_began_with(make_run):
@@ -93,7 +95,7 @@ def test_what_was_not_judged_yet_is_marked_as_such(make_run):
         "stage 1 pull 100",
         "stage 1 pull 0",
         "stage 2",
-        "pruned",
+        "stage 2 pull 0 pruned each_stage",
         "stage 3",
         "stage 4",
     ]
@@ -162,11 +164,11 @@ def test_shares_end_at_the_best_epoch_of_a_fit(make_run):
 
 def test_a_node_put_before_others_moves_them():
     nodes = [["add/tanh"], ["add/relu"]]
-    stage = {"stage": 1, "pull": 0.0, "accepted": True}
-    line = {"stage": 2, "step": 0, "kind": "add_node", "node": 0, "op": None, "accepted": True}
-    logged = [{"part": "stage-1-pull-0", "epoch": 0, "node": 0, "ops": nodes[1], "shares": [0.9]}]
+    stage = {"stage": 1, "pull": 0.0, "accepted": True, "part": "first"}
+    line = {"stage": 2, "step": 0, "kind": "add_node", "node": 0, "op": None, "accepted": True, "part": "stage-2"}
+    logged = [{"part": "first", "epoch": 0, "node": 0, "ops": nodes[1], "shares": [0.9]}]
     logged += [{"part": "stage-2", "epoch": 0, "node": i, "ops": ops, "shares": [i / 2]} for i, ops in enumerate(nodes)]
-    shares = history.shares(logged, [], history.events([line], []), [stage])
+    shares = history.shares(logged, [], history.events([line]), [stage])
     assert [[track.points for track in node.ops] for node in shares.nodes] == [[[(0, 0.0)]], [[(0, 0.9), (0, 0.5)]]]
 
 

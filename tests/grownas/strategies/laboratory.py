@@ -22,7 +22,7 @@ CONTRACT_KEYS = {
     "stage", "step", "kind", "node", "op", "drift", "loss_before", "loss_after", "predicted_change", "params_before",
     "params_after", "accepted", "judge", "wall_s",
 }  # fmt: skip
-KEYS = CONTRACT_KEYS | {"measured_change", "cell_before", "cell_after"}  # of a move of a whole node
+KEYS = CONTRACT_KEYS | {"measured_change", "cell_before", "cell_after", "part", "trial"}  # of a move of a whole node
 START = 1.0  # the start's validation loss
 CHANGED = 0.97  # that of a model which was just changed
 STEPS, EPOCHS, BEST = 10, 20, 15  # of each scripted fit: enough for ops to be judged
@@ -45,7 +45,7 @@ class ScriptedJournal:
 
     def __init__(self, losses, *, shares=None, seconds=1.0, best_epoch=BEST):
         self.losses, self.shares, self.seconds_each, self.elapsed = losses, shares or {}, seconds, 0.0
-        self.fits, self.lines, self.work, self.best_epoch = {}, [], {}, best_epoch
+        self.fits, self.lines, self.work, self.asked, self.best_epoch = {}, [], {}, [], best_epoch
 
     def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
         assert key not in self.fits, f"{key} was asked for twice"
@@ -77,8 +77,10 @@ class ScriptedJournal:
         return done
 
     def remember(self, key, work):
-        assert key not in self.work, f"{key} was asked for twice"
-        self.work[key] = work()
+        """A key that is asked for again must stand for the same work: it is done again, and compared."""
+        self.asked.append(key)
+        again = work()
+        assert as_bytes(self.work.setdefault(key, again)) == as_bytes(again), f"{key} stands for different things"
         return self.work[key]
 
     def grew(self, line):
@@ -111,6 +113,15 @@ class TrainingJournal(ScriptedJournal):
         self.lines.append(dict(line))
 
 
+def as_bytes(tree):
+    """What tells two trees apart to the last bit."""
+    if isinstance(tree, dict):
+        return {key: as_bytes(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [as_bytes(value) for value in tree]
+    return tree.numpy().tobytes() if isinstance(tree, torch.Tensor) else tree
+
+
 def rounded(line):
     """A line whose losses are those of the script again: the mean of equal figures is not exactly that figure."""
     return {key: round(value, 12) if key.startswith("loss") else value for key, value in line.items()}
@@ -133,7 +144,7 @@ def scene_of(model, task, options=TRAINED, *, trained=None, watched=None, pull=0
         candidate = candidate.trained(trained, options.thresholds)
     if watched is not None:
         candidate = candidate._replace(watched=tuple(watched))
-    return Scene(candidate, task, ScriptedJournal({}), options, pull, seed, number)
+    return Scene(candidate, task, ScriptedJournal({}), options, pull, seed, number, source=1)
 
 
 def model_of(task, *nodes, seed=0, hidden=3):

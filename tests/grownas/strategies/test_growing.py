@@ -248,6 +248,7 @@ def test_a_growth_line_holds_what_the_contract_says(search, make_model, copy_tas
         "predicted_change": 0.0, "measured_change": pytest.approx(CHANGED - 0.9), "accepted": False,
         "params_before": count_parameters(start), "params_after": count_parameters(make_model(copy_task(), nodes=2)),
         "judge": {"rule": "better", "figure": pytest.approx(-0.05), "threshold": 0.0}, "wall_s": 2.5,
+        "part": "stage-2", "trial": None,
     }  # fmt: skip
     assert count_parameters(grown.model) == line["params_before"]
 
@@ -620,6 +621,8 @@ def test_a_random_copy_that_is_rejected_says_nothing_about_a_low_share(search):
 # --- restarts ---
 
 AGAIN = replace(ONE_PULL, max_nodes=1, replace="uniform", restarts=3)
+MOST_68 = "max_params = 68"
+NODE_OF_68 = f"another node would make 128 parameters, {MOST_68}"
 LOWEST = {"stage-1-pull-0": (0, [0.5, 0.2, 0.3]), "stage-3": (0, [0.2, 0.5, 0.3])}
 
 
@@ -643,7 +646,7 @@ def test_restarts_go_on_while_they_are_accepted(search):
     assert ["/".join(op) for op in asked] == ["add/identity", lines[0]["new_op"], "hadamard/sigmoid"]
     assert [line["loss_before"] for line in lines] == [0.9, 0.8]
     assert grown.model is journal.fits["stage-3"]["done"].model
-    assert grown.reason == "the last added node was not accepted"
+    assert grown.reason == "the last added node was not accepted; the last restart was not accepted"
     assert grown.steps == 4 * STEPS
 
 
@@ -657,6 +660,8 @@ def test_restarts_draw_uniformly_where_no_draw_is_named(search):
 def test_there_are_no_more_restarts_than_allowed(search, restarts):
     grown, _, _ = restarted(search, replace(AGAIN, restarts=restarts), 0.8, 0.7, 0.6)
     assert [line["accepted"] for line in grown.stages] == [True, False, *[True] * restarts]
+    end = [f"restarts = {restarts} made"] if restarts else []
+    assert grown.reason.split("; ") == ["the last added node was not accepted", *end]
 
 
 def test_a_restart_draws_the_smallest_op_of_every_node_anew(search):
@@ -668,11 +673,19 @@ def test_a_restart_draws_the_smallest_op_of_every_node_anew(search):
     assert [move["node"] for move in grown.stages[1]["moves"]] == [0, 1]
 
 
-@pytest.mark.parametrize(("limits", "restarts"), [({"max_seconds": 2.0}, 0), ({"max_params": 68}, 0), ({}, 1)])
-def test_restarts_heed_time_and_size(search, limits, restarts):
+@pytest.mark.parametrize(
+    ("limits", "restarts", "reason"),
+    [
+        ({"max_seconds": 2.0}, 0, "max_seconds = 2 reached"),  # said once, though it ended the growth before, too
+        ({"max_params": 68}, 0, f"{NODE_OF_68}; no further restart: another op would make 71 parameters, {MOST_68}"),
+        ({}, 1, "the last added node was not accepted; restarts = 1 made"),
+    ],
+)
+def test_restarts_heed_time_and_size_and_say_so(search, limits, restarts, reason):
     """The smallest op is additive, one that is drawn for it is larger."""
     space = SearchSpace(("hadamard",), ("tanh",))
     grown, _, _ = restarted(search, replace(AGAIN, **limits, space=space, restarts=1), 0.1)
+    assert grown.reason == reason
     assert sum(line["stage"] > 2 for line in grown.stages) == restarts
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from dataclasses import replace
 
@@ -12,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grownas.criteria import threshold
-from grownas.criteria.readout import CHOICES
+from grownas.criteria.readout import CHOICES, Readout, Removal
 from grownas.criteria.threshold import Thresholds, Watched
 from grownas.ops import DEFAULT_OPS
 from grownas.protocols import Evaluation
 from grownas.recipe import OptimizerRecipe, Recipe, count_parameters
 from grownas.space import SearchSpace
 from grownas.strategies.growing import grow
-from grownas.strategies.moves import replace_at
+from grownas.strategies.moves import prune_at, replace_at
 from grownas.strategies.pruning import log_prunings, prune_stage
 from grownas.strategies.stage import Stage, shares_of, with_core
 from tests.grownas.strategies.laboratory import (
@@ -66,6 +68,10 @@ def test_pruning_in_each_stage(search):
     assert (add["kind"], last["kind"]) == ("add_node", "add_node")
     assert (prune["stage"], prune["step"], prune["node"]) == (2, STEPS, 1)
     assert (prune["op"], prune["op_name"]) == (2, "hadamard/sigmoid")
+    assert [line["part"] for line in journal.lines] == ["stage-2", EACH, "stage-3"]
+    assert [(line["part"], line["part_pruned"]) for line in grown.stages] == [
+        ("stage-1-pull-0", None), ("stage-2", EACH), ("stage-3", None),
+    ]  # fmt: skip
     assert (add["predicted_change"], prune["predicted_change"]) == (0.0, None)  # nothing predicts a pruning's change
     assert (add["loss_after"], prune["loss_before"], prune["loss_after"]) == (0.8, 0.8, CHANGED)
     assert prune["measured_change"] == pytest.approx(CHANGED - 0.8)
@@ -190,6 +196,43 @@ def test_a_harmful_pruning_is_undone(search, prune, replaced):
     assert (grown.steps, grown.seconds) == (3 * STEPS, 3.0)  # the fine-tuning was work all the same
 
 
+FOUR = {"stage-1-pull-0": 0.9, "stage-2": 0.8, "stage-3": 0.7, "stage-4": 0.75}
+BACK = [[0.9, 0.06, 0.04]] * 5 + [[0.6, 0.2, 0.2]] * 5 + [[0.9, 0.06, 0.04]] * 10  # of one epoch each
+
+
+@pytest.mark.parametrize(
+    ("between", "again"), [(SMALL["stage-2"][1], []), (BACK, [2])], ids=["it stays low", "it came back between"]
+)
+def test_a_pruning_that_was_undone_comes_again_only_when_its_share_had_left_the_level(search, between, again):
+    """The stage was accepted as it was before the pruning; growth goes on from there."""
+    thresholds = Thresholds(smoothing=1.0, min_age=2)
+    options = replace(ONE_PULL, prune="each_stage", max_nodes=4, thresholds=thresholds)
+    tuned = {EACH: 0.85, **{f"stage-{number}-pull-0-pruned-each_stage": 0.9 for number in (3, 4) if again}}
+    shares = {**SMALL, **{f"stage-{number}": (1, between) for number in (3, 4)}}
+    _, journal, _ = search({**FOUR, **tuned}, options, shares=shares)
+    assert [(line["stage"], line["op"], line["accepted"]) for line in prune_lines(journal)] == [
+        (stage, op, False) for stage, ops in ((2, [2]), (3, again), (4, again)) for op in ops
+    ]
+
+
+@pytest.mark.parametrize(("tuned", "stages"), [(0.99, [2]), (0.93, [2, 3])], ids=["harmful", "harmless"])
+def test_a_pruning_that_was_undone_in_a_rejected_stage_is_not_tried_on_the_best_again(search, tuned, stages):
+    """In the first stage a high op shields the low one; in those that follow, which put a node before it, none does."""
+    thresholds = Thresholds(0.4, 0.05, smoothing=1.0, min_age=2)
+    options = replace(
+        ONE_PULL, prune="each_stage", position="first", outer_patience=2, max_nodes=2, thresholds=thresholds
+    )
+    shares = {"stage-1-pull-0": (0, [0.28, 0.7, 0.02])}
+    shares |= {f"stage-{number}": (1, [0.68, 0.3, 0.02]) for number in (2, 3)}
+    losses = {"stage-1-pull-0": 0.9, "stage-2": 0.95, "stage-3": 0.95}
+    losses |= {f"stage-{number}-pull-0-pruned-each_stage": tuned for number in stages}
+    grown, journal, _ = search(losses, options, shares=shares)
+    assert [line["accepted"] for line in grown.stages] == [True, False, False]
+    assert [(line["stage"], line["node"], line["op"]) for line in prune_lines(journal)] == [
+        (stage, 1, 2) for stage in stages
+    ]
+
+
 @pytest.mark.parametrize(("harm", "rule", "ops"), [(0.01, "share", 2), (1.0, "harm, significant", 3)])
 def test_a_harm_that_is_not_significant_stays(search, harm, rule, ops):
     noise = np.random.default_rng(0).normal(0, 1, DAYS)
@@ -265,7 +308,7 @@ def pruned(scene, *, losses=-1.0):
     key = f"stage-{scene.number}-pull-0-pruned-{scene.options.prune}"
     journal = ScriptedJournal({key: losses})
     scene = replace(scene, journal=journal)
-    return prune_stage(Stage(scene.best), scene, seed=3), journal
+    return prune_stage(Stage(scene.best), scene), journal
 
 
 def replacing(**changes):
@@ -350,6 +393,30 @@ def test_a_new_op_is_not_judged_before_its_age(copy_task):
         assert len(after.prunings) == again
 
 
+TWINS = [("add", "tanh"), ("add", "relu"), ("hadamard", "tanh")]
+
+
+@pytest.mark.parametrize("candidate", TWINS, ids="/".join)
+@pytest.mark.parametrize("removed", [False, True])
+def test_ops_of_a_kind_that_come_in_at_once_have_different_weights(copy_task, candidate, removed):
+    """Three of them; where an op before them goes in between, the next has the number that the last one had."""
+    options = replacing(space=SearchSpace(candidate[:1], candidate[1:]))
+    task = copy_task()
+    model = model_of(task, [OPS[0], *[("add", "sigmoid")] * 5])
+    scene, core = scene_of(model, task, options), model.core
+    for op in (3, 3, 3) if removed else (3, 4, 5):
+        core = replace_at(scene, core, 0, op).make(core).backbone
+        core = prune_at(0, 1).make(core).backbone if removed and len(core.alpha[0]) > 4 else core
+    new = [op for op, name in enumerate(core.op_names(0)) if name == candidate]
+    assert len(new) == 3
+    for name in ("W_x", "W_h"):
+        values = [core.op_parameters(0, op)[name] for op in new]
+        different = [not torch.equal(one, other) for one, other in itertools.combinations(values, 2)]
+        assert all(different) or (name == "W_x" and candidate[0] == "hadamard")
+    again = replace_at(scene, model.core, 0, 2).make(model.core).backbone.op_parameters(0, 2)  # alone: silent
+    assert again["W_x"].abs().max() == 0
+
+
 def test_the_lines_of_what_stays_are_accepted_with_the_stage(copy_task):
     stage, _ = pruned(scene_with(copy_task(), [0.7, 0.27, 0.03], replacing()))
     for accepted in (True, False):
@@ -412,17 +479,22 @@ def test_what_is_kept_is_decided_once(copy_task, seed, top_k, readout):
     def score(core):
         return float(task.evaluate(with_core(model, core), "val").losses.mean())
 
-    kept = CHOICES[readout](model.core, top_k, score)
-    shares = shares_of(model.core)
+    kept, gone = CHOICES[readout](model.core, top_k, score)
     stage, _ = pruned(scene)
     assert [stage.model.core.op_names(node) for node in range(2)] == [
         [model.core.op_names(node)[op] for op in ops] for node, ops in enumerate(kept)
     ]
-    gone = {(node, op) for node, one in enumerate(shares) for op in range(len(one)) if op not in kept[node]}
-    assert {(line["node"], line["op"]) for line in stage.prunings} == gone
-    assert [line["judge"]["figure"] for line in stage.prunings] == [
-        shares[line["node"]][line["op"]] for line in stage.prunings
-    ]
+    # what decided: the share, or the loss without it
+    assert {(line["node"], line["op"], line["judge"]["figure"]) for line in stage.prunings} == set(map(tuple, gone))
+
+
+def test_a_score_that_is_not_a_number_is_logged_as_a_large_one(copy_task, monkeypatch):
+    """JSON has no infinity."""
+    gone = Readout([[0, 1]], [Removal(0, 2, math.inf)])
+    monkeypatch.setitem(CHOICES, "ablation", lambda backbone, top_k, score: gone)
+    options = replace(ONE_PULL, prune="each_stage", thresholds=Thresholds(1.0, 0.0), top_k=2, readout="ablation")
+    stage, _ = pruned(scene_with(copy_task(), [0.5, 0.2, 0.3], options))
+    assert [line["judge"]["figure"] for line in stage.prunings] == [1e6]
 
 
 def test_small_ops_go_first_and_then_what_is_too_many(copy_task):
