@@ -14,8 +14,8 @@ from grownas.recipe import split_parameters
 
 def window_loss(model: Any, task: Task, window: Window, hidden: Any) -> tuple[Tensor, Any]:
     """Return the loss on a window and the state after it, cut off from the graph: bptt ends at the window."""
-    output, hidden = model(window.x, hidden)
-    return task.loss(output, window), detach(hidden)
+    out, hidden = model.states(window.x, hidden)
+    return task.loss(model, out, window), detach(hidden)
 
 
 def architecture_gradient_first(model: Any, task: Task, held_out: Window, hidden: Any) -> tuple[list[Tensor], Any]:

@@ -52,16 +52,24 @@ class Space(Section):
 class Optimizer(Section):
     """One optimiser."""
 
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Annotated[
+        Literal["adam", "sgd", "nt_asgd"],
+        about("nt_asgd: SGD whose weights are averaged once validation stops falling"),
+    ] = "adam"
     rate: Positive = 1e-3
     momentum: Annotated[Number, Field(ge=0, lt=1), about("of sgd")] = 0.9
-    weight_decay: Annotated[NonNegative, about("decoupled for adam, L2 for sgd")] = 0.0
+    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.0
 
 
 class WeightOptimizer(Optimizer):
     """The weights' optimiser."""
 
     clip: Annotated[Positive, about("largest gradient norm")] = 1.0
+    warm_up: Annotated[Whole, about("steps over which the rates rise")] = 0
+    decay: Annotated[Literal["none", "linear"], about("of the rates, to 0 over all epochs that are allowed")] = "none"
+    non_monotone: Annotated[
+        Count, about("of nt_asgd: epochs back, before which a lower validation loss begins the averaging")
+    ] = 5
 
 
 class Splitting(Section):
@@ -144,13 +152,12 @@ class Growing(Section):
     fine_tune_epochs: Annotated[Count, about("after a pruning, at most")] = 50
 
 
-class Retrain(Section):
+class Retrain(WeightOptimizer):
     """The budget of every model that is trained from random weights."""
 
     grown: Annotated[bool, about("train the cell found anew, too")] = True
     epochs: Annotated[Count, about("at most")] = 200
     patience: Annotated[Count, about("epochs without a lower validation loss before training ends")] = 12
-    rate: Annotated[Positive, about("of Adam")] = 1e-3
 
 
 class Baselines(Section):
@@ -160,6 +167,36 @@ class Baselines(Section):
     compare: Annotated[Names, about("further ones of `grownas compare`")] = ("gru_var", "random")
     hidden_sizes: Annotated[Sizes, about("and the one that gives the grown cell's number of parameters")] = (8, 16, 32)
     losses: Annotated[Names, Field(min_length=1)] = ("squared", "huber")
+
+
+class LanguageStart(Section):
+    """Where growth of a language model begins: at random weights."""
+
+    nodes: Annotated[Count, about("of the start")] = 1
+
+
+class Grid(Section):
+    """Settings that every kind of model is tried with, all combinations; an empty list: as the config says."""
+
+    rate: Annotated[tuple[Positive, ...], OneOrMore, Distinct, about("of the weights")] = ()
+    gain: Annotated[tuple[Positive, ...], OneOrMore, Distinct, about("`task.gain`")] = ()
+    dropout: Annotated[
+        tuple[NonNegative, ...], OneOrMore, Distinct, about("`task.dropout_input` and `task.dropout_output`")
+    ] = ()
+
+
+class LanguageBaselines(Section):
+    """What a grown language model is compared with; all have its number of parameters."""
+
+    use: Annotated[Names, about("of `grownas search`")] = ("lstm", "gru")
+    compare: Annotated[Names, about("further ones of `grownas compare`")] = ("random",)
+    grid: Grid = Grid()
+
+
+SECTIONS: dict[str, dict[str, type[Section]]] = {  # by a task's kind, instead of the config's own
+    "series": {},
+    "language": {"start": LanguageStart, "baselines": LanguageBaselines},
+}
 
 
 class Config(Section):
@@ -277,9 +314,11 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 @cache
 def config_class(task: str) -> type[Config]:
-    """Return the class of configs for a task; its section `task` is the task's own."""
-    options = task_class(task).section
-    return create_model("Config", __base__=Config, task=(options, Field(default_factory=options)))
+    """Return the class of configs for a task; its section `task` is the task's own, some are its kind's."""
+    found = task_class(task)
+    sections = {"task": found.section, **SECTIONS[found.kind]}
+    made: dict[str, Any] = {name: (section, Field(default_factory=section)) for name, section in sections.items()}
+    return create_model("Config", __base__=Config, **made)
 
 
 @cache
@@ -451,13 +490,11 @@ def _unknown_names(tree: Mapping[str, Any], model: type[Config]) -> list[str]:
     from grownas.baselines import NAMES
     from grownas.ops import ACTIVATION
 
-    tables: dict[str, Sequence[str]] = {
-        "space.activation": list(ACTIVATION),
-        "baselines.use": NAMES,
-        "baselines.compare": NAMES,
-    }
+    tables: dict[str, Sequence[str]] = {"space.activation": list(ACTIVATION)}
     if model is not Config:  # else the task itself is unknown
-        tables["baselines.losses"] = task_class(_task_name(tree)).losses
+        task = task_class(_task_name(tree))
+        names = NAMES[task.kind]
+        tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": task.losses}
     problems = []
     for key, known in tables.items():
         section, _, leaf = key.partition(".")

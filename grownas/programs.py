@@ -5,30 +5,25 @@ config -> task -> VAR by blocked folds -> start -> growth -> derived cell -> ret
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-
 from grownas.backbone import Backbone
-from grownas.baselines.var import VAR, Selection, select_by_folds
-from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.contest import BASELINES, Contest, score_model, train_and_choose
+from grownas.contests.common import Contest, retrain, score_model
+from grownas.contests.language import LanguageContest
+from grownas.contests.series import SeriesContest
 from grownas.criteria.threshold import Thresholds
-from grownas.equations import equations
 from grownas.genotype import Genotype
 from grownas.journal import Journal
 from grownas.recipe import OptimizerRecipe, Recipe, count_parameters
 from grownas.report.reading import OURS
 from grownas.rundir import RunDir
-from grownas.scoring import Score, free_running
+from grownas.scoring import Score
 from grownas.space import SearchSpace
-from grownas.start import Ops, build_start, hidden_size_for
+from grownas.start import Ops
 from grownas.strategies.growing import Grown, grow, replay
 from grownas.strategies.moves import MODES
 from grownas.strategies.stage import Growth, Splits, with_core
@@ -36,13 +31,15 @@ from grownas.strategies.stage import Growth, Splits, with_core
 Summary = dict[str, Any]
 
 STRATEGIES: dict[str, Callable[..., Grown]] = {"growing": grow}  # what `strategy.use` names
+CONTESTS: dict[str, Any] = {"series": SeriesContest, "language": LanguageContest}  # by a task's kind
 
 
 def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:
     """Do the main job, from data to scores."""
     contest = _contest(config, rundir, journal, task)
-    task, growth = contest.task, contest.growth
     nodes = [contest.space.ops] * config.start.nodes
+    contest = contest.tuned(nodes)
+    task, growth = contest.task, contest.growth
     start = contest.start(nodes, "start")
     grown = STRATEGIES[config.strategy.use](start, task, journal, growth, seed=config.seed)
     contest = replace(contest, params=count_parameters(grown.model), steps=grown.steps)
@@ -50,23 +47,21 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
     model = final.model
     if config.refit:
         start = contest.start(nodes, "start", refitted=True)
-    search_seconds = contest.selection_seconds + grown.seconds + final.seconds
+    search_seconds = contest.seconds_before + grown.seconds + final.seconds
     first_stage = [line["seconds"] for line in grown.stages if line["stage"] == 1]
-    first_seconds = contest.selection_seconds + sum(first_stage) + final.first_seconds
+    first_seconds = contest.seconds_before + sum(first_stage) + final.first_seconds
     chosen = {"pull": grown.pull, "nodes": len(model.core.genotype.nodes), "hidden_size": model.core.hidden_size}
     scores = [
         score_model(task, "grown", model, search_seconds, len(grown.stages), chosen),
         score_model(task, "first_stage", final.first, first_seconds, len(first_stage)),
-        score_model(
-            task, "start", start, contest.selection_seconds, contest.selection.settings, contest.selection.chosen
-        ),
+        contest.score_start(start),
     ]
     retrain_seconds = None
     if config.retrain.grown:
-        retrained, _ = _retrain(contest, model.core.genotype, model.core.hidden_size)
+        retrained, _ = retrain(contest, model.core.genotype)
         scores.append(retrained)
         retrain_seconds = round(retrained.seconds, 3)
-    scores += [BASELINES[name](contest) for name in config.baselines.use]
+    scores += [contest.baselines[name](contest) for name in config.baselines.use]
     found = {
         "search_seconds": round(search_seconds, 3),
         "retrain_seconds": retrain_seconds,
@@ -74,75 +69,35 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         "stage_log": grown.stages,
         "stopped": grown.reason,
     }
-    return _write(config, rundir, task, model, scores, found)
+    return _write(config, rundir, contest, model, scores, found)
 
 
 def train_program(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:
     """Train the folder's genotype, or a baseline, from random weights and score it."""
     contest = _contest(config, rundir, journal, task)
     if rundir.what is not None:
-        score = BASELINES[rundir.what](contest)
-        return _write(config, rundir, contest.task, None, [score], {"retrain_seconds": round(score.seconds, 3)})
-    genotype = Genotype.load(rundir.path / "genotype.json")
-    hidden_size = _hidden_size(config, contest.selection, contest.task)
-    score, model = _retrain(contest, genotype, hidden_size)
-    return _write(config, rundir, contest.task, model, [score], {"retrain_seconds": round(score.seconds, 3)})
+        score, model = contest.baselines[rundir.what](contest), None
+    else:
+        score, model = retrain(contest, Genotype.load(rundir.path / "genotype.json"))
+    return _write(config, rundir, contest, model, [score], {"retrain_seconds": round(score.seconds, 3)})
 
 
 def _contest(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Contest:
-    """Choose the VAR, and gather what growth and baselines need."""
+    """Gather what growth and baselines need."""
     rundir.write_json("data.json", task.describe())
-    orders = range(1, _highest_order(config, task) + 1)
-    train_rows = task.values[task.rows("train")]
-    done = journal.remember("selection", lambda: select_by_folds(train_rows, orders=orders).to_tree())
-    selection, at_var = Selection.from_tree(done), config.start.use == "var"
-    if task.loss_name == "auto":
-        task = task.with_loss(selection.var.loss if at_var else "squared")
     space = space_of(config)
-    growth, hidden_size = growth_of(config, space), _hidden_size(config, selection, task)
-
-    def build(nodes: Sequence[Ops], var: VAR | None, generator: torch.Generator) -> Any:
-        return build_start(
-            task,
-            nodes,
-            hidden_size=hidden_size,
-            var=var,
-            highway=space.highway,
-            share_projection=space.share_projection,
-            carrier_share=growth.carrier_share,
-            backend=config.backend,
-            generator=generator,
-        )
-
-    return Contest(
-        task=task,
-        journal=journal,
-        selection=selection,
-        selection_seconds=done["seconds"],
-        build=build,
-        at_var=at_var,
-        growth=growth,
+    contest: Contest = CONTESTS[task.kind].enter(
+        config,
+        journal,
+        task,
+        growth=growth_of(config, space),
         space=space,
         recipe=retrain_recipe(config),
-        hidden_sizes=config.baselines.hidden_sizes,
-        losses=config.baselines.losses,
         seed=config.seed,
         refit=config.refit,
         backend=config.backend,
     )
-
-
-def _highest_order(config: Config, task: Any) -> int:
-    """Return the highest order that folds may try: one whose register fits into a hidden size that is given."""
-    if config.start.use == "random" or config.space.hidden_size == "auto":
-        return config.start.max_order
-    return min(config.start.max_order, config.space.hidden_size // int(task.input_size))
-
-
-def _hidden_size(config: Config, selection: Selection, task: Any) -> int:
-    if config.space.hidden_size != "auto":
-        return config.space.hidden_size
-    return hidden_size_for(selection.order if config.start.use == "var" else 1, task.input_size)
+    return contest
 
 
 def space_of(config: Config) -> SearchSpace:
@@ -168,12 +123,11 @@ def growth_of(config: Config, space: SearchSpace) -> Growth:
     thresholds = {field.name: strategy.pop(field.name) for field in fields(Thresholds)}
     if "duplicate_op" not in MODES[config.strategy.mode]:
         thresholds["grow_threshold"] = math.inf  # no share is above it, and none keeps others from being pruned
-    recipe = Recipe(
+    recipe = _recipe(
+        weights,
         epochs=config.strategy.max_epochs,
         patience=config.strategy.patience,
-        clip=weights.pop("clip"),
         bilevel=config.strategy.bilevel,
-        weights=OptimizerRecipe(**weights),
         alpha=OptimizerRecipe(**alpha),
     )
     return Growth(
@@ -188,13 +142,16 @@ def growth_of(config: Config, space: SearchSpace) -> Growth:
 
 def retrain_recipe(config: Config) -> Recipe:
     """Return the budget of every model that is trained from scratch."""
-    options = config.retrain
-    return Recipe(
-        epochs=options.epochs,
-        patience=options.patience,
-        clip=config.strategy.weights.clip,
-        weights=OptimizerRecipe(rate=options.rate),
-    )
+    options = config.retrain.model_dump(exclude={"grown"})
+    return _recipe(options, epochs=options.pop("epochs"), patience=options.pop("patience"))
+
+
+def _recipe(weights: dict[str, Any], **others: Any) -> Recipe:
+    """Return a recipe from the options of the weights' optimiser, some of which are of the whole."""
+    names = {field.name for field in fields(OptimizerRecipe)}
+    own = {key: value for key, value in weights.items() if key in names}
+    rest = {key: value for key, value in weights.items() if key not in names}
+    return Recipe(weights=OptimizerRecipe(**own), **rest, **others)
 
 
 class Final(NamedTuple):
@@ -245,38 +202,20 @@ def _close(contest: Contest, model: Any, path: list[dict[str, Any]], key: str) -
     return fit.model, fit.seconds
 
 
-def _retrain(contest: Contest, genotype: Genotype, hidden_size: int) -> tuple[Score, Any]:
-    """Train a genotype from random weights under the baselines' budget."""
-    task = contest.task
-
-    def build() -> Any:
-        generator = contest.draw("grown_retrained")
-        core = GrownRNN(genotype, task.input_size, hidden_size, backend=contest.backend)
-        core.reset_parameters(generator)
-        return task.model(core, generator=generator)
-
-    return train_and_choose(contest, "grown_retrained", [("retrained", {"hidden_size": hidden_size}, build)])
-
-
 def _write(
-    config: Config, rundir: RunDir, task: Any, model: Any | None, scores: list[Score], found: Summary
+    config: Config, rundir: RunDir, contest: Contest, model: Any | None, scores: list[Score], found: Summary
 ) -> Summary:
     """Write everything that the run found; `summary.json` last, since it says that the run is complete."""
-    actual = np.concatenate([task.values[task.rows(part)] for part in ("val", "test")])
-    forecasts = {score.model: torch.from_numpy(score.forecasts()) for score in scores}
-    rundir.write_tensors("forecasts.safetensors", {"actual": torch.from_numpy(actual), **forecasts})
+    task = contest.task
+    about = {"nodes": None, "ops": None, "backend": None, **contest.write(rundir, model, scores)}
     entries = [score.entry(task) for score in scores]
     ours = entries[0]
-    about: Summary = {"nodes": None, "ops": None, "free_running": None, "backend": None}
     if model is not None:
         genotype: Genotype = model.core.genotype
         genotype.save(rundir.path / "genotype.json")
-        rundir.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(task.names)})
-        rundir.write_text("equations.txt", equations(model.core, model.readout, task.names, task.mean, task.sd))
-        about = {
+        about |= {
             "nodes": len(genotype.nodes),
             "ops": sum(len(node.ops) for node in genotype.nodes),
-            "free_running": free_running(model, task.tensor("test")),
             "backend": model.core.chosen_backend,
         }
     summary = {

@@ -27,13 +27,20 @@ class Recurrent(Protocol):
 
 
 class Model(Protocol):
-    """A task's whole model around a `Recurrent`: an `nn.Module` with the parts `core` and `readout`."""
+    """A task's whole model around a `Recurrent`, its part `core`: an `nn.Module`. It reads the `x` of a `Window`."""
 
     core: nn.Module
-    readout: nn.Linear
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Map what a window holds to what the core reads, `(T, B, I)` in the weights' dtype."""
+        ...
+
+    def states(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
+        """Return the core's output `(T, B, H)`, in training with what regularises it, and the last state."""
+        ...
 
     def __call__(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
-        """Map `(T, B, I)` and a state to predictions `(T, B, O)` and the last state."""
+        """Map what a window holds and a state to predictions `(T, B, O)` and the last state."""
         ...
 
 
@@ -41,11 +48,12 @@ class Window(NamedTuple):
     """One piece of training data, at most `bptt` steps long.
 
     Attributes:
-        x: inputs, shape `(T, B, I)`.
-        target: what comes one step later, shape `(T, B, O)`.
+        x: inputs, shape `(T, B, I)`, or ids of words, `(T, B)`.
+        target: what comes one step later, shape `(T, B, O)`, or ids, `(T, B)`.
         weight: loss weight of each time step and stream, shape `(T, B, 1)`, or None for 1.
         fresh: the state starts at zero before this window.
         warm_up: the window only carries the state forward; nothing is learned from it.
+        rate: factor on the learning rates of the step that is made from it.
     """
 
     x: Tensor
@@ -53,6 +61,7 @@ class Window(NamedTuple):
     weight: Tensor | None = None
     fresh: bool = False
     warm_up: bool = False
+    rate: float = 1.0
 
 
 class Evaluation(NamedTuple):
@@ -73,6 +82,7 @@ class Task(Protocol):
     """Data, loss and score. Parts: `train` = `weights` + `architecture`, then `val`, then `test`."""
 
     name: str
+    kind: str  # `series` or `language`: which contest it is for
     metric: str
     loss_name: str
     input_size: int
@@ -85,8 +95,8 @@ class Task(Protocol):
         """Yield one epoch of a part in order; the same seed gives the same windows."""
         ...
 
-    def loss(self, output: Tensor, window: Window) -> Tensor:
-        """Return the mean training loss of a window's predictions `(T, B, O)`, a scalar."""
+    def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
+        """Return a window's mean training loss from the core's output `(T, B, H)`, a scalar."""
         ...
 
     def evaluate(self, model: Any, part: str) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +13,16 @@ from torch import Tensor, nn
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.optim.Optimizer]] = {
     "adam": lambda params, r: torch.optim.AdamW(params, lr=r.rate, weight_decay=r.weight_decay, fused=True),
     "sgd": lambda params, r: torch.optim.SGD(params, lr=r.rate, momentum=r.momentum, weight_decay=r.weight_decay),
+    "nt_asgd": lambda params, r: torch.optim.ASGD(
+        params, lr=r.rate, lambd=0.0, t0=math.inf, weight_decay=r.weight_decay
+    ),  # plain SGD until t0, the step from which weights are averaged, is set
 }
+DECAYS: dict[str, Callable[[float], float]] = {"none": lambda done: 1.0, "linear": lambda done: 1.0 - done}
 
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """One optimiser. `weight_decay` is decoupled for adam, an L2 term for sgd."""
+    """One optimiser. `weight_decay` is decoupled for adam, else an L2 term; `momentum` is of sgd."""
 
     optimizer: str = "adam"
     rate: float = 1e-3
@@ -36,6 +41,10 @@ class Recipe:
         clip: largest norm of the weights' gradient.
         pull: strength of the decoupled pull towards the stage's first parameters, p += rate * pull * (p_0 - p) after
             each weight step, the rate that of the parameter's group in its optimiser; 0 for none.
+        warm_up: weight steps over which all rates rise to their own.
+        decay: `none`, or `linear`: all rates fall to 0 over the `epochs`.
+        non_monotone: nt_asgd averages the weights from the first epoch on whose validation loss is above the lowest of
+            those that are more than so many epochs back (Merity et al. 2018, algorithm 1).
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
         weights: optimiser of the weights.
         alpha: optimiser of the architecture weights; ignored where the model has none.
@@ -45,6 +54,9 @@ class Recipe:
     patience: int | None = 12
     clip: float = 1.0
     pull: float = 0.0
+    warm_up: int = 0
+    decay: str = "none"
+    non_monotone: int = 5
     bilevel: str = "joint"
     weights: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     alpha: OptimizerRecipe = field(default_factory=OptimizerRecipe)

@@ -34,7 +34,7 @@ def evaluate(path: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, A
     scores = {}
     for part in parts:
         found = task.evaluate(model, part)
-        scores[part] = {task.metric: found.metric, **task.score(found.forecasts, part)}
+        scores[part] = {task.metric: found.metric, **task.score(found, part)}
     return scores
 
 

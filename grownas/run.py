@@ -20,13 +20,12 @@ from typing import Any
 import torch
 
 from grownas import config as configs
-from grownas.baselines.var import usable_orders
+from grownas.baselines import NAMES
 from grownas.config import Config
-from grownas.contest import BASELINES
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
 from grownas.journal import Interrupted, Journal
-from grownas.programs import Summary, growth_of, search_program, space_of, train_program
+from grownas.programs import CONTESTS, Summary, growth_of, search_program, space_of, train_program
 from grownas.progress import Progress
 from grownas.report.tables import score_table
 from grownas.rundir import RunDir
@@ -47,16 +46,17 @@ def train(config: Config, what: str) -> Path:
     """Train a genotype, given by its path, or a baseline, given by its name, from scratch; score it."""
     task = load_task(config)
     _check_search(config, task)
-    genotype = None if what in BASELINES else _genotype(what)
+    names = NAMES[task.kind]
+    genotype = None if what in names else _genotype(what, names)
     rundir = new_folder(config, "train", task.checksum, what=what if genotype is None else None)
     if genotype is not None:
         genotype.save(rundir.path / "genotype.json")
     return _work(config, rundir, task, train_program)
 
 
-def _genotype(what: str) -> Genotype:
+def _genotype(what: str, names: Sequence[str]) -> Genotype:
     path = Path(os.path.expanduser(what))
-    near = difflib.get_close_matches(what, BASELINES, n=1)
+    near = difflib.get_close_matches(what, names, n=1)
     if near and not path.exists():
         raise ConfigError(f"genotype={what}: no such file and no baseline of this name; did you mean {near[0]}?")
     return Genotype.load(path)
@@ -151,13 +151,7 @@ def load_task(config: Config) -> Any:
 def _check_search(config: Config, task: Any) -> None:
     """Refuse before work begins what a search would meet in the middle of it."""
     growth_of(config, space_of(config))  # raises if its keys contradict each other
-    series, rows = task.input_size, task.values[task.rows("train")]
-    usable_orders(len(rows), series, range(1, config.start.max_order + 1))  # raises if there is none
-    if config.start.use == "var" and config.space.hidden_size != "auto" and config.space.hidden_size < series:
-        raise ConfigError(
-            f"space.hidden_size={config.space.hidden_size}: a start at a VAR of {series} series needs {series} "
-            "units or more; raise it or set start.use=random"
-        )
+    CONTESTS[task.kind].check(config, task)
     if config.strategy.bilevel != "joint":
         for part in ("weights", "architecture"):
             task.windows(part, seed=config.seed)  # raises if the part is too short

@@ -44,7 +44,7 @@ class Score:
             "seconds": round(self.seconds, 3),
             "settings": self.settings,
             "chosen": self.chosen,
-            "detail": {part: task.score(getattr(self, part).forecasts, part) for part in ("val", "test")},
+            "detail": {part: task.score(getattr(self, part), part) for part in ("val", "test")},
         }
 
     def forecasts(self) -> np.ndarray:

@@ -11,6 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from grownas.bilevel import architecture_gradient_first, architecture_gradient_s
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Task, Window
-from grownas.recipe import Recipe, clip_gradients, make_optimizers, split_parameters
+from grownas.recipe import DECAYS, Recipe, clip_gradients, make_optimizers, split_parameters
 
 Tree = dict[str, Any]
 Shares = list[list[float]]  # of each node's ops
@@ -139,6 +140,10 @@ class Trainer:
         self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
         self.weights, self.alphas = split_parameters(self.model)
         self.anchor = [[p.detach().clone() for p in group["params"]] for group in self._groups()]
+        self.rates = [group["lr"] for group in self._groups()]  # before the schedule
+        for group in self._averaging_groups():
+            group["t0"] = math.inf  # also where an earlier stage's optimiser averaged
+        self.history: list[float] = []  # validation losses after each epoch
         self.searching = bool(self.alphas) and recipe.bilevel != "joint"
         self.architecture = _Stream(task, "architecture", seed) if self.searching else None
         self.data = _Stream(task, "weights" if self.searching else "train", seed)
@@ -190,7 +195,7 @@ class Trainer:
             self.hidden = None
         if window.warm_up:
             with torch.no_grad():
-                _, self.hidden = self.model.train()(window.x, self.hidden)
+                _, self.hidden = self.model.train().states(window.x, self.hidden)
             return
         self.model.train()
         if self.architecture is not None:
@@ -199,6 +204,7 @@ class Trainer:
                 "optimizer": _detached(self.optimizers[1].state_dict()),
             }
             self._alpha_step(window)
+        self._set_rates(self._schedule(window))
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         loss, hidden = window_loss(self.model, self.task, window, self.hidden)
@@ -244,6 +250,45 @@ class Trainer:
         """Return all optimisers' groups of parameters."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
+    def _schedule(self, window: Window) -> float:
+        """Return the factor on all rates for the next step."""
+        rise = min(1.0, (self.step + 1) / self.recipe.warm_up) if self.recipe.warm_up else 1.0
+        done = self.data.done / self.recipe.epochs if self.recipe.decay != "none" else 0.0
+        return window.rate * rise * DECAYS[self.recipe.decay](done)
+
+    def _set_rates(self, factor: float) -> None:
+        for group, rate in zip(self._groups(), self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _averaging_groups(self) -> list[dict[str, Any]]:
+        """Return the groups whose weights are averaged from a step `t0` on; it is infinite before that is decided."""
+        return [group for group in self._groups() if "t0" in group]
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Give the weights that are averaged their averages for a while."""
+        kept = []
+        with torch.no_grad():
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    for p in group["params"] if math.isfinite(group.get("t0", math.inf)) else ():
+                        kept.append((p, p.clone()))
+                        p.copy_(optimizer.state[p]["ax"])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, value in kept:
+                    p.copy_(value)
+
+    def _decide_on_averaging(self, value: float) -> None:
+        """Begin to average when the validation loss has stopped falling, see `Recipe.non_monotone`."""
+        early = self.history[: -self.recipe.non_monotone]
+        for group in self._averaging_groups():
+            if math.isinf(group["t0"]) and early and value > min(early):
+                group["t0"] = self.step
+        self.history.append(value)
+
     def _pull(self) -> None:
         """Move each parameter towards where the stage began, by its own group's rate times the pull (ALGORITHMS 3)."""
         if self.recipe.pull == 0:
@@ -257,6 +302,13 @@ class Trainer:
 
     def _judge_epoch(self) -> None:
         """Evaluate on the validation part and keep the model if it is the best so far."""
+        self._set_rates(1.0)
+        with self._averaged():
+            value = self._evaluate()
+        if self.data.epoch:
+            self._decide_on_averaging(value)
+
+    def _evaluate(self) -> float:
         evaluation = self.task.evaluate(self.model, "val")
         value = float(evaluation.losses.mean())
         if not math.isfinite(value):
@@ -274,6 +326,7 @@ class Trainer:
         if self.loss_count:
             self._log("train", "loss", self.loss_sum / self.loss_count)
         self.loss_sum, self.loss_count = 0.0, 0
+        return value
 
     def _log(self, split: str, metric: str, value: float) -> None:
         wall_s = round(time.perf_counter() - self.clock, 3)
@@ -318,6 +371,7 @@ class Trainer:
             "best": self.best,
             "loss": [self.loss_sum, self.loss_count],
             "shares": list(self.shares),
+            "history": list(self.history),
             "random": torch.get_rng_state(),
         }
 
@@ -329,7 +383,7 @@ class Trainer:
         self.anchor, self.hidden, self.best = list(tree["anchor"]), tree["hidden"], tree["best"]
         self.step, self.seconds = tree["step"], tree["seconds"]
         self.loss_sum, self.loss_count = tree["loss"]
-        self.shares = list(tree["shares"])
+        self.shares, self.history = list(tree["shares"]), list(tree["history"])
         self.patience.restore(tree["patience"])
         self.data.go_to(tree["data"])
         if self.architecture is not None:
@@ -343,11 +397,23 @@ class _Stream:
     def __init__(self, task: Task, part: str, seed: int) -> None:
         self.task, self.part, self.seed = task, part, seed
         self.epoch, self.index, self.hidden = 0, 0, None
+        self.length: int | None = None  # windows of this epoch; counted when asked for
         self.windows = self._open()
 
     def _open(self) -> Iterator[Window]:
+        self.length = None
+        return itertools.islice(self._epoch(), self.index, None)
+
+    def _epoch(self) -> Iterator[Window]:
         seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
-        return itertools.islice(self.task.windows(self.part, seed=seed), self.index, None)
+        return self.task.windows(self.part, seed=seed)
+
+    @property
+    def done(self) -> float:
+        """Epochs behind the window that was given last, in parts of one."""
+        if self.length is None:
+            self.length = sum(1 for _ in self._epoch())
+        return self.epoch + max(0, self.index - 1) / self.length
 
     def next(self) -> Window | None:
         """Return the next window, or None once at the end of each epoch."""
@@ -369,7 +435,7 @@ class _Stream:
             if not window.warm_up:
                 return window
             with torch.no_grad():
-                _, self.hidden = model(window.x, self.hidden)
+                _, self.hidden = model.states(window.x, self.hidden)
 
     def position(self) -> Tree:
         return {"epoch": self.epoch, "index": self.index, "hidden": self.hidden}

@@ -27,7 +27,8 @@ LAYERS = """
     bench.figures
     run
     programs
-    contest  sweep  comparison  report.page
+    contests.language  contests.series
+    contests.common  sweep  comparison  report.page
     journal  report.plots  report.growth_plots
     report.history  report.canvas
     report.growth_log
@@ -64,7 +65,7 @@ LAYERS = """
     protocols  schema  baselines  grownas
     errors
 """
-EMPTY = {"bench", "cells", "criteria", "report", "strategies"}  # packages that hold nothing themselves
+EMPTY = {"bench", "cells", "contests", "criteria", "report", "strategies"}  # packages that hold nothing themselves
 
 OUT_OF_SIGHT = {  # module -> what it must never know, not even through others
     "train": {"genotype", "ops", "cells.cell", "backbone"},  # supernet, derived cell and LSTM by one loop

@@ -1,4 +1,7 @@
 """Models that the grown cell is compared with."""
 
-# Known to configs without importing torch; the functions stand in `contest.BASELINES`.
-NAMES = ("zero", "var1", "var", "var_robust", "lstm", "gru", "gru_var", "random")
+# By a task's kind; known to configs without importing torch. The functions stand in `contests`.
+NAMES = {
+    "series": ("zero", "var1", "var", "var_robust", "lstm", "gru", "gru_var", "random"),
+    "language": ("lstm", "gru", "random"),
+}

@@ -139,8 +139,8 @@ class Batches:
     """A part's windows, each with the state that it begins in, as criteria read them; can be gone through again."""
 
     def __init__(self, model: Any, task: Task, part: str) -> None:
-        """Keep what to go through; nothing is computed yet."""
-        self.model, self.task, self.part = model, task, part
+        """Keep what to go through; nothing is computed yet. The model no longer trains: criteria see no dropout."""
+        self.model, self.task, self.part = model.eval(), task, part
 
     def __iter__(self) -> Iterator[tuple[Tensor, Window, Tensor | None]]:
         """Yield `(x, window, h_0)`."""
@@ -155,11 +155,13 @@ class Batches:
 
     def _windows(self) -> Iterator[tuple[Tensor, Window]]:
         for window in self.task.windows(self.part, seed=0):
-            yield window.x.to(self.model.readout.weight), window
+            with torch.no_grad():
+                x = self.model.encode(window.x)
+            yield x, window
 
     def loss(self, out: Tensor, window: Window) -> Tensor:
         """Return the mean loss of a window from the core's output `(T, B, H)`."""
-        return self.task.loss(self.model.readout(out), window)
+        return self.task.loss(self.model, out, window)
 
     @torch.no_grad()
     def mean_loss(self, core: Backbone) -> float:

@@ -43,9 +43,17 @@ class Forecaster(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
         self.register_buffer("sd", torch.tensor(sd, dtype=torch.float64))
 
+    def encode(self, x: Tensor) -> Tensor:
+        """Return standardised returns `(T, B, I)` in the weights' dtype."""
+        return x.to(self.readout.weight)
+
+    def states(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
+        """Return the core's output `(T, B, H)` and last state."""
+        return self.core(self.encode(x), hidden)  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map standardised returns `(T, B, I)` to forecasts of the next day `(T, B, I)` and the last state."""
-        out, hidden = self.core(x, hidden)
+        out, hidden = self.states(x, hidden)
         return self.readout(out), hidden
 
 
@@ -75,6 +83,7 @@ class IndexReturns:
     scaled_by: tuple[Array, Array] | None = None
 
     name = "index_returns"
+    kind = "series"
     metric = "mse"
     section = Options  # of a config
     losses = tuple(LOSSES)  # what `with_loss` takes
@@ -230,9 +239,9 @@ class IndexReturns:
         weight = None if self._weights is None else self._weights[index]
         return Window(self._tensor[index - 1], self._tensor[index], weight, fresh, warm_up)
 
-    def loss(self, output: Tensor, window: Window) -> Tensor:
-        """Return the mean training loss of a window's forecasts `(T, B, I)`."""
-        losses = LOSSES[self.loss_name](output, window.target)
+    def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
+        """Return a window's mean training loss from the core's output `(T, B, H)`."""
+        losses = LOSSES[self.loss_name](model.readout(out), window.target)
         return (losses if window.weight is None else losses * window.weight).mean()
 
     def evaluate(self, model: Any, part: str) -> Evaluation:
@@ -258,9 +267,10 @@ class IndexReturns:
         error = float(((forecasts - self.values[rows]) ** 2).mean())
         return Evaluation(error, losses, forecasts)
 
-    def score(self, forecasts: Array, part: str) -> dict[str, Any]:
+    def score(self, evaluation: Evaluation, part: str) -> dict[str, Any]:
         """Return all scores of a part's forecasts, overall and per series."""
-        return metrics.score(self.values[self.rows(part)], forecasts, self.panel.names)
+        assert evaluation.forecasts is not None
+        return metrics.score(self.values[self.rows(part)], evaluation.forecasts, self.panel.names)
 
     def day_ahead(self, model: Any) -> Array:
         """Forecast the day after the last, standardised, shape `(I,)`."""

@@ -49,7 +49,7 @@ def weight_steps(task, model, batches):
         for x, window, h_0 in batches:
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            task.loss(model.readout(model.core(x, h_0)[0]), window).backward()
+            task.loss(model, model.core(x, h_0)[0], window).backward()
             clip_gradients(weights, 1.0)
             for optimizer in optimizers:
                 optimizer.step()
@@ -62,7 +62,7 @@ def measure(name, panel, part, hidden_size, nodes):
     core = model.core
 
     def loss(out, window):
-        return task.loss(model.readout(out), window)
+        return task.loss(model, out, window)
 
     peers = {STEPS: weight_steps(task, model, batches)}
     for op in JUDGED:

@@ -20,9 +20,18 @@ class CopyModel(nn.Module):
         super().__init__()
         self.core, self.readout, self.dropout = core, readout, dropout
 
+    def encode(self, x):
+        return x.to(self.readout.weight)
+
+    def states(self, x, hidden=None):
+        return self.core(self.encode(x), hidden)
+
+    def decode(self, out):
+        return self.readout(nn.functional.dropout(out, self.dropout, self.training))
+
     def forward(self, x, hidden=None):
-        out, hidden = self.core(x, hidden)
-        return self.readout(nn.functional.dropout(out, self.dropout, self.training)), hidden
+        out, hidden = self.states(x, hidden)
+        return self.decode(out), hidden
 
 
 class CopyTask:
@@ -52,8 +61,8 @@ class CopyTask:
         for start in range(warm_up, length, BPTT):
             yield Window(x[start : start + BPTT], target[start : start + BPTT])
 
-    def loss(self, output, window):
-        return (output - window.target).square().mean()
+    def loss(self, model, out, window):
+        return (model.decode(out) - window.target).square().mean()
 
     @torch.no_grad()
     def evaluate(self, model, part):

@@ -356,7 +356,8 @@ CHANGES = {  # another valid value for every key
     },
     "strategy": {
         "max_epochs": 3, "patience": 3, "bilevel": "first", "architecture_share": 0.3,
-        "weights": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5, "clip": 0.5},
+        "weights": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5, "clip": 0.5,
+            "warm_up": 3, "decay": "linear", "non_monotone": 3},
         "alpha": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5},
         "pull": [3.0], "judge": "better", "threshold": 2.0, "outer_patience": 2, "max_nodes": 5, "max_params": 9,
         "max_seconds": 9.0, "carrier_share": 0.4, "noise": 0.5, "new_rate": 2.0, "old_rate": 0.5,
@@ -366,7 +367,10 @@ CHANGES = {  # another valid value for every key
         "readout": "ablation", "replace": "missing", "restarts": 2,
         "splitting": {"rule": "neg_count", "count": 2, "part": "val", "curvature": "softplus"},
     },
-    "retrain": {"grown": False, "epochs": 3, "patience": 3, "rate": 0.5},
+    "retrain": {
+        "optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5, "clip": 0.5, "warm_up": 3,
+        "decay": "linear", "non_monotone": 3, "grown": False, "epochs": 3, "patience": 3,
+    },
     "baselines": {"use": ["gru"], "compare": ["random"], "hidden_sizes": [4], "losses": ["huber"]},
     "refit": True, "seed": 9, "seeds": [8, 9], "workers": 3, "threads": 2, "backend": "torch", "runs": "elsewhere",
     "name": "mine", "quiet": True, "checkpoint_seconds": 3.0,
@@ -454,7 +458,7 @@ def test_a_task_of_another_package_is_found(monkeypatch):
         @staticmethod
         def load():
             class Task:
-                losses = ("theirs",)
+                kind, losses = "series", ("theirs",)
 
                 class section(configs.Section):  # noqa: N801
                     use: str = "theirs"

@@ -82,11 +82,11 @@ def stopping(copy_task):
         class Stopping(copy_task):
             calls = 0
 
-            def loss(self, output, window):
+            def loss(self, model, out, window):
                 self.calls += 1
                 if self.calls == at:
                     action()
-                return super().loss(output, window)
+                return super().loss(model, out, window)
 
         return Stopping(**options)
 
@@ -289,9 +289,9 @@ def test_an_interrupt_finishes_the_step_saves_and_stops(
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(folder, copy_task, make_model):
     class Exploding(copy_task):
-        def loss(self, output, window):
+        def loss(self, model, out, window):
             self.calls = getattr(self, "calls", 0) + 1
-            return super().loss(output, window) * (math.nan if self.calls == 14 else 1.0)
+            return super().loss(model, out, window) * (math.nan if self.calls == 14 else 1.0)
 
     task = copy_task()
     start = make_model(task)

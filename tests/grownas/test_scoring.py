@@ -79,8 +79,8 @@ def test_the_free_run_is_an_evaluation():
 
 
 class FakeTask:
-    def score(self, forecasts, part):
-        return {"part": part, "sum": float(forecasts.sum())}
+    def score(self, evaluation, part):
+        return {"part": part, "sum": float(evaluation.forecasts.sum())}
 
 
 def score(**changes):

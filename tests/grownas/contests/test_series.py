@@ -13,15 +13,14 @@ from torch import nn
 
 from grownas.baselines import NAMES
 from grownas.baselines.var import VAR, Selection, fit_var_robust
-from grownas.contest import (
-    BASELINES,
-    Contest,
+from grownas.contests.common import (
     generator_for,
     random_search,
     refit_by_pull,
     train_and_choose,
     train_by_pulls,
 )
+from grownas.contests.series import BASELINES, SeriesContest
 from grownas.protocols import Evaluation
 from grownas.recipe import Recipe
 from grownas.space import SearchSpace
@@ -109,6 +108,7 @@ def contest(journal=None, **changes):
         "selection": Selection(var, {"loss": "squared", "order": 2, "ridge": 0.0}, 180),
         "selection_seconds": 7.0,
         "build": lambda nodes, var, generator: named(3.0),
+        "hidden_size": 4,
         "at_var": True,
         "growth": Growth(recipe=Recipe(epochs=50, patience=5), pulls=(100.0, 0.0), judge="better"),
         "space": SearchSpace(combine=("add",), activation=("tanh", "relu"), max_nodes=2),
@@ -117,7 +117,7 @@ def contest(journal=None, **changes):
         "losses": ("squared", "huber"),
         "seed": 4,
     }
-    return Contest(**{**given, **changes})
+    return SeriesContest(**{**given, **changes})
 
 
 def least_squares(values, end, order):
@@ -133,7 +133,7 @@ def least_squares(values, end, order):
 
 
 def test_configs_know_the_names_of_the_table():
-    assert tuple(BASELINES) == NAMES
+    assert tuple(BASELINES) == NAMES["series"]
 
 
 # ---- fitted baselines
@@ -228,8 +228,13 @@ def test_both_losses_begin_with_the_same_weights():
 
 def test_a_refit_trains_the_winner_anew_for_its_best_number_of_epochs():
     journal = Journal(lambda key: {"b-huber": 0.5}.get(key, 1.0))
-    builders = [(key, {"key": key}, lambda key=key: named(9.0, f"new {key}")) for key in ("a", "b")]
-    score, model = train_and_choose(contest(journal, refit=True), "mine", builders)
+    given = contest(journal, refit=True)
+    settings = [
+        one
+        for key in ("a", "b")
+        for one in given.with_losses(key, {"key": key}, lambda key=key: named(9.0, f"new {key}"))
+    ]
+    score, model = train_and_choose(given, "mine", settings)
     key, start, task, recipe, _ = journal.asked[-1]
     assert (key, start.name) == ("mine-refit", "new b")
     assert (task.refitting, task.loss_name) == (True, "huber")

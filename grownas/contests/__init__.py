@@ -1,0 +1,1 @@
+"""What growth and the baselines of a kind of task are given, and how the baselines compete."""

@@ -1,0 +1,208 @@
+"""Language modelling: growth starts at a small random cell; LSTM, GRU and random cells of the same size compete.
+
+Every kind of model gets the same grid of settings, the same budget and an output gain; validation chooses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Generator, nn
+
+from grownas.backbone import Backbone
+from grownas.baselines.recurrent import recurrent_core
+from grownas.cells.cell import GrownRNN
+from grownas.config import Config
+from grownas.contests.common import Contest, Setting, random_search, train_and_choose
+from grownas.errors import ConfigError
+from grownas.genotype import Genotype
+from grownas.journal import Journal
+from grownas.recipe import Recipe, count_parameters
+from grownas.rundir import RunDir
+from grownas.scoring import Score
+from grownas.start import Ops
+
+Core = Callable[[int, Generator], nn.Module]  # builds a core with so many units, which reads as many
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageContest(Contest):
+    """What the grown cell and the baselines are given.
+
+    Attributes:
+        hidden_size: of the grown cell; the others are given the size that makes as many parameters.
+        grid: the settings that every kind of model is tried with: rate of the weights, and options of the task.
+        tuning_seconds: what it took to choose the growth's.
+    """
+
+    hidden_size: int
+    grid: tuple[dict[str, float], ...]
+    tuning_seconds: float = 0.0
+
+    @property
+    def baselines(self) -> Mapping[str, Callable[[Any], Score]]:
+        """The table of baselines."""
+        return BASELINES
+
+    @classmethod
+    def enter(cls, config: Config, journal: Journal, task: Any, **given: Any) -> LanguageContest:
+        """Lay the grid out.
+
+        Args:
+            config: of the run.
+            journal: does and remembers the fits.
+            task: the text.
+            given: the other attributes of every contest.
+        """
+        sections: Any = config  # of a language task, see `config.SECTIONS`
+        tried = {name: values for name, values in sections.baselines.grid.model_dump().items() if values}
+        grid = [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())]
+        return cls(journal=journal, task=task, hidden_size=sections.space.hidden_size, grid=tuple(grid), **given)
+
+    @staticmethod
+    def check(config: Config, task: Any) -> None:
+        """Refuse before work begins what a search would meet in the middle of it."""
+        if config.space.hidden_size == "auto":
+            raise ConfigError(f"space.hidden_size=auto: {task.name} needs a number of units; set one, such as 128")
+        if config.refit:
+            raise ConfigError(f"refit=true: {task.name} is scored as its field does, without the validation text")
+
+    @property
+    def seconds_before(self) -> float:
+        """What was spent before growth."""
+        return self.tuning_seconds
+
+    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
+        """Build a random cell of each node's ops; at first it knows nothing of any text, so `refitted` is the same.
+
+        Its size is that of the growth's start, or where the grown cell is known, the one with as many parameters.
+        """
+        space = self.space
+
+        def core(units: int, generator: Generator) -> nn.Module:
+            return Backbone.from_ops(
+                units,
+                units,
+                [list(ops) for ops in nodes],
+                highway=space.highway,
+                share_projection=space.share_projection,
+                generator=generator,
+                backend=self.backend,
+            )
+
+        return self.build(self.task, core, purpose)
+
+    def build(self, task: Any, core: Core, purpose: str) -> Any:
+        """Build a task's model around a core of the right size, all drawn for one purpose."""
+        size = self.hidden_size if self.params is None else self.size_of(core, self.params)
+        generator = self.draw(purpose)
+        return task.model(core(size, generator), generator=generator)
+
+    def size_of(self, core: Core, params: int) -> int:
+        """Return the number of units with which the model around a core comes nearest to a number of parameters.
+
+        The count is a polynomial of degree 2 in the units, which three small models fix.
+        """
+        one, two, three = (self._count(core, units) for units in (1, 2, 3))
+        bend = one - 2 * two + three
+
+        def count(units: int) -> int:
+            return one + (units - 1) * (two - one) + (units - 1) * (units - 2) // 2 * bend
+
+        above = next(units for units in itertools.count(1) if count(units) >= params)
+        return min((max(1, above - 1), above), key=lambda units: abs(count(units) - params))
+
+    def _count(self, core: Core, units: int) -> int:
+        generator = torch.Generator()
+        return count_parameters(self.task.model(core(units, generator), generator=generator))
+
+    def tuned(self, nodes: Sequence[Ops]) -> LanguageContest:
+        """Choose the growth's setting by training its start with each: the same grid as every baseline's."""
+        if not self.grid[1:]:
+            setting = self.grid[0]
+            return replace(self, task=self.task_with(setting), growth=self.growth_with(setting))
+        contests = [replace(self, task=self.task_with(one), growth=self.growth_with(one)) for one in self.grid]
+        fits = [
+            self.journal.fit(
+                f"tune-{named(setting)}", one.start(nodes, "start"), one.task, one.growth.recipe, seed=self.seed
+            )
+            for setting, one in zip(self.grid, contests, strict=True)
+        ]
+        best = min(range(len(fits)), key=lambda number: fits[number].evaluation.metric)
+        return replace(contests[best], tuning_seconds=sum(fit.seconds for fit in fits))
+
+    def task_with(self, setting: Mapping[str, float]) -> Any:
+        """Return the task with a setting's options."""
+        return self.task.with_options({key: value for key, value in setting.items() if key != "rate"})
+
+    def growth_with(self, setting: Mapping[str, float]) -> Any:
+        """Return the growth with a setting's rate."""
+        return replace(self.growth, recipe=with_rate(self.growth.recipe, setting))
+
+    def settings_of(self, genotype: Genotype) -> list[Setting]:
+        """Return the ways to train a genotype from random weights."""
+
+        def core(units: int, generator: Generator) -> nn.Module:
+            made = GrownRNN(genotype, units, units, backend=self.backend)
+            made.reset_parameters(generator)
+            return made
+
+        return self.settings("retrained", core)
+
+    def settings(self, key: str, core: Core) -> list[Setting]:
+        """Return the ways to train a kind of core: one for each point of the grid."""
+        return [
+            Setting(
+                f"{key}-{named(one)}" if one else key,
+                dict(one),
+                partial(self.build, task, core, key),
+                task,
+                with_rate(self.recipe, one),
+            )
+            for one in self.grid
+            for task in [self.task_with(one)]
+        ]
+
+    def write(self, rundir: RunDir, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
+        """Write each model's losses of the test tokens, and the weights with the vocabulary."""
+        losses = {score.model: torch.from_numpy(score.test.losses).float() for score in scores}
+        rundir.write_tensors("losses.safetensors", losses)
+        if model is not None:
+            rundir.write_tensors("weights.safetensors", model.state_dict(), {"words": json.dumps(self.task.words)})
+        return {}
+
+
+def with_rate(recipe: Recipe, setting: Mapping[str, float]) -> Recipe:
+    """Return a recipe with a setting's rate of the weights, if it has one."""
+    return replace(recipe, weights=replace(recipe.weights, rate=setting.get("rate", recipe.weights.rate)))
+
+
+def named(setting: Mapping[str, float]) -> str:
+    """Return a setting as part of a fit's key."""
+    return "-".join(f"{key}-{value:g}" for key, value in setting.items())
+
+
+def _recurrent(kind: str, contest: LanguageContest) -> Score:
+    def core(units: int, generator: Generator) -> nn.Module:
+        return recurrent_core(kind, units, units, generator=generator)
+
+    return train_and_choose(contest, kind, contest.settings(kind, core))[0]
+
+
+def lstm(contest: LanguageContest) -> Score:
+    """Train an LSTM."""
+    return _recurrent("lstm", contest)
+
+
+def gru(contest: LanguageContest) -> Score:
+    """Train a GRU."""
+    return _recurrent("gru", contest)
+
+
+BASELINES: dict[str, Callable[[LanguageContest], Score]] = {"lstm": lstm, "gru": gru, "random": random_search}
