@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 
 FINANCE = ["yfinance>=1.7,<2"]
+TORCHTEXT = ["torchtext==0.6.0"]  # later ones bring a library that fits one version of PyTorch only
 TRITON = ["triton>=3.5,<4; platform_system == 'Linux'"]  # PyTorch for CUDA brings it; alone it is for tests
 DEV = [
     "pytest>=9",
@@ -64,10 +65,11 @@ setup(
         "rich>=13.8",
         "filelock>=3.13",
         "safetensors>=0.5",
+        "pooch>=1.8.2",
         "matplotlib>=3.9",
         "Jinja2>=3.1.5",
     ],
-    extras_require={"finance": FINANCE, "triton": TRITON, "dev": DEV},
+    extras_require={"finance": FINANCE, "torchtext": TORCHTEXT, "triton": TRITON, "dev": DEV},
     entry_points={
         "console_scripts": ["grownas = grownas.cli:main"],
         "grownas.tasks": ["index_returns = grownas.tasks.index_returns.task:IndexReturns"],

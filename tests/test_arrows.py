@@ -93,11 +93,20 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "arch": {"grownas.statistics", "grownas.tasks.index_returns.sources"},
     "yfinance": {"grownas.tasks.index_returns.sources"},
     "pandas": {"grownas.tasks.index_returns.sources"},
+    "pooch": {"grownas.tasks.penn_treebank.sources"},
+    "torchtext": {"grownas.tasks.penn_treebank.sources"},
     "yaml": {"grownas.config", "grownas.listing", "grownas.report.reading"},
-    "pydantic": {"grownas.config", "grownas.schema", "grownas.tasks.index_returns.options"},
+    "pydantic": {
+        "grownas.config",
+        "grownas.schema",
+        "grownas.tasks.index_returns.options",
+        "grownas.tasks.penn_treebank.options",
+    },
 }
 TASKS_MAY_KNOW = {"grownas.protocols", "grownas.errors", "grownas.schema"}
-SLOW = ("torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich")
+SLOW = (
+    "torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich", "pooch",
+)  # fmt: skip
 
 
 def _modules() -> dict[str, Path]:
@@ -294,6 +303,9 @@ def test_help_of_every_command_is_free_of_slow_imports():
         ("grownas.train", ("statsmodels", "arch", "matplotlib", "pandas")),
         ("grownas.report.page", ("torch", "matplotlib")),
         ("grownas.tasks.index_returns.task", ("statsmodels", "arch", "matplotlib", "pandas", "yfinance")),
+        ("grownas.tasks.penn_treebank.options", ("torch", "pooch", "torchtext")),
+        ("grownas.tasks.penn_treebank.corpus", ("pandas", "pooch", "torchtext", "pydoc_data")),
+        ("grownas.tasks.penn_treebank.windows", ("pandas", "pooch", "torchtext")),
     ],
 )
 def test_a_module_brings_no_more_than_it_needs(module, free_of):

@@ -1,0 +1,1 @@
+"""Word-level language modelling: the Penn Treebank, or any text in its form."""
