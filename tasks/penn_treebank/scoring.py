@@ -1,0 +1,258 @@
+"""How well a model predicts a text: by its softmax, adapting on the way, or with a cache of what it has read.
+
+All read evaluation windows in order, the state carried on, fresh where a window says so; a warm-up window is read, not
+scored. Each returns the negative log probability, in nats, of every scored target: float64, shape `(steps, B)`. The
+model is read in evaluation mode and left as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grownas.errors import ConfigError
+from grownas.protocols import Window
+from grownas.tasks.penn_treebank.model import LanguageModel
+from grownas.tasks.penn_treebank.softmax import cross_entropy
+
+
+def perplexity(losses: Tensor) -> float:
+    """Return exp of the mean loss; infinite where that is too large for a float."""
+    mean = float(losses.mean())
+    return math.exp(mean) if mean < 709 else math.inf
+
+
+@torch.no_grad()
+def token_losses(model: LanguageModel, windows: Iterable[Window]) -> Tensor:
+    """Score by the full softmax of a model that stays as it is."""
+    losses = []
+    with _evaluating(model):
+        for window, out in _outputs(model, windows):
+            if not window.warm_up:
+                losses.append(_nll(model, out, window.target).double())
+    return torch.cat(losses)
+
+
+# ------------------------------------------------------------------------------------------- dynamic evaluation ----
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """Dynamic evaluation: a step down each window's loss after it is scored, and a pull back to what was trained.
+
+        p <- p + decay * D * (p_0 - p) - rate * g / (R + epsilon)
+
+    With `scale` R is the root of its mean squared gradients and D = R / mean of R, but no more than 1 / decay (the
+    paper's RMS with RMS-normalised decay); without it R + epsilon and D are 1 (its SGD form). The mean is taken as in
+    the authors' code, over the means of all parameters. Windows of 5 tokens are the paper's.
+
+    Attributes:
+        rate: of the step.
+        decay: of the pull, in a window.
+        scale: mean squared gradients by name, from `mean_squared_gradients`, or None.
+        epsilon: keeps the step finite where training gradients vanish; read with `scale` alone.
+
+    Reference:
+        Krause, Kahembwe, Murray & Renals (2018), Dynamic Evaluation of Neural Sequence Models, arXiv 1709.07432.
+    """
+
+    rate: float
+    decay: float = 0.0
+    scale: Mapping[str, Tensor] | None = None
+    epsilon: float = 2e-5
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: one cannot be used.
+        """
+        if not (0 <= self.rate < math.inf and 0 <= self.decay <= 1 and 0 < self.epsilon < math.inf):
+            raise ConfigError(
+                f"dynamic evaluation with rate {self.rate}, decay {self.decay}, epsilon {self.epsilon}: expected a "
+                "rate from 0 on, a decay from 0 to 1, an epsilon above 0"
+            )
+
+
+def dynamic_losses(model: LanguageModel, windows: Iterable[Window], dynamics: Dynamics) -> Tensor:
+    """Score by a copy of the model that learns from each window after it was scored, warm-up windows too.
+
+    Raises:
+        ConfigError: a window has several streams: what is learned from one would tell of another's future.
+    """
+    model = _open_to_gradients(model)
+    moved = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    start = {name: one.detach().clone() for name, one in moved.items()}
+    pace, pull = _dynamics_factors(dynamics, moved)
+    losses = []
+    for window, out in _outputs(model, windows):
+        if window.target.shape[1] != 1:
+            raise ConfigError(
+                f"dynamic evaluation reads one stream, got {window.target.shape[1]}: the weights would learn from one "
+                "what lies ahead of another. Evaluate with one stream"
+            )
+        loss = _nll(model, out, window.target)
+        if not window.warm_up:
+            losses.append(loss.detach().double())
+        gradients = torch.autograd.grad(loss.mean(), list(moved.values()), materialize_grads=True)
+        with torch.no_grad():
+            for (name, one), gradient in zip(moved.items(), gradients, strict=True):
+                one.add_(pull[name] * (start[name] - one) - pace[name] * gradient)
+    return torch.cat(losses)
+
+
+def mean_squared_gradients(model: LanguageModel, windows: Iterable[Window]) -> dict[str, Tensor]:
+    """Return each parameter's mean squared gradient of a window's mean nll over windows of the training text.
+
+    They depend on the number of tokens in a window: a tuned rate holds for windows of the same size.
+    """
+    model = _open_to_gradients(model)
+    moved = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    sums = {name: torch.zeros_like(one) for name, one in moved.items()}
+    count = 0
+    for window, out in _outputs(model, windows):
+        if window.warm_up:
+            continue
+        loss = _nll(model, out, window.target).mean()
+        gradients = torch.autograd.grad(loss, list(moved.values()), materialize_grads=True)
+        for name, gradient in zip(moved, gradients, strict=True):
+            sums[name] += gradient.square()
+        count += 1
+    return {name: one / count for name, one in sums.items()}
+
+
+def _dynamics_factors(
+    dynamics: Dynamics, moved: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor | float], dict[str, Tensor | float]]:
+    """Return what multiplies each parameter's gradient, and its distance from the start."""
+    if dynamics.scale is None:
+        return dict.fromkeys(moved, dynamics.rate), dict.fromkeys(moved, dynamics.decay)
+    roots = {name: dynamics.scale[name].sqrt() for name in moved}
+    typical = torch.stack([one.mean() for one in roots.values()]).mean()
+    return (
+        {name: dynamics.rate / (one + dynamics.epsilon) for name, one in roots.items()},
+        {name: (dynamics.decay * one / typical).clamp_max(1) for name, one in roots.items()},
+    )
+
+
+# ------------------------------------------------------------------------------------------------- neural cache ----
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A continuous cache: words that followed similar states before are more likely now.
+
+        p(w) = (1 - share) softmax(w) + share * p_cache(w)
+        p_cache(w) ~ sum of exp(flatness h_t . h_i) over the last `size` i with x_(i+1) = w
+
+    h is the core's output before the gain. While a stream's cache is empty the softmax stands alone.
+
+    Attributes:
+        size: steps remembered, in each stream.
+        flatness: the paper's theta: 0 for a plain cache of words.
+        share: the paper's lambda.
+
+    Reference:
+        Grave, Joulin & Usunier (2017), Improving Neural Language Models with a Continuous Cache, arXiv 1612.04426.
+    """
+
+    size: int
+    flatness: float
+    share: float
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: one cannot be used.
+        """
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise ConfigError(f"a cache's size must be a whole number above 0, got {self.size!r}")
+        if not (0 <= self.flatness < math.inf and 0 <= self.share < 1):
+            raise ConfigError(
+                f"a cache of flatness {self.flatness} and share {self.share}: expected a flatness from 0 on, a share "
+                "of 0 or more and less than 1"
+            )
+
+
+@torch.no_grad()
+def cache_losses(model: LanguageModel, windows: Iterable[Window], cache: Cache) -> Tensor:
+    """Score by the softmax mixed with a cache of what was read, warm-up windows included."""
+    losses = []
+    keys = words = None  # (n, B, H), (n, B): the last states and what followed them
+    with _evaluating(model):
+        for window, out in _outputs(model, windows):
+            if window.fresh or keys is None or words is None:
+                keys, words = out[:0], window.target[:0]
+            keys, words = torch.cat([keys, out]), torch.cat([words, window.target])
+            if not window.warm_up:
+                nll = _nll(model, out, window.target).double()
+                losses.append(_mixed(nll, _cache_log_probability(keys, words, out, window.target, cache), cache.share))
+            keys, words = keys[-cache.size :], words[-cache.size :]
+    return torch.cat(losses)
+
+
+def _cache_log_probability(keys: Tensor, words: Tensor, out: Tensor, target: Tensor, cache: Cache) -> Tensor:
+    """Return log p_cache of the targets, `(T, B)`, float64; nan where nothing is remembered.
+
+    The last T of the keys `(n, B, H)` are `out` itself: step t sees those before it.
+    """
+    T, n = len(out), len(keys)
+    age = torch.arange(n - T, n, device=out.device)[:, None] - torch.arange(n, device=out.device)  # (T, n)
+    scores = cache.flatness * torch.einsum("tbh,nbh->tbn", out, keys).double()
+    scores = scores.masked_fill(((age < 1) | (age > cache.size))[:, None], -torch.inf)
+    hits = scores.masked_fill(target.unsqueeze(2) != words.t().unsqueeze(0), -torch.inf)
+    return hits.logsumexp(2) - scores.logsumexp(2)
+
+
+def _mixed(nll: Tensor, cached: Tensor, share: float) -> Tensor:
+    """Return the negative log of the mixture."""
+    if share == 0:
+        return nll
+    mixed = -torch.logaddexp(math.log1p(-share) - nll, math.log(share) + cached)
+    return torch.where(cached.isnan(), nll, mixed)
+
+
+# ---------------------------------------------------------------------------------------------------- all three ----
+
+
+def _nll(model: LanguageModel, out: Tensor, target: Tensor) -> Tensor:
+    return cross_entropy(model.features(out), model.weight, model.bias, target)
+
+
+def _outputs(model: LanguageModel, windows: Iterable[Window]) -> Iterator[tuple[Window, Tensor]]:
+    """Read windows; yield each with the core's output. No gradient crosses from one into the next."""
+    hidden: Any = None
+    for window in windows:
+        out, hidden = model.states(window.x, None if window.fresh else _detached(hidden))
+        yield window, out
+
+
+def _detached(hidden: Any) -> Any:
+    if hidden is None or isinstance(hidden, Tensor):
+        return None if hidden is None else hidden.detach()
+    return tuple(_detached(part) for part in hidden)
+
+
+@contextmanager
+def _evaluating(model: LanguageModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _open_to_gradients(model: LanguageModel) -> LanguageModel:
+    """Return a copy in evaluation mode, its core in training mode: cuDNN derives there alone. Nothing is dropped."""
+    model = copy.deepcopy(model).eval()
+    model.core.train()
+    return model
