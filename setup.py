@@ -72,6 +72,9 @@ setup(
     extras_require={"finance": FINANCE, "torchtext": TORCHTEXT, "triton": TRITON, "dev": DEV},
     entry_points={
         "console_scripts": ["grownas = grownas.cli:main"],
-        "grownas.tasks": ["index_returns = grownas.tasks.index_returns.task:IndexReturns"],
+        "grownas.tasks": [
+            "index_returns = grownas.tasks.index_returns.task:IndexReturns",
+            "penn_treebank = grownas.tasks.penn_treebank.task:PennTreebank",
+        ],
     },
 )

@@ -45,6 +45,8 @@ def predict(path: Path, overrides: Sequence[str] = ()) -> Path:
     blank, and its date is the next weekday, holidays not being known.
     """
     model, task, parts = _reload(path, overrides)
+    if task.kind != "series":
+        raise ConfigError(f"{path}: {task.name} has no series to forecast; `grownas evaluate` scores its model")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["date", "series", "forecast", "actual"])
@@ -94,17 +96,16 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
     if not (path / "weights.safetensors").exists():
         raise RunError(f"{path}: no saved model; this run trained a baseline, whose scores are in summary.json")
     tensors, names = _weights(path / "weights.safetensors")
+    genotype = Genotype.load(path / "genotype.json")
     same = notes["data_checksum"] == task.checksum
-    if not same and config.task == kept.task:
+    if not same and all(getattr(config.task, key) == getattr(kept.task, key) for key in kept.task.WHERE):
         raise DataError(
             f"{path}: the data have changed since the run ({task.source}); name them with task.data= to score the "
             "model on them as they are"
         )
-    task = task.with_scaling(tensors["mean"].numpy(), tensors["sd"].numpy(), names)
-    genotype = Genotype.load(path / "genotype.json")
     try:
-        hidden_size = tensors["readout.weight"].shape[1]
-        model = task.model(GrownRNN(genotype, task.input_size, hidden_size, backend=config.backend))
+        task, input_size, hidden_size = task.restored(tensors, names)
+        model = task.model(GrownRNN(genotype, input_size, hidden_size, backend=config.backend))
         model.load_state_dict(tensors)
     except (RuntimeError, KeyError) as error:
         raise RunError(f"{path}: weights.safetensors does not fit genotype.json: {error}") from error
@@ -113,11 +114,14 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
 
 def _check_overrides(kept: Config, config: Config) -> None:
     """Refuse to change anything but where the data come from: the model and its parts are what they are."""
-    where = set(kept.task.WHERE)
+    free = {*kept.task.WHERE, *kept.task.EVALUATION}
     same_rest = config.model_copy(update={"task": kept.task}).fingerprint() == kept.fingerprint()
-    if not same_rest or config.task.model_dump(exclude=where) != kept.task.model_dump(exclude=where):
-        keys = ", ".join(f"task.{key}" for key in kept.task.WHERE)
-        raise ConfigError(f"a finished run can only be given other data, by {keys}; start a new run for anything else")
+    if not same_rest or config.task.model_dump(exclude=free) != kept.task.model_dump(exclude=free):
+        where, how = (", ".join(f"task.{key}" for key in keys) for keys in (kept.task.WHERE, kept.task.EVALUATION))
+        other = f", or be scored otherwise, by {how}" if how else ""
+        raise ConfigError(
+            f"a finished run can only be given other data, by {where}{other}; start a new run for anything else"
+        )
 
 
 def _summary(path: Path) -> dict[str, Any]:
@@ -140,9 +144,6 @@ def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            missing = {"mean", "sd", "readout.weight"} - tensors.keys()
-            if missing:
-                raise ValueError(f"{', '.join(sorted(missing))} missing")
             return tensors, json.loads((file.metadata() or {})["names"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise RunError(f"{path}: damaged: {error}") from error

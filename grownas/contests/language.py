@@ -174,7 +174,7 @@ class LanguageContest(Contest):
         losses = {score.model: torch.from_numpy(score.test.losses).float() for score in scores}
         rundir.write_tensors("losses.safetensors", losses)
         if model is not None:
-            rundir.write_tensors("weights.safetensors", model.state_dict(), {"words": json.dumps(self.task.words)})
+            rundir.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(self.task.words)})
         return {}
 
 

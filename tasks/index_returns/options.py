@@ -20,6 +20,7 @@ Days = Annotated[int, Field(strict=True, ge=2)]
 class Options(Section):
     """Data, parts, loss and batches."""
 
+    EVALUATION: ClassVar[tuple[str, ...]] = ()  # how a finished model may be scored otherwise
     WHERE: ClassVar[tuple[str, ...]] = ("data", "tickers", "start", "end", "cache", "data_seed")  # data come from
 
     use: Literal["index_returns"] = "index_returns"

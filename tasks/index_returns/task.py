@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +87,7 @@ class IndexReturns:
     metric = "mse"
     section = Options  # of a config
     losses = tuple(LOSSES)  # what `with_loss` takes
+    unit = None  # what the progress counts a second
 
     @classmethod
     def load(cls, options: Options, *, architecture_share: float = 0.2) -> IndexReturns:
@@ -301,6 +302,16 @@ class IndexReturns:
     def with_refit(self) -> IndexReturns:
         """Return the same task with the validation part joined to the training part."""
         return replace(self, refitting=True)
+
+    def restored(self, tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[IndexReturns, int, int]:
+        """Return the data standardised as a saved model's were, and the sizes that its core reads and has.
+
+        Raises:
+            DataError: the columns differ.
+            KeyError: the tensors are not a model's.
+        """
+        task = self.with_scaling(tensors["mean"].numpy(), tensors["sd"].numpy(), names)
+        return task, self.input_size, tensors["readout.weight"].shape[1]
 
     def with_scaling(self, mean: Array, sd: Array, names: Sequence[str]) -> IndexReturns:
         """Return the same data standardised as another panel was.

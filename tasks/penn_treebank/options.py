@@ -8,16 +8,21 @@ from __future__ import annotations
 import os
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
-from grownas.schema import Count, Section, about
+from grownas.schema import Count, NonNegative, Number, Positive, Section, Whole, about
 from grownas.tasks.penn_treebank.sources import NAMES
+
+Rate = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Options(Section):
-    """Text and batches."""
+    """Text, batches, model and evaluation."""
 
     WHERE: ClassVar[tuple[str, ...]] = ("data", "cache")  # the text comes from
+    EVALUATION: ClassVar[tuple[str, ...]] = (  # how a finished model may be scored otherwise
+        "eval_streams", "context", "dynamic_rate", "dynamic_decay", "cache_size", "cache_flatness", "cache_share",
+    )  # fmt: skip
 
     use: Literal["penn_treebank"] = "penn_treebank"
     data: Annotated[
@@ -29,6 +34,24 @@ class Options(Section):
     random_bptt: Annotated[bool, about("draw each window's length around bptt, the rate scaled with it")] = False
     eval_streams: Annotated[Count, about("parallel streams in evaluation; published perplexities are of 1")] = 1
     context: Annotated[Count, about("tokens each but the first of several evaluation streams reads unscored")] = 200
+    tied: Annotated[bool, about("the decoder is the embedding")] = True
+    gain: Annotated[Positive, about("of the core's output before the decoder")] = 1.0
+    learn_gain: Annotated[bool, about("learn the gain, from there on")] = False
+    samples: Annotated[
+        Count | None, about("words that estimate the softmax in training; null: the whole vocabulary")
+    ] = None
+    dropout_embedding: Annotated[Rate, about("of whole words")] = 0.0
+    dropout_input: Annotated[Rate, about("locked, of what the core reads")] = 0.0
+    dropout_hidden: Annotated[Rate, about("locked, between the layers of a core that has several")] = 0.0
+    dropout_output: Annotated[Rate, about("locked, of what the core gives")] = 0.0
+    weight_drop: Annotated[Rate, about("of recurrent weights")] = 0.0
+    activation: Annotated[NonNegative, about("weight of the mean square of the core's output in the loss")] = 0.0
+    temporal: Annotated[NonNegative, about("weight of the mean square of its change from step to step")] = 0.0
+    dynamic_rate: Annotated[NonNegative, about("of dynamic evaluation; 0: the weights stay as they are")] = 0.0
+    dynamic_decay: Annotated[NonNegative, about("of dynamic evaluation, towards the trained weights")] = 0.02
+    cache_size: Annotated[Whole, about("steps that a neural cache remembers in evaluation; 0: there is none")] = 0
+    cache_flatness: Annotated[NonNegative, about("of the neural cache, theta")] = 0.3
+    cache_share: Annotated[Rate, about("of the neural cache in the mixture, lambda")] = 0.1
 
     @field_validator("data")
     @classmethod

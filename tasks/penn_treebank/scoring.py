@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grownas.errors import ConfigError
 from grownas.protocols import Window
@@ -26,7 +26,7 @@ from grownas.tasks.penn_treebank.softmax import cross_entropy
 def perplexity(losses: Tensor) -> float:
     """Return exp of the mean loss; infinite where that is too large for a float."""
     mean = float(losses.mean())
-    return math.exp(mean) if mean < 709 else math.inf
+    return math.inf if mean > 709 else math.exp(mean)
 
 
 @torch.no_grad()
@@ -51,7 +51,8 @@ class Dynamics:
 
     With `scale` R is the root of its mean squared gradients and D = R / mean of R, but no more than 1 / decay (the
     paper's RMS with RMS-normalised decay); without it R + epsilon and D are 1 (its SGD form). The mean is taken as in
-    the authors' code, over the means of all parameters. Windows of 5 tokens are the paper's.
+    the authors' code, over the means of all parameters. The authors tune rates from
+    3e-5 to 1e-4 and decays from 1e-3 to 5e-3 with `scale`, for windows of 5 tokens.
 
     Attributes:
         rate: of the step.
@@ -252,7 +253,12 @@ def _evaluating(model: LanguageModel) -> Iterator[None]:
 
 
 def _open_to_gradients(model: LanguageModel) -> LanguageModel:
-    """Return a copy in evaluation mode, its core in training mode: cuDNN derives there alone. Nothing is dropped."""
+    """Return a copy in evaluation mode, but for PyTorch's layers, which cuDNN derives in training mode alone.
+
+    They drop nothing: what is dropped in training, the model itself drops.
+    """
     model = copy.deepcopy(model).eval()
-    model.core.train()
+    for part in model.modules():
+        if isinstance(part, nn.RNNBase):
+            part.train()
     return model

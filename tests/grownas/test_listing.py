@@ -58,7 +58,8 @@ def test_comments_line_up_unless_a_value_is_long():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_is_shown_of_a_shipped_config_is_the_same_config(tmp_path, name):
-    config = load(name, ["seed=7", "task.tickers=['^GSPC', 'NO']"])
+    words = ["task.tickers=['^GSPC', 'NO']"] if name.startswith("index") else []
+    config = load(name, ["seed=7", *words])
     path = tmp_path / "own.yaml"
     path.write_text(listing(config), "utf-8")
     assert load(path) == config

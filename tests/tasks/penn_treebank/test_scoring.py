@@ -130,6 +130,7 @@ def test_a_bigram_model_has_the_bigrams_perplexity():
 
 def test_a_mean_too_large_for_a_float_gives_an_infinite_perplexity():
     assert perplexity(torch.tensor([1e3], dtype=torch.float64)) == math.inf
+    assert math.isnan(perplexity(torch.tensor([1.0, math.nan], dtype=torch.float64)))
     assert perplexity(torch.tensor([700.0, 702.0], dtype=torch.float64)) == pytest.approx(math.exp(701))
 
 

@@ -1,0 +1,197 @@
+"""The task: predict the next word of a text from those before it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from grownas.protocols import Evaluation, Window
+from grownas.tasks.penn_treebank import scoring, sources
+from grownas.tasks.penn_treebank.corpus import Corpus
+from grownas.tasks.penn_treebank.model import LanguageModel, training_loss
+from grownas.tasks.penn_treebank.options import Options
+from grownas.tasks.penn_treebank.regularise import Regularisation
+from grownas.tasks.penn_treebank.softmax import SampledSoftmax
+from grownas.tasks.penn_treebank.windows import Reading, training
+
+READ_AT_ONCE = 1000  # tokens, in evaluation
+DYNAMIC_STEPS = 5  # tokens between the steps of dynamic evaluation, as published
+
+
+@dataclass(frozen=True, eq=False)
+class PennTreebank:
+    """A text cut into training, validation and test part, any text in the form of Penn Treebank.
+
+    Attributes:
+        options: see `Options`.
+        corpus: the words and their ids.
+        architecture_share: share of the training part, its end, that is held out for alpha in bilevel training.
+    """
+
+    options: Options
+    corpus: Corpus
+    architecture_share: float = 0.2
+
+    name = "penn_treebank"
+    kind = "language"
+    metric = "perplexity"
+    section = Options  # of a config
+    loss_name = "nll"
+    losses = ("nll",)
+    unit = "words"
+
+    @classmethod
+    def load(cls, options: Options, *, architecture_share: float = 0.2) -> PennTreebank:
+        """Read the text and number its words.
+
+        Raises:
+            DataError: it cannot be used; the message says where and why.
+        """
+        text = sources.read(options.data, Path(os.path.expanduser(options.cache)))
+        task = cls(options, Corpus.of(text), architecture_share)
+        task.windows("train", seed=0)  # raises where the part is too short
+        for part in ("val", "test"):
+            task._reading(part)
+        return task
+
+    @property
+    def words(self) -> list[str]:
+        """The vocabulary, in the order of ids."""
+        return list(self.corpus.words)
+
+    def model(self, core: nn.Module, *, generator: Generator | None = None) -> LanguageModel:
+        """Return a model around a core."""
+        options = self.options
+        return LanguageModel(
+            core,
+            len(self.corpus.words),
+            tied=options.tied,
+            gain=options.gain,
+            learn_gain=options.learn_gain,
+            regularisation=Regularisation(
+                **{field.name: getattr(options, field.name) for field in fields(Regularisation)}
+            ),
+            generator=generator,
+        )
+
+    def windows(self, part: str, *, seed: int) -> Iterator[Window]:
+        """Yield an epoch of training windows, see `windows.training`.
+
+        Raises:
+            DataError: the part is too short.
+        """
+        options = self.options
+        return training(
+            self._ids(part),
+            streams=options.streams,
+            bptt=options.bptt,
+            what=f"{self.corpus.source}: the part {part}",
+            random_bptt=options.random_bptt,
+            seed=seed,
+        )
+
+    def _ids(self, part: str) -> Tensor:
+        return self.corpus.part(part, architecture_share=self.architecture_share)
+
+    def _reading(self, part: str) -> Reading:
+        options = self.options
+        what = f"{self.corpus.source}: the part {part}"
+        return Reading.of(self._ids(part), streams=options.eval_streams, context=options.context, what=what)
+
+    def loss(self, model: LanguageModel, out: Tensor, window: Window) -> Tensor:
+        """Return a window's mean nll in nats and penalties from the core's output `(T, B, H)`.
+
+        In training it is estimated from a sample of the words, where the options say so.
+        """
+        return training_loss(model, out, window, self._sampled if model.training else None)
+
+    @cached_property
+    def _sampled(self) -> SampledSoftmax | None:
+        if self.options.samples is None:
+            return None
+        counts = torch.bincount(self._ids("train"), minlength=len(self.corpus.words))
+        return SampledSoftmax.of(counts, self.options.samples)
+
+    def evaluate(self, model: LanguageModel, part: str) -> Evaluation:
+        """Score a model by the full softmax on every token of a part but its first, from a zero state."""
+        reading, options = self._reading(part), self.options
+        if options.dynamic_rate:
+            steps = reading.windows(DYNAMIC_STEPS)
+            losses = scoring.dynamic_losses(model, steps, self._dynamics(model))
+        elif options.cache_size:
+            cache = scoring.Cache(options.cache_size, options.cache_flatness, options.cache_share)
+            losses = scoring.cache_losses(model, reading.windows(READ_AT_ONCE), cache)
+        else:
+            losses = scoring.token_losses(model, reading.windows(max(1, READ_AT_ONCE // options.eval_streams)))
+        losses = reading.in_order(losses)
+        return Evaluation(scoring.perplexity(losses), losses.numpy())
+
+    def _dynamics(self, model: LanguageModel) -> scoring.Dynamics:
+        """Return how dynamic evaluation steps: by mean squares of gradients on the training text."""
+        ids = self._ids("train")
+        of_train = Reading.of(ids, what=f"{self.corpus.source}: the part train").windows(DYNAMIC_STEPS)
+        scale = scoring.mean_squared_gradients(model, of_train)
+        return scoring.Dynamics(self.options.dynamic_rate, self.options.dynamic_decay, scale)
+
+    def score(self, evaluation: Evaluation, part: str) -> dict[str, Any]:
+        """Return all scores of an evaluation."""
+        nll = float(evaluation.losses.mean())
+        return {"nll": nll, "bits_per_word": nll / math.log(2), "tokens": len(evaluation.losses)}
+
+    def with_loss(self, name: str) -> PennTreebank:
+        """Return the same task: there is but one loss."""
+        return self
+
+    def with_refit(self) -> PennTreebank:
+        """Return the same task with the validation part joined to the training part."""
+        return replace(self, corpus=self.corpus.with_refit())
+
+    def with_options(self, values: Mapping[str, float]) -> PennTreebank:
+        """Return the same task with other options of the model; `dropout` is of input and output."""
+        given = dict(values)
+        if "dropout" in given:
+            given["dropout_input"] = given["dropout_output"] = given.pop("dropout")
+        return replace(self, options=self.options.model_copy(update=given))
+
+    def restored(self, tensors: Mapping[str, Tensor], words: list[str]) -> tuple[PennTreebank, int, int]:
+        """Return the text numbered as a saved model's was, and the sizes that its core reads and has.
+
+        Raises:
+            DataError: the text has a word that the model cannot know.
+            KeyError: the tensors are not a model's.
+        """
+        text = sources.read(self.options.data, Path(os.path.expanduser(self.options.cache)))
+        decoder = tensors.get("decoder", tensors["embedding.weight"])
+        corpus = Corpus.of(text, words)
+        return replace(self, corpus=corpus), tensors["embedding.weight"].shape[1], decoder.shape[1]
+
+    @property
+    def source(self) -> str:
+        """Where the text came from."""
+        return self.corpus.source
+
+    @property
+    def checksum(self) -> str:
+        """Of the words that were read."""
+        return self.corpus.checksum
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the report says about the data: plain values."""
+        corpus = self.corpus
+        return {
+            "name": corpus.name,
+            "source": corpus.source,
+            "checksum": corpus.checksum,
+            "words": len(corpus.words),
+            "n_train": len(corpus.train),
+            "n_val": len(corpus.val),
+            "n_test": len(corpus.test),
+        }
