@@ -147,7 +147,7 @@ class _Watcher:
         self.journal, self.key, self.stage, self.epochs = journal, key, stage, epochs
         self.nodes = len(model.core.nodes) if hasattr(model.core, "nodes") else None
         self.lines: list[dict[str, Any]] = list(part["lines"]) if part else []
-        self.best = float("inf")
+        self.best, self.speed = float("inf"), ""
         for line in self.lines:
             journal.metrics.append(line)
             self._note_best(line)
@@ -158,6 +158,8 @@ class _Watcher:
         full = {"stage": self.stage, "part": self.key, **line}
         self.lines.append(full)
         self.journal.metrics.append(full)
+        if line["metric"].endswith("_per_s"):
+            self.speed = f"{line['value']:,.0f} {line['metric'].removesuffix('_per_s')}/s"
         if self._note_best(line):
             epoch = line["epoch"]
             self.journal.progress.update(
@@ -167,6 +169,7 @@ class _Watcher:
                 epoch=epoch,
                 epochs=self.epochs,
                 best=self.best,
+                speed=self.speed,
                 left_s=line["wall_s"] / epoch * (self.epochs - epoch) if epoch else None,
             )
 
@@ -208,6 +211,7 @@ def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
         "seconds": done.seconds,
         "reason": done.reason,
         "shares": done.shares,
+        "speed": done.speed,
         "lines": lines,
     }
 
@@ -227,6 +231,7 @@ def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.op
         seconds=tree["seconds"],
         reason=tree["reason"],
         shares=tree["shares"],
+        speed=tree["speed"],
     )
 
 

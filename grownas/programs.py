@@ -128,6 +128,7 @@ def growth_of(config: Config, space: SearchSpace) -> Growth:
         epochs=config.strategy.max_epochs,
         patience=config.strategy.patience,
         bilevel=config.strategy.bilevel,
+        bf16=config.bf16,
         alpha=OptimizerRecipe(**alpha),
     )
     return Growth(
@@ -143,7 +144,7 @@ def growth_of(config: Config, space: SearchSpace) -> Growth:
 def retrain_recipe(config: Config) -> Recipe:
     """Return the budget of every model that is trained from scratch."""
     options = config.retrain.model_dump(exclude={"grown"})
-    return _recipe(options, epochs=options.pop("epochs"), patience=options.pop("patience"))
+    return _recipe(options, epochs=options.pop("epochs"), patience=options.pop("patience"), bf16=config.bf16)
 
 
 def _recipe(weights: dict[str, Any], **others: Any) -> Recipe:

@@ -63,6 +63,7 @@ class Progress:
         epochs: int,
         best: float,
         left_s: float | None,
+        speed: str = "",
     ) -> None:
         """Show an epoch of a fit.
 
@@ -73,19 +74,20 @@ class Progress:
             epoch: done.
             epochs: at most.
             best: lowest validation metric so far.
+            speed: of training, in words; empty if not to be shown.
             left_s: seconds that this fit takes at most from here; None if not known yet.
         """
         if self.quiet:
             return
         if self.bar is not None:
-            words = describe(nodes=nodes, epoch=epoch, best=best, left_s=left_s)
+            words = describe(nodes=nodes, epoch=epoch, best=best, left_s=left_s, speed=speed)
             title = f"stage {stage}" if stage else part
             self.bar.update(self.line, description=title, total=epochs, completed=epoch, words=words)
             return
         now = time.monotonic()
         if now - self.shown >= PLAIN_EVERY_S:
             self.shown = now
-            self.say(f"{part}: {describe(nodes=nodes, epoch=epoch, best=best, left_s=left_s)}")
+            self.say(f"{part}: {describe(nodes=nodes, epoch=epoch, best=best, left_s=left_s, speed=speed)}")
 
     def say(self, text: str) -> None:
         """Print a line of its own."""
@@ -102,4 +104,5 @@ def describe(**values: Any) -> str:
     nodes, left_s = values["nodes"], values["left_s"]
     words = [f"{nodes} node{'s' * (nodes > 1)}"] if nodes else []
     words += [f"epoch {values['epoch']}", f"best validation {values['best']:.5f}"]
+    words += [values["speed"]] if values.get("speed") else []
     return ", ".join(words + ([] if left_s is None else [f"at most {left_s:.0f} s left"]))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Generator, Tensor, nn
 
     Hidden = Tensor | tuple[Tensor, ...]  # one tensor, or h and c of an LSTM
@@ -63,6 +64,11 @@ class Window(NamedTuple):
     warm_up: bool = False
     rate: float = 1.0
 
+    def to(self, device: torch.device) -> Window:
+        """Return the window on a device."""
+        weight = None if self.weight is None else self.weight.to(device)
+        return self._replace(x=self.x.to(device), target=self.target.to(device), weight=weight)
+
 
 class Evaluation(NamedTuple):
     """A model's result on one part of the data.
@@ -85,7 +91,7 @@ class Task(Protocol):
     kind: str  # `series` or `language`: which contest it is for
     metric: str
     loss_name: str
-    input_size: int
+    unit: str | None  # what the speed of training counts, such as `words`; None where nobody asks
 
     def model(self, core: nn.Module, *, generator: Generator) -> Any:
         """Build the task's `Model` around a core; new parameters are drawn from `generator`."""
@@ -101,6 +107,10 @@ class Task(Protocol):
 
     def evaluate(self, model: Any, part: str) -> Evaluation:
         """Score a model on a part, the state carried in from the days before it. No gradient."""
+        ...
+
+    def with_device(self, device: str) -> Task:
+        """Return the same task, its models built on a device."""
         ...
 
     def with_loss(self, name: str) -> Task:

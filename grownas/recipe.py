@@ -45,6 +45,7 @@ class Recipe:
         decay: `none`, or `linear`: all rates fall to 0 over the `epochs`.
         non_monotone: nt_asgd averages the weights from the first epoch on whose validation loss is above the lowest of
             those that are more than so many epochs back (Merity et al. 2018, algorithm 1).
+        bf16: multiply in bfloat16 where PyTorch's autocast does; the loops of grown cells stay in float32.
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
         weights: optimiser of the weights.
         alpha: optimiser of the architecture weights; ignored where the model has none.
@@ -57,6 +58,7 @@ class Recipe:
     warm_up: int = 0
     decay: str = "none"
     non_monotone: int = 5
+    bf16: bool = False
     bilevel: str = "joint"
     weights: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     alpha: OptimizerRecipe = field(default_factory=OptimizerRecipe)
@@ -87,6 +89,12 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[tuple[list[nn.Pa
 def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
     """Scale the gradients so that their joint norm is at most `limit`; return the norm before."""
     return nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def device_of(model: Any) -> torch.device:
+    """Return where a model's parameters lie."""
+    device: torch.device = next(model.parameters()).device
+    return device
 
 
 def count_parameters(model: Any) -> int:

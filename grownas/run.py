@@ -145,7 +145,10 @@ def versions() -> dict[str, str]:
 
 def load_task(config: Config) -> Any:
     """Load the config's task with its data."""
-    return configs.task_class(config.task.use).load(config.task, architecture_share=config.strategy.architecture_share)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: PyTorch finds no GPU here; set device=cpu")
+    task = configs.task_class(config.task.use).load(config.task, architecture_share=config.strategy.architecture_share)
+    return task.with_device(config.device)
 
 
 def _check_search(config: Config, task: Any) -> None:

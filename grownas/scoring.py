@@ -24,6 +24,7 @@ class Score:
         seconds: time for all its fits, those that were not chosen included.
         settings: how many settings were tried.
         chosen: the settings chosen on validation data or blocked folds.
+        speed: positions learned from in a second of training; None where the task does not ask, or nothing was trained.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Score:
     seconds: float
     settings: int = 1
     chosen: dict[str, Any] = field(default_factory=dict)
+    speed: float | None = None
 
     def entry(self, task: Any) -> dict[str, Any]:
         """Return the entry for `summary.json`."""
@@ -44,6 +46,7 @@ class Score:
             "seconds": round(self.seconds, 3),
             "settings": self.settings,
             "chosen": self.chosen,
+            **({} if self.speed is None else {f"{task.unit}_per_s": round(self.speed, 1)}),
             "detail": {part: task.score(getattr(self, part), part) for part in ("val", "test")},
         }
 

@@ -23,7 +23,7 @@ from grownas.bilevel import architecture_gradient_first, architecture_gradient_s
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Task, Window
-from grownas.recipe import DECAYS, Recipe, clip_gradients, make_optimizers, split_parameters
+from grownas.recipe import DECAYS, Recipe, clip_gradients, device_of, make_optimizers, split_parameters
 
 Tree = dict[str, Any]
 Shares = list[list[float]]  # of each node's ops
@@ -42,6 +42,7 @@ class Fit:
         steps: weight steps trained.
         seconds: time spent, interruptions left out.
         reason: why training stopped.
+        speed: positions learned from in a second of training, evaluations left out; None if nothing was trained.
         shares: for each epoch from 0 (untrained) on, and each node, softmax(alpha); empty where there is no alpha.
     """
 
@@ -54,6 +55,7 @@ class Fit:
     seconds: float
     reason: str
     shares: list[Shares]
+    speed: float | None = None
 
     @property
     def loss(self) -> float:
@@ -137,6 +139,7 @@ class Trainer:
     ) -> None:
         """Copy the model and its optimisers; evaluate nothing yet."""
         self.task, self.recipe, self.seed, self.monitor = task, recipe, seed, monitor
+        self.device = device_of(model)
         self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
         self.weights, self.alphas = split_parameters(self.model)
         self.anchor = [[p.detach().clone() for p in group["params"]] for group in self._groups()]
@@ -145,11 +148,12 @@ class Trainer:
             group["t0"] = math.inf  # also where an earlier stage's optimiser averaged
         self.history: list[float] = []  # validation losses after each epoch
         self.searching = bool(self.alphas) and recipe.bilevel != "joint"
-        self.architecture = _Stream(task, "architecture", seed) if self.searching else None
-        self.data = _Stream(task, "weights" if self.searching else "train", seed)
+        self.architecture = _Stream(task, "architecture", seed, self.device) if self.searching else None
+        self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
         self.hidden: Any = None
         self.step, self.seconds = 0, 0.0
-        self.resumed: Tensor | None = None  # the random state to go on from
+        self.resumed: Tree | None = None  # the random states to go on from
+        self.positions, self.busy = 0, 0.0  # learned from since the fit began or went on, and seconds that it took
         self.patience = Patience(recipe.patience)
         self.best: Tree = {}
         self.alpha_before: Tree | None = None  # within a step: alpha and its optimiser as they were
@@ -158,31 +162,35 @@ class Trainer:
 
     def run(self) -> Fit:
         """Train to the end."""
-        with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; leave it as it was
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # dropout draws from the global generators; leave them alone
             return self._run()
 
     def _run(self) -> Fit:
         self.clock = time.perf_counter() - self.seconds
         if self.resumed is not None:
-            torch.set_rng_state(self.resumed)
+            _set_random_state(self.resumed, self.device)
         else:
             torch.manual_seed(self.seed)
             self._judge_epoch()
         while self.data.epoch < self.recipe.epochs and not self.patience.is_over:
             streams = [self.data] if self.architecture is None else [self.data, self.architecture]
-            positions, random = [stream.position() for stream in streams], torch.get_rng_state()
+            positions, random = [stream.position() for stream in streams], _random_state(self.device)
             window = self.data.next()
             self.alpha_before = None
             try:
                 if window is None:
                     self._judge_epoch()
                 else:
+                    began = time.perf_counter()
                     self._train_on(window)
+                    self.positions += window.target.shape[0] * window.target.shape[1]
+                    self.busy += time.perf_counter() - began
             except TrainingError:  # the weights and their optimiser have not moved: go back to before the step
                 self._undo_alpha_step()
                 for stream, position in zip(streams, positions, strict=True):
                     stream.go_to(position)
-                torch.set_rng_state(random)
+                _set_random_state(random, self.device)
                 self.monitor.failed(self.snapshot)
                 raise
             if window is not None:
@@ -207,7 +215,8 @@ class Trainer:
         self._set_rates(self._schedule(window))
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        loss, hidden = window_loss(self.model, self.task, window, self.hidden)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            loss, hidden = window_loss(self.model, self.task, window, self.hidden)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_gradients(self.weights, self.recipe.clip)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
@@ -315,6 +324,8 @@ class Trainer:
             raise self._error(f"the validation loss is {value:g}")
         if self.alphas:
             self.shares.append([torch.softmax(alpha.detach().double(), 0).tolist() for alpha in self.alphas])
+        if self.task.unit and self.busy:
+            self._log("train", f"{self.task.unit}_per_s", round(self.positions / self.busy, 1))
         if self.patience.step(value):
             self.best = {
                 "model": _detached(self.model.state_dict()),
@@ -354,6 +365,7 @@ class Trainer:
             seconds=seconds,
             reason=reason,
             shares=self.shares,
+            speed=self.positions / self.busy if self.busy else None,
         )
 
     def snapshot(self) -> Tree:
@@ -372,7 +384,7 @@ class Trainer:
             "loss": [self.loss_sum, self.loss_count],
             "shares": list(self.shares),
             "history": list(self.history),
-            "random": torch.get_rng_state(),
+            "random": _random_state(self.device),
         }
 
     def restore(self, tree: Tree) -> None:
@@ -380,7 +392,8 @@ class Trainer:
         self.model.load_state_dict(tree["model"])
         for optimizer, state in zip(self.optimizers, tree["optimizers"], strict=True):
             optimizer.load_state_dict(copy.deepcopy(state))  # torch keeps what it is given, and steps change it
-        self.anchor, self.hidden, self.best = list(tree["anchor"]), tree["hidden"], tree["best"]
+        self.anchor = [[_to(p, self.device) for p in group] for group in tree["anchor"]]
+        self.hidden, self.best = _to(tree["hidden"], self.device), tree["best"]
         self.step, self.seconds = tree["step"], tree["seconds"]
         self.loss_sum, self.loss_count = tree["loss"]
         self.shares, self.history = list(tree["shares"]), list(tree["history"])
@@ -394,8 +407,8 @@ class Trainer:
 class _Stream:
     """The windows of a part, epoch after epoch, with a position that can be written down."""
 
-    def __init__(self, task: Task, part: str, seed: int) -> None:
-        self.task, self.part, self.seed = task, part, seed
+    def __init__(self, task: Task, part: str, seed: int, device: torch.device) -> None:
+        self.task, self.part, self.seed, self.device = task, part, seed, device
         self.epoch, self.index, self.hidden = 0, 0, None
         self.length: int | None = None  # windows of this epoch; counted when asked for
         self.windows = self._open()
@@ -422,7 +435,7 @@ class _Stream:
         if window is None:
             self.epoch, self.index = self.epoch + 1, 0
             self.windows = self._open()
-        return window
+        return None if window is None else window.to(self.device)
 
     def next_warm(self, model: Any) -> Window:
         """Return the next window to learn from, across the ends of epochs; carry the state over warm-up windows."""
@@ -441,8 +454,27 @@ class _Stream:
         return {"epoch": self.epoch, "index": self.index, "hidden": self.hidden}
 
     def go_to(self, tree: Tree) -> None:
-        self.epoch, self.index, self.hidden = tree["epoch"], tree["index"], tree["hidden"]
+        self.epoch, self.index, self.hidden = tree["epoch"], tree["index"], _to(tree["hidden"], self.device)
         self.windows = self._open()
+
+
+def _random_state(device: torch.device) -> Tree:
+    """Return the state of the generators that training draws from."""
+    gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": gpu}
+
+
+def _set_random_state(tree: Tree, device: torch.device) -> None:
+    torch.set_rng_state(tree["cpu"])
+    if tree["cuda"] is not None:
+        torch.cuda.set_rng_state(tree["cuda"], device)
+
+
+def _to(hidden: Any, device: torch.device) -> Any:
+    """Return a state, a tensor or a tuple of states, on a device."""
+    if isinstance(hidden, tuple):
+        return tuple(_to(part, device) for part in hidden)
+    return hidden if hidden is None else hidden.to(device)
 
 
 def _detached(tree: Any) -> Any:

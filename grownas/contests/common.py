@@ -128,7 +128,8 @@ def train_and_choose(contest: Contest, name: str, settings: Iterable[Setting]) -
         task = setting.task.with_refit()
         again = contest.journal.fit(f"{name}-refit", setting.build(), task, final, seed=contest.seed)
         model, seconds = again.model, seconds + again.seconds
-    return score_model(contest.task, name, model, seconds, len(tried), setting.chosen), model
+    score = score_model(contest.task, name, model, seconds, len(tried), setting.chosen)
+    return replace(score, speed=fit.speed if contest.task.unit else None), model
 
 
 def score_model(

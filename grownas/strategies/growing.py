@@ -21,7 +21,18 @@ from grownas.protocols import Task
 from grownas.recipe import count_parameters, set_rates, split_parameters
 from grownas.strategies.moves import KINDS, MODES, Move, Proposal, Scene, noise_for, repeat, resample
 from grownas.strategies.pruning import log_prunings, prune_stage
-from grownas.strategies.stage import Candidate, Change, Growth, Journal, Stage, apply, declined, traced, with_core
+from grownas.strategies.stage import (
+    Candidate,
+    Change,
+    Growth,
+    Journal,
+    Stage,
+    apply,
+    declined,
+    on_cpu,
+    traced,
+    with_core,
+)
 from grownas.train import Fit
 
 NOTHING_FOUND = "the start is kept, nothing found"
@@ -353,7 +364,7 @@ def _check_size(start: Any, options: Growth) -> None:
 def stirred(start: Any, noise: float, pull: float, *, seed: int) -> Any:
     """Return a copy of a start that is ready to be trained with a pull: its silent ops are given some noise."""
     sd = noise_for(noise, pull, start.core.hidden_size)
-    return with_core(start, morphisms.stir(start.core, sd, torch.Generator().manual_seed(seed)))
+    return with_core(start, morphisms.stir(on_cpu(start.core), sd, torch.Generator().manual_seed(seed)))
 
 
 def _no_gain(kind: str, moves: int) -> str:

@@ -27,7 +27,7 @@ from grownas.criteria.first_order import first_order_gain
 from grownas.criteria.splitting import Splitting
 from grownas.morphisms import CARRIER, Morphed
 from grownas.protocols import Task, Window
-from grownas.recipe import Recipe
+from grownas.recipe import Recipe, device_of
 from grownas.space import Pair
 from grownas.strategies.stage import Candidate, Change, Growth, Journal, shares_of
 from grownas.train import Fit, Tree
@@ -154,7 +154,7 @@ class Batches:
                 _, hidden = self.model.core(x, hidden)
 
     def _windows(self) -> Iterator[tuple[Tensor, Window]]:
-        for window in self.task.windows(self.part, seed=0):
+        for window in (each.to(device_of(self.model)) for each in self.task.windows(self.part, seed=0)):
             with torch.no_grad():
                 x = self.model.encode(window.x)
             yield x, window

@@ -15,7 +15,7 @@ from grownas.criteria.threshold import Thresholds
 from grownas.migrate import migrate
 from grownas.morphisms import Morphed
 from grownas.protocols import Evaluation, Task
-from grownas.recipe import Recipe, count_parameters, make_optimizers
+from grownas.recipe import Recipe, count_parameters, device_of, make_optimizers
 from grownas.space import SearchSpace
 from grownas.train import Fit, Tree
 
@@ -201,14 +201,19 @@ class Stage(NamedTuple):
 
 
 def with_core(model: Any, core: Any) -> Any:
-    """Return a copy of a model around another core."""
+    """Return a copy of a model around another core, which comes to where the model is."""
     kept, model.core = model.core, None
     try:
         new = copy.deepcopy(model)
     finally:
         model.core = kept
-    new.core = core
+    new.core = core.to(device_of(new))
     return new
+
+
+def on_cpu(core: Backbone) -> Backbone:
+    """Return a core as morphisms take it, which draw on the CPU: itself if it lies there, else a copy."""
+    return core if device_of(core).type == "cpu" else copy.deepcopy(core).cpu()
 
 
 @torch.no_grad()
@@ -293,7 +298,7 @@ def apply(
         stage: number of the stage.
         step: weight steps trained in the stage before the change.
     """
-    morphed = change.make(before.model.core)
+    morphed = change.make(on_cpu(before.model.core))
     model = with_core(before.model, morphed.backbone)
     old = before.optimizers or make_optimizers(before.model, options.recipe)
     evaluation, watched = task.evaluate(model, "val"), list(before.watched)

@@ -69,6 +69,7 @@ class IndexReturns:
         loss_name: the training loss.
         architecture_share: share of the training part, its end, that is held out for alpha in bilevel training.
         refitting: the training part is joined with the validation part.
+        device: where models are built.
         scaled_by: mean and sd to standardise by instead of those of the training part.
     """
 
@@ -81,6 +82,7 @@ class IndexReturns:
     architecture_share: float = 0.2
     refitting: bool = False
     scaled_by: tuple[Array, Array] | None = None
+    device: str = "cpu"
 
     name = "index_returns"
     kind = "series"
@@ -184,7 +186,7 @@ class IndexReturns:
 
     def model(self, core: nn.Module, *, generator: Generator | None = None) -> Forecaster:
         """Return a model around a core."""
-        return Forecaster(core, self.mean, self.sd, generator=generator)
+        return Forecaster(core, self.mean, self.sd, generator=generator).to(self.device)
 
     def windows(self, part: str, *, seed: int) -> Iterator[Window]:
         """Yield an epoch of training windows; see `Window`.
@@ -252,8 +254,8 @@ class IndexReturns:
         first = max(0, rows.start - 1 - self.options.context)
         x = self._tensor[first : rows.stop - 1].unsqueeze(1)
         with torch.no_grad():
-            output, _ = model.eval()(x)
-        forecasts = output[rows.start - 1 - first :, 0].double().numpy()
+            output, _ = model.eval()(x.to(self.device))
+        forecasts = output[rows.start - 1 - first :, 0].double().cpu().numpy()
         return self.evaluate_forecasts(forecasts, part)
 
     def evaluate_forecasts(self, forecasts: Array, part: str) -> Evaluation:
@@ -277,8 +279,8 @@ class IndexReturns:
         """Forecast the day after the last, standardised, shape `(I,)`."""
         x = self._tensor[-self.options.context - 1 :].unsqueeze(1)
         with torch.no_grad():
-            output, _ = model.eval()(x)
-        ahead: Array = output[-1, 0].double().numpy()
+            output, _ = model.eval()(x.to(self.device))
+        ahead: Array = output[-1, 0].double().cpu().numpy()
         return ahead
 
     @property
@@ -294,6 +296,10 @@ class IndexReturns:
     def dates(self, part: str) -> list[str]:
         """Return the days of a part, ISO."""
         return [day.isoformat() for day in self.panel.dates[self.rows(part)]]
+
+    def with_device(self, device: str) -> IndexReturns:
+        """Return the same task, its models built on a device."""
+        return replace(self, device=device)
 
     def with_loss(self, name: str) -> IndexReturns:
         """Return the same task with another training loss."""

@@ -231,7 +231,7 @@ def _nll(model: LanguageModel, out: Tensor, target: Tensor) -> Tensor:
 def _outputs(model: LanguageModel, windows: Iterable[Window]) -> Iterator[tuple[Window, Tensor]]:
     """Read windows; yield each with the core's output. No gradient crosses from one into the next."""
     hidden: Any = None
-    for window in windows:
+    for window in (each.to(model.bias.device) for each in windows):
         out, hidden = model.states(window.x, None if window.fresh else _detached(hidden))
         yield window, out
 

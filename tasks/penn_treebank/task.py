@@ -34,11 +34,13 @@ class PennTreebank:
         options: see `Options`.
         corpus: the words and their ids.
         architecture_share: share of the training part, its end, that is held out for alpha in bilevel training.
+        device: where models are built.
     """
 
     options: Options
     corpus: Corpus
     architecture_share: float = 0.2
+    device: str = "cpu"
 
     name = "penn_treebank"
     kind = "language"
@@ -80,7 +82,7 @@ class PennTreebank:
                 **{field.name: getattr(options, field.name) for field in fields(Regularisation)}
             ),
             generator=generator,
-        )
+        ).to(self.device)
 
     def windows(self, part: str, *, seed: int) -> Iterator[Window]:
         """Yield an epoch of training windows, see `windows.training`.
@@ -131,7 +133,7 @@ class PennTreebank:
             losses = scoring.cache_losses(model, reading.windows(READ_AT_ONCE), cache)
         else:
             losses = scoring.token_losses(model, reading.windows(max(1, READ_AT_ONCE // options.eval_streams)))
-        losses = reading.in_order(losses)
+        losses = reading.in_order(losses).cpu()
         return Evaluation(scoring.perplexity(losses), losses.numpy())
 
     def _dynamics(self, model: LanguageModel) -> scoring.Dynamics:
@@ -145,6 +147,10 @@ class PennTreebank:
         """Return all scores of an evaluation."""
         nll = float(evaluation.losses.mean())
         return {"nll": nll, "bits_per_word": nll / math.log(2), "tokens": len(evaluation.losses)}
+
+    def with_device(self, device: str) -> PennTreebank:
+        """Return the same task, its models built on a device."""
+        return replace(self, device=device)
 
     def with_loss(self, name: str) -> PennTreebank:
         """Return the same task: there is but one loss."""

@@ -38,6 +38,7 @@ class CopyTask:
     """Implements `grownas.protocols.Task`. Each epoch begins with a short warm-up window of a length that varies."""
 
     name, metric, loss_name, input_size = "copy", "mse", "squared", 2
+    unit = None
 
     def __init__(self, *, dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> None:
         generator = torch.Generator().manual_seed(3)

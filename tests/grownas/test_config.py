@@ -372,7 +372,8 @@ CHANGES = {  # another valid value for every key
         "decay": "linear", "non_monotone": 3, "grown": False, "epochs": 3, "patience": 3,
     },
     "baselines": {"use": ["gru"], "compare": ["random"], "hidden_sizes": [4], "losses": ["huber"]},
-    "refit": True, "seed": 9, "seeds": [8, 9], "workers": 3, "threads": 2, "backend": "torch", "runs": "elsewhere",
+    "refit": True, "seed": 9, "seeds": [8, 9], "workers": 3, "threads": 2, "device": "cuda", "bf16": True,
+    "backend": "torch", "runs": "elsewhere",
     "name": "mine", "quiet": True, "checkpoint_seconds": 3.0,
 }  # fmt: skip
 ONLY_VALUE = {"task.use", "strategy.use"}  # nothing else is allowed yet

@@ -42,7 +42,7 @@ class Model(nn.Module):
 class FakeTask:
     """Rows of an AR(2), float64; a model's loss and metric are what it says they are."""
 
-    input_size = SERIES
+    input_size, unit = SERIES, None
 
     def __init__(self, *, refitting=False, loss="squared"):
         rng = np.random.default_rng(0)
