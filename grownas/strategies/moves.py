@@ -69,7 +69,8 @@ class Scene:
     @property
     def recipe(self) -> Recipe:
         """How the stage is trained."""
-        return replace(self.options.recipe, pull=self.pull)
+        recipe, later = self.options.recipe, self.options.later_epochs
+        return replace(recipe, pull=self.pull, epochs=later if later and self.number > 1 else recipe.epochs)
 
     def fit(self, key: str, begin: Candidate, *, epochs: int | None = None) -> Fit:
         """Train a candidate, with the stage's recipe but perhaps for other epochs."""

@@ -75,6 +75,7 @@ class Growth:
 
     Attributes:
         recipe: how each stage is trained; its `pull` is replaced by those of `pulls`.
+        later_epochs: most epochs of a stage that begins with a change; None for as many as the recipe's.
         pulls: candidates for the first stage, tried in order from the same start.
         mode: which moves a stage may begin with, a name of `moves.MODES`.
         choice: `criteria` or `random`: how the move is chosen among those.
@@ -106,6 +107,7 @@ class Growth:
     """
 
     recipe: Recipe
+    later_epochs: int | None = None
     pulls: tuple[float, ...] = (100.0, 0.0)
     mode: str = "nodes_and_ops"
     choice: str = "criteria"

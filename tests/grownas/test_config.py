@@ -355,7 +355,7 @@ CHANGES = {  # another valid value for every key
         "combine": ["add"], "activation": ["tanh"], "hidden_size": 16, "highway": True, "share_projection": True,
     },
     "strategy": {
-        "max_epochs": 3, "patience": 3, "bilevel": "first", "architecture_share": 0.3,
+        "max_epochs": 3, "later_epochs": 3, "patience": 3, "bilevel": "first", "architecture_share": 0.3,
         "weights": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5, "clip": 0.5,
             "warm_up": 3, "decay": "linear", "non_monotone": 3},
         "alpha": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5},
