@@ -48,7 +48,7 @@ setup(
         "grownas.configs",
     ],
     package_data={
-        "grownas": ["py.typed", "report/templates/*", "cells/_native.pyi"],
+        "grownas": ["py.typed", "report/templates/*", "cells/_native.pyi", "cells/published/*.json"],
         "grownas.configs": ["**/*.yaml"],
     },
     ext_modules=[NATIVE],

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from grownas.backbone import Backbone
     from grownas.cells.cell import GrownRNN
-    from grownas.genotype import Genotype, Node, Op
+    from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op
 
-__all__ = ["Backbone", "Genotype", "GrownRNN", "Node", "Op", "__version__"]
+__all__ = ["Backbone", "DagGenotype", "DagNode", "Genotype", "GrownRNN", "Node", "Op", "__version__"]
 
 __version__ = "0.1.0"
 
 _HOME = {  # name -> module; imported on first use, since torch takes seconds
     "Backbone": "grownas.backbone",
     "GrownRNN": "grownas.cells.cell",
+    "DagGenotype": "grownas.genotype",
+    "DagNode": "grownas.genotype",
     "Genotype": "grownas.genotype",
     "Node": "grownas.genotype",
     "Op": "grownas.genotype",

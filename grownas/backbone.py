@@ -172,8 +172,9 @@ class Backbone(nn.Module):
         """Return the derived cell with this backbone's weights; it computes the same if all ops are kept."""
         cell = GrownRNN(self.genotype(top_k), self.input_size, self.hidden_size, backend=self.backend)
         cell.to(self.alpha[0])
+        layer = cast("chain.ChainLayer", cell.layer(0))
         for number, node in enumerate(self.mixed_nodes()):
-            target = cell._nodes(0)[number]
+            target = layer.nodes()[number]
             for place, (op, _) in enumerate(self.largest_ops(node, top_k)):
                 target.load_op_parameters(place, node.op_parameters(op))
             if self.highway:

@@ -75,14 +75,17 @@ def compare(config: str, overrides: tuple[str, ...]) -> None:
 def train(config: str, overrides: tuple[str, ...]) -> None:
     """Train a cell or a baseline from scratch and score it.
 
-    genotype=PATH takes the genotype.json of a cell, genotype=gru a baseline.
+    genotype=PATH takes the genotype.json of a cell, genotype=darts_v2 a published cell, genotype=gru a baseline.
     """
     from grownas import run
     from grownas.config import load
 
     what = [item.partition("=")[2] for item in overrides if item.startswith("genotype=")]
     if len(what) != 1 or not what[0]:
-        raise ConfigError("train needs one genotype=: the path of a genotype.json, or a baseline such as genotype=gru")
+        raise ConfigError(
+            "train needs one genotype=: the path of a genotype.json, a published cell such as genotype=darts_v2, or a "
+            "baseline such as genotype=gru"
+        )
     run.train(load(config, [item for item in overrides if not item.startswith("genotype=")]), what[0])
 
 
@@ -137,6 +140,8 @@ def report(runs: tuple[Path, ...]) -> None:
 @OVERRIDES
 def show(what: str, overrides: tuple[str, ...]) -> None:
     """Print the cell of a run or genotype, or all keys of a config.
+
+    A genotype is the path of a genotype.json or a published cell: darts_v1, darts_v2, enas.
 
     Of a cell: nodes, ops, shares, parameters. Of a config, a path or the name of a shipped one: every key, its value
     with the overrides given, and what it means, in YAML that can be saved as a config of your own.

@@ -1,4 +1,4 @@
-"""The discrete description of a cell, and its JSON (CONTRACT: genotype.json)."""
+"""The discrete description of a cell, a chain or a DAG, and its JSON (CONTRACT: genotype.json)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,70 @@ class Node:
     ops: tuple[Op, ...]
 
 
+class Saved(ABC):
+    """What genotypes of every backbone have in common: their JSON, and a description in words."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Return the genotype as plain values, as JSON holds it."""
+
+    @property
+    @abstractmethod
+    def op_count(self) -> int:
+        """How many ops all nodes have together."""
+
+    @abstractmethod
+    def in_words(self) -> list[str]:
+        """Describe what each node reads and does, line by line."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON, whole or not at all."""
+        part = Path(f"{os.fspath(path)}.part")
+        part.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    @staticmethod
+    def from_dict(mapping: Mapping[str, Any]) -> AnyGenotype:
+        """Read plain values, of whichever backbone they name; the inverse of `to_dict`."""
+        tree = _fields(mapping, "genotype", HEAD, (*CHAIN_KEYS, *DAG_KEYS))
+        for key, wanted in (("format", FORMAT), ("version", VERSION)):
+            if tree[key] != wanted or isinstance(tree[key], bool):
+                raise GenotypeError(f"{key}: {tree[key]!r} is not supported; expected {wanted!r}")
+        backbone = tree["backbone"]
+        if not isinstance(backbone, str) or backbone not in FROM_DICT:
+            expected = " or ".join(map(repr, FROM_DICT))
+            raise GenotypeError(f"backbone: {backbone!r} is not supported; expected {expected}")
+        return FROM_DICT[backbone](tree)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> AnyGenotype:
+        """Read JSON, of whichever backbone it names; every error quotes the file and the place in it.
+
+        Args:
+            path: of a file; or, where there is no such file, the name of one of the `published` cells.
+        """
+        name, cells = os.fspath(path), published()
+        file = cells[name] if name in cells and not os.path.exists(path) else Path(path)
+        try:
+            tree = json.loads(
+                file.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+            )
+            return Saved.from_dict(tree)
+        except FileNotFoundError as error:
+            raise GenotypeError(
+                f"{name}: no such file; give the path of a genotype.json or a published cell: "
+                f"{', '.join(cells)}{_hint(name, tuple(cells))}"
+            ) from error
+        except (OSError, UnicodeDecodeError, RecursionError) as error:
+            raise GenotypeError(f"{name}: cannot be read: {error}") from error
+        except ValueError as error:  # also for a number of too many digits
+            raise GenotypeError(f"{name}: not JSON: {error}") from error
+        except GenotypeError as error:
+            raise GenotypeError(f"{name}: {error}") from error
+
+
 @dataclass(frozen=True)
-class Genotype:
+class Genotype(Saved):
     """A chain of nodes with two switches (ALGORITHMS 1). Checked when made, hashable.
 
     Raises:
@@ -61,7 +125,7 @@ class Genotype:
 
     def __post_init__(self) -> None:
         """Check everything."""
-        for switch in ("highway", "share_projection"):
+        for switch in CHAIN_KEYS:
             _flag(getattr(self, switch), switch)
         if not self.nodes:
             raise GenotypeError("nodes: empty; a cell needs at least one node")
@@ -71,41 +135,123 @@ class Genotype:
     def to_dict(self) -> dict[str, Any]:
         """Return the genotype as plain values, as JSON holds it."""
         tree: dict[str, Any] = {"format": FORMAT, "version": VERSION, "backbone": "chain"}
-        tree |= {key: True for key in ("highway", "share_projection") if getattr(self, key)}
+        tree |= {key: True for key in CHAIN_KEYS if getattr(self, key)}
         return tree | {"nodes": [{"ops": [_op_to_dict(op) for op in node.ops]} for node in self.nodes]}
 
-    @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any]) -> Genotype:
-        """Read plain values; the inverse of `to_dict`."""
-        tree = _fields(mapping, "genotype", ("format", "version", "backbone", "nodes"), ("highway", "share_projection"))
-        for key, wanted in (("format", FORMAT), ("version", VERSION), ("backbone", "chain")):
-            if tree[key] != wanted or isinstance(tree[key], bool):
-                raise GenotypeError(f"{key}: {tree[key]!r} is not supported; expected {wanted!r}")
-        nodes = tuple(_node_from(node, f"nodes[{i}]") for i, node in enumerate(_items(tree["nodes"], "nodes")))
-        return cls(nodes, tree.get("highway", False), tree.get("share_projection", False))
+    @property
+    def op_count(self) -> int:
+        """How many ops all nodes have together."""
+        return sum(len(node.ops) for node in self.nodes)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON, whole or not at all."""
-        part = Path(f"{os.fspath(path)}.part")
-        part.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+    def in_words(self) -> list[str]:
+        """Describe what each node reads and does, line by line."""
+        lines = [f"{key} is on" for key in CHAIN_KEYS if getattr(self, key)]
+        for number, node in enumerate(self.nodes, start=1):
+            lines.append(f"node {number}: reads x_t and {'h_(t-1)' if number == 1 else f'node {number - 1}'}")
+            for op in sorted(node.ops, key=lambda op: -op.share):
+                lines.append(f"  {op.share:7.2%}  {op.name}{'  (own projection)' if op.own_projection else ''}")
+        return lines
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Genotype:
-        """Read JSON; every error quotes the file and the place in it."""
-        try:
-            tree = json.loads(
-                Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
+
+@dataclass(frozen=True)
+class DagNode:
+    """A node of a DAG: a gated step from the state it reads towards an activation of that state's projection.
+
+    Attributes:
+        reads: number of an earlier state: 0 is the input node's, which reads x_t and h_(t-1); i is the i-th node's.
+        activation: a key of `ops.ACTIVATION`.
+    """
+
+    reads: int
+    activation: str
+
+
+@dataclass(frozen=True)
+class DagGenotype(Saved):
+    """A derived cell of the DAG backbone (ALGORITHMS 1), as DARTS and ENAS publish theirs. Checked when made, hashable.
+
+    Each node has one op and a gate of its own; there is no mixture. Nodes are counted from 1, for state 0 is the input
+    node's.
+
+    Attributes:
+        nodes: in order; each reads one earlier state.
+        concat: numbers of the states whose mean is h_t, kept in rising order; all nodes' if left out.
+
+    Raises:
+        GenotypeError: anything about it is wrong; the message quotes the place.
+    """
+
+    nodes: tuple[DagNode, ...]
+    concat: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check everything, and fill in what `concat` leaves out."""
+        if not self.nodes:
+            raise GenotypeError("nodes: empty; a cell needs at least one node")
+        for number, node in enumerate(self.nodes):
+            _check_dag_node(node, number)
+        last = len(self.nodes)
+        for place, state in enumerate(self.concat):
+            if not _is_number(state) or not 0 <= state <= last:
+                raise GenotypeError(f"concat[{place}]: {state!r} is no state; expected one of 0..{last}")
+            if state in self.concat[:place]:
+                raise GenotypeError(f"concat[{place}]: state {state} stands twice")
+        object.__setattr__(self, "concat", tuple(sorted(self.concat)) or self._all_nodes())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the genotype as plain values, as JSON holds it."""
+        tree: dict[str, Any] = {"format": FORMAT, "version": VERSION, "backbone": "dag"}
+        tree["nodes"] = [{"reads": node.reads, "activation": node.activation} for node in self.nodes]
+        return tree if self.concat == self._all_nodes() else tree | {"concat": list(self.concat)}
+
+    @property
+    def op_count(self) -> int:
+        """How many ops all nodes have together: one each."""
+        return len(self.nodes)
+
+    def in_words(self) -> list[str]:
+        """Describe what each node reads and does, line by line."""
+        return [
+            "state 0: reads x_t and h_(t-1), tanh",
+            *(f"state {i}: reads state {node.reads}, {node.activation}" for i, node in enumerate(self.nodes, start=1)),
+            f"h_t: the mean of states {', '.join(map(str, self.concat))}",
+        ]
+
+    def _all_nodes(self) -> tuple[int, ...]:
+        return tuple(range(1, len(self.nodes) + 1))
+
+
+AnyGenotype = Genotype | DagGenotype
+
+
+def published() -> dict[str, Path]:
+    """Return name and path of the published cells that come with the package."""
+    folder = Path(str(resources.files("grownas") / "cells" / "published"))
+    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+
+
+def _chain_from(tree: Mapping[str, Any]) -> Genotype:
+    _fields(tree, "genotype", HEAD, CHAIN_KEYS)
+    nodes = tuple(_node_from(node, f"nodes[{i}]") for i, node in enumerate(_items(tree["nodes"], "nodes")))
+    return Genotype(nodes, tree.get("highway", False), tree.get("share_projection", False))
+
+
+def _dag_from(tree: Mapping[str, Any]) -> DagGenotype:
+    for key in CHAIN_KEYS:
+        if key in tree:
+            raise GenotypeError(
+                f"{key}: a switch of the chain backbone; leave it out, for each node of a dag has a gate"
             )
-            return cls.from_dict(tree)
-        except FileNotFoundError as error:
-            raise GenotypeError(f"{os.fspath(path)}: no such file; give the path of a genotype.json") from error
-        except (OSError, UnicodeDecodeError, RecursionError) as error:
-            raise GenotypeError(f"{os.fspath(path)}: cannot be read: {error}") from error
-        except ValueError as error:  # also for a number of too many digits
-            raise GenotypeError(f"{os.fspath(path)}: not JSON: {error}") from error
-        except GenotypeError as error:
-            raise GenotypeError(f"{os.fspath(path)}: {error}") from error
+    nodes = tuple(_dag_node_from(node, f"nodes[{i}]") for i, node in enumerate(_items(tree["nodes"], "nodes")))
+    concat = tuple(_items(tree["concat"], "concat")) if "concat" in tree else ()
+    if "concat" in tree and not concat:
+        raise GenotypeError("concat: empty; name the states whose mean is h_t, or leave it out for all nodes")
+    return DagGenotype(nodes, concat)
+
+
+HEAD = ("format", "version", "backbone", "nodes")
+CHAIN_KEYS, DAG_KEYS = ("highway", "share_projection"), ("concat",)
+FROM_DICT: dict[str, Callable[[Mapping[str, Any]], AnyGenotype]] = {"chain": _chain_from, "dag": _dag_from}
 
 
 def _check_node(node: Node, place: str, share_projection: bool) -> None:
@@ -127,6 +273,24 @@ def _check_node(node: Node, place: str, share_projection: bool) -> None:
         raise GenotypeError(f"{place}: shares sum to {total:.9g}, expected 1")
 
 
+def _check_dag_node(node: DagNode, number: int) -> None:
+    from grownas.ops import ACTIVATION  # brings torch: only where an op is checked
+
+    place = f"nodes[{number}]"
+    if not _is_number(node.reads) or not 0 <= node.reads <= number:
+        there = f"states 0..{number} exist" if number else "state 0 exists"
+        raise GenotypeError(
+            f"{place}.reads: {node.reads!r}, but only {there} before it; a node reads one earlier state"
+        )
+    if node.activation == "none":
+        raise GenotypeError(f"{place}.activation: 'none' belongs to the search; a derived cell keeps no such op")
+    _known(node.activation, tuple(ACTIVATION), f"{place}.activation")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _op_to_dict(op: Op) -> dict[str, Any]:
     tree: dict[str, Any] = {"combine": op.combine, "activation": op.activation, "share": op.share}
     return tree | ({"own_projection": True} if op.own_projection else {})
@@ -142,6 +306,10 @@ def _op_from(value: Any, place: str) -> Op:
     if "own_projection" in tree:
         tree["own_projection"] = _flag(tree["own_projection"], f"{place}.own_projection")
     return Op(**tree)
+
+
+def _dag_node_from(value: Any, place: str) -> DagNode:
+    return DagNode(**_fields(value, place, ("reads", "activation")))
 
 
 def _fields(value: Any, place: str, needed: Sequence[str], optional: Sequence[str] = ()) -> Mapping[str, Any]:
@@ -169,9 +337,14 @@ def _flag(value: Any, place: str) -> bool:
 
 def _known(value: Any, allowed: Sequence[str], place: str) -> None:
     if not isinstance(value, str) or value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise GenotypeError(f"{place}: unknown {value!r}, expected one of {', '.join(allowed)}{hint}")
+        raise GenotypeError(
+            f"{place}: unknown {value!r}, expected one of {', '.join(allowed)}{_hint(str(value), allowed)}"
+        )
+
+
+def _hint(value: str, allowed: Sequence[str]) -> str:
+    near = difflib.get_close_matches(value, allowed, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

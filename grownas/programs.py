@@ -16,7 +16,7 @@ from grownas.contests.common import Contest, retrain, score_model
 from grownas.contests.language import LanguageContest
 from grownas.contests.series import SeriesContest
 from grownas.criteria.threshold import Thresholds
-from grownas.genotype import Genotype
+from grownas.genotype import AnyGenotype, Genotype
 from grownas.journal import Journal
 from grownas.recipe import OptimizerRecipe, Recipe, count_parameters
 from grownas.report.reading import OURS
@@ -212,11 +212,11 @@ def _write(
     entries = [score.entry(task) for score in scores]
     ours = entries[0]
     if model is not None:
-        genotype: Genotype = model.core.genotype
+        genotype: AnyGenotype = model.core.genotype
         genotype.save(rundir.path / "genotype.json")
         about |= {
             "nodes": len(genotype.nodes),
-            "ops": sum(len(node.ops) for node in genotype.nodes),
+            "ops": genotype.op_count,
             "backend": model.core.chosen_backend,
         }
     summary = {

@@ -62,7 +62,7 @@ def predict(path: Path, overrides: Sequence[str] = ()) -> Path:
 
 
 def show(path: Path) -> str:
-    """Return the cell of a run folder or of a genotype's JSON in words: nodes, ops, shares, parameters."""
+    """Return a cell in words, of a run folder, of a genotype.json or by a published name: nodes, ops, parameters."""
     params = None
     if path.is_dir():
         RunDir.open(path)
@@ -71,15 +71,8 @@ def show(path: Path) -> str:
         if not path.exists():
             raise RunError(f"{path.parent}: this run trained a baseline; it has no cell to show")
     genotype = Genotype.load(path)
-    ops = sum(len(node.ops) for node in genotype.nodes)
     count = f", {params:,} parameters with the readout" if params is not None else ""
-    lines = [f"{len(genotype.nodes)} node(s), {ops} op(s){count}"]
-    lines += [f"{key} is on" for key in ("highway", "share_projection") if getattr(genotype, key)]
-    for number, node in enumerate(genotype.nodes, start=1):
-        lines.append(f"node {number}: reads x_t and {'h_(t-1)' if number == 1 else f'node {number - 1}'}")
-        for op in sorted(node.ops, key=lambda op: -op.share):
-            lines.append(f"  {op.share:7.2%}  {op.name}{'  (own projection)' if op.own_projection else ''}")
-    return "\n".join(lines)
+    return "\n".join([f"{len(genotype.nodes)} node(s), {genotype.op_count} op(s){count}", *genotype.in_words()])
 
 
 def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, ...]]:

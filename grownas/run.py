@@ -23,7 +23,7 @@ from grownas import config as configs
 from grownas.baselines import NAMES
 from grownas.config import Config
 from grownas.errors import ConfigError, DataError, RunError
-from grownas.genotype import Genotype
+from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.journal import Interrupted, Journal
 from grownas.programs import CONTESTS, Summary, growth_of, search_program, space_of, train_program
 from grownas.progress import Progress
@@ -43,7 +43,7 @@ def search(config: Config) -> Path:
 
 
 def train(config: Config, what: str) -> Path:
-    """Train a genotype, given by its path, or a baseline, given by its name, from scratch; score it."""
+    """Train a genotype, given by its path or a published cell's name, or a baseline from scratch; score it."""
     task = load_task(config)
     _check_search(config, task)
     names = NAMES[task.kind]
@@ -54,11 +54,11 @@ def train(config: Config, what: str) -> Path:
     return _work(config, rundir, task, train_program)
 
 
-def _genotype(what: str, names: Sequence[str]) -> Genotype:
-    path = Path(os.path.expanduser(what))
-    near = difflib.get_close_matches(what, names, n=1)
-    if near and not path.exists():
-        raise ConfigError(f"genotype={what}: no such file and no baseline of this name; did you mean {near[0]}?")
+def _genotype(what: str, names: Sequence[str]) -> AnyGenotype:
+    known, path = [*names, *published()], Path(os.path.expanduser(what))
+    near = difflib.get_close_matches(what, known, n=1)
+    if near and what not in known and not path.exists():
+        raise ConfigError(f"genotype={what}: no such file, baseline or published cell; did you mean {near[0]}?")
     return Genotype.load(path)
 
 

@@ -44,10 +44,11 @@ LAYERS = """
     morphisms.origins  morphisms.parts  criteria.curvature
     backbone
     cells.cell
+    cells.dag
     cells.chain
     cells.backends
-    cells.triton_loop
-    cells.reference  cells.torch_loop  cells.native_loop
+    cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop
+    cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence
     cells.sequence  cells.triton_pointwise
     cells.node
     cells.plan

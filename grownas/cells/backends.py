@@ -1,8 +1,8 @@
-"""The backends that can run a chain, and when each can.
+"""The backends that can run a cell, chain or DAG, and when each can.
 
     reference   plain autograd, one step after the other: the definition of truth; has second derivatives
     native      the engine's loop in C: float32 and float64 on the CPU
-    triton      the engine's loop in kernels for CUDA devices, replayed as a CUDA graph
+    triton      the engine's loop in kernels for CUDA devices, replayed as a CUDA graph: chains only
     torch       the engine's loop in PyTorch calls: everywhere, always there
 
 `auto` takes the first of `AUTO` that can run what it is given, and says so once where that is not the first one that
@@ -14,48 +14,65 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from grownas.cells import native_loop, reference, sequence, torch_loop, triton_loop
+from grownas.cells import (
+    dag_native_loop,
+    dag_sequence,
+    dag_torch_loop,
+    native_loop,
+    reference,
+    sequence,
+    torch_loop,
+    triton_loop,
+)
 from grownas.cells.node import Node, Tracer
+from grownas.genotype import DagGenotype
 
 Run = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], Tensor]
+RunDag = Callable[[DagGenotype, Tensor, Tensor, Tensor, Tensor], Tensor]
 MakeTracer = Callable[[Sequence[Node], Sequence[Tensor]], Tracer]
 Multiply = Callable[[Tensor, Tensor, Tensor], object]
 
 
 class Backend(NamedTuple):
-    """A way to run a chain.
+    """A way to run a cell.
 
     Attributes:
         run: returns the states; see `reference.run`.
         why_not: why it cannot run on a device, in a dtype, with some activations, in words; None if it can.
         tracer: returns the function that says what nodes read and where a loss pulls them; see `reference.tracer`.
         multiply: see `sequence.Loop`.
+        run_dag: returns the states of a DAG; see `reference.run_dag`. None if it runs chains only.
     """
 
     run: Run
     why_not: Callable[[torch.device, torch.dtype, set[str]], str | None]
     tracer: MakeTracer = reference.tracer
     multiply: Multiply = torch_loop.multiply
+    run_dag: RunDag | None = None
 
 
 def _always(device: torch.device, dtype: torch.dtype, activations: set[str]) -> None:
     return None
 
 
-def _engine(loop: sequence.Loop, why_not: Callable[[torch.device, torch.dtype, set[str]], str | None]) -> Backend:
+def _engine(
+    loop: sequence.Loop,
+    why_not: Callable[[torch.device, torch.dtype, set[str]], str | None],
+    dag: dag_sequence.DagLoop | None = None,
+) -> Backend:
     run, tracer = functools.partial(sequence.run, loop), functools.partial(sequence.tracer, loop)
-    return Backend(run, why_not, tracer, loop.multiply)
+    return Backend(run, why_not, tracer, loop.multiply, dag and functools.partial(dag_sequence.run, dag))
 
 
 BACKENDS: dict[str, Backend] = {
-    "reference": Backend(reference.run, _always),
-    "torch": _engine(torch_loop.LOOP, _always),
-    "native": _engine(native_loop.LOOP, native_loop.why_not),
+    "reference": Backend(reference.run, _always, run_dag=reference.run_dag),
+    "torch": _engine(torch_loop.LOOP, _always, dag_torch_loop.LOOP),
+    "native": _engine(native_loop.LOOP, native_loop.why_not, dag_native_loop.LOOP),
     "triton": _engine(triton_loop.LOOP, triton_loop.why_not),
 }
 AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, best first; elsewhere torch
@@ -82,18 +99,40 @@ def choose(name: str, nodes: Sequence[Node]) -> str:
     return _choose(name, weight.device, weight.dtype, tuple(node.plan.activations for node in nodes))
 
 
+def choose_dag(name: str, genotype: DagGenotype, weight: Tensor) -> str:
+    """Return the backend that a name stands for, for a DAG whose weights lie where one of them does.
+
+    Raises:
+        RuntimeError: the backend that was asked for by name cannot run this DAG.
+    """
+    used = ("tanh", "sigmoid", *(node.activation for node in genotype.nodes))  # the input node's op, the gates
+    return _choose(name, weight.device, weight.dtype, (used,), "dag")
+
+
 @functools.lru_cache
-def _choose(name: str, device: torch.device, dtype: torch.dtype, activations: tuple[tuple[str, ...], ...]) -> str:
+def _choose(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    activations: tuple[tuple[str, ...], ...],
+    kind: Literal["chain", "dag"] = "chain",
+) -> str:
     used = {activation for node in activations for activation in node}
+
+    def why_not(backend: str) -> str | None:
+        if kind == "dag" and BACKENDS[backend].run_dag is None:
+            return "it has no loop for the DAG backbone"
+        return BACKENDS[backend].why_not(device, dtype, used)
+
     if name != "auto":
-        reason = BACKENDS[name].why_not(device, dtype, used)
+        reason = why_not(name)
         if reason is not None:
-            raise RuntimeError(f"backend {name!r} cannot run this chain: {reason}; backend='auto' finds one that can")
+            raise RuntimeError(f"backend {name!r} cannot run this {kind}: {reason}; backend='auto' finds one that can")
         return name
     best, *others = AUTO.get(device.type, ("torch",))
-    reason = BACKENDS[best].why_not(device, dtype, used)
+    reason = why_not(best)
     if reason is None:
         return best
-    found = next(other for other in others if BACKENDS[other].why_not(device, dtype, used) is None)
-    warnings.warn(f"backend {best!r} cannot run this chain: {reason}; {found!r} runs it, more slowly", stacklevel=2)
+    found = next(other for other in others if why_not(other) is None)
+    warnings.warn(f"backend {best!r} cannot run this {kind}: {reason}; {found!r} runs it, more slowly", stacklevel=2)
     return found

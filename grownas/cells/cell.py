@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Generator, Tensor, nn
 
 from grownas.cells import backends, chain
-from grownas.cells.node import FixedNode
-from grownas.genotype import Genotype
+from grownas.cells.chain import ChainLayer
+from grownas.cells.dag import DagLayer
+from grownas.genotype import AnyGenotype, DagGenotype, Genotype
+
+Layer = ChainLayer | DagLayer
+LAYERS: dict[type[AnyGenotype], Callable[..., Layer]] = {Genotype: ChainLayer.of, DagGenotype: DagLayer}
 
 
 class GrownRNN(nn.Module):
     """A derived cell, stacked; behaves as `nn.GRU`.
 
     Args:
-        genotype: the cell.
+        genotype: the cell, a chain or a DAG.
         input_size: I.
         hidden_size: H.
         num_layers: L; every layer has the same genotype and weights of its own.
@@ -29,7 +32,7 @@ class GrownRNN(nn.Module):
 
     def __init__(
         self,
-        genotype: Genotype,
+        genotype: AnyGenotype,
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
@@ -39,6 +42,8 @@ class GrownRNN(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
+        if type(genotype) not in LAYERS:
+            raise TypeError(f"genotype is a {type(genotype).__name__}, expected one that Genotype.load returns")
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
@@ -49,18 +54,9 @@ class GrownRNN(nn.Module):
         self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
         self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
         self.backend = backends.check_name(backend)
+        make = LAYERS[type(genotype)]
         self.layers = nn.ModuleList(
-            nn.ModuleList(
-                FixedNode(
-                    input_size if layer == 0 else hidden_size,
-                    hidden_size,
-                    node.ops,
-                    highway=genotype.highway,
-                    share_projection=genotype.share_projection,
-                )
-                for node in genotype.nodes
-            )
-            for layer in range(num_layers)
+            make(genotype, input_size if layer == 0 else hidden_size, hidden_size) for layer in range(num_layers)
         )
 
     def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -91,8 +87,7 @@ class GrownRNN(nn.Module):
         for number, state in enumerate(states):
             if number and self.dropout:
                 x = nn.functional.dropout(x, self.dropout, self.training)
-            nodes = self._nodes(number)
-            x = chain.run(self.backend, nodes, [node.shares for node in nodes], x, state)
+            x = self.layer(number).run(self.backend, x, state)
             last.append(x[-1])
         h_n = torch.stack(last)
         if not batched:
@@ -107,28 +102,32 @@ class GrownRNN(nn.Module):
         out, h = self(x_t.unsqueeze(0), h)
         return out.squeeze(0), h
 
+    def layer(self, number: int) -> Layer:
+        """Return a layer, counted from 0."""
+        return self.layers[number]  # type: ignore[return-value]  # a ModuleList's members are Modules to mypy
+
     def op_parameters(self, layer: int, node: int, op: int) -> dict[str, Tensor]:
-        """Return live views of an op's parameters: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard."""
-        return self._nodes(layer)[node].op_parameters(op)
+        """Return live views of an op's parameters.
+
+        Of a chain: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard. Of a DAG, whose node 0 is the input node and
+        whose op is 0: gate_h, W_h (H, H); gate_x, W_x (I, H) of the input node.
+        """
+        return self.layer(layer).op_parameters(node, op)
 
     def load_op_parameters(self, layer: int, node: int, op: int, values: Mapping[str, Tensor]) -> None:
         """Write some or all of an op's parameters."""
-        self._nodes(layer)[node].load_op_parameters(op, values)
+        self.layer(layer).load_op_parameters(node, op, values)
 
     @property
     def chosen_backend(self) -> str:
         """Name of the backend that runs this cell where it lies now: what `auto` stands for."""
-        return backends.choose(self.backend, self._nodes(0))
+        return self.layer(0).choose(self.backend)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Draw all parameters anew."""
         for layer in range(self.num_layers):
-            for node in self._nodes(layer):
-                node.draw_parameters(generator)
+            self.layer(layer).draw_parameters(generator)
 
     def extra_repr(self) -> str:
         """Return sizes for printing."""
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, backend={self.backend}"
-
-    def _nodes(self, layer: int) -> list[FixedNode]:
-        return cast("list[FixedNode]", list(cast("nn.ModuleList", self.layers[layer])))

@@ -1,15 +1,17 @@
-"""What supernet and derived cell have in common: running a chain of nodes on a backend, and checking its inputs."""
+"""A chain of nodes: running it on a backend, a derived cell's layer of it, and checking the inputs of any backbone."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from grownas.cells.backends import BACKENDS, choose
-from grownas.cells.node import Node
+from grownas.cells.node import FixedNode, Node
+from grownas.genotype import Genotype
 
 LOW_PRECISION = {"cuda"}  # devices on which autocast means speed to a recurrence
 
@@ -22,16 +24,66 @@ def run(backend: str, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor
     casts its own there. Elsewhere it keeps its weights' dtype, for a recurrence carries its rounding on from step to
     step; and float64 it keeps everywhere, as autocast does.
     """
-    device = x.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    weights = nodes[0].W_x.dtype
+    dtype = autocast_dtype(x.device.type, weights)
+    if dtype is None:
         return BACKENDS[choose(backend, nodes)].run(nodes, shares, x, h_0)
-    dtype = nodes[0].W_x.dtype
-    if device in LOW_PRECISION and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
+    if dtype != weights:
         nodes = [_in_dtype(node, dtype) for node in nodes]
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(x.device.type, enabled=False):
         chosen = BACKENDS[choose(backend, nodes)]
         return chosen.run(nodes, [one.to(dtype) for one in shares], x.to(dtype), h_0.to(dtype))
+
+
+def autocast_dtype(device: str, weights: torch.dtype) -> torch.dtype | None:
+    """Return the dtype in which weights of one dtype compute under autocast, see `run`; None where it is off."""
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return None
+    return torch.get_autocast_dtype(device) if device in LOW_PRECISION and weights != torch.float64 else weights
+
+
+class ChainLayer(nn.ModuleList):
+    """One layer of a derived cell: a list of its nodes."""
+
+    @classmethod
+    def of(cls, genotype: Genotype, input_size: int, hidden_size: int) -> ChainLayer:
+        """Make a genotype's nodes and draw their parameters."""
+        return cls(
+            FixedNode(
+                input_size,
+                hidden_size,
+                node.ops,
+                highway=genotype.highway,
+                share_projection=genotype.share_projection,
+            )
+            for node in genotype.nodes
+        )
+
+    def nodes(self) -> list[FixedNode]:
+        """Return the nodes in order."""
+        return cast("list[FixedNode]", list(self))
+
+    def run(self, backend: str, x: Tensor, h_0: Tensor) -> Tensor:
+        """Return the states over a sequence; see `run`."""
+        nodes = self.nodes()
+        return run(backend, nodes, [node.shares for node in nodes], x, h_0)
+
+    def choose(self, backend: str) -> str:
+        """Return the backend that a name stands for; see `backends.choose`."""
+        return choose(backend, self.nodes())
+
+    def draw_parameters(self, generator: Generator | None = None) -> None:
+        """Draw all parameters anew; see `Node.draw_parameters`."""
+        for node in self.nodes():
+            node.draw_parameters(generator)
+
+    def op_parameters(self, node: int, op: int) -> dict[str, Tensor]:
+        """Return live views of an op's parameters; see `Node.op_parameters`."""
+        return self.nodes()[node].op_parameters(op)
+
+    def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
+        """Write some or all of an op's parameters; see `Node.load_op_parameters`."""
+        self.nodes()[node].load_op_parameters(op, values)
 
 
 def _in_dtype(node: Node, dtype: torch.dtype) -> Node:

@@ -92,21 +92,13 @@ class Node(nn.Module):
             views["b_h"] = self.b_h[self.bias[op]]
         return views
 
-    @torch.no_grad()
     def load_op_parameters(self, op: int, values: Mapping[str, Tensor]) -> None:
         """Write some or all of one op's parameters.
 
         Raises:
             ValueError: a name or a shape does not fit.
         """
-        views = self.op_parameters(op)
-        for name, value in values.items():
-            if name not in views:
-                raise ValueError(f"op {op} ({self.ops[op].name}) has {', '.join(views)}, not {name}")
-            value = torch.as_tensor(value)
-            if value.shape != views[name].shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {tuple(views[name].shape)}")
-            views[name].copy_(value)
+        write_parameters(f"op {op} ({self.ops[op].name})", self.op_parameters(op), values)
 
     def extra_repr(self) -> str:
         """Return sizes and ops for printing."""
@@ -126,6 +118,22 @@ class FixedNode(Node):
             found = torch.tensor([op.share for op in self.ops], dtype=self.W_x.dtype, device=self.W_x.device)
             self._shares = found
         return found
+
+
+@torch.no_grad()
+def write_parameters(owner: str, views: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Write values into live views of parameters.
+
+    Raises:
+        ValueError: a name or a shape does not fit.
+    """
+    for name, value in values.items():
+        if name not in views:
+            raise ValueError(f"{owner} has {', '.join(views)}, not {name}")
+        value = torch.as_tensor(value)
+        if value.shape != views[name].shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {tuple(views[name].shape)}")
+        views[name].copy_(value)
 
 
 def check_ops(ops: Sequence[Op]) -> tuple[Op, ...]:

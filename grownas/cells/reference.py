@@ -1,4 +1,4 @@
-"""The definition of truth: the chain cell in plain autograd, one time step after the other (ALGORITHMS 1)."""
+"""The definition of truth: both cells in plain autograd, one time step after the other (ALGORITHMS 1)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from grownas.cells.node import Node, Pull, Trace, Tracer
+from grownas.genotype import DagGenotype
 from grownas.ops import ACTIVATION
 
 
@@ -52,6 +53,37 @@ def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor)
             s = step(node, weights, x_t, s)
         states.append(s)
     return torch.stack(states)
+
+
+def run_dag(genotype: DagGenotype, W_0: Tensor, W: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
+    """Return the states over a sequence of a derived cell of the DAG backbone.
+
+    Args:
+        genotype: the cell, of N nodes.
+        W_0: weights of the input node, shape `(I + H, 2H)`; the rows are x's, then h's, the columns the gate's, then
+            the op's.
+        W: weights of the nodes, shape `(N, H, 2H)`, columns likewise.
+        x: inputs, shape `(T, B, I)`.
+        h_0: first state, shape `(B, H)`.
+
+    Returns:
+        States, shape `(T, B, H)`.
+    """
+    out, h = [], h_0
+    for x_t in x:
+        states = [_gated("tanh", h, torch.cat([x_t, h], -1) @ W_0)]
+        for node, weights in zip(genotype.nodes, W, strict=True):
+            s = states[node.reads]
+            states.append(_gated(node.activation, s, s @ weights))
+        h = torch.stack([states[i] for i in genotype.concat]).mean(0)
+        out.append(h)
+    return torch.stack(out)
+
+
+def _gated(activation: str, s: Tensor, projected: Tensor) -> Tensor:
+    """Return s, moved towards an activation as far as the gate is open."""
+    gate, z = projected.chunk(2, -1)
+    return s + torch.sigmoid(gate) * (ACTIVATION[activation].f(z) - s)
 
 
 def tracer(nodes: Sequence[Node], shares: Sequence[Tensor]) -> Tracer:

@@ -211,17 +211,22 @@ class _Sequence(torch.autograd.Function):
         x, h_0, *rest = ctx.saved_tensors
         count = len(ctx.plans) * len(Packed._fields)
         flat, (A, Q, *kept) = rest[:count], rest[count:]
-        if _is_repeatable():  # else the loop may take over the buffers themselves, which spares their copy's memory
+        if is_repeatable():  # else the loop may take over the buffers themselves, which spares their copy's memory
             A, Q = A.clone(), Q.clone()
         buffers = Buffers(A, Q, kept[: len(ctx.plans)], kept[len(ctx.plans) :])
-        with torch.no_grad(), _full_precision(x.device.type):
+        with torch.no_grad(), full_precision(x.device.type):
             results = _backward(ctx.loop, ctx.plans, _grouped(flat), buffers, x, h_0, grad, ctx.needs_input_grad[2:])
         if torch.is_grad_enabled():  # create_graph
-            results = list(_Last.apply(results, grad, x, h_0, *flat))  # type: ignore[no-untyped-call]
+            results = first_only(results, grad, x, h_0, *flat)
         return None, None, *results
 
 
-class _Last(torch.autograd.Function):
+def first_only(results: list[Tensor | None], *inputs: Tensor) -> list[Tensor | None]:
+    """Return first derivatives as functions of an engine's inputs, which refuse to be derived."""
+    return list(_First.apply(results, *inputs))  # type: ignore[no-untyped-call]
+
+
+class _First(torch.autograd.Function):
     """Passes first derivatives on as functions of the engine's inputs, and refuses to derive them.
 
     `once_differentiable` ties them to the output's gradient only, so that others would seem not to matter.
@@ -236,7 +241,7 @@ class _Last(torch.autograd.Function):
         raise RuntimeError("the sequence engine has no second derivative; build the model with backend='reference'")
 
 
-def _is_repeatable() -> bool:
+def is_repeatable() -> bool:
     """Return whether this backward may be run again (`retain_graph`), so that what it reads must stay as it is.
 
     PyTorch tells by a function of its own compiler, which frees buffers early too; where it is missing, it may be.
@@ -245,7 +250,7 @@ def _is_repeatable() -> bool:
     return True if keeps is None else bool(keeps())
 
 
-def _full_precision(device: str) -> AbstractContextManager[Any]:
+def full_precision(device: str) -> AbstractContextManager[Any]:
     """Keep a backward that runs under autocast in its forward's dtype, which `chain.run` sees to."""
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 

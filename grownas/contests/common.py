@@ -12,7 +12,7 @@ import torch
 
 from grownas.backbone import Backbone
 from grownas.criteria.early_stop import JUDGES
-from grownas.genotype import Genotype
+from grownas.genotype import AnyGenotype
 from grownas.journal import Journal
 from grownas.recipe import Recipe, count_parameters
 from grownas.rundir import RunDir
@@ -92,7 +92,7 @@ class Contest:
         """Score where growth began."""
         return score_model(self.task, "start", start, self.seconds_before)
 
-    def settings_of(self, genotype: Genotype) -> list[Setting]:
+    def settings_of(self, genotype: AnyGenotype) -> list[Setting]:
         """Return the ways to train a genotype from random weights."""
         raise NotImplementedError
 
@@ -111,7 +111,7 @@ def generator_for(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
 
 
-def retrain(contest: Contest, genotype: Genotype) -> tuple[Score, Any]:
+def retrain(contest: Contest, genotype: AnyGenotype) -> tuple[Score, Any]:
     """Train a genotype from random weights under the baselines' budget; return score and model."""
     return train_and_choose(contest, "grown_retrained", contest.settings_of(genotype))
 

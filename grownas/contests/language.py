@@ -21,7 +21,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.config import Config
 from grownas.contests.common import Contest, Setting, random_search, train_and_choose
 from grownas.errors import ConfigError
-from grownas.genotype import Genotype
+from grownas.genotype import AnyGenotype
 from grownas.journal import Journal
 from grownas.recipe import Recipe, count_parameters
 from grownas.rundir import RunDir
@@ -145,7 +145,7 @@ class LanguageContest(Contest):
         """Return the growth with a setting's rate."""
         return replace(self.growth, recipe=with_rate(self.growth.recipe, setting))
 
-    def settings_of(self, genotype: Genotype) -> list[Setting]:
+    def settings_of(self, genotype: AnyGenotype) -> list[Setting]:
         """Return the ways to train a genotype from random weights."""
 
         def core(units: int, generator: Generator) -> nn.Module:

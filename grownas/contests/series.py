@@ -36,7 +36,7 @@ from grownas.contests.common import (
 )
 from grownas.equations import equations
 from grownas.errors import ConfigError
-from grownas.genotype import Genotype
+from grownas.genotype import AnyGenotype
 from grownas.journal import Journal
 from grownas.rundir import RunDir
 from grownas.scoring import Score, free_running
@@ -149,7 +149,7 @@ class SeriesContest(Contest):
         chosen = self.selection
         return score_model(self.task, "start", start, self.selection_seconds, chosen.settings, chosen.chosen)
 
-    def settings_of(self, genotype: Genotype) -> list[Setting]:
+    def settings_of(self, genotype: AnyGenotype) -> list[Setting]:
         """Return the ways to train a genotype from random weights: each loss."""
 
         def build() -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from grownas.errors import GenotypeError, RunError
-from grownas.genotype import Genotype
+from grownas.genotype import AnyGenotype, Genotype
 
 OURS = ("grown", "grown_retrained", "first_stage", "start")  # all other models are baselines
 ENTRY = {"model", "params", "val", "test", "seconds"}  # keys of a score
@@ -45,7 +45,7 @@ class Run:
     metrics: list[Tree]
     growth: list[Tree]
     shares: list[Tree]
-    genotype: Genotype | None
+    genotype: AnyGenotype | None
     equations: str | None
     data: Tree
     forecasts: dict[str, np.ndarray]
@@ -255,7 +255,7 @@ def _shares(path: Path) -> list[Tree]:
     return lines
 
 
-def _genotype(path: Path) -> Genotype | None:
+def _genotype(path: Path) -> AnyGenotype | None:
     if not path.exists():
         return None
     try:

@@ -86,7 +86,8 @@ def test_train_needs_one_genotype(call, calls, arguments):
     status, out, err = call("train", "index_returns/growing", *arguments)
     assert (status, out, calls) == (2, "", [])
     assert err == (
-        "error: train needs one genotype=: the path of a genotype.json, or a baseline such as genotype=gru\n"
+        "error: train needs one genotype=: the path of a genotype.json, a published cell such as genotype=darts_v2, "
+        "or a baseline such as genotype=gru\n"
     )
 
 

@@ -393,7 +393,8 @@ static void NAME(node_forward)(const Chain *chain, const Node *node, const REAL 
                 from_x = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
                 if (!hadamard) { /* the sum of both parts takes the place of x's */
                     from_s = from_x;
-                    NAME(packed_product)(c.vectors, B, H, s, H, weights, from_x.at, from_x.row, from_s.at, from_s.row);
+                    NAME(packed_product)(c.vectors, B, H, s, H, weights, node->alone ? NULL : from_x.at, from_x.row,
+                                         from_s.at, from_s.row);
                     NAME(put_back)(from_s, a, chain->A_row, c, B);
                 } else {
                     REAL *q = Q ? Q + node->projection[k] * H : NULL;
@@ -411,7 +412,8 @@ static void NAME(node_forward)(const Chain *chain, const Node *node, const REAL 
             if (kept_mixed) NAME(copy)(B, c.units, mixed.at, WIDTH, kept_mixed + first, H);
             REAL *a = A + gate_block * H;
             Tile gate = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
-            NAME(packed_product)(c.vectors, B, H, s, H, packed + gate_block * panel, gate.at, gate.row, gate.at, gate.row);
+            NAME(packed_product)(c.vectors, B, H, s, H, packed + gate_block * panel, node->alone ? NULL : gate.at, gate.row,
+                                 gate.at, gate.row);
             NAME(put_back)(gate, a, chain->A_row, c, B);
             for (Py_ssize_t b = 0; b < B; b++)
                 for (int v = 0; v < c.vectors; v++) {
@@ -566,6 +568,102 @@ static int NAME(backward)(const Chain *chain) {
         for (Py_ssize_t k = 0; k < chain->node[j].ops; k++) ((REAL *)chain->node[j].dshares)[k] = (REAL)*shares++;
     free(packed);
     free(dshares);
+    return 0;
+}
+
+/* ------------------------------------------------------------------------------------------- the DAG's time loop ---- */
+
+/* A DAG's node as a chain's: one additive op of share 1 and a gate; bias and what is summed up for it are scratch. */
+INLINE Node NAME(dag_node)(const Dag *dag, Py_ssize_t i, const REAL *one, REAL *bias) {
+    static const int first = 0;
+    const REAL *W_h = i ? (const REAL *)dag->W + (i - 1) * dag->H * 2 * dag->H : dag->W_h;
+    return (Node){.ops = 1, .additive = 1, .additive_projections = 1, .gate = 1, .blocks = 2, .alone = i > 0,
+                  .activation = dag->activation + i, .projection = &first, .W_h = W_h, .b_x = bias, .shares = one,
+                  .db_x = bias + dag->H};
+}
+
+/* A node's rows at step t of a buffer in which each node has `kept` steps of `size` numbers. */
+INLINE REAL *NAME(dag_rows)(const Dag *dag, void *buffer, Py_ssize_t i, Py_ssize_t t, Py_ssize_t size) {
+    return (REAL *)buffer + (i * dag->kept + (dag->kept == dag->T ? t : 0)) * size;
+}
+
+INLINE REAL *NAME(dag_A)(const Dag *dag, Py_ssize_t i, Py_ssize_t t) {
+    const Py_ssize_t size = dag->B * 2 * dag->H;
+    return i ? NAME(dag_rows)(dag, dag->A, i - 1, t, size) : (REAL *)dag->A_0 + t * size;
+}
+
+/* What a node reads at step t. */
+INLINE const REAL *NAME(dag_input)(const Dag *dag, Py_ssize_t i, Py_ssize_t t) {
+    const Py_ssize_t size = dag->B * dag->H;
+    if (i) return NAME(dag_rows)(dag, dag->states, dag->reads[i - 1], t, size);
+    return t ? (const REAL *)dag->out + (t - 1) * size : dag->h_0;
+}
+
+/* Return 0, or -1 where there is no memory. */
+static int NAME(dag_forward)(const Dag *dag) {
+    const Py_ssize_t B = dag->B, H = dag->H, J = dag->nodes, size = B * H, panels = NAME(packed_size)(2 * H, H);
+    const Chain chain = {.B = B, .H = H, .A_row = 2 * H};
+    const REAL one = 1;
+    REAL *packed = allocate((J * panels + NAME(TILES_NEEDED) * B * WIDTH + 2 * H) * sizeof(REAL));
+    if (!packed) return -1;
+    REAL *scratch = packed + J * panels, *bias = scratch + NAME(TILES_NEEDED) * B * WIDTH;
+    for (Py_ssize_t i = 0; i < 2 * H; i++) bias[i] = 0;
+    for (Py_ssize_t i = 0; i < J; i++) {
+        const Node node = NAME(dag_node)(dag, i, &one, bias);
+        NAME(pack_weights)(&node, H, packed + i * panels);
+    }
+    for (Py_ssize_t t = 0; t < dag->T; t++) {
+        for (Py_ssize_t i = 0; i < J; i++) {
+            const Node node = NAME(dag_node)(dag, i, &one, bias);
+            NAME(node_forward)(&chain, &node, packed + i * panels, NAME(dag_input)(dag, i, t), NAME(dag_A)(dag, i, t), NULL,
+                               NAME(dag_rows)(dag, dag->states, i, t, size), NAME(dag_rows)(dag, dag->values, i, t, size),
+                               scratch);
+        }
+        REAL *h = (REAL *)dag->out + t * size;
+        for (Py_ssize_t e = 0; e < size; e++) h[e] = 0;
+        for (Py_ssize_t i = 0; i < J; i++)
+            if (dag->weight[i]) {
+                const REAL *s = NAME(dag_rows)(dag, dag->states, i, t, size);
+                for (Py_ssize_t e = 0; e < size; e++) h[e] += s[e];
+            }
+        for (Py_ssize_t e = 0; e < size; e++) h[e] /= (REAL)dag->outputs;
+    }
+    free(packed);
+    return 0;
+}
+
+/* Return 0, or -1 where there is no memory. */
+static int NAME(dag_backward)(const Dag *dag) {
+    const Py_ssize_t B = dag->B, H = dag->H, J = dag->nodes, size = B * H, panels = NAME(packed_size)(2 * H, H);
+    const Chain chain = {.B = B, .H = H, .A_row = 2 * H};
+    const REAL one = 1;
+    REAL *packed = allocate((J * panels + NAME(TILES_NEEDED) * B * WIDTH + 2 * H + (J + 2) * size) * sizeof(REAL));
+    if (!packed) return -1;
+    REAL *scratch = packed + J * panels, *bias = scratch + NAME(TILES_NEEDED) * B * WIDTH;
+    REAL *g = bias + 2 * H, *through = g + J * size, *passed = through + size, *dh = dag->dh_0;
+    double ignored = 0; /* the gradient of a share that is fixed */
+    for (Py_ssize_t i = 0; i < 2 * H; i++) bias[i] = 0;
+    for (Py_ssize_t e = 0; e < size; e++) dh[e] = 0;
+    for (Py_ssize_t i = 0; i < J; i++) {
+        const Node node = NAME(dag_node)(dag, i, &one, bias);
+        NAME(pack_transposed)(&node, H, packed + i * panels);
+    }
+    for (Py_ssize_t t = dag->T - 1; t >= 0; t--) {
+        const REAL *grad = (const REAL *)dag->grad + t * size;
+        for (Py_ssize_t i = 0; i < J; i++)
+            for (Py_ssize_t e = 0; e < size; e++)
+                g[i * size + e] = dag->weight[i] ? (dh[e] + grad[e]) / (REAL)dag->outputs : 0;
+        for (Py_ssize_t i = J - 1; i >= 0; i--) {
+            const Node node = NAME(dag_node)(dag, i, &one, bias);
+            NAME(node_backward)(&chain, &node, packed + i * panels, NAME(dag_input)(dag, i, t), NAME(dag_A)(dag, i, t), NULL,
+                                NAME(dag_rows)(dag, dag->values, i, t, size), g + i * size, through, i ? passed : dh,
+                                &ignored, scratch);
+            if (!i) continue;
+            REAL *to = g + dag->reads[i - 1] * size;
+            for (Py_ssize_t e = 0; e < size; e++) to[e] += passed[e];
+        }
+    }
+    free(packed);
     return 0;
 }
 

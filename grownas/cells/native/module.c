@@ -1,4 +1,4 @@
-/* grownas.cells._native: the time loop of a chain in C, see kernels.h. Compiled once for each instruction set below; which
+/* grownas.cells._native: the time loops of chains and DAGs in C, see kernels.h. Compiled once for each instruction set below; which
  * one runs is found out when the module is imported, so that one build serves every processor. Uses one thread and releases
  * Python's lock. Addresses come as integers; grownas/cells/native_loop.py, the only caller, sees to types and layouts. */
 
@@ -22,6 +22,7 @@ typedef struct {
     Py_ssize_t ops, additive;                                      /* additive ones first */
     Py_ssize_t additive_projections, gate, hadamard_projections;   /* blocks of H columns, in this order */
     Py_ssize_t blocks;                                             /* their sum */
+    int alone;                                                     /* reads the state only: its rows of A are not set */
     const unsigned char *activation;                               /* (ops,), its code */
     const int *projection;                                         /* (ops,), its number within its kind */
     const void *W_h, *b_x, *b_h, *shares;                          /* (H, blocks*H), (ops, H), (Hadamard ops, H), (ops,) */
@@ -36,6 +37,16 @@ typedef struct {
     void *dh_0;
     Node *node;
 } Chain;
+
+typedef struct { /* a layer of a DAG, see ../dag_sequence.py; its node 0 is the input node */
+    Py_ssize_t T, kept, B, H, nodes, outputs; /* kept: steps that A, states and values hold, T or 1 */
+    void *A_0, *A, *states, *values;          /* (T, B, 2H), (nodes - 1, kept, B, 2H), (nodes, kept, B, H) twice */
+    void *out;                                /* (T, B, H) */
+    const void *W_h, *W, *h_0, *grad;         /* (H, 2H), (nodes - 1, H, 2H), (B, H), (T, B, H) */
+    void *dh_0;
+    const int *reads;                         /* (nodes - 1,) */
+    const unsigned char *activation, *weight; /* (nodes,): codes; 1 for the nodes whose mean is the output, else 0 */
+} Dag;
 
 #define DEPTH 384 /* rows of a panel at most: as many as a first-level cache holds */
 
@@ -64,6 +75,8 @@ typedef struct {
     const char *name;
     int (*forward[2])(const Chain *); /* float, double */
     int (*backward[2])(const Chain *);
+    int (*dag_forward[2])(const Dag *);
+    int (*dag_backward[2])(const Dag *);
     int (*multiply_float)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t,
                           Py_ssize_t, float *, Py_ssize_t);
     int (*multiply_double)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
@@ -74,8 +87,10 @@ typedef struct {
 
 #define KERNELS(isa) \
     static const Kernels kernels_##isa = {#isa, {forward_##isa##_float, forward_##isa##_double}, \
-                                          {backward_##isa##_float, backward_##isa##_double}, multiply_##isa##_float, \
-                                          multiply_##isa##_double, activate_##isa##_float, activate_##isa##_double};
+                                          {backward_##isa##_float, backward_##isa##_double}, \
+                                          {dag_forward_##isa##_float, dag_forward_##isa##_double}, \
+                                          {dag_backward_##isa##_float, dag_backward_##isa##_double}, \
+                                          multiply_##isa##_float, multiply_##isa##_double, activate_##isa##_float, activate_##isa##_double};
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define X86 1
@@ -151,6 +166,7 @@ static int read_node(PyObject *tuple, Node *node) {
         return -1;
     }
     node->ops = activations;
+    node->alone = 0;
     node->blocks = node->additive_projections + node->gate + node->hadamard_projections;
     node->activation = (const unsigned char *)activation;
     node->projection = (const int *)(const void *)projection;
@@ -196,6 +212,45 @@ static PyObject *loop(PyObject *self, PyObject *args) {
     failed = run(&chain);
     Py_END_ALLOW_THREADS
     PyMem_Free(chain.node);
+    if (failed) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* dag(is_backward, is_double, T, kept, B, H, outputs, reads, activations, weights, A_0, A, states, values, out, W_h, W, h_0,
+ *     grad, dh_0) */
+static PyObject *dag(PyObject *self, PyObject *args) {
+    (void)self;
+    int is_backward, is_double, failed;
+    Py_ssize_t reads, activations, weights;
+    const char *read, *activation, *weight;
+    unsigned long long A_0, A, states, values, out, W_h, W, h_0, grad, dh_0;
+    Dag dag;
+    if (!PyArg_ParseTuple(args, "ppnnnnny#y#y#KKKKKKKKKK", &is_backward, &is_double, &dag.T, &dag.kept, &dag.B, &dag.H,
+                          &dag.outputs, &read, &reads, &activation, &activations, &weight, &weights, &A_0, &A, &states,
+                          &values, &out, &W_h, &W, &h_0, &grad, &dh_0))
+        return NULL;
+    if (activations != weights || (activations - 1) * (Py_ssize_t)sizeof(int) != reads) {
+        PyErr_SetString(PyExc_ValueError, "an activation and a weight are needed for each node, and what all but one read");
+        return NULL;
+    }
+    dag.nodes = activations;
+    dag.reads = (const int *)(const void *)read;
+    dag.activation = (const unsigned char *)activation;
+    dag.weight = (const unsigned char *)weight;
+    dag.A_0 = (void *)(uintptr_t)A_0;
+    dag.A = (void *)(uintptr_t)A;
+    dag.states = (void *)(uintptr_t)states;
+    dag.values = (void *)(uintptr_t)values;
+    dag.out = (void *)(uintptr_t)out;
+    dag.W_h = (const void *)(uintptr_t)W_h;
+    dag.W = (const void *)(uintptr_t)W;
+    dag.h_0 = (const void *)(uintptr_t)h_0;
+    dag.grad = (const void *)(uintptr_t)grad;
+    dag.dh_0 = (void *)(uintptr_t)dh_0;
+    int (*const run)(const Dag *) = is_backward ? kernels->dag_backward[is_double] : kernels->dag_forward[is_double];
+    Py_BEGIN_ALLOW_THREADS
+    failed = run(&dag);
+    Py_END_ALLOW_THREADS
     if (failed) return PyErr_NoMemory();
     Py_RETURN_NONE;
 }
@@ -261,6 +316,7 @@ static PyObject *use(PyObject *self, PyObject *args) {
 
 static PyMethodDef METHODS[] = {
     {"loop", loop, METH_VARARGS, "Run a chain's time loop, forward or backward."},
+    {"dag", dag, METH_VARARGS, "Run a DAG's time loop, forward or backward."},
     {"multiply", multiply, METH_VARARGS, "Multiply two matrices."},
     {"activate", activate, METH_VARARGS, "Apply one activation."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "Names of the instruction sets that this processor has, fastest first."},
@@ -285,7 +341,7 @@ static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, fill}, {0, NULL}};
 static PyModuleDef MODULE = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "_native",
-    .m_doc = "The time loop of a chain in C.",
+    .m_doc = "The time loops in C.",
     .m_methods = METHODS,
     .m_slots = SLOTS,
 };

@@ -276,6 +276,11 @@ def test_a_wrong_option_is_named(options, message):
         GrownRNN(**{"genotype": GENOTYPE, "input_size": I, "hidden_size": H, **options})
 
 
+def test_what_is_no_genotype_is_named():
+    with pytest.raises(TypeError, match=r"genotype is a str, expected one that Genotype\.load returns"):
+        GrownRNN("genotype.json", I, H)
+
+
 WRONG_INPUTS = [
     ((5, 2, 4), None, r"x has shape \(5, 2, 4\), expected \(T, B, 3\)"),
     ((0, 2, 3), None, r"x has shape \(0, 2, 3\), expected .* T >= 1"),

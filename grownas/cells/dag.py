@@ -1,0 +1,96 @@
+"""One layer of a derived cell of the DAG backbone: its weights, and running it on a backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Generator, Tensor, nn
+
+from grownas.cells.backends import BACKENDS, choose_dag
+from grownas.cells.chain import autocast_dtype
+from grownas.cells.node import write_parameters
+from grownas.genotype import DagGenotype
+
+
+class DagLayer(nn.Module):
+    """The input node and a genotype's nodes. As in the code that DARTS was published with, there are no biases.
+
+    Attributes:
+        W_0: weights of the input node, shape `(I + H, 2H)`; the rows are x's, then h's, the columns the gate's, then
+            the op's.
+        W: weights of the nodes, shape `(N, H, 2H)`, columns likewise.
+    """
+
+    def __init__(self, genotype: DagGenotype, input_size: int, hidden_size: int) -> None:
+        """Make the weights and draw them."""
+        super().__init__()
+        self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
+        self.W_0 = nn.Parameter(torch.empty(input_size + hidden_size, 2 * hidden_size))
+        self.W = nn.Parameter(torch.empty(len(genotype.nodes), hidden_size, 2 * hidden_size))
+        self.draw_parameters()
+
+    def run(self, backend: str, x: Tensor, h_0: Tensor) -> Tensor:
+        """Return the states over a sequence, see `reference.run_dag`; under autocast as `chain.run` does."""
+        dtype = autocast_dtype(x.device.type, self.W_0.dtype)
+        if dtype is None:
+            return self._run(backend, self.W_0, self.W, x, h_0)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._run(backend, self.W_0.to(dtype), self.W.to(dtype), x.to(dtype), h_0.to(dtype))
+
+    def _run(self, backend: str, W_0: Tensor, W: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
+        run = BACKENDS[choose_dag(backend, self.genotype, W_0)].run_dag
+        assert run is not None  # else it would not have been chosen
+        return run(self.genotype, W_0, W, x, h_0)
+
+    def choose(self, backend: str) -> str:
+        """Return the backend that a name stands for; see `backends.choose_dag`."""
+        return choose_dag(backend, self.genotype, self.W_0)
+
+    @torch.no_grad()
+    def draw_parameters(self, generator: Generator | None = None) -> None:
+        """Draw all weights from U(-1/sqrt(H), 1/sqrt(H)), as a chain's.
+
+        The published bound, 0.04, is that of 625 units: near this one at the 850 it was used at, and far too small for
+        the small cells that are also trained here.
+        """
+        bound = 1 / math.sqrt(self.hidden_size)
+        for weights in self.parameters():
+            weights.uniform_(-bound, bound, generator=generator)
+
+    def op_parameters(self, node: int, op: int) -> dict[str, Tensor]:
+        """Return live views of a node's weights: gate_h, W_h (H, H), and of the input node gate_x, W_x (I, H), too.
+
+        Args:
+            node: 0 is the input node, i the genotype's i-th.
+            op: 0, for a node has one op only.
+
+        Raises:
+            IndexError: there is no such node or op.
+        """
+        last = len(self.genotype.nodes)
+        if not 0 <= node <= last or op != 0:
+            raise IndexError(
+                f"a dag of {last} node(s) has nodes 0..{last}, 0 the input's, and op 0; got node {node}, op {op}"
+            )
+        from_h = self.W_0[self.input_size :] if node == 0 else self.W[node - 1]
+        views = {f"{name}_h": half for name, half in zip(("gate", "W"), from_h.chunk(2, -1), strict=True)}
+        if node == 0:
+            halves = self.W_0[: self.input_size].chunk(2, -1)
+            views |= {f"{name}_x": half for name, half in zip(("gate", "W"), halves, strict=True)}
+        return views
+
+    def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
+        """Write some or all of a node's weights.
+
+        Raises:
+            IndexError: there is no such node or op.
+            ValueError: a name or a shape does not fit.
+        """
+        write_parameters(f"node {node}", self.op_parameters(node, op), values)
+
+    def extra_repr(self) -> str:
+        """Return sizes and ops for printing."""
+        ops = ", ".join(f"{node.reads}/{node.activation}" for node in self.genotype.nodes)
+        return f"{self.input_size}, {self.hidden_size}, nodes=[{ops}]"

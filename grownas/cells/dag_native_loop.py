@@ -1,0 +1,57 @@
+"""The time loop of a DAG in C, see `native/kernels.h`; `native_loop` is that of chains. See `dag_sequence`."""
+
+from __future__ import annotations
+
+from array import array
+
+import torch
+from torch import Tensor
+
+from grownas.cells import native_loop
+from grownas.cells.dag_sequence import INPUT_OP, DagBuffers, DagLoop
+from grownas.genotype import DagGenotype
+from grownas.ops import ACTIVATION
+
+
+def forward(genotype: DagGenotype, W_h: Tensor, W: Tensor, buffers: DagBuffers, h_0: Tensor) -> None:
+    """Run the loop forward; see `DagLoop`."""
+    _run(genotype, W_h, W, buffers, h_0)
+
+
+def backward(genotype: DagGenotype, W_h: Tensor, W: Tensor, buffers: DagBuffers, h_0: Tensor, grad: Tensor) -> Tensor:
+    """Run the loop backward; see `DagLoop`."""
+    dh_0 = h_0.new_empty(h_0.shape)
+    _run(genotype, W_h, W, buffers, h_0, grad.contiguous(), dh_0)
+    return dh_0
+
+
+LOOP = DagLoop(forward, backward, native_loop.multiply, keeps_values=True)
+
+
+def _run(
+    genotype: DagGenotype,
+    W_h: Tensor,
+    W: Tensor,
+    buffers: DagBuffers,
+    h_0: Tensor,
+    grad: Tensor | None = None,
+    dh_0: Tensor | None = None,
+) -> None:
+    """Hand addresses over. Whatever is made contiguous here must live until the call is over."""
+    (T, B, H), N = buffers.out.shape, len(genotype.nodes)
+    W_h, W, h_0 = W_h.contiguous(), W.contiguous(), h_0.contiguous()
+    names = (INPUT_OP, *(node.activation for node in genotype.nodes))
+    addresses = [0 if one is None else one.data_ptr() for one in (*buffers, W_h, W, h_0, grad, dh_0)]
+    native_loop._native.dag(  # type: ignore[attr-defined]  # it was imported there, where its absence is seen to
+        grad is not None,
+        W.dtype == torch.float64,
+        T,
+        buffers.states.shape[1],
+        B,
+        H,
+        len(genotype.concat),
+        array("i", [node.reads for node in genotype.nodes]).tobytes(),
+        bytes(ACTIVATION[name].code for name in names),
+        bytes(i in genotype.concat for i in range(N + 1)),
+        *addresses,
+    )

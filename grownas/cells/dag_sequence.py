@@ -1,0 +1,160 @@
+"""The sequence engine for derived cells of the DAG backbone, forward and backward; `sequence` is that of chains.
+
+A layer has one node more than its genotype: the input node, number 0, which reads `x_t` and `h_(t-1)`. Here a node's
+2 H columns are `[op | gate]`, as the chain's engine has them. The data's way, node i reading state j:
+
+    before      A_0 = x W_0[:I]               (T*B, 2H)    one product for all steps
+    forward     A_i = s_j W_i                 (B, 2H)      one product a node and step: the loop; A_0 += h W_0[I:]
+                y = o_i(A_i[op]), c = sigmoid(A_i[gate]), s_i = s_j + c (y - s_j)       one pass
+                h_t = mean of the states in `concat`
+    backward    A_i := gradient of A_i        in place, from the gradient of s_i
+                gradient of s_j += (1 - c) that of s_i + A_i W_i^T
+    after       dW_i = S_j^T A_i,  dW_0 = [x | h]^T A_0,  dx = A_0 W_0[:I]^T            one product each for all steps
+
+A backend is a `DagLoop`, as it is a `sequence.Loop` for chains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from grownas.cells.sequence import first_only, full_precision, is_repeatable
+from grownas.genotype import DagGenotype
+
+INPUT_OP = "tanh"  # of the input node
+
+
+class DagBuffers(NamedTuple):
+    """What the loops read and write.
+
+    T' is T where a backward will follow, else 1: each step then takes the place of the one before.
+
+    Attributes:
+        A_0: the input node's products, `(T, B, 2H)`; before the forward loop the input's part.
+        A: the other nodes' products, `(N, T', B, 2H)`.
+        states: every node's state, `(N + 1, T', B, H)`.
+        values: every node's y, likewise; None where the loop does without.
+        out: `h_t`, `(T, B, H)`.
+    """
+
+    A_0: Tensor
+    A: Tensor
+    states: Tensor
+    values: Tensor | None
+    out: Tensor
+
+
+class DagLoop(NamedTuple):
+    """A backend: the time loop forward and backward, and the products outside it.
+
+    Attributes:
+        forward: `(genotype, W_h, W, buffers, h_0)`, `W_h` being `W_0[I:]`; fills the buffers.
+        backward: `(genotype, W_h, W, buffers, h_0, grad)`, grad `(T, B, H)` of `out`; turns A_0 and A into their
+            gradients and returns that of h_0.
+        multiply: see `sequence.Loop`.
+        keeps_values: whether it needs `values`.
+    """
+
+    forward: Callable[[DagGenotype, Tensor, Tensor, DagBuffers, Tensor], None]
+    backward: Callable[[DagGenotype, Tensor, Tensor, DagBuffers, Tensor, Tensor], Tensor]
+    multiply: Callable[[Tensor, Tensor, Tensor], object]
+    keeps_values: bool
+
+
+def run(loop: DagLoop, genotype: DagGenotype, W_0: Tensor, W: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
+    """Return a layer's states over a sequence; equals `reference.run_dag`, which documents the arguments.
+
+    Raises:
+        RuntimeError: dtypes differ; or, when it is asked for, that only the reference backend has a second derivative.
+    """
+    flat = [x, h_0, swapped(W_0), swapped(W)]
+    dtypes = {tensor.dtype for tensor in flat}
+    if len(dtypes) > 1:
+        raise RuntimeError(
+            f"x, h_0 and the weights must have the same dtype, got {' and '.join(sorted(map(str, dtypes)))}"
+        )
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat)):
+        return _forward(loop, genotype, *flat, keep=False).out
+    out: Tensor = _DagSequence.apply(loop, genotype, *flat)  # type: ignore[no-untyped-call]
+    return out
+
+
+def swapped(W: Tensor) -> Tensor:
+    """Return weights with the two halves of their columns, gate and op, the other way round."""
+    return torch.cat([W[..., W.shape[-1] // 2 :], W[..., : W.shape[-1] // 2]], -1)
+
+
+def inputs(genotype: DagGenotype, buffers: DagBuffers, h_0: Tensor) -> list[Tensor]:
+    """Return the state that each node reads at each step, `(T, B, H)`; the input node reads the one before."""
+    before = torch.cat([h_0.unsqueeze(0), buffers.out[:-1]])
+    return [before, *(buffers.states[node.reads] for node in genotype.nodes)]
+
+
+class _DagSequence(torch.autograd.Function):
+    """See the module's docstring."""
+
+    @staticmethod
+    def forward(ctx: Any, loop: DagLoop, genotype: DagGenotype, *flat: Tensor) -> Tensor:
+        buffers = _forward(loop, genotype, *flat, keep=True)
+        ctx.loop, ctx.genotype = loop, genotype
+        ctx.save_for_backward(*flat, *buffers)
+        return buffers.out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        flat, (A_0, A, *kept) = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        if is_repeatable():  # else the loop may take over the buffers themselves, which spares their copy's memory
+            A_0, A = A_0.clone(), A.clone()
+        buffers = DagBuffers(A_0, A, *kept)
+        with torch.no_grad(), full_precision(grad.device.type):
+            results = _backward(ctx.loop, ctx.genotype, buffers, flat, grad, needs_dx=ctx.needs_input_grad[2])
+        if torch.is_grad_enabled():  # create_graph
+            results = first_only(results, grad, *flat)
+        return None, None, *results
+
+
+def _forward(
+    loop: DagLoop, genotype: DagGenotype, x: Tensor, h_0: Tensor, W_0: Tensor, W: Tensor, *, keep: bool
+) -> DagBuffers:
+    (T, B, I), H, N = x.shape, h_0.shape[1], len(genotype.nodes)  # noqa: E741 - the field's name
+    steps = T if keep else 1
+    buffers = DagBuffers(
+        x.new_empty(T, B, 2 * H),
+        x.new_empty(N, steps, B, 2 * H),
+        x.new_empty(N + 1, steps, B, H),
+        x.new_empty(N + 1, steps, B, H) if loop.keeps_values else None,
+        x.new_empty(T, B, H),
+    )
+    loop.multiply(x.flatten(0, 1), W_0[:I], buffers.A_0.flatten(0, 1))
+    loop.forward(genotype, W_0[I:], W, buffers, h_0)
+    return buffers
+
+
+def _backward(
+    loop: DagLoop,
+    genotype: DagGenotype,
+    buffers: DagBuffers,
+    flat: tuple[Tensor, ...],
+    grad: Tensor,
+    *,
+    needs_dx: bool,
+) -> list[Tensor | None]:
+    x, h_0, W_0, W = flat
+    I = x.shape[2]  # noqa: E741 - the field's name
+    dh_0 = loop.backward(genotype, W_0[I:], W, buffers, h_0, grad)
+    A_0 = buffers.A_0.flatten(0, 1)
+    dx = None
+    if needs_dx:  # first, while the weights' gradients take no memory yet
+        dx = x.new_empty(x.shape)
+        loop.multiply(A_0, W_0[:I].t(), dx.flatten(0, 1))
+    dW_0, dW = torch.empty_like(W_0), torch.empty_like(W)
+    before, *read = (s.flatten(0, 1).t() for s in inputs(genotype, buffers, h_0))
+    loop.multiply(x.flatten(0, 1).t(), A_0, dW_0[:I])
+    loop.multiply(before, A_0, dW_0[I:])
+    for s, gradient, to in zip(read, buffers.A.flatten(1, 2), dW, strict=True):
+        loop.multiply(s, gradient, to)
+    return [dx, dh_0, dW_0, dW]
