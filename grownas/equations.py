@@ -8,14 +8,20 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from grownas.cells.cell import GrownRNN
-from grownas.genotype import Op
+from grownas.cells.dag_sequence import INPUT_OP
+from grownas.genotype import AnyGenotype, DagGenotype, Genotype, Op
 from grownas.ops import ACTIVATION, COMBINE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grownas.cells.chain import ChainLayer
 
 NUMBERS = "Numbers"  # title of the part for programs; what stands above it is for people
 
@@ -24,11 +30,10 @@ Notation
   value_t   the {inputs} series on day t in their own units, a row vector
   x_t       the same, standardised: x_t = (value_t - mean) / sd
   h_t       the state after day t, {hidden} numbers; h_0 = 0 before the first day read
-  s_j       the output of node j, {hidden} numbers; s_0 is the state before, h_(t-1)
+{states}
   x W       a row vector times a matrix: (x W)[i] = sum over k of x[k] W[k, i]
   * /       act element by element, and so do functions
-  [j,k]     of node j, op k, both counted from 1
-  shares    are rounded here, and exact below
+{labels}
 
 Days are read in the order of time, one step a day, all series of the day at
 once. The forecast of day t+1 uses days up to t and nothing later. Scores of a
@@ -43,10 +48,44 @@ Forecast of day t+1
 FORMAT = """\
 Below, each line that stands alone is `keyword value`. A block is a line `name rowsxcolumns` followed by that many
 lines, each a row of the matrix with one blank between numbers; vectors have one row. Decimals are the shortest that
-give the number back exactly in the stated dtype; mean and sd are float64. Layer, node and op are counted from 1.
-`activation` lines define each function of z; `combine` lines define z from the node's two inputs x and s, with the
-op's own blocks W_x, b_x, W_h and b_h. `op` lines give combine, activation and share. Series are a JSON list.
+give the number back exactly in the stated dtype; mean and sd are float64. {lines} Series are a JSON list.
 Everything runs from the line `begin` to the line `end`."""
+
+CHAIN_LINES = """\
+Layer, node and op are counted from 1.
+`activation` lines define each function of z; `combine` lines define z from the node's two inputs x and s, with the
+op's own blocks W_x, b_x, W_h and b_h. `op` lines give combine, activation and share."""
+
+DAG_LINES = """\
+Layers are counted from 1, nodes from 0; `nodes` does not count node 0.
+`activation` lines define each function of z. `node` lines give what a node reads and its activation f. Of node 0 that
+is `input`: the layer's x of the step, and as s the layer's output of the step before; its blocks make the gate
+c = sigmoid(x gate_x + s gate_h) and y = f(x W_x + s W_h). Other nodes read the output s of the node that is named:
+c = sigmoid(s gate_h), y = f(s W_h). A node's output is s + c * (y - s), and the layer's output is the mean of those of
+the nodes that `mean_of` lists."""
+
+
+class Form(NamedTuple):
+    """How cells of one backbone are written down.
+
+    Attributes:
+        states, labels: lines of the notation.
+        lines: what the lines for programs mean.
+        activations: all that a genotype uses.
+        layer: the equations of a layer, from a genotype and the name of the layer's x.
+        head: the lines for programs about a genotype.
+        tables: further lines that define what the numbers are for.
+        numbers: the lines for programs about a layer, counted from 0.
+    """
+
+    states: str
+    labels: str
+    lines: str
+    activations: Callable[[Any], set[str]]
+    layer: Callable[[Any, str], Iterator[str]]
+    head: Callable[[Any], Iterator[str]]
+    tables: Callable[[], Iterator[str]]
+    numbers: Callable[[GrownRNN, int], Iterator[str]]
 
 
 def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd: Any) -> str:
@@ -62,19 +101,22 @@ def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd:
     Returns:
         The text, ending with a newline.
     """
+    form = FORMS[type(cell.genotype)]
     nodes, units = len(cell.genotype.nodes), cell.hidden_size
     title = (
         f"A grown recurrent cell: {cell.input_size} series, {units} units, {nodes} node(s), {cell.num_layers} layer(s)"
     )
     blocks = [
         _underlined(title, "="),
-        NOTATION.format(inputs=cell.input_size, hidden=cell.hidden_size),
+        NOTATION.format(
+            inputs=cell.input_size, hidden=units, states=form.states.format(hidden=units), labels=form.labels
+        ),
         textwrap.fill("Series: " + ", ".join(json.dumps(name, ensure_ascii=False) for name in names), 78),
         _activations(cell),
         *(_layer(cell, layer) for layer in range(cell.num_layers)),
         FORECAST,
         _underlined(NUMBERS, "="),
-        FORMAT,
+        FORMAT.format(lines=form.lines),
         "\n".join(["begin", *_numbers(cell, readout, names, mean, sd), "end"]),
     ]
     return "\n\n".join(blocks) + "\n"
@@ -89,32 +131,40 @@ def _underlined(title: str, mark: str) -> str:
     return f"{title}\n{mark * len(title)}"
 
 
-def _used(cell: GrownRNN) -> list[str]:
-    """Return the activations that the cell uses, in the table's order; a gate needs the sigmoid."""
-    used = {op.activation for node in cell.genotype.nodes for op in node.ops}
-    return [name for name in ACTIVATION if name in used or (cell.genotype.highway and name == "sigmoid")]
+def _used(genotype: AnyGenotype) -> list[str]:
+    """Return the activations that a cell uses, in the table's order."""
+    used = FORMS[type(genotype)].activations(genotype)
+    return [name for name in ACTIVATION if name in used]
 
 
 def _activations(cell: GrownRNN) -> str:
-    return "\n".join(["Functions", *(f"  {name}(z) = {ACTIVATION[name].formula}" for name in _used(cell))])
+    return "\n".join(["Functions", *(f"  {name}(z) = {ACTIVATION[name].formula}" for name in _used(cell.genotype))])
 
 
 def _layer(cell: GrownRNN, layer: int) -> str:
     """Write a layer's nodes."""
-    several = cell.num_layers > 1
-    x = "x_t" if layer == 0 else "u_t"
-    lines = [f"Cell of layer {layer + 1}" if several else "Cell"]
+    lines = [f"Cell of layer {layer + 1}" if cell.num_layers > 1 else "Cell"]
     if layer:
         lines.append(f"  u_t = h_t of layer {layer}")
-    for number, node in enumerate(cell.genotype.nodes, start=1):
-        before, target = f"s_{number - 1}", f"{'m' if cell.genotype.highway else 's'}_{number}"
+    nodes = FORMS[type(cell.genotype)].layer(cell.genotype, "u_t" if layer else "x_t")
+    return "\n".join([*lines, *(f"  {line}" for line in nodes)])
+
+
+def _chain_activations(genotype: Genotype) -> set[str]:
+    gate = {"sigmoid"} if genotype.highway else set()
+    return gate | {op.activation for node in genotype.nodes for op in node.ops}
+
+
+def _chain_layer(genotype: Genotype, x: str) -> Iterator[str]:
+    for number, node in enumerate(genotype.nodes, start=1):
+        before, target = f"s_{number - 1}", f"{'m' if genotype.highway else 's'}_{number}"
         for place, op in enumerate(node.ops, start=1):
-            lead = f"  {target} = " if place == 1 else " " * (len(target) + 3) + "+ "
-            lines.append(f"{lead}{op.share:.4f} {_term(op, x, before, f'[{number},{place}]')}")
-        if cell.genotype.highway:
-            lines.append(f"  c_{number} = sigmoid({x} gate_x[{number}] + {before} gate_h[{number}])")
-            lines.append(f"  s_{number} = {before} + c_{number} * (m_{number} - {before})")
-    return "\n".join([*lines, f"  h_t = s_{len(cell.genotype.nodes)}"])
+            lead = f"{target} = " if place == 1 else " " * (len(target) + 1) + "+ "
+            yield f"{lead}{op.share:.4f} {_term(op, x, before, f'[{number},{place}]')}"
+        if genotype.highway:
+            yield f"c_{number} = sigmoid({x} gate_x[{number}] + {before} gate_h[{number}])"
+            yield f"s_{number} = {before} + c_{number} * (m_{number} - {before})"
+    yield f"h_t = s_{len(genotype.nodes)}"
 
 
 def _term(op: Op, x: str, s: str, label: str) -> str:
@@ -126,40 +176,104 @@ def _term(op: Op, x: str, s: str, label: str) -> str:
 
 def _numbers(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd: Any) -> Iterator[str]:
     """Yield the lines for programs."""
-    weight = readout.weight.detach().cpu().numpy()
+    form, weight = FORMS[type(cell.genotype)], readout.weight.detach().cpu().numpy()
     yield f"dtype {weight.dtype.name}"
     yield f"layers {cell.num_layers}"
     yield f"nodes {len(cell.genotype.nodes)}"
     yield f"inputs {cell.input_size}"
     yield f"hidden {cell.hidden_size}"
     yield f"outputs {len(weight)}"
-    yield f"highway {'yes' if cell.genotype.highway else 'no'}"
+    yield from form.head(cell.genotype)
     yield f"series {json.dumps(list(names))}"
-    yield from (f"activation {name} = {ACTIVATION[name].formula}" for name in _used(cell))
-    yield from (f"combine {name} = {formula}" for name, formula in COMBINE.items())
+    yield from (f"activation {name} = {ACTIVATION[name].formula}" for name in _used(cell.genotype))
+    yield from form.tables()
     yield from _block("mean", np.asarray(mean, dtype=np.float64))
     yield from _block("sd", np.asarray(sd, dtype=np.float64))
     for layer in range(cell.num_layers):
-        for node in range(len(cell.genotype.nodes)):
-            yield from _node_numbers(cell, layer, node)
+        yield from form.numbers(cell, layer)
     yield from _block("W_out", weight.T)
     yield from _block("b_out", readout.bias.detach().cpu().numpy())
 
 
-def _node_numbers(cell: GrownRNN, layer: int, node: int) -> Iterator[str]:
-    place = f"layer={layer + 1},node={node + 1}"
-    for number, op in enumerate(cell.genotype.nodes[node].ops):
-        parameters = {
-            name: value.detach().cpu().numpy() for name, value in cell.op_parameters(layer, node, number).items()
-        }
-        share = parameters["W_x"].dtype.type(op.share)  # as the model rounds it
-        yield f"op[{place},op={number + 1}] {op.combine} {op.activation} {share!s}"
-        for name, value in parameters.items():
-            yield from _block(f"{name}[{place},op={number + 1}]", value)
-    if cell.genotype.highway:
-        module: Any = cell.layers[layer][node]  # type: ignore[index]
-        for name in ("gate_x", "gate_h"):
-            yield from _block(f"{name}[{place}]", getattr(module, name).detach().cpu().numpy())
+def _chain_head(genotype: Genotype) -> Iterator[str]:
+    yield f"highway {'yes' if genotype.highway else 'no'}"
+
+
+def _chain_tables() -> Iterator[str]:
+    yield from (f"combine {name} = {formula}" for name, formula in COMBINE.items())
+
+
+def _chain_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:
+    nodes = cast("ChainLayer", cell.layer(layer)).nodes()
+    for number, node in enumerate(nodes, start=1):
+        place = f"layer={layer + 1},node={number}"
+        for i, op in enumerate(node.ops):
+            parameters = _as_arrays(cell.op_parameters(layer, number - 1, i))
+            share = parameters["W_x"].dtype.type(op.share)  # as the model rounds it
+            yield f"op[{place},op={i + 1}] {op.combine} {op.activation} {share!s}"
+            for name, value in parameters.items():
+                yield from _block(f"{name}[{place},op={i + 1}]", value)
+        if node.highway:
+            for name, value in _as_arrays({"gate_x": node.gate_x, "gate_h": node.gate_h}).items():
+                yield from _block(f"{name}[{place}]", value)
+
+
+def _dag_activations(genotype: DagGenotype) -> set[str]:
+    return {INPUT_OP, "sigmoid", *(node.activation for node in genotype.nodes)}
+
+
+def _dag_layer(genotype: DagGenotype, x: str) -> Iterator[str]:
+    before = "h_(t-1)"
+    yield f"c_0 = sigmoid({x} gate_x[0] + {before} gate_h[0])"
+    yield f"s_0 = {before} + c_0 * ({INPUT_OP}({x} W_x[0] + {before} W_h[0]) - {before})"
+    for i, node in enumerate(genotype.nodes, start=1):
+        s = f"s_{node.reads}"
+        yield f"c_{i} = sigmoid({s} gate_h[{i}])"
+        yield f"s_{i} = {s} + c_{i} * ({node.activation}({s} W_h[{i}]) - {s})"
+    yield f"h_t = ({' + '.join(f's_{i}' for i in genotype.concat)}) / {len(genotype.concat)}"
+
+
+def _dag_head(genotype: DagGenotype) -> Iterator[str]:
+    yield "backbone dag"
+    yield f"mean_of {' '.join(map(str, genotype.concat))}"
+
+
+def _dag_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:
+    genotype = cast("DagGenotype", cell.genotype)
+    rows = [("input", INPUT_OP), *((str(node.reads), node.activation) for node in genotype.nodes)]
+    for i, (reads, activation) in enumerate(rows):
+        place = f"[layer={layer + 1},node={i}]"
+        yield f"node{place} {reads} {activation}"
+        for name, value in _as_arrays(cell.op_parameters(layer, i, 0)).items():
+            yield from _block(f"{name}{place}", value)
+
+
+FORMS: dict[type[AnyGenotype], Form] = {
+    Genotype: Form(
+        "  s_j       the output of node j, {hidden} numbers; s_0 is the state before, h_(t-1)",
+        "  [j,k]     of node j, op k, both counted from 1\n  shares    are rounded here, and exact below",
+        CHAIN_LINES,
+        _chain_activations,
+        _chain_layer,
+        _chain_head,
+        _chain_tables,
+        _chain_numbers,
+    ),
+    DagGenotype: Form(
+        "  s_j       the output of node j, {hidden} numbers; node 0 reads the input and the state before",
+        "  [j]       of node j, counted from 0",
+        DAG_LINES,
+        _dag_activations,
+        _dag_layer,
+        _dag_head,
+        lambda: iter(()),
+        _dag_numbers,
+    ),
+}
+
+
+def _as_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
 
 
 def _block(name: str, values: np.ndarray) -> Iterator[str]:

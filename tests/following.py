@@ -14,7 +14,7 @@ class Followed:
 
     def __init__(self, text: str) -> None:
         lines = text.splitlines()
-        self.words, self.blocks, self.ops = {}, {}, {}
+        self.words, self.blocks, self.ops, self.nodes = {}, {}, {}, {}
         self.activation, self.combine = {}, {}
         rest = iter(lines[lines.index("begin") + 1 : lines.index("end")])
         for line in rest:
@@ -26,6 +26,8 @@ class Followed:
                 self.blocks[name] = np.array(rows, dtype=float)
             elif name.startswith("op["):
                 self.ops[name[2:]] = value.split()
+            elif name.startswith("node["):
+                self.nodes[name[4:]] = value.split()
             elif name in ("activation", "combine"):
                 word, formula = value.split(" = ")
                 getattr(self, name)[word] = formula
@@ -51,17 +53,34 @@ class Followed:
         gate = self.call("sigmoid", x @ self.blocks[f"gate_x[{place}]"] + s @ self.blocks[f"gate_h[{place}]"])
         return s + gate * (total - s)
 
+    def chain(self, layer: int, x: np.ndarray, s: np.ndarray) -> np.ndarray:
+        for node in range(int(self.words["nodes"])):
+            s = self.node(f"layer={layer},node={node + 1}", x, s)
+        return s
+
+    def dag(self, layer: int, x: np.ndarray, h: np.ndarray) -> np.ndarray:
+        outputs: list[np.ndarray] = []
+        for node in range(int(self.words["nodes"]) + 1):
+            label = f"[layer={layer},node={node}]"
+            reads, activation = self.nodes[label]
+            s = h if reads == "input" else outputs[int(reads)]
+            gate, z = s @ self.blocks[f"gate_h{label}"], s @ self.blocks[f"W_h{label}"]
+            if reads == "input":
+                gate, z = gate + x @ self.blocks[f"gate_x{label}"], z + x @ self.blocks[f"W_x{label}"]
+            outputs.append(s + self.call("sigmoid", gate) * (self.call(activation, z) - s))
+        return np.mean([outputs[int(node)] for node in self.words["mean_of"].split()], axis=0, dtype=self.dtype)
+
     def forecast(self, values: np.ndarray) -> np.ndarray:
         """From values `(T, I)` in their own units to forecasts of the next days, likewise."""
-        layers, nodes, hidden = (int(self.words[key]) for key in ("layers", "nodes", "hidden"))
+        layers, hidden = (int(self.words[key]) for key in ("layers", "hidden"))
+        step = self.dag if self.words.get("backbone") == "dag" else self.chain
         mean, sd = self.blocks["mean"], self.blocks["sd"]
         states = [np.zeros((1, hidden), self.dtype) for _ in range(layers)]
         forecasts = []
         for value in values:
             x = ((value - mean) / sd).astype(self.dtype)
             for layer in range(layers):
-                for node in range(nodes):
-                    states[layer] = self.node(f"layer={layer + 1},node={node + 1}", x, states[layer])
+                states[layer] = step(layer + 1, x, states[layer])
                 x = states[layer]
             forecasts.append(mean + sd * (x @ self.blocks["W_out"] + self.blocks["b_out"]))
         return np.concatenate(forecasts)

@@ -32,6 +32,7 @@ LAYERS = """
     journal  report.plots  report.growth_plots
     report.history  report.canvas
     report.growth_log
+    report.dag_diagram
     report.tables  report.diagram  report.reading
     equations
     strategies.growing

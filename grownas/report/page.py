@@ -16,6 +16,7 @@ import numpy as np
 from grownas.errors import RunError
 from grownas.report import growth_log, growth_plots, history, plots, tables
 from grownas.report.canvas import NARROW, WIDE
+from grownas.report.dag_diagram import about, draw
 from grownas.report.diagram import CARDS, diagram, environment
 from grownas.report.reading import Comparison, Run, Tree, read
 
@@ -117,7 +118,7 @@ def _several(runs: list[Run]) -> Tree:
         "dots": _both(lambda width: plots.dots(figures, metric=metric, ours=(), width=width))
         if len(metrics) == 1
         else None,
-        "cells": [(run.name, _safe(diagram(run.genotype))) for run in runs if run.genotype],
+        "cells": [(run.name, _safe(draw(run.genotype))) for run in runs if run.genotype],
         "runs": [(run.name, tables.scores(run.summary)) for run in finished if run.summary],
     }
 
@@ -141,7 +142,8 @@ def _details(run: Run) -> Tree:
     rival = run.best_baseline
     return {
         **_growth(run),
-        "cell": _safe(diagram(run.genotype)) if run.genotype else None,
+        "cell": _safe(draw(run.genotype)) if run.genotype else None,
+        "about_cell": about(run.genotype) if run.genotype else "",
         "equations": for_people(run.equations) if run.equations else None,
         "panels": _panels(run),
         "days": min(SHOWN_DAYS, len(run.test_dates)),

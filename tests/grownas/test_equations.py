@@ -13,7 +13,7 @@ from torch import nn
 
 from grownas.cells.cell import GrownRNN
 from grownas.equations import NUMBERS, equations, for_people
-from grownas.genotype import Genotype, Node, Op
+from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op, published
 from grownas.ops import ACTIVATION, COMBINE
 
 NAMES = ["A", "B & <C>", "ü"]
@@ -32,6 +32,10 @@ def make(dtype: torch.dtype, *, ops=EVERY_OP, nodes=2, layers=1, highway=False, 
         highway=highway,
         share_projection=share,
     )
+    return written(genotype, dtype, generator, layers)
+
+
+def written(genotype, dtype: torch.dtype, generator: torch.Generator, layers=1):
     cell = GrownRNN(genotype, 3, 5, layers).to(dtype)
     cell.reset_parameters(generator)
     readout = nn.Linear(5, 3, dtype=dtype)
@@ -96,3 +100,53 @@ def test_names_survive_and_the_part_for_people_has_the_shares_and_no_weights(fol
     assert "begin" not in people
     assert f"{cell.genotype.nodes[1].ops[4].share:.4f} identity((x_t W_x[2,5] + b_x[2,5]) * (s_1 W_h[2,5]" in people
     assert "h_t = s_2" in people
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("name", sorted(published()))
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_published_cell_can_be_followed(followed, dtype, tolerance, name, layers):
+    generator = torch.Generator().manual_seed(0)
+    cell, readout, mean, sd, text = written(Genotype.load(name), dtype, generator, layers)
+    values = np.random.default_rng(1).normal(size=(40, 3)) * sd + mean
+    np.testing.assert_allclose(
+        followed(text).forecast(values), truth(cell, readout, mean, sd, values), rtol=0, atol=tolerance
+    )
+
+
+@given(
+    nodes=st.lists(st.tuples(st.integers(0, 9), st.sampled_from(list(ACTIVATION))), min_size=1, max_size=6),
+    concat=st.sets(st.integers(0, 6)),
+    seed=st.integers(0, 99),
+)
+def test_any_dag_can_be_followed(followed, nodes, concat, seed):
+    genotype = DagGenotype(
+        tuple(DagNode(reads % (i + 1), activation) for i, (reads, activation) in enumerate(nodes)),
+        tuple(i for i in concat if i <= len(nodes)),
+    )
+    cell, readout, mean, sd, text = written(genotype, torch.float64, torch.Generator().manual_seed(seed))
+    values = np.random.default_rng(seed).normal(size=(6, 3)) * sd + mean
+    np.testing.assert_allclose(
+        followed(text).forecast(values), truth(cell, readout, mean, sd, values), rtol=0, atol=1e-10
+    )
+
+
+def test_a_dags_equations_for_people():
+    genotype = DagGenotype((DagNode(0, "relu"), DagNode(0, "identity"), DagNode(2, "relu")), (1, 3))
+    people = for_people(written(genotype, torch.float32, torch.Generator(), 2)[-1])
+    lines = [line.strip() for line in people[people.index("Cell of layer 2") :].splitlines()]
+    assert lines[:11] == [
+        "Cell of layer 2",
+        "u_t = h_t of layer 1",
+        "c_0 = sigmoid(u_t gate_x[0] + h_(t-1) gate_h[0])",
+        "s_0 = h_(t-1) + c_0 * (tanh(u_t W_x[0] + h_(t-1) W_h[0]) - h_(t-1))",
+        "c_1 = sigmoid(s_0 gate_h[1])",
+        "s_1 = s_0 + c_1 * (relu(s_0 W_h[1]) - s_0)",
+        "c_2 = sigmoid(s_0 gate_h[2])",
+        "s_2 = s_0 + c_2 * (identity(s_0 W_h[2]) - s_0)",
+        "c_3 = sigmoid(s_2 gate_h[3])",
+        "s_3 = s_2 + c_3 * (relu(s_2 W_h[3]) - s_2)",
+        "h_t = (s_1 + s_3) / 2",
+    ]
+    assert [word for word in ACTIVATION if f"\n  {word}(z) = " in people] == ["identity", "tanh", "sigmoid", "relu"]
+    assert "tanh(s" not in people
