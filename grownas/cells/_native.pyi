@@ -35,7 +35,6 @@ def dag(
     values: int,
     out: int,
     W_h: int,
-    W: int,
     h_0: int,
     grad: int,
     dh_0: int,

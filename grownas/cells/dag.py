@@ -18,35 +18,35 @@ class DagLayer(nn.Module):
     """The input node and a genotype's nodes. As in the code that DARTS was published with, there are no biases.
 
     Attributes:
-        W_0: weights of the input node, shape `(I + H, 2H)`; the rows are x's, then h's, the columns the gate's, then
-            the op's.
-        W: weights of the nodes, shape `(N, H, 2H)`, columns likewise.
+        W_x: weights of x in the input node, shape `(I, 2H)`; the columns are the gate's, then the op's.
+        W_h: weights of the state that each node reads, the input node first, shape `(N + 1, H, 2H)`, columns likewise.
+            What is published as W_0 is `[W_x; W_h[0]]`, as W_i `W_h[i]`.
     """
 
     def __init__(self, genotype: DagGenotype, input_size: int, hidden_size: int) -> None:
         """Make the weights and draw them."""
         super().__init__()
         self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
-        self.W_0 = nn.Parameter(torch.empty(input_size + hidden_size, 2 * hidden_size))
-        self.W = nn.Parameter(torch.empty(len(genotype.nodes), hidden_size, 2 * hidden_size))
+        self.W_x = nn.Parameter(torch.empty(input_size, 2 * hidden_size))
+        self.W_h = nn.Parameter(torch.empty(len(genotype.nodes) + 1, hidden_size, 2 * hidden_size))
         self.draw_parameters()
 
     def run(self, backend: str, x: Tensor, h_0: Tensor) -> Tensor:
         """Return the states over a sequence, see `reference.run_dag`; under autocast as `chain.run` does."""
-        dtype = autocast_dtype(x.device.type, self.W_0.dtype)
+        dtype = autocast_dtype(x.device.type, self.W_x.dtype)
         if dtype is None:
-            return self._run(backend, self.W_0, self.W, x, h_0)
+            return self._run(backend, self.W_x, self.W_h, x, h_0)
         with torch.autocast(x.device.type, enabled=False):
-            return self._run(backend, self.W_0.to(dtype), self.W.to(dtype), x.to(dtype), h_0.to(dtype))
+            return self._run(backend, self.W_x.to(dtype), self.W_h.to(dtype), x.to(dtype), h_0.to(dtype))
 
-    def _run(self, backend: str, W_0: Tensor, W: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
-        run = BACKENDS[choose_dag(backend, self.genotype, W_0)].run_dag
+    def _run(self, backend: str, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
+        run = BACKENDS[choose_dag(backend, self.genotype, W_x)].run_dag
         assert run is not None  # else it would not have been chosen
-        return run(self.genotype, W_0, W, x, h_0)
+        return run(self.genotype, W_x, W_h, x, h_0)
 
     def choose(self, backend: str) -> str:
         """Return the backend that a name stands for; see `backends.choose_dag`."""
-        return choose_dag(backend, self.genotype, self.W_0)
+        return choose_dag(backend, self.genotype, self.W_x)
 
     @torch.no_grad()
     def draw_parameters(self, generator: Generator | None = None) -> None:
@@ -74,12 +74,12 @@ class DagLayer(nn.Module):
             raise IndexError(
                 f"a dag of {last} node(s) has nodes 0..{last}, 0 the input's, and op 0; got node {node}, op {op}"
             )
-        from_h = self.W_0[self.input_size :] if node == 0 else self.W[node - 1]
-        views = {f"{name}_h": half for name, half in zip(("gate", "W"), from_h.chunk(2, -1), strict=True)}
-        if node == 0:
-            halves = self.W_0[: self.input_size].chunk(2, -1)
-            views |= {f"{name}_x": half for name, half in zip(("gate", "W"), halves, strict=True)}
-        return views
+        read = {"h": self.W_h[node]} | ({"x": self.W_x} if node == 0 else {})
+        return {
+            f"{name}_{source}": half
+            for source, weights in read.items()
+            for name, half in zip(("gate", "W"), weights.chunk(2, -1), strict=True)
+        }
 
     def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
         """Write some or all of a node's weights.

@@ -13,15 +13,15 @@ from grownas.genotype import DagGenotype
 from grownas.ops import ACTIVATION
 
 
-def forward(genotype: DagGenotype, W_h: Tensor, W: Tensor, buffers: DagBuffers, h_0: Tensor) -> None:
+def forward(genotype: DagGenotype, W_h: Tensor, buffers: DagBuffers, h_0: Tensor) -> None:
     """Run the loop forward; see `DagLoop`."""
-    _run(genotype, W_h, W, buffers, h_0)
+    _run(genotype, W_h, buffers, h_0)
 
 
-def backward(genotype: DagGenotype, W_h: Tensor, W: Tensor, buffers: DagBuffers, h_0: Tensor, grad: Tensor) -> Tensor:
+def backward(genotype: DagGenotype, W_h: Tensor, buffers: DagBuffers, h_0: Tensor, grad: Tensor) -> Tensor:
     """Run the loop backward; see `DagLoop`."""
     dh_0 = h_0.new_empty(h_0.shape)
-    _run(genotype, W_h, W, buffers, h_0, grad.contiguous(), dh_0)
+    _run(genotype, W_h, buffers, h_0, grad.contiguous(), dh_0)
     return dh_0
 
 
@@ -31,7 +31,6 @@ LOOP = DagLoop(forward, backward, native_loop.multiply, keeps_values=True)
 def _run(
     genotype: DagGenotype,
     W_h: Tensor,
-    W: Tensor,
     buffers: DagBuffers,
     h_0: Tensor,
     grad: Tensor | None = None,
@@ -39,12 +38,12 @@ def _run(
 ) -> None:
     """Hand addresses over. Whatever is made contiguous here must live until the call is over."""
     (T, B, H), N = buffers.out.shape, len(genotype.nodes)
-    W_h, W, h_0 = W_h.contiguous(), W.contiguous(), h_0.contiguous()
+    W_h, h_0 = W_h.contiguous(), h_0.contiguous()
     names = (INPUT_OP, *(node.activation for node in genotype.nodes))
-    addresses = [0 if one is None else one.data_ptr() for one in (*buffers, W_h, W, h_0, grad, dh_0)]
+    addresses = [0 if one is None else one.data_ptr() for one in (*buffers, W_h, h_0, grad, dh_0)]
     native_loop._native.dag(  # type: ignore[attr-defined]  # it was imported there, where its absence is seen to
         grad is not None,
-        W.dtype == torch.float64,
+        W_h.dtype == torch.float64,
         T,
         buffers.states.shape[1],
         B,

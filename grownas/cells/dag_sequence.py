@@ -3,13 +3,13 @@
 A layer has one node more than its genotype: the input node, number 0, which reads `x_t` and `h_(t-1)`. Here a node's
 2 H columns are `[op | gate]`, as the chain's engine has them. The data's way, node i reading state j:
 
-    before      A_0 = x W_0[:I]               (T*B, 2H)    one product for all steps
-    forward     A_i = s_j W_i                 (B, 2H)      one product a node and step: the loop; A_0 += h W_0[I:]
+    before      A_0 = x W_x                   (T*B, 2H)    one product for all steps
+    forward     A_i = s_j W_h[i]              (B, 2H)      one product a node and step: the loop; A_0 += h W_h[0]
                 y = o_i(A_i[op]), c = sigmoid(A_i[gate]), s_i = s_j + c (y - s_j)       one pass
                 h_t = mean of the states in `concat`
     backward    A_i := gradient of A_i        in place, from the gradient of s_i
-                gradient of s_j += (1 - c) that of s_i + A_i W_i^T
-    after       dW_i = S_j^T A_i,  dW_0 = [x | h]^T A_0,  dx = A_0 W_0[:I]^T            one product each for all steps
+                gradient of s_j += (1 - c) that of s_i + A_i W_h[i]^T
+    after       dW_h[i] = S_j^T A_i,  dW_x = x^T A_0,  dx = A_0 W_x^T        one product each for all steps
 
 A backend is a `DagLoop`, as it is a `sequence.Loop` for chains.
 """
@@ -52,26 +52,26 @@ class DagLoop(NamedTuple):
     """A backend: the time loop forward and backward, and the products outside it.
 
     Attributes:
-        forward: `(genotype, W_h, W, buffers, h_0)`, `W_h` being `W_0[I:]`; fills the buffers.
-        backward: `(genotype, W_h, W, buffers, h_0, grad)`, grad `(T, B, H)` of `out`; turns A_0 and A into their
+        forward: `(genotype, W_h, buffers, h_0)`; fills the buffers.
+        backward: `(genotype, W_h, buffers, h_0, grad)`, grad `(T, B, H)` of `out`; turns A_0 and A into their
             gradients and returns that of h_0.
         multiply: see `sequence.Loop`.
         keeps_values: whether it needs `values`.
     """
 
-    forward: Callable[[DagGenotype, Tensor, Tensor, DagBuffers, Tensor], None]
-    backward: Callable[[DagGenotype, Tensor, Tensor, DagBuffers, Tensor, Tensor], Tensor]
+    forward: Callable[[DagGenotype, Tensor, DagBuffers, Tensor], None]
+    backward: Callable[[DagGenotype, Tensor, DagBuffers, Tensor, Tensor], Tensor]
     multiply: Callable[[Tensor, Tensor, Tensor], object]
     keeps_values: bool
 
 
-def run(loop: DagLoop, genotype: DagGenotype, W_0: Tensor, W: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
+def run(loop: DagLoop, genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
     """Return a layer's states over a sequence; equals `reference.run_dag`, which documents the arguments.
 
     Raises:
         RuntimeError: dtypes differ; or, when it is asked for, that only the reference backend has a second derivative.
     """
-    flat = [x, h_0, swapped(W_0), swapped(W)]
+    flat = [x, h_0, swapped(W_x), swapped(W_h)]
     dtypes = {tensor.dtype for tensor in flat}
     if len(dtypes) > 1:
         raise RuntimeError(
@@ -118,9 +118,9 @@ class _DagSequence(torch.autograd.Function):
 
 
 def _forward(
-    loop: DagLoop, genotype: DagGenotype, x: Tensor, h_0: Tensor, W_0: Tensor, W: Tensor, *, keep: bool
+    loop: DagLoop, genotype: DagGenotype, x: Tensor, h_0: Tensor, W_x: Tensor, W_h: Tensor, *, keep: bool
 ) -> DagBuffers:
-    (T, B, I), H, N = x.shape, h_0.shape[1], len(genotype.nodes)  # noqa: E741 - the field's name
+    (T, B, _), H, N = x.shape, h_0.shape[1], len(genotype.nodes)
     steps = T if keep else 1
     buffers = DagBuffers(
         x.new_empty(T, B, 2 * H),
@@ -129,8 +129,8 @@ def _forward(
         x.new_empty(N + 1, steps, B, H) if loop.keeps_values else None,
         x.new_empty(T, B, H),
     )
-    loop.multiply(x.flatten(0, 1), W_0[:I], buffers.A_0.flatten(0, 1))
-    loop.forward(genotype, W_0[I:], W, buffers, h_0)
+    loop.multiply(x.flatten(0, 1), W_x, buffers.A_0.flatten(0, 1))
+    loop.forward(genotype, W_h, buffers, h_0)
     return buffers
 
 
@@ -143,18 +143,15 @@ def _backward(
     *,
     needs_dx: bool,
 ) -> list[Tensor | None]:
-    x, h_0, W_0, W = flat
-    I = x.shape[2]  # noqa: E741 - the field's name
-    dh_0 = loop.backward(genotype, W_0[I:], W, buffers, h_0, grad)
+    x, h_0, W_x, W_h = flat
+    dh_0 = loop.backward(genotype, W_h, buffers, h_0, grad)
     A_0 = buffers.A_0.flatten(0, 1)
     dx = None
     if needs_dx:  # first, while the weights' gradients take no memory yet
         dx = x.new_empty(x.shape)
-        loop.multiply(A_0, W_0[:I].t(), dx.flatten(0, 1))
-    dW_0, dW = torch.empty_like(W_0), torch.empty_like(W)
-    before, *read = (s.flatten(0, 1).t() for s in inputs(genotype, buffers, h_0))
-    loop.multiply(x.flatten(0, 1).t(), A_0, dW_0[:I])
-    loop.multiply(before, A_0, dW_0[I:])
-    for s, gradient, to in zip(read, buffers.A.flatten(1, 2), dW, strict=True):
-        loop.multiply(s, gradient, to)
-    return [dx, dh_0, dW_0, dW]
+        loop.multiply(A_0, W_x.t(), dx.flatten(0, 1))
+    dW_x, dW_h = torch.empty_like(W_x), torch.empty_like(W_h)
+    loop.multiply(x.flatten(0, 1).t(), A_0, dW_x)
+    for s, A, to in zip(inputs(genotype, buffers, h_0), [A_0, *buffers.A.flatten(1, 2)], dW_h, strict=True):
+        loop.multiply(s.flatten(0, 1).t(), A, to)
+    return [dx, dh_0, dW_x, dW_h]

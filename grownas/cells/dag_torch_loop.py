@@ -4,7 +4,7 @@ The backward multiplies by what it prepares for all steps at once, as `torch_loo
 
     before    M = [c o'(y) | (y - s_j) c (1 - c)]     takes A's place; pointwise
     loop      A_t := g M_t                            with g the gradient of s_i
-              gradient of s_j += (1 - c) g + A_t W^T  two calls
+              gradient of s_j += (1 - c) g + A_t W_h^T  two calls
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from grownas.genotype import DagGenotype
 from grownas.ops import ACTIVATION
 
 
-def forward(genotype: DagGenotype, W_h: Tensor, W: Tensor, buffers: DagBuffers, h_0: Tensor) -> None:
+def forward(genotype: DagGenotype, W_h: Tensor, buffers: DagBuffers, h_0: Tensor) -> None:
     """Run the loop forward; see `DagLoop`."""
     T, _, H = buffers.out.shape
     kept = buffers.states.shape[1]
     functions = [ACTIVATION[name].f for name in (INPUT_OP, *(node.activation for node in genotype.nodes))]
     sources = [
-        (i, node.reads, *rows) for i, (node, *rows) in enumerate(zip(genotype.nodes, W, buffers.A, strict=True), 1)
+        (i, node.reads, *rows)
+        for i, (node, *rows) in enumerate(zip(genotype.nodes, W_h[1:], buffers.A, strict=True), 1)
     ]
     picked = torch.tensor(genotype.concat, device=h_0.device)
     h = h_0
     for t in range(T):
         k = t if kept == T else 0
-        a = buffers.A_0[t].addmm_(h, W_h)
+        a = buffers.A_0[t].addmm_(h, W_h[0])
         states = buffers.states[:, k].unbind()
         torch.lerp(h, functions[0](a[:, :H]), torch.sigmoid(a[:, H:]), out=states[0])
         for i, j, weights, rows in sources:
@@ -39,14 +40,14 @@ def forward(genotype: DagGenotype, W_h: Tensor, W: Tensor, buffers: DagBuffers, 
         h = torch.mean(buffers.states[:, k].index_select(0, picked), 0, out=buffers.out[t])
 
 
-def backward(genotype: DagGenotype, W_h: Tensor, W: Tensor, buffers: DagBuffers, h_0: Tensor, grad: Tensor) -> Tensor:
+def backward(genotype: DagGenotype, W_h: Tensor, buffers: DagBuffers, h_0: Tensor, grad: Tensor) -> Tensor:
     """Run the loop backward; see `DagLoop`."""
     T, B, H = buffers.out.shape
     N = len(genotype.nodes)
     names = [INPUT_OP, *(node.activation for node in genotype.nodes)]
     A = [buffers.A_0, *buffers.A]
     through = [_prepare(name, rows, s) for name, rows, s in zip(names, A, inputs(genotype, buffers, h_0), strict=True)]
-    transposed = [W_h.t(), *W.transpose(1, 2)]
+    transposed = W_h.transpose(1, 2).unbind()
     nothing, carried = torch.zeros_like(h_0), torch.zeros_like(h_0)
     for t in range(T - 1, -1, -1):
         share = (carried + grad[t]) / len(genotype.concat)

@@ -55,14 +55,13 @@ def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor)
     return torch.stack(states)
 
 
-def run_dag(genotype: DagGenotype, W_0: Tensor, W: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
+def run_dag(genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
     """Return the states over a sequence of a derived cell of the DAG backbone.
 
     Args:
         genotype: the cell, of N nodes.
-        W_0: weights of the input node, shape `(I + H, 2H)`; the rows are x's, then h's, the columns the gate's, then
-            the op's.
-        W: weights of the nodes, shape `(N, H, 2H)`, columns likewise.
+        W_x: weights of x in the input node, shape `(I, 2H)`; the columns are the gate's, then the op's.
+        W_h: weights of the state that each node reads, the input node first, shape `(N + 1, H, 2H)`, columns likewise.
         x: inputs, shape `(T, B, I)`.
         h_0: first state, shape `(B, H)`.
 
@@ -71,8 +70,8 @@ def run_dag(genotype: DagGenotype, W_0: Tensor, W: Tensor, x: Tensor, h_0: Tenso
     """
     out, h = [], h_0
     for x_t in x:
-        states = [_gated("tanh", h, torch.cat([x_t, h], -1) @ W_0)]
-        for node, weights in zip(genotype.nodes, W, strict=True):
+        states = [_gated("tanh", h, x_t @ W_x + h @ W_h[0])]
+        for node, weights in zip(genotype.nodes, W_h[1:], strict=True):
             s = states[node.reads]
             states.append(_gated(node.activation, s, s @ weights))
         h = torch.stack([states[i] for i in genotype.concat]).mean(0)

@@ -21,7 +21,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 PENALTIES = ("activation", "temporal")
 RECURRENT = re.compile(  # the last part of the name of a matrix that multiplies a state
     r"weight_hh_l\d+"  # nn.LSTM, nn.GRU: all gates
-    r"|W_h|gate_h"  # a node of a chain: its ops, its highway gate
+    r"|W_h|gate_h"  # a node of a chain: its ops, its highway gate; W_h is all of a DAG's, gates too
 )
 
 

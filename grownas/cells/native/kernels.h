@@ -576,7 +576,7 @@ static int NAME(backward)(const Chain *chain) {
 /* A DAG's node as a chain's: one additive op of share 1 and a gate; bias and what is summed up for it are scratch. */
 INLINE Node NAME(dag_node)(const Dag *dag, Py_ssize_t i, const REAL *one, REAL *bias) {
     static const int first = 0;
-    const REAL *W_h = i ? (const REAL *)dag->W + (i - 1) * dag->H * 2 * dag->H : dag->W_h;
+    const REAL *W_h = (const REAL *)dag->W_h + i * dag->H * 2 * dag->H;
     return (Node){.ops = 1, .additive = 1, .additive_projections = 1, .gate = 1, .blocks = 2, .alone = i > 0,
                   .activation = dag->activation + i, .projection = &first, .W_h = W_h, .b_x = bias, .shares = one,
                   .db_x = bias + dag->H};

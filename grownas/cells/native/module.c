@@ -42,7 +42,7 @@ typedef struct { /* a layer of a DAG, see ../dag_sequence.py; its node 0 is the 
     Py_ssize_t T, kept, B, H, nodes, outputs; /* kept: steps that A, states and values hold, T or 1 */
     void *A_0, *A, *states, *values;          /* (T, B, 2H), (nodes - 1, kept, B, 2H), (nodes, kept, B, H) twice */
     void *out;                                /* (T, B, H) */
-    const void *W_h, *W, *h_0, *grad;         /* (H, 2H), (nodes - 1, H, 2H), (B, H), (T, B, H) */
+    const void *W_h, *h_0, *grad;             /* (nodes, H, 2H), (B, H), (T, B, H) */
     void *dh_0;
     const int *reads;                         /* (nodes - 1,) */
     const unsigned char *activation, *weight; /* (nodes,): codes; 1 for the nodes whose mean is the output, else 0 */
@@ -216,18 +216,18 @@ static PyObject *loop(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* dag(is_backward, is_double, T, kept, B, H, outputs, reads, activations, weights, A_0, A, states, values, out, W_h, W, h_0,
- *     grad, dh_0) */
+/* dag(is_backward, is_double, T, kept, B, H, outputs, reads, activations, weights, A_0, A, states, values, out, W_h, h_0, grad,
+ *     dh_0) */
 static PyObject *dag(PyObject *self, PyObject *args) {
     (void)self;
     int is_backward, is_double, failed;
     Py_ssize_t reads, activations, weights;
     const char *read, *activation, *weight;
-    unsigned long long A_0, A, states, values, out, W_h, W, h_0, grad, dh_0;
+    unsigned long long A_0, A, states, values, out, W_h, h_0, grad, dh_0;
     Dag dag;
-    if (!PyArg_ParseTuple(args, "ppnnnnny#y#y#KKKKKKKKKK", &is_backward, &is_double, &dag.T, &dag.kept, &dag.B, &dag.H,
+    if (!PyArg_ParseTuple(args, "ppnnnnny#y#y#KKKKKKKKK", &is_backward, &is_double, &dag.T, &dag.kept, &dag.B, &dag.H,
                           &dag.outputs, &read, &reads, &activation, &activations, &weight, &weights, &A_0, &A, &states,
-                          &values, &out, &W_h, &W, &h_0, &grad, &dh_0))
+                          &values, &out, &W_h, &h_0, &grad, &dh_0))
         return NULL;
     if (activations != weights || (activations - 1) * (Py_ssize_t)sizeof(int) != reads) {
         PyErr_SetString(PyExc_ValueError, "an activation and a weight are needed for each node, and what all but one read");
@@ -243,7 +243,6 @@ static PyObject *dag(PyObject *self, PyObject *args) {
     dag.values = (void *)(uintptr_t)values;
     dag.out = (void *)(uintptr_t)out;
     dag.W_h = (const void *)(uintptr_t)W_h;
-    dag.W = (const void *)(uintptr_t)W;
     dag.h_0 = (const void *)(uintptr_t)h_0;
     dag.grad = (const void *)(uintptr_t)grad;
     dag.dh_0 = (void *)(uintptr_t)dh_0;

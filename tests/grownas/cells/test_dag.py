@@ -77,16 +77,17 @@ def compare(genotype, T, B, inputs, hidden, seed=0, dtype=torch.float64, toleran
         gradients = torch.autograd.grad(loss, wanted, allow_unused=True)  # of a node that leads nowhere
         found.append([out, *_zeros_for_none(gradients, wanted)])
     x.requires_grad_(), h.requires_grad_()
-    W_0, Ws = cell.layer(0).W_0.detach().double(), [W.detach().double() for W in cell.layer(0).W]
+    W_x, W_h = (one.detach().double() for one in cell.layer(0).parameters())
+    W_0, Ws = torch.cat([W_x, W_h[0]]), list(W_h[1:].clone())
     for W in (W_0, *Ws):
         W.requires_grad_()
     truth = formula(pairs(genotype), genotype.concat, W_0, Ws, x, h)
     wanted = [x, h, W_0, *Ws]
     gradients = torch.autograd.grad((weight * truth).sum() + truth.square().mean(), wanted, allow_unused=True)
     dx, dh, dW_0, *dWs = _zeros_for_none(gradients, wanted)
-    expected = [truth, dx, dh, dW_0, torch.stack(dWs)]
+    expected = [truth, dx, dh, dW_0[:inputs], torch.stack([dW_0[inputs:], *dWs])]
     for backend, values in zip(BACKENDS, found, strict=True):
-        for name, value, true in zip(("out", "x", "h_0", "W_0", "W"), values, expected, strict=True):
+        for name, value, true in zip(("out", "x", "h_0", "W_x", "W_h"), values, expected, strict=True):
             torch.testing.assert_close(
                 value.double(), true, **tolerance, msg=lambda text, at=f"{backend}, {name}: ": at + text
             )
@@ -207,7 +208,7 @@ def test_dropout_acts_between_layers_in_training_only():
 
 def test_state_dict_pickle_and_copies_keep_the_function():
     cell, x = make(V2, layers=2), randn(5, 2, I)
-    assert list(cell.state_dict()) == ["layers.0.W_0", "layers.0.W", "layers.1.W_0", "layers.1.W"]
+    assert list(cell.state_dict()) == ["layers.0.W_x", "layers.0.W_h", "layers.1.W_x", "layers.1.W_h"]
     out, _ = cell(x)
     other = make(V2, layers=2, seed=5)
     assert not torch.equal(other(x)[0], out)
@@ -344,7 +345,7 @@ def test_auto_takes_the_fastest_that_can_run_a_dag_and_says_where_that_is_not_th
     with pytest.raises(RuntimeError, match="backend 'triton' cannot run this dag: it has no loop for the DAG backbone"):
         make(V2, backend="triton")(randn(2, 1, I))
     layer = DagLayer(V2, I, H)
-    arguments = (torch.device("cuda"), layer.W_0.dtype, (("tanh", "sigmoid"),), "dag")
+    arguments = (torch.device("cuda"), layer.W_x.dtype, (("tanh", "sigmoid"),), "dag")
     backends._choose.cache_clear()
     with pytest.warns(UserWarning, match="'triton' cannot run this dag: it has no loop for .*'torch' runs it"):
         assert backends._choose("auto", *arguments) == "torch"
