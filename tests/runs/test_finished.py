@@ -233,7 +233,7 @@ def test_an_unfinished_run_is_told_how_to_go_on(copied, call, command):
 
 DAMAGE = {
     "emptied": lambda content: b"",
-    "cut off": lambda content: content[: len(content) // 2] + b"{",  # within a word: half of a YAML file may be YAML
+    "cut off": lambda content: content[: len(content) // 2] + b"\n{",  # half of a YAML file may be YAML
     "binary": lambda content: b"\xff\xfe\x00PK\x03",
     "a list": lambda content: b"[]",
     "a number": lambda content: b"3",
