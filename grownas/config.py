@@ -88,7 +88,9 @@ class Growing(Section):
 
     use: Literal["growing"] = "growing"
     max_epochs: Annotated[Count, about("of a stage")] = 200
-    later_epochs: Annotated[Count | None, about("of every stage but the first; null: as many")] = None
+    later_epochs: Annotated[
+        Count | None, about("of every stage but the first, which share a decay with it; null: as many")
+    ] = None
     patience: Annotated[Count, about("epochs without a lower validation loss before a stage ends")] = 12
     mode: Annotated[
         Literal["nodes", "ops_duplicate", "ops_split", "nodes_and_ops"], about("what a stage may begin with")

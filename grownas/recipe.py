@@ -43,6 +43,7 @@ class Recipe:
             each weight step, the rate that of the parameter's group in its optimiser; 0 for none.
         warm_up: weight steps over which all rates rise to their own.
         decay: `none`, or `linear`: all rates fall to 0 over the `epochs`.
+        decay_span: from which part of the decay to which the epochs go; all of it is (0, 1).
         non_monotone: nt_asgd averages the weights from the first epoch on whose validation loss is above the lowest of
             those that are more than so many epochs back (Merity et al. 2018, algorithm 1).
         bf16: multiply in bfloat16 where PyTorch's autocast does; the loops of grown cells stay in float32.
@@ -57,6 +58,7 @@ class Recipe:
     pull: float = 0.0
     warm_up: int = 0
     decay: str = "none"
+    decay_span: tuple[float, float] = (0.0, 1.0)
     non_monotone: int = 5
     bf16: bool = False
     bilevel: str = "joint"

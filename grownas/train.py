@@ -262,8 +262,8 @@ class Trainer:
     def _schedule(self, window: Window) -> float:
         """Return the factor on all rates for the next step."""
         rise = min(1.0, (self.step + 1) / self.recipe.warm_up) if self.recipe.warm_up else 1.0
-        done = self.data.done / self.recipe.epochs if self.recipe.decay != "none" else 0.0
-        return window.rate * rise * DECAYS[self.recipe.decay](done)
+        done, (first, last) = self.data.done / self.recipe.epochs, self.recipe.decay_span
+        return window.rate * rise * DECAYS[self.recipe.decay](first + (last - first) * done)
 
     def _set_rates(self, factor: float) -> None:
         for group, rate in zip(self._groups(), self.rates, strict=True):

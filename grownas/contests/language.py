@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,7 @@ from grownas.backbone import Backbone
 from grownas.baselines.recurrent import recurrent_core
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.contests.common import Contest, Setting, random_search, train_and_choose
+from grownas.contests.common import Contest, Setting, score_model, train_and_choose
 from grownas.errors import ConfigError
 from grownas.genotype import AnyGenotype
 from grownas.journal import Journal
@@ -27,6 +28,7 @@ from grownas.recipe import Recipe, count_parameters
 from grownas.rundir import RunDir
 from grownas.scoring import Score
 from grownas.start import Ops
+from grownas.train import Fit
 
 Core = Callable[[int, Generator], nn.Module]  # builds a core with so many units, which reads as many
 
@@ -124,26 +126,30 @@ class LanguageContest(Contest):
 
     def tuned(self, nodes: Sequence[Ops]) -> LanguageContest:
         """Choose the growth's setting by training its start with each: the same grid as every baseline's."""
-        if not self.grid[1:]:
-            setting = self.grid[0]
-            return replace(self, task=self.task_with(setting), growth=self.growth_with(setting))
-        contests = [replace(self, task=self.task_with(one), growth=self.growth_with(one)) for one in self.grid]
+        contests = [self.with_setting(one) for one in self.grid]
+        if len(contests) == 1:
+            return contests[0]
         fits = [
             self.journal.fit(
-                f"tune-{named(setting)}", one.start(nodes, "start"), one.task, one.growth.recipe, seed=self.seed
+                f"tune-{named(setting)}",
+                one.start(nodes, "start"),
+                one.task,
+                one.growth.stage_recipe(1, 0.0),
+                seed=self.seed,
             )
             for setting, one in zip(self.grid, contests, strict=True)
         ]
         best = min(range(len(fits)), key=lambda number: fits[number].evaluation.metric)
         return replace(contests[best], tuning_seconds=sum(fit.seconds for fit in fits))
 
+    def with_setting(self, setting: Mapping[str, float]) -> LanguageContest:
+        """Return the contest where growth, and what is compared with it at its own setting, has this one."""
+        growth = replace(self.growth, recipe=with_rate(self.growth.recipe, setting))
+        return replace(self, task=self.task_with(setting), growth=growth, recipe=with_rate(self.recipe, setting))
+
     def task_with(self, setting: Mapping[str, float]) -> Any:
         """Return the task with a setting's options."""
         return self.task.with_options({key: value for key, value in setting.items() if key != "rate"})
-
-    def growth_with(self, setting: Mapping[str, float]) -> Any:
-        """Return the growth with a setting's rate."""
-        return replace(self.growth, recipe=with_rate(self.growth.recipe, setting))
 
     def settings_of(self, genotype: AnyGenotype) -> list[Setting]:
         """Return the ways to train a genotype from random weights."""
@@ -205,4 +211,23 @@ def gru(contest: LanguageContest) -> Score:
     return _recurrent("gru", contest)
 
 
-BASELINES: dict[str, Callable[[LanguageContest], Score]] = {"lstm": lstm, "gru": gru, "random": random_search}
+def random_cells(contest: LanguageContest) -> Score:
+    """Train random genotypes, at the growth's setting, until they took as many weight steps as the growth.
+
+    Steps stand for seconds, so that the result does not depend on the machine; the seconds are reported.
+    """
+    rng = random.Random(contest.seed)
+    tried: list[tuple[Fit, list[Ops]]] = []
+    while sum(fit.steps for fit, _ in tried) < max(1, contest.steps):
+        key = f"random-{len(tried)}"
+        genotype = contest.space.sample(rng)
+        nodes: list[Ops] = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
+        start = contest.start(nodes, key)
+        tried.append((contest.journal.fit(key, start, contest.task, contest.recipe, seed=contest.seed), nodes))
+    best, nodes = min(tried, key=lambda one: one[0].evaluation.metric)
+    seconds = sum(fit.seconds for fit, _ in tried)
+    chosen = {"nodes": len(nodes), "ops": sum(map(len, nodes))}
+    return replace(score_model(contest.task, "random", best.model, seconds, len(tried), chosen), speed=best.speed)
+
+
+BASELINES: dict[str, Callable[[LanguageContest], Score]] = {"lstm": lstm, "gru": gru, "random": random_cells}

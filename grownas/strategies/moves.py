@@ -69,8 +69,7 @@ class Scene:
     @property
     def recipe(self) -> Recipe:
         """How the stage is trained."""
-        recipe, later = self.options.recipe, self.options.later_epochs
-        return replace(recipe, pull=self.pull, epochs=later if later and self.number > 1 else recipe.epochs)
+        return self.options.stage_recipe(self.number, self.pull)
 
     def fit(self, key: str, begin: Candidate, *, epochs: int | None = None) -> Fit:
         """Train a candidate, with the stage's recipe but perhaps for other epochs."""

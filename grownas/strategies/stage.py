@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -75,7 +75,8 @@ class Growth:
 
     Attributes:
         recipe: how each stage is trained; its `pull` is replaced by those of `pulls`.
-        later_epochs: most epochs of a stage that begins with a change; None for as many as the recipe's.
+        later_epochs: most epochs of a stage that begins with a change; None for as many as the recipe's. A decay of the
+            rates then runs over the first and a later stage together.
         pulls: candidates for the first stage, tried in order from the same start.
         mode: which moves a stage may begin with, a name of `moves.MODES`.
         choice: `criteria` or `random`: how the move is chosen among those.
@@ -133,6 +134,16 @@ class Growth:
     restarts: int = 5
     fine_tune_epochs: int = 50
     space: SearchSpace = field(default_factory=lambda: DEFAULT_SPACE)
+
+    def stage_recipe(self, number: int, pull: float) -> Recipe:
+        """Return how a stage is trained, the first being number 1."""
+        recipe = replace(self.recipe, pull=pull)
+        if self.later_epochs is None:
+            return recipe
+        cut = recipe.epochs / (recipe.epochs + self.later_epochs)
+        if number == 1:
+            return replace(recipe, decay_span=(0.0, cut))
+        return replace(recipe, decay_span=(cut, 1.0), epochs=self.later_epochs)
 
 
 class Candidate(NamedTuple):

@@ -12,7 +12,12 @@ import sys
 import time
 
 CONFIG = "index_returns/growing"
-NAMES = {"selection": "folds of the start", "stage": "growth", "after": "growth", "retrained": "retraining"}  # others are baselines
+NAMES = {
+    "selection": "folds of the start",
+    "stage": "growth",
+    "after": "growth",
+    "retrained": "retraining",
+}  # others are baselines
 
 
 def main(runs: str, *overrides: str) -> dict[str, float]:
