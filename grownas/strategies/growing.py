@@ -7,6 +7,7 @@ changed copy of the best candidate, so that a move that is rejected leaves nothi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -257,6 +258,8 @@ def _begin(scene: Scene, proposal: Proposal) -> Begun | str:
     if most is not None and count > most:
         what = "node" if proposal.kind == "add_node" else "op"
         return f"another {what} would make {count} parameters, max_params = {most}"
+    if not math.isfinite(candidate.loss):
+        return f"the {WORDS[proposal.kind]} made a validation loss of {candidate.loss:g} at once; lower strategy.noise"
     return Begun(proposal, candidate, tuple(lines))
 
 

@@ -195,6 +195,18 @@ def test_max_params(search, make_model, copy_task, room):
     )
 
 
+def test_a_node_whose_noise_spoils_the_loss_at_once_is_not_trained(copy_task, make_model):
+    class Steep(copy_task):
+        def evaluate(self, model, part):
+            found = super().evaluate(model, part)
+            return found if len(model.core.nodes) == 1 else found._replace(losses=found.losses * np.nan)
+
+    journal = ScriptedJournal({"stage-1-pull-0": 0.0})
+    grown = grow(make_model(Steep()), Steep(), journal, ONE_PULL, seed=0)
+    assert grown.reason == "the added node made a validation loss of nan at once; lower strategy.noise"
+    assert (list(journal.fits), journal.lines) == (["stage-1-pull-0"], [])
+
+
 @pytest.mark.parametrize(("first", "pull"), [(1.2, None), (0.9, 100.0)])
 def test_max_seconds_ends_the_pulls_of_the_first_stage(search, first, pull):
     options = replace(PLAIN, pulls=(100.0, 10.0, 0.0), max_seconds=20.0)
