@@ -11,7 +11,7 @@ import numpy as np
 
 from grownas.errors import RunError
 from grownas.report.reading import OURS
-from grownas.report.tables import comparison_table
+from grownas.report.tables import WORDS, comparison_table, score
 from grownas.statistics import diebold_mariano, equal_losses, model_confidence_set
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -21,14 +21,18 @@ REFERENCE = "grown"
 SIMPLE = ("zero", "var1", "var", "var_robust")  # fitted, not trained
 LEVEL = 0.05  # of the Diebold-Mariano tests in the verdict
 SIZE = 0.1  # of the model confidence set
-RESULTS = ("summary.json", "data.json", "forecasts.safetensors")  # what is read of a run
+RESULTS = ("summary.json", "data.json")  # what is read of a run, beside one of these two:
+FORECASTS, LOSSES = "forecasts.safetensors", "losses.safetensors"
+BLOCK = 100  # tokens whose losses are averaged before they are tested: a text's steps
 
 
 def compare(folders: Sequence[Path]) -> Tree:
     """Compare the models over finished run folders, one a seed.
 
-    Means and sds (n - 1; None for one seed) are over seeds. The tests read each model's daily loss, the mean over
-    series of the squared error, averaged over the seeds; so they speak of the days, not of the seeds.
+    Means and sds (n - 1; None for one seed) are over seeds. The tests read each model's loss at each step of the test
+    part, averaged over the seeds; so they speak of the steps, not of the seeds. A step is a day, its loss the mean over
+    series of the squared error; or it is a block of 100 tokens of a text, its loss their mean nll, and fewer than 100
+    tokens at the end are left out.
 
     Returns:
         The tree of `comparison.json`: `metric, seeds, models, reference, tests, mcs, verdict`.
@@ -39,12 +43,11 @@ def compare(folders: Sequence[Path]) -> Tree:
     if not folders:
         raise RunError("nothing to compare: no run folder was given; give at least one")
     runs = [_read(Path(folder)) for folder in folders]
-    actual = runs[0]["actual"]
     for folder, run in zip(folders, runs, strict=True):
-        if run["actual"].shape != actual.shape or not np.array_equal(run["actual"], actual):
+        if not np.array_equal(run["target"], runs[0]["target"]):
             raise RunError(f"{folder}: its test data differ from those of {folders[0]}; compare runs on the same data")
     names = list(dict.fromkeys(name for run in runs for name in run["entries"]))
-    daily = {name: np.stack([_losses(run, name) for run in runs if name in run["entries"]]) for name in names}
+    daily = {name: np.stack([run["losses"][name] for run in runs if name in run["entries"]]) for name in names}
     losses = {name: each.mean(axis=0) for name, each in daily.items()}
     confidence = model_confidence_set(losses, size=SIZE)
     models = [_model(name, runs, name in confidence.members) for name in names]
@@ -66,37 +69,48 @@ def table(comparison: Tree) -> str:
 
 
 def _read(folder: Path) -> Tree:
-    """Read a run: its summary, the entry of each model, and the test rows of actual values and forecasts."""
+    """Read a run: its summary, the entry of each model, and each model's losses at the steps of the test part.
+
+    A run on series has written forecasts, one on a text the losses of its tokens. `target` is equal where the test data
+    are; `test` holds forecasts, if there are any.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    for name in RESULTS:
+    series = (folder / FORECASTS).is_file() or not (folder / LOSSES).is_file()
+    for name in (*RESULTS, FORECASTS if series else LOSSES):
         if not (folder / name).is_file():
             raise RunError(f"{folder}: not a finished run: {name} is missing; resume it")
     try:
         summary, data = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("summary", "data"))
-        tensors = load_file(folder / "forecasts.safetensors")
-        first = int(data["n_val"])
         entries = {entry["model"]: entry for entry in summary["scores"]}
-        test = {name: tensors[name][first:].astype(np.float64) for name in ("actual", *entries)}
+        tensors = load_file(folder / (FORECASTS if series else LOSSES))
+        values = {name: tensors[name].astype(np.float64) for name in entries}
+        if series:
+            first = int(data["n_val"])
+            target, test = tensors["actual"][first:].astype(np.float64), {n: v[first:] for n, v in values.items()}
+            losses = {name: ((target - forecast) ** 2).mean(axis=1) for name, forecast in test.items()}
+        else:
+            target, test = np.array(str(data["checksum"])), {}
+            losses = {name: _blocks(each) for name, each in values.items()}
     except (ValueError, TypeError, SafetensorError, OSError) as error:  # text that is no JSON is a ValueError
         raise RunError(f"{folder}: damaged: {error}") from error
     except KeyError as error:
         raise RunError(f"{folder}: damaged: {error} is missing in its files; run it again") from error
-    return {"summary": summary, "entries": entries, "actual": test.pop("actual"), "test": test}
+    return {"summary": summary, "entries": entries, "target": target, "test": test, "losses": losses}
 
 
-def _losses(run: Tree, name: str) -> Array:
-    """Return a model's daily test losses, shape `(n_test,)`."""
-    losses: Array = ((run["actual"] - run["test"][name]) ** 2).mean(axis=1)
-    return losses
+def _blocks(losses: Array) -> Array:
+    """Return the means of blocks of tokens; a text shorter than a block is one."""
+    size = min(BLOCK, len(losses))
+    means: Array = losses[: len(losses) // size * size].reshape(-1, size).mean(axis=1)
+    return means
 
 
 def _model(name: str, runs: Sequence[Tree], in_mcs: bool) -> Tree:
     """Return one model's entry."""
     found = [run for run in runs if name in run["entries"]]
     entries = [run["entries"][name] for run in found]
-    averaged = np.mean([run["test"][name] for run in found], axis=0)
     return {
         "model": name,
         "n": len(found),
@@ -105,9 +119,17 @@ def _model(name: str, runs: Sequence[Tree], in_mcs: bool) -> Tree:
         "settings": entries[0].get("settings"),
         "val": _spread([entry["val"] for entry in entries]),
         "test": {**_spread([entry["test"] for entry in entries]), "each": [entry["test"] for entry in entries]},
-        "averaged_test": float(((found[0]["actual"] - averaged) ** 2).mean()),
+        "averaged_test": _averaged(name, found),
         "in_mcs": in_mcs,
     }
+
+
+def _averaged(name: str, runs: Sequence[Tree]) -> float | None:
+    """Return the error of a model's forecasts averaged over the seeds; None where there are no forecasts."""
+    if not runs[0]["test"]:
+        return None
+    forecast = np.mean([run["test"][name] for run in runs], axis=0)
+    return float(((runs[0]["target"] - forecast) ** 2).mean())
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -135,7 +157,7 @@ def _test(name: str, daily: Mapping[str, Array], losses: Mapping[str, Array]) ->
 def _kept_starts(runs: Sequence[Tree]) -> int:
     """Count the seeds whose grown cell forecasts as its start does."""
     both = [run for run in runs if {REFERENCE, "start"} <= run["entries"].keys()]
-    return sum(equal_losses(_losses(run, "start"), _losses(run, REFERENCE)) for run in both)
+    return sum(equal_losses(run["losses"]["start"], run["losses"][REFERENCE]) for run in both)
 
 
 def verdict(comparison: Tree, kept_starts: int) -> str:
@@ -147,10 +169,12 @@ def verdict(comparison: Tree, kept_starts: int) -> str:
     """
     means = {entry["model"]: entry["test"]["mean"] for entry in comparison["models"]}
     best, seeds = min(means, key=lambda name: means[name]), len(comparison["seeds"])
-    words = [f"Lowest mean test error over {seeds} seed{'s' * (seeds > 1)}: {best} ({means[best]:.4f})."]
+    metric = comparison["metric"]
+    lowest = f"Lowest mean test {WORDS.get(metric, metric)} over {seeds} seed{'s' * (seeds > 1)}"
+    words = [f"{lowest}: {best} ({score(means[best], metric)})."]
     members, size = comparison["mcs"]["members"], comparison["mcs"]["size"]
     if REFERENCE in means:
-        words += [_start_words(kept_starts, seeds), *_reference_words(comparison["tests"], means)]
+        words += [_start_words(kept_starts, seeds), *_reference_words(comparison["tests"], means, metric)]
         simple = [name for name in SIMPLE if name in members]
         place = "in" if REFERENCE in members else "not in"
         words.append(
@@ -168,12 +192,13 @@ def _start_words(kept: int, seeds: int) -> str:
     return "The start is kept, nothing found" + ("." if kept == seeds else f", in {kept} of {seeds} seeds.")
 
 
-def _reference_words(tests: Sequence[Tree], means: Mapping[str, float]) -> list[str]:
+def _reference_words(tests: Sequence[Tree], means: Mapping[str, float], metric: str) -> list[str]:
     """Compare the reference with the baselines: lower means first, then what Diebold and Mariano's test says."""
     rivals = {test["baseline"]: test for test in tests if test["baseline"] not in OURS}
     ahead = [name for name, test in rivals.items() if not test["equal"] and means[name] < means[REFERENCE]]
     words = [
-        f"{name} has a lower mean than {REFERENCE} ({means[name]:.4f} against {means[REFERENCE]:.4f})."
+        f"{name} has a lower mean than {REFERENCE} "
+        f"({score(means[name], metric)} against {score(means[REFERENCE], metric)})."
         for name in ahead
     ]
     groups: dict[str, list[str]] = {}

@@ -20,6 +20,7 @@ from grownas.genotype import AnyGenotype, Genotype
 from grownas.journal import Journal
 from grownas.recipe import OptimizerRecipe, Recipe, count_parameters
 from grownas.report.reading import OURS
+from grownas.report.tables import WORDS, score
 from grownas.rundir import RunDir
 from grownas.scoring import Score
 from grownas.space import SearchSpace
@@ -234,25 +235,25 @@ def _write(
         "loss": task.loss_name,
         **about,
         **found,
-        "verdict": verdict(entries, found.get("stopped")),
+        "verdict": verdict(entries, found.get("stopped"), task.metric),
         "scores": entries,
     }
     rundir.write_json("summary.json", summary)
     return summary
 
 
-def verdict(entries: list[Summary], stopped: str | None) -> str:
+def verdict(entries: list[Summary], stopped: str | None, metric: str) -> str:
     """Say in words what was found, and which model is best on the test part."""
     words = [f"Growth ended: {stopped}."] if stopped else []
-    ours = entries[0]
+    ours, word = entries[0], WORDS.get(metric, metric)
     simple = [entry for entry in entries if entry["model"] not in OURS]
     if simple and ours["model"] in OURS:
         best = min(simple, key=lambda entry: entry["test"])
         relation = "lower than" if ours["test"] < best["test"] else "not lower than"
         words.append(
-            f"The test error of {ours['model']}, {ours['test']:.4f}, is {relation} that of the best baseline, "
-            f"{best['model']}, {best['test']:.4f}."
+            f"The test {word} of {ours['model']}, {score(ours['test'], metric)}, is {relation} that of the best "
+            f"baseline, {best['model']}, {score(best['test'], metric)}."
         )
     else:
-        words.append(f"The test error of {ours['model']} is {ours['test']:.4f}.")
+        words.append(f"The test {word} of {ours['model']} is {score(ours['test'], metric)}.")
     return " ".join(words)

@@ -129,10 +129,8 @@ def _lowest_validation(finished: list[Run]) -> str:
     best = min(finished, key=lambda run: run.summary["val"] if run.summary else 0.0)
     assert best.summary is not None
     label = tables.METRICS.get(best.metric, best.metric)
-    return (
-        f"{best.name} has the lowest validation {label} ({tables.figure(best.summary['val'])}); "
-        f"its test {label} is {tables.figure(best.summary['test'])}."
-    )
+    val, test = (tables.score(best.summary[part], best.metric) for part in ("val", "test"))
+    return f"{best.name} has the lowest validation {label} ({val}); its test {label} is {test}."
 
 
 def _details(run: Run) -> Tree:
@@ -239,10 +237,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         return []
     summary, rival = run.summary, run.best_baseline
     label = tables.METRICS.get(run.metric, run.metric)
-    facts = [(f"test {label}, {run.main}", tables.figure(summary["test"]))]
+    facts = [(f"test {label}, {run.main}", tables.score(summary["test"], run.metric))]
     for model, words in ((rival, f"test {label}, {rival}"), ("start", f"test {label}, start")):
         entry = run.score(model) if model else None
-        facts += [(words, tables.figure(entry["test"]))] if entry else []
+        facts += [(words, tables.score(entry["test"], run.metric))] if entry else []
     facts.append(("nodes, ops", f"{summary['nodes']}, {summary['ops']}"))
     facts.append(("parameters", tables.count(summary["params"])))
     facts.append(("search", f"{tables.seconds(summary['search_seconds'])} s"))

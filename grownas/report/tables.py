@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Entry = Mapping[str, Any]
@@ -21,12 +21,14 @@ MODELS = {  # name -> what it is, in words
     "var1": "VAR(1), least squares",
     "var": "VAR, order chosen on validation",
     "var_robust": "VAR, loss, ridge and order by blocked folds",
-    "lstm": "LSTM, size and loss chosen on validation",
-    "gru": "GRU, size and loss chosen on validation",
+    "lstm": "LSTM, settings chosen on validation",
+    "gru": "GRU, settings chosen on validation",
     "gru_var": "GRU beside the same start",
-    "random": "random cells, same start and budget",
+    "random": "random cells, same budget",
 }
-METRICS = {"mse": "MSE", "ppl": "perplexity"}
+METRICS = {"mse": "MSE"}  # what tables call a metric, if not by its name
+WORDS = {"mse": "error"}  # what sentences call it
+DIGITS = {"perplexity": 2}  # decimals of a metric, if not 4
 NONE = "\N{EN DASH}"  # what stands where there is no figure
 MINUS = "\N{MINUS SIGN}"
 
@@ -55,6 +57,12 @@ class Table:
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+
+    def without_empty(self) -> Table:
+        """Return the table without the columns in which no row has anything."""
+        kept = [i for i in range(len(self.columns)) if not self.rows or any(row.cells[i] != NONE for row in self.rows)]
+        rows = (replace(row, cells=tuple(row.cells[i] for i in kept)) for row in self.rows)
+        return Table(tuple(self.columns[i] for i in kept), tuple(rows))
 
 
 def as_text(table: Table) -> str:
@@ -93,22 +101,24 @@ def scores(summary: Entry) -> Table:
         Column("hits", "share of test forecasts with the right sign"),
         Column("params", "numbers learned"),
         Column("seconds", "all fits, those not chosen included"),
+        Column("words/s", "learned from in a second of training"),
         Column("tried", "settings tried"),
     )
     ordered = sorted(summary["scores"], key=lambda entry: _rank(entry["test"]))
-    return Table(columns, tuple(_score_row(entry) for entry in ordered))
+    return Table(columns, tuple(_score_row(entry, summary["metric"]) for entry in ordered)).without_empty()
 
 
-def _score_row(entry: Entry) -> Row:
+def _score_row(entry: Entry, metric: str) -> Row:
     detail = entry.get("detail", {}).get("test", {})
     cells = (
         entry["model"],
-        figure(entry["test"]),
-        figure(entry["val"]),
+        score(entry["test"], metric),
+        score(entry["val"], metric),
         percent(detail.get("r2")),
         percent(detail.get("hit_rate") or None),  # a forecast of zero has no sign
         count(entry.get("params")),
         seconds(entry.get("seconds")),
+        count(entry.get("words_per_s")),
         count(entry.get("settings")),
     )
     return Row(cells, _about(entry["model"], entry.get("chosen", {})), entry["model"] == "grown")
@@ -139,7 +149,8 @@ def comparison(result: Entry) -> Table:
     )
     tests = {test["baseline"]: test for test in result.get("tests", [])}
     ordered = sorted(result["models"], key=lambda entry: _rank(entry["test"]["mean"]))
-    return Table(columns, tuple(_comparison_row(entry, tests, reference) for entry in ordered))
+    rows = (_comparison_row(entry, tests, reference, result["metric"]) for entry in ordered)
+    return Table(columns, tuple(rows)).without_empty()
 
 
 def _mcs_note(result: Entry) -> str:
@@ -147,17 +158,17 @@ def _mcs_note(result: Entry) -> str:
     return f"member of the model confidence set of size {size:.0%}: not told apart from the best"
 
 
-def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str) -> Row:
+def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, metric: str) -> Row:
     name = entry["model"]
     cells = (
         name,
-        figure(entry["test"]["mean"]),
-        figure(entry["test"].get("sd")),
+        score(entry["test"]["mean"], metric),
+        score(entry["test"].get("sd"), metric),
         _dm(tests.get(name, {})),
         {True: "in", False: "out"}.get(entry.get("in_mcs"), NONE),  # type: ignore[arg-type]
         count(entry.get("n")),
-        figure(entry.get("averaged_test")),
-        figure(entry.get("val", {}).get("mean")),
+        score(entry.get("averaged_test"), metric),
+        score(entry.get("val", {}).get("mean"), metric),
         count(entry.get("params")),
         seconds(entry.get("seconds")),
         count(entry.get("settings")),
@@ -225,8 +236,8 @@ def _outcome_row(name: str, summary: Entry) -> Row:
     accepted = f"{sum(bool(line.get('accepted')) for line in stages)} of {len(stages)}" if stages else NONE
     cells = (
         name,
-        figure(summary.get("test")),
-        figure(summary.get("val")),
+        score(summary.get("test"), summary.get("metric", "")),
+        score(summary.get("val"), summary.get("metric", "")),
         count(summary.get("nodes")),
         count(summary.get("ops")),
         count(summary.get("params")),
@@ -257,6 +268,11 @@ def _flatten(tree: Entry, prefix: str = "") -> Iterable[tuple[str, Any]]:
 def figure(value: float | None, digits: int = 4) -> str:
     """Return a score with four decimals."""
     return NONE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def score(value: float | None, metric: str) -> str:
+    """Return a figure of a metric with as many decimals as it is worth."""
+    return figure(value, DIGITS.get(metric, 4))
 
 
 def small(value: float | None) -> str:
