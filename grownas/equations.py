@@ -76,6 +76,7 @@ class Form(NamedTuple):
         head: the lines for programs about a genotype.
         tables: further lines that define what the numbers are for.
         numbers: the lines for programs about a layer, counted from 0.
+        parts: labels and live views of all parameters of a layer, counted from 0.
     """
 
     states: str
@@ -86,6 +87,7 @@ class Form(NamedTuple):
     head: Callable[[Any], Iterator[str]]
     tables: Callable[[], Iterator[str]]
     numbers: Callable[[GrownRNN, int], Iterator[str]]
+    parts: Callable[[GrownRNN, int], Iterator[tuple[str, Mapping[str, Tensor]]]]
 
 
 def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd: Any) -> str:
@@ -102,10 +104,8 @@ def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd:
         The text, ending with a newline.
     """
     form = FORMS[type(cell.genotype)]
-    nodes, units = len(cell.genotype.nodes), cell.hidden_size
-    title = (
-        f"A grown recurrent cell: {cell.input_size} series, {units} units, {nodes} node(s), {cell.num_layers} layer(s)"
-    )
+    units = cell.hidden_size
+    title = f"A grown recurrent cell: {cell.input_size} series, {units} units, {_sizes(cell)}"
     blocks = [
         _underlined(title, "="),
         NOTATION.format(
@@ -120,6 +120,85 @@ def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd:
         "\n".join(["begin", *_numbers(cell, readout, names, mean, sd), "end"]),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+WORD_NOTATION = """\
+Notation
+  w_t       word t of the text as a number: its place, from 0, in the list `names`
+  x_t       its row of the embedding, {inputs} numbers: x_t = E[w_t]
+  h_t       the state after word t, {hidden} numbers; h_0 = 0 before the first word read
+{states}
+  x W       a row vector times a matrix: (x W)[i] = sum over k of x[k] W[k, i]
+  * /       act element by element, and so do functions
+{labels}"""
+
+NEXT_WORD = """\
+Word t+1
+  z                  = gain * h_t D^T + b          a number for each word
+  p(w_(t+1) = v)     = exp(z[v]) / sum over all u of exp(z[u])"""
+
+TENSORS = """\
+All numbers stand in weights.safetensors; `names` is a JSON list in its metadata, shares stand in genotype.json. Each
+line below says which part of which tensor a symbol is, in the order of the tensor's axes: one number picks a place,
+`a:b` the places from a up to b, not including it."""
+
+
+def language_equations(model: Any) -> str:
+    """Write a language model down as equations, and say where its numbers stand.
+
+    Args:
+        model: with `core`, a derived cell, `embedding`, `weight` of the decoder, its `bias`, and `gain`.
+
+    Returns:
+        The text, ending with a newline.
+    """
+    cell: GrownRNN = model.core
+    form, units = FORMS[type(cell.genotype)], cell.hidden_size
+    labels = form.labels.replace("and exact below", "and exact in genotype.json")
+    blocks = [
+        _underlined(f"A grown language model: {len(model.bias):,} words, {units} units, {_sizes(cell)}", "="),
+        WORD_NOTATION.format(
+            inputs=cell.input_size, hidden=units, states=form.states.format(hidden=units), labels=labels
+        ),
+        _activations(cell),
+        *(_layer(cell, layer) for layer in range(cell.num_layers)),
+        NEXT_WORD,
+        _underlined(NUMBERS, "="),
+        TENSORS,
+        "\n".join(_tensors(model)),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _sizes(cell: GrownRNN) -> str:
+    return f"{len(cell.genotype.nodes)} node(s), {cell.num_layers} layer(s)"
+
+
+def _tensors(model: Any) -> Iterator[str]:
+    """Yield where each symbol of a language model stands."""
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for symbol, tensor in (("E", model.embedding.weight), ("D", model.weight), ("b", model.bias), ("gain", model.gain)):
+        yield f"{symbol} = {_where(tensor, named)}"
+    cell: GrownRNN = model.core
+    for layer in range(cell.num_layers):
+        lead = f"layer={layer + 1}," if cell.num_layers > 1 else ""
+        for label, parameters in FORMS[type(cell.genotype)].parts(cell, layer):
+            yield from (f"{name}[{lead}{label}] = {_where(view, named)}" for name, view in parameters.items())
+
+
+def _where(view: Tensor, named: Mapping[str, Tensor]) -> str:
+    """Return the name of the tensor that a view is of, and which part of it."""
+    name, whole = next(
+        (name, one)
+        for name, one in named.items()
+        if one.untyped_storage().data_ptr() == view.untyped_storage().data_ptr()
+    )
+    offset, sizes, place = int(view.storage_offset()), dict(zip(view.stride(), view.shape, strict=True)), []
+    for stride, size in zip(whole.stride(), whole.shape, strict=True):
+        first, offset = divmod(offset, stride)
+        kept = sizes.get(stride)
+        place.append(str(first) if kept is None else ":" if kept == size else f"{first}:{first + kept}")
+    return name + (f"[{', '.join(place)}]" if view.shape != whole.shape else "")
 
 
 def for_people(text: str) -> str:
@@ -218,6 +297,19 @@ def _chain_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:
                 yield from _block(f"{name}[{place}]", value)
 
 
+def _chain_parts(cell: GrownRNN, layer: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    for number, node in enumerate(cast("ChainLayer", cell.layer(layer)).nodes()):
+        for op in range(len(node.ops)):
+            yield f"{number + 1},{op + 1}", cell.op_parameters(layer, number, op)
+        if node.highway:
+            yield f"{number + 1}", {"gate_x": node.gate_x, "gate_h": node.gate_h}
+
+
+def _dag_parts(cell: GrownRNN, layer: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    for number in range(len(cell.genotype.nodes) + 1):
+        yield str(number), cell.op_parameters(layer, number, 0)
+
+
 def _dag_activations(genotype: DagGenotype) -> set[str]:
     return {INPUT_OP, "sigmoid", *(node.activation for node in genotype.nodes)}
 
@@ -258,6 +350,7 @@ FORMS: dict[type[AnyGenotype], Form] = {
         _chain_head,
         _chain_tables,
         _chain_numbers,
+        _chain_parts,
     ),
     DagGenotype: Form(
         "  s_j       the output of node j, {hidden} numbers; node 0 reads the input and the state before",
@@ -268,6 +361,7 @@ FORMS: dict[type[AnyGenotype], Form] = {
         _dag_head,
         lambda: iter(()),
         _dag_numbers,
+        _dag_parts,
     ),
 }
 

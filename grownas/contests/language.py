@@ -21,6 +21,7 @@ from grownas.baselines.recurrent import recurrent_core
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
 from grownas.contests.common import Contest, Setting, score_model, train_and_choose
+from grownas.equations import language_equations
 from grownas.errors import ConfigError
 from grownas.genotype import AnyGenotype
 from grownas.journal import Journal
@@ -176,10 +177,11 @@ class LanguageContest(Contest):
         ]
 
     def write(self, rundir: RunDir, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
-        """Write each model's losses of the test tokens, and the weights with the vocabulary."""
+        """Write each model's losses of the test tokens, the equations, and the weights with the vocabulary."""
         losses = {score.model: torch.from_numpy(score.test.losses).float() for score in scores}
         rundir.write_tensors("losses.safetensors", losses)
         if model is not None:
+            rundir.write_text("equations.txt", language_equations(model))
             rundir.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(self.task.words)})
         return {}
 
