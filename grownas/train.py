@@ -295,7 +295,7 @@ class Trainer:
         early = self.history[: -self.recipe.non_monotone]
         for group in self._averaging_groups():
             if math.isinf(group["t0"]) and early and value > min(early):
-                group["t0"] = self.step
+                group["t0"] = self.step - 1  # so that PyTorch's averages begin with the next step
         self.history.append(value)
 
     def _pull(self) -> None:
