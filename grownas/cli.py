@@ -112,8 +112,11 @@ def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
     for part, scores in reload.evaluate(run, overrides).items():
         metric, value = next(iter(scores.items()))
         click.echo(f"{part} {metric} {value!r}")
-        details = [f"{key} {scores[key]:.6g}" for key in ("mae", "r2", "hit_rate") if scores.get(key) is not None]
-        click.echo(f"  {', '.join(details)}, {scores['count']} forecasts")
+        keys = ("mae", "r2", "hit_rate", "nll", "bits_per_word")
+        details = [f"{key} {scores[key]:.6g}" for key in keys if scores.get(key) is not None]
+        kinds = {"count": "forecasts", "tokens": "tokens"}
+        counted = [f"{scores[key]} {what}" for key, what in kinds.items() if key in scores]
+        click.echo(f"  {', '.join(details + counted)}")
 
 
 @cli.command()

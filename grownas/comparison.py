@@ -101,8 +101,8 @@ def _read(folder: Path) -> Tree:
 
 
 def _blocks(losses: Array) -> Array:
-    """Return the means of blocks of tokens; a text shorter than a block is one."""
-    size = min(BLOCK, len(losses))
+    """Return the means of blocks of tokens, shorter ones of a text that is too short for 20."""
+    size = max(1, min(BLOCK, len(losses) // 20))
     means: Array = losses[: len(losses) // size * size].reshape(-1, size).mean(axis=1)
     return means
 

@@ -297,6 +297,7 @@ def _repeat(name: str, command: str, text: str, config: Tree, data: Tree) -> Tre
         "command": command,
         "config": text,
         "versions": versions,
+        "forecasts": "names" in data,
         "checksum": data.get("checksum") or config.get("data_checksum"),
     }
 

@@ -77,7 +77,7 @@ class Corpus:
         """Return the ids of a part, int64, shape `(n,)`.
 
         Args:
-            name: `train`, its pieces `weights` and `architecture`, `val`, or `test`.
+            name: `train`, its pieces `weights` and `architecture`, `val`, `test`, or `all` three in a row.
             architecture_share: share of the training part, its end, that is the piece `architecture`.
         """
         train = torch.cat([self.train, self.val]) if self.refitting else self.train
@@ -88,6 +88,7 @@ class Corpus:
             "architecture": train[held_out:],
             "val": self.val,
             "test": self.test,
+            "all": torch.cat([self.train, self.val, self.test]),
         }[name]
 
     def with_refit(self) -> Corpus:

@@ -1,0 +1,141 @@
+"""The contest of language models: sizes that match, one grid for all, and the setting that growth takes from it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from grownas.baselines import NAMES
+from grownas.baselines.recurrent import recurrent_core
+from grownas.config import load
+from grownas.contests.language import BASELINES, LanguageContest, named, random_cells
+from grownas.genotype import Genotype, Node, Op
+from grownas.programs import growth_of, retrain_recipe, space_of
+from grownas.protocols import Evaluation
+from grownas.recipe import count_parameters
+from grownas.tasks.penn_treebank.model import LanguageModel
+
+WORDS = 50
+
+
+class Task:
+    """Builds real models; what a fit reaches is told by the journal."""
+
+    name, unit = "text", "words"
+
+    def __init__(self, **options):
+        self.options = options
+
+    def model(self, core, *, generator):
+        return LanguageModel(core, WORDS, gain=self.options.get("gain", 1.0), generator=generator)
+
+    def with_options(self, values):
+        return Task(**{**self.options, **values})
+
+    def evaluate(self, model, part):
+        return Evaluation(model.reached, torch.zeros(4).numpy())
+
+
+class Journal:
+    def __init__(self, reached):
+        self.reached, self.fits = reached, {}
+
+    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
+        assert key not in self.fits
+        model.reached = self.reached(key)
+        self.fits[key] = (model, task, recipe)
+        return SimpleNamespace(
+            model=model, evaluation=task.evaluate(model, "val"), steps=10, seconds=1.0, speed=5.0, best_epoch=1
+        )
+
+
+def contest(journal=None, *overrides, **changes):
+    config = load("penn_treebank/compare_cpu", ["space.hidden_size=9", *overrides])
+    space = space_of(config)
+    made = LanguageContest.enter(
+        config,
+        journal or Journal(lambda key: 1.0),
+        Task(),
+        growth=growth_of(config, space),
+        space=space,
+        recipe=retrain_recipe(config),
+        seed=3,
+    )
+    return replace(made, **changes)
+
+
+def cores(contest):
+    genotype = Genotype((Node((Op("add", "tanh", 0.5), Op("hadamard", "relu", 0.5))),), highway=True)
+    yield from ((kind, lambda H, g, kind=kind: recurrent_core(kind, H, H, generator=g)) for kind in ("lstm", "gru"))
+    yield "grown", lambda H, g: contest.settings_of(genotype)[0].build.args[1](H, g)
+
+
+def test_configs_know_the_names_of_the_table():
+    assert tuple(BASELINES) == NAMES["language"]
+
+
+@pytest.mark.parametrize("params", [700, 2_345, 9_999])
+def test_every_kind_is_given_the_size_that_comes_nearest_to_the_parameters(params):
+    made = contest(params=params)
+    for _, core in cores(made):
+
+        def count(units, core=core):
+            return count_parameters(Task().model(core(units, torch.Generator()), generator=torch.Generator()))
+
+        found = made.size_of(core, params)
+        nearest = min(range(1, 60), key=lambda units: abs(count(units) - params))
+        assert abs(count(found) - params) == abs(count(nearest) - params)
+
+
+def test_all_models_are_tried_with_the_same_grid():
+    journal = Journal(lambda key: 1.0)
+    made = contest(journal, "baselines.grid.rate=[0.1,0.2]", "baselines.grid.gain=[1,3]", params=3_000)
+    for name in ("lstm", "gru"):
+        assert BASELINES[name](made).settings == 4
+    settings = [(recipe.weights.rate, task.options["gain"]) for _, task, recipe in journal.fits.values()]
+    assert settings == 2 * list(itertools.product([0.1, 0.2], [1.0, 3.0]))
+    for model, task, _ in journal.fits.values():
+        assert float(model.gain) == task.options["gain"]
+    genotype = Genotype((Node((Op("add", "tanh"),)),))
+    assert len({one.key for one in made.settings_of(genotype)}) == 4
+
+
+def test_growth_takes_the_setting_whose_first_stage_is_best():
+    grid = "baselines.grid.rate=[0.1,0.2]", "baselines.grid.gain=[1,3]"
+    best = named({"rate": 0.2, "gain": 1.0})
+    journal = Journal(lambda key: 0.5 if key == f"tune-{best}" else 1.0)
+    made = contest(journal, *grid)
+    tuned = made.tuned([made.space.ops])
+    assert list(journal.fits) == [f"tune-rate-{rate}-gain-{gain}" for rate in ("0.1", "0.2") for gain in ("1", "3")]
+    assert {recipe.epochs for *_, recipe in journal.fits.values()} == {made.growth.recipe.epochs}
+    assert tuned.growth.recipe.weights.rate == tuned.recipe.weights.rate == 0.2
+    assert (tuned.task.options["gain"], tuned.seconds_before) == (1.0, 4.0)
+    starts = [model for model, *_ in journal.fits.values()]
+    assert all(torch.equal(one.embedding.weight, starts[0].embedding.weight) for one in starts)  # the same start
+    assert isinstance(starts[0], nn.Module)
+
+
+def test_without_a_grid_nothing_is_tuned():
+    journal = Journal(lambda key: 1.0)
+    made = contest(journal, "baselines.grid={}")
+    tuned = made.tuned([made.space.ops])
+    assert (journal.fits, tuned.seconds_before, tuned.grid) == ({}, 0.0, ({},))
+
+
+def test_random_cells_take_the_growths_steps_and_size():
+    journal = Journal(lambda key: {"random-1": 0.5}.get(key, 1.0))
+    made = contest(journal, steps=25, params=4_000)
+    score = random_cells(made)
+    assert list(journal.fits) == ["random-0", "random-1", "random-2"]  # of 10 steps each
+    assert (score.settings, score.seconds, score.val.metric, score.speed) == (3, 3.0, 0.5, 5.0)
+    for model, *_ in journal.fits.values():
+        assert count_parameters(model) == pytest.approx(4_000, rel=0.1)
+    again = Journal(lambda key: 1.0)
+    random_cells(replace(made, journal=again))
+    genotypes = [[one.core.genotype() for one, *_ in each.fits.values()] for each in (journal, again)]
+    assert genotypes[0] == genotypes[1]

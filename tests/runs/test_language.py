@@ -1,0 +1,203 @@
+"""Whole runs on a tiny text: a search and its folder, scoring it again, going on after a kill, refused input."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "road", "<unk>"]
+FAST = (
+    "space.hidden_size=6",
+    "space.activation=[identity,tanh]",
+    "task.streams=4",
+    "task.bptt=5",
+    "task.samples=4",
+    "task.dropout_embedding=0.1",
+    "task.weight_drop=0.2",
+    "task.activation=0.5",
+    "task.temporal=0.5",
+    "strategy.later_epochs=2",
+    "retrain.epochs=2",
+    "checkpoint_seconds=0",
+    "quiet=true",
+)
+
+
+def sentences(count: int, seed: int) -> str:
+    """Lines in which each word follows from the one before it, mostly."""
+    draw, lines = random.Random(seed), []
+    for _ in range(count):
+        words = [draw.randrange(len(WORDS))]
+        while len(words) < 6:
+            words.append((2 * words[-1] + draw.choice([1, 1, 1, 2])) % len(WORDS))
+        lines.append(" " + " ".join(WORDS[word] for word in words) + " \n")
+    return "".join(lines)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    for name, count, seed in (("train", 60, 1), ("valid", 15, 2), ("test", 15, 3)):
+        (folder / f"{name}.txt").write_text(sentences(count, seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(text, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    return lambda *more: ["penn_treebank/growing_cpu", f"task.data={text}", f"runs={runs}", *FAST, *more]
+
+
+@pytest.fixture(scope="module")
+def searched(call, options) -> Path:
+    ended = call("search", *options("name=searched"))
+    assert ended.code == 0, ended.err
+    return Path(ended.out.splitlines()[-1].removeprefix("report: ")).parent
+
+
+def test_a_search_scores_every_model_at_the_same_size(searched, read_json):
+    summary = read_json(searched / "summary.json")
+    scores = {entry["model"]: entry for entry in summary["scores"]}
+    assert list(scores) == ["grown", "first_stage", "start", "grown_retrained", "lstm", "gru"]
+    assert summary["metric"] == "perplexity"
+    assert (summary["nodes"], summary["backend"]) == (2, "native")
+    for name in ("grown_retrained", "lstm", "gru"):
+        assert scores[name]["params"] == pytest.approx(scores["grown"]["params"], rel=0.2)
+        assert scores[name]["words_per_s"] > 0
+    assert scores["grown"]["test"] < scores["start"]["test"] < 1.5 * len(WORDS)
+    losses = load_file(searched / "losses.safetensors")
+    tokens = 15 * 7 - 1
+    for name, entry in scores.items():
+        assert losses[name].shape == (tokens,)
+        assert math.exp(losses[name].astype(float).mean()) == pytest.approx(entry["test"], rel=1e-6)
+        assert entry["detail"]["test"]["tokens"] == tokens
+
+
+def test_the_report_speaks_of_the_text(searched):
+    report = (searched / "report.html").read_text()
+    assert "perplexity" in report
+    assert "Parts" in report
+    for words in ("R²", "hits", "Forecasts", "forecast"):
+        assert words not in report, words
+
+
+def test_evaluate_gives_the_summary_and_other_ways_of_scoring(searched, call, read_json, tmp_path):
+    summary, ended = read_json(searched / "summary.json"), call("evaluate", searched)
+    assert ended.code == 0, ended.err
+    printed = [line.split() for line in ended.out.splitlines() if not line.startswith(" ")]
+    assert printed == [[part, "perplexity", repr(summary[part])] for part in ("val", "test")]
+    streams = ("task.eval_streams=3", "task.context=10")
+    for overrides in (("task.cache_size=20",), ("task.dynamic_rate=0.001",), streams):
+        other = call("evaluate", searched, *overrides)
+        assert other.code == 0, other.err
+        assert other.out != ended.out
+    assert call("evaluate", searched, "task.gain=2").code == 2
+    unlike = tmp_path / "unlike"
+    unlike.mkdir()
+    for name in ("train", "valid", "test"):
+        (unlike / f"{name}.txt").write_text(" the zebra sat on the mat \n" * 40)
+    other = call("evaluate", searched, f"task.data={unlike}")
+    assert other.code == 0, other.err  # the zebra is <unk>
+
+
+def test_predict_is_refused_and_show_works(searched, call):
+    refused = call("predict", searched)
+    assert refused.code == 2
+    assert "no series" in refused.err
+    assert "2 node(s)" in call("show", searched).out
+
+
+@pytest.mark.parametrize("damage", ["embedding.weight", "bias", "core"])
+def test_weights_that_lack_a_part_are_told(searched, call, tmp_path, damage):
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    folder = Path(shutil.copytree(searched, tmp_path / "copied"))
+    with safe_open(folder / "weights.safetensors", "np") as file:
+        notes, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file({k: v for k, v in tensors.items() if not k.startswith(damage)}, folder / "weights.safetensors", notes)
+    ended = call("evaluate", folder)
+    assert ended.code == 2
+    assert "weights.safetensors" in ended.err
+
+
+@pytest.mark.parametrize("what", ["lstm", "darts_v2"])
+def test_a_baseline_or_a_published_cell_is_trained(call, options, read_json, what):
+    ended = call("train", *options(f"name={what}", f"genotype={what}", "retrain.epochs=8", "retrain.rate=0.05"))
+    assert ended.code == 0, ended.err
+    folder = Path(ended.out.splitlines()[-1].removeprefix("report: ")).parent
+    (score,) = read_json(folder / "summary.json")["scores"]
+    assert score["test"] < len(WORDS)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "nt_asgd"])
+@pytest.mark.parametrize("moment", ["stage-1-pull-0.part", "stage-2.part", "stage-2.done", "retrained.part"])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    options, fork, wait_for, call, assert_same_run, tmp_path, optimizer, moment
+):
+    """With dropout of every kind, a sampled softmax, a node added in between, and through the averaging of weights."""
+    rates = f"retrain.optimizer={optimizer}", f"strategy.weights.optimizer={optimizer}"
+    more = *rates, "retrain.non_monotone=1", "retrain.epochs=4", f"runs={tmp_path}", "baselines.use=[gru]"
+    whole = call("search", *options("name=whole", *more))
+    assert whole.code == 0, whole.err
+    process = fork("search", *options("name=broken", *more))
+    until = tmp_path / "broken" / "checkpoint" / moment
+    wait_for(lambda: until.exists() or process.exitcode is not None)
+    process.kill()
+    process.join()
+    ended = call("resume", tmp_path / "broken")
+    assert ended.code == 0, ended.err
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_comparison_over_seeds_tests_blocks_of_tokens(call, options, read_json, tmp_path):
+    ended = call("compare", *options("name=both", f"runs={tmp_path}", "seeds=[1,2]", "workers=1"))
+    assert ended.code == 0, ended.err
+    result = read_json(tmp_path / "both" / "comparison.json")
+    models = {entry["model"]: entry for entry in result["models"]}
+    assert {"grown", "random", "lstm", "gru", "grown_retrained"} <= set(models)
+    assert all(entry["averaged_test"] is None for entry in models.values())
+    each = [read_json(tmp_path / "both" / f"seed-{seed}" / "summary.json")["test"] for seed in (1, 2)]
+    assert models["grown"]["test"]["mean"] == pytest.approx(np.mean(each))
+    assert "Lowest mean test perplexity over 2 seeds" in result["verdict"]
+
+
+BAD = {
+    "no folder": ([], "task.data=/no/such/folder", "/no/such/folder"),
+    "encoding": ([("valid", "caf\xe9 \n".encode("latin-1"))], "", "valid.txt"),
+    "empty": ([("test", b"")], "", "test.txt"),
+    "one word": ([("train", b" the the the \n" * 90)], "", "word"),
+    "bptt": ([], "task.bptt=400", "task.bptt"),
+    "streams": ([], "task.streams=1000", "task.streams"),
+    "size": ([], "space.hidden_size=auto", "space.hidden_size"),
+    "refit": ([], "refit=true", "refit"),
+    "start": ([], "start.use=var", "start.use"),
+    "baseline": ([], "baselines.use=[var1]", "var1"),
+    "gain": ([], "task.gain=0", "task.gain"),
+    "gpu": ([], "device=cuda", "no GPU"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_told_in_words(call, options, text, tmp_path, case):
+    import torch
+
+    if case == "gpu" and torch.cuda.is_available():
+        pytest.skip("here is a GPU")
+    changes, override, words = BAD[case]
+    folder = Path(shutil.copytree(text, tmp_path / "text"))
+    for name, content in changes:
+        (folder / f"{name}.txt").write_bytes(content)
+    runs = tmp_path / "runs"
+    ended = call("search", *options(f"task.data={folder}", f"runs={runs}", *([override] if override else [])))
+    assert ended.code == 2
+    assert words in ended.err
+    assert "Traceback" not in ended.err
+    assert not runs.exists() or json.loads(json.dumps(list(runs.iterdir()), default=str)) == []
