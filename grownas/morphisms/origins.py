@@ -36,7 +36,7 @@ class Piece:
 
 
 Origins = dict[str, list[Piece]]  # of a parameter: no entry if it is new, no piece if it was there but all is new in it
-WHOLE = (slice(None),)
+WHOLE = (...,)  # also of a scalar
 
 
 class Morphed(NamedTuple):

@@ -128,6 +128,19 @@ def test_weights_that_lack_a_part_are_told(searched, call, tmp_path, damage):
     assert "weights.safetensors" in ended.err
 
 
+def test_the_config_of_the_published_size_takes_its_first_steps(call, text, read_json, tmp_path):
+    small = "space.hidden_size=6", "task.streams=4", "task.bptt=8", "task.eval_streams=2", "task.context=10"
+    short = "strategy.max_epochs=2", "strategy.later_epochs=2", "retrain.epochs=2", "quiet=true"
+    rates = "strategy.weights.rate=1", "retrain.rate=1"  # what suits 850 units spoils 6
+    here = "device=cpu", "bf16=false", f"task.data={text}", f"runs={tmp_path}", "name=small"
+    ended = call("search", "penn_treebank/growing", *small, *short, *rates, *here)
+    assert ended.code == 0, ended.err
+    scores = read_json(tmp_path / "small" / "summary.json")["scores"]
+    assert all(entry["test"] < 2 * len(WORDS) for entry in scores)
+    weights = load_file(tmp_path / "small" / "weights.safetensors")
+    assert weights["gain"] != 5  # it was learned
+
+
 @pytest.mark.parametrize("what", ["lstm", "darts_v2"])
 def test_a_baseline_or_a_published_cell_is_trained(call, options, read_json, what):
     ended = call("train", *options(f"name={what}", f"genotype={what}", "retrain.epochs=8", "retrain.rate=0.05"))
