@@ -217,7 +217,7 @@ class Config(Section):
     workers: Annotated[Count | None, about("processes of `grownas compare`; null: one a core")] = None
     threads: Annotated[Count, about("of torch, in each process; last digits may change with them")] = 1
     device: Annotated[Literal["cpu", "cuda"], about("where models are trained")] = "cpu"
-    bf16: Annotated[bool, about("multiply in bfloat16, as autocast does; grown cells' loops do not")] = False
+    bf16: Annotated[bool, about("train under autocast in bfloat16")] = False
     backend: Annotated[Backend, about("what runs the cells; auto: the fastest that can")] = "auto"
     runs: Annotated[str, about("where run folders go")] = "runs"
     name: Annotated[str | None, about("of the run folder; null: task, what is done, and seed")] = None

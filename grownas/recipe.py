@@ -46,7 +46,7 @@ class Recipe:
         decay_span: from which part of the decay to which the epochs go; all of it is (0, 1).
         non_monotone: nt_asgd averages the weights from the first epoch on whose validation loss is above the lowest of
             those that are more than so many epochs back (Merity et al. 2018, algorithm 1).
-        bf16: multiply in bfloat16 where PyTorch's autocast does; the loops of grown cells stay in float32.
+        bf16: train under autocast in bfloat16.
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
         weights: optimiser of the weights.
         alpha: optimiser of the architecture weights; ignored where the model has none.

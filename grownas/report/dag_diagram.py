@@ -68,7 +68,7 @@ def dag_diagram(genotype: DagGenotype) -> str:
 
 DRAW: dict[type[AnyGenotype], Callable[[Any], str]] = {Genotype: diagram, DagGenotype: dag_diagram}
 ABOUT: dict[type[AnyGenotype], str] = {
-    Genotype: "Each node mixes its ops; each op reads the day’s input and the state before the node. The bars are the "
+    Genotype: "Each node mixes its ops; each op reads the step’s input and the state before the node. The bars are the "
     "shares of the mixture.",
     DagGenotype: "Each state reads one earlier state and moves from it towards an activation of its projection, as "
     "far as a gate of its own is open. The mean of the states that lead to the right is the output.",

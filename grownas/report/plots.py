@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grownas.report.canvas import GRID, INK, MUTED, OURS, PANEL, as_svg, drawing, shorten
-from grownas.report.tables import METRICS, figure
+from grownas.report.tables import METRICS, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,24 +39,24 @@ def dots(
         axes.set_xlabel(f"test {METRICS.get(metric, metric)}, lower is better")
         for row, (mean, name, values) in enumerate(ordered):
             colour = OURS if name in ours else INK
-            _dot_row(axes, row, mean, values, colour, high)
+            _dot_row(axes, row, mean, values, colour, high, metric)
         for label, (_, name, _) in zip(axes.get_yticklabels(), ordered, strict=True):
             label.set_color(OURS if name in ours else INK)
         return as_svg(canvas)
 
 
-def _dot_row(axes: Axes, row: int, mean: float, values: Sequence[float], colour: str, high: float) -> None:
+def _dot_row(axes: Axes, row: int, mean: float, values: Sequence[float], colour: str, high: float, metric: str) -> None:
     """Draw one model; its mean stands at the right in figures."""
     place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center_baseline"}
     if mean > high:
-        axes.text(1.0, row, f"{figure(mean)} →", ha="right", color=MUTED, **place)
+        axes.text(1.0, row, f"{score(mean, metric)} →", ha="right", color=MUTED, **place)
         return
     several = len(values) > 1
     looks: dict[str, Any] = {"alpha": 0.45, "markersize": 4.5} if several else {"markersize": 5.5}
     axes.plot(values, [row] * len(values), "o", color=colour, markeredgewidth=0, **looks)
     if several:
         axes.plot([mean, mean], [row - 0.28, row + 0.28], color=colour, linewidth=1.8)
-    axes.text(1.02, row, figure(mean), color=colour, **place)
+    axes.text(1.02, row, score(mean, metric), color=colour, **place)
 
 
 def forecast_panel(

@@ -150,6 +150,16 @@ def test_a_baseline_or_a_published_cell_is_trained(call, options, read_json, wha
     assert score["test"] < len(WORDS)
 
 
+def test_training_in_bfloat16_comes_close(call, options, read_json, tmp_path):
+    found = []
+    for bf16 in ("false", "true"):
+        more = "genotype=gru", f"bf16={bf16}", f"runs={tmp_path}", f"name={bf16}"
+        assert call("train", *options(*more)).code == 0
+        found.append(read_json(tmp_path / bf16 / "summary.json")["val"])
+    assert found[0] != found[1]
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "nt_asgd"])
 @pytest.mark.parametrize("moment", ["stage-1-pull-0.part", "stage-2.part", "stage-2.done", "retrained.part"])
 def test_a_killed_run_goes_on_as_if_nothing_had_been(
