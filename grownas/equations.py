@@ -130,7 +130,12 @@ Notation
 {states}
   x W       a row vector times a matrix: (x W)[i] = sum over k of x[k] W[k, i]
   * /       act element by element, and so do functions
-{labels}"""
+{labels}
+
+Words are read in the order of the text, one step a word. The end of a line is a
+word, <eos>, and a word that `names` lacks is read as <unk>. The perplexity of a
+text is exp of the mean of -log p over all its words but the first, read in one
+stream from h_0 = 0."""
 
 NEXT_WORD = """\
 Word t+1
@@ -138,9 +143,10 @@ Word t+1
   p(w_(t+1) = v)     = exp(z[v]) / sum over all u of exp(z[u])"""
 
 TENSORS = """\
-All numbers stand in weights.safetensors; `names` is a JSON list in its metadata, shares stand in genotype.json. Each
-line below says which part of which tensor a symbol is, in the order of the tensor's axes: one number picks a place,
-`a:b` the places from a up to b, not including it."""
+All numbers stand in weights.safetensors; `names` is a JSON list in its metadata. Each line below says which part of
+which tensor a symbol is, and the symbol's shape. A part has an entry for each axis of the tensor, places counted from
+0: one number picks a place and drops the axis, `a:b` keeps the places from a up to b, not including it, and `:` keeps
+all. Several symbols may be the same part of a tensor."""
 
 
 def language_equations(model: Any) -> str:
@@ -187,18 +193,22 @@ def _tensors(model: Any) -> Iterator[str]:
 
 
 def _where(view: Tensor, named: Mapping[str, Tensor]) -> str:
-    """Return the name of the tensor that a view is of, and which part of it."""
+    """Return the name of the tensor that a view is of, which part of it the view is, and the view's shape."""
     name, whole = next(
         (name, one)
         for name, one in named.items()
         if one.untyped_storage().data_ptr() == view.untyped_storage().data_ptr()
     )
-    offset, sizes, place = int(view.storage_offset()), dict(zip(view.stride(), view.shape, strict=True)), []
+    offset, kept, place = int(view.storage_offset()), list(zip(view.stride(), view.shape, strict=True)), []
     for stride, size in zip(whole.stride(), whole.shape, strict=True):
         first, offset = divmod(offset, stride)
-        kept = sizes.get(stride)
-        place.append(str(first) if kept is None else ":" if kept == size else f"{first}:{first + kept}")
-    return name + (f"[{', '.join(place)}]" if view.shape != whole.shape else "")
+        if kept and kept[0][0] == stride:  # the view has this axis; equal strides are of axes of size 1
+            _, length = kept.pop(0)
+            place.append(":" if length == size else f"{first}:{first + length}")
+        else:
+            place.append(str(first))
+    part = f"[{', '.join(place)}]" if view.shape != whole.shape else ""
+    return f"{name}{part}, {'x'.join(map(str, view.shape)) or 'one number'}"
 
 
 def for_people(text: str) -> str:

@@ -17,9 +17,21 @@ torch.set_num_threads(1)  # small tensors; also keeps sums in one order
 
 
 @pytest.fixture(scope="session")
-def followed():
-    """The class `Followed`: test files cannot import from this folder."""
+def following():
+    """The module `following`: test files cannot import from this folder."""
     spec = importlib.util.spec_from_file_location("following", Path(__file__).with_name("following.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.Followed
+    return module
+
+
+@pytest.fixture(scope="session")
+def followed(following):
+    """The class `Followed`."""
+    return following.Followed
+
+
+@pytest.fixture(scope="session")
+def followed_words(following):
+    """The class `FollowedWords`."""
+    return following.FollowedWords

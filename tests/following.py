@@ -1,4 +1,4 @@
-"""A small NumPy evaluator of `equations.txt` that knows nothing but the text; the fixture `followed` gives it."""
+"""Small NumPy evaluators of `equations.txt` that know nothing but the text; the fixtures `followed...` give them."""
 
 from __future__ import annotations
 
@@ -84,3 +84,50 @@ class Followed:
                 x = states[layer]
             forecasts.append(mean + sd * (x @ self.blocks["W_out"] + self.blocks["b_out"]))
         return np.concatenate(forecasts)
+
+
+class FollowedWords:
+    """Does what the text of a language model says, line by line, with the numbers where it says that they stand.
+
+    Attributes:
+        at: the numbers of each symbol.
+    """
+
+    def __init__(self, text: str, tensors: dict[str, np.ndarray], shares: list[float]) -> None:
+        """Read the text; `shares` are those of genotype.json in order, none for a cell without."""
+        self.at = {}
+        where = re.compile(r"^(\S+) = ([\w.]+)(?:\[(.*)\])?, (one number|[\dx]+)$", re.MULTILINE)
+        for symbol, name, part, shape in where.findall(text):
+            self.at[symbol] = tensors[name][tuple(map(self.place, part.split(", "))) if part else ()]
+            assert self.at[symbol].shape == (() if shape == "one number" else tuple(map(int, shape.split("x"))))
+        sections = dict(section.split("\n", 1) for section in text.split("\n\n") if "\n" in section)
+        self.functions: dict[str, object] = dict(FUNCTIONS)
+        for name, formula in re.findall(r"(\w+)\(z\) = (.*)", sections["Functions"]):
+            self.functions.setdefault(name, eval(f"lambda z: {formula}", self.functions))
+        cell, left = re.sub(r"\n +\+", " +", sections["Cell"]), iter(shares)
+        cell = re.sub(r"\b[01]\.\d{4} ", lambda _: f"{next(left)!r} * ", cell)  # rounded there
+        assert list(left) == []
+        z = re.search(r"^ *(z) += (.*?)  ", sections["Word t+1"], re.MULTILINE)
+        self.lines = [self.as_python(line) for line in (*cell.splitlines(), " = ".join(z.groups()))]
+
+    @staticmethod
+    def place(one: str) -> int | slice:
+        first, colon, last = one.partition(":")
+        return slice(int(first) if first else None, int(last) if last else None) if colon else int(first)
+
+    @staticmethod
+    def as_python(line: str) -> str:
+        line = line.strip().replace("h_(t-1)", "h_before").replace("D^T", "D.T")
+        line = re.sub(r"(\w+) (D\.T|\w+_[xh]\[[\d,]+\])", r"(\1 @ \2)", line)  # a row vector times a matrix
+        return re.sub(r"(\w+\[[\d,]+\])", r"at['\1']", line)
+
+    def logits(self, words: list[int]) -> np.ndarray:
+        """From words by number to the logits of the next ones, `(T, V)`."""
+        known = {**self.functions, "at": self.at, **{key: self.at[key] for key in ("D", "b", "gain")}}
+        known["h_t"], found = np.zeros(self.at["E"].shape[1], self.at["E"].dtype), []
+        for word in words:
+            known |= {"x_t": self.at["E"][word], "h_before": known["h_t"], "s_0": known["h_t"]}
+            for line in self.lines:
+                exec(line, known)
+            found.append(known["z"])
+        return np.stack(found)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from grownas.cells.cell import GrownRNN
 from grownas.equations import for_people, language_equations
@@ -22,74 +25,58 @@ OPS = (
 )
 CHAIN = Genotype((Node(OPS), Node((Op("hadamard", "tanh", 0.75), Op("add", "sigmoid", 0.25)))), True, True)
 DAG = DagGenotype((DagNode(0, "relu"), DagNode(1, "sigmoid"), DagNode(1, "identity")), (2, 3))
-FUNCTIONS = {
-    "identity": lambda z: z,
-    "tanh": np.tanh,
-    "relu": lambda z: np.maximum(z, 0),
-    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
-}
 
 
-def numbers_of(text, tensors):
-    """Fetch each symbol's numbers as the text says, from the tensors by name."""
-    found = {}
-    for symbol, name, part in re.findall(r"^(\S+) = ([\w.]+)(?:\[(.*)\])?$", text, re.MULTILINE):
-        value = tensors[name].numpy()
-        places = []
-        for one in part.split(", ") if part else []:
-            first, colon, last = one.partition(":")
-            places.append(slice(int(first) if first else None, int(last) if last else None) if colon else int(first))
-        found[symbol] = value[tuple(places)] if places else value
-    return found
-
-
-def follow_chain(at, genotype, x, s):
-    for j, node in enumerate(genotype.nodes, 1):
-        mixed = 0.0
-        for k, op in enumerate(node.ops, 1):
-            here = f"[{j},{k}]"
-            left, right = x @ at[f"W_x{here}"] + at[f"b_x{here}"], s @ at[f"W_h{here}"]
-            z = left + right if op.combine == "add" else left * (right + at[f"b_h{here}"])
-            mixed = mixed + op.share * FUNCTIONS[op.activation](z)
-        gate = FUNCTIONS["sigmoid"](x @ at[f"gate_x[{j}]"] + s @ at[f"gate_h[{j}]"])
-        s = s + gate * (mixed - s)
-    return s
-
-
-def follow_dag(at, genotype, x, h):
-    gate = FUNCTIONS["sigmoid"](x @ at["gate_x[0]"] + h @ at["gate_h[0]"])
-    states = [h + gate * (np.tanh(x @ at["W_x[0]"] + h @ at["W_h[0]"]) - h)]
-    for i, node in enumerate(genotype.nodes, 1):
-        s = states[node.reads]
-        gate = FUNCTIONS["sigmoid"](s @ at[f"gate_h[{i}]"])
-        states.append(s + gate * (FUNCTIONS[node.activation](s @ at[f"W_h[{i}]"]) - s))
-    return np.mean([states[i] for i in genotype.concat], axis=0)
+def followed_model(followed_words, model):
+    """Follow a model's text with its numbers."""
+    tensors = {name: value.numpy() for name, value in model.state_dict().items()}
+    nodes = model.core.genotype.nodes
+    shares = [op.share for node in nodes if isinstance(node, Node) for op in node.ops]
+    return followed_words(language_equations(model), tensors, shares)
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize(("genotype", "follow"), [(CHAIN, follow_chain), (DAG, follow_dag)])
-def test_the_text_followed_with_numpy_gives_the_logits(genotype, follow, tied):
+@pytest.mark.parametrize("genotype", [CHAIN, replace(CHAIN, highway=False), DAG])
+def test_the_text_followed_with_numpy_gives_the_logits(followed_words, genotype, tied):
     generator = torch.Generator().manual_seed(1)
     cell = GrownRNN(genotype, UNITS, UNITS, backend="reference")
     cell.reset_parameters(generator)
     model = LanguageModel(cell, WORDS, tied=tied, gain=3.0, learn_gain=not tied, generator=generator).double().eval()
     with torch.no_grad():
         model.bias.uniform_(-1, 1, generator=generator)
-    text = language_equations(model)
-    at = numbers_of(text, model.state_dict())
     ids = torch.randint(WORDS, (7, 1), generator=generator)
-    h, logits = np.zeros(UNITS), []
-    for word in ids[:, 0].tolist():
-        h = follow(at, genotype, at["E"][word], h)
-        logits.append(at["gain"] * (h @ at["D"].T) + at["b"])
-    np.testing.assert_allclose(np.array(logits), model(ids)[0][:, 0].detach().numpy(), rtol=1e-10, atol=1e-12)
+    logits = followed_model(followed_words, model).logits(ids[:, 0].tolist())
+    np.testing.assert_allclose(logits, model(ids)[0][:, 0].detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
+@given(
+    picked=st.lists(st.lists(st.sampled_from(OPS), min_size=1, unique=True), min_size=1, max_size=2),
+    units=st.integers(1, 3),
+    share_projection=st.booleans(),
+)
+def test_each_symbol_is_the_part_of_the_tensor_that_it_names(followed_words, picked, units, share_projection):
+    """Also where an axis has one place: of a single op, of ops that all share a projection, of a single unit."""
+    nodes = [
+        Node(tuple(Op(op.combine, op.activation, 1 / len(ops), op.own_projection and share_projection) for op in ops))
+        for ops in picked
+    ]
+    cell = GrownRNN(Genotype(tuple(nodes), share_projection=share_projection), units, units)
+    model = LanguageModel(cell, WORDS)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    at = followed_model(followed_words, model).at
+    for j, node in enumerate(nodes):
+        for k in range(len(node.ops)):
+            for name, value in cell.op_parameters(0, j, k).items():
+                assert np.array_equal(at[f"{name}[{j + 1},{k + 1}]"], value.detach().numpy())
 
 
 def test_every_parameter_of_the_model_is_named():
     cell = GrownRNN(CHAIN, UNITS, UNITS)
     model = LanguageModel(cell, WORDS)
     text = language_equations(model)
-    named = {name.partition("[")[0] for name in re.findall(r" = (\S+)", text.split("Numbers\n")[1])}
+    named = set(re.findall(r" = ([\w.]+)", text.split("Numbers\n")[1]))
     assert named == set(model.state_dict())
     assert "exp(z[v])" in for_people(text)
     assert "safetensors" not in for_people(text)

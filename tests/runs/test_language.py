@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "road", "<unk>"]
 FAST = (
@@ -88,6 +89,22 @@ def test_the_report_speaks_of_the_text(searched):
         assert words not in report, words
 
 
+def test_the_folder_and_the_text_give_the_test_perplexity_by_numpy_alone(searched, text, read_json, followed_words):
+    with safe_open(searched / "weights.safetensors", "np") as file:
+        names = json.loads(file.metadata()["names"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    nodes = read_json(searched / "genotype.json")["nodes"]
+    shares = [op["share"] for node in nodes for op in node["ops"]]
+    followed = followed_words((searched / "equations.txt").read_text(), tensors, shares)
+    lines = (text / "test.txt").read_text().splitlines()
+    words = [names.index(word) for line in lines for word in (*line.split(), "<eos>")]
+    logits = followed.logits(words[:-1]).astype(float)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    nll = -log_p[np.arange(len(words) - 1), words[1:]]
+    assert math.exp(nll.mean()) == pytest.approx(read_json(searched / "summary.json")["test"], rel=1e-5)
+    np.testing.assert_allclose(nll, load_file(searched / "losses.safetensors")["grown"], rtol=0, atol=1e-5)
+
+
 def test_evaluate_gives_the_summary_and_other_ways_of_scoring(searched, call, read_json, tmp_path):
     summary, ended = read_json(searched / "summary.json"), call("evaluate", searched)
     assert ended.code == 0, ended.err
@@ -116,9 +133,6 @@ def test_predict_is_refused_and_show_works(searched, call):
 
 @pytest.mark.parametrize("damage", ["embedding.weight", "bias", "core"])
 def test_weights_that_lack_a_part_are_told(searched, call, tmp_path, damage):
-    from safetensors import safe_open
-    from safetensors.numpy import save_file
-
     folder = Path(shutil.copytree(searched, tmp_path / "copied"))
     with safe_open(folder / "weights.safetensors", "np") as file:
         notes, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
