@@ -2,20 +2,66 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+
+class AveragedSGD(torch.optim.SGD):
+    """SGD that keeps the means of its weights, from when it is told to.
+
+    PyTorch's ASGD takes each step at the rate of the one before, and counts steps since each parameter's first to know
+    what to average. A schedule means the step's own rate, and in a model that has grown parameters differ in age.
+
+    State of a parameter: `ax`, its mean, and `averaged`, the number of steps in it.
+    """
+
+    def __init__(self, params: Any, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
+        """Begin without means."""
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+        self.defaults["averaging"] = False
+        for group in self.param_groups:
+            group.setdefault("averaging", False)
+
+    @property
+    def averaging(self) -> bool:
+        """Whether means are kept."""
+        return any(group["averaging"] for group in self.param_groups)
+
+    def set_averaging(self, on: bool) -> None:
+        """Keep means of the weights after each step from the next on, or forget those that were kept."""
+        for group in self.param_groups:
+            group["averaging"] = on
+        if not on:
+            for state in self.state.values():
+                state.pop("ax", None)
+                state.pop("averaged", None)
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Take the weights as they are into the means, where these are kept."""
+        for group in self.param_groups:
+            for p in group["params"] if group["averaging"] else ():
+                state = self.state[p]
+                count = state["averaged"] = state.get("averaged", 0) + 1
+                if count == 1:
+                    state["ax"] = p.detach().clone()
+                else:
+                    state["ax"].lerp_(p, 1 / count)
+
+    def means(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Yield each parameter that has a mean, with it."""
+        for group in self.param_groups:
+            yield from ((p, self.state[p]["ax"]) for p in group["params"] if "ax" in self.state.get(p, {}))
+
+
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.optim.Optimizer]] = {
     "adam": lambda params, r: torch.optim.AdamW(params, lr=r.rate, weight_decay=r.weight_decay, fused=True),
     "sgd": lambda params, r: torch.optim.SGD(params, lr=r.rate, momentum=r.momentum, weight_decay=r.weight_decay),
-    "nt_asgd": lambda params, r: torch.optim.ASGD(
-        params, lr=r.rate, lambd=0.0, t0=math.inf, weight_decay=r.weight_decay
-    ),  # plain SGD until t0, the step from which weights are averaged, is set
+    "nt_asgd": lambda params, r: AveragedSGD(params, lr=r.rate, weight_decay=r.weight_decay),
 }
 DECAYS: dict[str, Callable[[float], float]] = {"none": lambda done: 1.0, "linear": lambda done: 1.0 - done}
 

@@ -23,7 +23,7 @@ from grownas.bilevel import architecture_gradient_first, architecture_gradient_s
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Task, Window
-from grownas.recipe import DECAYS, Recipe, clip_gradients, device_of, make_optimizers, split_parameters
+from grownas.recipe import DECAYS, AveragedSGD, Recipe, clip_gradients, device_of, make_optimizers, split_parameters
 
 Tree = dict[str, Any]
 Shares = list[list[float]]  # of each node's ops
@@ -144,8 +144,9 @@ class Trainer:
         self.weights, self.alphas = split_parameters(self.model)
         self.anchor = [[p.detach().clone() for p in group["params"]] for group in self._groups()]
         self.rates = [group["lr"] for group in self._groups()]  # before the schedule
-        for group in self._averaging_groups():
-            group["t0"] = math.inf  # also where an earlier stage's optimiser averaged
+        self.averaging = [o for o in self.optimizers if isinstance(o, AveragedSGD)]
+        for optimizer in self.averaging:
+            optimizer.set_averaging(False)  # an earlier stage's may have averaged
         self.history: list[float] = []  # validation losses after each epoch
         self.searching = bool(self.alphas) and recipe.bilevel != "joint"
         self.architecture = _Stream(task, "architecture", seed, self.device) if self.searching else None
@@ -183,11 +184,14 @@ class Trainer:
                     self._judge_epoch()
                 else:
                     began = time.perf_counter()
+                    self._set_rates(self._schedule(window))
                     self._train_on(window)
+                    self._set_rates(1.0)  # between steps, where snapshots are made, they stand at their own
                     self.positions += window.target.shape[0] * window.target.shape[1]
                     self.busy += time.perf_counter() - began
             except TrainingError:  # the weights and their optimiser have not moved: go back to before the step
                 self._undo_alpha_step()
+                self._set_rates(1.0)
                 for stream, position in zip(streams, positions, strict=True):
                     stream.go_to(position)
                 _set_random_state(random, self.device)
@@ -212,7 +216,6 @@ class Trainer:
                 "optimizer": _detached(self.optimizers[1].state_dict()),
             }
             self._alpha_step(window)
-        self._set_rates(self._schedule(window))
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
@@ -225,6 +228,8 @@ class Trainer:
         for optimizer in self.optimizers[: 1 if self.searching else None]:
             optimizer.step()
         self._pull()
+        for optimizer in self.averaging:
+            optimizer.average()
         self.step += 1
         self.loss_sum, self.loss_count = self.loss_sum + loss.item(), self.loss_count + 1
 
@@ -269,20 +274,15 @@ class Trainer:
         for group, rate in zip(self._groups(), self.rates, strict=True):
             group["lr"] = rate * factor
 
-    def _averaging_groups(self) -> list[dict[str, Any]]:
-        """Return the groups whose weights are averaged from a step `t0` on; it is infinite before that is decided."""
-        return [group for group in self._groups() if "t0" in group]
-
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Give the weights that are averaged their averages for a while."""
         kept = []
         with torch.no_grad():
-            for optimizer in self.optimizers:
-                for group in optimizer.param_groups:
-                    for p in group["params"] if math.isfinite(group.get("t0", math.inf)) else ():
-                        kept.append((p, p.clone()))
-                        p.copy_(optimizer.state[p]["ax"])
+            for optimizer in self.averaging:
+                for p, mean in optimizer.means():
+                    kept.append((p, p.clone()))
+                    p.copy_(mean)
         try:
             yield
         finally:
@@ -293,9 +293,9 @@ class Trainer:
     def _decide_on_averaging(self, value: float) -> None:
         """Begin to average when the validation loss has stopped falling, see `Recipe.non_monotone`."""
         early = self.history[: -self.recipe.non_monotone]
-        for group in self._averaging_groups():
-            if math.isinf(group["t0"]) and early and value > min(early):
-                group["t0"] = self.step - 1  # so that PyTorch's averages begin with the next step
+        for optimizer in self.averaging:
+            if not optimizer.averaging and early and value > min(early):
+                optimizer.set_averaging(True)
         self.history.append(value)
 
     def _pull(self) -> None:
@@ -311,7 +311,6 @@ class Trainer:
 
     def _judge_epoch(self) -> None:
         """Evaluate on the validation part and keep the model if it is the best so far."""
-        self._set_rates(1.0)
         with self._averaged():
             value = self._evaluate()
         if self.data.epoch:

@@ -14,6 +14,7 @@ from grownas import morphisms
 from grownas.backbone import Backbone
 from grownas.migrate import migrate
 from grownas.ops import DEFAULT_OPS
+from grownas.recipe import AveragedSGD
 
 OPTIMIZERS = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.95)),
@@ -23,9 +24,18 @@ OPTIMIZERS = {
     "sgd, momentum": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
     "sgd, nesterov, L2": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.1),
     "asgd": lambda p: torch.optim.ASGD(p, lr=0.01, t0=2),  # averages from the third step on
+    "averaging": lambda p: averaging(p, 0.01),
 }
-OF_GRADIENTS = [kind for kind in OPTIMIZERS if kind != "asgd"]  # what they keep is made of gradients alone
+OF_AVERAGES = ["asgd", "averaging"]
+OF_GRADIENTS = [kind for kind in OPTIMIZERS if kind not in OF_AVERAGES]  # what they keep is made of gradients alone
 TANH, SIGMOID, RELU, IDENTITY = (("add", name) for name in ("tanh", "sigmoid", "relu", "identity"))
+
+
+def averaging(parameters, rate):
+    """Our own SGD, which averages from the first step on."""
+    optimizer = AveragedSGD(parameters, lr=rate)
+    optimizer.set_averaging(True)
+    return optimizer
 
 
 class Model(nn.Module):
@@ -57,7 +67,14 @@ def make(ops=(DEFAULT_OPS, DEFAULT_OPS[:3]), seed=0, **switches):
 def step(model, optimizer, gradients):
     for name, parameter in model.named_parameters():
         parameter.grad = gradients[name].clone()
+    take_step(optimizer)
+
+
+def take_step(optimizer):
+    """Do one step, as the training loop does it."""
     optimizer.step()
+    if isinstance(optimizer, AveragedSGD):
+        optimizer.average()
 
 
 def random_gradients(model, generator):
@@ -126,8 +143,9 @@ def test_surviving_weights_move_as_if_no_node_had_been_added(kind, position, bef
     count = 0
     for _, (new, into), (old, index), *_ in pairs(model, grown, origins):
         assert torch.equal(new[into], old[index])
-        if kind == "asgd":
-            assert torch.equal(migrated.state[new]["ax"][into], optimizer.state[old]["ax"][index])
+        if kind in OF_AVERAGES:
+            means = migrated.state[new]["ax"][into], optimizer.state[old]["ax"][index]
+            torch.testing.assert_close(*means, rtol=0, atol=1e-15)  # a distance is carried, which rounds
         count += 1
     assert count == len(list(model.parameters()))
 
@@ -186,7 +204,8 @@ def test_new_weights_start_clean(kind):
     alone = OPTIMIZERS[kind]([nn.Parameter(torch.zeros(1))])
     alone.param_groups[0]["params"][0].grad = torch.ones(1)
     alone.step()  # their first step is a first step
-    counts = {int(migrated.state[parameter]["step"]) for parameter in new if "step" in migrated.state[parameter]}
+    steps = {"step", "averaged"}
+    counts = {int(migrated.state[p][key]) for p in new for key in steps & set(migrated.state[p])}
     assert counts == (set() if kind.startswith("sgd") else {1})
 
 
@@ -355,7 +374,7 @@ def test_adam_never_notices_a_copy(place, highway):
 
 
 def averaged(model, optimizer):
-    """A copy of a model whose weights are ASGD's averages, where there are any yet."""
+    """A copy of a model whose weights are the averages that an optimiser keeps, where there are any yet."""
     result = copy.deepcopy(model)
     with torch.no_grad():
         for target, parameter in zip(result.parameters(), model.parameters(), strict=True):
@@ -363,19 +382,21 @@ def averaged(model, optimizer):
     return result
 
 
-def trained_by_asgd(model, steps=6):
-    optimizer = torch.optim.ASGD(model.parameters(), lr=0.3, t0=1)
+def trained(model, kind, steps=6):
+    made = {"asgd": lambda p: torch.optim.ASGD(p, lr=0.3, t0=1), "averaging": lambda p: averaging(p, 0.3)}
+    optimizer = made[kind](model.parameters())
     for seed in range(steps):
         real_gradients(model, seed)
-        optimizer.step()
+        take_step(optimizer)
     return optimizer
 
 
+@pytest.mark.parametrize("kind", OF_AVERAGES)
 @pytest.mark.parametrize("switches", [(False, False), (False, True), (True, False), (True, True)])
 @pytest.mark.parametrize("name", ["duplicate", "duplicate the last", "split without effect", "add"])
-def test_the_function_at_asgds_averages_stays_too(name, switches):
+def test_the_function_at_the_averages_stays_too(name, switches, kind):
     model = make(CHAIN, highway=switches[0], share_projection=switches[1])
-    optimizer = trained_by_asgd(model)
+    optimizer = trained(model, kind)
     grown, origins = grow(model, KEEP_ALL[name])
     migrated = migrate(optimizer, origins, model, grown, prefix="core.")
     x = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
@@ -384,18 +405,19 @@ def test_the_function_at_asgds_averages_stays_too(name, switches):
     torch.testing.assert_close(averaged(grown, migrated).core(x)[0], at_averages, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", OF_AVERAGES)
 @pytest.mark.parametrize("name", KEEP_ALL)
-def test_asgds_averages_keep_their_distance_from_the_values_and_its_counts_go_on(name):
+def test_averages_keep_their_distance_from_the_values_and_their_counts_go_on(name, kind):
     model = make(CHAIN)
-    optimizer = trained_by_asgd(model)
+    optimizer = trained(model, kind)
     grown, origins = grow(model, KEEP_ALL[name])
     migrated = migrate(optimizer, origins, model, grown, prefix="core.")
     for leaf, (new, into), (old, index), *_, stretch in pairs(model, grown, origins):
         before, after = optimizer.state[old], migrated.state[new]
         wanted = stretch * (before["ax"] - old)[index]
         torch.testing.assert_close((after["ax"] - new)[into], wanted, rtol=0, atol=1e-14, msg=leaf)
-        for key in ("step", "eta", "mu"):
-            assert after[key].item() == before[key].item()
+        for key in {"asgd": ("step", "eta", "mu"), "averaging": ("averaged",)}[kind]:
+            assert float(after[key]) == float(before[key])
     if name.startswith("replace"):  # what is new is its own average
         node = grown.core.mixed_nodes()[0]
         ax = migrated.state[node.W_x]["ax"][:, node.projection[0]]
@@ -403,6 +425,27 @@ def test_asgds_averages_keep_their_distance_from_the_values_and_its_counts_go_on
         assert migrated.state[node.alpha]["ax"][0] == node.alpha[0]
     stretched = {piece.stretch for pieces in origins.values() for piece in pieces}
     assert (stretched != {1.0}) == (name in ("prune", "replace, with a share"))
+
+
+@pytest.mark.parametrize("name", ["duplicate", "duplicate the last", "add"])
+def test_means_that_are_carried_go_on_as_means(name):
+    """The new model's, from its own steps: those before the morphism count, in a copy as steps of the copy."""
+    model = make(CHAIN)
+    optimizer = trained(model, "averaging", steps=4)
+    grown, origins = grow(model, KEEP_ALL[name])
+    migrated = migrate(optimizer, origins, model, grown, prefix="core.")
+    begun = {p: (state["averaged"] * state["ax"], state["averaged"]) for p, state in migrated.state.items()}
+    assert {count for _, count in begun.values()} == {4}
+    seen = []
+    for seed in range(4, 7):
+        real_gradients(grown, seed)
+        take_step(migrated)
+        seen.append({p: p.detach().clone() for p in grown.parameters()})
+    for p in grown.parameters():
+        total, count = begun.get(p, (0.0, 0))
+        mean = (total + sum(one[p] for one in seen)) / (count + 3)
+        torch.testing.assert_close(migrated.state[p]["ax"], mean, rtol=0, atol=1e-14)
+    assert len(begun) < len(list(grown.parameters())) or name != "add"
 
 
 def test_new_parts_of_an_old_parameter_take_no_long_steps():
