@@ -26,11 +26,6 @@ class AveragedSGD(torch.optim.SGD):
         for group in self.param_groups:
             group.setdefault("averaging", False)
 
-    @property
-    def averaging(self) -> bool:
-        """Whether means are kept."""
-        return any(group["averaging"] for group in self.param_groups)
-
     def set_averaging(self, on: bool) -> None:
         """Keep means of the weights after each step from the next on, or forget those that were kept."""
         for group in self.param_groups:

@@ -293,8 +293,8 @@ class Trainer:
     def _decide_on_averaging(self, value: float) -> None:
         """Begin to average when the validation loss has stopped falling, see `Recipe.non_monotone`."""
         early = self.history[: -self.recipe.non_monotone]
-        for optimizer in self.averaging:
-            if not optimizer.averaging and early and value > min(early):
+        if early and value > min(early):
+            for optimizer in self.averaging:
                 optimizer.set_averaging(True)
         self.history.append(value)
 
