@@ -58,7 +58,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.opti
     "sgd": lambda params, r: torch.optim.SGD(params, lr=r.rate, momentum=r.momentum, weight_decay=r.weight_decay),
     "nt_asgd": lambda params, r: AveragedSGD(params, lr=r.rate, weight_decay=r.weight_decay),
 }
-DECAYS: dict[str, Callable[[float], float]] = {"none": lambda done: 1.0, "linear": lambda done: 1.0 - done}
+DECAYS: dict[str, Callable[[float], float]] = {"linear": lambda done: 1.0 - done}  # part of the decay done -> factor
 
 
 @dataclass(frozen=True)

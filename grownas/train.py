@@ -267,6 +267,8 @@ class Trainer:
     def _schedule(self, window: Window) -> float:
         """Return the factor on all rates for the next step."""
         rise = min(1.0, (self.step + 1) / self.recipe.warm_up) if self.recipe.warm_up else 1.0
+        if self.recipe.decay == "none":  # nothing needs to know how many windows the epoch has
+            return window.rate * rise
         done, (first, last) = self.data.done / self.recipe.epochs, self.recipe.decay_span
         return window.rate * rise * DECAYS[self.recipe.decay](first + (last - first) * done)
 

@@ -227,6 +227,23 @@ def test_no_schedule_leaves_the_rates_alone(copy_task, make_model, assert_equal,
         assert_equal(one, untouched)
 
 
+def test_windows_are_made_once_an_epoch_where_no_decay_must_count_them(copy_task, make_model):
+    class Counting(copy_task):
+        made = 0
+
+        def windows(self, part, *, seed):
+            for window in super().windows(part, seed=seed):
+                self.made += 1
+                yield window
+
+    made = []
+    for decay in ("none", "linear"):
+        task = Counting()
+        fit(make_model(task), task, replace(QUICK, decay=decay), seed=0)
+        made.append(task.made)
+    assert made[1] == 2 * made[0]
+
+
 @pytest.mark.parametrize(("bilevel", "losses_a_step"), [("joint", 1), ("first", 2), ("second", 5)])
 @pytest.mark.parametrize(("optimizer", "step"), [("adam", 2), ("nt_asgd", 2), ("nt_asgd", 20)])
 def test_a_step_that_fails_leaves_all_as_it_was(
