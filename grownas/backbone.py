@@ -211,3 +211,8 @@ class Backbone(nn.Module):
     def extra_repr(self) -> str:
         """Return sizes for printing."""
         return f"{self.input_size}, {self.hidden_size}, backend={self.backend}"
+
+
+def shares_of(core: Backbone) -> list[list[float]]:
+    """Return each node's mixture weights, in float64."""
+    return [torch.softmax(alpha.detach().double(), 0).tolist() for alpha in core.alpha]

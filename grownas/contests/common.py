@@ -1,17 +1,15 @@
-"""What every contest has: the budget, settings to choose from, training, and random search as the control of growth."""
+"""What every contest has: the budget, settings to choose from, training, and random genotypes as growth's control."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 
-from grownas.backbone import Backbone
-from grownas.criteria.early_stop import JUDGES
 from grownas.genotype import AnyGenotype
 from grownas.journal import Journal
 from grownas.recipe import Recipe, count_parameters
@@ -19,9 +17,16 @@ from grownas.rundir import RunDir
 from grownas.scoring import Score
 from grownas.space import SearchSpace
 from grownas.start import Ops
-from grownas.strategies.growing import stirred
 from grownas.strategies.stage import Growth
 from grownas.train import Fit
+
+
+class _Steps(Protocol):
+    @property
+    def steps(self) -> int: ...
+
+
+Trained = TypeVar("Trained", bound=_Steps)  # what a training gave, such as a `Fit`
 
 
 class Setting(NamedTuple):
@@ -140,66 +145,20 @@ def score_model(
     return Score(name, count_parameters(model), val, test, seconds, settings, chosen or {})
 
 
-@dataclass(frozen=True)
-class Pulled:
-    """A start trained with each pull: the model accepted last (the start if none was), its pull and epochs."""
-
-    model: Any
-    pull: float | None
-    epochs: int
-    loss: float
-    seconds: float
-    steps: int
-
-
-def train_by_pulls(contest: Contest, key: str, start: Any) -> Pulled:
-    """Train a start with each pull in order, as the first stage of growth is."""
-    growth = contest.growth
-    evaluation, model, pull, epochs, seconds, steps = contest.task.evaluate(start, "val"), start, None, 0, 0.0, 0
-    for candidate in growth.pulls:
-        recipe = replace(growth.recipe, pull=candidate)
-        begin = _ready(contest, start, candidate)
-        fit = contest.journal.fit(f"{key}-pull-{candidate:g}", begin, contest.task, recipe, seed=contest.seed)
-        seconds, steps = seconds + fit.seconds, steps + fit.steps
-        if JUDGES[growth.judge](evaluation.losses, fit.evaluation.losses, threshold=growth.threshold).accepted:
-            evaluation, model, pull, epochs = fit.evaluation, fit.model, candidate, fit.best_epoch
-    return Pulled(model, pull, epochs, float(evaluation.losses.mean()), seconds, steps)
-
-
-def refit_by_pull(contest: Contest, key: str, start: Any, trained: Pulled) -> tuple[Any, float]:
-    """Train a start on training and validation data as it was trained before; return model and seconds."""
-    if trained.pull is None:
-        return start, 0.0
-    recipe = replace(contest.growth.recipe, pull=trained.pull, patience=None, epochs=max(1, trained.epochs))
-    begin = _ready(contest, start, trained.pull)
-    fit = contest.journal.fit(f"{key}-refit", begin, contest.task.with_refit(), recipe, seed=contest.seed)
-    return fit.model, fit.seconds
-
-
-def _ready(contest: Contest, start: Any, pull: float) -> Any:
-    """Return what is trained: a backbone's silent ops need noise, a GRU's weights are drawn already."""
-    if not isinstance(start.core, Backbone):
-        return start
-    return stirred(start, contest.growth.noise, pull, seed=contest.seed)
-
-
-def random_search(contest: Contest) -> Score:
-    """Train random genotypes from the same start, pulls and judge until they took as many steps as the growth.
+def train_random(contest: Contest, train: Callable[[str, Any], Trained]) -> list[tuple[Trained, list[Ops]]]:
+    """Train random genotypes until they took as many weight steps as the growth; return each with its nodes' ops.
 
     Steps stand for seconds, so that the result does not depend on the machine; the seconds are reported.
+
+    Args:
+        contest: of the growth.
+        train: trains a start under a key.
     """
     rng = random.Random(contest.seed)
-    tried: list[tuple[Pulled, list[Ops]]] = []
+    tried: list[tuple[Trained, list[Ops]]] = []
     while sum(trained.steps for trained, _ in tried) < max(1, contest.steps):
         key = f"random-{len(tried)}"
         genotype = contest.space.sample(rng)
-        ops: list[Ops] = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
-        tried.append((train_by_pulls(contest, key, contest.start(ops, key)), ops))
-    number = min(range(len(tried)), key=lambda i: tried[i][0].loss)
-    (best, ops), seconds = tried[number], sum(trained.seconds for trained, _ in tried)
-    model = best.model
-    if contest.refit:
-        model, more = refit_by_pull(contest, "random", contest.start(ops, f"random-{number}", refitted=True), best)
-        seconds += more
-    chosen = {"nodes": len(ops), "ops": sum(map(len, ops)), "pull": best.pull}
-    return score_model(contest.task, "random", model, seconds, len(tried), chosen)
+        nodes: list[Ops] = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
+        tried.append((train(key, contest.start(nodes, key)), nodes))
+    return tried

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from grownas.backbone import Backbone
 from grownas.baselines.recurrent import recurrent_core
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.contests.common import Contest, Setting, score_model, train_and_choose
+from grownas.contests.common import Contest, Setting, score_model, train_and_choose, train_random
 from grownas.equations import language_equations
 from grownas.errors import ConfigError
 from grownas.genotype import AnyGenotype
@@ -99,13 +98,13 @@ class LanguageContest(Contest):
                 backend=self.backend,
             )
 
-        return self.build(self.task, core, purpose)
+        return self.build(core, purpose)
 
-    def build(self, task: Any, core: Core, purpose: str) -> Any:
-        """Build a task's model around a core of the right size, all drawn for one purpose."""
+    def build(self, core: Core, purpose: str) -> Any:
+        """Build a model around a core of the right size, all drawn for one purpose."""
         size = self.hidden_size if self.params is None else self.size_of(core, self.params)
         generator = self.draw(purpose)
-        return task.model(core(size, generator), generator=generator)
+        return self.task.model(core(size, generator), generator=generator)
 
     def size_of(self, core: Core, params: int) -> int:
         """Return the number of units with which the model around a core comes nearest to a number of parameters.
@@ -144,13 +143,10 @@ class LanguageContest(Contest):
         return replace(contests[best], tuning_seconds=sum(fit.seconds for fit in fits))
 
     def with_setting(self, setting: Mapping[str, float]) -> LanguageContest:
-        """Return the contest where growth, and what is compared with it at its own setting, has this one."""
+        """Return the contest where growth and all other training have a setting: the rate, and options of the task."""
         growth = replace(self.growth, recipe=with_rate(self.growth.recipe, setting))
-        return replace(self, task=self.task_with(setting), growth=growth, recipe=with_rate(self.recipe, setting))
-
-    def task_with(self, setting: Mapping[str, float]) -> Any:
-        """Return the task with a setting's options."""
-        return self.task.with_options({key: value for key, value in setting.items() if key != "rate"})
+        task = self.task.with_options({key: value for key, value in setting.items() if key != "rate"})
+        return replace(self, task=task, growth=growth, recipe=with_rate(self.recipe, setting))
 
     def settings_of(self, genotype: AnyGenotype) -> list[Setting]:
         """Return the ways to train a genotype from random weights."""
@@ -166,14 +162,14 @@ class LanguageContest(Contest):
         """Return the ways to train a kind of core: one for each point of the grid."""
         return [
             Setting(
-                f"{key}-{named(one)}" if one else key,
-                dict(one),
-                partial(self.build, task, core, key),
-                task,
-                with_rate(self.recipe, one),
+                f"{key}-{named(setting)}" if setting else key,
+                dict(setting),
+                partial(one.build, core, key),
+                one.task,
+                one.recipe,
             )
-            for one in self.grid
-            for task in [self.task_with(one)]
+            for setting in self.grid
+            for one in [self.with_setting(setting)]
         ]
 
     def write(self, rundir: RunDir, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
@@ -214,18 +210,12 @@ def gru(contest: LanguageContest) -> Score:
 
 
 def random_cells(contest: LanguageContest) -> Score:
-    """Train random genotypes, at the growth's setting, until they took as many weight steps as the growth.
+    """Train random genotypes at the growth's setting, under the baselines' budget, for as many steps as it took."""
 
-    Steps stand for seconds, so that the result does not depend on the machine; the seconds are reported.
-    """
-    rng = random.Random(contest.seed)
-    tried: list[tuple[Fit, list[Ops]]] = []
-    while sum(fit.steps for fit, _ in tried) < max(1, contest.steps):
-        key = f"random-{len(tried)}"
-        genotype = contest.space.sample(rng)
-        nodes: list[Ops] = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
-        start = contest.start(nodes, key)
-        tried.append((contest.journal.fit(key, start, contest.task, contest.recipe, seed=contest.seed), nodes))
+    def train(key: str, start: Any) -> Fit:
+        return contest.journal.fit(key, start, contest.task, contest.recipe, seed=contest.seed)
+
+    tried = train_random(contest, train)
     best, nodes = min(tried, key=lambda one: one[0].evaluation.metric)
     seconds = sum(fit.seconds for fit, _ in tried)
     chosen = {"nodes": len(nodes), "ops": sum(map(len, nodes))}

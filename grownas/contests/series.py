@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from grownas.backbone import Backbone
 from grownas.baselines.naive import zero_forecast
 from grownas.baselines.recurrent import (
     GRUOnVAR,
@@ -25,15 +26,8 @@ from grownas.baselines.recurrent import (
 from grownas.baselines.var import VAR, Selection, fit_var, select_by_folds, select_by_validation, usable_orders
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.contests.common import (
-    Contest,
-    Setting,
-    random_search,
-    refit_by_pull,
-    score_model,
-    train_and_choose,
-    train_by_pulls,
-)
+from grownas.contests.common import Contest, Setting, score_model, train_and_choose, train_random
+from grownas.criteria.early_stop import JUDGES
 from grownas.equations import equations
 from grownas.errors import ConfigError
 from grownas.genotype import AnyGenotype
@@ -41,6 +35,7 @@ from grownas.journal import Journal
 from grownas.rundir import RunDir
 from grownas.scoring import Score, free_running
 from grownas.start import Ops, build_start, hidden_size_for
+from grownas.strategies.growing import stirred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +287,62 @@ def gru_var(contest: SeriesContest) -> Score:
         seconds += more
     chosen = {"units": units, "pull": trained.pull}
     return score_model(task, "gru_var", model, seconds, len(contest.growth.pulls), chosen)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A start trained with each pull: the model accepted last (the start if none was), its pull and epochs."""
+
+    model: Any
+    pull: float | None
+    epochs: int
+    loss: float
+    seconds: float
+    steps: int
+
+
+def train_by_pulls(contest: SeriesContest, key: str, start: Any) -> Pulled:
+    """Train a start with each pull in order, as the first stage of growth is."""
+    growth = contest.growth
+    evaluation, model, pull, epochs, seconds, steps = contest.task.evaluate(start, "val"), start, None, 0, 0.0, 0
+    for candidate in growth.pulls:
+        recipe = replace(growth.recipe, pull=candidate)
+        begin = _ready(contest, start, candidate)
+        fit = contest.journal.fit(f"{key}-pull-{candidate:g}", begin, contest.task, recipe, seed=contest.seed)
+        seconds, steps = seconds + fit.seconds, steps + fit.steps
+        if JUDGES[growth.judge](evaluation.losses, fit.evaluation.losses, threshold=growth.threshold).accepted:
+            evaluation, model, pull, epochs = fit.evaluation, fit.model, candidate, fit.best_epoch
+    return Pulled(model, pull, epochs, float(evaluation.losses.mean()), seconds, steps)
+
+
+def refit_by_pull(contest: SeriesContest, key: str, start: Any, trained: Pulled) -> tuple[Any, float]:
+    """Train a start on training and validation data as it was trained before; return model and seconds."""
+    if trained.pull is None:
+        return start, 0.0
+    recipe = replace(contest.growth.recipe, pull=trained.pull, patience=None, epochs=max(1, trained.epochs))
+    begin = _ready(contest, start, trained.pull)
+    fit = contest.journal.fit(f"{key}-refit", begin, contest.task.with_refit(), recipe, seed=contest.seed)
+    return fit.model, fit.seconds
+
+
+def _ready(contest: SeriesContest, start: Any, pull: float) -> Any:
+    """Return what is trained: a backbone's silent ops need noise, a GRU's weights are drawn already."""
+    if not isinstance(start.core, Backbone):
+        return start
+    return stirred(start, contest.growth.noise, pull, seed=contest.seed)
+
+
+def random_search(contest: SeriesContest) -> Score:
+    """Train random genotypes from the same start, with the same pulls and judge, for as many steps as the growth."""
+    tried = train_random(contest, lambda key, start: train_by_pulls(contest, key, start))
+    number = min(range(len(tried)), key=lambda i: tried[i][0].loss)
+    (best, ops), seconds = tried[number], sum(trained.seconds for trained, _ in tried)
+    model = best.model
+    if contest.refit:
+        model, more = refit_by_pull(contest, "random", contest.start(ops, f"random-{number}", refitted=True), best)
+        seconds += more
+    chosen = {"nodes": len(ops), "ops": sum(map(len, ops)), "pull": best.pull}
+    return score_model(contest.task, "random", model, seconds, len(tried), chosen)
 
 
 BASELINES: dict[str, Callable[[SeriesContest], Score]] = {

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from grownas.backbone import Backbone
+from grownas.backbone import Backbone, shares_of
 
 Kept = list[list[int]]  # for each node the numbers of the ops that are kept, ascending
 Score = Callable[[Backbone], float]  # lower is better
@@ -37,7 +37,7 @@ class Readout(NamedTuple):
 def by_share(backbone: Backbone, top_k: int, score: Score) -> Readout:
     """Keep each node's `top_k` ops of largest share (Jie & Gao, 2021); of equal ones the first. Scores nothing."""
     kept = [[number for number, _ in backbone.largest_ops(node, top_k)] for node in backbone.mixed_nodes()]
-    shares = _shares(backbone)
+    shares = shares_of(backbone)
     gone = [
         Removal(node, op, shares[node][op])
         for node, ops in enumerate(kept)
@@ -59,7 +59,7 @@ def by_ablation(backbone: Backbone, top_k: int, score: Score) -> Readout:
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     kept: Kept = [list(range(len(alpha))) for alpha in backbone.alpha]
-    shares, gone = _shares(backbone), list[Removal]()
+    shares, gone = shares_of(backbone), list[Removal]()
 
     def without(node: int, op: int) -> Removal:
         value = score(with_only(backbone, _without(kept, node, op)))
@@ -85,10 +85,6 @@ def with_only(backbone: Backbone, kept: Sequence[Sequence[int]]) -> Backbone:
         for alpha, ops in zip(rest.alpha, kept, strict=True):
             alpha[[number for number in range(len(alpha)) if number not in ops]] = -math.inf
     return rest
-
-
-def _shares(backbone: Backbone) -> list[list[float]]:
-    return [torch.softmax(alpha.detach().double(), 0).tolist() for alpha in backbone.alpha]
 
 
 def _without(kept: Kept, node: int, op: int) -> Kept:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from grownas import morphisms
-from grownas.backbone import Backbone
+from grownas.backbone import Backbone, shares_of
 from grownas.criteria import splitting, threshold
 from grownas.criteria.first_order import first_order_gain
 from grownas.criteria.splitting import Splitting
@@ -29,7 +29,7 @@ from grownas.morphisms import CARRIER, Morphed
 from grownas.protocols import Task, Window
 from grownas.recipe import Recipe, device_of
 from grownas.space import Pair
-from grownas.strategies.stage import Candidate, Change, Growth, Journal, shares_of
+from grownas.strategies.stage import Candidate, Change, Growth, Journal
 from grownas.train import Fit, Tree
 
 Place = tuple[int, int | None]  # node and op; None for a whole node

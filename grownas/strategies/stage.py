@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from grownas.backbone import Backbone
+from grownas.backbone import Backbone, shares_of
 from grownas.criteria import threshold
 from grownas.criteria.threshold import Thresholds
 from grownas.migrate import migrate
@@ -234,11 +234,6 @@ def output_drift(before: Any, after: Any, task: Task) -> float:
     """Return the largest change of the output on the first training window, from a zero state."""
     x = next(iter(task.windows("train", seed=0))).x
     return float((after.eval()(x)[0] - before.eval()(x)[0]).abs().max())
-
-
-def shares_of(core: Backbone) -> list[list[float]]:
-    """Return each node's mixture weights."""
-    return [torch.softmax(alpha.detach().double(), 0).tolist() for alpha in core.alpha]
 
 
 def declined(candidate: Candidate, places: Iterable[tuple[int, int]], level: int) -> Candidate:

@@ -57,12 +57,15 @@ class PennTreebank:
         Raises:
             DataError: it cannot be used; the message says where and why.
         """
-        text = sources.read(options.data, Path(os.path.expanduser(options.cache)))
-        task = cls(options, Corpus.of(text), architecture_share)
+        task = cls(options, Corpus.of(cls._read(options)), architecture_share)
         task.windows("train", seed=0)  # raises where the part is too short
         for part in ("val", "test"):
             task._reading(part)
         return task
+
+    @staticmethod
+    def _read(options: Options) -> sources.Text:
+        return sources.read(options.data, Path(os.path.expanduser(options.cache)))
 
     @property
     def words(self) -> list[str]:
@@ -174,9 +177,8 @@ class PennTreebank:
             DataError: the text has a word that the model cannot know.
             KeyError: the tensors are not a model's.
         """
-        text = sources.read(self.options.data, Path(os.path.expanduser(self.options.cache)))
         decoder = tensors.get("decoder", tensors["embedding.weight"])
-        corpus = Corpus.of(text, words)
+        corpus = self.corpus if words == self.words else Corpus.of(self._read(self.options), words)
         return replace(self, corpus=corpus), tensors["embedding.weight"].shape[1], decoder.shape[1]
 
     @property

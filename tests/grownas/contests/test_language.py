@@ -72,7 +72,7 @@ def contest(journal=None, *overrides, **changes):
 def cores(contest):
     genotype = Genotype((Node((Op("add", "tanh", 0.5), Op("hadamard", "relu", 0.5))),), highway=True)
     yield from ((kind, lambda H, g, kind=kind: recurrent_core(kind, H, H, generator=g)) for kind in ("lstm", "gru"))
-    yield "grown", lambda H, g: contest.settings_of(genotype)[0].build.args[1](H, g)
+    yield "grown", lambda H, g: contest.settings_of(genotype)[0].build.args[0](H, g)
 
 
 def test_configs_know_the_names_of_the_table():

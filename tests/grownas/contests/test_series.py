@@ -13,14 +13,8 @@ from torch import nn
 
 from grownas.baselines import NAMES
 from grownas.baselines.var import VAR, Selection, fit_var_robust
-from grownas.contests.common import (
-    generator_for,
-    random_search,
-    refit_by_pull,
-    train_and_choose,
-    train_by_pulls,
-)
-from grownas.contests.series import BASELINES, SeriesContest
+from grownas.contests.common import generator_for, train_and_choose
+from grownas.contests.series import BASELINES, SeriesContest, random_search, refit_by_pull, train_by_pulls
 from grownas.protocols import Evaluation
 from grownas.recipe import Recipe
 from grownas.space import SearchSpace

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from grownas.backbone import Backbone
+from grownas.backbone import Backbone, shares_of
 from grownas.criteria import threshold
 from grownas.criteria.early_stop import Verdict
 from grownas.criteria.threshold import Thresholds
 from grownas.protocols import Evaluation
 from grownas.recipe import OptimizerRecipe, Recipe, make_optimizers
 from grownas.strategies.moves import Scene
-from grownas.strategies.stage import Candidate, Growth, shares_of
+from grownas.strategies.stage import Candidate, Growth
 from grownas.train import Fit, fit
 
 CONTRACT_KEYS = {

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grownas.backbone import shares_of
 from grownas.criteria import threshold
 from grownas.criteria.readout import CHOICES, Readout, Removal
 from grownas.criteria.threshold import Thresholds, Watched
@@ -23,7 +24,7 @@ from grownas.space import SearchSpace
 from grownas.strategies.growing import grow
 from grownas.strategies.moves import prune_at, replace_at
 from grownas.strategies.pruning import log_prunings, prune_stage
-from grownas.strategies.stage import Stage, shares_of, with_core
+from grownas.strategies.stage import Stage, with_core
 from tests.grownas.strategies.laboratory import (
     BEST,
     CHANGED,
