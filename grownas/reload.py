@@ -96,12 +96,25 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
             f"{path}: the data have changed since the run ({task.source}); name them with task.data= to score the "
             "model on them as they are"
         )
+    weights = path / "weights.safetensors"
     try:
         task, input_size, hidden_size = task.restored(tensors, names)
-        model = task.model(GrownRNN(genotype, input_size, hidden_size, backend=config.backend))
-        model.load_state_dict(tensors)
-    except (RuntimeError, KeyError) as error:
-        raise RunError(f"{path}: weights.safetensors does not fit genotype.json: {error}") from error
+    except KeyError as error:
+        raise RunError(f"{weights}: damaged: it lacks {error.args[0]}") from error
+    except ValueError as error:
+        raise RunError(f"{weights}: damaged: {error}") from error
+    model = task.model(GrownRNN(genotype, input_size, hidden_size, backend=config.backend))
+    expected = model.state_dict()
+    problems = [f"it lacks {key}" for key in expected if key not in tensors]
+    problems += [f"{key} belongs to another model" for key in tensors if key not in expected]
+    problems += [
+        f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(one.shape)}"
+        for key, one in expected.items()
+        if key in tensors and tensors[key].shape != one.shape
+    ]
+    if problems:
+        raise RunError(f"{weights} does not fit genotype.json: {'; '.join(problems)}")
+    model.load_state_dict(tensors)
     return model.eval(), task, ("val", "test") if same else ("all",)
 
 
@@ -132,11 +145,20 @@ def _summary(path: Path) -> dict[str, Any]:
 
 
 def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Return the tensors, and the names of series or words."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {})["names"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            names = json.loads((file.metadata() or {}).get("names", "null"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path}: damaged: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RunError(f"{path}: damaged: its metadata need names, a JSON list of strings")
+    if len(set(names)) < len(names):
+        raise RunError(f"{path}: damaged: a name stands twice in its metadata")
+    for key, one in tensors.items():
+        if not one.is_floating_point() or not one.numel() or not one.isfinite().all():
+            raise RunError(f"{path}: damaged: {key} needs floating-point numbers, all of them finite")
+    return tensors, names

@@ -314,10 +314,18 @@ class IndexReturns:
 
         Raises:
             DataError: the columns differ.
-            KeyError: the tensors are not a model's.
+            KeyError: a tensor is missing.
+            ValueError: one is not a model's of these series.
         """
-        task = self.with_scaling(tensors["mean"].numpy(), tensors["sd"].numpy(), names)
-        return task, self.input_size, tensors["readout.weight"].shape[1]
+        mean, sd, readout = tensors["mean"], tensors["sd"], tensors["readout.weight"]
+        for name, one in (("mean", mean), ("sd", sd)):
+            if one.shape != (len(names),):
+                raise ValueError(f"{name} has shape {tuple(one.shape)}, expected one axis of the {len(names)} series")
+        if not (sd > 0).all():
+            raise ValueError("sd needs numbers above 0")
+        if readout.dim() != 2:
+            raise ValueError(f"readout.weight has shape {tuple(readout.shape)}, expected two axes")
+        return self.with_scaling(mean.numpy(), sd.numpy(), names), self.input_size, readout.shape[1]
 
     def with_scaling(self, mean: Array, sd: Array, names: Sequence[str]) -> IndexReturns:
         """Return the same data standardised as another panel was.

@@ -175,11 +175,18 @@ class PennTreebank:
 
         Raises:
             DataError: the text has a word that the model cannot know.
-            KeyError: the tensors are not a model's.
+            KeyError: a tensor is missing.
+            ValueError: one is not a model's of these words.
         """
-        decoder = tensors.get("decoder", tensors["embedding.weight"])
+        embedding = tensors["embedding.weight"]
+        decoder = embedding if self.options.tied else tensors["decoder"]
+        for name, one in (("embedding.weight", embedding), ("decoder", decoder)):
+            if one.dim() != 2 or len(one) != len(words):
+                raise ValueError(
+                    f"{name} has shape {tuple(one.shape)}, expected two axes, the first of the {len(words)} words"
+                )
         corpus = self.corpus if words == self.words else Corpus.of(self._read(self.options), words)
-        return replace(self, corpus=corpus), tensors["embedding.weight"].shape[1], decoder.shape[1]
+        return replace(self, corpus=corpus), embedding.shape[1], decoder.shape[1]
 
     @property
     def source(self) -> str:

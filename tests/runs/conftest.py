@@ -21,8 +21,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from grownas import cli
+from grownas import cli, reload
+from grownas.errors import RunError
 
 NAMES = ("A", "B", "C")
 DAYS = 300
@@ -239,7 +242,50 @@ def _evaluates_to_summary(folder: Path) -> None:
     assert printed == [[part, "mse", repr(summary[part])] for part in ("val", "test")]
 
 
+BROKEN_TENSORS = {  # what each does to one tensor; None: it is left out
+    "gone": lambda one: None,
+    "flat": lambda one: one.reshape(-1) if one.ndim != 1 else one[None],
+    "too long": lambda one: np.concatenate([one, one]) if one.ndim else one[None],
+    "empty": lambda one: one.reshape(-1)[:0],
+    "not a number": lambda one: one * np.float32(np.nan),
+    "whole numbers": lambda one: one.astype(np.int64),
+}
+BROKEN_NAMES = ["null", "3", '{"a": 1}', "[1, 2]", '[["a"], ["b"]]', '"ab"', "[]", '["a", "a"]', "[", None]
+
+
+def _broken_weights_are_told(folder: Path, copy: Path) -> None:
+    """Each tensor of a run broken in each way, and broken names, end in an error that names the file and what is wrong.
+
+    Args:
+        folder: of a finished run.
+        copy: where a copy goes, which is spoiled.
+    """
+    path = Path(shutil.copytree(folder, copy)) / "weights.safetensors"
+    with safe_open(path, "np") as file:
+        notes, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+    def told(changed: dict[str, np.ndarray], notes: dict[str, str], what: str) -> None:
+        save_file({key: np.asarray(one) for key, one in changed.items()}, path, notes)
+        with pytest.raises(RunError) as caught:
+            reload.evaluate(copy)
+        assert str(path) in str(caught.value)
+        assert what in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    for key, one in tensors.items():
+        for change in BROKEN_TENSORS.values():
+            broken = change(one)
+            changed = {**tensors, key: broken} if broken is not None else {k: v for k, v in tensors.items() if k != key}
+            told(changed, notes, key)
+    told({**tensors, "another": np.ones(2, np.float32)}, notes, "another")
+    for names in BROKEN_NAMES:
+        told(tensors, {} if names is None else {"names": names}, "")
+    save_file(tensors, path, notes)
+    assert reload.evaluate(copy) == reload.evaluate(folder)
+
+
 _helpers = {
+    "broken_weights_are_told": _broken_weights_are_told,
     "call": call,
     "start": start,
     "finish": finish,

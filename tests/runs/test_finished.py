@@ -290,6 +290,10 @@ def test_weights_that_do_not_fit_are_told(copied, call, command, change):
     assert "weights.safetensors" in ended.err
 
 
+def test_each_tensor_and_the_names_are_needed_whole(finished, broken_weights_are_told, tmp_path):
+    broken_weights_are_told(finished, tmp_path / "copied")
+
+
 def test_a_genotype_of_another_cell_does_not_fit(copied, call):
     genotype = Genotype.load(copied / "genotype.json")
     Genotype(genotype.nodes[:1]).save(copied / "genotype.json")

@@ -142,6 +142,10 @@ def test_weights_that_lack_a_part_are_told(searched, call, tmp_path, damage):
     assert "weights.safetensors" in ended.err
 
 
+def test_each_tensor_and_the_names_are_needed_whole(searched, broken_weights_are_told, tmp_path):
+    broken_weights_are_told(searched, tmp_path / "copied")
+
+
 def test_the_config_of_the_published_size_takes_its_first_steps(call, text, read_json, tmp_path):
     small = "space.hidden_size=6", "task.streams=4", "task.bptt=8", "task.eval_streams=2", "task.context=10"
     short = "strategy.max_epochs=2", "strategy.later_epochs=2", "retrain.epochs=2", "quiet=true"
