@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ REFERENCE = "grown"
 SIMPLE = ("zero", "var1", "var", "var_robust")  # fitted, not trained
 LEVEL = 0.05  # of the Diebold-Mariano tests in the verdict
 SIZE = 0.1  # of the model confidence set
-RESULTS = ("summary.json", "data.json")  # what is read of a run, beside one of these two:
-FORECASTS, LOSSES = "forecasts.safetensors", "losses.safetensors"
-BLOCK = 100  # tokens whose losses are averaged before they are tested: a text's steps
+FORECASTS, LOSSES = "forecasts.safetensors", "losses.safetensors"  # of a run on series, on a text
+BLOCK = 100  # tokens of a text whose losses are averaged before they are tested
 
 
 def compare(folders: Sequence[Path]) -> Tree:
@@ -31,11 +30,11 @@ def compare(folders: Sequence[Path]) -> Tree:
 
     Means and sds (n - 1; None for one seed) are over seeds. The tests read each model's loss at each step of the test
     part, averaged over the seeds; so they speak of the steps, not of the seeds. A step is a day, its loss the mean over
-    series of the squared error; or it is a block of 100 tokens of a text, its loss their mean nll, and fewer than 100
-    tokens at the end are left out.
+    series of the squared error; or it is a block of 100 tokens of a text, its loss their mean nll. The tokens at the
+    end that do not fill a block are left out of the tests, not of the means.
 
     Returns:
-        The tree of `comparison.json`: `metric, seeds, models, reference, tests, mcs, verdict`.
+        The tree of `comparison.json`: `metric, seeds, models, reference, steps, tests, mcs, verdict`.
 
     Raises:
         RunError: a folder is not finished or damaged, or the seeds saw different data.
@@ -57,6 +56,7 @@ def compare(folders: Sequence[Path]) -> Tree:
         "seeds": [run["summary"]["seed"] for run in runs],
         "models": models,
         "reference": REFERENCE,
+        "steps": {"count": len(losses[names[0]]), "unit": runs[0]["unit"]},
         "tests": tests,
         "mcs": confidence._asdict(),
     }
@@ -71,38 +71,48 @@ def table(comparison: Tree) -> str:
 def _read(folder: Path) -> Tree:
     """Read a run: its summary, the entry of each model, and each model's losses at the steps of the test part.
 
-    A run on series has written forecasts, one on a text the losses of its tokens. `target` is equal where the test data
-    are; `test` holds forecasts, if there are any.
+    `target` is equal where the test data are; `test` holds the forecasts of series, nothing for a text; `unit` says
+    what a step is.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    series = (folder / FORECASTS).is_file() or not (folder / LOSSES).is_file()
-    for name in (*RESULTS, FORECASTS if series else LOSSES):
+    def existing(name: str) -> Path:
         if not (folder / name).is_file():
             raise RunError(f"{folder}: not a finished run: {name} is missing; resume it")
+        return folder / name
+
     try:
-        summary, data = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("summary", "data"))
+        summary, data = (json.loads(existing(name).read_text("utf-8")) for name in ("summary.json", "data.json"))
         entries = {entry["model"]: entry for entry in summary["scores"]}
-        tensors = load_file(folder / (FORECASTS if series else LOSSES))
+        is_text = "words" in data
+        tensors = load_file(existing(LOSSES if is_text else FORECASTS))
         values = {name: tensors[name].astype(np.float64) for name in entries}
-        if series:
+        if len({each.shape for each in values.values()}) != 1:
+            raise ValueError("its models were not scored on the same steps, or there are none")
+        if is_text:
+            target, test = np.array(str(data["checksum"])), {}
+            size = _block_size(len(next(iter(values.values()))))
+            unit, losses = f"blocks of {size} tokens", {name: _blocks(each, size) for name, each in values.items()}
+        else:
             first = int(data["n_val"])
             target, test = tensors["actual"][first:].astype(np.float64), {n: v[first:] for n, v in values.items()}
+            unit = "days"
             losses = {name: ((target - forecast) ** 2).mean(axis=1) for name, forecast in test.items()}
-        else:
-            target, test = np.array(str(data["checksum"])), {}
-            losses = {name: _blocks(each) for name, each in values.items()}
     except (ValueError, TypeError, SafetensorError, OSError) as error:  # text that is no JSON is a ValueError
         raise RunError(f"{folder}: damaged: {error}") from error
     except KeyError as error:
         raise RunError(f"{folder}: damaged: {error} is missing in its files; run it again") from error
-    return {"summary": summary, "entries": entries, "target": target, "test": test, "losses": losses}
+    return {"summary": summary, "entries": entries, "target": target, "test": test, "losses": losses, "unit": unit}
 
 
-def _blocks(losses: Array) -> Array:
-    """Return the means of blocks of tokens, shorter ones of a text that is too short for 20."""
-    size = max(1, min(BLOCK, len(losses) // 20))
+def _block_size(tokens: int) -> int:
+    """Return how many tokens make a block: fewer in a text that is too short for 20 blocks."""
+    return max(1, min(BLOCK, tokens // 20))
+
+
+def _blocks(losses: Array, size: int) -> Array:
+    """Return the means of consecutive blocks; the tokens after the last whole one are left out."""
     means: Array = losses[: len(losses) // size * size].reshape(-1, size).mean(axis=1)
     return means
 
@@ -172,18 +182,27 @@ def verdict(comparison: Tree, kept_starts: int) -> str:
     metric = comparison["metric"]
     lowest = f"Lowest mean test {WORDS.get(metric, metric)} over {seeds} seed{'s' * (seeds > 1)}"
     words = [f"{lowest}: {best} ({score(means[best], metric)})."]
-    members, size = comparison["mcs"]["members"], comparison["mcs"]["size"]
     if REFERENCE in means:
-        words += [_start_words(kept_starts, seeds), *_reference_words(comparison["tests"], means, metric)]
-        simple = [name for name in SIMPLE if name in members]
-        place = "in" if REFERENCE in members else "not in"
-        words.append(
-            f"{REFERENCE} is {place} the {size:.0%} model confidence set"
-            + (f"; of the simple models it holds {_list(simple)}." if simple else ", which holds no simple model.")
-        )
-    else:
-        words.append(f"The {size:.0%} model confidence set holds {_list(members)}.")
+        words += [_start_words(kept_starts, seeds), *_reference_words(comparison, means)]
+    words.append(_set_words(comparison["mcs"], means))
     return " ".join(word for word in words if word)
+
+
+def _set_words(confidence: Mapping[str, Any], compared: Container[str]) -> str:
+    """Say whether the confidence set holds the reference, and which simple models, or where there are none, which."""
+    members, the_set = confidence["members"], f"{confidence['size']:.0%} model confidence set"
+    if REFERENCE not in compared:
+        return f"The {the_set} holds {_list(members)}."
+    lead = f"{REFERENCE} is {'in' if REFERENCE in members else 'not in'} the {the_set}"
+    if any(name in compared for name in SIMPLE):
+        simple = [name for name in SIMPLE if name in members]
+        return lead + (
+            f"; of the simple models it holds {_list(simple)}." if simple else ", which holds no simple model."
+        )
+    others = [name for name in members if name != REFERENCE]
+    if REFERENCE not in members:
+        return f"{lead}, which holds {_list(others)}."
+    return lead + (f", with {_list(others)}." if others else ", alone.")
 
 
 def _start_words(kept: int, seeds: int) -> str:
@@ -192,9 +211,10 @@ def _start_words(kept: int, seeds: int) -> str:
     return "The start is kept, nothing found" + ("." if kept == seeds else f", in {kept} of {seeds} seeds.")
 
 
-def _reference_words(tests: Sequence[Tree], means: Mapping[str, float], metric: str) -> list[str]:
+def _reference_words(comparison: Tree, means: Mapping[str, float]) -> list[str]:
     """Compare the reference with the baselines: lower means first, then what Diebold and Mariano's test says."""
-    rivals = {test["baseline"]: test for test in tests if test["baseline"] not in OURS}
+    metric, steps = comparison["metric"], comparison["steps"]
+    rivals = {test["baseline"]: test for test in comparison["tests"] if test["baseline"] not in OURS}
     ahead = [name for name, test in rivals.items() if not test["equal"] and means[name] < means[REFERENCE]]
     words = [
         f"{name} has a lower mean than {REFERENCE} "
@@ -206,7 +226,8 @@ def _reference_words(tests: Sequence[Tree], means: Mapping[str, float], metric: 
         groups.setdefault(_finding(test), []).append(name)
     found = [f"{finding} {_list(names)}" for finding, names in groups.items()]
     if found:
-        words.append(f"By the Diebold-Mariano test at {LEVEL:.0%} {REFERENCE} is {'; '.join(found)}.")
+        where = f"at {LEVEL:.0%} on {steps['count']} {steps['unit']}"
+        words.append(f"By the Diebold-Mariano test {where} {REFERENCE} is {'; '.join(found)}.")
     return words
 
 

@@ -1,4 +1,4 @@
-"""Tests of equal forecast accuracy on daily losses. The heavy libraries are imported where they are used."""
+"""Tests of equal forecast accuracy on losses by step: days, or blocks of a text. Heavy libraries are imported late."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def newey_west_t(differences: Array) -> NeweyWest:
     A constant series has error 0: t is then 0 if the mean is 0 too, else infinite with the mean's sign.
 
     Args:
-        differences: shape `(n,)`, n >= 2, for example of two models' daily losses.
+        differences: shape `(n,)`, n >= 2, for example of two models' losses at each step.
 
     Reference:
         Newey & West (1987), A Simple, Positive Semi-definite, Heteroskedasticity and Autocorrelation Consistent
@@ -72,8 +72,8 @@ def diebold_mariano(losses_a: Array, losses_b: Array) -> DieboldMariano:
     """Test whether two models' losses differ in the mean, with the small-sample adjustment of Harvey et al. (1997).
 
     Args:
-        losses_a: daily losses, for a panel the mean over its series, at least 0, shape `(n,)`.
-        losses_b: of the other model on the same days.
+        losses_a: at each step, for a panel the mean over its series, at least 0, shape `(n,)`.
+        losses_b: of the other model at the same steps.
 
     Reference:
         Diebold & Mariano (1995), Comparing Predictive Accuracy. `statsmodels` takes one series and forecasts of it:
@@ -102,7 +102,7 @@ class ConfidenceSet(NamedTuple):
         members: names, in the order given.
         p_values: of each model; members have one above `size`.
         size: level of the test.
-        block: mean length of the bootstrap's blocks, days.
+        block: mean length of the bootstrap's blocks, steps.
     """
 
     members: list[str]
@@ -114,11 +114,11 @@ class ConfidenceSet(NamedTuple):
 def model_confidence_set(losses: Mapping[str, Array], *, size: float = 0.1, seed: int = 0) -> ConfidenceSet:
     """Return the models that hold the best one with probability 1 - size.
 
-    Range statistic, stationary bootstrap with 1000 replications and blocks of floor(sqrt(n)) days. Models with equal
+    Range statistic, stationary bootstrap with 1000 replications and blocks of floor(sqrt(n)) steps. Models with equal
     losses stand or fall together: their differences have no variance, so one of them is tested for all.
 
     Args:
-        losses: daily losses of each model on the same days, shape `(n,)` each.
+        losses: of each model at the same steps, shape `(n,)` each.
         size: level of the test.
         seed: of the bootstrap.
 

@@ -136,8 +136,8 @@ def comparison(result: Entry) -> Table:
         Column("sd", "standard deviation over the seeds"),
         Column(
             "DM p",
-            f"Diebold-Mariano test against {reference}: how likely is so large a difference by chance; "
-            f"'better' where the model's losses are lower than those of {reference}",
+            f"Diebold-Mariano test against {reference}{_on_steps(result)}: how likely is so large a difference by "
+            f"chance; 'better' where the model's losses are lower than those of {reference}",
         ),
         Column("MCS", _mcs_note(result), figures=False),
         Column("n", "seeds"),
@@ -151,6 +151,12 @@ def comparison(result: Entry) -> Table:
     ordered = sorted(result["models"], key=lambda entry: _rank(entry["test"]["mean"]))
     rows = (_comparison_row(entry, tests, reference, result["metric"]) for entry in ordered)
     return Table(columns, tuple(rows)).without_empty()
+
+
+def _on_steps(result: Entry) -> str:
+    """Say what the tests' steps are, where the comparison does."""
+    steps = result.get("steps")
+    return f" on the mean losses of {count(steps['count'])} {steps['unit']}" if steps else ""
 
 
 def _mcs_note(result: Entry) -> str:

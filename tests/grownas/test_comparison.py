@@ -148,13 +148,154 @@ def test_the_result_is_json(runs):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
+# Texts
+
+
+def write_text_run(folder, means, *, seed=1, tokens=2345, text="one", without=None):
+    """Write what a comparison reads of a run on a text.
+
+    Args:
+        folder: where to.
+        means: of each model, the mean nll of its tokens, about.
+        seed: of the losses.
+        tokens: of the test part.
+        text: another makes another text.
+        without: a file that is left out.
+    """
+    rng = np.random.default_rng([9, seed])
+    shared = rng.gamma(2.0, 1.0, size=tokens)  # some tokens are harder than others, for every model
+    losses = {
+        name: (mean * shared / 2 * rng.uniform(0.9, 1.1, tokens)).astype(np.float32) for name, mean in means.items()
+    }
+    entries = [
+        {"model": name, "params": 100, "seconds": 1.0, "val": 9.0, "test": float(np.exp(each.astype(float).mean()))}
+        for name, each in losses.items()
+    ]
+    folder.mkdir(parents=True)
+    save_file(losses, folder / "losses.safetensors")
+    (folder / "data.json").write_text(json.dumps({"words": 50, "n_test": tokens + 1, "checksum": text}))
+    (folder / "summary.json").write_text(json.dumps({"seed": seed, "metric": "perplexity", "scores": entries}))
+    if without:
+        (folder / without).unlink()
+    return folder
+
+
+NLL = {"grown": 4.0, "lstm": 4.2, "gru": 3.9, "random": 4.0}
+
+
+@pytest.fixture
+def texts(tmp_path):
+    return lambda means=NLL, **more: [write_text_run(tmp_path / f"{s}", means, seed=s, **more) for s in (1, 2, 3)]
+
+
+def test_tests_on_a_text_read_means_of_blocks_of_100_tokens_averaged_over_seeds(texts):
+    folders = texts()
+    result = compare(folders)
+    assert result["steps"] == {"count": 23, "unit": "blocks of 100 tokens"}
+    losses = {
+        name: np.mean([load_file(f / "losses.safetensors")[name].astype(float) for f in folders], axis=0)
+        for name in NLL
+    }
+    blocks = {
+        name: [each[first : first + 100].mean() for first in range(0, 2300, 100)] for name, each in losses.items()
+    }
+    assert [test["baseline"] for test in result["tests"]] == ["lstm", "gru", "random"]
+    for test in result["tests"]:
+        judge = diebold_mariano(np.array(blocks[test["baseline"]]), np.array(blocks["grown"]))
+        assert test["statistic"] == pytest.approx(judge.statistic, rel=1e-9)
+        assert test["p_value"] == pytest.approx(judge.p_value, rel=1e-9)
+    assert {test["baseline"]: test["statistic"] > 0 for test in result["tests"]}["lstm"]
+    assert result["mcs"]["members"] == ["gru"]
+
+
+def test_means_of_perplexity_are_over_seeds_and_all_tokens(texts):
+    folders = texts()
+    for name, entry in by_model(compare(folders)).items():
+        each = [np.exp(load_file(f / "losses.safetensors")[name].astype(float).mean()) for f in folders]
+        assert entry["test"]["each"] == pytest.approx(each, rel=1e-9)
+        assert entry["test"]["mean"] == pytest.approx(np.mean(each), rel=1e-9)
+        assert entry["test"]["sd"] == pytest.approx(np.std(each, ddof=1), rel=1e-9)
+        assert entry["averaged_test"] is None
+
+
+def test_the_words_about_a_text_are_of_perplexity_and_blocks(texts):
+    result = compare(texts())
+    gru, grown = (by_model(result)[name]["test"]["mean"] for name in ("gru", "grown"))
+    assert result["verdict"].startswith(f"Lowest mean test perplexity over 3 seeds: gru ({gru:.2f}).")
+    assert f"gru has a lower mean than grown ({gru:.2f} against {grown:.2f})." in result["verdict"]
+    assert (
+        "By the Diebold-Mariano test at 5% on 23 blocks of 100 tokens grown is better than lstm;" in result["verdict"]
+    )
+    assert result["verdict"].endswith("grown is not in the 10% model confidence set, which holds gru.")
+    assert "simple" not in result["verdict"]
+    assert "error" not in result["verdict"]
+    header, _, *rows = table(result).splitlines()
+    assert "test perplexity" in header
+    assert not any(word in header for word in ("averaged", "R²", "hits", "MSE"))
+    assert rows[0].split()[:2] == ["gru", f"{gru:.2f}"]
+
+
+@pytest.mark.parametrize(
+    ("means", "words"),
+    [
+        ({"grown": 3.0, "lstm": 4.2}, "grown is in the 10% model confidence set, alone."),
+        ({"grown": 4.0, "lstm": 4.0, "gru": 5.0}, "grown is in the 10% model confidence set, with lstm."),
+    ],
+)
+def test_a_confidence_set_that_holds_the_grown_cell_is_told(texts, means, words):
+    assert compare(texts(means))["verdict"].endswith(words)
+
+
+def test_a_short_text_has_shorter_blocks(texts):
+    assert compare(texts(tokens=130))["steps"] == {"count": 21, "unit": "blocks of 6 tokens"}
+
+
+def test_another_text_is_refused(texts, tmp_path):
+    folders = [*texts(), write_text_run(tmp_path / "other", NLL, text="other")]
+    with pytest.raises(RunError, match=r"other: its test data differ from those of"):
+        compare(folders)
+
+
+def test_a_run_on_series_is_not_compared_with_one_on_a_text(runs, texts):
+    with pytest.raises(RunError, match="its test data differ"):
+        compare([*texts(), *runs(MODELS, seeds=(7,))])
+
+
+@pytest.mark.parametrize("name", ["summary.json", "data.json", "losses.safetensors"])
+def test_an_unfinished_run_on_a_text_is_refused_with_what_is_missing(tmp_path, name):
+    folder = write_text_run(tmp_path / "run", NLL, without=name)
+    with pytest.raises(RunError, match=rf"run: not a finished run: {name} is missing; resume it"):
+        compare([folder])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda losses: {**losses, "gru": losses["gru"][1:]},
+        lambda losses: {name: each for name, each in losses.items() if name != "gru"},
+        lambda losses: {**losses, "gru": np.float32([[1.0]])},
+    ],
+    ids=["shorter", "missing", "no list"],
+)
+def test_damaged_losses_are_refused(tmp_path, change):
+    folder = write_text_run(tmp_path / "run", NLL)
+    save_file(change(load_file(folder / "losses.safetensors")), folder / "losses.safetensors")
+    with pytest.raises(RunError, match=r"run: damaged: "):
+        compare([folder])
+
+
+def test_a_run_without_scores_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"run: damaged: .* or there are none"):
+        compare([write_text_run(tmp_path / "run", {})])
+
+
 # Verdicts
 
 
 def test_verdict_where_the_grown_cell_wins(runs):
     words = compare(runs(MODELS))["verdict"]
     assert words.startswith("Lowest mean test error over 3 seeds: grown (0.")
-    assert "By the Diebold-Mariano test at 5% grown is better than zero, var1 and gru." in words
+    assert "By the Diebold-Mariano test at 5% on 120 days grown is better than zero, var1 and gru." in words
     assert "grown is in the 10% model confidence set, which holds no simple model." in words
     assert "has a lower mean" not in words
     assert "nothing found" not in words
