@@ -127,6 +127,9 @@ def _model(name: str, runs: Sequence[Tree], in_mcs: bool) -> Tree:
         "params": _mean([entry["params"] for entry in entries]),
         "seconds": _mean([entry["seconds"] for entry in entries]),
         "settings": entries[0].get("settings"),
+        "words_per_s": _mean(speeds)
+        if (speeds := [e["words_per_s"] for e in entries if e.get("words_per_s")])
+        else None,
         "val": _spread([entry["val"] for entry in entries]),
         "test": {**_spread([entry["test"] for entry in entries]), "each": [entry["test"] for entry in entries]},
         "averaged_test": _averaged(name, found),

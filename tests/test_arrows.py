@@ -29,7 +29,8 @@ LAYERS = """
     programs
     contests.language  contests.series
     contests.common  sweep  comparison  report.page
-    journal  report.plots  report.growth_plots
+    journal  report.plots
+    report.growth_plots
     report.history  report.canvas
     report.growth_log
     report.dag_diagram

@@ -61,6 +61,13 @@ class Chapter(NamedTuple):
     losses: tuple[float | None, float | None]
 
 
+class Curve(NamedTuple):
+    """How the validation figure of a model fell: weight steps, seconds and figure after each epoch."""
+
+    model: str
+    points: list[tuple[float, float, float]]
+
+
 class Prediction(NamedTuple):
     """The predicted and the measured change of the loss by one move, and the part of the data they are of."""
 
@@ -297,6 +304,49 @@ def _best_epochs(metrics: Iterable[Line]) -> dict[str, int]:
             here = (line["value"], line["epoch"])
             best[line["part"]] = min(best.get(line["part"], here), here)
     return {part: epoch for part, (_, epoch) in best.items()}
+
+
+# --- curves ---
+
+FITTED = {"retrained": "grown_retrained"}  # what the name of a model's fit begins with -> the model, if not that
+
+
+def curves(
+    metrics: Iterable[Line], metric: str, models: Sequence[str], found: Iterable[Event], stages: Iterable[Line]
+) -> list[Curve]:
+    """Return a curve of each model that was trained, in the order of `models`; of several fits that with the lowest.
+
+    That of the growth goes through the fits that led to the cell, each up to its best epoch. Its steps and seconds are
+    all that were spent until then, also in fits that led nowhere.
+
+    Args:
+        metrics: lines of `metrics.jsonl`.
+        metric: the task's figure of merit.
+        models: names in the scores.
+        found: see `events`.
+        stages: the summary's `stage_log`.
+    """
+    logged: dict[str, list[Line]] = {}
+    for line in metrics:
+        if line["split"] == "val" and line["metric"] == metric and line["value"] is not None and "part" in line:
+            logged.setdefault(line["part"], []).append(line)
+    path, grown, steps, seconds = {part for _, part, _ in _path(found, stages)}, list[Any](), 0.0, 0.0
+    fitted: dict[str, list[Any]] = {}
+    for part, lines in logged.items():
+        points = [(line["step"], line["wall_s"], line["value"]) for line in lines if line["epoch"]]
+        if not points:
+            continue
+        lowest = min(range(len(points)), key=lambda i: points[i][2])
+        if lines[0].get("stage"):
+            if part in path:
+                grown += [(steps + step, seconds + wall_s, value) for step, wall_s, value in points[: lowest + 1]]
+            steps, seconds = steps + points[-1][0], seconds + points[-1][1]
+        elif not part.endswith("-refit"):
+            begin = part.partition("-")[0]
+            fitted.setdefault(FITTED.get(begin, begin), []).append((points[lowest][2], points))
+    fitted |= {"grown": [(0.0, grown)]} if grown else {}
+    best = {model: min(several, key=lambda one: one[0])[1] for model, several in fitted.items()}
+    return [Curve(model, best[model]) for model in models if model in best]
 
 
 # --- predictions ---

@@ -97,7 +97,7 @@ def _comparison(comparison: Comparison) -> Tree:
         "outcomes": tables.outcomes((run.name, run.summary) for run in finished if run.summary),
         "cumulative": _cumulative(finished, comparison.best_baseline),
         "rival": comparison.best_baseline,
-        "repeat": _repeat(comparison.name, "compare", comparison.config_text, comparison.config, values["data"]),
+        "repeat": _repeat(comparison, "compare", values["data"]),
     }
 
 
@@ -134,7 +134,7 @@ def _lowest_validation(finished: list[Run]) -> str:
 
 
 def _details(run: Run) -> Tree:
-    """Return the sections about one run: growth, cell, forecasts, data, how to repeat it."""
+    """Return the sections about one run: growth, curves, cell, forecasts, data, how to repeat it."""
     from grownas.equations import for_people
 
     rival = run.best_baseline
@@ -143,6 +143,7 @@ def _details(run: Run) -> Tree:
         "cell": _safe(draw(run.genotype)) if run.genotype else None,
         "about_cell": about(run.genotype) if run.genotype else "",
         "equations": for_people(run.equations) if run.equations else None,
+        "is_text": run.is_text,
         "panels": _panels(run),
         "days": min(SHOWN_DAYS, len(run.test_dates)),
         "cumulative": _cumulative([run], rival),
@@ -152,7 +153,7 @@ def _details(run: Run) -> Tree:
         "free_running": run.summary.get("free_running") if run.summary else None,
         "data": run.data,
         "series": _series(run),
-        "repeat": _repeat(run.name, run.command, run.config_text, run.config, run.data),
+        "repeat": _repeat(run, run.command, run.data, run.what),
     }
 
 
@@ -165,8 +166,13 @@ def _growth(run: Run) -> Tree:
     shares = history.shares(run.shares, run.metrics, events, stages)
     predictions = history.predictions(run.growth)
     scatter = growth_plots.scatter(predictions)
+    models = [entry["model"] for entry in run.scores]
+    curves = history.curves(run.metrics, run.metric, models, events, stages)
+    panels = [plots.curves(curves, metric=run.metric, over=over) for over in plots.AXES]
     return {
         "timeline": _both(lambda width: growth_plots.timeline(fits, marks, metric=metric, width=width)),
+        "curves": [_safe(panel) for panel in panels if panel],
+        "curve_of": tables.METRICS.get(run.metric, run.metric),
         "trials": any(fit.is_trial for fit in fits),
         "chapters": [_chapter(chapter) for chapter in history.chapters(events)],
         "shares": [_safe(panel) for panel in growth_plots.share_panels(shares)],
@@ -241,9 +247,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     for model, words in ((rival, f"test {label}, {rival}"), ("start", f"test {label}, start")):
         entry = run.score(model) if model else None
         facts += [(words, tables.score(entry["test"], run.metric))] if entry else []
-    facts.append(("nodes, ops", f"{summary['nodes']}, {summary['ops']}"))
+    if summary["nodes"] is not None:  # else it trained a baseline
+        facts.append(("nodes, ops", f"{summary['nodes']}, {summary['ops']}"))
     facts.append(("parameters", tables.count(summary["params"])))
-    facts.append(("search", f"{tables.seconds(summary['search_seconds'])} s"))
+    for key, words in (("search_seconds", "search"), ("retrain_seconds", "training anew")):
+        if summary.get(key) is not None:
+            facts.append((words, f"{tables.seconds(summary[key])} s"))
     return facts
 
 
@@ -289,13 +298,16 @@ def _series(run: Run) -> tables.Table | None:
     return tables.series(names, run.data, {model: entry for model in models if (entry := run.score(model))})
 
 
-def _repeat(name: str, command: str, text: str, config: Tree, data: Tree) -> Tree:
-    """Return what is needed to repeat a run."""
+def _repeat(of: Run | Comparison, command: str, data: Tree, what: str | None = None) -> Tree:
+    """Return what is needed to repeat a run or a comparison; `what` is the baseline that it trained."""
+    config = of.config
     versions = {name: str(version) for name, version in (config.get("versions") or {}).items()}  # 2.4 is a number
     return {
-        "name": name,
+        "name": of.name,
         "command": command,
-        "config": text,
+        "genotype": (what or f"{of.name}/genotype.json") if command == "train" else None,
+        "has_model": command != "compare" and what is None,
+        "config": of.config_text,
         "versions": versions,
         "forecasts": "names" in data,
         "checksum": data.get("checksum") or config.get("data_checksum"),

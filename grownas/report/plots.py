@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grownas.report.canvas import GRID, INK, MUTED, OURS, PANEL, as_svg, drawing, shorten
+from grownas.report.canvas import (
+    FOURTH,
+    GRID,
+    INK,
+    LINE,
+    MUTED,
+    OTHER,
+    OURS,
+    PANEL,
+    THIRD,
+    as_svg,
+    drawing,
+    shorten,
+)
+from grownas.report.growth_plots import log_ticks, spread
+from grownas.report.history import Curve
 from grownas.report.tables import METRICS, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+AXES = {"steps": 0, "seconds": 1}  # of a curve's points
+SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float]]] = {  # and the way back, by metric
+    None: (float, float),
+    "perplexity": (math.log, math.exp),
+}
 
 
 def dots(
@@ -57,6 +80,51 @@ def _dot_row(axes: Axes, row: int, mean: float, values: Sequence[float], colour:
     if several:
         axes.plot([mean, mean], [row - 0.28, row + 0.28], color=colour, linewidth=1.8)
     axes.text(1.02, row, score(mean, metric), color=colour, **place)
+
+
+def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PANEL) -> str | None:
+    """Draw how each model's validation figure fell, its name at the end of its line.
+
+    Args:
+        found: the curves.
+        metric: what they show.
+        over: `steps` or `seconds`, the horizontal axis.
+        width: inches.
+
+    Returns:
+        The SVG, or None if there are no curves.
+    """
+    if not found:
+        return None
+    other, column = itertools.cycle((INK, OTHER, THIRD, FOURTH, MUTED)), AXES[over]
+    colours = {curve.model: OURS if curve.model == "grown" else next(other) for curve in found}
+    values = np.array([point[2] for curve in found for point in curve.points])
+    to, back = SCALES.get(metric, SCALES[None])
+    low, high = to(float(values.min())), to(float(np.quantile(values, 0.98)))
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    low, high = low - margin, high + margin
+    height = 2.4
+    with drawing(width, height) as (canvas, axes):
+        if metric in SCALES:
+            axes.set_yscale("log")
+            ticks = log_ticks(back(low), back(high))
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+        axes.set_ylim(back(low), back(high))
+        axes.set_xlim(0, max(point[column] for curve in found for point in curve.points) or 1.0)
+        axes.set_xlabel(f"{over} of training")
+        axes.set_ylabel(f"validation {METRICS.get(metric, metric)}")
+        for curve in found:
+            points = [(point[column], point[2]) for point in curve.points]
+            looks: dict[str, Any] = {"marker": "o", "markersize": 2.5} if len(points) < 20 else {}
+            axes.plot(*zip(*points, strict=True), color=colours[curve.model], linewidth=1.2, clip_on=False, **looks)
+        ordered = sorted(found, key=lambda curve: curve.points[-1][2])
+        ends = [to(curve.points[-1][2]) for curve in ordered]
+        heights = spread(ends, gap=0.95 * LINE * (high - low) / (height - 0.5), low=low, high=high)
+        place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center_baseline", "clip_on": False}
+        for curve, end in zip(ordered, heights, strict=True):
+            axes.text(1.03, back(end), curve.model, color=colours[curve.model], **place)
+        return as_svg(canvas)
 
 
 def forecast_panel(

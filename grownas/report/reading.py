@@ -28,7 +28,7 @@ class Run:
     Attributes:
         path: the folder.
         config_text, config: the resolved config.
-        command: which command made the folder.
+        command, what: which command made the folder, and what baseline it trained, if it is one.
         summary: None while the run goes on.
         metrics, growth, shares: the lines of the three logs; cells in `growth` are genotypes.
         genotype: the cell found.
@@ -49,6 +49,7 @@ class Run:
     equations: str | None
     data: Tree
     forecasts: dict[str, np.ndarray]
+    what: str | None = None
 
     @classmethod
     def empty(cls, path: Path) -> Run:
@@ -70,6 +71,11 @@ class Run:
         """The task's figure of merit."""
         return str(self.summary.get("metric", "mse")) if self.summary else "mse"
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the run is on a text, not on series."""
+        return "words" in self.data
+
     def score(self, model: str) -> Tree | None:
         """Return a model's entry."""
         return next((entry for entry in self.scores if entry["model"] == model), None)
@@ -82,8 +88,8 @@ class Run:
 
     @property
     def best_baseline(self) -> str | None:
-        """The baseline with the lowest test figure."""
-        return lowest({entry["model"]: entry["test"] for entry in self.scores})
+        """The baseline with the lowest test figure, if that is not what the run is about."""
+        return lowest({entry["model"]: entry["test"] for entry in self.scores if entry["model"] != self.main})
 
     @cached_property
     def test(self) -> dict[str, np.ndarray]:
@@ -157,11 +163,12 @@ def read_run(path: Path) -> Run:
             "`train` or `compare` wrote"
         )
     text, config = _config(path)
+    mark = _json(path / "run.json") or {}
     return Run(
         path=path,
         config_text=text,
         config=config,
-        command=str((_json(path / "run.json") or {}).get("command", "search")),
+        command=str(mark.get("command", "search")),
         summary=_summary(path / "summary.json"),
         metrics=_json_lines(path / "metrics.jsonl"),
         growth=_growth(path / "growth.jsonl"),
@@ -170,6 +177,7 @@ def read_run(path: Path) -> Run:
         equations=_text(path / "equations.txt"),
         data=_json(path / "data.json") or {},
         forecasts=_tensors(path / "forecasts.safetensors"),
+        what=mark.get("what"),
     )
 
 

@@ -21,11 +21,12 @@ MODELS = {  # name -> what it is, in words
     "var1": "VAR(1), least squares",
     "var": "VAR, order chosen on validation",
     "var_robust": "VAR, loss, ridge and order by blocked folds",
-    "lstm": "LSTM, settings chosen on validation",
-    "gru": "GRU, settings chosen on validation",
+    "lstm": "one layer",
+    "gru": "one layer",
     "gru_var": "GRU beside the same start",
     "random": "random cells, same budget",
 }
+TUNED = ("grown_retrained", "lstm", "gru")  # of several settings, where there are several, validation chooses
 METRICS = {"mse": "MSE"}  # what tables call a metric, if not by its name
 WORDS = {"mse": "error"}  # what sentences call it
 DIGITS = {"perplexity": 2}  # decimals of a metric, if not 4
@@ -121,7 +122,8 @@ def _score_row(entry: Entry, metric: str) -> Row:
         count(entry.get("words_per_s")),
         count(entry.get("settings")),
     )
-    return Row(cells, _about(entry["model"], entry.get("chosen", {})), entry["model"] == "grown")
+    about = _about(entry["model"], entry.get("chosen", {}), entry.get("settings"))
+    return Row(cells, about, entry["model"] == "grown")
 
 
 def comparison(result: Entry) -> Table:
@@ -145,6 +147,7 @@ def comparison(result: Entry) -> Table:
         Column(f"val {label}", "mean over the seeds"),
         Column("params", "numbers learned"),
         Column("seconds", "all fits of one seed, those not chosen included"),
+        Column("words/s", "learned from in a second of training"),
         Column("tried", "settings tried"),
     )
     tests = {test["baseline"]: test for test in result.get("tests", [])}
@@ -177,9 +180,10 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, me
         score(entry.get("val", {}).get("mean"), metric),
         count(entry.get("params")),
         seconds(entry.get("seconds")),
+        count(entry.get("words_per_s")),
         count(entry.get("settings")),
     )
-    return Row(cells, _about(name, {}), name == reference)
+    return Row(cells, _about(name, {}, entry.get("settings")), name == reference)
 
 
 def _dm(test: Entry) -> str:
@@ -188,10 +192,11 @@ def _dm(test: Entry) -> str:
     return probability(test.get("p_value")) + (" better" if better else "")
 
 
-def _about(model: str, chosen: Entry) -> str:
-    """Say in words what a model is and which settings were chosen."""
-    settings = ", ".join(f"{key} {plain(value)}" for key, value in chosen.items() if value is not None)
-    return "; ".join(part for part in (MODELS.get(model, ""), settings.replace("_", " ")) if part)
+def _about(model: str, chosen: Entry, settings: int | None) -> str:
+    """Say in words what a model is and which settings were chosen, of how many."""
+    values = ", ".join(f"{key} {plain(value)}" for key, value in chosen.items() if value is not None)
+    by = "settings chosen on validation" if model in TUNED and (settings or 1) > 1 else ""
+    return "; ".join(part for part in (MODELS.get(model, ""), by, values.replace("_", " ")) if part)
 
 
 def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Table:

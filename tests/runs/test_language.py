@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -81,12 +83,42 @@ def test_a_search_scores_every_model_at_the_same_size(searched, read_json):
         assert entry["detail"]["test"]["tokens"] == tokens
 
 
-def test_the_report_speaks_of_the_text(searched):
-    report = (searched / "report.html").read_text()
-    assert "perplexity" in report
-    assert "Parts" in report
-    for words in ("R²", "hits", "Forecasts", "forecast"):
-        assert words not in report, words
+def words_of(page: Path) -> str:
+    """The words of a report, without its drawings, styles and config."""
+    text = re.sub(r"<style>.*?</style>|<svg.*?</svg>|<details>.*?</details>", "", page.read_text(), flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", text).split())
+
+
+OF_SERIES = ("R²", "hits", "orecast", "error", "MSE", "series", "cleaning", "days", "None", "equations.txt , in a form")
+
+
+def test_the_report_speaks_of_the_text(searched, text, read_json):
+    page = searched / "report.html"
+    found, headings = words_of(page), re.findall(r"<h2>(.*?)</h2>", page.read_text())
+    assert headings == [
+        "Comparison", "Growth timeline", "Training curves", "The cell", "The cell move by move", "Shares over time",
+        "Growth log", "Data", "How to repeat it",
+    ]  # fmt: skip
+    for words in OF_SERIES:
+        assert words not in found, words
+    for entry in read_json(searched / "summary.json")["scores"]:
+        assert f"{entry['test']:.2f}" in found
+        assert f"{entry['test']:.3f}" not in found
+    assert f"Text {text.name}, 10 words" in found
+    assert "420 training, 105 validation, 105 test tokens" in found
+    assert "All numbers stand in weights.safetensors ; equations.txt says" in found
+    assert "words/s" in found
+    for model in ("grown", "grown_retrained", "lstm", "gru"):  # at the ends of the curves, too
+        assert page.read_text().count(f">{model}<") >= 2
+
+
+def test_runs_side_by_side_are_compared_by_perplexity(searched, trained, call):
+    ended = call("report", searched, trained("lstm"))
+    assert ended.code == 0, ended.err
+    found = words_of(Path(ended.out.strip()))
+    for words in OF_SERIES[:5]:
+        assert words not in found, words
+    assert "has the lowest validation perplexity" in found
 
 
 def test_the_folder_and_the_text_give_the_test_perplexity_by_numpy_alone(searched, text, read_json, followed_words):
@@ -159,13 +191,57 @@ def test_the_config_of_the_published_size_takes_its_first_steps(call, text, read
     assert weights["gain"] != 5  # it was learned
 
 
+@pytest.fixture(scope="module")
+def trained(call, options):
+    """Train something from random weights, once; return the folder."""
+
+    @functools.cache
+    def train(what: str) -> Path:
+        ended = call("train", *options(f"genotype={what}", "retrain.epochs=8", "retrain.rate=0.05"))
+        assert ended.code == 0, ended.err
+        return Path(ended.out.splitlines()[-1].removeprefix("report: ")).parent
+
+    return train
+
+
 @pytest.mark.parametrize("what", ["lstm", "darts_v2"])
-def test_a_baseline_or_a_published_cell_is_trained(call, options, read_json, what):
-    ended = call("train", *options(f"name={what}", f"genotype={what}", "retrain.epochs=8", "retrain.rate=0.05"))
-    assert ended.code == 0, ended.err
-    folder = Path(ended.out.splitlines()[-1].removeprefix("report: ")).parent
-    (score,) = read_json(folder / "summary.json")["scores"]
+def test_a_baseline_or_a_published_cell_is_trained(trained, read_json, what):
+    (score,) = read_json(trained(what) / "summary.json")["scores"]
     assert score["test"] < len(WORDS)
+
+
+def test_a_genotype_is_trained_as_the_search_retrained_it(searched, options, call, read_json, tmp_path):
+    path = searched / "genotype.json"
+    ended = call("train", *options(f"genotype={path}", f"runs={tmp_path}", "name=again"))
+    assert ended.code == 0, ended.err
+    folder = tmp_path / "again"
+    assert (folder / "genotype.json").read_bytes() == path.read_bytes()
+    (entry,) = read_json(folder / "summary.json")["scores"]
+    before = next(one for one in read_json(searched / "summary.json")["scores"] if one["model"] == "grown_retrained")
+    for key in ("model", "val", "params"):
+        assert entry[key] == before[key]
+    for command in ("evaluate", "show", "resume"):
+        ended = call(command, folder)
+        assert ended.code == 0, ended.err
+    assert repr(entry["test"]) in call("evaluate", folder).out
+
+
+@pytest.mark.parametrize("what", ["lstm", "darts_v2"])
+def test_the_report_says_how_to_train_it_again(trained, what):
+    folder = trained(what)
+    found = words_of(folder / "report.html")
+    genotype = what if what == "lstm" else f"{folder.name}/genotype.json"
+    assert f"grownas train {folder.name}/config.yaml genotype={genotype} runs=." in found
+    assert ("grownas evaluate" in found) == (what != "lstm")  # of a baseline no weights are kept
+    assert "None" not in found
+    assert "Training curves" in found
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "show"])
+def test_a_baselines_run_has_no_model_to_use(trained, call, command):
+    ended = call(command, trained("lstm"))
+    assert ended.code == 2
+    assert "this run trained a baseline" in ended.err
 
 
 def test_training_in_bfloat16_comes_close(call, options, read_json, tmp_path):

@@ -234,3 +234,45 @@ def test_the_logs_of_a_real_growth_lead_to_its_cell(grown):
     accepted = [chapter for chapter in history.chapters(events) if chapter.gone or chapter.new]
     assert len(accepted) == len(history.chapters(events)) > 0
     assert history.predictions(read.growth)
+
+
+def evaluations(part, stage, values, seconds=1.0):
+    """Lines of a fit of ten steps and so many seconds an epoch, from its epoch 0 on."""
+    return [
+        {"part": part, "stage": stage, "epoch": epoch, "step": 10 * epoch, "wall_s": seconds * epoch, "split": "val",
+         "metric": "perplexity", "value": value}
+        for epoch, value in enumerate(values)
+    ]  # fmt: skip
+
+
+def test_curves_are_of_the_path_of_growth_and_of_the_lowest_fit_of_each_model():
+    stages = [
+        {"stage": 1, "accepted": False, "part": "stage-1-pull-9"},
+        {"stage": 1, "accepted": True, "part": "stage-1-pull-0"},
+    ]
+    growth = [
+        {"stage": 2, "part": "stage-2", "kind": "add_node", "accepted": False},
+        {"stage": 3, "part": "stage-3", "kind": "add_node", "accepted": True},
+    ]
+    metrics = [
+        *evaluations("stage-1-pull-9", 1, [99, 80]),  # 10 steps that led nowhere
+        *evaluations("stage-1-pull-0", 1, [99, 60, 50, 55]),
+        *evaluations("stage-2", 2, [50, 51]),
+        *evaluations("stage-3", 3, [50, 40], seconds=2.0),
+        *evaluations("retrained-rate-0.1", 0, [99, 70, None]),
+        *evaluations("lstm-rate-0.1", 0, [99, 45]),
+        *evaluations("lstm-rate-0.2", 0, [99, 48]),
+        *evaluations("lstm-refit", 0, [99, 1]),
+        *evaluations("tune-rate-0.1", 0, [99, 2]),
+        {**evaluations("gru", 0, [3])[0], "epoch": 1, "metric": "loss"},
+    ]
+    models = ["grown", "start", "grown_retrained", "gru", "lstm"]
+    assert history.curves(metrics, "perplexity", models, history.events(growth), stages) == [
+        ("grown", [(20, 2, 60), (30, 3, 50), (60, 7, 40)]),
+        ("grown_retrained", [(10, 1, 70)]),
+        ("lstm", [(10, 1, 45)]),
+    ]
+
+
+def test_without_logs_there_are_no_curves():
+    assert history.curves([], "mse", ["grown", "gru"], [], []) == []

@@ -14,7 +14,7 @@ from grownas.report.page import write_report
 
 NASTY = "<script>alert('1')</script>"
 SECTIONS = [  # in the order in which they must stand
-    "Comparison", "Growth timeline", "The cell", "The cell move by move", "Shares over time",
+    "Comparison", "Growth timeline", "Training curves", "The cell", "The cell move by move", "Shares over time",
     "Forecasts against what came", "Over time against the best baseline", "Predicted against measured change",
     "Growth log", "Data and cleaning", "How to repeat it",
 ]  # fmt: skip
@@ -159,6 +159,8 @@ def test_a_missing_file_costs_only_what_it_holds(make_run, missing, section):
         lost |= {"Forecasts against what came", "Over time against the best baseline"}
     if missing == "growth.jsonl":
         lost |= set(OF_MOVES)
+    if missing == "metrics.jsonl":
+        lost.add("Training curves")
     if missing == "data.json":
         lost.discard("Over time against the best baseline")
     assert [heading for heading in SECTIONS if heading not in page.headings] == [h for h in SECTIONS if h in lost]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from grownas.report import canvas, plots
+from grownas.report.history import Curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 DATES = [f"2020-01-{day:02d}" for day in range(1, 31)]
@@ -20,17 +21,25 @@ def texts(svg: str) -> list[str]:
     return ["".join(text.itertext()) for text in root.iter("text")]
 
 
+CURVES = [
+    Curve("grown", [(62, 3.0, 112.0), (124, 6.0, 60.0)]),
+    Curve("lstm", [(62, 4.0, 113.0), (124, 8.0, 61.0)]),
+    Curve("random", [(62, 2.0, 90.0), (124, 4.0, 55.0)]),
+]
+
+
 def draw(width: float) -> dict[str, str]:
     rng = np.random.default_rng(0)
     return {
         "dots": plots.dots({"grown": [0.1, 0.2], "var": [0.3]}, metric="mse", width=width),
         "forecasts": plots.forecast_panel(DATES, rng.normal(size=30), rng.normal(size=30), title="A", width=width),
         "cumulative": plots.cumulative(DATES, [rng.normal(size=30)] * 2, width=width),
+        "curves": plots.curves(CURVES, metric="perplexity", over="steps", width=width),
     }
 
 
 @pytest.mark.parametrize("width", [canvas.WIDE, canvas.NARROW])
-@pytest.mark.parametrize("name", ["dots", "forecasts", "cumulative"])
+@pytest.mark.parametrize("name", ["dots", "forecasts", "cumulative", "curves"])
 def test_only_the_pages_colours_and_fonts_are_used(name, width):
     svg = draw(width)[name]
     assert texts(svg)
@@ -48,6 +57,25 @@ def test_dots_order_by_mean_and_keep_a_far_one_from_squeezing_the_others():
     assert "9.0000 →" in shown
     assert {"0.4550", "0.4700", "0.4900", "test MSE, lower is better"} <= set(shown)
     assert max(float(text) for text in shown if re.fullmatch(r"0\.\d+", text)) < 0.6
+
+
+@pytest.mark.parametrize("over", ["steps", "seconds"])
+def test_curves_bear_the_models_names_in_the_order_of_their_ends_on_a_scale_of_ratios(over):
+    svg = plots.curves(CURVES, metric="perplexity", over=over)
+    shown = texts(svg)
+    assert {f"{over} of training", "validation perplexity"} <= set(shown)
+    assert [text for text in shown if text in ("grown", "lstm", "random")] == ["random", "grown", "lstm"]
+    ticks = [float(text) for text in shown if re.fullmatch(r"\d+", text)]
+    assert {60.0, 70.0, 100.0} <= set(ticks)
+    assert max(ticks) <= 124
+
+
+def test_curves_of_a_few_equal_or_no_values_can_be_drawn():
+    assert plots.curves([], metric="mse", over="steps") is None
+    for metric in ("mse", "perplexity"):
+        for value in (1.0, 0.5):
+            assert plots.curves([Curve("gru", [(0, 0.0, value)])], metric=metric, over="seconds")
+    assert plots.curves([Curve("gru", [(1, 0.0, 0.0), (2, 0.1, 0.0)])], metric="mse", over="steps")
 
 
 @pytest.mark.parametrize("figures", [{}, {"a": []}, {"a": [float("nan")]}, {"a": [None]}])

@@ -81,3 +81,17 @@ def test_a_model_that_is_better_than_the_reference_is_marked(make_comparison):
     rows = {row.cells[0]: row.cells for row in tables.comparison(result).rows}
     assert "0.020 better" in rows[result["tests"][0]["baseline"]]
     assert "0.012" in rows[result["tests"][1]["baseline"]]
+
+
+@pytest.mark.parametrize(("tried", "said"), [(1, False), (3, True)])
+def test_settings_were_chosen_where_there_were_several(tried, said):
+    entry = {"model": "lstm", "params": 9, "val": 60.126, "test": 50.0, "seconds": 1.0, "settings": tried,
+             "chosen": {"rate": 0.01, "hidden_size": 9}}  # fmt: skip
+    table = tables.scores({"metric": "perplexity", "scores": [entry]})
+    (row,) = table.rows
+    assert ("settings chosen on validation" in row.note) == said
+    assert row.note.endswith("rate 0.01, hidden size 9")
+    assert [column.title for column in table.columns] == [
+        "model", "test perplexity", "val perplexity", "params", "seconds", "tried",
+    ]  # fmt: skip
+    assert row.cells[1:3] == ("50.00", "60.13")
