@@ -102,9 +102,12 @@ class LanguageContest(Contest):
 
     def build(self, core: Core, purpose: str) -> Any:
         """Build a model around a core of the right size, all drawn for one purpose."""
-        size = self.hidden_size if self.params is None else self.size_of(core, self.params)
         generator = self.draw(purpose)
-        return self.task.model(core(size, generator), generator=generator)
+        return self.task.model(core(self.units(core), generator), generator=generator)
+
+    def units(self, core: Core) -> int:
+        """Return the size of a core: with as many parameters as the grown cell's model, once that is known."""
+        return self.hidden_size if self.params is None else self.size_of(core, self.params)
 
     def size_of(self, core: Core, params: int) -> int:
         """Return the number of units with which the model around a core comes nearest to a number of parameters.
@@ -160,10 +163,11 @@ class LanguageContest(Contest):
 
     def settings(self, key: str, core: Core) -> list[Setting]:
         """Return the ways to train a kind of core: one for each point of the grid."""
+        size = {"hidden_size": self.units(core)}
         return [
             Setting(
                 f"{key}-{named(setting)}" if setting else key,
-                dict(setting),
+                {**setting, **size},
                 partial(one.build, core, key),
                 one.task,
                 one.recipe,
@@ -218,7 +222,7 @@ def random_cells(contest: LanguageContest) -> Score:
     tried = train_random(contest, train)
     best, nodes = min(tried, key=lambda one: one[0].evaluation.metric)
     seconds = sum(fit.seconds for fit, _ in tried)
-    chosen = {"nodes": len(nodes), "ops": sum(map(len, nodes))}
+    chosen = {"nodes": len(nodes), "ops": sum(map(len, nodes)), "hidden_size": best.model.core.hidden_size}
     return replace(score_model(contest.task, "random", best.model, seconds, len(tried), chosen), speed=best.speed)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from grownas.schema import Count, NonNegative, Number, Positive, Section, Whole, about
 from grownas.tasks.penn_treebank.sources import NAMES
@@ -52,6 +52,24 @@ class Options(Section):
     cache_size: Annotated[Whole, about("steps that a neural cache remembers in evaluation; 0: there is none")] = 0
     cache_flatness: Annotated[NonNegative, about("of the neural cache, theta")] = 0.3
     cache_share: Annotated[Rate, about("of the neural cache in the mixture, lambda")] = 0.1
+
+    @field_validator("dynamic_rate")
+    @classmethod
+    def _reads_one_stream(cls, rate: float, info: ValidationInfo) -> float:
+        """Refuse dynamic evaluation of several streams: the weights would learn what lies ahead in another."""
+        streams = info.data.get("eval_streams", 1)
+        if rate and streams > 1:
+            raise ValueError(f"expected 0, or eval_streams=1 instead of {streams}: dynamic evaluation reads one stream")
+        return rate
+
+    @field_validator("cache_size")
+    @classmethod
+    def _is_scored_one_way(cls, size: int, info: ValidationInfo) -> int:
+        """Refuse a cache beside dynamic evaluation: no figure is of both."""
+        rate = info.data.get("dynamic_rate", 0)
+        if size and rate:
+            raise ValueError(f"expected 0, or dynamic_rate=0 instead of {rate:g}: a text is scored by one or the other")
+        return size
 
     @field_validator("data")
     @classmethod

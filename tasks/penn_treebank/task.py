@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from grownas.errors import ConfigError
 from grownas.protocols import Evaluation, Window
 from grownas.tasks.penn_treebank import scoring, sources
 from grownas.tasks.penn_treebank.corpus import Corpus
@@ -126,11 +127,20 @@ class PennTreebank:
         return SampledSoftmax.of(counts, self.options.samples)
 
     def evaluate(self, model: LanguageModel, part: str) -> Evaluation:
-        """Score a model by the full softmax on every token of a part but its first, from a zero state."""
+        """Score a model by the full softmax on every token of a part but its first, from a zero state.
+
+        Raises:
+            ConfigError: the rate of dynamic evaluation is so high that the weights diverge.
+        """
         reading, options = self._reading(part), self.options
         if options.dynamic_rate:
             steps = reading.windows(DYNAMIC_STEPS)
             losses = scoring.dynamic_losses(model, steps, self._dynamics(model))
+            if not losses.isfinite().all() and all(one.isfinite().all() for one in model.parameters()):
+                raise ConfigError(
+                    f"task.dynamic_rate={options.dynamic_rate:g}: the weights diverge in dynamic evaluation; lower it, "
+                    "published rates are from 3e-5 to 1e-4"
+                )
         elif options.cache_size:
             cache = scoring.Cache(options.cache_size, options.cache_flatness, options.cache_share)
             losses = scoring.cache_losses(model, reading.windows(READ_AT_ONCE), cache)

@@ -121,23 +121,34 @@ def test_runs_side_by_side_are_compared_by_perplexity(searched, trained, call):
     assert "has the lowest validation perplexity" in found
 
 
-def test_the_folder_and_the_text_give_the_test_perplexity_by_numpy_alone(searched, text, read_json, followed_words):
+@pytest.fixture(scope="module")
+def nll_by_numpy(searched, read_json, followed_words):
+    """A function from texts, read one after the other, to the nll of each word but the first, from the files alone."""
     with safe_open(searched / "weights.safetensors", "np") as file:
         names = json.loads(file.metadata()["names"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     nodes = read_json(searched / "genotype.json")["nodes"]
     shares = [op["share"] for node in nodes for op in node["ops"]]
     followed = followed_words((searched / "equations.txt").read_text(), tensors, shares)
-    lines = (text / "test.txt").read_text().splitlines()
-    words = [names.index(word) for line in lines for word in (*line.split(), "<eos>")]
-    logits = followed.logits(words[:-1]).astype(float)
-    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    nll = -log_p[np.arange(len(words) - 1), words[1:]]
+
+    def nll(*texts: Path) -> np.ndarray:
+        lines = [line for text in texts for line in text.read_text().splitlines()]
+        words = [word for line in lines for word in (*line.split(), "<eos>")]
+        ids = [names.index(word if word in names else "<unk>") for word in words]
+        logits = followed.logits(ids[:-1]).astype(float)
+        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        return -log_p[np.arange(len(ids) - 1), ids[1:]]
+
+    return nll
+
+
+def test_the_folder_and_the_text_give_the_test_perplexity_by_numpy_alone(searched, text, read_json, nll_by_numpy):
+    nll = nll_by_numpy(text / "test.txt")
     assert math.exp(nll.mean()) == pytest.approx(read_json(searched / "summary.json")["test"], rel=1e-5)
     np.testing.assert_allclose(nll, load_file(searched / "losses.safetensors")["grown"], rtol=0, atol=1e-5)
 
 
-def test_evaluate_gives_the_summary_and_other_ways_of_scoring(searched, call, read_json, tmp_path):
+def test_evaluate_gives_the_summary_and_other_ways_of_scoring(searched, call, read_json):
     summary, ended = read_json(searched / "summary.json"), call("evaluate", searched)
     assert ended.code == 0, ended.err
     printed = [line.split() for line in ended.out.splitlines() if not line.startswith(" ")]
@@ -148,12 +159,33 @@ def test_evaluate_gives_the_summary_and_other_ways_of_scoring(searched, call, re
         assert other.code == 0, other.err
         assert other.out != ended.out
     assert call("evaluate", searched, "task.gain=2").code == 2
+    for overrides in (("task.cache_size=20",), streams):  # beside dynamic evaluation
+        refused = call("evaluate", searched, "task.dynamic_rate=0.001", *overrides)
+        assert refused.code == 2
+        assert overrides[0].partition("=")[0].replace("eval_streams", "dynamic_rate") in refused.err
+        assert "Traceback" not in refused.err
+
+
+def test_another_text_is_scored_with_the_models_vocabulary(searched, call, nll_by_numpy, tmp_path):
     unlike = tmp_path / "unlike"
     unlike.mkdir()
-    for name in ("train", "valid", "test"):
-        (unlike / f"{name}.txt").write_text(" the zebra sat on the mat \n" * 40)
-    other = call("evaluate", searched, f"task.data={unlike}")
-    assert other.code == 0, other.err  # the zebra is <unk>
+    files = [unlike / f"{name}.txt" for name in ("train", "valid", "test")]
+    for number, file in enumerate(files):
+        file.write_text(" the zebra sat on the mat \n" * (10 + number))  # the zebra is <unk>
+    ended = call("evaluate", searched, f"task.data={unlike}")
+    assert ended.code == 0, ended.err
+    what, metric, value = ended.out.splitlines()[0].split()
+    assert (what, metric) == ("all", "perplexity")
+    nll = nll_by_numpy(*files)
+    assert float(value) == pytest.approx(math.exp(nll.mean()), rel=1e-5)
+    assert f"{len(nll)} tokens" in ended.out
+    with_cache = call("evaluate", searched, f"task.data={unlike}", "task.cache_size=500", "task.cache_share=0.3")
+    assert float(with_cache.out.split()[2]) < float(value)  # the text repeats itself
+    dynamic = call("evaluate", searched, f"task.data={unlike}", "task.dynamic_rate=0.0001")
+    assert float(dynamic.out.split()[2]) < float(value)
+    diverged = call("evaluate", searched, f"task.data={unlike}", "task.dynamic_rate=0.1")
+    assert diverged.code == 2
+    assert "task.dynamic_rate=0.1: the weights diverge" in diverged.err
 
 
 def test_predict_is_refused_and_show_works(searched, call):

@@ -70,9 +70,11 @@ def contest(journal=None, *overrides, **changes):
 
 
 def cores(contest):
-    genotype = Genotype((Node((Op("add", "tanh", 0.5), Op("hadamard", "relu", 0.5))),), highway=True)
+    node = Node((Op("add", "tanh", 0.5), Op("hadamard", "relu", 0.25), Op("hadamard", "tanh", 0.25)))
+    cells = [Genotype((node,), highway=True), Genotype((node, node), share_projection=True), Genotype.load("darts_v2")]
     yield from ((kind, lambda H, g, kind=kind: recurrent_core(kind, H, H, generator=g)) for kind in ("lstm", "gru"))
-    yield "grown", lambda H, g: contest.settings_of(genotype)[0].build.args[0](H, g)
+    for genotype in cells:
+        yield "grown", contest.settings_of(genotype)[0].build.args[0]
 
 
 def test_configs_know_the_names_of_the_table():
@@ -101,6 +103,10 @@ def test_all_models_are_tried_with_the_same_grid():
     assert settings == 2 * list(itertools.product([0.1, 0.2], [1.0, 3.0]))
     for model, task, _ in journal.fits.values():
         assert float(model.gain) == task.options["gain"]
+    kinds = {key.partition("-")[0]: model for key, (model, *_) in journal.fits.items()}
+    again = replace(made, journal=Journal(lambda key: 0.5 if "rate-0.2-gain-3" in key else 1.0))
+    for name, model in kinds.items():
+        assert BASELINES[name](again).chosen == {"rate": 0.2, "gain": 3.0, "hidden_size": model.core.hidden_size}
     genotype = Genotype((Node((Op("add", "tanh"),)),))
     assert len({one.key for one in made.settings_of(genotype)}) == 4
 
@@ -133,6 +139,9 @@ def test_random_cells_take_the_growths_steps_and_size():
     score = random_cells(made)
     assert list(journal.fits) == ["random-0", "random-1", "random-2"]  # of 10 steps each
     assert (score.settings, score.seconds, score.val.metric, score.speed) == (3, 3.0, 0.5, 5.0)
+    core = journal.fits["random-1"][0].core
+    ops = sum(len(node.ops) for node in core.genotype().nodes)
+    assert score.chosen == {"nodes": len(core.nodes), "ops": ops, "hidden_size": core.hidden_size}
     for model, *_ in journal.fits.values():
         assert count_parameters(model) == pytest.approx(4_000, rel=0.1)
     again = Journal(lambda key: 1.0)
