@@ -19,13 +19,16 @@ from grownas.genotype import Genotype
 from grownas.run import kept_notes, load_task
 from grownas.rundir import RunDir
 
+COMPUTING = ("device", "backend", "threads")  # may change from machine to machine, and last digits with them
+
 
 def evaluate(path: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Score the saved model again.
 
     Args:
         path: a finished run folder.
-        overrides: `task.data=NEW` scores it on other data of the same columns, standardised as the run's were.
+        overrides: `task.data=NEW` scores it on other data: series of the same columns, standardised as the run's were,
+            or a text, read with the run's vocabulary. A task's `EVALUATION` scores it otherwise, `COMPUTING` elsewhere.
 
     Returns:
         Scores by part: `val` and `test`, or `all` for other data.
@@ -119,14 +122,16 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
 
 
 def _check_overrides(kept: Config, config: Config) -> None:
-    """Refuse to change anything but where the data come from: the model and its parts are what they are."""
+    """Refuse to change anything but where the data come from and what computes: the model is what it is."""
     free = {*kept.task.WHERE, *kept.task.EVALUATION}
-    same_rest = config.model_copy(update={"task": kept.task}).fingerprint() == kept.fingerprint()
+    before = {"task": kept.task, **{key: getattr(kept, key) for key in COMPUTING}}
+    same_rest = config.model_copy(update=before).fingerprint() == kept.fingerprint()
     if not same_rest or config.task.model_dump(exclude=free) != kept.task.model_dump(exclude=free):
         where, how = (", ".join(f"task.{key}" for key in keys) for keys in (kept.task.WHERE, kept.task.EVALUATION))
         other = f", or be scored otherwise, by {how}" if how else ""
         raise ConfigError(
-            f"a finished run can only be given other data, by {where}{other}; start a new run for anything else"
+            f"a finished run can only be given other data, by {where}{other}, or another machine, by "
+            f"{', '.join(COMPUTING)}; start a new run for anything else"
         )
 
 

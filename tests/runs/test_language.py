@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -159,11 +161,24 @@ def test_evaluate_gives_the_summary_and_other_ways_of_scoring(searched, call, re
         assert other.code == 0, other.err
         assert other.out != ended.out
     assert call("evaluate", searched, "task.gain=2").code == 2
+    elsewhere = call("evaluate", searched, "backend=reference", "device=cpu")
+    assert float(elsewhere.out.split()[2]) == pytest.approx(summary["val"], rel=1e-6)
     for overrides in (("task.cache_size=20",), streams):  # beside dynamic evaluation
         refused = call("evaluate", searched, "task.dynamic_rate=0.001", *overrides)
         assert refused.code == 2
         assert overrides[0].partition("=")[0].replace("eval_streams", "dynamic_rate") in refused.err
         assert "Traceback" not in refused.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_a_run_of_a_gpu_is_scored_on_a_cpu(searched, call, tmp_path):
+    folder = Path(shutil.copytree(searched, tmp_path / "copied"))
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda"))
+    refused = call("evaluate", folder)
+    assert refused.code == 2
+    assert "set device=cpu" in refused.err
+    assert call("evaluate", folder, "device=cpu").out == call("evaluate", searched).out
 
 
 def test_another_text_is_scored_with_the_models_vocabulary(searched, call, nll_by_numpy, tmp_path):
@@ -286,24 +301,68 @@ def test_training_in_bfloat16_comes_close(call, options, read_json, tmp_path):
     assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "nt_asgd"])
+@pytest.fixture(scope="module")
+def whole(call, options):
+    """Run a search to its end, once for each set of overrides; return the folder."""
+
+    @functools.cache
+    def search(*overrides: str) -> Path:
+        ended = call("search", *options("name=whole", *overrides))
+        assert ended.code == 0, ended.err
+        return Path(ended.out.splitlines()[-1].removeprefix("report: ")).parent
+
+    return search
+
+
+@pytest.fixture
+def killed(options, fork, wait_for, tmp_path):
+    """Begin a search and kill it when something holds of its folder's checkpoints; return the folder."""
+
+    def begin(holds, *overrides: str) -> Path:
+        folder = tmp_path / "broken"
+        process = fork("search", *options("name=broken", *overrides, f"runs={tmp_path}"))
+        wait_for(lambda: holds(folder / "checkpoint") or process.exitcode is not None)
+        process.kill()
+        process.join()
+        assert not (folder / "summary.json").exists()
+        return folder
+
+    return begin
+
+
+GRU_ALONE = "baselines.use=[gru]"
+AVERAGED = (  # rates so high that the validation loss rises now and then
+    *("strategy.weights.optimizer=nt_asgd", "strategy.weights.rate=3", "strategy.weights.decay=none"),
+    *("strategy.weights.warm_up=0", "strategy.weights.non_monotone=1", "strategy.later_epochs=12"),
+    *("retrain.optimizer=nt_asgd", "retrain.rate=3", "retrain.decay=none", "retrain.warm_up=0"),
+    *("retrain.non_monotone=1", "retrain.epochs=12", GRU_ALONE),
+)
+
+
 @pytest.mark.parametrize("moment", ["stage-1-pull-0.part", "stage-2.part", "stage-2.done", "retrained.part"])
-def test_a_killed_run_goes_on_as_if_nothing_had_been(
-    options, fork, wait_for, call, assert_same_run, tmp_path, optimizer, moment
-):
-    """With dropout of every kind, a sampled softmax, a node added in between, and through the averaging of weights."""
-    rates = f"retrain.optimizer={optimizer}", f"strategy.weights.optimizer={optimizer}"
-    more = *rates, "retrain.non_monotone=1", "retrain.epochs=4", f"runs={tmp_path}", "baselines.use=[gru]"
-    whole = call("search", *options("name=whole", *more))
-    assert whole.code == 0, whole.err
-    process = fork("search", *options("name=broken", *more))
-    until = tmp_path / "broken" / "checkpoint" / moment
-    wait_for(lambda: until.exists() or process.exitcode is not None)
-    process.kill()
-    process.join()
-    ended = call("resume", tmp_path / "broken")
+def test_a_killed_run_goes_on_as_if_nothing_had_been(whole, killed, call, assert_same_run, moment):
+    """With dropout of every kind, a sampled softmax, and a node added in between."""
+    folder = killed(lambda checkpoint: (checkpoint / moment).exists(), GRU_ALONE)
+    ended = call("resume", folder)
     assert ended.code == 0, ended.err
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert_same_run(whole(GRU_ALONE), folder)
+
+
+@pytest.mark.parametrize("fit", ["stage-2", "retrained"])
+def test_a_run_killed_while_weights_are_averaged_goes_on(whole, killed, call, assert_same_run, fit):
+    """Of a model that has grown, and of one that is trained anew."""
+
+    def averages(checkpoint: Path) -> bool:
+        for name in (f"{fit}.part", f"{fit}.part.old"):  # for an instant, there is the latter alone
+            with contextlib.suppress(FileNotFoundError):
+                return re.search(rb"averaging\W+true", (checkpoint / name).read_bytes()) is not None
+        return False
+
+    folder = killed(averages, *AVERAGED)
+    assert averages(folder / "checkpoint")
+    ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert_same_run(whole(*AVERAGED), folder)
 
 
 def test_a_comparison_over_seeds_tests_blocks_of_tokens(call, options, read_json, tmp_path):
@@ -336,8 +395,6 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_told_in_words(call, options, text, tmp_path, case):
-    import torch
-
     if case == "gpu" and torch.cuda.is_available():
         pytest.skip("here is a GPU")
     changes, override, words = BAD[case]
@@ -349,4 +406,4 @@ def test_bad_input_is_told_in_words(call, options, text, tmp_path, case):
     assert ended.code == 2
     assert words in ended.err
     assert "Traceback" not in ended.err
-    assert not runs.exists() or json.loads(json.dumps(list(runs.iterdir()), default=str)) == []
+    assert not runs.exists() or not list(runs.iterdir())
