@@ -164,6 +164,6 @@ def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     if len(set(names)) < len(names):
         raise RunError(f"{path}: damaged: a name stands twice in its metadata")
     for key, one in tensors.items():
-        if not one.is_floating_point() or not one.numel() or not one.isfinite().all():
+        if not one.is_floating_point() or not one.isfinite().all():
             raise RunError(f"{path}: damaged: {key} needs floating-point numbers, all of them finite")
     return tensors, names

@@ -323,7 +323,7 @@ class IndexReturns:
                 raise ValueError(f"{name} has shape {tuple(one.shape)}, expected one axis of the {len(names)} series")
         if not (sd > 0).all():
             raise ValueError("sd needs numbers above 0")
-        if readout.dim() != 2:
+        if readout.dim() != 2 or not readout.numel():
             raise ValueError(f"readout.weight has shape {tuple(readout.shape)}, expected two axes")
         return self.with_scaling(mean.numpy(), sd.numpy(), names), self.input_size, readout.shape[1]
 

@@ -191,7 +191,7 @@ class PennTreebank:
         embedding = tensors["embedding.weight"]
         decoder = embedding if self.options.tied else tensors["decoder"]
         for name, one in (("embedding.weight", embedding), ("decoder", decoder)):
-            if one.dim() != 2 or len(one) != len(words):
+            if one.dim() != 2 or len(one) != len(words) or not one.numel():
                 raise ValueError(
                     f"{name} has shape {tuple(one.shape)}, expected two axes, the first of the {len(words)} words"
                 )

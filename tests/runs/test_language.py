@@ -17,6 +17,8 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from grownas.genotype import Genotype, Node, Op
+
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "road", "<unk>"]
 FAST = (
     "space.hidden_size=6",
@@ -255,6 +257,16 @@ def trained(call, options):
 def test_a_baseline_or_a_published_cell_is_trained(trained, read_json, what):
     (score,) = read_json(trained(what) / "summary.json")["scores"]
     assert score["test"] < len(WORDS)
+
+
+def test_a_cell_that_only_adds_is_scored_again(call, options, tmp_path):
+    """Its nodes have no b_h: a tensor of no numbers is not damaged."""
+    path = tmp_path / "genotype.json"
+    Genotype((Node((Op("add", "tanh"),)),)).save(path)
+    ended = call("train", *options(f"genotype={path}", f"runs={tmp_path}", "name=adds"))
+    assert ended.code == 0, ended.err
+    assert load_file(tmp_path / "adds" / "weights.safetensors")["core.layers.0.0.b_h"].size == 0
+    assert call("evaluate", tmp_path / "adds").code == 0
 
 
 def test_a_genotype_is_trained_as_the_search_retrained_it(searched, options, call, read_json, tmp_path):
