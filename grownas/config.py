@@ -196,9 +196,17 @@ class LanguageBaselines(Section):
     grid: Grid = Grid()
 
 
+class LanguageRetrain(Retrain):
+    """The budget of every language model that is trained from random weights."""
+
+    layers: Annotated[
+        Count, about("of cells one on another, for the cell trained anew and every baseline but `random`; growth has 1")
+    ] = 1
+
+
 SECTIONS: dict[str, dict[str, type[Section]]] = {  # by a task's kind, instead of the config's own
     "series": {},
-    "language": {"start": LanguageStart, "baselines": LanguageBaselines},
+    "language": {"start": LanguageStart, "retrain": LanguageRetrain, "baselines": LanguageBaselines},
 }
 
 
@@ -217,7 +225,7 @@ class Config(Section):
     workers: Annotated[Count | None, about("processes of `grownas compare`; null: one a core")] = None
     threads: Annotated[Count, about("of torch, in each process; last digits may change with them")] = 1
     device: Annotated[Literal["cpu", "cuda"], about("where models are trained")] = "cpu"
-    bf16: Annotated[bool, about("train under autocast in bfloat16")] = False
+    bf16: Annotated[bool, about("train under autocast in bfloat16, but for alpha's own steps")] = False
     backend: Annotated[Backend, about("what runs the cells; auto: the fastest that can")] = "auto"
     runs: Annotated[str, about("where run folders go")] = "runs"
     name: Annotated[str | None, about("of the run folder; null: task, what is done, and seed")] = None

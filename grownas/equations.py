@@ -76,7 +76,7 @@ class Form(NamedTuple):
         head: the lines for programs about a genotype.
         tables: further lines that define what the numbers are for.
         numbers: the lines for programs about a layer, counted from 0.
-        parts: labels and live views of all parameters of a layer, counted from 0.
+        parts: labels and live views of all parameters of a cell of one layer.
     """
 
     states: str
@@ -87,7 +87,7 @@ class Form(NamedTuple):
     head: Callable[[Any], Iterator[str]]
     tables: Callable[[], Iterator[str]]
     numbers: Callable[[GrownRNN, int], Iterator[str]]
-    parts: Callable[[GrownRNN, int], Iterator[tuple[str, Mapping[str, Tensor]]]]
+    parts: Callable[[GrownRNN], Iterator[tuple[str, Mapping[str, Tensor]]]]
 
 
 def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd: Any) -> str:
@@ -105,7 +105,7 @@ def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd:
     """
     form = FORMS[type(cell.genotype)]
     units = cell.hidden_size
-    title = f"A grown recurrent cell: {cell.input_size} series, {units} units, {_sizes(cell)}"
+    title = f"A grown recurrent cell: {cell.input_size} series, {units} units, {_sizes(cell.genotype, cell.num_layers)}"
     blocks = [
         _underlined(title, "="),
         NOTATION.format(
@@ -113,7 +113,7 @@ def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd:
         ),
         textwrap.fill("Series: " + ", ".join(json.dumps(name, ensure_ascii=False) for name in names), 78),
         _activations(cell),
-        *(_layer(cell, layer) for layer in range(cell.num_layers)),
+        *_layers(cell.genotype, cell.num_layers),
         FORECAST,
         _underlined(NUMBERS, "="),
         FORMAT.format(lines=form.lines),
@@ -153,42 +153,44 @@ def language_equations(model: Any) -> str:
     """Write a language model down as equations, and say where its numbers stand.
 
     Args:
-        model: with `core`, a derived cell, `embedding`, `weight` of the decoder, its `bias`, and `gain`.
+        model: with `core`, a derived cell of one layer, or several of one genotype in a stack; `embedding`, `weight` of
+            the decoder, its `bias`, and `gain`.
 
     Returns:
         The text, ending with a newline.
     """
-    cell: GrownRNN = model.core
+    layers = [one for one in model.modules() if isinstance(one, GrownRNN)]
+    cell = layers[0]
     form, units = FORMS[type(cell.genotype)], cell.hidden_size
     labels = form.labels.replace("and exact below", "and exact in genotype.json")
+    sizes = _sizes(cell.genotype, len(layers))
     blocks = [
-        _underlined(f"A grown language model: {len(model.bias):,} words, {units} units, {_sizes(cell)}", "="),
+        _underlined(f"A grown language model: {len(model.bias):,} words, {units} units, {sizes}", "="),
         WORD_NOTATION.format(
             inputs=cell.input_size, hidden=units, states=form.states.format(hidden=units), labels=labels
         ),
         _activations(cell),
-        *(_layer(cell, layer) for layer in range(cell.num_layers)),
+        *_layers(cell.genotype, len(layers)),
         NEXT_WORD,
         _underlined(NUMBERS, "="),
         TENSORS,
-        "\n".join(_tensors(model)),
+        "\n".join(_tensors(model, layers)),
     ]
     return "\n\n".join(blocks) + "\n"
 
 
-def _sizes(cell: GrownRNN) -> str:
-    return f"{len(cell.genotype.nodes)} node(s), {cell.num_layers} layer(s)"
+def _sizes(genotype: AnyGenotype, layers: int) -> str:
+    return f"{len(genotype.nodes)} node(s), {layers} layer(s)"
 
 
-def _tensors(model: Any) -> Iterator[str]:
+def _tensors(model: Any, layers: Sequence[GrownRNN]) -> Iterator[str]:
     """Yield where each symbol of a language model stands."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for symbol, tensor in (("E", model.embedding.weight), ("D", model.weight), ("b", model.bias), ("gain", model.gain)):
         yield f"{symbol} = {_where(tensor, named)}"
-    cell: GrownRNN = model.core
-    for layer in range(cell.num_layers):
-        lead = f"layer={layer + 1}," if cell.num_layers > 1 else ""
-        for label, parameters in FORMS[type(cell.genotype)].parts(cell, layer):
+    for number, cell in enumerate(layers, start=1):
+        lead = f"layer={number}," if len(layers) > 1 else ""
+        for label, parameters in FORMS[type(cell.genotype)].parts(cell):
             yield from (f"{name}[{lead}{label}] = {_where(view, named)}" for name, view in parameters.items())
 
 
@@ -230,13 +232,14 @@ def _activations(cell: GrownRNN) -> str:
     return "\n".join(["Functions", *(f"  {name}(z) = {ACTIVATION[name].formula}" for name in _used(cell.genotype))])
 
 
-def _layer(cell: GrownRNN, layer: int) -> str:
-    """Write a layer's nodes."""
-    lines = [f"Cell of layer {layer + 1}" if cell.num_layers > 1 else "Cell"]
-    if layer:
-        lines.append(f"  u_t = h_t of layer {layer}")
-    nodes = FORMS[type(cell.genotype)].layer(cell.genotype, "u_t" if layer else "x_t")
-    return "\n".join([*lines, *(f"  {line}" for line in nodes)])
+def _layers(genotype: AnyGenotype, count: int) -> Iterator[str]:
+    """Write the nodes of each layer."""
+    for layer in range(count):
+        lines = [f"Cell of layer {layer + 1}" if count > 1 else "Cell"]
+        if layer:
+            lines.append(f"  u_t = h_t of layer {layer}")
+        nodes = FORMS[type(genotype)].layer(genotype, "u_t" if layer else "x_t")
+        yield "\n".join([*lines, *(f"  {line}" for line in nodes)])
 
 
 def _chain_activations(genotype: Genotype) -> set[str]:
@@ -307,17 +310,17 @@ def _chain_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:
                 yield from _block(f"{name}[{place}]", value)
 
 
-def _chain_parts(cell: GrownRNN, layer: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    for number, node in enumerate(cast("ChainLayer", cell.layer(layer)).nodes()):
+def _chain_parts(cell: GrownRNN) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    for number, node in enumerate(cast("ChainLayer", cell.layer(0)).nodes()):
         for op in range(len(node.ops)):
-            yield f"{number + 1},{op + 1}", cell.op_parameters(layer, number, op)
+            yield f"{number + 1},{op + 1}", cell.op_parameters(0, number, op)
         if node.highway:
             yield f"{number + 1}", {"gate_x": node.gate_x, "gate_h": node.gate_h}
 
 
-def _dag_parts(cell: GrownRNN, layer: int) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+def _dag_parts(cell: GrownRNN) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     for number in range(len(cell.genotype.nodes) + 1):
-        yield str(number), cell.op_parameters(layer, number, 0)
+        yield str(number), cell.op_parameters(0, number, 0)
 
 
 def _dag_activations(genotype: DagGenotype) -> set[str]:

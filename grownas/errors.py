@@ -24,4 +24,13 @@ class RunError(GrownasError):
 
 
 class TrainingError(Exception):
-    """Training met a non-finite loss; the message names stage and step. Not the user's input: exit status 1."""
+    """Training met a non-finite loss; the message names stage and step. Not the user's input: exit status 1.
+
+    Attributes:
+        seconds: trained until then.
+    """
+
+    def __init__(self, message: str, seconds: float = 0.0) -> None:
+        """Keep the seconds beside the message."""
+        super().__init__(message)
+        self.seconds = seconds

@@ -114,7 +114,8 @@ class Journal:
                 )
             except TrainingError as error:
                 kept = f"; the last good state is kept in {part_path}" if part_path.exists() else ""
-                raise TrainingError(f"{key} (stage {stage}), {error}{kept}") from error
+                self.elapsed += error.seconds
+                raise TrainingError(f"{key} (stage {stage}), {error}{kept}", error.seconds) from error
             done = _to_tree(finished, watcher.lines)
             checkpoint.save(done_path, done, self.identity)
         else:

@@ -11,12 +11,13 @@ from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from grownas.backbone import Backbone
+from grownas.cells.cell import GrownRNN
 from grownas.config import Config
 from grownas.contests.common import Contest, retrain, score_model
 from grownas.contests.language import LanguageContest
 from grownas.contests.series import SeriesContest
 from grownas.criteria.threshold import Thresholds
-from grownas.genotype import AnyGenotype, Genotype
+from grownas.genotype import Genotype
 from grownas.journal import Journal
 from grownas.recipe import OptimizerRecipe, Recipe, count_parameters
 from grownas.report.reading import OURS
@@ -144,7 +145,7 @@ def growth_of(config: Config, space: SearchSpace) -> Growth:
 
 def retrain_recipe(config: Config) -> Recipe:
     """Return the budget of every model that is trained from scratch."""
-    options = config.retrain.model_dump(exclude={"grown"})
+    options = config.retrain.model_dump(exclude={"grown", "layers"})
     return _recipe(options, epochs=options.pop("epochs"), patience=options.pop("patience"), bf16=config.bf16)
 
 
@@ -213,12 +214,12 @@ def _write(
     entries = [score.entry(task) for score in scores]
     ours = entries[0]
     if model is not None:
-        genotype: AnyGenotype = model.core.genotype
-        genotype.save(rundir.path / "genotype.json")
+        cell = next(one for one in model.modules() if isinstance(one, GrownRNN))  # of the first layer
+        cell.genotype.save(rundir.path / "genotype.json")
         about |= {
-            "nodes": len(genotype.nodes),
-            "ops": genotype.op_count,
-            "backend": model.core.chosen_backend,
+            "nodes": len(cell.genotype.nodes),
+            "ops": cell.genotype.op_count,
+            "backend": cell.chosen_backend,
         }
     summary = {
         "task": task.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -87,7 +87,7 @@ class Recipe:
         decay_span: from which part of the decay to which the epochs go; all of it is (0, 1).
         non_monotone: nt_asgd averages the weights from the first epoch on whose validation loss is above the lowest of
             those that are more than so many epochs back (Merity et al. 2018, algorithm 1).
-        bf16: train under autocast in bfloat16.
+        bf16: train under autocast in bfloat16; only alpha's step of its own, whose differences are small, is without.
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
         weights: optimiser of the weights.
         alpha: optimiser of the architecture weights; ignored where the model has none.
@@ -105,6 +105,15 @@ class Recipe:
     bilevel: str = "joint"
     weights: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     alpha: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+
+    def first(self, epochs: int) -> Recipe:
+        """Return the recipe of its first epochs alone, in which the rates are what they are in the whole."""
+        begin, end = self.decay_span
+        return replace(self, epochs=epochs, decay_span=(begin, begin + (end - begin) * min(1.0, epochs / self.epochs)))
+
+    def refit(self, epochs: int) -> Recipe:
+        """Return how to train on more data for as many epochs as validation found best, at least one."""
+        return replace(self.first(max(1, epochs)), patience=None)
 
 
 def split_parameters(model: Any) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -106,7 +106,9 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
         raise RunError(f"{weights}: damaged: it lacks {error.args[0]}") from error
     except ValueError as error:
         raise RunError(f"{weights}: damaged: {error}") from error
-    model = task.model(GrownRNN(genotype, input_size, hidden_size, backend=config.backend))
+    layers = {key.split(".")[2] for key in tensors if key.startswith("core.layers.")}  # of a cell, or of a stack
+    sizes = [input_size, *(len(layers) - 1) * [hidden_size]]
+    model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=config.backend) for size in sizes))
     expected = model.state_dict()
     problems = [f"it lacks {key}" for key in expected if key not in tensors]
     problems += [f"{key} belongs to another model" for key in tensors if key not in expected]

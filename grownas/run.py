@@ -46,7 +46,7 @@ def train(config: Config, what: str) -> Path:
     """Train a genotype, given by its path or a published cell's name, or a baseline from scratch; score it."""
     task = load_task(config)
     _check_search(config, task)
-    names = NAMES[task.kind]
+    names = [name for name in NAMES[task.kind] if name not in published()]  # those have a cell to keep
     genotype = None if what in names else _genotype(what, names)
     rundir = new_folder(config, "train", task.checksum, what=what if genotype is None else None)
     if genotype is not None:

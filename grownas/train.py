@@ -309,7 +309,9 @@ class Trainer:
                 torch._foreach_lerp_(group["params"], anchor, min(1.0, group["lr"] * self.recipe.pull))
 
     def _error(self, what: str) -> TrainingError:
-        return TrainingError(f"step {self.step}, epoch {self.data.epoch}: {what}. Lower the learning rate or `clip`")
+        where = f"step {self.step}, epoch {self.data.epoch}"
+        seconds = time.perf_counter() - self.clock
+        return TrainingError(f"{where}: {what}. Lower the learning rate or `clip`", seconds)
 
     def _judge_epoch(self) -> None:
         """Evaluate on the validation part and keep the model if it is the best so far."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from grownas.errors import TrainingError
 from grownas.genotype import AnyGenotype
 from grownas.journal import Journal
 from grownas.recipe import Recipe, count_parameters
@@ -121,19 +123,51 @@ def retrain(contest: Contest, genotype: AnyGenotype) -> tuple[Score, Any]:
     return train_and_choose(contest, "grown_retrained", contest.settings_of(genotype))
 
 
-def train_and_choose(contest: Contest, name: str, settings: Iterable[Setting]) -> tuple[Score, Any]:
+class Choice(NamedTuple):
+    """What validation chose.
+
+    Attributes:
+        fit: with the lowest validation metric.
+        setting: its.
+        tried: number of settings.
+        seconds: of all fits.
+    """
+
+    fit: Fit
+    setting: Setting
+    tried: int
+    seconds: float
+
+
+def choose(contest: Contest, settings: Sequence[Setting]) -> Choice:
+    """Train by every setting; validation chooses. A setting with which training diverges is no choice, and said so.
+
+    Raises:
+        TrainingError: it diverges with every setting; the last one's error.
+    """
+    fits: list[tuple[Fit, Setting]] = []
+    lost = 0.0
+    for number, one in enumerate(settings, 1):
+        try:
+            fits.append((contest.journal.fit(one.key, one.build(), one.task, one.recipe, seed=contest.seed), one))
+        except TrainingError as error:
+            if number == len(settings) and not fits:
+                raise
+            lost += error.seconds
+            warnings.warn(f"passed over: {error}", stacklevel=2)
+    fit, setting = min(fits, key=lambda pair: pair[0].evaluation.metric)
+    return Choice(fit, setting, len(settings), lost + sum(each.seconds for each, _ in fits))
+
+
+def train_and_choose(contest: Contest, name: str, settings: Sequence[Setting]) -> tuple[Score, Any]:
     """Train by every setting; return score and model of the lowest validation metric."""
-    tried: list[tuple[Fit, Setting]] = []
-    for one in settings:
-        tried.append((contest.journal.fit(one.key, one.build(), one.task, one.recipe, seed=contest.seed), one))
-    fit, setting = min(tried, key=lambda pair: pair[0].evaluation.metric)
-    model, seconds = fit.model, sum(each.seconds for each, _ in tried)
+    fit, setting, tried, seconds = choose(contest, settings)
+    model = fit.model
     if contest.refit:
-        final = replace(setting.recipe, patience=None, epochs=max(1, fit.best_epoch))
-        task = setting.task.with_refit()
-        again = contest.journal.fit(f"{name}-refit", setting.build(), task, final, seed=contest.seed)
+        task, recipe = setting.task.with_refit(), setting.recipe.refit(fit.best_epoch)
+        again = contest.journal.fit(f"{name}-refit", setting.build(), task, recipe, seed=contest.seed)
         model, seconds = again.model, seconds + again.seconds
-    score = score_model(contest.task, name, model, seconds, len(tried), setting.chosen)
+    score = score_model(contest.task, name, model, seconds, tried, setting.chosen)
     return replace(score, speed=fit.speed if contest.task.unit else None), model
 
 

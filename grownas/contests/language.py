@@ -19,10 +19,10 @@ from grownas.backbone import Backbone
 from grownas.baselines.recurrent import recurrent_core
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.contests.common import Contest, Setting, score_model, train_and_choose, train_random
+from grownas.contests.common import Contest, Setting, choose, score_model, train_and_choose, train_random
 from grownas.equations import language_equations
 from grownas.errors import ConfigError
-from grownas.genotype import AnyGenotype
+from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.journal import Journal
 from grownas.recipe import Recipe, count_parameters
 from grownas.rundir import RunDir
@@ -40,11 +40,13 @@ class LanguageContest(Contest):
     Attributes:
         hidden_size: of the grown cell; the others are given the size that makes as many parameters.
         grid: the settings that every kind of model is tried with: rate of the weights, and options of the task.
+        layers: of the grown cell trained anew, and of every baseline but random cells, which are growth's control.
         tuning_seconds: what it took to choose the growth's.
     """
 
     hidden_size: int
     grid: tuple[dict[str, float], ...]
+    layers: int = 1
     tuning_seconds: float = 0.0
 
     @property
@@ -65,13 +67,32 @@ class LanguageContest(Contest):
         sections: Any = config  # of a language task, see `config.SECTIONS`
         tried = {name: values for name, values in sections.baselines.grid.model_dump().items() if values}
         grid = [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())]
-        return cls(journal=journal, task=task, hidden_size=sections.space.hidden_size, grid=tuple(grid), **given)
+        return cls(
+            journal=journal,
+            task=task,
+            hidden_size=sections.space.hidden_size,
+            grid=tuple(grid),
+            layers=sections.retrain.layers,
+            **given,
+        )
 
     @staticmethod
     def check(config: Config, task: Any) -> None:
         """Refuse before work begins what a search would meet in the middle of it."""
         if config.space.hidden_size == "auto":
             raise ConfigError(f"space.hidden_size=auto: {task.name} needs a number of units; set one, such as 128")
+        for key in task.section.FINISHED:
+            if value := getattr(config.task, key):
+                raise ConfigError(
+                    f"task.{key}={value:g} is of finished models: leave it out here, then `grownas evaluate RUN "
+                    f"task.{key}={value:g}`"
+                )
+        sections: Any = config
+        if (rate := config.task.dropout_hidden) and sections.retrain.layers == 1:
+            raise ConfigError(
+                f"task.dropout_hidden={rate:g} acts between layers, but retrain.layers=1; set one to 0, or the other "
+                "higher"
+            )
         if config.refit:
             raise ConfigError(f"refit=true: {task.name} is scored as its field does, without the validation text")
 
@@ -100,21 +121,23 @@ class LanguageContest(Contest):
 
         return self.build(core, purpose)
 
-    def build(self, core: Core, purpose: str) -> Any:
-        """Build a model around a core of the right size, all drawn for one purpose."""
-        generator = self.draw(purpose)
-        return self.task.model(core(self.units(core), generator), generator=generator)
+    def build(self, core: Core, purpose: str, layers: int = 1) -> Any:
+        """Build a model of layers of the right size, all drawn for one purpose."""
+        return self._model(core, self.units(core, layers), layers, self.draw(purpose))
 
-    def units(self, core: Core) -> int:
-        """Return the size of a core: with as many parameters as the grown cell's model, once that is known."""
-        return self.hidden_size if self.params is None else self.size_of(core, self.params)
+    def _model(self, core: Core, units: int, layers: int, generator: Generator) -> Any:
+        return self.task.model(*(core(units, generator) for _ in range(layers)), generator=generator)
 
-    def size_of(self, core: Core, params: int) -> int:
-        """Return the number of units with which the model around a core comes nearest to a number of parameters.
+    def units(self, core: Core, layers: int = 1) -> int:
+        """Return the size of each layer: with as many parameters as the grown cell's model, once that is known."""
+        return self.hidden_size if self.params is None else self.size_of(core, self.params, layers)
+
+    def size_of(self, core: Core, params: int, layers: int = 1) -> int:
+        """Return the number of units with which the model of such layers comes nearest to a number of parameters.
 
         The count is a polynomial of degree 2 in the units, which three small models fix.
         """
-        one, two, three = (self._count(core, units) for units in (1, 2, 3))
+        one, two, three = (count_parameters(self._model(core, units, layers, torch.Generator())) for units in (1, 2, 3))
         bend = one - 2 * two + three
 
         def count(units: int) -> int:
@@ -123,27 +146,22 @@ class LanguageContest(Contest):
         above = next(units for units in itertools.count(1) if count(units) >= params)
         return min((max(1, above - 1), above), key=lambda units: abs(count(units) - params))
 
-    def _count(self, core: Core, units: int) -> int:
-        generator = torch.Generator()
-        return count_parameters(self.task.model(core(units, generator), generator=generator))
-
     def tuned(self, nodes: Sequence[Ops]) -> LanguageContest:
         """Choose the growth's setting by training its start with each: the same grid as every baseline's."""
-        contests = [self.with_setting(one) for one in self.grid]
-        if len(contests) == 1:
-            return contests[0]
-        fits = [
-            self.journal.fit(
+        if len(self.grid) == 1:
+            return self.with_setting(self.grid[0])
+        settings = [
+            Setting(
                 f"tune-{named(setting)}",
-                one.start(nodes, "start"),
+                setting,
+                partial(one.start, nodes, "start"),
                 one.task,
                 one.growth.stage_recipe(1, 0.0),
-                seed=self.seed,
             )
-            for setting, one in zip(self.grid, contests, strict=True)
+            for setting, one in self._tried()
         ]
-        best = min(range(len(fits)), key=lambda number: fits[number].evaluation.metric)
-        return replace(contests[best], tuning_seconds=sum(fit.seconds for fit in fits))
+        best = choose(self, settings)
+        return replace(self.with_setting(best.setting.chosen), tuning_seconds=best.seconds)
 
     def with_setting(self, setting: Mapping[str, float]) -> LanguageContest:
         """Return the contest where growth and all other training have a setting: the rate, and options of the task."""
@@ -151,7 +169,11 @@ class LanguageContest(Contest):
         task = self.task.with_options({key: value for key, value in setting.items() if key != "rate"})
         return replace(self, task=task, growth=growth, recipe=with_rate(self.recipe, setting))
 
-    def settings_of(self, genotype: AnyGenotype) -> list[Setting]:
+    def _tried(self) -> list[tuple[dict[str, float], LanguageContest]]:
+        """Return each setting of the grid with the contest that has it."""
+        return [(setting, self.with_setting(setting)) for setting in self.grid]
+
+    def settings_of(self, genotype: AnyGenotype, key: str = "retrained") -> list[Setting]:
         """Return the ways to train a genotype from random weights."""
 
         def core(units: int, generator: Generator) -> nn.Module:
@@ -159,21 +181,20 @@ class LanguageContest(Contest):
             made.reset_parameters(generator)
             return made
 
-        return self.settings("retrained", core)
+        return self.settings(key, core)
 
     def settings(self, key: str, core: Core) -> list[Setting]:
         """Return the ways to train a kind of core: one for each point of the grid."""
-        size = {"hidden_size": self.units(core)}
+        size = {"hidden_size": self.units(core, self.layers), **({"layers": self.layers} if self.layers > 1 else {})}
         return [
             Setting(
                 f"{key}-{named(setting)}" if setting else key,
                 {**setting, **size},
-                partial(one.build, core, key),
+                partial(one.build, core, key, self.layers),
                 one.task,
                 one.recipe,
             )
-            for setting in self.grid
-            for one in [self.with_setting(setting)]
+            for setting, one in self._tried()
         ]
 
     def write(self, rundir: RunDir, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
@@ -226,4 +247,14 @@ def random_cells(contest: LanguageContest) -> Score:
     return replace(score_model(contest.task, "random", best.model, seconds, len(tried), chosen), speed=best.speed)
 
 
-BASELINES: dict[str, Callable[[LanguageContest], Score]] = {"lstm": lstm, "gru": gru, "random": random_cells}
+def published_cell(name: str, contest: LanguageContest) -> Score:
+    """Train a published cell."""
+    return train_and_choose(contest, name, contest.settings_of(Genotype.load(name), name))[0]
+
+
+BASELINES: dict[str, Callable[[LanguageContest], Score]] = {
+    "lstm": lstm,
+    "gru": gru,
+    "random": random_cells,
+    **{name: partial(published_cell, name) for name in published()},
+}

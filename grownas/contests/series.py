@@ -5,7 +5,6 @@ All are fitted and trained on the same data, scaling, budget and stopping rule a
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -262,7 +261,7 @@ def _recurrent(contest: SeriesContest, kind: str) -> Score:
 
     sizes = sorted({*contest.hidden_sizes, *equal})
     by_size = [contest.with_losses(f"{kind}-{size}", {"hidden_size": size}, partial(build, size)) for size in sizes]
-    score, _ = train_and_choose(contest, kind, itertools.chain(*by_size))
+    score, _ = train_and_choose(contest, kind, [one for settings in by_size for one in settings])
     return score
 
 
@@ -319,7 +318,7 @@ def refit_by_pull(contest: SeriesContest, key: str, start: Any, trained: Pulled)
     """Train a start on training and validation data as it was trained before; return model and seconds."""
     if trained.pull is None:
         return start, 0.0
-    recipe = replace(contest.growth.recipe, pull=trained.pull, patience=None, epochs=max(1, trained.epochs))
+    recipe = replace(contest.growth.recipe, pull=trained.pull).refit(trained.epochs)
     begin = _ready(contest, start, trained.pull)
     fit = contest.journal.fit(f"{key}-refit", begin, contest.task.with_refit(), recipe, seed=contest.seed)
     return fit.model, fit.seconds

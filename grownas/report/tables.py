@@ -21,12 +21,15 @@ MODELS = {  # name -> what it is, in words
     "var1": "VAR(1), least squares",
     "var": "VAR, order chosen on validation",
     "var_robust": "VAR, loss, ridge and order by blocked folds",
-    "lstm": "one layer",
-    "gru": "one layer",
+    "lstm": "long short-term memory",
+    "gru": "gated recurrent units",
     "gru_var": "GRU beside the same start",
     "random": "random cells, same budget",
+    "darts_v1": "published cell, found by DARTS with first order",
+    "darts_v2": "published cell, found by DARTS with second order",
+    "enas": "published cell, found by ENAS",
 }
-TUNED = ("grown_retrained", "lstm", "gru")  # of several settings, where there are several, validation chooses
+TUNED = ("grown_retrained", "lstm", "gru", "darts_v1", "darts_v2", "enas")  # by validation, of several settings
 METRICS = {"mse": "MSE"}  # what tables call a metric, if not by its name
 WORDS = {"mse": "error"}  # what sentences call it
 DIGITS = {"perplexity": 2}  # decimals of a metric, if not 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from grownas.criteria import threshold
 from grownas.criteria.early_stop import JUDGES, Verdict
 from grownas.errors import ConfigError
 from grownas.protocols import Task
-from grownas.recipe import count_parameters, set_rates, split_parameters
+from grownas.recipe import Recipe, count_parameters, set_rates, split_parameters
 from grownas.strategies.moves import KINDS, MODES, Move, Proposal, Scene, noise_for, repeat, resample
 from grownas.strategies.pruning import log_prunings, prune_stage
 from grownas.strategies.stage import (
@@ -164,8 +164,7 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
     """
     current = Candidate.start(start, task.evaluate(start, "val"))
 
-    def train(key: str, begin: Candidate, pull: float, epochs: int) -> Candidate:
-        recipe = replace(options.recipe, pull=pull, patience=None, epochs=max(1, epochs))
+    def train(key: str, begin: Candidate, recipe: Recipe) -> Candidate:
         fit = journal.fit(key, begin.model, task, recipe, seed=seed, optimizers=begin.optimizers)
         return begin.trained(fit, options.thresholds)
 
@@ -179,11 +178,11 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
         else:
             key = f"refit-stage-1-pull-{pull:g}"
             current = current._replace(model=stirred(start, options.noise, pull, seed=seed))
-        current = train(key, current, pull, line["best_epoch"])
+        current = train(key, current, scene.recipe.refit(line["best_epoch"]))
         for change in repeat(scene, line["pruned"]):
             current, _ = apply(current, change, task, options, stage=stage, step=0)
         if line["pruned"]:
-            current = train(f"{key}-pruned", current, pull, line["best_epoch_pruned"])
+            current = train(f"{key}-pruned", current, scene.tuning.refit(line["best_epoch_pruned"]))
     return current.model
 
 
@@ -286,7 +285,7 @@ def _try(scene: Scene, begun: Sequence[Begun]) -> Begun:
     before, fits, gains = scene.best, list[Fit](), list[float]()
     keys = [f"stage-{scene.number}-try-{one.proposal.kind}" for one in begun]
     for key, one in zip(keys, begun, strict=True):
-        fit = scene.fit(key, one.candidate, epochs=scene.options.trial_epochs)
+        fit = scene.fit(key, one.candidate, scene.recipe.first(scene.options.trial_epochs))
         added = count_parameters(one.candidate.model) - count_parameters(before.model)
         fits.append(fit)
         gains.append((before.loss - fit.loss) / added)
@@ -325,7 +324,7 @@ def _attempt(begun: Begun, scene: Scene, best: Stage) -> tuple[Stage, dict[str, 
 
 def _train(key: str, begin: Candidate, scene: Scene) -> Stage:
     """Train a stage; prune it if that is done in each."""
-    fit, options = scene.fit(key, begin), scene.options
+    fit, options = scene.fit(key, begin, scene.recipe), scene.options
     stage = Stage(begin.trained(fit, options.thresholds), (fit,), number=scene.number, part=key)
     return prune_stage(stage, scene) if options.prune == "each_stage" else stage
 

@@ -71,9 +71,13 @@ class Scene:
         """How the stage is trained."""
         return self.options.stage_recipe(self.number, self.pull)
 
-    def fit(self, key: str, begin: Candidate, *, epochs: int | None = None) -> Fit:
-        """Train a candidate, with the stage's recipe but perhaps for other epochs."""
-        recipe = self.recipe if epochs is None else replace(self.recipe, epochs=epochs)
+    @property
+    def tuning(self) -> Recipe:
+        """How the stage's model is trained after a pruning."""
+        return replace(self.recipe, epochs=self.options.fine_tune_epochs)
+
+    def fit(self, key: str, begin: Candidate, recipe: Recipe) -> Fit:
+        """Train a candidate."""
         return self.journal.fit(
             key, begin.model, self.task, recipe, seed=self.seed, optimizers=begin.optimizers, stage=self.number
         )

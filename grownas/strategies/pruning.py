@@ -41,7 +41,7 @@ def prune_stage(stage: Stage, scene: Scene) -> Stage:
     if not lines:
         return stage
     key = f"stage-{scene.number}-pull-{scene.pull:g}-pruned-{options.prune}"
-    fit = scene.fit(key, candidate, epochs=options.fine_tune_epochs)
+    fit = scene.fit(key, candidate, scene.tuning)
     lines = [{**line, "part": key} for line in lines]
     lines[-1]["wall_s"] = round(fit.seconds, 3)
     tuned, fits = candidate.trained(fit, options.thresholds), (*stage.fits, fit)

@@ -23,6 +23,7 @@ class Options(Section):
     EVALUATION: ClassVar[tuple[str, ...]] = (  # how a finished model may be scored otherwise
         "eval_streams", "context", "dynamic_rate", "dynamic_decay", "cache_size", "cache_flatness", "cache_share",
     )  # fmt: skip
+    FINISHED: ClassVar[tuple[str, ...]] = ("dynamic_rate", "cache_size")  # of those, what no training may go by
 
     use: Literal["penn_treebank"] = "penn_treebank"
     data: Annotated[

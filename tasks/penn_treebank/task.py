@@ -17,7 +17,7 @@ from grownas.errors import ConfigError
 from grownas.protocols import Evaluation, Window
 from grownas.tasks.penn_treebank import scoring, sources
 from grownas.tasks.penn_treebank.corpus import Corpus
-from grownas.tasks.penn_treebank.model import LanguageModel, training_loss
+from grownas.tasks.penn_treebank.model import LanguageModel, Stack, training_loss
 from grownas.tasks.penn_treebank.options import Options
 from grownas.tasks.penn_treebank.regularise import Regularisation
 from grownas.tasks.penn_treebank.softmax import SampledSoftmax
@@ -73,18 +73,19 @@ class PennTreebank:
         """The vocabulary, in the order of ids."""
         return list(self.corpus.words)
 
-    def model(self, core: nn.Module, *, generator: Generator | None = None) -> LanguageModel:
-        """Return a model around a core."""
+    def model(self, *cores: nn.Module, generator: Generator | None = None) -> LanguageModel:
+        """Return a model around a core, or around several of one layer, one on another."""
         options = self.options
+        rates = {field.name: getattr(options, field.name) for field in fields(Regularisation)}
+        if len(cores) == 1:  # has nothing between layers
+            rates["dropout_hidden"] = 0.0
         return LanguageModel(
-            core,
+            cores[0] if len(cores) == 1 else Stack(cores),
             len(self.corpus.words),
             tied=options.tied,
             gain=options.gain,
             learn_gain=options.learn_gain,
-            regularisation=Regularisation(
-                **{field.name: getattr(options, field.name) for field in fields(Regularisation)}
-            ),
+            regularisation=Regularisation(**rates),
             generator=generator,
         ).to(self.device)
 

@@ -156,6 +156,22 @@ def test_the_factor_of_each_step_is_that_of_the_closed_form(copy_task, make_mode
     )
 
 
+@pytest.mark.parametrize("span", [(0.0, 1.0), (0.25, 0.75)])
+def test_the_first_epochs_alone_have_the_rates_of_the_whole(copy_task, make_model, rates, span):
+    task = copy_task()
+    whole = replace(QUICK, epochs=6, warm_up=3, decay="linear", decay_span=span, patience=7)
+    for recipe in (whole, whole.first(4), whole.refit(4), whole.refit(0), whole.first(9)):
+        fit(make_model(task), task, recipe, seed=1)
+    steps = len(rates) // (6 + 4 + 4 + 1 + 9)  # an epoch's, of both optimisers
+    taken = [steps * epochs for epochs in (6, 4, 4, 1, 9)]
+    parts = [rates[end - count : end] for end, count in zip(itertools.accumulate(taken), taken, strict=True)]
+    for part in parts[1:4]:
+        np.testing.assert_allclose(part, parts[0][: len(part)], rtol=1e-12)
+    step = (span[1] - span[0]) / (9 * len(list(task.windows("train", seed=1))))
+    assert parts[4][-1][0] == pytest.approx(ALPHA_RATE * (1 - span[1] + step), rel=1e-12)  # alpha's, whose step is last
+    assert (whole.first(4).patience, whole.refit(4).patience) == (7, None)
+
+
 def gradient_descent(task, start, recipe, seed, losses):
     """Train by plain gradient descent at the closed form's rates, the weights averaged by AWD-LSTM's rule.
 

@@ -259,6 +259,27 @@ def test_a_baseline_or_a_published_cell_is_trained(trained, read_json, what):
     assert score["test"] < len(WORDS)
 
 
+@pytest.mark.parametrize("what", ["darts_v2", "genotype.json"])
+def test_layers_one_on_another_are_trained_written_down_and_scored_again(
+    searched, options, call, read_json, tmp_path, what
+):
+    genotype = searched / what if "." in what else what
+    more = "retrain.layers=2", "task.dropout_hidden=0.2", f"genotype={genotype}", f"runs={tmp_path}", "name=two"
+    ended = call("train", *options(*more))
+    assert ended.code == 0, ended.err
+    (score,) = read_json(tmp_path / "two" / "summary.json")["scores"]
+    assert score["chosen"] == {"hidden_size": 6, "layers": 2}
+    assert repr(score["test"]) in call("evaluate", tmp_path / "two").out
+    text, tensors = (
+        (tmp_path / "two" / "equations.txt").read_text(),
+        load_file(tmp_path / "two" / "weights.safetensors"),
+    )
+    assert "2 layer(s)" in text
+    assert "Cell of layer 2\n  u_t = h_t of layer 1" in text
+    assert set(re.findall(r" = ([\w.]+)", text.split("Numbers\n")[1])) == {k for k, v in tensors.items() if v.size}
+    assert "layers 2" in words_of(tmp_path / "two" / "report.html")
+
+
 def test_a_cell_that_only_adds_is_scored_again(call, options, tmp_path):
     """Its nodes have no b_h: a tensor of no numbers is not damaged."""
     path = tmp_path / "genotype.json"

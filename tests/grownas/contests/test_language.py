@@ -14,11 +14,13 @@ from grownas.baselines import NAMES
 from grownas.baselines.recurrent import recurrent_core
 from grownas.config import load
 from grownas.contests.language import BASELINES, LanguageContest, named, random_cells
+from grownas.errors import ConfigError, TrainingError
 from grownas.genotype import Genotype, Node, Op
 from grownas.programs import growth_of, retrain_recipe, space_of
 from grownas.protocols import Evaluation
 from grownas.recipe import count_parameters
-from grownas.tasks.penn_treebank.model import LanguageModel
+from grownas.tasks.penn_treebank.model import LanguageModel, Stack
+from grownas.tasks.penn_treebank.options import Options
 
 WORDS = 50
 
@@ -31,7 +33,8 @@ class Task:
     def __init__(self, **options):
         self.options = options
 
-    def model(self, core, *, generator):
+    def model(self, *cores, generator):
+        core = cores[0] if len(cores) == 1 else Stack(cores)
         return LanguageModel(core, WORDS, gain=self.options.get("gain", 1.0), generator=generator)
 
     def with_options(self, values):
@@ -48,6 +51,8 @@ class Journal:
     def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
         assert key not in self.fits
         model.reached = self.reached(key)
+        if model.reached is None:
+            raise TrainingError(f"{key} diverged", seconds=2.0)
         self.fits[key] = (model, task, recipe)
         return SimpleNamespace(
             model=model, evaluation=task.evaluate(model, "val"), steps=10, seconds=1.0, speed=5.0, best_epoch=1
@@ -81,15 +86,16 @@ def test_configs_know_the_names_of_the_table():
     assert tuple(BASELINES) == NAMES["language"]
 
 
+@pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("params", [700, 2_345, 9_999])
-def test_every_kind_is_given_the_size_that_comes_nearest_to_the_parameters(params):
-    made = contest(params=params)
+def test_every_kind_is_given_the_size_that_comes_nearest_to_the_parameters(params, layers):
+    made, g = contest(params=params), torch.Generator()
     for _, core in cores(made):
 
         def count(units, core=core):
-            return count_parameters(Task().model(core(units, torch.Generator()), generator=torch.Generator()))
+            return count_parameters(Task().model(*(core(units, g) for _ in range(layers)), generator=g))
 
-        found = made.size_of(core, params)
+        found = made.size_of(core, params, layers)
         nearest = min(range(1, 60), key=lambda units: abs(count(units) - params))
         assert abs(count(found) - params) == abs(count(nearest) - params)
 
@@ -109,6 +115,66 @@ def test_all_models_are_tried_with_the_same_grid():
         assert BASELINES[name](again).chosen == {"rate": 0.2, "gain": 3.0, "hidden_size": model.core.hidden_size}
     genotype = Genotype((Node((Op("add", "tanh"),)),))
     assert len({one.key for one in made.settings_of(genotype)}) == 4
+
+
+def test_layers_are_of_the_models_trained_from_random_weights_alone():
+    journal = Journal(lambda key: 1.0)
+    made = contest(journal, "retrain.layers=2", params=3_000, steps=10)
+    for name in ("lstm", "random", "enas"):
+        BASELINES[name](made)
+    counts = {key: len(getattr(model.core, "layers", [1])) for key, (model, *_) in journal.fits.items()}
+    assert counts.pop("random-0") == 1
+    assert set(counts.values()) == {2}
+    chosen = BASELINES["gru"](made).chosen
+    assert (chosen["layers"], chosen["hidden_size"]) == (2, made.units(dict(cores(made))["gru"], 2))
+    assert len(made.start([made.space.ops], "start").core.nodes) == 1  # a backbone
+
+
+def test_a_published_cell_is_a_baseline_of_the_same_size():
+    journal = Journal(lambda key: 1.0)
+    made = contest(journal, "baselines.grid.rate=[0.1,0.2]", params=3_000)
+    assert BASELINES["darts_v1"](made).settings == 2
+    assert set(journal.fits) == {"darts_v1-rate-0.1", "darts_v1-rate-0.2"}
+    for model, *_ in journal.fits.values():
+        assert model.core.genotype == Genotype.load("darts_v1")
+        assert count_parameters(model) == pytest.approx(3_000, rel=0.1)
+
+
+def test_a_setting_with_which_training_diverges_is_passed_over_and_its_seconds_count():
+    made = contest(
+        Journal(lambda key: None if "rate-0.2" in key else 1.0), "baselines.grid.rate=[0.1,0.2]", params=3_000
+    )
+    with pytest.warns(UserWarning, match=r"passed over: lstm-rate-0\.2 diverged"):
+        score = BASELINES["lstm"](made)
+    assert (score.settings, score.seconds, score.chosen["rate"]) == (2, 3.0, 0.1)
+    with pytest.warns(UserWarning, match=r"tune-rate-0\.2"):
+        tuned = made.tuned([made.space.ops])
+    assert (tuned.growth.recipe.weights.rate, tuned.seconds_before) == (0.1, 3.0)
+
+
+def test_where_every_setting_diverges_the_last_error_is_raised():
+    made = contest(Journal(lambda key: None), "baselines.grid.rate=[0.1,0.2]", params=3_000)
+    with pytest.warns(UserWarning, match=r"rate-0\.1"), pytest.raises(TrainingError, match=r"gru-rate-0\.2"):
+        BASELINES["gru"](made)
+    with pytest.raises(TrainingError, match=r"^gru diverged"):
+        BASELINES["gru"](contest(Journal(lambda key: None), "baselines.grid={}", params=3_000))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("task.cache_size=500", r"task\.cache_size=500 .* `grownas evaluate RUN task\.cache_size=500`"),
+        ("task.dynamic_rate=0.0001", r"task\.dynamic_rate=0\.0001 .* `grownas evaluate RUN task\.dynamic_rate"),
+        ("task.dropout_hidden=0.2", r"task\.dropout_hidden=0\.2 .* retrain\.layers=1"),
+        ("refit=true", "refit=true"),
+        ("space.hidden_size=auto", "space.hidden_size=auto"),
+    ],
+)
+def test_what_a_search_of_a_text_cannot_use_is_refused(override, words):
+    task = SimpleNamespace(name="text", section=Options)
+    LanguageContest.check(load("penn_treebank/compare_cpu"), task)
+    with pytest.raises(ConfigError, match=words):
+        LanguageContest.check(load("penn_treebank/compare_cpu", [override]), task)
 
 
 def test_growth_takes_the_setting_whose_first_stage_is_best():

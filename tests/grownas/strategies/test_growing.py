@@ -425,7 +425,7 @@ def test_each_kind_is_tried_and_the_largest_gain_a_parameter_wins(search):
     assert list(journal.fits) == list(losses)
     for key in TRIES:
         asked = journal.fits[key]
-        assert asked["recipe"] == replace(options.recipe, pull=0.0, epochs=3)
+        assert asked["recipe"] == replace(options.recipe, pull=0.0).first(3)
         assert (asked["seed"], asked["stage"]) == (4, 2)
     assert journal.fits["stage-2"]["recipe"] == replace(options.recipe, pull=0.0)
     *lost, won = journal.lines[:3]
