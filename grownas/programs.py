@@ -52,10 +52,11 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
     search_seconds = contest.seconds_before + grown.seconds + final.seconds
     first_stage = [line["seconds"] for line in grown.stages if line["stage"] == 1]
     first_seconds = contest.seconds_before + sum(first_stage) + final.first_seconds
-    chosen = {"pull": grown.pull, "nodes": len(model.core.genotype.nodes), "hidden_size": model.core.hidden_size}
+    found = {"pull": grown.pull, "nodes": len(model.core.genotype.nodes), "hidden_size": model.core.hidden_size}
+    chosen, tried = {**contest.setting, **found}, contest.tried
     scores = [
-        score_model(task, "grown", model, search_seconds, len(grown.stages), chosen),
-        score_model(task, "first_stage", final.first, first_seconds, len(first_stage)),
+        score_model(task, "grown", model, search_seconds, tried + len(grown.stages), chosen, grown.speed),
+        score_model(task, "first_stage", final.first, first_seconds, tried + len(first_stage), speed=grown.first_speed),
         contest.score_start(start),
     ]
     retrain_seconds = None
@@ -64,14 +65,14 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         scores.append(retrained)
         retrain_seconds = round(retrained.seconds, 3)
     scores += [contest.baselines[name](contest) for name in config.baselines.use]
-    found = {
+    about = {
         "search_seconds": round(search_seconds, 3),
         "retrain_seconds": retrain_seconds,
         "stages": len({line["stage"] for line in grown.stages}),
         "stage_log": grown.stages,
         "stopped": grown.reason,
     }
-    return _write(config, rundir, contest, model, scores, found)
+    return _write(config, rundir, contest, model, scores, about)
 
 
 def train_program(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:

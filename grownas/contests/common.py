@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -64,6 +64,8 @@ class Contest:
         backend: what runs grown cells.
         params: of the grown cell's model, which baselines match; None if there is no grown cell.
         steps: weight steps of the growth, the budget of `random`.
+        setting: of growth, chosen before it, in plain values.
+        tried: how many settings it was chosen of; 0 where nothing was.
     """
 
     task: Any
@@ -76,6 +78,8 @@ class Contest:
     backend: str = "auto"
     params: int | None = None
     steps: int = 0
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    tried: int = 0
 
     @property
     def baselines(self) -> Mapping[str, Callable[[Any], Score]]:
@@ -167,16 +171,22 @@ def train_and_choose(contest: Contest, name: str, settings: Sequence[Setting]) -
         task, recipe = setting.task.with_refit(), setting.recipe.refit(fit.best_epoch)
         again = contest.journal.fit(f"{name}-refit", setting.build(), task, recipe, seed=contest.seed)
         model, seconds = again.model, seconds + again.seconds
-    score = score_model(contest.task, name, model, seconds, tried, setting.chosen)
-    return replace(score, speed=fit.speed if contest.task.unit else None), model
+    return score_model(contest.task, name, model, seconds, tried, setting.chosen, fit.speed), model
 
 
 def score_model(
-    task: Any, name: str, model: Any, seconds: float, settings: int = 1, chosen: dict[str, Any] | None = None
+    task: Any,
+    name: str,
+    model: Any,
+    seconds: float,
+    settings: int = 1,
+    chosen: Mapping[str, Any] | None = None,
+    speed: float | None = None,
 ) -> Score:
     """Evaluate a trained model on validation and test part."""
     val, test = task.evaluate(model, "val"), task.evaluate(model, "test")
-    return Score(name, count_parameters(model), val, test, seconds, settings, chosen or {})
+    shown = speed if task.unit else None
+    return Score(name, count_parameters(model), val, test, seconds, settings, dict(chosen or {}), shown)
 
 
 def train_random(contest: Contest, train: Callable[[str, Any], Trained]) -> list[tuple[Trained, list[Ops]]]:

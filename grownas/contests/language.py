@@ -161,13 +161,13 @@ class LanguageContest(Contest):
             for setting, one in self._tried()
         ]
         best = choose(self, settings)
-        return replace(self.with_setting(best.setting.chosen), tuning_seconds=best.seconds)
+        return replace(self.with_setting(best.setting.chosen), tuning_seconds=best.seconds, tried=best.tried)
 
     def with_setting(self, setting: Mapping[str, float]) -> LanguageContest:
         """Return the contest where growth and all other training have a setting: the rate, and options of the task."""
         growth = replace(self.growth, recipe=with_rate(self.growth.recipe, setting))
         task = self.task.with_options({key: value for key, value in setting.items() if key != "rate"})
-        return replace(self, task=task, growth=growth, recipe=with_rate(self.recipe, setting))
+        return replace(self, task=task, growth=growth, recipe=with_rate(self.recipe, setting), setting=setting)
 
     def _tried(self) -> list[tuple[dict[str, float], LanguageContest]]:
         """Return each setting of the grid with the contest that has it."""
@@ -243,8 +243,9 @@ def random_cells(contest: LanguageContest) -> Score:
     tried = train_random(contest, train)
     best, nodes = min(tried, key=lambda one: one[0].evaluation.metric)
     seconds = sum(fit.seconds for fit, _ in tried)
-    chosen = {"nodes": len(nodes), "ops": sum(map(len, nodes)), "hidden_size": best.model.core.hidden_size}
-    return replace(score_model(contest.task, "random", best.model, seconds, len(tried), chosen), speed=best.speed)
+    found = {"nodes": len(nodes), "ops": sum(map(len, nodes)), "hidden_size": best.model.core.hidden_size}
+    chosen = {**contest.setting, **found}
+    return score_model(contest.task, "random", best.model, seconds, len(tried), chosen, best.speed)
 
 
 def published_cell(name: str, contest: LanguageContest) -> Score:

@@ -53,6 +53,8 @@ class Grown:
         seconds: of all fits.
         reason: why growth stopped, in words.
         first_line: the line of `first_stage`, as it was before any pruning at the end.
+        speed: of the training that the model came out of, see `Fit`; None if nothing was accepted.
+        first_speed: of the first stage's.
     """
 
     model: Any
@@ -62,6 +64,8 @@ class Grown:
     seconds: float
     reason: str
     first_line: dict[str, Any]
+    speed: float | None
+    first_speed: float | None
 
     @property
     def steps(self) -> int:
@@ -107,7 +111,8 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
     first, first_line = min(zip(firsts, stages, strict=True), key=lambda one: one[0].candidate.loss)
     first_line = dict(first_line)
     if pull is None:
-        return Grown(start, first.model, stages, None, journal.elapsed - began, reason or NOTHING_FOUND, first_line)
+        seconds, reason = journal.elapsed - began, reason or NOTHING_FOUND
+        return Grown(start, first.model, stages, None, seconds, reason, first_line, None, first.fits[0].speed)
 
     number, rejected = 1, list[Move]()  # since the last that was accepted
     while (reason := reason or _out_of_time(options, journal.elapsed - began)) is None:
@@ -147,8 +152,9 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         best = prune_stage(best, scene)
         log_prunings(journal, best, accepted=True)
         line.update(_outcome(best))
-    reason = "; ".join(dict.fromkeys(reasons))
-    return Grown(best.model, first.model, stages, pull, journal.elapsed - began, reason, first_line)
+    seconds, reason = journal.elapsed - began, "; ".join(dict.fromkeys(reasons))
+    speeds = best.fits[0].speed, first.fits[0].speed
+    return Grown(best.model, first.model, stages, pull, seconds, reason, first_line, *speeds)
 
 
 def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list[dict[str, Any]], *, seed: int) -> Any:

@@ -77,7 +77,17 @@ def test_a_search_scores_every_model_at_the_same_size(searched, read_json):
     assert (summary["nodes"], summary["backend"]) == (2, "native")
     for name in ("grown_retrained", "lstm", "gru"):
         assert scores[name]["params"] == pytest.approx(scores["grown"]["params"], rel=0.2)
-        assert scores[name]["words_per_s"] > 0
+    lines = [json.loads(line) for line in (searched / "metrics.jsonl").read_text().splitlines()]
+    last = {line["part"]: line["value"] for line in lines if line["metric"] == "words_per_s"}
+    parts = {
+        "grown": "stage-2",
+        "first_stage": "stage-1-pull-0",
+        "grown_retrained": "retrained",
+        "lstm": "lstm",
+        "gru": "gru",
+    }
+    for name, entry in scores.items():
+        assert entry.get("words_per_s") == (last[parts[name]] if name in parts else None)
     assert scores["grown"]["test"] < scores["start"]["test"] < 1.5 * len(WORDS)
     losses = load_file(searched / "losses.safetensors")
     tokens = 15 * 7 - 1

@@ -187,6 +187,7 @@ def test_growth_takes_the_setting_whose_first_stage_is_best():
     assert {recipe.epochs for *_, recipe in journal.fits.values()} == {made.growth.recipe.epochs}
     assert tuned.growth.recipe.weights.rate == tuned.recipe.weights.rate == 0.2
     assert (tuned.task.options["gain"], tuned.seconds_before) == (1.0, 4.0)
+    assert (tuned.setting, tuned.tried) == ({"rate": 0.2, "gain": 1.0}, 4)
     starts = [model for model, *_ in journal.fits.values()]
     assert all(torch.equal(one.embedding.weight, starts[0].embedding.weight) for one in starts)  # the same start
     assert isinstance(starts[0], nn.Module)
@@ -211,6 +212,6 @@ def test_random_cells_take_the_growths_steps_and_size():
     for model, *_ in journal.fits.values():
         assert count_parameters(model) == pytest.approx(4_000, rel=0.1)
     again = Journal(lambda key: 1.0)
-    random_cells(replace(made, journal=again))
+    assert random_cells(replace(made, journal=again, setting={"rate": 0.2})).chosen["rate"] == 0.2
     genotypes = [[one.core.genotype() for one, *_ in each.fits.values()] for each in (journal, again)]
     assert genotypes[0] == genotypes[1]
