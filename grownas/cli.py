@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +183,13 @@ def bench(quick: bool, only: str, json_path: Path | None, picture: Path | None, 
 
 def main() -> None:
     """Run the command line and exit with the status that CONTRACT gives."""
+    warnings.formatwarning = _plain
     sys.exit(_status(cli))
+
+
+def _plain(message: Warning | str, *_: object) -> str:
+    """Return a warning as users are to read it: without the place in the code."""
+    return f"warning: {message}\n"
 
 
 def _status(command: Callable[..., Any]) -> int:

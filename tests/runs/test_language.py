@@ -290,6 +290,25 @@ def test_layers_one_on_another_are_trained_written_down_and_scored_again(
     assert "layers 2" in words_of(tmp_path / "two" / "report.html")
 
 
+def test_a_setting_that_diverges_does_not_end_the_run(options, start, finish, read_json, tmp_path):
+    """Nor a resumed one, which takes it up again at the last good step."""
+    more = "genotype=darts_v2", "baselines.grid.rate=[0.01,1e30]", f"runs={tmp_path}", "name=two"
+    ended = finish(start("train", *options(*more)))
+    assert ended.code == 0, ended.err
+    assert re.match(r"warning: passed over: retrained-rate-1e\+30 .*, step \d+, epoch 0: the loss is ", ended.err), (
+        ended.err
+    )
+    assert len(ended.err.splitlines()) == 1
+    summary = read_json(tmp_path / "two" / "summary.json")
+    (score,) = summary["scores"]
+    assert (score["settings"], score["chosen"]["rate"]) == (2, 0.01)
+    (tmp_path / "two" / "summary.json").unlink()
+    again = finish(start("resume", tmp_path / "two"))
+    assert again.code == 0, again.err
+    (after,) = read_json(tmp_path / "two" / "summary.json")["scores"]
+    assert {**after, "seconds": 0, "words_per_s": 0} == {**score, "seconds": 0, "words_per_s": 0}
+
+
 def test_a_cell_that_only_adds_is_scored_again(call, options, tmp_path):
     """Its nodes have no b_h: a tensor of no numbers is not damaged."""
     path = tmp_path / "genotype.json"
