@@ -187,7 +187,7 @@ def main() -> None:
     sys.exit(_status(cli))
 
 
-def _plain(message: Warning | str, *_: object) -> str:
+def _plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """Return a warning as users are to read it: without the place in the code."""
     return f"warning: {message}\n"
 

@@ -94,7 +94,10 @@ class Task(Protocol):
     unit: str | None  # what the speed of training counts, such as `words`; None where nobody asks
 
     def model(self, core: nn.Module, *, generator: Generator) -> Any:
-        """Build the task's `Model` around a core; new parameters are drawn from `generator`."""
+        """Build the task's `Model` around a core; new parameters are drawn from `generator`.
+
+        A language task takes several cores, too, one layer on another.
+        """
         ...
 
     def windows(self, part: str, *, seed: int) -> Iterator[Window]:

@@ -80,7 +80,7 @@ def show(path: Path) -> str:
 
 def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, ...]]:
     """Return a run's model, its task and the parts to score."""
-    RunDir.open(path)
+    rundir = RunDir.open(path)
     summary, notes = _summary(path), kept_notes(path)
     kept, config = configs.load(path / "config.yaml"), configs.load(path / "config.yaml", overrides)
     _check_overrides(kept, config)
@@ -106,8 +106,8 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
         raise RunError(f"{weights}: damaged: it lacks {error.args[0]}") from error
     except ValueError as error:
         raise RunError(f"{weights}: damaged: {error}") from error
-    layers = {key.split(".")[2] for key in tensors if key.startswith("core.layers.")}  # of a cell, or of a stack
-    sizes = [input_size, *(len(layers) - 1) * [hidden_size]]
+    layers = getattr(config.retrain, "layers", 1) if rundir.command == "train" else 1  # growth has one
+    sizes = [input_size, *(layers - 1) * [hidden_size]]
     model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=config.backend) for size in sizes))
     expected = model.state_dict()
     problems = [f"it lacks {key}" for key in expected if key not in tensors]

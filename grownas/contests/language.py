@@ -78,7 +78,10 @@ class LanguageContest(Contest):
 
     @staticmethod
     def check(config: Config, task: Any) -> None:
-        """Refuse before work begins what a search would meet in the middle of it."""
+        """Refuse before work begins what a search would meet in the middle of it, and what is of finished models.
+
+        A language task's options name the latter in `FINISHED`, and have `dropout_hidden`.
+        """
         if config.space.hidden_size == "auto":
             raise ConfigError(f"space.hidden_size=auto: {task.name} needs a number of units; set one, such as 128")
         for key in task.section.FINISHED:
