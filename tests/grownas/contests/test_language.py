@@ -60,7 +60,7 @@ class Journal:
 
 
 def contest(journal=None, *overrides, **changes):
-    config = load("penn_treebank/compare_cpu", ["space.hidden_size=9", *overrides])
+    config = load("penn_treebank/compare_cpu", ["space.hidden_size=9", "baselines.grid={}", *overrides])
     space = space_of(config)
     made = LanguageContest.enter(
         config,
