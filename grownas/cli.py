@@ -106,7 +106,8 @@ def resume(run: Path, overrides: tuple[str, ...]) -> None:
 def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
     """Reload the saved model and score it again, also on other data.
 
-    task.data=NEW names other data of the same columns.
+    task.data=NEW names other series of the same columns, or another text. device, backend and threads say what
+    computes. A text may be scored otherwise, for example with task.cache_size=500 or task.dynamic_rate=0.00003.
     """
     from grownas import reload
 

@@ -184,7 +184,10 @@ class Grid(Section):
     rate: Annotated[tuple[Positive, ...], OneOrMore, Distinct, about("of the weights")] = ()
     gain: Annotated[tuple[Positive, ...], OneOrMore, Distinct, about("`task.gain`")] = ()
     dropout: Annotated[
-        tuple[NonNegative, ...], OneOrMore, Distinct, about("`task.dropout_input` and `task.dropout_output`")
+        tuple[Annotated[Number, Field(ge=0, lt=1)], ...],
+        OneOrMore,
+        Distinct,
+        about("`task.dropout_input` and `task.dropout_output`"),
     ] = ()
 
 

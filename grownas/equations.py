@@ -148,6 +148,9 @@ which tensor a symbol is, and the symbol's shape. A part has an entry for each a
 0: one number picks a place and drops the axis, `a:b` keeps the places from a up to b, not including it, and `:` keeps
 all. Several symbols may be the same part of a tensor."""
 
+SEVERAL = """ `layer=2` in front of a symbol's numbers means the symbol of that name
+in the cell of layer 2; the next word's h_t is the last layer's."""
+
 
 def language_equations(model: Any) -> str:
     """Write a language model down as equations, and say where its numbers stand.
@@ -173,7 +176,7 @@ def language_equations(model: Any) -> str:
         *_layers(cell.genotype, len(layers)),
         NEXT_WORD,
         _underlined(NUMBERS, "="),
-        TENSORS,
+        TENSORS + (SEVERAL if len(layers) > 1 else ""),
         "\n".join(_tensors(model, layers)),
     ]
     return "\n\n".join(blocks) + "\n"

@@ -23,6 +23,10 @@ class RunError(GrownasError):
     """A run folder is missing, damaged, foreign or in use."""
 
 
+class BackendError(GrownasError, RuntimeError):
+    """The backend that was asked for by name cannot run a cell where it lies."""
+
+
 class TrainingError(Exception):
     """Training met a non-finite loss; the message names stage and step. Not the user's input: exit status 1.
 

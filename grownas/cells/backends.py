@@ -30,6 +30,7 @@ from grownas.cells import (
     triton_loop,
 )
 from grownas.cells.node import Node, Tracer
+from grownas.errors import BackendError
 from grownas.genotype import DagGenotype
 
 Run = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], Tensor]
@@ -93,7 +94,7 @@ def choose(name: str, nodes: Sequence[Node]) -> str:
     """Return the backend that a name stands for, for a chain where it lies now.
 
     Raises:
-        RuntimeError: the backend that was asked for by name cannot run this chain.
+        BackendError: the backend that was asked for by name cannot run this chain.
     """
     weight = nodes[0].W_x
     return _choose(name, weight.device, weight.dtype, tuple(node.plan.activations for node in nodes))
@@ -103,7 +104,7 @@ def choose_dag(name: str, genotype: DagGenotype, weight: Tensor) -> str:
     """Return the backend that a name stands for, for a DAG whose weights lie where one of them does.
 
     Raises:
-        RuntimeError: the backend that was asked for by name cannot run this DAG.
+        BackendError: the backend that was asked for by name cannot run this DAG.
     """
     used = ("tanh", "sigmoid", *(node.activation for node in genotype.nodes))  # the input node's op, the gates
     return _choose(name, weight.device, weight.dtype, (used,), "dag")
@@ -127,7 +128,7 @@ def _choose(
     if name != "auto":
         reason = why_not(name)
         if reason is not None:
-            raise RuntimeError(f"backend {name!r} cannot run this {kind}: {reason}; backend='auto' finds one that can")
+            raise BackendError(f"backend {name!r} cannot run this {kind}: {reason}; backend='auto' finds one that can")
         return name
     best, *others = AUTO.get(device.type, ("torch",))
     reason = why_not(best)

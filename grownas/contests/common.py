@@ -28,6 +28,7 @@ class _Steps(Protocol):
     def steps(self) -> int: ...
 
 
+MOST_DIVERGED = 5  # random genotypes, before there must be a reason other than chance
 Trained = TypeVar("Trained", bound=_Steps)  # what a training gave, such as a `Fit`
 
 
@@ -192,17 +193,28 @@ def score_model(
 def train_random(contest: Contest, train: Callable[[str, Any], Trained]) -> list[tuple[Trained, list[Ops]]]:
     """Train random genotypes until they took as many weight steps as the growth; return each with its nodes' ops.
 
-    Steps stand for seconds, so that the result does not depend on the machine; the seconds are reported.
+    Steps stand for seconds, so that the result does not depend on the machine; the seconds are reported. Those with
+    which training diverges are passed over, neither their steps nor their seconds counted.
 
     Args:
         contest: of the growth.
         train: trains a start under a key.
+
+    Raises:
+        TrainingError: `MOST_DIVERGED` of them diverged.
     """
     rng = random.Random(contest.seed)
     tried: list[tuple[Trained, list[Ops]]] = []
+    diverged = 0
     while sum(trained.steps for trained, _ in tried) < max(1, contest.steps):
-        key = f"random-{len(tried)}"
+        key = f"random-{len(tried) + diverged}"
         genotype = contest.space.sample(rng)
         nodes: list[Ops] = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
-        tried.append((train(key, contest.start(nodes, key)), nodes))
+        try:
+            tried.append((train(key, contest.start(nodes, key)), nodes))
+        except TrainingError as error:
+            diverged += 1
+            if diverged == MOST_DIVERGED:
+                raise
+            warnings.warn(f"passed over: {error}", stacklevel=2)
     return tried

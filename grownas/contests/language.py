@@ -87,8 +87,8 @@ class LanguageContest(Contest):
         for key in task.section.FINISHED:
             if value := getattr(config.task, key):
                 raise ConfigError(
-                    f"task.{key}={value:g} is of finished models: leave it out here, then `grownas evaluate RUN "
-                    f"task.{key}={value:g}`"
+                    f"task.{key}={value} is of finished models: leave it out here, then `grownas evaluate RUN "
+                    f"task.{key}={value}`"
                 )
         sections: Any = config
         if (rate := config.task.dropout_hidden) and sections.retrain.layers == 1:
@@ -253,7 +253,7 @@ def random_cells(contest: LanguageContest) -> Score:
 
 def published_cell(name: str, contest: LanguageContest) -> Score:
     """Train a published cell."""
-    return train_and_choose(contest, name, contest.settings_of(Genotype.load(name), name))[0]
+    return train_and_choose(contest, name, contest.settings_of(Genotype.load(published()[name]), name))[0]
 
 
 BASELINES: dict[str, Callable[[LanguageContest], Score]] = {

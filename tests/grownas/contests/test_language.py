@@ -15,7 +15,7 @@ from grownas.baselines.recurrent import recurrent_core
 from grownas.config import load
 from grownas.contests.language import BASELINES, LanguageContest, named, random_cells
 from grownas.errors import ConfigError, TrainingError
-from grownas.genotype import Genotype, Node, Op
+from grownas.genotype import Genotype, Node, Op, published
 from grownas.programs import growth_of, retrain_recipe, space_of
 from grownas.protocols import Evaluation
 from grownas.recipe import count_parameters
@@ -150,6 +150,24 @@ def test_a_setting_with_which_training_diverges_is_passed_over_and_its_seconds_c
     with pytest.warns(UserWarning, match=r"tune-rate-0\.2"):
         tuned = made.tuned([made.space.ops])
     assert (tuned.growth.recipe.weights.rate, tuned.seconds_before) == (0.1, 3.0)
+
+
+def test_a_random_cell_that_diverges_is_passed_over():
+    journal = Journal(lambda key: None if key in ("random-0", "random-2") else 1.0)
+    made = contest(journal, steps=25, params=4_000)
+    with pytest.warns(UserWarning, match=r"passed over: random-[02] diverged"):
+        score = random_cells(made)
+    assert (score.settings, list(journal.fits)) == (3, ["random-1", "random-3", "random-4"])
+    with pytest.warns(UserWarning, match=r"random-3"), pytest.raises(TrainingError, match=r"random-4 diverged"):
+        random_cells(replace(made, journal=Journal(lambda key: None)))
+
+
+def test_a_file_of_a_published_cells_name_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "enas").mkdir()
+    monkeypatch.chdir(tmp_path)
+    journal = Journal(lambda key: 1.0)
+    BASELINES["enas"](contest(journal, params=3_000))
+    assert journal.fits["enas"][0].core.genotype == Genotype.load(published()["enas"])
 
 
 def test_where_every_setting_diverges_the_last_error_is_raised():
