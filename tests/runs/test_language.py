@@ -174,9 +174,6 @@ def test_evaluate_gives_the_summary_and_other_ways_of_scoring(searched, call, re
         assert other.code == 0, other.err
         assert other.out != ended.out
     assert call("evaluate", searched, "task.gain=2").code == 2
-    refused = call("evaluate", searched, "backend=triton")
-    assert refused.code == 2
-    assert "backend 'triton' cannot run this chain" in refused.err
     elsewhere = call("evaluate", searched, "backend=reference", "device=cpu")
     assert float(elsewhere.out.split()[2]) == pytest.approx(summary["val"], rel=1e-6)
     for overrides in (("task.cache_size=20",), streams):  # beside dynamic evaluation
@@ -271,6 +268,13 @@ def trained(call, options):
 def test_a_baseline_or_a_published_cell_is_trained(trained, read_json, what):
     (score,) = read_json(trained(what) / "summary.json")["scores"]
     assert score["test"] < len(WORDS)
+
+
+def test_a_backend_that_cannot_run_the_cell_is_told(trained, call):
+    refused = call("evaluate", trained("darts_v2"), "backend=triton")
+    assert refused.code == 2
+    assert "backend 'triton' cannot run this dag: it has no loop" in refused.err
+    assert "Traceback" not in refused.err
 
 
 @pytest.mark.parametrize("what", ["darts_v2", "genotype.json"])
