@@ -121,15 +121,14 @@ def _model(name: str, runs: Sequence[Tree], in_mcs: bool) -> Tree:
     """Return one model's entry."""
     found = [run for run in runs if name in run["entries"]]
     entries = [run["entries"][name] for run in found]
+    speeds = [entry["words_per_s"] for entry in entries if entry.get("words_per_s")]
     return {
         "model": name,
         "n": len(found),
         "params": _mean([entry["params"] for entry in entries]),
         "seconds": _mean([entry["seconds"] for entry in entries]),
         "settings": entries[0].get("settings"),
-        "words_per_s": _mean(speeds)
-        if (speeds := [e["words_per_s"] for e in entries if e.get("words_per_s")])
-        else None,
+        "words_per_s": _mean(speeds) if speeds else None,
         "val": _spread([entry["val"] for entry in entries]),
         "test": {**_spread([entry["test"] for entry in entries]), "each": [entry["test"] for entry in entries]},
         "averaged_test": _averaged(name, found),

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
 
 from grownas.errors import ConfigError
-from grownas.schema import Count, Distinct, NonNegative, Number, OneOrMore, Positive, Section, Share, Whole, about
+from grownas.schema import Count, Distinct, NonNegative, Number, OneOrMore, Positive, Rate, Section, Share, Whole, about
 
 TASKS = "grownas.tasks"  # entry-point group
 NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
@@ -184,10 +184,7 @@ class Grid(Section):
     rate: Annotated[tuple[Positive, ...], OneOrMore, Distinct, about("of the weights")] = ()
     gain: Annotated[tuple[Positive, ...], OneOrMore, Distinct, about("`task.gain`")] = ()
     dropout: Annotated[
-        tuple[Annotated[Number, Field(ge=0, lt=1)], ...],
-        OneOrMore,
-        Distinct,
-        about("`task.dropout_input` and `task.dropout_output`"),
+        tuple[Rate, ...], OneOrMore, Distinct, about("`task.dropout_input` and `task.dropout_output`")
     ] = ()
 
 

@@ -41,5 +41,6 @@ Number = Annotated[float, BeforeValidator(_no_flag)]
 Positive = Annotated[float, BeforeValidator(_no_flag), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(_no_flag), Field(ge=0)]
 Share = Annotated[float, BeforeValidator(_no_flag), Field(gt=0, lt=1)]
+Rate = Annotated[Number, Field(ge=0, lt=1)]  # of what is dropped
 OneOrMore = BeforeValidator(_listed)  # one value stands for a list of one
 Distinct = AfterValidator(_distinct)

@@ -151,17 +151,19 @@ def choose(contest: Contest, settings: Sequence[Setting]) -> Choice:
         TrainingError: it diverges with every setting; the last one's error.
     """
     fits: list[tuple[Fit, Setting]] = []
-    lost = 0.0
+    seconds = 0.0
     for number, one in enumerate(settings, 1):
         try:
-            fits.append((contest.journal.fit(one.key, one.build(), one.task, one.recipe, seed=contest.seed), one))
+            fit = contest.journal.fit(one.key, one.build(), one.task, one.recipe, seed=contest.seed)
+            fits.append((fit, one))
+            seconds += fit.seconds
         except TrainingError as error:
             if number == len(settings) and not fits:
                 raise
-            lost += error.seconds
+            seconds += error.seconds
             warnings.warn(f"passed over: {error}", stacklevel=2)
     fit, setting = min(fits, key=lambda pair: pair[0].evaluation.metric)
-    return Choice(fit, setting, len(settings), lost + sum(each.seconds for each, _ in fits))
+    return Choice(fit, setting, len(settings), seconds)
 
 
 def train_and_choose(contest: Contest, name: str, settings: Sequence[Setting]) -> tuple[Score, Any]:
@@ -190,8 +192,8 @@ def score_model(
     return Score(name, count_parameters(model), val, test, seconds, settings, dict(chosen or {}), shown)
 
 
-def train_random(contest: Contest, train: Callable[[str, Any], Trained]) -> list[tuple[Trained, list[Ops]]]:
-    """Train random genotypes until they took as many weight steps as the growth; return each with its nodes' ops.
+def train_random(contest: Contest, train: Callable[[str, Any], Trained]) -> list[tuple[Trained, list[Ops], str]]:
+    """Train random genotypes until they took as many weight steps as growth; return each, its nodes' ops and its key.
 
     Steps stand for seconds, so that the result does not depend on the machine; the seconds are reported. Those with
     which training diverges are passed over, neither their steps nor their seconds counted.
@@ -204,14 +206,14 @@ def train_random(contest: Contest, train: Callable[[str, Any], Trained]) -> list
         TrainingError: `MOST_DIVERGED` of them diverged.
     """
     rng = random.Random(contest.seed)
-    tried: list[tuple[Trained, list[Ops]]] = []
+    tried: list[tuple[Trained, list[Ops], str]] = []
     diverged = 0
-    while sum(trained.steps for trained, _ in tried) < max(1, contest.steps):
+    while sum(trained.steps for trained, *_ in tried) < max(1, contest.steps):
         key = f"random-{len(tried) + diverged}"
         genotype = contest.space.sample(rng)
         nodes: list[Ops] = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
         try:
-            tried.append((train(key, contest.start(nodes, key)), nodes))
+            tried.append((train(key, contest.start(nodes, key)), nodes, key))
         except TrainingError as error:
             diverged += 1
             if diverged == MOST_DIVERGED:

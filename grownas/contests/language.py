@@ -244,8 +244,8 @@ def random_cells(contest: LanguageContest) -> Score:
         return contest.journal.fit(key, start, contest.task, contest.recipe, seed=contest.seed)
 
     tried = train_random(contest, train)
-    best, nodes = min(tried, key=lambda one: one[0].evaluation.metric)
-    seconds = sum(fit.seconds for fit, _ in tried)
+    best, nodes, _ = min(tried, key=lambda one: one[0].evaluation.metric)
+    seconds = sum(fit.seconds for fit, *_ in tried)
     found = {"nodes": len(nodes), "ops": sum(map(len, nodes)), "hidden_size": best.model.core.hidden_size}
     chosen = {**contest.setting, **found}
     return score_model(contest.task, "random", best.model, seconds, len(tried), chosen, best.speed)

@@ -333,12 +333,12 @@ def _ready(contest: SeriesContest, start: Any, pull: float) -> Any:
 
 def random_search(contest: SeriesContest) -> Score:
     """Train random genotypes from the same start, with the same pulls and judge, for as many steps as the growth."""
-    tried = train_random(contest, lambda key, start: train_by_pulls(contest, key, start))
-    number = min(range(len(tried)), key=lambda i: tried[i][0].loss)
-    (best, ops), seconds = tried[number], sum(trained.seconds for trained, _ in tried)
+    tried = train_random(contest, partial(train_by_pulls, contest))
+    best, ops, key = min(tried, key=lambda one: one[0].loss)
+    seconds = sum(trained.seconds for trained, *_ in tried)
     model = best.model
     if contest.refit:
-        model, more = refit_by_pull(contest, "random", contest.start(ops, f"random-{number}", refitted=True), best)
+        model, more = refit_by_pull(contest, "random", contest.start(ops, key, refitted=True), best)
         seconds += more
     chosen = {"nodes": len(ops), "ops": sum(map(len, ops)), "pull": best.pull}
     return score_model(contest.task, "random", model, seconds, len(tried), chosen)

@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
-from grownas.schema import Count, NonNegative, Number, Positive, Section, Whole, about
+from grownas.schema import Count, NonNegative, Positive, Rate, Section, Whole, about
 from grownas.tasks.penn_treebank.sources import NAMES
-
-Rate = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Options(Section):
