@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -143,6 +143,19 @@ class Backbone(nn.Module):
         return cast("list[MixedNode]", list(self.nodes))
 
     @property
+    def blend(self) -> list[float]:
+        """How far each node is mixed in, in [0, 1]; 1 for a plain node. Assign a list, or one of its items."""
+        return _Blend(self.mixed_nodes())
+
+    @blend.setter
+    def blend(self, values: Sequence[float]) -> None:
+        nodes = self.mixed_nodes()
+        if len(values) != len(nodes):
+            raise ValueError(f"blend needs a number for each of {len(nodes)} nodes, got {len(values)}")
+        for node, value in zip(nodes, values, strict=True):
+            node.set_blend(value)
+
+    @property
     def alpha(self) -> list[nn.Parameter]:
         """One parameter `(K,)` a node."""
         return [node.alpha for node in self.mixed_nodes()]
@@ -160,7 +173,7 @@ class Backbone(nn.Module):
         self.mixed_nodes()[node].load_op_parameters(op, values)
 
     def genotype(self, top_k: int | None = 1) -> Genotype:
-        """Read out each node's ops of largest share, renormalised; all ops if `top_k` is None."""
+        """Read out each node's ops of largest share, renormalised; all ops if `top_k` is None. `blend` is not read."""
         kept = [self.largest_ops(node, top_k) for node in self.mixed_nodes()]
         return Genotype(
             tuple(GenotypeNode(tuple(op for _, op in node)) for node in kept),
@@ -169,7 +182,14 @@ class Backbone(nn.Module):
         )
 
     def derive(self, top_k: int | None = None) -> GrownRNN:
-        """Return the derived cell with this backbone's weights; it computes the same if all ops are kept."""
+        """Return the derived cell with this backbone's weights; it computes the same if all ops are kept.
+
+        Raises:
+            ValueError: a node is not mixed in fully: a derived cell has plain nodes only.
+        """
+        partial = {number: value for number, value in enumerate(self.blend) if value < 1}
+        if partial:
+            raise ValueError(f"nodes are blended in part ({partial}); a derived cell needs blend 1: train on or set it")
         cell = GrownRNN(self.genotype(top_k), self.input_size, self.hidden_size, backend=self.backend)
         cell.to(self.alpha[0])
         layer = cast("chain.ChainLayer", cell.layer(0))
@@ -211,6 +231,18 @@ class Backbone(nn.Module):
     def extra_repr(self) -> str:
         """Return sizes for printing."""
         return f"{self.input_size}, {self.hidden_size}, backend={self.backend}"
+
+
+class _Blend(list[float]):
+    """The blend of some nodes; what is written into it is written into them."""
+
+    def __init__(self, nodes: Sequence[MixedNode]) -> None:
+        super().__init__(1.0 if node.blend is None else float(node.blend) for node in nodes)
+        self.nodes = nodes
+
+    def __setitem__(self, number: Any, value: Any) -> None:
+        self.nodes[number].set_blend(value)
+        super().__setitem__(number, value)
 
 
 def shares_of(core: Backbone) -> list[list[float]]:

@@ -38,7 +38,14 @@ Tracer = Callable[[Tensor, Tensor, Pull], Trace]  # x (T, B, I), h_0 (B, H)
 
 
 class Node(nn.Module):
-    """K ops that read the same two inputs. Subclasses say how the ops are mixed, by `shares`."""
+    """K ops that read the same two inputs. Subclasses say how the ops are mixed, by `shares`.
+
+    Attributes:
+        blend: how far the node is mixed in, a scalar m in [0, 1): its output is s + m (mixture - s); None for 1, a plain
+            node (ALGORITHMS 3). A buffer, so that it is saved and moved with the weights while it is there.
+    """
+
+    blend: Tensor | None
 
     def __init__(
         self,
@@ -74,6 +81,7 @@ class Node(nn.Module):
         if highway:
             self.gate_x = nn.Parameter(torch.empty(input_size, hidden_size))
             self.gate_h = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.register_buffer("blend", None)
         self.draw_parameters(generator)
 
     @torch.no_grad()
@@ -83,6 +91,16 @@ class Node(nn.Module):
         for name, parameter in self.named_parameters():
             if name != "alpha":
                 parameter.uniform_(-bound, bound, generator=generator)
+
+    def set_blend(self, blend: float) -> None:
+        """Mix the node in as far as `blend` says; 1 makes it a plain node.
+
+        Raises:
+            ValueError: `blend` does not lie in [0, 1].
+        """
+        if not 0 <= blend <= 1:
+            raise ValueError(f"blend must lie between 0 and 1, got {blend}")
+        self.blend = None if blend == 1 else self.W_x.new_tensor(blend)
 
     def op_parameters(self, op: int) -> dict[str, Tensor]:
         """Return live views of one op's parameters: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard."""

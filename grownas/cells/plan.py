@@ -27,6 +27,8 @@ class Plan:
         columns: the node's own number of each projection, additive ones first.
         additive_projections: how many of those are of additive ops.
         gate: 1 under `highway`, else 0.
+        apart: the node's product with x is done apart from the other nodes', so that theirs has the bits that it has
+            without this node: a wider matrix is summed in another order by some libraries.
     """
 
     order: tuple[int, ...]
@@ -36,6 +38,7 @@ class Plan:
     columns: tuple[int, ...]
     additive_projections: int
     gate: int
+    apart: bool = False
 
     @cached_property
     def hadamard_projections(self) -> int:

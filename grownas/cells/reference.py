@@ -29,10 +29,9 @@ def step(node: Node, shares: Tensor, x: Tensor, s: Tensor, nudge: Tensor | None 
         from_s = s @ parameters["W_h"]
         z = from_x + from_s if op.combine == "add" else from_x * (from_s + parameters["b_h"])
         mixed = mixed + shares[number] * ACTIVATION[op.activation].f(z)
-    if not node.highway:
-        return mixed
-    gate = torch.sigmoid(x @ node.gate_x + s @ node.gate_h)
-    return s + gate * (mixed - s)
+    if node.highway:
+        mixed = s + torch.sigmoid(x @ node.gate_x + s @ node.gate_h) * (mixed - s)
+    return mixed if node.blend is None else s + node.blend * (mixed - s)
 
 
 def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor) -> Tensor:

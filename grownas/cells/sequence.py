@@ -35,6 +35,7 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -102,6 +103,7 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
     Raises:
         RuntimeError: dtypes differ; or, when it is asked for, that only the reference backend has a second derivative.
     """
+    nodes, shares = _blended(nodes, shares)
     plans = [node.plan for node in nodes]
     packed = [pack(node, weights) for node, weights in zip(nodes, shares, strict=True)]
     flat = [x, h_0, *(tensor for node in packed for tensor in node)]
@@ -122,7 +124,8 @@ def tracer(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor]) -> Trace
     Each node is given one more op, an additive identity of weight 1 that adds nothing. The gradient of its block of A
     is the gradient of the mixture. The products for the weights' gradients are left out.
     """
-    nodes = [_with_probe(node) for node in nodes]
+    nodes, shares = _blended(nodes, shares)
+    nodes = [_with_identity(node, 0.0) for node in nodes]
     plans = [node.plan for node in nodes]
     packed = [pack(node, torch.cat([one, one.new_ones(1)])) for node, one in zip(nodes, shares, strict=True)]
     H = nodes[0].hidden_size
@@ -141,15 +144,34 @@ def tracer(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor]) -> Trace
     return trace
 
 
-def _with_probe(node: Node) -> Node:
-    """Return a node with one more op, an additive identity whose weights are zero."""
-    probed = copy.copy(node)
-    probed.ops, probed.projection = (*node.ops, Op("add", "identity")), [*node.projection, node.W_x.shape[1]]
-    probed.plan = make_plan(probed.ops, probed.projection, highway=node.highway)
-    more = {name: torch.cat([W, torch.zeros_like(W[:, :1])], 1) for name, W in (("W_x", node.W_x), ("W_h", node.W_h))}
-    more["b_x"] = torch.cat([node.b_x, torch.zeros_like(node.b_x[:1])])
-    probed._parameters = {**node._parameters, **more}  # type: ignore[dict-item]
-    return probed
+def _with_identity(node: Node, gain: float) -> Node:
+    """Return a node with one more op, an additive identity: gain times the state, whatever x is."""
+    extended = copy.copy(node)
+    extended.ops, extended.projection = (*node.ops, Op("add", "identity")), [*node.projection, node.W_x.shape[1]]
+    extended.plan = make_plan(extended.ops, extended.projection, highway=node.highway)
+    eye = gain * torch.eye(node.hidden_size, dtype=node.W_h.dtype, device=node.W_h.device)
+    more = {
+        "W_x": torch.cat([node.W_x, torch.zeros_like(node.W_x[:, :1])], 1),
+        "W_h": torch.cat([node.W_h, eye.unsqueeze(1)], 1),
+        "b_x": torch.cat([node.b_x, torch.zeros_like(node.b_x[:1])]),
+    }
+    extended._parameters = {**node._parameters, **more}  # type: ignore[dict-item]
+    return extended
+
+
+def _blended(nodes: Sequence[Node], shares: Sequence[Tensor]) -> tuple[list[Node], list[Tensor]]:
+    """Return nodes and shares in which a blended node is a plain one: m of its mixture, 1 - m of the state.
+
+    The state is one more op, so that no loop needs to know. At m = 0 nothing is added to it but zeros, whatever the
+    other ops are: the output is the state to the last bit. A gate multiplies m, as `reference.step` has it.
+    """
+    made, weights = list(nodes), list(shares)
+    for number, (node, own) in enumerate(zip(nodes, shares, strict=True)):
+        if node.blend is not None:
+            m = node.blend.to(own)
+            made[number], weights[number] = _with_identity(node, 1.0), torch.cat([m * own, (1 - m).view(1)])
+            made[number].plan = replace(made[number].plan, apart=True)
+    return made, weights
 
 
 def pack(node: Node, shares: Tensor) -> Packed:
@@ -277,7 +299,7 @@ def _forward(loop: Loop, plans: list[Plan], packed: list[Packed], x: Tensor, h_0
     in_A, in_Q = sum(plan.blocks for plan in plans) * H, sum(plan.hadamard_projections for plan in plans) * H
     memory = x.new_empty(T * B * (in_A + in_Q * keep))  # one piece, which malloc is more likely to find again
     A = memory[: T * B * in_A].view(T * B, in_A)
-    loop.multiply(x.flatten(0, 1), _side_by_side([node.W_x for node in packed]), A)
+    _read_x(loop, plans, packed, x, A, H)
     buffers = Buffers(
         A.view(T, B, in_A),
         memory[T * B * in_A :].view(T, B, in_Q) if keep else None,
@@ -286,6 +308,24 @@ def _forward(loop: Loop, plans: list[Plan], packed: list[Packed], x: Tensor, h_0
     )
     loop.forward(plans, packed, buffers, h_0)
     return buffers
+
+
+def _read_x(loop: Loop, plans: list[Plan], packed: list[Packed], x: Tensor, A: Tensor, H: int) -> None:
+    """Write x W_x `(T*B, .)` into A: one product for all nodes, but for those that are apart."""
+    flat = x.flatten(0, 1)
+    together = [number for number, plan in enumerate(plans) if not plan.apart]
+    if len(together) == len(plans):
+        loop.multiply(flat, _side_by_side([node.W_x for node in packed]), A)
+        return
+    places = [in_A for in_A, _ in columns(plans, H)]
+    groups = [together, *([number] for number, plan in enumerate(plans) if plan.apart)]
+    for group in filter(None, groups):
+        W = _side_by_side([packed[number].W_x for number in group])
+        product = A.new_empty(len(A), W.shape[1])
+        loop.multiply(flat, W, product)
+        parts = product.split([places[number].stop - places[number].start for number in group], 1)
+        for number, part in zip(group, parts, strict=True):
+            A[:, places[number]] = part
 
 
 def _backward(

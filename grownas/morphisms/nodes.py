@@ -1,4 +1,4 @@
-"""A node is added, or made to pass its input on; an exact start is stirred (ALGORITHMS 3)."""
+"""A node is added, by a carrier or blended in; an exact start is given noise (ALGORITHMS 3)."""
 
 from __future__ import annotations
 
@@ -43,20 +43,58 @@ def add_node(
     Reference:
         Jie & Gao (2021), algorithm 2; insertion anywhere and the cancelled constants are ours.
     """
+    position = _checked_position(backbone, position)
+    made = ops_for_node(backbone, position) if ops is None else with_carrier(ops, backbone.share_projection)
+    node = backbone.new_node(made, generator).to(backbone.alpha[0])
+    carrier = next(number for number, op in enumerate(node.ops) if is_carrier(op, backbone.share_projection))
+    set_share(node.alpha, carrier, carrier_share)
+    pass_on(node, carrier, torch.eye(backbone.hidden_size), noise=noise, generator=generator)
+    return _inserted(backbone, position, node)
+
+
+@torch.no_grad()
+def blend_node(
+    backbone: Backbone,
+    position: int | None = None,
+    generator: Generator | None = None,
+    ops: Sequence[OpLike] | None = None,
+) -> Morphed:
+    """Insert a node drawn as any node is, mixed in by a scalar that is 0. Promise: the output is the same to the last bit.
+
+    The node computes s + m (mixture - s), with m = `backbone.blend[position]`. Raise it to 1 over some steps of
+    training, and the node is a plain one: no carrier stays in the cell.
+
+    Args:
+        backbone: left untouched.
+        position: the new node stands before the node that has this number now; None for the end.
+        generator: draws the node's weights.
+        ops: the new node's ops; those of the node before it if None. Their shares are equal.
+
+    Raises:
+        ValueError: the position is out of range.
+    """
+    position = _checked_position(backbone, position)
+    made = backbone.mixed_nodes()[max(position - 1, 0)].ops if ops is None else ops
+    node = backbone.new_node(made, generator).to(backbone.alpha[0])
+    node.set_blend(0.0)
+    return _inserted(backbone, position, node)
+
+
+def _checked_position(backbone: Backbone, position: int | None) -> int:
     count = len(backbone.nodes)
     position = count if position is None else position
     if not 0 <= position <= count:
         raise ValueError(f"position must lie between 0 and {count}, got {position}")
+    return position
+
+
+def _inserted(backbone: Backbone, position: int, node: MixedNode) -> Morphed:
+    """Return a copy of a backbone with one more node."""
     grown = copy.deepcopy(backbone)
-    made = ops_for_node(backbone, position) if ops is None else with_carrier(ops, backbone.share_projection)
-    node = grown.new_node(made, generator).to(backbone.alpha[0])
-    carrier = next(number for number, op in enumerate(node.ops) if is_carrier(op, backbone.share_projection))
-    set_share(node.alpha, carrier, carrier_share)
-    pass_on(node, carrier, torch.eye(backbone.hidden_size), noise=noise, generator=generator)
     nodes = list(grown.nodes)
     grown.nodes = torch.nn.ModuleList([*nodes[:position], node, *nodes[position:]])
     origins: Origins = {}
-    for number in range(count):
+    for number in range(len(backbone.nodes)):
         origins |= unchanged(backbone, number, number + (number >= position))
     return Morphed(grown, origins)
 

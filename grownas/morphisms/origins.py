@@ -67,6 +67,7 @@ def rebuild_node(
     """
     grown = copy.deepcopy(backbone)
     old, new = backbone.mixed_nodes()[node], grown.new_node(ops, generator).to(backbone.alpha[node])
+    new.blend = None if old.blend is None else old.blend.clone()
     grown.nodes[node] = new
     origins = _carry_ops(old, new, sources, f"nodes.{node}.")
     for number in range(len(backbone.nodes)):

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grownas.backbone import Backbone
-from grownas.criteria.first_order import first_order_gain
-from grownas.morphisms import add_node
+from grownas.criteria.first_order import blend_gains, first_order_gain
+from grownas.morphisms import add_node, blend_node
 from grownas.ops import DEFAULT_OPS
 
 I, H, EPS = 2, 3, 1e-6  # noqa: E741 - the field's names
@@ -99,3 +99,41 @@ def test_no_batch_is_refused():
     core, _ = grown(0, 0)
     with pytest.raises(ValueError, match="batches is empty"):
         first_order_gain(core, squared, [], 0)
+
+
+# --- blended nodes ---
+
+
+@given(seed=st.integers(0, 99), highway=st.booleans(), share=st.booleans(), m=st.sampled_from([0.0, 0.5]))
+@settings(max_examples=12, deadline=None)
+def test_the_gain_of_a_blended_node_is_the_fall_of_the_loss(seed, highway, share, m):
+    core = Backbone(I, H, 1, generator=torch.Generator().manual_seed(seed), highway=highway, share_projection=share)
+    core = blend_node(core.double(), 0, torch.Generator().manual_seed(seed + 1)).backbone
+    core.blend[0] = m
+    batches = drawn(seed)
+    gains = blend_gains(core, squared, batches)
+    other = copy.deepcopy(core)
+    other.blend[0] = m + EPS
+    assert gains == [pytest.approx((mean_loss(core, batches) - mean_loss(other, batches)) / EPS, rel=1e-3, abs=1e-7)]
+    assert core.blend == [m, 1]
+    assert not core.mixed_nodes()[0].blend.requires_grad
+
+
+def test_many_blended_nodes_are_judged_at_once_as_each_is_alone():
+    core, batches = Backbone(I, H, 2, generator=torch.Generator().manual_seed(1)).double(), drawn(4)
+    alone = [
+        blend_gains(blend_node(core, position, torch.Generator().manual_seed(position)).backbone, squared, batches)[0]
+        for position in range(3)
+    ]
+    together = core
+    for position in range(3):
+        together = blend_node(together, 2 * position, torch.Generator().manual_seed(position), DEFAULT_OPS).backbone
+    torch.testing.assert_close(torch.tensor(blend_gains(together, squared, batches)), torch.tensor(alone))
+
+
+def test_gains_are_of_nodes_that_are_not_mixed_in_fully():
+    core = Backbone(I, H, 1).double()
+    with pytest.raises(ValueError, match="every node has blend 1"):
+        blend_gains(core, squared, drawn(1))
+    with pytest.raises(ValueError, match="batches is empty"):
+        blend_gains(blend_node(core).backbone, squared, [])
