@@ -34,14 +34,16 @@ def read(data: str, **options: Any) -> Table:
 
     Args:
         data: `bundled`, `yfinance`, a name of `synthetic.NAMES`, or a path.
-        options: `tickers`, `start`, `end`, `cache` for yfinance; `data_seed` for synthetic panels.
+        options: `tickers`, `start`, `end`, `cache` for yfinance; `data_seed` for synthetic panels;
+            `planted_nodes`, `planted_units` for the cell of `planted`.
     """
     if data == "bundled":
         return bundled()
     if data == "yfinance":
         return downloaded(options["tickers"], options["start"], options["end"], options["cache"])
     if data in synthetic.NAMES:
-        return synthetic.table(data, options["data_seed"])
+        nodes, units = options.get("planted_nodes", synthetic.NODES), options.get("planted_units", synthetic.UNITS)
+        return synthetic.table(data, options["data_seed"], nodes=nodes, units=units)
     near = difflib.get_close_matches(Path(data).name, NAMES, n=1)
     if near and not Path(os.path.expanduser(data)).exists():
         raise DataError(f"{data}: no such file; did you mean {near[0]}?")

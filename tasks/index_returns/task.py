@@ -105,6 +105,8 @@ class IndexReturns:
             end=options.end,
             cache=Path(os.path.expanduser(options.cache)),  # as given where there is no such user
             data_seed=options.data_seed,
+            planted_nodes=options.planted_nodes,
+            planted_units=options.planted_units,
         )
         panel = clean(table, options.difference)
         rows = len(panel.returns)

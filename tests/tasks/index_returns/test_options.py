@@ -48,11 +48,22 @@ def test_a_path_means_the_same_file_from_every_folder(tmp_path, monkeypatch):
         ({"tickers": []}, "at least 1 item"),
         ({"train": 0}, "greater than 0"),
         ({"dat": "x"}, "Extra inputs"),
+        ({"data": "planted", "planted_nodes": 0}, "greater than or equal to 1"),
+        ({"data": "planted", "planted_units": 1}, "greater than or equal to 2"),
+        ({"planted_nodes": 2}, "shapes task.data=planted alone, but task.data is bundled; leave it out or at 3"),
+        ({"data": "white_noise", "planted_units": 32}, "task.data is white_noise; leave it out or at 8"),
     ],
 )
 def test_what_cannot_be_is_refused(given, words):
     with pytest.raises(ValidationError, match=words):
         Options(**given)
+
+
+def test_the_shape_of_a_planted_cell_says_where_the_data_come_from():
+    options = Options(data="planted", planted_nodes=2, planted_units=32)
+    assert options.model_dump()["planted_nodes"] == 2  # what a run folder's config.yaml holds
+    assert {"planted_nodes", "planted_units"} < set(Options.WHERE) < set(Options.model_fields)
+    assert Options(planted_nodes=3, planted_units=8) == Options()
 
 
 @pytest.mark.parametrize("data", [name for name in NAMES if name != "yfinance"] + ["closes.csv"])

@@ -59,7 +59,7 @@ def test_bundled_shows_no_day_its_own_future():
 
 def test_a_synthetic_panel_by_name():
     one, two = (sources.read("white_noise", data_seed=seed) for seed in (1, 2))
-    assert one.source == "synthetic: white_noise"
+    assert one.source == "synthetic: white_noise, data_seed 1"
     assert (one.values != two.values).any()
 
 
