@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from grownas.schema import Count, OneOrMore, Section, Share, Whole, about
 from grownas.tasks.index_returns import synthetic
+from grownas.tasks.index_returns.cleaning import LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.sources import NAMES, TICKERS
 
@@ -47,6 +48,9 @@ class Options(Section):
     planted_nodes: Annotated[Nodes, about("of the cell that makes the panel planted")] = synthetic.NODES
     planted_units: Annotated[Units, about("its hidden size")] = synthetic.UNITS
     difference: Annotated[Series, about("series to difference; `ranges`: all range series")] = ()
+    longest_still: Annotated[
+        Count, about("rows in a row that a series may not move; one that stands still for longer is dropped")
+    ] = LONGEST_STILL
     train: Annotated[Share, about("parts by time; the rest is the test part")] = 0.70
     val: Annotated[Share, about("likewise")] = 0.15
     loss: Annotated[str, about(f"{', '.join(LOSSES)}; auto: that of the start")] = "auto"
