@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import os
 from typing import Annotated, ClassVar, Literal
@@ -12,7 +13,7 @@ from grownas.schema import Count, OneOrMore, Section, Share, Whole, about
 from grownas.tasks.index_returns import synthetic
 from grownas.tasks.index_returns.cleaning import LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES
-from grownas.tasks.index_returns.sources import NAMES, TICKERS
+from grownas.tasks.index_returns.sources import NAMES, TICKERS, utc_today
 
 Tickers = Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
 Series = Annotated[tuple[str, ...], OneOrMore]
@@ -42,7 +43,11 @@ class Options(Section):
         Tickers | None, Field(validate_default=True), about("of yfinance; null: the indices of G7 and BRICS")
     ] = None
     start: Annotated[str, about("first day asked of yfinance, ISO")] = "2010-01-01"
-    end: Annotated[str | None, about("the day after the last; null: today")] = None
+    end: Annotated[
+        str | None,
+        Field(validate_default=True),
+        about("the day after the last; null: today in UTC, whose closes are not final yet"),
+    ] = None
     cache: Annotated[str, about("where downloads lie")] = "~/.cache/grownas"
     data_seed: Annotated[Whole, about("of synthetic panels")] = 1
     planted_nodes: Annotated[Nodes, about("of the cell that makes the panel planted")] = synthetic.NODES
@@ -70,6 +75,17 @@ class Options(Section):
     def _spelled_out(cls, value: Tickers | None, info: ValidationInfo) -> Tickers | None:
         """Spell the default out where it is used, so that the config of such a run says what was downloaded."""
         return TICKERS if value is None and info.data.get("data") == "yfinance" else value
+
+    @field_validator("start", "end")
+    @classmethod
+    def _day(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """Write today out where it ends a download: a run's config then names the panel, on any later day too."""
+        if value is None:
+            return utc_today().isoformat() if info.data.get("data") == "yfinance" else None
+        try:
+            return datetime.date.fromisoformat(value).isoformat()
+        except ValueError as error:
+            raise ValueError("expected a day such as 2024-12-31") from error
 
     @field_validator(*PLANTED)
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -296,8 +295,7 @@ class IndexReturns:
     @property
     def next_day(self) -> str:
         """The next weekday after the last day, ISO; holidays are not known."""
-        last = self.panel.dates[-1]
-        return (last + datetime.timedelta(days={4: 3, 5: 2}.get(last.weekday(), 1))).isoformat()
+        return sources.next_weekday(self.panel.dates[-1]).isoformat()
 
     def in_own_units(self, forecasts: Array) -> Array:
         """Return standardised forecasts in the series' own units."""
