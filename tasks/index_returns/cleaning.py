@@ -252,7 +252,8 @@ def clean_moving(
             "easier to forecast",
             stacklevel=2,
         )
-    stale = [f"{name} ({share:.0%})" for name, share in shares.items() if share > STALE_SHARE]
+    told = {one.series for one in found}
+    stale = [f"{name} ({share:.0%})" for name, share in shares.items() if share > STALE_SHARE and name not in told]
     if stale:
         warnings.warn(
             f"{table.source}: a large share of the rows only repeats the row before in {', '.join(stale)}: stale "

@@ -333,7 +333,8 @@ class IndexReturns:
             raise ValueError("sd needs numbers above 0")
         if readout.dim() != 2 or not readout.numel():
             raise ValueError(f"readout.weight has shape {tuple(readout.shape)}, expected two axes")
-        return self.with_scaling(mean.numpy(), sd.numpy(), names), self.input_size, readout.shape[1]
+        task = self.with_scaling(mean.numpy(), sd.numpy(), names)
+        return task, task.input_size, readout.shape[1]
 
     def with_scaling(self, mean: Array, sd: Array, names: Sequence[str]) -> IndexReturns:
         """Return the same data standardised as another panel was.
