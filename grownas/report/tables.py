@@ -212,6 +212,9 @@ def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Ta
     """
     columns = [Column("series", figures=False), Column("mean", "of the training part"), Column("sd")]
     columns.append(Column("carried", "blanks filled with the value of the day before"))
+    still = data.get("cleaning", {}).get("still_share")
+    if still is not None:  # runs before it was counted have none
+        columns.append(Column("still", "share of rows in which the series did not move"))
     columns += [Column(f"{model} R²", "out of sample, against a forecast of zero") for model in scores]
     columns += [Column(f"{model} hits", "share of forecasts with the right sign") for model in scores]
     carried = data.get("cleaning", {}).get("carried_forward", {})
@@ -221,7 +224,8 @@ def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Ta
         moments = [small(data.get(key, [])[i]) if i < len(data.get(key, [])) else NONE for key in ("mean", "sd")]
         scored = [percent(one.get(name, {}).get("r2")) for one in each]
         scored += [percent(one.get(name, {}).get("hit_rate") or None) for one in each]
-        rows.append(Row((name, *moments, count(carried.get(name)), *scored)))
+        rest = [] if still is None else [percent(still.get(name))]
+        rows.append(Row((name, *moments, count(carried.get(name)), *rest, *scored)))
     return Table(tuple(columns), tuple(rows))
 
 

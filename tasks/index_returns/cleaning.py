@@ -7,10 +7,11 @@ import datetime
 import hashlib
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,8 @@ CLOSING_HOURS = (
     "closes is news that one market traded on before another opened."
 )
 ROUNDING = 1e-12  # steady growth gives returns that differ by no more
+LONGEST_STILL = 10  # rows: the longest holidays of 12 indices, 2010-2022, are 7; closures in wars are longer
+STALE_SHARE = 0.2  # of a series' rows: 12 indices have .02 to .07, days of a week filled to seven .29
 LEAST_ROWS = 100  # of returns: fewer leave nothing to choose an order or a model with
 
 
@@ -176,7 +179,10 @@ def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
         raise DataError(f"{table.source}: {len(returns)} rows of returns are left, at least {LEAST_ROWS} are needed")
     for name, column in zip(table.names, returns.T, strict=True):
         if np.ptp(column) <= ROUNDING:
-            raise DataError(f"{table.source}, column {name}: constant, there is nothing to forecast; remove it")
+            raise DataError(
+                f"{table.source}, column {name}: constant, there is nothing to forecast; remove it, or give data in "
+                "which it moves"
+            )
     report = {
         "rows_read": len(values),
         "first_day_of_all": table.dates[first].isoformat(),
@@ -189,6 +195,140 @@ def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
         repr(report["differenced"]), table.origin or checksum_of(table.names, table.dates, table.values)
     )
     return Panel(table.dates[-len(returns) :], list(table.names), returns, report, checksum)
+
+
+class Stillness(NamedTuple):
+    """Where a series does not move: the words say how long and when."""
+
+    series: str
+    rows: int
+    first: str
+    last: str
+    words: str
+
+
+def clean_moving(
+    table: Table,
+    difference: Sequence[str] = (),
+    *,
+    cut: Callable[[int], Mapping[str, slice]],
+    longest_still: int = LONGEST_STILL,
+    only: Sequence[str] | None = None,
+) -> Panel:
+    """Clean a table and leave out, with a warning, the series that stand still for long: their zeros flatter a score.
+
+    A row of a series is still if its return is zero or equals the one before: its market was closed, its quotes are
+    stale, it was delisted, or a value was filled in. Without a series others may begin earlier, so that the rest is
+    cleaned and looked at again. Where more than a fifth of a series' rows are still, though never many in a row, a
+    warning says so and the series stays.
+
+    Args:
+        table: what was read.
+        difference: as `clean` takes it.
+        cut: returns the rows of the parts `train`, `val` and `test` from the number of rows, or raises `DataError`.
+        longest_still: rows in a row that a series may stand still.
+        only: the series that a fitted model reads: these stay, with a warning if they stand still, and no others.
+
+    Raises:
+        DataError: as `clean`; or a series is constant over the training part, or no series is left.
+    """
+    differenced, dropped = _expand(difference, table), list[Stillness]()
+    while True:
+        left = list(only or [name for name in table.names if name not in {one.series for one in dropped}])
+        if not left:
+            raise DataError(f"{table.source}: every series stands still: {_sentence(dropped)}; {_ADVICE}")
+        part = table if left == table.names else _columns(table, left)
+        panel = clean(part, [name for name in differenced if name in left])
+        found = _stillness(panel, cut(len(panel.returns)), table.source, longest_still)
+        if only or not found:
+            break
+        dropped += found
+    shares = dict(zip(left, still_rows(panel.returns).mean(0).tolist(), strict=True))
+    if dropped:
+        warnings.warn(f"{table.source}: dropped {_sentence(dropped)}; {_ADVICE}", stacklevel=2)
+    if found:
+        warnings.warn(
+            f"{table.source}: kept {_sentence(found)}: the model reads it, and the scores count these rows, which are "
+            "easier to forecast",
+            stacklevel=2,
+        )
+    told = {one.series for one in found}
+    stale = [f"{name} ({share:.0%})" for name, share in shares.items() if share > STALE_SHARE and name not in told]
+    if stale:
+        warnings.warn(
+            f"{table.source}: a large share of the rows only repeats the row before in {', '.join(stale)}: stale "
+            "quotes or filled days, which are easier to forecast and lower every error; give rows of trading days only",
+            stacklevel=2,
+        )
+    report = {
+        "dropped": [one._asdict() for one in dropped],
+        "kept_still": [one._asdict() for one in found],
+        "still_share": {name: round(share, 4) for name, share in shares.items()},
+    }
+    return replace(panel, report={**panel.report, **report})
+
+
+_PART = {"val": "validation", "test": "test"}
+_ADVICE = "correct or remove the column, leave cells blank before a series begins, or raise task.longest_still"
+
+
+def still_rows(returns: np.ndarray) -> np.ndarray:
+    """Say of each row and series, `(n, I)`, whether it does not move: zero, or equal to the row before."""
+    still: np.ndarray = returns == 0
+    still[1:] |= np.abs(np.diff(returns, axis=0)) <= ROUNDING
+    return still
+
+
+def _stillness(panel: Panel, parts: Mapping[str, slice], source: str, longest: int) -> list[Stillness]:
+    """Return the series that stand still for more rows than `longest`, or over all of a part.
+
+    Raises:
+        DataError: a series is constant over the training part.
+    """
+    flat = [name for name, column in zip(panel.names, panel.returns.T, strict=True) if _is_flat(column[parts["train"]])]
+    if flat:
+        raise DataError(
+            f"{source}: {', '.join(flat)} constant over the training part; remove the column, or give data in which "
+            "it moves"
+        )
+    found = []
+    for name, column, still in zip(panel.names, panel.returns.T, still_rows(panel.returns).T, strict=True):
+        dead = [part for part in ("val", "test") if _is_flat(column[parts[part]])]
+        rows = _longest_run(still)
+        if rows.stop - rows.start <= longest and not dead:
+            continue
+        where = ""
+        if dead:
+            rows = slice(parts[dead[0]].start, parts[dead[-1]].stop)
+            where = f" in the {' and '.join(_PART[part] for part in dead)} part"
+        count, first, last = rows.stop - rows.start, panel.dates[rows.start], panel.dates[rows.stop - 1]
+        words = f"does not move{where} for {count} rows, {first} to {last}"
+        found.append(Stillness(name, count, first.isoformat(), last.isoformat(), words))
+    return found
+
+
+def _is_flat(column: np.ndarray) -> bool:
+    return len(column) > 0 and bool(np.ptp(column) <= ROUNDING)
+
+
+def _longest_run(flags: np.ndarray) -> slice:
+    """Return where the longest run of true flags lies, the first of several; empty if there is none."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    starts, stops = edges[::2], edges[1::2]
+    if not len(starts):
+        return slice(0, 0)
+    longest = int(np.argmax(stops - starts))
+    return slice(int(starts[longest]), int(stops[longest]))
+
+
+def _sentence(found: Sequence[Stillness]) -> str:
+    return "; ".join(f"{one.series}, which {one.words}" for one in found)
+
+
+def _columns(table: Table, names: Sequence[str]) -> Table:
+    places = [table.names.index(name) for name in names]
+    origin = table.origin and checksum_of(table.origin, list(names))
+    return replace(table, names=list(names), values=table.values[:, places], origin=origin)
 
 
 def checksum_of(*parts: Any) -> str:

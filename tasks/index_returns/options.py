@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import os
 from typing import Annotated, ClassVar, Literal
@@ -9,19 +10,32 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from grownas.schema import Count, OneOrMore, Section, Share, Whole, about
+from grownas.tasks.index_returns import synthetic
+from grownas.tasks.index_returns.cleaning import LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES
-from grownas.tasks.index_returns.sources import NAMES, TICKERS
+from grownas.tasks.index_returns.sources import NAMES, TICKERS, utc_today
 
 Tickers = Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
 Series = Annotated[tuple[str, ...], OneOrMore]
+Nodes = Annotated[int, Field(strict=True, ge=1, le=8)]
+Units = Annotated[int, Field(strict=True, ge=2, le=256)]  # a cell of 256 takes minutes to find
 Days = Annotated[int, Field(strict=True, ge=2)]
+PLANTED = ("planted_nodes", "planted_units")
 
 
 class Options(Section):
     """Data, parts, loss and batches."""
 
     EVALUATION: ClassVar[tuple[str, ...]] = ()  # how a finished model may be scored otherwise
-    WHERE: ClassVar[tuple[str, ...]] = ("data", "tickers", "start", "end", "cache", "data_seed")  # data come from
+    WHERE: ClassVar[tuple[str, ...]] = (
+        "data",
+        "tickers",
+        "start",
+        "end",
+        "cache",
+        "data_seed",
+        *PLANTED,
+    )  # data come from
 
     use: Literal["index_returns"] = "index_returns"
     data: Annotated[str, about(f"{', '.join(NAMES)}, or the path of a CSV of closes")] = "bundled"
@@ -29,10 +43,19 @@ class Options(Section):
         Tickers | None, Field(validate_default=True), about("of yfinance; null: the indices of G7 and BRICS")
     ] = None
     start: Annotated[str, about("first day asked of yfinance, ISO")] = "2010-01-01"
-    end: Annotated[str | None, about("the day after the last; null: today")] = None
+    end: Annotated[
+        str | None,
+        Field(validate_default=True),
+        about("the day after the last; null: today in UTC, whose closes are not final yet"),
+    ] = None
     cache: Annotated[str, about("where downloads lie")] = "~/.cache/grownas"
     data_seed: Annotated[Whole, about("of synthetic panels")] = 1
+    planted_nodes: Annotated[Nodes, about("of the cell that makes the panel planted")] = synthetic.NODES
+    planted_units: Annotated[Units, about("its hidden size")] = synthetic.UNITS
     difference: Annotated[Series, about("series to difference; `ranges`: all range series")] = ()
+    longest_still: Annotated[
+        Count, about("rows in a row that a series may not move; one that stands still for longer is dropped")
+    ] = LONGEST_STILL
     train: Annotated[Share, about("parts by time; the rest is the test part")] = 0.70
     val: Annotated[Share, about("likewise")] = 0.15
     loss: Annotated[str, about(f"{', '.join(LOSSES)}; auto: that of the start")] = "auto"
@@ -52,6 +75,26 @@ class Options(Section):
     def _spelled_out(cls, value: Tickers | None, info: ValidationInfo) -> Tickers | None:
         """Spell the default out where it is used, so that the config of such a run says what was downloaded."""
         return TICKERS if value is None and info.data.get("data") == "yfinance" else value
+
+    @field_validator("start", "end")
+    @classmethod
+    def _day(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """Write today out where it ends a download: a run's config then names the panel, on any later day too."""
+        if value is None:
+            return utc_today().isoformat() if info.data.get("data") == "yfinance" else None
+        try:
+            return datetime.date.fromisoformat(value).isoformat()
+        except ValueError as error:
+            raise ValueError("expected a day such as 2024-12-31") from error
+
+    @field_validator(*PLANTED)
+    @classmethod
+    def _of_planted_alone(cls, value: int, info: ValidationInfo) -> int:
+        default = cls.model_fields[str(info.field_name)].default
+        data = info.data.get("data", "planted")  # else `data` itself was refused
+        if value != default and data != "planted":
+            raise ValueError(f"shapes task.data=planted alone, but task.data is {data}; leave it out or at {default}")
+        return value
 
     @field_validator("loss")
     @classmethod

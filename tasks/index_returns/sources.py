@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,14 +35,16 @@ def read(data: str, **options: Any) -> Table:
 
     Args:
         data: `bundled`, `yfinance`, a name of `synthetic.NAMES`, or a path.
-        options: `tickers`, `start`, `end`, `cache` for yfinance; `data_seed` for synthetic panels.
+        options: `tickers`, `start`, `end`, `cache`, `today` for yfinance; `data_seed` for synthetic panels;
+            `planted_nodes`, `planted_units` for the cell of `planted`.
     """
     if data == "bundled":
         return bundled()
     if data == "yfinance":
-        return downloaded(options["tickers"], options["start"], options["end"], options["cache"])
+        return downloaded(options["tickers"], options["start"], options["end"], options["cache"], options.get("today"))
     if data in synthetic.NAMES:
-        return synthetic.table(data, options["data_seed"])
+        nodes, units = options.get("planted_nodes", synthetic.NODES), options.get("planted_units", synthetic.UNITS)
+        return synthetic.table(data, options["data_seed"], nodes=nodes, units=units)
     near = difflib.get_close_matches(Path(data).name, NAMES, n=1)
     if near and not Path(os.path.expanduser(data)).exists():
         raise DataError(f"{data}: no such file; did you mean {near[0]}?")
@@ -64,38 +67,132 @@ def bundled() -> Table:
     return Table(dates, list(columns), values, source, returns=True, origin=checksum_of(dates, *read))
 
 
-def downloaded(tickers: Sequence[str], start: str, end: str | None, cache: Path) -> Table:
+def utc_today() -> datetime.date:
+    """Return the day in UTC."""
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+def next_weekday(day: datetime.date) -> datetime.date:
+    """Return the next day that is no Saturday or Sunday; holidays are not known."""
+    return day + datetime.timedelta(days={4: 3, 5: 2}.get(day.weekday(), 1))
+
+
+def downloaded(
+    tickers: Sequence[str], start: str, end: str | None, cache: Path, today: datetime.date | None = None
+) -> Table:
     """Return adjusted closes from Yahoo Finance, from the cache if they were downloaded before.
 
-    The cache holds one CSV a request, with its date and checksum beside it; delete it to download again.
+    Rows dated today or later in UTC are left out: an exchange may still be trading. The cache holds one CSV for each
+    list of tickers, `start` and `end`, with its date and checksum beside it, so that a run whose config says `end`
+    reads the same panel again on another day; delete it to download again. What an earlier download for another
+    `end` holds is used if no weekday lies between its last row and `end`. Where Yahoo fails, the newest earlier
+    download is used with a warning.
+
+    Args:
+        tickers: names at Yahoo, each once.
+        start: first day, ISO.
+        end: the day after the last, ISO; None: today.
+        cache: folder of the downloads.
+        today: the day in UTC; None: read from the clock.
 
     Raises:
-        DataError: nothing came for a ticker, the cache is damaged, or yfinance is not installed.
+        DataError: nothing came for a ticker and nothing is cached, the cache is damaged, or yfinance is not installed.
     """
     twice = sorted({ticker for ticker in tickers if tickers.count(ticker) > 1})
     if twice or not tickers:
         raise DataError(f"task.tickers: {', '.join(twice)} twice" if twice else "task.tickers is empty; name an index")
-    key = hashlib.sha256(json.dumps([list(tickers), start, end]).encode()).hexdigest()[:16]
-    path, note = cache / f"yfinance-{key}.csv", cache / f"yfinance-{key}.json"
-    if not (path.exists() and note.exists()):
-        text = _to_csv(tickers, _download(tickers, start, end))
-        digest, today = hashlib.sha256(text.encode()).hexdigest(), datetime.date.today().isoformat()
+    today = today or utc_today()
+    end = end or today.isoformat()
+    before = min(datetime.date.fromisoformat(end), today)  # all rows are
+    path = _path(cache, tickers, start, end)
+    own = _cached(path)
+    if own and (own.downloaded >= before or own.reaches(before)):
+        return own.table
+    earlier = [one for one in (own, *_others(cache, tickers, start, path)) if one and one.table.dates[-1] < before]
+    newest = max(earlier, key=lambda one: (one.table.dates[-1], one.downloaded), default=None)
+    if newest and newest.reaches(before):
+        text, day = newest.path.read_text("utf-8"), newest.downloaded
+    else:
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-            _write(path, text)
-            _write(note, json.dumps({"downloaded": today, "sha256": digest, "tickers": list(tickers)}))
-        except OSError as error:
-            raise DataError(f"{cache}: cannot be written: {error.strerror}; set task.cache to a folder") from error
+            text, day = _to_csv(tickers, _download(tickers, start, end, today)), today
+        except DataError as error:
+            if not newest:
+                raise
+            warnings.warn(
+                f"{error}. The download of {newest.downloaded} is used, whose last row is of {newest.table.dates[-1]}",
+                stacklevel=2,
+            )
+            return newest.table
+    note = {
+        "downloaded": day.isoformat(),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "tickers": list(tickers),
+        "start": start,
+        "end": end,
+    }
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        _write(path, text)
+        _write(path.with_suffix(".json"), json.dumps(note))
+    except OSError as error:
+        raise DataError(f"{cache}: cannot be written: {error.strerror}; set task.cache to a folder") from error
+    written = _cached(path)
+    assert written is not None
+    return written.table
+
+
+class _Cached(NamedTuple):
+    """A download in the cache."""
+
+    path: Path
+    downloaded: datetime.date
+    table: Table
+
+    def reaches(self, before: datetime.date) -> bool:
+        """Say whether no weekday lies between the last row and a day."""
+        return next_weekday(self.table.dates[-1]) >= before
+
+
+def _path(cache: Path, tickers: Sequence[str], start: str, end: str | None) -> Path:
+    key = hashlib.sha256(json.dumps([list(tickers), start, end]).encode()).hexdigest()[:16]
+    return cache / f"yfinance-{key}.csv"
+
+
+def _others(cache: Path, tickers: Sequence[str], start: str, own: Path) -> list[_Cached]:
+    """Return what was downloaded of the same tickers from the same day on for other ends.
+
+    A damaged one is passed over: only a request for it says so.
+    """
+    found = []
+    for note in sorted(cache.glob("yfinance-*.json")):
+        path = note.with_suffix(".csv")
+        try:
+            told = json.loads(note.read_bytes())
+            if path == _path(cache, tickers, start, None):  # of a version that wrote neither start nor end
+                told["start"] = start
+            one = _cached(path) if (told["tickers"], told["start"]) == (list(tickers), start) else None
+        except (ValueError, TypeError, KeyError, OSError, DataError):
+            continue
+        if one and path != own:
+            found.append(one)
+    return found
+
+
+def _cached(path: Path) -> _Cached | None:
+    """Read a download; None if it is not there or only half."""
+    note = path.with_suffix(".json")
+    if not (path.exists() and note.exists()):
+        return None
     day = _checked_date(path, note)
     table = read_csv(path)
-    return Table(table.dates, table.names, table.values, f"Yahoo Finance, {day}")
+    return _Cached(path, day, Table(table.dates, table.names, table.values, f"Yahoo Finance, {day}"))
 
 
-def _checked_date(path: Path, note: Path) -> str:
+def _checked_date(path: Path, note: Path) -> datetime.date:
     """Return the day of a download whose file is as it was written."""
     try:
         wanted = json.loads(note.read_bytes())
-        digest, day = wanted["sha256"], str(wanted["downloaded"])
+        digest, day = wanted["sha256"], datetime.date.fromisoformat(wanted["downloaded"])
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise DataError(f"{note}: damaged; delete it and {path.name} to download again") from error
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
@@ -103,8 +200,8 @@ def _checked_date(path: Path, note: Path) -> str:
     return day
 
 
-def _download(tickers: Sequence[str], start: str, end: str | None) -> Any:
-    """Ask Yahoo for a few tickers at a time; return a frame of closes in the tickers' order."""
+def _download(tickers: Sequence[str], start: str, end: str, today: datetime.date) -> Any:
+    """Ask Yahoo for a few tickers at a time; return a frame of closes before today in the tickers' order."""
     try:
         import yfinance
     except ImportError as error:
@@ -121,22 +218,25 @@ def _download(tickers: Sequence[str], start: str, end: str | None) -> Any:
         except Exception as error:  # whatever its network and parsing libraries raise
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"Yahoo Finance failed for {', '.join(asked)}: {reason}; try again later") from error
-        parts.append(_closes(frame, asked))
+        parts.append(_closes(frame, asked, today))
     return pd.concat(parts, axis=1, sort=True)
 
 
-def _closes(frame: Any, asked: list[str]) -> Any:
-    """Return the closes of an answer in the order asked; refuse what could not be read again from the cache."""
+def _closes(frame: Any, asked: list[str], today: datetime.date) -> Any:
+    """Return an answer's closes before today in the order asked; refuse what could not be read again from the cache."""
     if frame is None or frame.empty or "Close" not in frame:
         raise DataError(f"Yahoo Finance sent nothing for {', '.join(asked)}; check the network and the names")
     closes = frame["Close"].reindex(columns=asked)
+    closes = closes[[day.date() < today for day in closes.index]]
     days = closes.index[closes.index.duplicated()]
     if len(days):
         raise DataError(f"Yahoo Finance sent {days[0].date()} twice for {', '.join(asked)}; try again later")
     for ticker in asked:
         known = closes[ticker].dropna()
         if known.empty:
-            raise DataError(f"Yahoo Finance sent no closes for {ticker}; check the name, or leave it out")
+            raise DataError(
+                f"Yahoo Finance sent no closes before {today} for {ticker}; check name and days, or leave it out"
+            )
         wrong = known[~((known > 0) & np.isfinite(known))]
         if len(wrong):
             raise DataError(f"Yahoo Finance sent {wrong.iloc[0]} for {ticker} on {wrong.index[0].date()}; leave it out")

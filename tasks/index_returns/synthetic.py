@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from grownas.errors import DataError
 from grownas.tasks.index_returns.cleaning import Table, checksum_of
 
 SERIES, ROWS, BURN_IN = 4, 4000, 200
 SIGNAL = 0.7  # share of the variance that the true mean is made to explain, before chance
 MOST_LINEAR, LEAST_TRUE = 0.15, 0.6  # bounds that a planted cell must keep
 CHECKED_LAGS = 5
-CELLS, HIDDEN, SETTLING_ROWS = 64, 8, 1000  # drawn at once; units of each; rows on which they are tried
+NODES, UNITS = 3, 8  # of a planted cell, where nothing else is asked for
+CELLS, DRAWS, SETTLING_ROWS = 64, 100, 1000  # cells drawn at once; draws; rows on which cells are tried
+MATRIX_NUMBERS = 2**17  # 1 MiB a matrix of all cells drawn at once: beyond 45 units fewer are, to stay in the cache
 GRID = 2.0**-16  # of a planted cell's states and means
 
 Array = np.ndarray
@@ -78,22 +80,35 @@ class _Cells(NamedTuple):
         return _Cells(nodes, *(part[[cell]] for part in self[1:]))
 
 
-def planted(seed: int) -> Truth:
-    """Simulate a random three-node chain cell plus noise (ALGORITHMS 1): two ops a node, hidden size 8.
+def planted(seed: int, nodes: int = NODES, units: int = UNITS) -> Truth:
+    """Simulate a random chain cell plus noise (ALGORITHMS 1): two ops a node.
 
     Cells are drawn until a VAR explains less than 15 % and the true mean more than 60 % of the variance.
+
+    Args:
+        seed: of the cell and of the noise.
+        nodes: of the cell.
+        units: its hidden size H.
+
+    Raises:
+        DataError: no cell of this shape was found.
     """
-    for attempt in range(100):
+    at_once = max(1, min(CELLS, MATRIX_NUMBERS // units**2))
+    for attempt in range(DRAWS):
         rng = np.random.default_rng([seed, 2, attempt])
-        cells, values, means = _settle(_draw_cells(rng), rng)
-        for cell in range(CELLS):
+        cells, values, means = _settle(_draw_cells(rng, at_once, nodes, units), rng)
+        for cell in range(at_once):
             if not _is_planted(Truth(values[:, cell], means[:, cell])):
                 continue
             values_of, means_of, _ = _run_cells(cells.pick(cell), _noise(rng, ROWS + BURN_IN, 1))
             truth = Truth(values_of[BURN_IN:, 0], means_of[BURN_IN:, 0])
             if _is_planted(truth):
                 return truth
-    raise AssertionError(f"no planted cell in 100 draws of {CELLS} for data_seed {seed}")
+    raise DataError(
+        f"no cell of {nodes} nodes and {units} units in {DRAWS} draws of {at_once} for task.data_seed={seed} has a "
+        f"true mean that explains more than {LEAST_TRUE:.0%} of the variance and a VAR less than {MOST_LINEAR:.0%}; "
+        "choose another task.data_seed, or other task.planted_nodes or task.planted_units"
+    )
 
 
 def _is_planted(truth: Truth) -> bool:
@@ -101,24 +116,24 @@ def _is_planted(truth: Truth) -> bool:
     return bool(true_part > LEAST_TRUE and linear_r2(truth.values, CHECKED_LAGS) < MOST_LINEAR)
 
 
-def _draw_cells(rng: np.random.Generator) -> _Cells:
-    """Draw cells of three nodes, each an additive and a Hadamard op. Gain 2.5: smaller ones are nearly linear."""
+def _draw_cells(rng: np.random.Generator, cells: int, nodes: int, units: int) -> _Cells:
+    """Draw cells whose nodes are each an additive and a Hadamard op. Gain 2.5: smaller ones are nearly linear."""
 
     def weight(rows: int) -> Array:
-        drawn: Array = rng.normal(size=(CELLS, rows, HIDDEN)) * 2.5 / np.sqrt(rows)
+        drawn: Array = rng.normal(size=(cells, rows, units)) * 2.5 / np.sqrt(rows)
         return drawn
 
     def op(is_additive: bool) -> _Op:
-        return _Op(is_additive, rng.integers(2, size=(CELLS, 1)) == 0, weight(SERIES), weight(HIDDEN))
+        return _Op(is_additive, rng.integers(2, size=(cells, 1)) == 0, weight(SERIES), weight(units))
 
-    nodes = [[op(True), op(False)] for _ in range(3)]
-    readout = rng.normal(size=(CELLS, HIDDEN, SERIES))
-    return _Cells(nodes, readout, np.zeros((CELLS, SERIES)), np.full((CELLS, SERIES), 0.1))
+    chain = [[op(True), op(False)] for _ in range(nodes)]
+    readout = rng.normal(size=(cells, units, SERIES))
+    return _Cells(chain, readout, np.zeros((cells, SERIES)), np.full((cells, SERIES), 0.1))
 
 
 def _settle(cells: _Cells, rng: np.random.Generator) -> tuple[_Cells, Array, Array]:
     """Scale the readouts until signal and noise stand as wanted; return the last short run as well."""
-    noise = _noise(rng, SETTLING_ROWS + BURN_IN, CELLS)
+    noise = _noise(rng, SETTLING_ROWS + BURN_IN, len(cells.readout))
     for _ in range(6):  # the feedback changes the readout's moments: a few rounds settle them
         values, means, raw = (part[BURN_IN:] for part in _run_cells(cells, noise))
         cells = cells._replace(shift=raw.mean(0), scale=np.sqrt(SIGNAL) / np.maximum(raw.std(0), 1e-6))
@@ -133,7 +148,7 @@ def _noise(rng: np.random.Generator, rows: int, cells: int) -> Array:
 def _run_cells(cells: _Cells, noise: Array) -> tuple[Array, Array, Array]:
     """Feed each cell its own values; return values, means and raw readouts, `(n, cells, I)`."""
     values, means, raw = np.zeros_like(noise), np.zeros_like(noise), np.zeros_like(noise)
-    x, state = np.zeros(noise.shape[1:]), np.zeros((noise.shape[1], HIDDEN))
+    x, state = np.zeros(noise.shape[1:]), np.zeros(cells.readout.shape[:2])
     for t in range(len(noise)):
         for ops in cells.nodes:
             state = _on_grid(sum((_apply(op, x, state) for op in ops), np.zeros_like(state)) / len(ops))
@@ -171,23 +186,30 @@ def linear_r2(values: Array, lags: int) -> float:
     return float(1 - residual.var() / target.var())
 
 
-def _random_walk(seed: int) -> Table:
-    """Prices that are random walks: their returns are noise."""
+def _random_walk(seed: int) -> Array:
+    """Return prices that are random walks: their returns are noise."""
     steps = np.random.default_rng([seed, 3]).normal(size=(ROWS, SERIES)) * 0.01
-    return _table("random_walk", 100 * np.exp(np.cumsum(steps, axis=0)), returns=False)
+    prices: Array = 100 * np.exp(np.cumsum(steps, axis=0))
+    return prices
 
 
 PANELS: dict[str, Callable[[int], Truth]] = {"white_noise": white_noise, "nonlinear": nonlinear, "planted": planted}
 NAMES = (*PANELS, "random_walk")
 
 
-def table(name: str, seed: int) -> Table:
-    """Return a synthetic panel by name as if it had been read."""
-    made = _random_walk(seed) if name == "random_walk" else _table(name, PANELS[name](seed).values, returns=True)
-    return replace(made, origin=checksum_of(name, seed))
+def table(name: str, seed: int, *, nodes: int = NODES, units: int = UNITS) -> Table:
+    """Return a synthetic panel by name as if it had been read; `nodes` and `units` shape the cell of `planted`."""
+    if name == "random_walk":
+        return _table(_random_walk(seed), f"random_walk, data_seed {seed}", checksum_of(name, seed), returns=False)
+    if name != "planted":
+        return _table(PANELS[name](seed).values, f"{name}, data_seed {seed}", checksum_of(name, seed))
+    shape = () if (nodes, units) == (NODES, UNITS) else (nodes, units)  # the default keeps the checksum of old runs
+    what = f"planted, {nodes} node{'s' * (nodes > 1)} of {units} unit{'s' * (units > 1)}, data_seed {seed}"
+    return _table(planted(seed, nodes, units).values, what, checksum_of(name, seed, *shape))
 
 
-def _table(name: str, values: Array, *, returns: bool) -> Table:
+def _table(values: Array, what: str, origin: str, *, returns: bool = True) -> Table:
     first = datetime.date(2000, 1, 3)
     dates = [first + datetime.timedelta(days=day) for day in range(len(values))]
-    return Table(dates, [f"x{i + 1}" for i in range(values.shape[1])], values, f"synthetic: {name}", returns)
+    names = [f"x{i + 1}" for i in range(values.shape[1])]
+    return Table(dates, names, values, f"synthetic: {what}", returns, origin)

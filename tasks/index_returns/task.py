@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from torch import Generator, Tensor, nn
 from grownas.errors import DataError
 from grownas.protocols import Evaluation, Window
 from grownas.tasks.index_returns import metrics, sources
-from grownas.tasks.index_returns.cleaning import Panel, clean
+from grownas.tasks.index_returns.cleaning import Panel, Table, clean_moving
 from grownas.tasks.index_returns.losses import LOSSES, calmness
 from grownas.tasks.index_returns.options import Options
 
@@ -69,8 +68,9 @@ class IndexReturns:
         loss_name: the training loss.
         architecture_share: share of the training part, its end, that is held out for alpha in bilevel training.
         refitting: the training part is joined with the validation part.
-        device: where models are built.
         scaled_by: mean and sd to standardise by instead of those of the training part.
+        device: where models are built.
+        table: what was read, with the series that cleaning dropped.
     """
 
     options: Options
@@ -83,6 +83,7 @@ class IndexReturns:
     refitting: bool = False
     scaled_by: tuple[Array, Array] | None = None
     device: str = "cpu"
+    table: Table | None = None
 
     name = "index_returns"
     kind = "series"
@@ -105,23 +106,31 @@ class IndexReturns:
             end=options.end,
             cache=Path(os.path.expanduser(options.cache)),  # as given where there is no such user
             data_seed=options.data_seed,
+            planted_nodes=options.planted_nodes,
+            planted_units=options.planted_units,
         )
-        panel = clean(table, options.difference)
-        rows = len(panel.returns)
-        n_train = int(rows * options.train)
-        n_val = int(rows * (options.train + options.val)) - n_train
-        least = 4 * options.bptt  # warm-up, shift and one window
-        if n_train < least or n_val < 2 or rows - n_train - n_val < 2:
-            raise DataError(
-                f"{table.source}: {rows} rows make {n_train} training, {n_val} validation and "
-                f"{rows - n_train - n_val} test rows; at least {least}, 2 and 2 are needed. Give more rows or "
-                "lower task.bptt"
-            )
-        task = cls(options, panel, table.source, n_train, n_val, options.loss, architecture_share)
-        flat = [name for name, sd in zip(panel.names, task.sd, strict=True) if not sd > 0]
-        if flat:
-            raise DataError(f"{table.source}: {', '.join(flat)} constant over the training part; remove the column")
-        return task
+        return cls._of_table(table, options, architecture_share=architecture_share)
+
+    @classmethod
+    def _of_table(
+        cls, table: Table, options: Options, *, architecture_share: float, only: Sequence[str] | None = None
+    ) -> IndexReturns:
+        """Clean a table and cut it; `only` names the series that a fitted model reads."""
+
+        def cut(rows: int) -> dict[str, slice]:
+            val, test = int(rows * options.train), int(rows * (options.train + options.val))  # their first rows
+            least = 4 * options.bptt  # warm-up, shift and one window
+            if val < least or test - val < 2 or rows - test < 2:
+                raise DataError(
+                    f"{table.source}: {rows} rows make {val} training, {test - val} validation and {rows - test} test "
+                    f"rows; at least {least}, 2 and 2 are needed. Give more rows or lower task.bptt"
+                )
+            return {"train": slice(0, val), "val": slice(val, test), "test": slice(test, rows)}
+
+        panel = clean_moving(table, options.difference, cut=cut, longest_still=options.longest_still, only=only)
+        val = cut(len(panel.returns))["val"]
+        sizes = val.start, val.stop - val.start
+        return cls(options, panel, table.source, *sizes, options.loss, architecture_share, table=table)
 
     @property
     def input_size(self) -> int:
@@ -286,8 +295,7 @@ class IndexReturns:
     @property
     def next_day(self) -> str:
         """The next weekday after the last day, ISO; holidays are not known."""
-        last = self.panel.dates[-1]
-        return (last + datetime.timedelta(days={4: 3, 5: 2}.get(last.weekday(), 1))).isoformat()
+        return sources.next_weekday(self.panel.dates[-1]).isoformat()
 
     def in_own_units(self, forecasts: Array) -> Array:
         """Return standardised forecasts in the series' own units."""
@@ -325,20 +333,37 @@ class IndexReturns:
             raise ValueError("sd needs numbers above 0")
         if readout.dim() != 2 or not readout.numel():
             raise ValueError(f"readout.weight has shape {tuple(readout.shape)}, expected two axes")
-        return self.with_scaling(mean.numpy(), sd.numpy(), names), self.input_size, readout.shape[1]
+        task = self.with_scaling(mean.numpy(), sd.numpy(), names)
+        return task, task.input_size, readout.shape[1]
 
     def with_scaling(self, mean: Array, sd: Array, names: Sequence[str]) -> IndexReturns:
         """Return the same data standardised as another panel was.
 
+        A series that cleaning dropped because it stands still is taken back, with a warning, if the model was fitted
+        to it: the model cannot do without.
+
         Raises:
             DataError: the columns differ.
         """
-        if list(names) != self.names:
+        task = self
+        if self.table is not None and set(self.names) < set(names):
+            wanted = [name for name in self.table.names if name in names]  # without what was dropped and is not read
+            if wanted == list(names):
+                task = self._with_columns(wanted)
+        if list(names) != task.names:
+            dropped = [one["series"] for one in self.panel.report["dropped"]]
+            without = f" without {', '.join(dropped)}, dropped because it does not move" if dropped else ""
             raise DataError(
-                f"{self.source}: its columns are {', '.join(self.names)}; the model was fitted to {', '.join(names)}. "
-                "Give the same columns in the same order"
+                f"{self.source}: its columns are {', '.join(self.names)}{without}; the model was fitted to "
+                f"{', '.join(names)}. Give the same columns in the same order"
             )
-        return replace(self, scaled_by=(mean, sd))
+        return replace(task, scaled_by=(mean, sd))
+
+    def _with_columns(self, names: Sequence[str]) -> IndexReturns:
+        """Return the task with all of these series, in spite of rows in which they stand still."""
+        assert self.table is not None
+        again = IndexReturns._of_table(self.table, self.options, architecture_share=self.architecture_share, only=names)
+        return replace(again, loss_name=self.loss_name, refitting=self.refitting, device=self.device)
 
     @property
     def checksum(self) -> str:

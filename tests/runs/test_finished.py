@@ -66,6 +66,51 @@ def test_other_columns_are_refused(finished, call, write_closes, tmp_path, comma
     assert f"its columns are {', '.join(names)}; the model was fitted to A, B, C" in ended.err
 
 
+def stand_still(path, first, stop, column=3):
+    """Let a series of a CSV of closes stand still in some lines."""
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    for row in rows[first:stop]:
+        row[column] = rows[first - 1][column]
+    path.write_text("\n".join(map(",".join, rows)) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_model_reads_its_series_though_it_stands_still_in_other_data(copied, call, write_closes, tmp_path, command):
+    other = stand_still(write_closes(tmp_path / "other.csv", 200, seed=5), 150, 190)
+    with pytest.warns(UserWarning, match=r"other.csv: kept C, which does not move for 40 rows, 2020-\d\d"):
+        ended = call(command, copied, f"task.data={other}")
+    assert ended.code == 0, ended.err
+    if command == "evaluate":
+        assert f"{3 * 198} forecasts" in ended.out
+    else:
+        assert {row["series"] for row in csv.DictReader((copied / "forecasts.csv").open())} == {"A", "B", "C"}
+
+
+def test_a_series_that_stands_still_is_dropped_and_the_run_says_so(
+    runner, call, data, write_closes, read_json, tmp_path
+):
+    mine = stand_still(Path(shutil.copy(data, tmp_path / "mine.csv")), 100, 120)
+    options = [f"task.data={mine}", "baselines.use=[zero]", "strategy.max_epochs=1", "name=run"]
+    with pytest.warns(UserWarning, match=r"mine.csv: dropped C, which does not move for 20 rows, 2020-\d\d"):
+        ended = call("search", *runner.options(*options))
+    assert ended.code == 0, ended.err
+    folder = runner.folder / "run"
+    told = read_json(folder / "data.json")
+    assert told["names"] == ["A", "B"]
+    (dropped,) = told["cleaning"]["dropped"]
+    assert (dropped["series"], dropped["rows"]) == ("C", 20)
+    assert call("report", folder).code == 0
+    assert f"C, which {dropped['words']}" in (folder / "report.html").read_text()
+    with pytest.warns(UserWarning, match="dropped C"):
+        again, summary = call("evaluate", folder), read_json(folder / "summary.json")
+    assert again.code == 0, again.err
+    assert again.out.splitlines()[0] == f"val mse {summary['val']!r}"
+    ended = call("evaluate", folder, f"task.data={write_closes(tmp_path / 'other.csv', 200, seed=5)}")
+    assert ended.code == 2
+    assert "its columns are A, B, C; the model was fitted to A, B. Give the same columns" in ended.err
+
+
 def test_data_that_changed_under_the_same_name_are_refused_unless_named(runner, call, data):
     mine = Path(shutil.copy(data, runner.folder.parent / "mine.csv"))
     folder = runner.search("run", f"task.data={mine}", "baselines.use=[zero]", "strategy.max_epochs=1")

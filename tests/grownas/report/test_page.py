@@ -89,6 +89,23 @@ def test_a_run_has_all_sections_in_order_and_its_figures(make_run):
     assert not list(run.glob("*.part"))
 
 
+def test_a_dropped_series_is_named_with_its_days(make_run):
+    run = make_run()
+    data = json.loads((run / "data.json").read_text())
+    names = data["names"]
+    words = "does not move for 18 rows, 2022-02-28 to 2022-03-23"
+    data["cleaning"]["dropped"] = [
+        {"series": name, "rows": 18, "first": "2022-02-28", "last": "2022-03-23", "words": words}
+        for name in ("IMOEX.ME", NASTY)
+    ]
+    data["cleaning"]["still_share"] = dict.fromkeys(names, 0.0314)
+    (run / "data.json").write_text(json.dumps(data))
+    page = read(write_report([run]))
+    assert f"Dropped IMOEX.ME, which {words}; {NASTY}, which {words}" in page.text
+    assert page.text.count("3.1 %") >= len(names)
+    assert "still is the share of rows in which the series did not move" in page.text
+
+
 def test_the_page_loads_nothing_and_follows_the_theme(make_run):
     page = read(write_report([make_run()]))
     assert not {"script", "link", "img", "iframe", "image", "object"} & set(page.tags)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.options import Options
-from grownas.tasks.index_returns.sources import NAMES, TICKERS
+from grownas.tasks.index_returns.sources import NAMES, TICKERS, utc_today
 
 
 def test_defaults_are_the_main_jobs():
@@ -48,11 +48,24 @@ def test_a_path_means_the_same_file_from_every_folder(tmp_path, monkeypatch):
         ({"tickers": []}, "at least 1 item"),
         ({"train": 0}, "greater than 0"),
         ({"dat": "x"}, "Extra inputs"),
+        ({"start": "01.02.2020"}, "expected a day such as 2024-12-31"),
+        ({"data": "yfinance", "end": "2020-02-30"}, "expected a day such as 2024-12-31"),
+        ({"data": "planted", "planted_nodes": 0}, "greater than or equal to 1"),
+        ({"data": "planted", "planted_units": 1}, "greater than or equal to 2"),
+        ({"planted_nodes": 2}, "shapes task.data=planted alone, but task.data is bundled; leave it out or at 3"),
+        ({"data": "white_noise", "planted_units": 32}, "task.data is white_noise; leave it out or at 8"),
     ],
 )
 def test_what_cannot_be_is_refused(given, words):
     with pytest.raises(ValidationError, match=words):
         Options(**given)
+
+
+def test_the_shape_of_a_planted_cell_says_where_the_data_come_from():
+    options = Options(data="planted", planted_nodes=2, planted_units=32)
+    assert options.model_dump()["planted_nodes"] == 2  # what a run folder's config.yaml holds
+    assert {"planted_nodes", "planted_units"} < set(Options.WHERE) < set(Options.model_fields)
+    assert Options(planted_nodes=3, planted_units=8) == Options()
 
 
 @pytest.mark.parametrize("data", [name for name in NAMES if name != "yfinance"] + ["closes.csv"])
@@ -61,6 +74,16 @@ def test_tickers_are_spelled_out_only_where_they_are_used(data):
     assert Options(data="yfinance").tickers == Options(data="yfinance", tickers=None).tickers == TICKERS
     assert Options(data=data, tickers=["^GSPC"]).tickers == ("^GSPC",)
     assert Options(data="yfinance", tickers=["^GSPC"]).tickers == ("^GSPC",)
+
+
+def test_a_download_ends_today_and_the_config_says_so():
+    """Else a run that is resumed or scored on a later day would read other rows."""
+    before = utc_today().isoformat()
+    end = Options(data="yfinance", end=None).end
+    assert before <= end <= utc_today().isoformat()
+    assert Options(data="yfinance").end >= end
+    assert Options(data="yfinance", end="2020-01-01").end == "2020-01-01"
+    assert Options(data="closes.csv").end is None
 
 
 def test_one_ticker_stands_for_a_list():

@@ -59,7 +59,7 @@ def test_bundled_shows_no_day_its_own_future():
 
 def test_a_synthetic_panel_by_name():
     one, two = (sources.read("white_noise", data_seed=seed) for seed in (1, 2))
-    assert one.source == "synthetic: white_noise"
+    assert one.source == "synthetic: white_noise, data_seed 1"
     assert (one.values != two.values).any()
 
 
@@ -121,8 +121,11 @@ def yahoo(monkeypatch):
 ASKED = ("^N225", "^GSPC", "^FTSE")
 
 
-def get(tmp_path, tickers=ASKED, start="2020-01-01", end=None):
-    return sources.read("yfinance", tickers=tickers, start=start, end=end, cache=tmp_path / "cache")
+TODAY = datetime.date(2020, 1, 6)  # Monday; DAYS are Wednesday to Sunday
+
+
+def get(tmp_path, tickers=ASKED, start="2020-01-01", end=None, today=TODAY):
+    return sources.read("yfinance", tickers=tickers, start=start, end=end, cache=tmp_path / "cache", today=today)
 
 
 def refusal(tmp_path, tickers=ASKED):
@@ -137,15 +140,16 @@ def test_a_download_keeps_our_order_and_every_digit(tmp_path, yahoo):
     assert table.dates == [d.date() for d in DAYS]
     np.testing.assert_array_equal(table.values, np.stack([closes_of(t) for t in ASKED], axis=1))
     assert not table.returns
-    assert table.source == f"Yahoo Finance, {datetime.date.today().isoformat()}"
+    assert table.source == "Yahoo Finance, 2020-01-06"
 
 
 def test_a_download_asks_for_adjusted_closes_of_the_days_wanted(tmp_path, yahoo):
-    get(tmp_path, start="2020-01-01", end="2020-02-01")
-    (_, tickers, options), *others = yahoo.log
-    assert not others
+    get(tmp_path, start="2020-01-01", end="2020-01-04")
+    get(tmp_path, start="2020-01-02")
+    (_, tickers, options), (_, _, until_today) = yahoo.log
     assert tickers == list(ASKED)
-    assert {"start": "2020-01-01", "end": "2020-02-01", "auto_adjust": True}.items() <= options.items()
+    assert {"start": "2020-01-01", "end": "2020-01-04", "auto_adjust": True}.items() <= options.items()
+    assert {"start": "2020-01-02", "end": "2020-01-06"}.items() <= until_today.items()
 
 
 def test_blanks_stay_blank(tmp_path, yahoo):
@@ -180,23 +184,19 @@ def test_the_cache_is_written_once_with_date_and_checksum_and_used_offline(tmp_p
     assert [path.suffix for path in files] == [".csv", ".json"]
     note = json.loads(files[1].read_text())
     assert note["sha256"] == hashlib.sha256(files[0].read_bytes()).hexdigest()
-    assert note["downloaded"] == datetime.date.today().isoformat()
+    assert (note["downloaded"], note["start"], note["end"]) == ("2020-01-06", "2020-01-01", "2020-01-06")
     assert note["tickers"] == list(ASKED)
 
-    def offline(tickers):
-        raise ConnectionError("no route to host")
-
     yahoo.reply = offline
-    files[1].write_text(json.dumps({**note, "downloaded": "2021-02-03"}))
     again = get(tmp_path)
     assert len(yahoo.requests()) == 1
-    assert again.source == "Yahoo Finance, 2021-02-03"
+    assert again.source == "Yahoo Finance, 2020-01-06"
     assert (again.names, again.dates) == (online.names, online.dates)
     np.testing.assert_array_equal(again.values, online.values)
 
 
 @pytest.mark.parametrize(
-    "other", [{"tickers": ("^GSPC", "^N225", "^FTSE")}, {"start": "2020-01-02"}, {"end": "2020-03-01"}]
+    "other", [{"tickers": ("^GSPC", "^N225", "^FTSE")}, {"start": "2020-01-02"}, {"end": "2020-01-03"}]
 )
 def test_another_request_has_another_cache(tmp_path, yahoo, other):
     get(tmp_path)
@@ -211,6 +211,144 @@ def test_a_changed_cache_is_refused(tmp_path, yahoo):
     assert refusal(tmp_path).startswith(f"{path}: does not match its checksum in {path.stem}.json; delete both")
     path.write_bytes(b"\0\xff")  # the checksum is looked at before the file is read
     assert "does not match its checksum" in refusal(tmp_path)
+
+
+# Days: what is finished, what is refreshed, what is kept.
+
+
+def offline(tickers):
+    raise ConnectionError("no route to host")
+
+
+@pytest.fixture
+def live(yahoo):
+    """Let Yahoo answer as if it were called on a day: `live(day)`; rows of weekdays from 2019-12-02 to that day."""
+
+    def live(today, holidays=()):
+        def reply(tickers):
+            days = pd.bdate_range("2019-12-02", today, name="Date")
+            days = days[[day.date().isoformat() not in holidays for day in days]]
+            closes = {("Close", t): PRICES[t] + np.arange(len(days), dtype=float) for t in sorted(tickers)}
+            return pd.DataFrame(closes, index=days)
+
+        yahoo.reply = reply
+        return datetime.date.fromisoformat(today)
+
+    return live
+
+
+@pytest.mark.parametrize("end", [None, "2020-01-08", "2030-01-01"])
+def test_the_row_of_today_is_not_finished_and_left_out(tmp_path, live, end):
+    table = get(tmp_path, end=end, today=live("2020-01-07"))
+    assert table.dates[-1] == datetime.date(2020, 1, 6)
+    assert np.isfinite(table.values[-1]).all()
+
+
+def test_rows_of_days_that_have_not_begun_in_utc_are_left_out(tmp_path, yahoo):
+    assert get(tmp_path, today=datetime.date(2020, 1, 3)).dates == [d.date() for d in DAYS[:2]]
+
+
+def test_nothing_but_today_is_nothing(tmp_path, yahoo):
+    with pytest.raises(DataError, match=r"sent no closes before 2020-01-01 for .*; check name and days"):
+        get(tmp_path, today=datetime.date(2020, 1, 1))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_panel_is_refreshed_once_a_weekday_is_missing(tmp_path, yahoo, live):
+    last = {}
+    for day in ("2020-01-03", "2020-01-04", "2020-01-05", "2020-01-06", "2020-01-07", "2020-01-07", "2020-01-08"):
+        last[day] = get(tmp_path, today=live(day)).dates[-1].isoformat(), len(yahoo.requests())
+    assert last == {
+        "2020-01-03": ("2020-01-02", 1),  # Friday
+        "2020-01-04": ("2020-01-03", 2),  # Friday is over
+        "2020-01-05": ("2020-01-03", 2),
+        "2020-01-06": ("2020-01-03", 2),  # Monday is not over
+        "2020-01-07": ("2020-01-06", 3),  # called twice, asked once
+        "2020-01-08": ("2020-01-07", 4),
+    }
+
+
+def test_a_holiday_is_asked_for_once_a_day(tmp_path, yahoo, live):
+    get(tmp_path, today=live("2020-01-06"))
+    for _ in range(3):
+        assert get(tmp_path, today=live("2020-01-07", holidays=["2020-01-06"])).dates[-1].isoformat() == "2020-01-03"
+    assert len(yahoo.requests()) == 2
+
+
+def test_a_request_with_an_end_reads_the_same_panel_on_any_later_day(tmp_path, yahoo, live):
+    """So that a run, whose config says the end, can be resumed and scored after newer rows were downloaded."""
+    first = get(tmp_path, today=live("2020-01-07"))
+    get(tmp_path, today=live("2020-02-07"))
+    yahoo.reply = offline
+    again = get(tmp_path, end="2020-01-07", today=datetime.date(2020, 2, 7))
+    assert len(yahoo.requests()) == 2
+    assert (again.dates, again.source) == (first.dates, first.source)
+    np.testing.assert_array_equal(again.values, first.values)
+
+
+def test_so_does_one_that_was_served_from_an_earlier_download(tmp_path, yahoo, live):
+    get(tmp_path, today=live("2020-01-04"))
+    sunday = get(tmp_path, today=live("2020-01-05"))
+    get(tmp_path, today=live("2020-02-07"))
+    yahoo.reply = offline
+    again = get(tmp_path, end="2020-01-05", today=datetime.date(2020, 2, 7))
+    assert (again.dates, again.source) == (sunday.dates, "Yahoo Finance, 2020-01-04")
+
+
+def test_an_end_in_the_future_is_refreshed_until_it_is_past(tmp_path, yahoo, live):
+    ends = [get(tmp_path, end="2020-01-09", today=live(f"2020-01-{d}")).dates[-1].day for d in ("07", "08", "10", "13")]
+    assert ends == [6, 7, 9, 9]  # the fake sends what it has, whatever the end asked for
+    assert len(yahoo.requests()) == 3
+
+
+def test_an_offline_machine_uses_the_newest_download_with_a_warning(tmp_path, yahoo, live):
+    get(tmp_path, today=live("2020-01-03"))
+    newest = get(tmp_path, today=live("2020-01-08"))
+    yahoo.reply = offline
+    told = r"no route to host; try again later. The download of 2020-01-08 is used, whose last row is of 2020-01-07"
+    with pytest.warns(UserWarning, match=told):
+        stale = get(tmp_path, today=datetime.date(2020, 3, 2))
+    assert (stale.dates, stale.source) == (newest.dates, "Yahoo Finance, 2020-01-08")
+    live("2020-03-02")
+    assert get(tmp_path, today=datetime.date(2020, 3, 2)).dates[-1] == datetime.date(2020, 2, 28)  # online again
+
+
+def test_an_offline_machine_does_not_take_other_tickers_other_starts_or_the_future(tmp_path, yahoo, live):
+    get(tmp_path, today=live("2020-01-08"))
+    yahoo.reply = offline
+    later = datetime.date(2020, 3, 2)
+    for asked in ({"tickers": ASKED[:2]}, {"start": "2019-12-03"}, {"end": "2019-12-20"}):
+        with pytest.raises(DataError, match="no route to host"):
+            get(tmp_path, today=later, **asked)
+
+
+def test_a_download_of_an_early_version_is_used_offline(tmp_path, yahoo, live):
+    """It had one file for `end: null`, whose note said neither start nor end."""
+    get(tmp_path, today=live("2020-01-08"))
+    path, note = sorted((tmp_path / "cache").iterdir())
+    old = sources._path(tmp_path / "cache", ASKED, "2020-01-01", None)
+    path.rename(old)
+    told = json.loads(note.read_text())
+    note.unlink()
+    old.with_suffix(".json").write_text(json.dumps({key: told[key] for key in ("downloaded", "sha256", "tickers")}))
+    yahoo.reply = offline
+    with pytest.warns(UserWarning, match="The download of 2020-01-08 is used"):
+        assert len(get(tmp_path, today=datetime.date(2020, 1, 10)).dates) == 27
+    with pytest.raises(DataError, match="no route"):
+        get(tmp_path, start="2020-01-02", today=datetime.date(2020, 1, 10))
+
+
+def test_another_requests_damaged_download_does_not_matter(tmp_path, yahoo, live):
+    get(tmp_path, today=live("2020-01-03"))
+    next((tmp_path / "cache").glob("*.csv")).write_text("nonsense")
+    assert get(tmp_path, today=live("2020-01-08")).dates[-1] == datetime.date(2020, 1, 7)
+
+
+@pytest.mark.parametrize(
+    ("day", "following"), [("2024-01-04", 5), ("2024-01-05", 8), ("2024-01-06", 8), ("2024-01-07", 8)]
+)
+def test_the_next_weekday(day, following):
+    assert sources.next_weekday(datetime.date.fromisoformat(day)) == datetime.date(2024, 1, following)
 
 
 @pytest.mark.parametrize("note", [b"", b"{", b"[]", b"{}", b'{"sha256": "0"}', b"\xff\xfe"])
@@ -246,12 +384,12 @@ def test_an_answer_without_closes_is_refused(tmp_path, yahoo):
 
 def test_a_blank_column_is_refused_with_the_ticker(tmp_path, yahoo):
     yahoo.reply = lambda tickers: answer(tickers, **{"^GSPC": np.full(5, np.nan)})
-    assert refusal(tmp_path).startswith("Yahoo Finance sent no closes for ^GSPC;")
+    assert refusal(tmp_path).startswith("Yahoo Finance sent no closes before 2020-01-06 for ^GSPC;")
 
 
 def test_a_missing_ticker_is_refused_with_its_name(tmp_path, yahoo):
     yahoo.reply = lambda tickers: answer(set(tickers) - {"^FTSE"})
-    assert refusal(tmp_path).startswith("Yahoo Finance sent no closes for ^FTSE;")
+    assert refusal(tmp_path).startswith("Yahoo Finance sent no closes before 2020-01-06 for ^FTSE;")
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, np.inf])

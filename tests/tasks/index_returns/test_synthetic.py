@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 
 import numpy as np
 import pytest
 from statsmodels.tsa.api import VAR
 
+from grownas.errors import DataError
 from grownas.tasks.index_returns import synthetic
-from grownas.tasks.index_returns.cleaning import clean
+from grownas.tasks.index_returns.cleaning import checksum_of, clean
 
 LAGS = range(1, 6)
 
@@ -61,6 +63,52 @@ def test_a_planted_cell_is_hardly_linear(seed):
     assert np.isfinite(truth.values).all()
     assert max(linear_share(truth.values, lags) for lags in LAGS) < 0.15
     assert true_share(truth) > 0.6
+
+
+# Of `values`, taken before the cell's nodes and units could be chosen: the panels of published results stay theirs.
+DEFAULT_SHA256 = {1: "63e2a47775930bef", 2: "aa832faddd0e065d", 3: "f6a32f85b0f67597"}
+
+
+@pytest.mark.parametrize("seed", DEFAULT_SHA256)
+def test_the_default_planted_panel_is_the_one_of_old(seed):
+    assert hashlib.sha256(simulate("planted", seed).values.tobytes()).hexdigest()[:16] == DEFAULT_SHA256[seed]
+
+
+@pytest.mark.parametrize(("nodes", "units", "seed"), [(2, 8, 21), (4, 8, 41), (3, 16, 1)])
+def test_a_planted_cell_of_another_shape_is_hardly_linear_too(nodes, units, seed):
+    truth = synthetic.planted(seed, nodes, units)
+    assert np.isfinite(truth.values).all()
+    assert max(linear_share(truth.values, lags) for lags in LAGS) < 0.15
+    assert true_share(truth) > 0.6
+    rest = truth.values - truth.mean
+    np.testing.assert_allclose(rest.var(0), 0.3, rtol=0.1)
+
+
+@pytest.mark.parametrize(("nodes", "units"), [(1, 8), (2, 8), (4, 32), (3, 128)])
+def test_drawn_cells_have_the_shape_asked_for(nodes, units):
+    cells = synthetic._draw_cells(np.random.default_rng(1), 2, nodes, units)
+    assert len(cells.nodes) == nodes
+    for ops in cells.nodes:
+        assert [op.is_additive for op in ops] == [True, False]
+        assert {op.W_x.shape for op in ops} == {(2, 4, units)}
+        assert {op.W_h.shape for op in ops} == {(2, units, units)}
+    assert cells.readout.shape == (2, units, 4)
+
+
+def test_a_planted_panel_names_its_cell_and_has_the_checksum_of_its_shape(monkeypatch):
+    monkeypatch.setattr(synthetic, "planted", lambda seed, nodes, units: synthetic.white_noise(seed))
+    made = {shape: synthetic.table("planted", 21, nodes=shape[0], units=shape[1]) for shape in [(3, 8), (2, 8), (3, 9)]}
+    assert made[2, 8].source == "synthetic: planted, 2 nodes of 8 units, data_seed 21"
+    assert len({one.origin for one in made.values()}) == 3
+    assert made[3, 8].origin == checksum_of("planted", 21)  # as before shapes could be chosen
+
+
+def test_no_cell_found_is_an_error_in_words(monkeypatch):
+    monkeypatch.setattr(synthetic, "DRAWS", 1)
+    monkeypatch.setattr(synthetic, "_is_planted", lambda truth: False)
+    monkeypatch.setattr(synthetic, "SETTLING_ROWS", 30)
+    with pytest.raises(DataError, match=r"no cell of 2 nodes and 64 units in 1 draws of 32 for task.data_seed=5"):
+        synthetic.planted(5, 2, 64)
 
 
 @pytest.mark.parametrize("part", ["_apply", "_times"])

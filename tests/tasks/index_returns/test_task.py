@@ -567,6 +567,64 @@ def test_with_scaling_standardises_as_told(load):
     np.testing.assert_array_equal(task.with_scaling(task.mean, task.sd, task.names).values, task.values)
 
 
+def standing_still(closes, column=1, rows=20):
+    """Return closes of which a series does not move at the end of the training part."""
+    flat = closes.copy()
+    flat[LATE + TRAIN - rows : LATE + TRAIN, column] = 100.0
+    return flat
+
+
+def test_a_series_that_stands_still_is_dropped_with_a_warning(closes, load):
+    with pytest.warns(UserWarning, match=r"index_returns.csv: dropped B, which does not move for \d+ rows"):
+        task = load(standing_still(closes))
+    assert task.names == ["A", "C"]
+    np.testing.assert_array_equal(task.panel.returns, load().panel.returns[:, [0, 2]])
+    (one,) = task.describe()["cleaning"]["dropped"]
+    assert one["series"] == "B"
+    assert task.model(Sum(2)).mean.shape == (2,)
+    assert load(standing_still(closes), longest_still=30).names == ["A", "B", "C"]
+
+
+def test_the_parts_of_the_task_are_those_that_are_looked_at(closes, load):
+    dead = closes.copy()
+    dead[LATE + TRAIN + 1 : LATE + 1 + TRAIN + VAL, 0] = closes[0, 0]
+    dead[LATE + TRAIN, 0] = closes[0, 0]
+    said = f"dropped A, which does not move in the validation part for {VAL} rows"
+    with pytest.warns(UserWarning, match=said):
+        load(dead, longest_still=100)
+
+
+def test_a_fitted_models_series_is_taken_back_though_it_stands_still(closes, load):
+    """Without it the model could not be scored on the new data at all."""
+    flat = standing_still(closes)
+    with pytest.warns(UserWarning, match="dropped B"):
+        task = load(flat, loss="huber").with_loss("huber").with_device("meta")
+    with pytest.warns(UserWarning, match=r"kept B, which does not move for \d+ rows, .*: the model reads it"):
+        back = task.with_scaling(np.zeros(3), np.ones(3), ["A", "B", "C"])
+    assert back.names == ["A", "B", "C"]
+    assert (back.loss_name, back.device) == ("huber", "meta")
+    np.testing.assert_array_equal(back.values, load(flat, longest_still=30).panel.returns)
+    with pytest.warns(UserWarning, match="kept B"):
+        one = task.with_scaling(np.zeros(3), np.ones(3), ["A", "B", "C"]).describe()["cleaning"]["kept_still"]
+    assert one[0]["series"] == "B"
+
+
+def test_a_model_fitted_without_the_dropped_series_needs_nothing_back(closes, load):
+    with pytest.warns(UserWarning, match="dropped B"):
+        task = load(standing_still(closes))
+    assert task.with_scaling(np.zeros(2), np.ones(2), ["A", "C"]).names == ["A", "C"]
+
+
+def test_other_columns_are_refused_with_the_name_of_what_was_dropped(closes, load):
+    with pytest.warns(UserWarning, match="dropped B"):
+        task = load(standing_still(closes), difference=("B",))
+    words = r"its columns are A, C without B, dropped because it does not move; the model was fitted to A, B, D"
+    with pytest.raises(DataError, match=words):
+        task.with_scaling(np.zeros(3), np.ones(3), ["A", "B", "D"])
+    with pytest.raises(DataError, match="the model was fitted to B, A, C"):
+        task.with_scaling(np.zeros(3), np.ones(3), ["B", "A", "C"])
+
+
 @pytest.mark.parametrize("names", [["A", "C", "B"], ["A", "B"], ["A", "B", "C", "D"]])
 def test_other_columns_are_refused(load, names):
     with pytest.raises(DataError, match=f"its columns are A, B, C; the model was fitted to {', '.join(names)}"):
