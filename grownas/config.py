@@ -67,9 +67,20 @@ class WeightOptimizer(Optimizer):
     clip: Annotated[Positive, about("largest gradient norm")] = 1.0
     warm_up: Annotated[Whole, about("steps over which the rates rise")] = 0
     decay: Annotated[Literal["none", "linear"], about("of the rates, to 0 over all epochs that are allowed")] = "none"
+    average: Annotated[
+        Number,
+        Field(ge=0, lt=1),
+        about("decay of a moving average of the weights, which is evaluated and kept; 0: none"),
+    ] = 0.0
     non_monotone: Annotated[
         Count, about("of nt_asgd: epochs back, before which a lower validation loss begins the averaging")
     ] = 5
+
+
+class GrowthOptimizer(WeightOptimizer):
+    """The weights' optimiser in growth."""
+
+    rate: Positive = 3e-3
 
 
 class Splitting(Section):
@@ -88,26 +99,30 @@ class Growing(Section):
 
     use: Literal["growing"] = "growing"
     max_epochs: Annotated[Count, about("of a stage")] = 200
+    first_epochs: Annotated[
+        Count | None, about("of the first stage, before a node is added; null: until its patience ends")
+    ] = 20
     later_epochs: Annotated[
         Count | None, about("of every stage but the first, which share a decay with it; null: as many")
     ] = None
     patience: Annotated[Count, about("epochs without a lower validation loss before a stage ends")] = 12
     mode: Annotated[
         Literal["nodes", "ops_duplicate", "ops_split", "nodes_and_ops"], about("what a stage may begin with")
-    ] = "nodes_and_ops"
+    ] = "nodes"
     choice: Annotated[
         Literal["criteria", "random"], about("how the move is chosen; random: the control for the criteria")
     ] = "criteria"
     trial_epochs: Annotated[Count, about("each kind of move is tried for, where there are several")] = 5
     bilevel: Annotated[Literal["joint", "first", "second"], about("how alpha learns")] = "joint"
     architecture_share: Annotated[Share, about("of the training part, for alpha, unless joint")] = 0.2
-    weights: WeightOptimizer = WeightOptimizer()
+    weights: GrowthOptimizer = GrowthOptimizer()
     alpha: Optimizer = Optimizer()
     pull: Annotated[
         tuple[NonNegative, ...], OneOrMore, Field(min_length=1), Distinct, about("towards the start; tried in order")
-    ] = (100.0, 0.0)
+    ] = (0.0,)
     judge: Annotated[Literal["significant", "better"], about("of a stage, by its validation losses")] = "significant"
     threshold: Annotated[NonNegative, about("least t of `significant`")] = 1.645
+    guard: Annotated[bool, about("accept only what does not raise the mean training loss either")] = True
     outer_patience: Annotated[
         Count, about("moves of a kind that are not accepted before it is given up; growth ends when all kinds are")
     ] = 1
@@ -115,13 +130,19 @@ class Growing(Section):
     max_ops: Annotated[Count | None, about("of a node")] = 16
     max_params: Count | None = None
     max_seconds: Annotated[Positive | None, about("no new stage begins after it")] = None
-    carrier_share: Annotated[Share, about("of an appended node's carrier")] = 0.5
+    birth: Annotated[
+        Literal["blend", "drawn", "carrier"],
+        about("of a node: mixed in from 0 to 1, put in at once, or with an identity that stays"),
+    ] = "blend"
+    blend_steps: Annotated[Whole, about("weight steps in which a node is mixed in")] = 90
+    candidates: Annotated[Count, about("nodes drawn at each position, the steepest of which is blended in")] = 1
+    carrier_share: Annotated[Share, about("of a carrier")] = 0.5
     noise: Annotated[
         NonNegative,
         about("sd on new weights: a node's, a copy's, the start's silent ops'; in units of 1 / sqrt(hidden size)"),
     ] = 0.4
-    new_rate: Annotated[Positive, about("factor on `weights.rate` for a new node's weights")] = 3.0
-    old_rate: Annotated[Positive, about("and for all others in a stage with a new node; alpha keeps its own")] = 0.3
+    new_rate: Annotated[Positive, about("factor on `weights.rate` for a new node's weights")] = 1.0
+    old_rate: Annotated[Positive, about("and for all others in a stage with a new node; alpha keeps its own")] = 1.0
     position: Annotated[
         Literal["first", "middle", "last", "best"], about("where a node is inserted; best: by first-order gain")
     ] = "last"
@@ -151,7 +172,7 @@ class Growing(Section):
         about(
             "stages at the end, each with every node's smallest op drawn anew (from all ops, unless `replace`: missing)"
         ),
-    ] = 5
+    ] = 0
     fine_tune_epochs: Annotated[Count, about("after a pruning, at most")] = 50
 
 

@@ -20,7 +20,7 @@ from grownas import checkpoint
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Task
 from grownas.recipe import Recipe, make_optimizers
-from grownas.train import Fit, Tree, fit
+from grownas.train import Fit, Tree, finish_blend, fit
 
 if TYPE_CHECKING:
     from grownas.progress import Progress
@@ -219,7 +219,7 @@ def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
 
 def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None) -> Fit:
     model, optimizers = copy.deepcopy((model, optimizers or make_optimizers(model, recipe)))
-    model.load_state_dict(tree["model"])
+    finish_blend(model).load_state_dict(tree["model"])
     for optimizer, state in zip(optimizers, tree["optimizers"], strict=True):
         optimizer.load_state_dict(state)
     return Fit(

@@ -87,6 +87,10 @@ class Recipe:
         decay_span: from which part of the decay to which the epochs go; all of it is (0, 1).
         non_monotone: nt_asgd averages the weights from the first epoch on whose validation loss is above the lowest of
             those that are more than so many epochs back (Merity et al. 2018, algorithm 1).
+        average: decay of an exponential moving average of all parameters over steps, which is what is evaluated and
+            kept; 0 for none.
+        blend_steps: weight steps in which nodes that are blended in rise to 1, see `morphisms.blend_node`; the last
+            epoch that is allowed has plain nodes in any case.
         bf16: train under autocast in bfloat16; only alpha's step of its own, whose differences are small, is without.
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
         weights: optimiser of the weights.
@@ -101,6 +105,8 @@ class Recipe:
     decay: str = "none"
     decay_span: tuple[float, float] = (0.0, 1.0)
     non_monotone: int = 5
+    average: float = 0.0
+    blend_steps: int = 0
     bf16: bool = False
     bilevel: str = "joint"
     weights: OptimizerRecipe = field(default_factory=OptimizerRecipe)

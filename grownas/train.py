@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from grownas.bilevel import architecture_gradient_first, architecture_gradient_second, window_loss
+from grownas.cells.node import Node
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Task, Window
@@ -148,6 +149,8 @@ class Trainer:
         for optimizer in self.averaging:
             optimizer.set_averaging(False)  # an earlier stage's may have averaged
         self.history: list[float] = []  # validation losses after each epoch
+        self.means: list[Tensor] | None = None  # of all parameters, see `Recipe.average`
+        self.blending = _blended_nodes(self.model)
         self.searching = bool(self.alphas) and recipe.bilevel != "joint"
         self.architecture = _Stream(task, "architecture", seed, self.device) if self.searching else None
         self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
@@ -184,6 +187,7 @@ class Trainer:
                     self._judge_epoch()
                 else:
                     began = time.perf_counter()
+                    self._raise_blend()
                     self._set_rates(self._schedule(window))
                     self._train_on(window)
                     self._set_rates(1.0)  # between steps, where snapshots are made, they stand at their own
@@ -231,6 +235,7 @@ class Trainer:
         for optimizer in self.averaging:
             optimizer.average()
         self.step += 1
+        self._average()
         self.loss_sum, self.loss_count = self.loss_sum + loss.item(), self.loss_count + 1
 
     def _alpha_step(self, window: Window) -> None:
@@ -276,11 +281,40 @@ class Trainer:
         for group, rate in zip(self._groups(), self.rates, strict=True):
             group["lr"] = rate * factor
 
+    def _raise_blend(self) -> None:
+        """Mix the nodes that are blended in as far as the next step shall have them."""
+        last = self.data.epoch + 1 >= self.recipe.epochs
+        steps = self.recipe.blend_steps
+        self._set_blend(1.0 if last or not steps else min(1.0, (self.step + 1) / steps))
+
+    def _set_blend(self, blend: float) -> None:
+        for node in self.blending:
+            node.set_blend(blend)
+        if blend == 1:
+            self.blending = []
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Take the parameters into their moving average, which forgets the start sooner than its decay says."""
+        if not self.recipe.average:
+            return
+        parameters = [p for group in self._groups() for p in group["params"]]
+        if self.means is None:
+            self.means = [p.detach().clone() for p in parameters]
+            return
+        decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.means, parameters, 1 - decay)
+
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Give the weights that are averaged their averages for a while."""
         kept = []
         with torch.no_grad():
+            if self.means is not None:
+                parameters = [p for group in self._groups() for p in group["params"]]
+                for p, mean in zip(parameters, self.means, strict=True):
+                    kept.append((p, p.clone()))
+                    p.copy_(mean)
             for optimizer in self.averaging:
                 for p, mean in optimizer.means():
                     kept.append((p, p.clone()))
@@ -317,7 +351,7 @@ class Trainer:
         """Evaluate on the validation part and keep the model if it is the best so far."""
         with self._averaged():
             value = self._evaluate()
-        if self.data.epoch:
+        if self.data.epoch and not self.blending:
             self._decide_on_averaging(value)
 
     def _evaluate(self) -> float:
@@ -329,7 +363,7 @@ class Trainer:
             self.shares.append([torch.softmax(alpha.detach().double(), 0).tolist() for alpha in self.alphas])
         if self.task.unit and self.busy:
             self._log("train", f"{self.task.unit}_per_s", round(self.positions / self.busy, 1))
-        if self.patience.step(value):
+        if not self.blending and self.patience.step(value):  # a model is judged with plain nodes only
             self.best = {
                 "model": _detached(self.model.state_dict()),
                 "optimizers": [_detached(o.state_dict()) for o in self.optimizers],
@@ -387,11 +421,14 @@ class Trainer:
             "loss": [self.loss_sum, self.loss_count],
             "shares": list(self.shares),
             "history": list(self.history),
+            "means": _detached(self.means),
+            "blend": min(self.model.core.blend) if self.blending else 1.0,
             "random": _random_state(self.device),
         }
 
     def restore(self, tree: Tree) -> None:
         """Go back to a snapshot."""
+        self._set_blend(tree["blend"])
         self.model.load_state_dict(tree["model"])
         for optimizer, state in zip(self.optimizers, tree["optimizers"], strict=True):
             optimizer.load_state_dict(copy.deepcopy(state))  # torch keeps what it is given, and steps change it
@@ -400,11 +437,24 @@ class Trainer:
         self.step, self.seconds = tree["step"], tree["seconds"]
         self.loss_sum, self.loss_count = tree["loss"]
         self.shares, self.history = list(tree["shares"]), list(tree["history"])
+        self.means = tree["means"] and [_to(mean, self.device).clone() for mean in tree["means"]]
         self.patience.restore(tree["patience"])
         self.data.go_to(tree["data"])
         if self.architecture is not None:
             self.architecture.go_to(tree["architecture"])
         self.resumed = tree["random"]
+
+
+def _blended_nodes(model: Any) -> list[Node]:
+    """Return the nodes of a model that are not mixed in fully."""
+    return [node for node in model.modules() if isinstance(node, Node) and node.blend is not None]
+
+
+def finish_blend(model: Any) -> Any:
+    """Make all nodes of a model plain ones, in place; return it."""
+    for node in _blended_nodes(model):
+        node.set_blend(1.0)
+    return model
 
 
 class _Stream:

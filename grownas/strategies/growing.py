@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +36,7 @@ from grownas.strategies.stage import (
 )
 from grownas.train import Fit
 
+GUARD = "training loss"  # the rule that refuses what is better on the validation part alone
 NOTHING_FOUND = "the start is kept, nothing found"
 RESTARTS_ENDED = "the last restart was not accepted"
 WORDS = {"add_node": "added node", "duplicate_op": "duplicated op", "split_op": "split op", "replace_op": "redrawn op"}
@@ -101,9 +102,13 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
             break
         scene = Scene(origin, task, journal, options, candidate_pull, seed, number=1, source=0)
         begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
-        stage = _train(f"stage-1-pull-{candidate_pull:g}", begin, scene)
+        key = f"stage-1-pull-{candidate_pull:g}"
+        stage = _train(key, begin, scene, scene.recipe)
+        verdict = _judge(best, stage, scene)
+        if not verdict.accepted and stage.is_cut_short:
+            stage = _train_on(stage, scene)
+            verdict = _judge(best, stage, scene)
         firsts.append(stage)
-        verdict = _judge(best, stage, options)
         stages.append(_stage_line(scene, best, stage, verdict))
         log_prunings(journal, stage, accepted=verdict.accepted)
         if verdict.accepted:
@@ -146,6 +151,12 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         best = stage
     else:
         reasons += [f"restarts = {options.restarts} made"] if options.restarts else []
+    if best.is_cut_short:
+        scene = Scene(best.candidate, task, journal, options, pull, seed, best.number, best.number)
+        line = next(line for line in reversed(stages) if line["accepted"])
+        best = _train_on(best, scene)
+        line.update(_training(best), **_outcome(best))
+        first, first_line = best, dict(line)
     if options.prune == "at_end":
         line = next(line for line in reversed(stages) if line["accepted"])
         scene = Scene(best.candidate, task, journal, options, pull, seed, line["stage"], best.number)
@@ -319,8 +330,8 @@ def _trained(before: Candidate, fit: Fit, key: str, *, trial: str | None) -> dic
 def _attempt(begun: Begun, scene: Scene, best: Stage) -> tuple[Stage, dict[str, Any]]:
     """Train and judge what a stage begins with; log its moves; return the stage and its line."""
     key = f"stage-{scene.number}"
-    stage = _train(key, begun.candidate, scene)._replace(trials=begun.trials)
-    verdict = _judge(best, stage, scene.options)
+    stage = _train(key, begun.candidate, scene, scene.recipe)._replace(trials=begun.trials)
+    verdict = _judge(best, stage, scene)
     trained = _trained(scene.best, stage.fits[0], key, trial=begun.trial)
     for line in begun.lines:
         scene.journal.grew({**line, **trained, "accepted": verdict.accepted, "judge": verdict.line()})
@@ -328,16 +339,33 @@ def _attempt(begun: Begun, scene: Scene, best: Stage) -> tuple[Stage, dict[str, 
     return stage, _stage_line(scene, best, stage, verdict, begun.lines)
 
 
-def _train(key: str, begin: Candidate, scene: Scene) -> Stage:
+def _train(key: str, begin: Candidate, scene: Scene, recipe: Recipe) -> Stage:
     """Train a stage; prune it if that is done in each."""
-    fit, options = scene.fit(key, begin, scene.recipe), scene.options
-    stage = Stage(begin.trained(fit, options.thresholds), (fit,), number=scene.number, part=key)
-    return prune_stage(stage, scene) if options.prune == "each_stage" else stage
+    fit, options = scene.fit(key, begin, recipe), scene.options
+    short = scene.number == 1 and options.first_epochs is not None and fit.epochs == recipe.epochs
+    stage = Stage(begin.trained(fit, options.thresholds), (fit,), number=scene.number, part=key, is_cut_short=short)
+    return stage if short else _pruned(stage, scene)
 
 
-def _judge(best: Stage, stage: Stage, options: Growth) -> Verdict:
+def _pruned(stage: Stage, scene: Scene) -> Stage:
+    return prune_stage(stage, scene) if scene.options.prune == "each_stage" else stage
+
+
+def _train_on(stage: Stage, scene: Scene) -> Stage:
+    """Train a first stage that was cut short to the end of its patience."""
+    fit = scene.fit(f"{stage.part}-on", stage.candidate, replace(scene.recipe, epochs=scene.options.recipe.epochs))
+    candidate = stage.candidate.trained(fit, scene.options.thresholds)
+    return _pruned(stage._replace(candidate=candidate, fits=(*stage.fits, fit), is_cut_short=False), scene)
+
+
+def _judge(best: Stage, stage: Stage, scene: Scene) -> Verdict:
+    """Judge a stage by its validation losses, and by its training loss where that is asked for."""
     losses = best.candidate.evaluation.losses, stage.candidate.evaluation.losses
-    return JUDGES[options.judge](*losses, threshold=options.threshold)
+    verdict = JUDGES[scene.options.judge](*losses, threshold=scene.options.threshold)
+    if not (verdict.accepted and scene.options.guard):
+        return verdict
+    before, after = (one.candidate.training_loss(scene.task) for one in (best, stage))
+    return verdict if after <= before else Verdict(False, before - after, GUARD, 0.0)
 
 
 def _declined(candidate: Candidate, begun: Begun, stage: Stage) -> Candidate:
@@ -386,7 +414,6 @@ def _no_gain(kind: str, moves: int) -> str:
 def _stage_line(
     scene: Scene, best: Stage, stage: Stage, verdict: Verdict, changes: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    fit = stage.fits[0]
     return {
         "stage": scene.number,
         "moves": _moves(changes),
@@ -394,11 +421,18 @@ def _stage_line(
         "loss_before": best.candidate.loss,
         "accepted": verdict.accepted,
         "judge": verdict.line(),
-        "epochs": fit.epochs,
-        "best_epoch": fit.best_epoch,
-        "stopped": fit.reason,
+        **_training(stage),
         "part": stage.part,
         **_outcome(stage),
+    }
+
+
+def _training(stage: Stage) -> dict[str, Any]:
+    """Return what a stage's line says of its training, but for that after a pruning."""
+    return {
+        "epochs": sum(fit.epochs for fit in stage.fits),
+        "best_epoch": sum(fit.best_epoch for fit in stage.fits),
+        "stopped": stage.fits[-1].reason,
     }
 
 
@@ -413,12 +447,12 @@ def _outcome(stage: Stage) -> dict[str, Any]:
         "seconds": round(stage.seconds, 3),
         "params": count_parameters(stage.model),
         "pruned": _moves(kept),
-        "best_epoch_pruned": stage.fits[-1].best_epoch if kept else None,
+        "best_epoch_pruned": stage.tunings[-1].best_epoch if kept else None,
         "part_pruned": kept[-1]["part"] if kept else None,
     }
 
 
 def _moves(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what is needed to repeat changes."""
-    keys = ("kind", "node", "op", "split_step", "new_op")
+    keys = ("kind", "node", "op", "draw", "split_step", "new_op")
     return [{key: line[key] for key in keys if key in line} for line in lines]

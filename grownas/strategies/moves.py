@@ -23,8 +23,9 @@ from torch import Tensor
 from grownas import morphisms
 from grownas.backbone import Backbone, shares_of
 from grownas.criteria import splitting, threshold
-from grownas.criteria.first_order import first_order_gain
+from grownas.criteria.first_order import blend_gains, first_order_gain
 from grownas.criteria.splitting import Splitting
+from grownas.genotype import Op
 from grownas.morphisms import CARRIER, Morphed
 from grownas.protocols import Task, Window
 from grownas.recipe import Recipe, device_of
@@ -100,9 +101,9 @@ class Scene:
         """Return what fixes a stage's noise and random choices."""
         return self.seed + (1000 * stage if stage > 1 else 0)
 
-    def generator(self, stage: int | None = None) -> torch.Generator:
-        """Return a new generator of a stage, this one if None; each has the same numbers to give."""
-        return torch.Generator().manual_seed(self.seed_of(self.number if stage is None else stage))
+    def generator(self, stage: int | None = None, draw: int = 0) -> torch.Generator:
+        """Return a new generator of a stage, this one if None; each of a draw has the same numbers to give."""
+        return torch.Generator().manual_seed(self.seed_of(self.number if stage is None else stage) + 100 * draw)
 
     def drawing(self, what: str) -> random.Random:
         """Return a new generator of the stage; what it is for counts, so that one draw says nothing of another."""
@@ -197,7 +198,7 @@ def noise_for(noise: float, pull: float, hidden_size: int) -> float:
 def add_nodes(scene: Scene) -> Offer:
     """Offer a new node at the position that is asked for, or at every one: by first-order gain, or in random order.
 
-    None where it would have more than `max_ops` ops: it has those of the node before it, and a carrier.
+    None where it would have more than `max_ops` ops: it has those of the node before it, and a carrier if it needs one.
     """
     count, options = len(scene.core.nodes), scene.options
     if count >= options.max_nodes:
@@ -208,42 +209,72 @@ def add_nodes(scene: Scene) -> Offer:
         positions = scene.shuffled("add_node", positions)
     elif options.position != "best":
         positions = places[options.position]
-    sizes = {position: len(morphisms.ops_for_node(scene.core, position)) for position in positions}
+    sizes = {position: len(ops_of_new_node(scene, position)) for position in positions}
     able = [position for position, size in sizes.items() if options.max_ops is None or size <= options.max_ops]
     if not able:
         return Offer([], f"a new node would have {min(sizes.values())} ops, max_ops = {options.max_ops}")
-    if options.choice != "random" and options.position == "best":
-        gains = dict(zip(able, scene.judge("positions", lambda: _gains(scene, able))["gains"], strict=True))
+    several = options.birth == "blend" and options.candidates > 1
+    draws = dict.fromkeys(able, 0)
+    if options.choice != "random" and (options.position == "best" or several):
+        judged = scene.journal.remember(f"stage-{scene.number}-positions", lambda: _gains(scene, able))
+        gains, draws = (dict(zip(able, judged[key], strict=True)) for key in ("gains", "draws"))
         able.sort(key=lambda position: -gains[position])
 
     def propose(position: int) -> Proposal:
-        return Proposal("add_node", ((position, None),), lambda: [add_node_at(scene, position)])
+        return Proposal("add_node", ((position, None),), lambda: [add_node_at(scene, position, draws[position])])
 
     return Offer([propose(position) for position in able], "")
 
 
-def add_node_at(scene: Scene, position: int) -> Change:
-    """Return the change that adds a node."""
-    make = partial(_add_node, scene, position, scene.noise, scene.number)
-    return Change("add_node", position, None, make, predicted=0.0)
+def ops_of_new_node(scene: Scene, position: int) -> Sequence[Op]:
+    """Return the ops that a new node would have."""
+    if scene.options.birth == "carrier":
+        return morphisms.ops_for_node(scene.core, position)
+    return scene.core.mixed_nodes()[max(position - 1, 0)].ops
 
 
-def _add_node(scene: Scene, position: int, noise: float, stage: int, core: Backbone) -> Morphed:
-    return morphisms.add_node(
-        core,
-        position=position,
-        carrier_share=scene.options.carrier_share,
-        noise=noise,
-        generator=scene.generator(stage),
-    )
+def add_node_at(scene: Scene, position: int, draw: int = 0) -> Change:
+    """Return the change that adds a node, the draw-th that is drawn there."""
+    make = partial(_add_node, scene, position, draw, scene.noise, scene.number)
+    predicted = None if scene.options.birth == "drawn" else 0.0
+    return Change("add_node", position, None, make, predicted, {"draw": draw})
+
+
+def _add_node(scene: Scene, position: int, draw: int, noise: float, stage: int, core: Backbone) -> Morphed:
+    if scene.options.birth == "carrier":
+        share, generator = scene.options.carrier_share, scene.generator(stage)
+        return morphisms.add_node(core, position, carrier_share=share, noise=noise, generator=generator)
+    morphed = morphisms.blend_node(core, position, scene.generator(draw=draw))
+    if scene.options.birth == "drawn":
+        morphed.backbone.blend[position] = 1.0
+    return morphed
 
 
 def _gains(scene: Scene, positions: Sequence[int]) -> Tree:
-    """Return positions' first-order gains, on the data that the weights learn from, of a node drawn for all stages."""
+    """Return each position's first-order gain on the data that the weights learn from, and the best draw there.
+
+    With a carrier the gain is that of a node that is drawn once for all stages that begin with this candidate.
+    """
     batches = Batches(scene.best.model, scene.task, "train")
-    cores = [_add_node(scene, position, 0.0, scene.source, scene.core).backbone for position in positions]
+    if scene.options.birth != "carrier":
+        return _blend_gains(scene, positions, batches)
+    cores = [_add_node(scene, position, 0, 0.0, scene.source, scene.core).backbone for position in positions]
     gains = [first_order_gain(core, batches.loss, batches, place) for place, core in zip(positions, cores, strict=True)]
-    return {"gains": gains}
+    return {"gains": gains, "draws": [0] * len(gains)}
+
+
+def _blend_gains(scene: Scene, positions: Sequence[int], batches: Batches) -> Tree:
+    """See `_gains`: all draws at all positions are put into one chain, at m = 0, and judged by one pass backward."""
+    core, tried = scene.core, list[tuple[int, int]]()
+    for position in sorted(positions):
+        for draw in range(scene.options.candidates):
+            node = scene.core.mixed_nodes()[max(position - 1, 0)].ops
+            core = morphisms.blend_node(core, position + len(tried), scene.generator(draw=draw), node).backbone
+            tried.append((position, draw))
+    gains = blend_gains(core, batches.loss, batches)
+    found = dict(zip(tried, gains, strict=True))
+    best = [max(range(scene.options.candidates), key=lambda draw: found[position, draw]) for position in positions]
+    return {"gains": [found[place] for place in zip(positions, best, strict=True)], "draws": best}
 
 
 # --- ops ---
@@ -414,7 +445,7 @@ def repeat(scene: Scene, moves: Sequence[Mapping[str, Any]]) -> list[Change]:
         return split_at(scene, node, op, found[node, op], move["split_step"])
 
     again: dict[str, Callable[[int, int, Mapping[str, Any]], Change]] = {
-        "add_node": lambda node, op, move: add_node_at(scene, node),
+        "add_node": lambda node, op, move: add_node_at(scene, node, move["draw"]),
         "duplicate_op": lambda node, op, move: duplicate_at(scene, node, op),
         "split_op": split,
         "prune_op": lambda node, op, move: prune_at(node, op),

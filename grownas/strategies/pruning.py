@@ -44,7 +44,7 @@ def prune_stage(stage: Stage, scene: Scene) -> Stage:
     fit = scene.fit(key, candidate, scene.tuning)
     lines = [{**line, "part": key} for line in lines]
     lines[-1]["wall_s"] = round(fit.seconds, 3)
-    tuned, fits = candidate.trained(fit, options.thresholds), (*stage.fits, fit)
+    tuned, tunings = candidate.trained(fit, options.thresholds), (*stage.tunings, fit)
     losses = tuned.evaluation.losses, stage.candidate.evaluation.losses
     harm = JUDGES[options.judge](*losses, threshold=options.threshold)
     if harm.accepted:
@@ -52,8 +52,8 @@ def prune_stage(stage: Stage, scene: Scene) -> Stage:
         undone = [{**line, "accepted": False, "judge": judge} for line in lines]
         places = tuple(_proposed(stage.candidate, lines))
         kept = declined(stage.candidate, places, threshold.LOW)
-        return stage._replace(candidate=kept, fits=fits, prunings=tuple(undone), undone=places)
-    return stage._replace(candidate=tuned, fits=fits, prunings=tuple(lines))
+        return stage._replace(candidate=kept, tunings=tunings, prunings=tuple(undone), undone=places)
+    return stage._replace(candidate=tuned, tunings=tunings, prunings=tuple(lines))
 
 
 def _proposed(before: Candidate, lines: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:

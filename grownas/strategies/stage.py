@@ -77,16 +77,24 @@ class Growth:
         recipe: how each stage is trained; its `pull` is replaced by those of `pulls`.
         later_epochs: most epochs of a stage that begins with a change; None for as many as the recipe's. A decay of the
             rates then runs over the first and a later stage together.
+        first_epochs: most epochs of the first stage; None for as many as the recipe's. Where it is not accepted after
+            these, it is trained on to the end of its patience before it is given up; and so is the cell at the end if
+            no node was accepted after it.
         pulls: candidates for the first stage, tried in order from the same start.
         mode: which moves a stage may begin with, a name of `moves.MODES`.
         choice: `criteria` or `random`: how the move is chosen among those.
         trial_epochs: for which each kind of move is tried where there are several, before the best is trained.
         judge: `significant` or `better`, a name of `JUDGES`.
         threshold: least t of `significant`.
+        guard: accept a model only if its mean training loss is not higher than the best's either.
         outer_patience: moves of a kind that are not accepted, with none accepted between, before it is given up;
             growth ends when every kind is.
         max_nodes, max_ops, max_params, max_seconds: limits; None for none. `max_ops` is of each node.
-        carrier_share: of an added node, see `morphisms.add_node`.
+        birth: how a node is added: `blend` draws it and mixes it in from 0 to 1 over `blend_steps` weight steps, `drawn`
+            draws it and changes the function at once, `carrier` keeps an identity in it for good.
+        blend_steps: of training in which a blended node is mixed in.
+        candidates: nodes that are drawn at each position for `blend`; the one with the steepest descent is taken.
+        carrier_share: of a node added by a carrier, see `morphisms.add_node`.
         position: where a node is added: `first`, `middle`, `last`, or `best` by first-order gain.
         noise: standard deviation of what is added to a stage's new parameters (at the start, all but the carriers'),
             in units of 1 / sqrt(H), the bound of drawn weights; but at most 1 / pull, the farthest that a pull lets a
@@ -108,22 +116,27 @@ class Growth:
     """
 
     recipe: Recipe
+    first_epochs: int | None = None
     later_epochs: int | None = None
-    pulls: tuple[float, ...] = (100.0, 0.0)
-    mode: str = "nodes_and_ops"
+    pulls: tuple[float, ...] = (0.0,)
+    mode: str = "nodes"
     choice: str = "criteria"
     trial_epochs: int = 5
     judge: str = "significant"
     threshold: float = 1.645
+    guard: bool = True
     outer_patience: int = 1
     max_nodes: int = 3
     max_ops: int | None = 16
     max_params: int | None = None
     max_seconds: float | None = None
+    birth: str = "blend"
+    blend_steps: int = 90
+    candidates: int = 1
     carrier_share: float = 0.5
     noise: float = 0.4
-    new_rate: float = 3.0
-    old_rate: float = 0.3
+    new_rate: float = 1.0
+    old_rate: float = 1.0
     position: str = "last"
     thresholds: Thresholds = field(default_factory=Thresholds)
     splits: Splits = field(default_factory=Splits)
@@ -131,13 +144,15 @@ class Growth:
     top_k: int | None = None
     readout: str = "share"
     replace: str = "none"
-    restarts: int = 5
+    restarts: int = 0
     fine_tune_epochs: int = 50
     space: SearchSpace = field(default_factory=lambda: DEFAULT_SPACE)
 
     def stage_recipe(self, number: int, pull: float) -> Recipe:
         """Return how a stage is trained, the first being number 1."""
-        recipe = replace(self.recipe, pull=pull)
+        recipe = replace(self.recipe, pull=pull, blend_steps=self.blend_steps)
+        if number == 1 and self.first_epochs is not None:
+            recipe = recipe.first(self.first_epochs)
         if self.later_epochs is None:
             return recipe
         cut = recipe.epochs / (recipe.epochs + self.later_epochs)
@@ -175,27 +190,35 @@ class Candidate(NamedTuple):
         """Mean validation loss."""
         return float(self.evaluation.losses.mean())
 
+    def training_loss(self, task: Task) -> float:
+        """Mean loss over the training part, in evaluation mode."""
+        return float(task.evaluate(self.model, "train").losses.mean())
+
 
 class Stage(NamedTuple):
     """What came out of a stage.
 
     Attributes:
         candidate: the model to judge.
-        fits: the training, and the fine-tuning if ops were pruned; none for the start.
+        fits: the training, in two parts where it was cut short and went on; none for the start.
+        tunings: the training after each pruning.
         trials: fits by which the stage's move was chosen.
         prunings: growth lines of the pruned or replaced ops; `accepted` is None where it waits for the judge.
         number: of the stage; 0 of the start.
         part: the training's key.
         undone: the candidate's ops that were pruned for their shares in vain.
+        is_cut_short: it is a first stage that was given a few epochs only, and might still learn.
     """
 
     candidate: Candidate
     fits: tuple[Fit, ...] = ()
+    tunings: tuple[Fit, ...] = ()
     trials: tuple[Fit, ...] = ()
     prunings: tuple[dict[str, Any], ...] = ()
     number: int = 0
     part: str | None = None
     undone: tuple[tuple[int, int], ...] = ()
+    is_cut_short: bool = False
 
     @property
     def model(self) -> Any:
@@ -205,12 +228,12 @@ class Stage(NamedTuple):
     @property
     def steps(self) -> int:
         """Weight steps of all its fits."""
-        return sum(fit.steps for fit in (*self.trials, *self.fits))
+        return sum(fit.steps for fit in (*self.trials, *self.fits, *self.tunings))
 
     @property
     def seconds(self) -> float:
         """Seconds of all its fits."""
-        return sum(fit.seconds for fit in (*self.trials, *self.fits))
+        return sum(fit.seconds for fit in (*self.trials, *self.fits, *self.tunings))
 
 
 def with_core(model: Any, core: Any) -> Any:

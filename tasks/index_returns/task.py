@@ -257,9 +257,11 @@ class IndexReturns:
         return (losses if window.weight is None else losses * window.weight).mean()
 
     def evaluate(self, model: Any, part: str) -> Evaluation:
-        """Score a model on a part; from a zero state it first reads `context` days, then the day before the part."""
-        rows = self.rows(part)
-        assert rows.start > 0, f"the first day of the part {part} has no day before it"
+        """Score a model on a part; from a zero state it first reads `context` days, then the day before the part.
+
+        The first day of all, which has no day before it, is not scored.
+        """
+        rows = self._scored(part)
         first = max(0, rows.start - 1 - self.options.context)
         x = self._tensor[first : rows.stop - 1].unsqueeze(1)
         with torch.no_grad():
@@ -267,9 +269,13 @@ class IndexReturns:
         forecasts = output[rows.start - 1 - first :, 0].double().cpu().numpy()
         return self.evaluate_forecasts(forecasts, part)
 
+    def _scored(self, part: str) -> slice:
+        rows = self.rows(part)
+        return slice(max(1, rows.start), rows.stop)
+
     def evaluate_forecasts(self, forecasts: Array, part: str) -> Evaluation:
         """Score given forecasts of a part's days, standardised, shape `(n, I)`."""
-        rows = self.rows(part)
+        rows = self._scored(part)
         assert forecasts.shape == self.values[rows].shape, (forecasts.shape, part)  # else they would be broadcast
         losses = (
             LOSSES[self.loss_name](torch.from_numpy(forecasts), torch.from_numpy(self.values[rows])).mean(1).numpy()

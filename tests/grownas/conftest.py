@@ -67,7 +67,7 @@ class CopyTask:
 
     @torch.no_grad()
     def evaluate(self, model, part):
-        first, last = BOUNDS[part]
+        first, last = max(1, BOUNDS[part][0]), BOUNDS[part][1]  # the first step of all has none before it
         x, target = self.values[first:last].unsqueeze(1), self.values[first - 1 : last - 1].unsqueeze(1)
         output, _ = model.eval()(x)
         losses = (output - target).square().mean((1, 2)).double().numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from grownas.bilevel import architecture_gradient_first, architecture_gradient_second, window_loss
 from grownas.errors import TrainingError
+from grownas.morphisms import blend_node
 from grownas.protocols import Evaluation
 from grownas.recipe import OptimizerRecipe, Recipe, count_parameters, make_optimizers, set_rates, split_parameters
 from grownas.train import Silent, Trainer, fit
@@ -577,3 +579,87 @@ def test_optimisers_of_weights_and_alpha_are_chosen_separately(copy_task, make_m
     assert type(alpha) is torch.optim.SGD
     assert (weights.defaults["lr"], weights.defaults["weight_decay"]) == (0.5, 0.01)
     assert (alpha.defaults["lr"], alpha.defaults["momentum"], alpha.defaults["weight_decay"]) == (0.25, 0.7, 0.02)
+
+
+# --- nodes that are blended in ---
+
+
+def blended(task, make_model):
+    """A model of two nodes, the second of which is not mixed in yet."""
+    model = make_model(task)
+    model.core = blend_node(model.core, generator=torch.Generator().manual_seed(5)).backbone
+    return model
+
+
+class Blends(Watch):
+    """Keeps the blend after each step."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.trained, self.blends = model, []
+
+    def after_step(self, snapshot):
+        super().after_step(snapshot)
+        self.blends.append(self.snapshots[-1]["blend"])
+
+
+def test_a_node_is_mixed_in_linearly_over_the_steps(copy_task, make_model):
+    task, model = copy_task(), blended(copy_task(), make_model)
+    watch = Blends(model)
+    done = fit(model, task, replace(QUICK, epochs=4, blend_steps=8), seed=0, monitor=watch)
+    learned = [snapshot["step"] for snapshot in watch.snapshots]
+    assert watch.blends == [min(1.0, max(1, step) / 8) if step else 1 / 8 for step in learned]
+    assert done.model.core.blend == [1, 1]
+    assert model.core.blend == [1, 0]
+
+
+def test_no_epoch_counts_before_all_nodes_are_plain(copy_task, make_model):
+    task, watch = copy_task(), Watch()
+    recipe = replace(QUICK, epochs=6, patience=2, blend_steps=20, weights=OptimizerRecipe(rate=0.3))
+    done = fit(blended(task, make_model), task, recipe, seed=0, monitor=watch)
+    steps = [snapshot["step"] for snapshot in watch.snapshots if snapshot["data"]["index"] == 1]
+    assert done.best_epoch * max(1, steps[1] - steps[0]) >= 20 - 8
+    assert done.best_epoch > 0  # the untrained model is no candidate: its node has no effect
+    assert done.loss == min(watch.losses()[done.best_epoch :])
+
+
+def test_the_last_epoch_that_is_allowed_has_plain_nodes(copy_task, make_model):
+    task = copy_task()
+    done = fit(blended(task, make_model), task, replace(QUICK, epochs=2, blend_steps=10_000), seed=0)
+    assert (done.best_epoch, done.model.core.blend) == (2, [1, 1])
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_fit_broken_while_a_node_is_mixed_in_equals_an_unbroken_one(copy_task, make_model, average):
+    task = copy_task(dropout=0.2)
+    recipe = replace(QUICK, epochs=3, blend_steps=15, average=average)
+    watch = Watch()
+    whole = fit(blended(task, make_model), task, recipe, seed=0, monitor=watch)
+    for number in (1, 8, len(watch.snapshots) - 2):
+        again = fit(blended(task, make_model), task, recipe, seed=0, resume=watch.snapshots[number])
+        assert again.evaluation.losses.tolist() == whole.evaluation.losses.tolist()
+        for name, value in again.model.state_dict().items():
+            assert torch.equal(value, whole.model.state_dict()[name]), name
+
+
+# --- averaged weights ---
+
+
+def test_the_moving_average_is_evaluated_and_kept(copy_task, make_model):
+    task, watch = copy_task(), Watch()
+    recipe = replace(QUICK, epochs=1, patience=None, average=0.5)
+    done = fit(make_model(task), task, recipe, seed=0, monitor=watch)
+    paths = [snapshot for before, snapshot in pairwise([{"step": 0}, *watch.snapshots]) if snapshot["step"] > before["step"]]
+    name = "readout.weight"
+    mean = paths[0]["model"][name]
+    for snapshot in paths[1:]:
+        step = snapshot["step"]
+        mean = mean.lerp(snapshot["model"][name], 1 - min(0.5, (1 + step) / (10 + step)))
+    torch.testing.assert_close(done.model.state_dict()[name], mean)
+    assert not torch.equal(mean, paths[-1]["model"][name])
+
+
+def test_without_an_average_the_last_weights_are_kept(copy_task, make_model):
+    task, watch = copy_task(), Watch()
+    done = fit(make_model(task), task, replace(QUICK, epochs=1, patience=None), seed=0, monitor=watch)
+    assert torch.equal(done.model.state_dict()["readout.weight"], watch.snapshots[-1]["model"]["readout.weight"])
