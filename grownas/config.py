@@ -35,8 +35,12 @@ class Start(Section):
     """Where growth begins."""
 
     use: Annotated[Literal["var", "random"], about("a fitted VAR, or random weights")] = "var"
+    rule: Annotated[
+        Literal["combined", "single"],
+        about("a sum of a VAR of order 1 or 2 and one with exponential averages, weighted by folds; or one VAR"),
+    ] = "combined"
     nodes: Annotated[Count, about("of the start")] = 1
-    max_order: Annotated[Count, about("highest VAR order that blocked folds try")] = 10
+    max_order: Annotated[Count, about("highest VAR order that blocked folds try for `single` and `var_robust`")] = 10
 
 
 class Space(Section):
@@ -166,7 +170,7 @@ class Retrain(WeightOptimizer):
 class Baselines(Section):
     """What the grown cell is compared with."""
 
-    use: Annotated[Names, about("of `grownas search`")] = ("zero", "var1", "var", "var_robust", "lstm", "gru")
+    use: Annotated[Names, about("of `grownas search`")] = ("zero", "var1", "var", "var_robust", "har", "lstm", "gru")
     compare: Annotated[Names, about("further ones of `grownas compare`")] = ("gru_var", "random")
     hidden_sizes: Annotated[Sizes, about("and the one that gives the grown cell's number of parameters")] = (8, 16, 32)
     losses: Annotated[Names, Field(min_length=1)] = ("squared", "huber")

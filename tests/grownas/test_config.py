@@ -91,7 +91,7 @@ def test_all_problems_are_said_at_once(tmp_path):
     headline, *lines = problems("name=../x", "nonsense", config=path)
     assert headline == f"{path}: 9 problems"
     assert sorted(lines) == [
-        "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, lstm, gru, gru_var, random; "
+        "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, har, lstm, gru, gru_var, random; "
         "did you mean lstm?",
         "name: expected the name of one folder (runs=DIR sets the place), got '../x'",
         "nonsense: expected section.key=value",
@@ -350,7 +350,7 @@ CHANGES = {  # another valid value for every key
         "data_seed": 2, "difference": ["a"], "train": 0.6, "val": 0.1, "loss": "huber", "batches": "windows",
         "streams": 8, "bptt": 10, "context": 50,
     },
-    "start": {"use": "random", "nodes": 2, "max_order": 5},
+    "start": {"use": "random", "rule": "single", "nodes": 2, "max_order": 5},
     "space": {
         "combine": ["add"], "activation": ["tanh"], "hidden_size": 16, "highway": True, "share_projection": True,
     },

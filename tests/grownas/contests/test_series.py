@@ -101,6 +101,7 @@ def contest(journal=None, **changes):
         "journal": journal or Journal(),
         "selection": Selection(var, {"loss": "squared", "order": 2, "ridge": 0.0}, 180),
         "selection_seconds": 7.0,
+        "orders": (1, 2),
         "build": lambda nodes, var, generator: named(3.0),
         "hidden_size": 4,
         "at_var": True,
