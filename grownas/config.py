@@ -21,7 +21,7 @@ from grownas.schema import Count, Distinct, NonNegative, Number, OneOrMore, Posi
 
 TASKS = "grownas.tasks"  # entry-point group
 NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
-WHERE_AND_HOW = ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds")  # do not change a result
+WHERE_AND_HOW = ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds", "panels")  # do not change a result
 
 
 Combine = Literal["add", "hadamard"]
@@ -226,6 +226,9 @@ class Config(Section):
     refit: Annotated[bool, about("fit all models on training + validation data before the test part is read")] = False
     seed: Annotated[Whole, about("of weights, noise and data order")] = 1
     seeds: Annotated[Seeds, about("of `grownas compare`")] = (1, 2, 3, 4, 5)
+    panels: Annotated[
+        Count | None, about("sub-panels of `grownas compare`, each a run with `seed`; null: compare over `seeds`")
+    ] = None
     workers: Annotated[Count | None, about("processes of `grownas compare`; null: one a core")] = None
     threads: Annotated[Count, about("of torch, in each process; last digits may change with them")] = 1
     device: Annotated[Literal["cpu", "cuda"], about("where models are trained")] = "cpu"

@@ -21,7 +21,9 @@ class Options(Section):
     """Data, parts, loss and batches."""
 
     EVALUATION: ClassVar[tuple[str, ...]] = ()  # how a finished model may be scored otherwise
-    WHERE: ClassVar[tuple[str, ...]] = ("data", "tickers", "start", "end", "cache", "data_seed")  # data come from
+    WHERE: ClassVar[tuple[str, ...]] = (  # data come from
+        *("data", "tickers", "start", "end", "cache", "data_seed", "subpanel"),
+    )
 
     use: Literal["index_returns"] = "index_returns"
     data: Annotated[str, about(f"{', '.join(NAMES)}, or the path of a CSV of closes")] = "bundled"
@@ -32,6 +34,9 @@ class Options(Section):
     end: Annotated[str | None, about("the day after the last; null: today")] = None
     cache: Annotated[str, about("where downloads lie")] = "~/.cache/grownas"
     data_seed: Annotated[Whole, about("of synthetic panels")] = 1
+    subpanel: Annotated[Whole | None, about("number of a sub-panel that is drawn from the data; null: all of them")] = (
+        None
+    )
     difference: Annotated[Series, about("series to difference; `ranges`: all range series")] = ()
     train: Annotated[Share, about("parts by time; the rest is the test part")] = 0.70
     val: Annotated[Share, about("likewise")] = 0.15

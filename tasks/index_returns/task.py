@@ -20,6 +20,7 @@ from grownas.tasks.index_returns import metrics, sources
 from grownas.tasks.index_returns.cleaning import Panel, clean
 from grownas.tasks.index_returns.losses import LOSSES, calmness
 from grownas.tasks.index_returns.options import Options
+from grownas.tasks.index_returns.subpanel import draw_subpanel
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -107,6 +108,8 @@ class IndexReturns:
             data_seed=options.data_seed,
         )
         panel = clean(table, options.difference)
+        if options.subpanel is not None:
+            panel = draw_subpanel(panel, options.subpanel)
         rows = len(panel.returns)
         n_train = int(rows * options.train)
         n_val = int(rows * (options.train + options.val)) - n_train

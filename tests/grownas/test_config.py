@@ -347,8 +347,8 @@ def test_an_empty_file_stands_for_all_defaults(tmp_path):
 CHANGES = {  # another valid value for every key
     "task": {
         "data": "closes.csv", "tickers": ["^X"], "start": "2011-01-01", "end": "2012-01-01", "cache": "/c",
-        "data_seed": 2, "difference": ["a"], "train": 0.6, "val": 0.1, "loss": "huber", "batches": "windows",
-        "streams": 8, "bptt": 10, "context": 50,
+        "data_seed": 2, "subpanel": 3, "difference": ["a"], "train": 0.6, "val": 0.1, "loss": "huber",
+        "batches": "windows", "streams": 8, "bptt": 10, "context": 50,
     },
     "start": {"use": "random", "rule": "single", "nodes": 2, "max_order": 5},
     "space": {
@@ -372,7 +372,7 @@ CHANGES = {  # another valid value for every key
         "decay": "linear", "non_monotone": 3, "grown": False, "epochs": 3, "patience": 3,
     },
     "baselines": {"use": ["gru"], "compare": ["random"], "hidden_sizes": [4], "losses": ["huber"]},
-    "refit": True, "seed": 9, "seeds": [8, 9], "workers": 3, "threads": 2, "device": "cuda", "bf16": True,
+    "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "threads": 2, "device": "cuda", "bf16": True,
     "backend": "torch", "runs": "elsewhere",
     "name": "mine", "quiet": True, "checkpoint_seconds": 3.0,
 }  # fmt: skip
@@ -397,7 +397,7 @@ def test_the_fingerprint_tells_what_changes_a_result(key, value):
     before = load("index_returns/growing")
     after = load("index_returns/growing", [f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"])
     assert after != before
-    ignored = key in ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds")
+    ignored = key in ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds", "panels")
     assert (after.fingerprint() == before.fingerprint()) == ignored
     assert ignored == (key in WHERE_AND_HOW)
 
