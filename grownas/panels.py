@@ -34,6 +34,7 @@ def compare(folders: Sequence[Path]) -> Tree:
     if not folders:
         raise RunError("nothing to compare: no run folder was given; give at least one")
     runs = [_read(Path(folder)) for folder in folders]
+    metrics = [run.pop("metric") for run in runs]
     simple = [name for name in SIMPLE if all(name in run["test"] for run in runs)]
     if not simple:
         raise RunError(
@@ -46,7 +47,7 @@ def compare(folders: Sequence[Path]) -> Tree:
     names = dict.fromkeys(name for run in runs for name in run["test"])
     models = [_model(name, [run["regret"][name] for run in runs if name in run["regret"]]) for name in names]
     models.sort(key=lambda model: float(model["mean"]))
-    return {"metric": runs[0].pop("metric"), "simple": simple, "panels": runs, "models": models}
+    return {"metric": metrics[0], "simple": simple, "panels": runs, "models": models}
 
 
 def _read(folder: Path) -> Tree:
