@@ -17,6 +17,7 @@ from grownas.statistics import diebold_mariano, equal_losses, model_confidence_s
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Tree = dict[str, Any]
 
+FILE = "comparison.json"  # in the comparison's folder
 REFERENCE = "grown"
 SIMPLE = ("zero", "var1", "var", "var_robust")  # fitted, not trained
 LEVEL = 0.05  # of the Diebold-Mariano tests in the verdict

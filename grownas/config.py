@@ -21,7 +21,7 @@ from grownas.schema import Count, Distinct, NonNegative, Number, OneOrMore, Posi
 
 TASKS = "grownas.tasks"  # entry-point group
 NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
-WHERE_AND_HOW = ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds")  # do not change a result
+WHERE_AND_HOW = ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds", "panels")  # do not change a result
 
 
 Combine = Literal["add", "hadamard"]
@@ -35,8 +35,12 @@ class Start(Section):
     """Where growth begins."""
 
     use: Annotated[Literal["var", "random"], about("a fitted VAR, or random weights")] = "var"
+    rule: Annotated[
+        Literal["combined", "single"],
+        about("a sum of a VAR of order 1 or 2 and one with exponential averages, weighted by folds; or one VAR"),
+    ] = "combined"
     nodes: Annotated[Count, about("of the start")] = 1
-    max_order: Annotated[Count, about("highest VAR order that blocked folds try")] = 10
+    max_order: Annotated[Count, about("highest VAR order that blocked folds try for `single` and `var_robust`")] = 10
 
 
 class Space(Section):
@@ -187,7 +191,7 @@ class Retrain(WeightOptimizer):
 class Baselines(Section):
     """What the grown cell is compared with."""
 
-    use: Annotated[Names, about("of `grownas search`")] = ("zero", "var1", "var", "var_robust", "lstm", "gru")
+    use: Annotated[Names, about("of `grownas search`")] = ("zero", "var1", "var", "var_robust", "har", "lstm", "gru")
     compare: Annotated[Names, about("further ones of `grownas compare`")] = ("gru_var", "random")
     hidden_sizes: Annotated[Sizes, about("and the one that gives the grown cell's number of parameters")] = (8, 16, 32)
     losses: Annotated[Names, Field(min_length=1)] = ("squared", "huber")
@@ -243,6 +247,9 @@ class Config(Section):
     refit: Annotated[bool, about("fit all models on training + validation data before the test part is read")] = False
     seed: Annotated[Whole, about("of weights, noise and data order")] = 1
     seeds: Annotated[Seeds, about("of `grownas compare`")] = (1, 2, 3, 4, 5)
+    panels: Annotated[
+        Count | None, about("sub-panels of `grownas compare`, each a run with `seed`; null: compare over `seeds`")
+    ] = None
     workers: Annotated[Count | None, about("processes of `grownas compare`; null: one a core")] = None
     threads: Annotated[Count, about("of torch, in each process; last digits may change with them")] = 1
     device: Annotated[Literal["cpu", "cuda"], about("where models are trained")] = "cpu"

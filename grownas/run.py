@@ -95,25 +95,33 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
 
 
 def compare(config: Config) -> Path:
-    """Search and run every baseline for each seed, in parallel processes; compare over the seeds."""
+    """Search and run every baseline for each seed or sub-panel, in parallel processes; compare over them."""
+    from grownas import sweep
+
     task = load_task(config)
     _check_search(config, task)
+    if config.panels is not None:
+        load_task(config.model_copy(update=next(iter(sweep.members(config).values()))))  # raises if none can be drawn
     return _compare(config, new_folder(config, "compare", task.checksum))
 
 
 def _compare(config: Config, rundir: RunDir) -> Path:
-    from grownas import comparison, sweep
+    from grownas import comparison, panels, sweep
 
     with rundir.lock(), Progress(quiet=config.quiet) as progress:
         try:
-            folders = sweep.run_seeds(config, rundir, progress)
+            folders = sweep.run_all(config, rundir, progress)
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
-        result = comparison.compare(folders)
-        rundir.write_json("comparison.json", result)
+        compared = comparison if config.panels is None else panels
+        result = compared.compare(folders)
+        rundir.write_json(compared.FILE, result)
     if not config.quiet:
-        print(comparison.table(result))
-    print(f"report: {_report(rundir.path)}")
+        print(compared.table(result))
+    if config.panels is None:
+        print(f"report: {_report(rundir.path)}")
+    else:
+        print(f"regrets: {rundir.path / compared.FILE}")
     return rundir.path
 
 

@@ -1,8 +1,10 @@
 """Where growth starts: a one-node backbone that computes a fitted VAR(p) exactly (ALGORITHMS 3).
 
 The carrier, an additive identity op, is a shift register: its W_x writes today's input into the first block of
-units, its W_h moves each block on by one, so that h_t = [x_t, x_{t-1}, .., x_{t-p+1}, free units]. The readout holds
-the VAR's coefficients. Every other op starts with effect zero on the register, with live gradients.
+units, its W_h moves each block on by one. Where the VAR reads exponential averages, each has a block of leaky units:
+W_h keeps a part of them, W_x adds a part of the input. So h_t = [x_t, x_{t-1}, .., x_{t-p+1}, e^1_t, .., e^L_t, free
+units]. The readout holds the VAR's coefficients. Every other op starts with effect zero on the register, with live
+gradients.
 """
 
 from __future__ import annotations
@@ -60,7 +62,14 @@ def build_start(
     model = task.model(backbone, generator=generator)
     if var is None:
         return model
-    model = start_at_var(model, var.intercept, var.coefficients, carrier_share=carrier_share)
+    model = start_at_var(
+        model,
+        var.intercept,
+        var.coefficients,
+        averages=var.averages,
+        centres=var.centres,
+        carrier_share=carrier_share,
+    )
     for ops in nodes[1:]:
         model.core = morphisms.add_node(
             model.core, carrier_share=carrier_share, generator=generator, ops=list(ops)
@@ -68,12 +77,16 @@ def build_start(
     return model
 
 
-def hidden_size_for(order: int, series: int) -> int:
-    """Return the hidden size for a start of this order: 16 while p*I <= 16, else twice p*I up to 64, never below p*I.
+def hidden_size_for(blocks: int, series: int) -> int:
+    """Return the hidden size for a start: 16 while its register fits, else twice the register up to 64, never below it.
 
     The rule was chosen on validation (ALGORITHMS 8 and README).
+
+    Args:
+        blocks: lags and averages of the start's VAR, `VAR.blocks`.
+        series: I; the register has `blocks * I` units.
     """
-    needed = order * series
+    needed = blocks * series
     return 16 if needed <= 16 else max(needed, min(2 * needed, 64))
 
 
@@ -83,6 +96,8 @@ def start_at_var(
     intercept: np.ndarray,
     coefficients: np.ndarray,
     *,
+    averages: np.ndarray | None = None,
+    centres: Sequence[float] = (),
     carrier_share: float = 0.5,
 ) -> Any:
     """Return a copy of a model whose forecasts equal those of a VAR(p).
@@ -94,28 +109,36 @@ def start_at_var(
         model: a task's model whose core is a one-node `Backbone` with a carrier, see `morphisms.with_carrier`.
         intercept: the VAR's, shape `(I,)`.
         coefficients: of lags 1..p, shape `(p, I, I)`.
+        averages: coefficients of L exponential averages, shape `(L, I, I)`; none if left out.
+        centres: of mass of the averages' weights, in rows, shape `(L,)`; see `baselines.var.VAR`.
         carrier_share: share of the carrier in the mixture.
 
     Raises:
-        ConfigError: the backbone has fewer than p*I hidden units.
+        ConfigError: the backbone has fewer than (p + L)*I hidden units.
     """
     model = copy.deepcopy(model)
     core: Backbone = model.core
     order, series = coefficients.shape[:2]
-    used = order * series
+    lagged, used = order * series, (order + len(centres)) * series
     if core.hidden_size < used:
+        averaged = f" and {len(centres)} averages" * bool(centres)
         raise ConfigError(
-            f"a start at a VAR({order}) of {series} series needs {used} hidden units, space.hidden_size is "
+            f"a start at a VAR({order}){averaged} of {series} series needs {used} hidden units, space.hidden_size is "
             f"{core.hidden_size}; raise it or lower start.max_order"
         )
     node = core.mixed_nodes()[0]
     carrier = next(number for number, op in enumerate(node.ops) if morphisms.is_carrier(op, core.share_projection))
     morphisms.set_share(node.alpha, carrier, carrier_share)
-    move = torch.zeros(used, used)
-    move[: used - series, series:] = torch.eye(used - series)  # each block of units moves on by one
-    morphisms.pass_on(node, carrier, move, enter=torch.eye(series, used), units=used)
+    move, enter = torch.zeros(used, used, dtype=torch.float64), torch.eye(series, used, dtype=torch.float64)
+    move[: lagged - series, series:lagged] = torch.eye(lagged - series)  # each block of units moves on by one
+    for number, centre in enumerate(centres):
+        first, taken = lagged + number * series, 1 / (1 + centre)  # e_t = (1 - taken) e_{t-1} + taken x_t
+        move[first : first + series, first : first + series].fill_diagonal_(1 - taken)
+        enter[:, first : first + series].fill_diagonal_(taken)
+    morphisms.pass_on(node, carrier, move, enter=enter, units=used)
     model.readout.weight.zero_()
-    lags = torch.as_tensor(np.concatenate(list(coefficients), axis=1))  # (p, I, I) -> (I, p*I), block i for lag i+1
-    model.readout.weight[:, :used] = lags.to(model.readout.weight)
+    read = [*coefficients, *(averages if averages is not None else ())]
+    weights = torch.as_tensor(np.concatenate(read, axis=1))  # (p + L, I, I) -> (I, (p + L)*I), a block for each
+    model.readout.weight[:, :used] = weights.to(model.readout.weight)
     model.readout.bias.copy_(torch.as_tensor(intercept))
     return model

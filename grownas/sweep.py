@@ -1,4 +1,4 @@
-"""Many runs at once: each seed of a comparison is a run of its own, in its own process."""
+"""Many runs at once: each seed or panel of a comparison is a run of its own, in its own process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from grownas import config as configs
 from grownas.config import Config
-from grownas.errors import USER_ERROR, RunError, TrainingError
+from grownas.errors import USER_ERROR, ConfigError, RunError, TrainingError
 from grownas.journal import Interrupted
 from grownas.progress import Progress
 from grownas.rundir import RunDir
@@ -22,20 +22,36 @@ from grownas.rundir import RunDir
 LOOK_EVERY_S = 0.2
 
 
-def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
-    """Run or resume every seed's search, a few at a time; return their folders once all are finished.
-
-    Args:
-        config: of the comparison; each seed's run also has the baselines of `baselines.compare`.
-        rundir: the comparison's folder; a seed's run lies in `seed-N` within it.
-        progress: told of each seed that ends.
+def members(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the folder of each run of a comparison, and what its config changes: the seed, or the sub-panel.
 
     Raises:
-        Interrupted: a signal came; the seeds' runs have saved their state.
-        RunError: a seed's run refused its input; the others are finished first.
-        TrainingError: a seed failed in another way; likewise.
+        ConfigError: the task has no sub-panels.
     """
-    folders = [_seed_folder(config, rundir, seed) for seed in config.seeds]
+    if config.panels is None:
+        return {f"seed-{seed}": {"seed": seed} for seed in config.seeds}
+    if "subpanel" not in type(config.task).model_fields:
+        raise ConfigError(f"panels={config.panels}: {config.task.use} has no sub-panels; set panels=null")
+    return {
+        f"panel-{number}": {"task": config.task.model_copy(update={"subpanel": number}), "panels": None}
+        for number in range(1, config.panels + 1)
+    }
+
+
+def run_all(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
+    """Run or resume every search of a comparison, a few at a time; return their folders once all are finished.
+
+    Args:
+        config: of the comparison; each run also has the baselines of `baselines.compare`.
+        rundir: the comparison's folder; the runs lie in it, `seed-N` or `panel-N`.
+        progress: told of each run that ends.
+
+    Raises:
+        Interrupted: a signal came; the runs have saved their state.
+        RunError: a run refused its input; the others are finished first.
+        TrainingError: a run failed in another way; likewise.
+    """
+    folders = [_folder(config, rundir, name, changes) for name, changes in members(config).items()]
     waiting = [folder for folder in folders if not (folder / "summary.json").exists()]
     running: dict[Path, subprocess.Popen[bytes]] = {}
     failed: dict[Path, int] = {}
@@ -65,7 +81,8 @@ def run_seeds(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
     if failed:
         logs = ", ".join(f"{folder} (status {code}; see {folder / 'log.txt'})" for folder, code in failed.items())
         kind = RunError if set(failed.values()) == {USER_ERROR} else TrainingError
-        raise kind(f"{len(failed)} of {len(folders)} seeds failed: {logs}. Resume the comparison to try them again")
+        what = "seeds" if config.panels is None else "panels"
+        raise kind(f"{len(failed)} of {len(folders)} {what} failed: {logs}. Resume the comparison to try them again")
     return folders
 
 
@@ -74,16 +91,15 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _seed_folder(config: Config, rundir: RunDir, seed: int) -> Path:
-    """Make a seed's folder, or take the one that is there."""
-    name = f"seed-{seed}"
+def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) -> Path:
+    """Make a run's folder, or take the one that is there."""
     path = rundir.path / name
     if (path / "config.yaml").exists():
         return path
     own = config.model_copy(
         update={
-            "seed": seed,
-            "seeds": (seed,),
+            **changes,
+            "seeds": (changes.get("seed", config.seed),),
             "runs": str(rundir.path),
             "name": name,
             "baselines": config.baselines.model_copy(
@@ -91,10 +107,13 @@ def _seed_folder(config: Config, rundir: RunDir, seed: int) -> Path:
             ),
         }
     )
+    notes = configs.notes_of(rundir.path / "config.yaml")
+    if "task" in changes:
+        notes["data_checksum"] = configs.task_class(own.task.use).load(own.task).checksum
     path.mkdir(exist_ok=True)
     made = RunDir(path)
     made.write_json("run.json", {"command": "search", "what": None})
-    made.write_text("config.yaml", own.dump(configs.notes_of(rundir.path / "config.yaml")))
+    made.write_text("config.yaml", own.dump(notes))
     return path
 
 

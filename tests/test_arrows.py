@@ -28,7 +28,7 @@ LAYERS = """
     run
     programs
     contests.language  contests.series
-    contests.common  sweep  comparison  report.page
+    contests.common  sweep  comparison  panels  report.page
     journal  report.plots
     report.growth_plots
     report.history  report.canvas
@@ -54,7 +54,7 @@ LAYERS = """
     cells.sequence  cells.triton_pointwise
     cells.node
     cells.plan
-    baselines.recurrent
+    baselines.recurrent  baselines.combination  baselines.har
     baselines.var  baselines.naive
     train
     bilevel  criteria.early_stop

@@ -2,6 +2,6 @@
 
 # By a task's kind; known to configs without importing torch. The functions stand in `contests`.
 NAMES = {
-    "series": ("zero", "var1", "var", "var_robust", "lstm", "gru", "gru_var", "random"),
+    "series": ("zero", "var1", "var", "var_robust", "har", "lstm", "gru", "gru_var", "random"),
     "language": ("lstm", "gru", "random", "darts_v1", "darts_v2", "enas"),
 }

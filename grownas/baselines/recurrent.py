@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -34,7 +36,7 @@ def hidden_size_for_parameters(kind: str, input_size: int, outputs: int, paramet
         input_size: of the core.
         outputs: of the readout.
         parameters: the number wanted.
-        register: further inputs of the readout, p*I for `GRUOnVAR`.
+        register: further inputs of the readout, (p + L)*I for `GRUOnVAR`.
     """
     _, gates = KINDS[kind]
 
@@ -48,62 +50,83 @@ def hidden_size_for_parameters(kind: str, input_size: int, outputs: int, paramet
 
 
 class GRUOnVAR(nn.Module):
-    """A GRU beside the exact shift register of a VAR(p); a linear readout on both can hold any VAR(p).
+    """A GRU beside the exact register of a VAR(p) and its L averages; a linear readout on both can hold any such VAR.
 
-    The output is `[x_t, x_{t-1}, .., x_{t-p+1}, GRU state]`. The register has no weights, so there are no units that
-    training could spoil or leave dead; GRU and readout are trained.
+    The output is `[x_t, x_{t-1}, .., x_{t-p+1}, e^1_t, .., e^L_t, GRU state]`. The register has no weights, so there
+    are no units that training could spoil or leave dead; GRU and readout are trained. It holds the averages too, so
+    that this control starts where growth starts.
 
     Attributes:
         input_size: I.
-        hidden_size: width of the output, p*I plus the GRU's units.
+        hidden_size: width of the output, (p + L)*I plus the GRU's units.
     """
 
-    def __init__(self, input_size: int, units: int, order: int, *, generator: Generator) -> None:
+    def __init__(
+        self, input_size: int, units: int, order: int, centres: Sequence[float] = (), *, generator: Generator
+    ) -> None:
         """Build it.
 
         Args:
             input_size: I.
             units: of the GRU.
             order: number of lags p held in the register.
+            centres: of mass of the L averages, in rows; see `VAR`.
             generator: draws the GRU's weights.
         """
         super().__init__()
-        self.input_size, self.order = input_size, order
-        self.hidden_size = order * input_size + units
+        self.input_size, self.order, self.centres = input_size, order, tuple(centres)
+        self.hidden_size = (order + len(self.centres)) * input_size + units
         self.gru = recurrent_core("gru", input_size, units, generator=generator)
 
-    def forward(self, x: Tensor, h_0: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x: Tensor, h_0: tuple[Tensor, Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """Read a sequence.
 
         Args:
             x: shape `(T, B, I)`.
-            h_0: the last p - 1 inputs, `(p - 1, B, I)`, and the GRU's state, `(1, B, units)`; zeros if None.
+            h_0: the last p - 1 inputs, `(p - 1, B, I)`, the averages, `(L, B, I)`, and the GRU's state, `(1, B,
+                units)`; zeros if None.
 
         Returns:
-            Outputs `(T, B, p*I + units)` and the state after the last step.
+            Outputs `(T, B, (p + L)*I + units)` and the state after the last step.
         """
-        past, state = (x.new_zeros(self.order - 1, *x.shape[1:]), None) if h_0 is None else h_0
+        empty = x.new_zeros(self.order - 1, *x.shape[1:]), x.new_zeros(len(self.centres), *x.shape[1:]), None
+        past, average, state = empty if h_0 is None else h_0
         known = torch.cat([past, x])  # (p - 1 + T, B, I), in time order
-        lags = [known[self.order - 1 - lag : len(known) - lag] for lag in range(self.order)]
+        read = [known[self.order - 1 - lag : len(known) - lag] for lag in range(self.order)]
+        if self.centres:
+            taken = 1 / (1 + x.new_tensor(self.centres)[:, None, None])
+            steps = []
+            for now in x:
+                average = average + taken * (now - average)
+                steps.append(average)
+            read += list(torch.stack(steps, dim=1))  # (L, T, B, I)
         out, state = self.gru(x, state)
-        return torch.cat([*lags, out], dim=-1), (known[len(x) :], state)
+        return torch.cat([*read, out], dim=-1), (known[len(x) :], average, state)
 
 
 @torch.no_grad()
 def start_gru_at_var(model: Any, var: VAR) -> Any:
     """Return a copy of a model around a `GRUOnVAR` whose forecasts equal the VAR's.
 
-    The readout holds `[A_1 .. A_p | 0]` and the intercept. The GRU has no effect yet, but its part of the readout has a
-    gradient, and the GRU itself from the second step on.
+    The readout holds `[A_1 .. A_p | averages | 0]` and the intercept. The GRU has no effect yet, but its part of the
+    readout has a gradient, and the GRU itself from the second step on.
 
     Raises:
-        ConfigError: the register holds another number of lags.
+        ConfigError: the register holds other lags or averages.
     """
     if model.core.order != var.order:
         raise ConfigError(f"the GRU's register holds {model.core.order} lags, the VAR has {var.order}; make them equal")
+    if model.core.centres != var.centres:
+        raise ConfigError(
+            f"the GRU's register holds averages with centres {model.core.centres}, the VAR has {var.centres}; make "
+            "them equal"
+        )
     model = copy.deepcopy(model)
-    weight, used = model.readout.weight, var.order * model.core.input_size
+    weight, used = model.readout.weight, var.blocks * model.core.input_size
     weight.zero_()
-    weight[:, :used] = torch.as_tensor(var.coefficients).transpose(0, 1).flatten(1)  # (p, I, I) -> (I, p*I)
+    blocks = np.concatenate([*var.coefficients, *var.averages], axis=1)  # (p + L, I, I) -> (I, (p + L)*I)
+    weight[:, :used] = torch.as_tensor(blocks)
     model.readout.bias.copy_(torch.as_tensor(var.intercept))
     return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
@@ -20,17 +20,24 @@ FOLDS = 10
 
 @dataclass(frozen=True)
 class VAR:
-    """A fitted VAR(p): y_t = intercept + sum_i coefficients[i] y_{t-1-i} + noise.
+    """A fitted VAR(p), which may read exponential averages beside the lags.
+
+    y_t = intercept + sum_i coefficients[i] y_{t-1-i} + sum_j averages[j] e^j_{t-1} + noise, where
+    e^j_t = e^j_{t-1} + (y_t - e^j_{t-1}) / (1 + centres[j]): each average is a VAR of infinite order with one number.
 
     Attributes:
         intercept: shape `(I,)`, float64.
         coefficients: of lags 1..p, shape `(p, I, I)`, float64.
         loss: `squared` or `huber`, what it was fitted by.
+        averages: coefficients of L averages, shape `(L, I, I)`, float64.
+        centres: of mass of the averages' weights, in rows; shape `(L,)`.
     """
 
     intercept: Array
     coefficients: Array
     loss: str = "squared"
+    averages: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    centres: tuple[float, ...] = ()
 
     @property
     def order(self) -> int:
@@ -38,9 +45,14 @@ class VAR:
         return len(self.coefficients)
 
     @property
+    def blocks(self) -> int:
+        """How many vectors of `(I,)` a forecast is computed from: p lags and L averages."""
+        return self.order + len(self.centres)
+
+    @property
     def parameters(self) -> int:
         """How many numbers were fitted."""
-        return int(self.intercept.size + self.coefficients.size)
+        return int(self.intercept.size + self.coefficients.size + self.averages.size)
 
     def forecast(self, values: Array) -> Array:
         """Return one-step-ahead forecasts.
@@ -56,7 +68,18 @@ class VAR:
         for lag, matrix in enumerate(self.coefficients):
             start = self.order - 1 - lag
             forecasts += padded[start : start + len(values)] @ matrix.T
+        for centre, matrix in zip(self.centres, self.averages, strict=True):
+            forecasts += exponential_average(values, centre) @ matrix.T
         return forecasts
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return plain values and arrays; the inverse of `from_tree`."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> VAR:
+        """Read what `to_tree` gave."""
+        return cls(**{**tree, "centres": tuple(tree["centres"])})
 
 
 @dataclass(frozen=True)
@@ -82,13 +105,12 @@ class Selection:
 
     def to_tree(self) -> dict[str, Any]:
         """Return plain values and arrays; the inverse of `from_tree`."""
-        var = {"intercept": self.var.intercept, "coefficients": self.var.coefficients, "loss": self.var.loss}
-        return {"var": var, "chosen": self.chosen, "settings": self.settings, "scores": self.scores}
+        return {**vars(self), "var": self.var.to_tree()}
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Selection:
         """Read what `to_tree` gave."""
-        return cls(VAR(**tree["var"]), tree["chosen"], tree["settings"], tree["scores"])
+        return cls(VAR.from_tree(tree["var"]), tree["chosen"], tree["settings"], tree["scores"])
 
     def robust(self, values: Array) -> Selection:
         """Return the setting of lowest held-out error among those with the Huber loss, fitted on rows `(n, I)`."""
@@ -118,7 +140,7 @@ def fit_var(values: Array, order: int, *, ridge: float = 0.0) -> VAR:
         DataError: there are too few rows.
     """
     design, target = _checked(values, order, ridge)
-    return _unpack(_least_squares(design, target, ridge), order, "squared")
+    return unpack(fit_rows(design, target, ridge=ridge), order, "squared")
 
 
 def fit_var_robust(values: Array, order: int, *, ridge: float = 0.0, delta: float = DELTA) -> VAR:
@@ -131,12 +153,24 @@ def fit_var_robust(values: Array, order: int, *, ridge: float = 0.0, delta: floa
         delta: residuals beyond it count linearly, in standard deviations.
     """
     design, target = _checked(values, order, ridge)
-    return _unpack(
-        huber(design, target, _least_squares(design, target, ridge), ridge=ridge, delta=delta), order, "huber"
-    )
+    return unpack(fit_rows(design, target, ridge=ridge, loss="huber", delta=delta), order, "huber")
 
 
 FITS = {"squared": fit_var, "huber": fit_var_robust}
+
+
+def exponential_average(values: Array, centre: float) -> Array:
+    """Return e_t = e_{t-1} + (x_t - e_{t-1}) / (1 + centre) from e_{-1} = 0, shape `(n, I)`.
+
+    Args:
+        values: x, shape `(n, I)`.
+        centre: of mass of the weights: the mean age, in rows, of what is averaged.
+    """
+    averages, average = np.empty_like(values), np.zeros(values.shape[1])
+    for row, value in enumerate(values):
+        average = average + (value - average) / (1 + centre)
+        averages[row] = average
+    return averages
 
 
 def lagged(values: Array, order: int) -> tuple[Array, Array]:
@@ -144,6 +178,23 @@ def lagged(values: Array, order: int) -> tuple[Array, Array]:
     n = len(values)
     lags = [values[order - 1 - lag : n - 1 - lag] for lag in range(order)]
     return np.concatenate([np.ones((n - order, 1)), *lags], axis=1), values[order:]
+
+
+def fit_rows(design: Array, target: Array, *, ridge: float = 0.0, loss: str = "squared", delta: float = DELTA) -> Array:
+    """Fit a linear regression of several equations; loss and ridge as in `fit_var`.
+
+    Args:
+        design: a constant and the regressors, shape `(n, D)`.
+        target: shape `(n, I)`.
+        ridge: strength per observation.
+        loss: `squared` or `huber`.
+        delta: of the Huber loss, in standard deviations.
+
+    Returns:
+        Coefficients, shape `(D, I)`, those of the constant first.
+    """
+    beta = _least_squares(design, target, ridge)
+    return huber(design, target, beta, ridge=ridge, delta=delta) if loss == "huber" else beta
 
 
 def huber(
@@ -259,9 +310,39 @@ def _fold_errors(
 ) -> Iterator[tuple[str, float, float]]:
     """Yield loss, ridge and held-out mean squared error for every fold of one order."""
     design, target = lagged(values, order)
-    edges = np.linspace(first, len(values), folds + 1).astype(int) - order  # as rows of the design
-    for start, stop in pairwise(edges):
-        keep = np.r_[0:start, min(stop + order, len(target)) : len(target)]
+    blocks = cut_blocks(first - order, len(target), folds)
+    for loss, ridge, block, forecasts in held_out(design, target, blocks, order, ridges, losses):
+        yield loss, ridge, float(((target[block] - forecasts) ** 2).mean())
+
+
+def cut_blocks(start: int, stop: int, folds: int = FOLDS) -> list[slice]:
+    """Cut rows into contiguous blocks of nearly equal length."""
+    return [slice(*edges) for edges in pairwise(np.linspace(start, stop, folds + 1).astype(int).tolist())]
+
+
+def held_out(
+    design: Array,
+    target: Array,
+    blocks: Sequence[slice],
+    gap: int,
+    ridges: Sequence[float] = RIDGES,
+    losses: Sequence[str] = ("squared", "huber"),
+) -> Iterator[tuple[str, float, slice, Array]]:
+    """Forecast each block of rows by regressions that were fitted without it.
+
+    Args:
+        design: a constant and the regressors, shape `(n, D)`.
+        target: shape `(n, I)`.
+        blocks: rows that are held out together.
+        gap: rows after a block that are left out as well, since their regressors read the block.
+        ridges: strengths per observation.
+        losses: `squared`, `huber`, or both.
+
+    Yields:
+        Loss, ridge, block and the block's forecasts, `(rows, I)`, for each block, ridge and loss.
+    """
+    for block in blocks:
+        keep = np.r_[0 : block.start, min(block.stop + gap, len(target)) : len(target)]
         x, y = design[keep], target[keep]
         gram, cross = x.T @ x, x.T @ y
         warm: Array | None = None
@@ -273,8 +354,7 @@ def _fold_errors(
                     warm = beta = huber(
                         x, y, beta if warm is None else warm, ridge=ridge, solver=solver, tolerance=1e-3, rounds=20
                     )
-                residual = target[start:stop] - design[start:stop] @ beta
-                yield loss, ridge, float((residual**2).mean())
+                yield loss, ridge, block, design[block] @ beta
 
 
 def _checked(values: Array, order: int, ridge: float) -> tuple[Array, Array]:
@@ -308,7 +388,8 @@ def _penalty(design: Array, ridge: float) -> Array:
     return np.diag(diagonal)
 
 
-def _unpack(beta: Array, order: int, loss: str) -> VAR:
+def unpack(beta: Array, order: int, loss: str, centres: tuple[float, ...] = ()) -> VAR:
+    """Return a regression's coefficients `(1 + (p + L) * I, I)` as a VAR: constant, p lags, L averages."""
     series = beta.shape[1]
-    coefficients = beta[1:].reshape(order, series, series).transpose(0, 2, 1)
-    return VAR(beta[0].copy(), np.ascontiguousarray(coefficients), loss)
+    blocks = np.ascontiguousarray(beta[1:].reshape(-1, series, series).transpose(0, 2, 1))
+    return VAR(beta[0].copy(), blocks[:order], loss, blocks[order:], centres)

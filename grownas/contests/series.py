@@ -15,6 +15,9 @@ import numpy as np
 import torch
 
 from grownas.backbone import Backbone
+from grownas.baselines.combination import Combination, combine_by_folds
+from grownas.baselines.har import fit_har, select_har
+from grownas.baselines.har import parameters as har_parameters
 from grownas.baselines.naive import zero_forecast
 from grownas.baselines.recurrent import (
     GRUOnVAR,
@@ -42,16 +45,18 @@ class SeriesContest(Contest):
     """What the grown cell and the baselines are given.
 
     Attributes:
-        selection: the VAR chosen by blocked folds, see `baselines.var.select_by_folds`.
+        selection: the VAR chosen by blocked folds, see `baselines.combination` and `baselines.var.select_by_folds`.
         selection_seconds: how long that took.
+        orders: of the single VAR that folds choose among.
         build: builds the start for each node's ops at a VAR (None: at random weights), from a generator.
         hidden_size: of a cell that is trained from random weights.
         at_var: whether growth starts at the VAR.
         hidden_sizes, losses: what `lstm` and `gru` choose from, beside the size with the grown cell's parameters.
     """
 
-    selection: Selection
+    selection: Selection | Combination
     selection_seconds: float
+    orders: tuple[int, ...]
     build: Callable[[Sequence[Ops], VAR | None, torch.Generator], Any]
     hidden_size: int
     at_var: bool
@@ -74,14 +79,20 @@ class SeriesContest(Contest):
             given: the other attributes of every contest.
         """
         rows, at_var = task.values[task.rows("train")], config.start.use == "var"
-        orders = range(1, _highest_order(config, task) + 1)
-        done = journal.remember("selection", lambda: select_by_folds(rows, orders=orders).to_tree())
-        selection = Selection.from_tree(done)
+        room = _room(config, task)
+        orders = tuple(range(1, min(config.start.max_order, room or config.start.max_order) + 1))
+        selection: Selection | Combination
+        if config.start.rule == "combined":
+            done = journal.remember("selection", lambda: combine_by_folds(rows, blocks=room).to_tree())
+            selection = Combination.from_tree(done)
+        else:
+            done = journal.remember("selection", lambda: select_by_folds(rows, orders=orders).to_tree())
+            selection = Selection.from_tree(done)
         if task.loss_name == "auto":
             task = task.with_loss(selection.var.loss if at_var else "squared")
         hidden_size = config.space.hidden_size
         if hidden_size == "auto":
-            hidden_size = hidden_size_for(selection.order if at_var else 1, task.input_size)
+            hidden_size = hidden_size_for(selection.var.blocks if at_var else 1, task.input_size)
         space = given["space"]
 
         def build(nodes: Sequence[Ops], var: VAR | None, generator: torch.Generator) -> Any:
@@ -102,6 +113,7 @@ class SeriesContest(Contest):
             journal=journal,
             selection=selection,
             selection_seconds=done["seconds"],
+            orders=orders,
             build=build,
             hidden_size=hidden_size,
             at_var=at_var,
@@ -174,11 +186,11 @@ class SeriesContest(Contest):
         return {"free_running": free_running(model, task.tensor("test"))}
 
 
-def _highest_order(config: Config, task: Any) -> int:
-    """Return the highest order that folds may try: one whose register fits into a hidden size that is given."""
+def _room(config: Config, task: Any) -> int | None:
+    """Return how many lags and averages a start may read, where a hidden size is given into which they must fit."""
     if config.start.use == "random" or config.space.hidden_size == "auto":
-        return config.start.max_order
-    return min(config.start.max_order, config.space.hidden_size // int(task.input_size))
+        return None
+    return int(config.space.hidden_size // task.input_size)
 
 
 def zero(contest: SeriesContest) -> Score:
@@ -203,19 +215,38 @@ def var(contest: SeriesContest) -> Score:
 
 
 def var_robust(contest: SeriesContest) -> Score:
-    """Fit a VAR by the Huber loss, ridge and order chosen by the blocked folds that also chose the start."""
-    rows = contest.task.values[: contest.fit_end]
-    score = _fitted_var(contest, "var_robust", lambda: contest.selection.robust(rows))
-    return replace(score, seconds=contest.selection_seconds)
+    """Fit a VAR by the Huber loss, ridge and order chosen by blocked folds; those of the start where they chose it."""
+    values, rows = contest.task.values, contest.task.values[: contest.fit_end]
+    if isinstance(contest.selection, Selection):
+        chosen = contest.selection
+        score = _fitted_var(contest, "var_robust", lambda: chosen.robust(rows))
+        return replace(score, seconds=contest.selection_seconds)
+    known = values[contest.task.rows("train")]
+    return _fitted_var(contest, "var_robust", lambda: select_by_folds(known, orders=contest.orders).robust(rows))
 
 
-def _fitted_var(contest: SeriesContest, name: str, fit: Callable[[], Selection]) -> Score:
+def har(contest: SeriesContest) -> Score:
+    """Fit a heterogeneous autoregression by least squares, its ridge chosen by blocked folds."""
+    values = contest.task.values
+
+    def fit() -> Selection:
+        selected = select_har(values[contest.task.rows("train")])
+        return replace(selected, var=fit_har(values[: contest.fit_end], ridge=selected.chosen["ridge"]))
+
+    return _fitted_var(contest, "har", fit, har_parameters(contest.task.input_size))
+
+
+def _fitted_var(
+    contest: SeriesContest, name: str, fit: Callable[[], Selection], parameters: int | None = None
+) -> Score:
+    """Fit once and score; `parameters` where not all numbers of the VAR were fitted."""
+
     def work() -> dict[str, Any]:
         found = fit()
         forecasts = found.var.forecast(contest.task.values)
         return {
             "forecasts": forecasts,
-            "params": found.var.parameters,
+            "params": parameters or found.var.parameters,
             "settings": found.settings,
             "chosen": found.chosen,
         }
@@ -270,12 +301,12 @@ def gru_var(contest: SeriesContest) -> Score:
     task, var = contest.task, contest.selection.var
     units = max(contest.hidden_sizes)
     if contest.params:
-        register = var.order * task.input_size
+        register = var.blocks * task.input_size
         units = hidden_size_for_parameters("gru", task.input_size, task.input_size, contest.params, register=register)
 
     def build(var: VAR) -> Any:
         generator = contest.draw("gru_var")
-        core = GRUOnVAR(task.input_size, units, var.order, generator=generator)
+        core = GRUOnVAR(task.input_size, units, var.order, var.centres, generator=generator)
         return start_gru_at_var(task.model(core, generator=generator), var)
 
     trained = train_by_pulls(contest, "gru_var", build(var))
@@ -349,6 +380,7 @@ BASELINES: dict[str, Callable[[SeriesContest], Score]] = {
     "var1": var1,
     "var": var,
     "var_robust": var_robust,
+    "har": har,
     "lstm": lstm,
     "gru": gru,
     "gru_var": gru_var,

@@ -21,6 +21,7 @@ MODELS = {  # name -> what it is, in words
     "var1": "VAR(1), least squares",
     "var": "VAR, order chosen on validation",
     "var_robust": "VAR, loss, ridge and order by blocked folds",
+    "har": "last value, means of 5 and 22 days, ridge by blocked folds",
     "lstm": "long short-term memory",
     "gru": "gated recurrent units",
     "gru_var": "GRU beside the same start",

@@ -34,6 +34,7 @@ class Options(Section):
         "end",
         "cache",
         "data_seed",
+        "subpanel",
         *PLANTED,
     )  # data come from
 
@@ -52,6 +53,9 @@ class Options(Section):
     data_seed: Annotated[Whole, about("of synthetic panels")] = 1
     planted_nodes: Annotated[Nodes, about("of the cell that makes the panel planted")] = synthetic.NODES
     planted_units: Annotated[Units, about("its hidden size")] = synthetic.UNITS
+    subpanel: Annotated[Whole | None, about("number of a sub-panel that is drawn from the data; null: all of them")] = (
+        None
+    )
     difference: Annotated[Series, about("series to difference; `ranges`: all range series")] = ()
     longest_still: Annotated[
         Count, about("rows in a row that a series may not move; one that stands still for longer is dropped")

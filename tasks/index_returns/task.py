@@ -19,6 +19,7 @@ from grownas.tasks.index_returns import metrics, sources
 from grownas.tasks.index_returns.cleaning import Panel, Table, clean_moving
 from grownas.tasks.index_returns.losses import LOSSES, calmness
 from grownas.tasks.index_returns.options import Options
+from grownas.tasks.index_returns.subpanel import draw_subpanel
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -128,9 +129,15 @@ class IndexReturns:
             return {"train": slice(0, val), "val": slice(val, test), "test": slice(test, rows)}
 
         panel = clean_moving(table, options.difference, cut=cut, longest_still=options.longest_still, only=only)
+        if options.subpanel is not None:
+            panel = draw_subpanel(panel, options.subpanel)
         val = cut(len(panel.returns))["val"]
         sizes = val.start, val.stop - val.start
-        return cls(options, panel, table.source, *sizes, options.loss, architecture_share, table=table)
+        task = cls(options, panel, table.source, *sizes, options.loss, architecture_share, table=table)
+        flat = [name for name, sd in zip(panel.names, task.sd, strict=True) if not sd > 0]
+        if flat:  # in the rows of a sub-panel; those of the whole were looked at
+            raise DataError(f"{table.source}: {', '.join(flat)} constant over the training part; remove the column")
+        return task
 
     @property
     def input_size(self) -> int:

@@ -91,7 +91,7 @@ def test_all_problems_are_said_at_once(tmp_path):
     headline, *lines = problems("name=../x", "nonsense", config=path)
     assert headline == f"{path}: 9 problems"
     assert sorted(lines) == [
-        "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, lstm, gru, gru_var, random; "
+        "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, har, lstm, gru, gru_var, random; "
         "did you mean lstm?",
         "name: expected the name of one folder (runs=DIR sets the place), got '../x'",
         "nonsense: expected section.key=value",
@@ -347,11 +347,11 @@ def test_an_empty_file_stands_for_all_defaults(tmp_path):
 CHANGES = {  # another valid value for every key
     "task": {
         "data": "planted", "tickers": ["^X"], "start": "2011-01-01", "end": "2012-01-01", "cache": "/c",
-        "data_seed": 2, "planted_nodes": 2, "planted_units": 32,
+        "data_seed": 2, "subpanel": 3, "planted_nodes": 2, "planted_units": 32,
         "difference": ["a"], "longest_still": 20, "train": 0.6, "val": 0.1, "loss": "huber", "batches": "windows",
         "streams": 8, "bptt": 10, "context": 50,
     },
-    "start": {"use": "random", "nodes": 2, "max_order": 5},
+    "start": {"use": "random", "rule": "single", "nodes": 2, "max_order": 5},
     "space": {
         "combine": ["add"], "activation": ["tanh"], "hidden_size": 16, "highway": True, "share_projection": True,
     },
@@ -373,7 +373,7 @@ CHANGES = {  # another valid value for every key
         "decay": "linear", "non_monotone": 3, "grown": False, "epochs": 3, "patience": 3,
     },
     "baselines": {"use": ["gru"], "compare": ["random"], "hidden_sizes": [4], "losses": ["huber"]},
-    "refit": True, "seed": 9, "seeds": [8, 9], "workers": 3, "threads": 2, "device": "cuda", "bf16": True,
+    "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "threads": 2, "device": "cuda", "bf16": True,
     "backend": "torch", "runs": "elsewhere",
     "name": "mine", "quiet": True, "checkpoint_seconds": 3.0,
 }  # fmt: skip
@@ -401,7 +401,7 @@ def test_the_fingerprint_tells_what_changes_a_result(key, value):
         "index_returns/growing", [*needed, f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"]
     )
     assert after != before
-    ignored = key in ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds")
+    ignored = key in ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds", "panels")
     assert (after.fingerprint() == before.fingerprint()) == ignored
     assert ignored == (key in WHERE_AND_HOW)
 

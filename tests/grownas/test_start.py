@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from grownas.backbone import Backbone
-from grownas.baselines.var import fit_var, fit_var_robust
+from grownas.baselines.combination import combine_by_folds
+from grownas.baselines.var import VAR, fit_var, fit_var_robust
 from grownas.errors import ConfigError
 from grownas.morphisms import is_carrier, with_carrier
 from grownas.ops import DEFAULT_OPS
@@ -83,6 +84,47 @@ def test_the_untrained_forecasts_are_the_vars(values, dtype, switches, order, no
     model = build(dtype, nodes=[DEFAULT_OPS] * nodes, var=var, **switches)
     assert len(model.core.nodes) == nodes
     np.testing.assert_allclose(forecasts(model, values), var.forecast(values), rtol=0, atol=TOLERANCE[dtype])
+
+
+def with_averages(order, centres, seed=0):
+    """A VAR with averages, its coefficients drawn."""
+    rng = np.random.default_rng(seed)
+    blocks = 0.3 * rng.normal(size=(order + len(centres), SERIES, SERIES))
+    return VAR(rng.normal(size=SERIES), blocks[:order], "squared", blocks[order:], centres)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize(("order", "centres"), [(1, (2.0, 10.0)), (2, (5.0,)), (3, (1.0, 5.0, 25.0)), (1, (0.0,))])
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_the_untrained_forecasts_are_those_of_a_var_with_averages(values, dtype, switches, order, centres, nodes):
+    var = with_averages(order, centres)
+    model = build(dtype, nodes=[DEFAULT_OPS] * nodes, hidden=20, var=var, **switches)
+    np.testing.assert_allclose(forecasts(model, values), var.forecast(values), rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("hidden", [12, 13, 40])
+@pytest.mark.parametrize("share", [0.1, 0.9])
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_the_untrained_forecasts_are_those_of_a_combination(values, hidden, share, switches):
+    """Free units and the carrier's share do not matter; the combination is the weighted sum of its parts' forecasts."""
+    found = combine_by_folds(values, ridges=(0.01, 0.3), losses=("squared",))
+    parts = sum(w * part.fit(values).forecast(values) for w, part in zip(found.weights, found.parts, strict=True))
+    model = build(var=found.var, hidden=hidden, carrier_share=share, **switches)
+    np.testing.assert_allclose(forecasts(model, values), parts, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_leaky_units_hold_the_averages(values, switches):
+    """h_t = [x_t, x_{t-1}, e^1_t, e^2_t, free units], where a step takes 1 / (1 + centre) of the input."""
+    model = build(var=with_averages(2, (2.0, 10.0)), hidden=15, **switches)
+    with torch.no_grad():
+        h = model.core(torch.from_numpy(values).unsqueeze(1))[0].squeeze(1).numpy()
+    for number, kept in enumerate((2 / 3, 10 / 11)):
+        wanted = np.zeros(SERIES)
+        for row, value in enumerate(values):
+            wanted = kept * wanted + (1 - kept) * value
+            np.testing.assert_allclose(h[row, 6 + 3 * number : 9 + 3 * number], wanted, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("hidden", [6, 7, 40])
@@ -169,10 +211,16 @@ def test_too_few_units_are_refused_with_the_number_needed(values):
         build(var=fit_var(values, 3), hidden=8)
 
 
+def test_too_few_units_for_the_averages_are_refused_with_the_number_needed(values):
+    message = r"VAR\(1\) and 2 averages of 3 series needs 9 hidden units, space.hidden_size is 8; raise"
+    with pytest.raises(ConfigError, match=message):
+        build(var=with_averages(1, (2.0, 10.0)), hidden=8)
+
+
 @pytest.mark.parametrize(
-    ("order", "series", "hidden"),
+    ("blocks", "series", "hidden"),
     [(1, 1, 16), (1, 12, 16), (4, 4, 16), (1, 17, 34), (8, 4, 64), (3, 20, 64), (8, 8, 64), (10, 12, 120)],
 )
-def test_the_rule_for_the_hidden_size(order, series, hidden):
-    """16 while p*I <= 16, else twice p*I up to 64, never below p*I."""
-    assert hidden_size_for(order, series) == hidden
+def test_the_rule_for_the_hidden_size(blocks, series, hidden):
+    """16 while the register fits, else twice the register up to 64, never below it."""
+    assert hidden_size_for(blocks, series) == hidden

@@ -649,7 +649,9 @@ def test_the_moving_average_is_evaluated_and_kept(copy_task, make_model):
     task, watch = copy_task(), Watch()
     recipe = replace(QUICK, epochs=1, patience=None, average=0.5)
     done = fit(make_model(task), task, recipe, seed=0, monitor=watch)
-    paths = [snapshot for before, snapshot in pairwise([{"step": 0}, *watch.snapshots]) if snapshot["step"] > before["step"]]
+    paths = [
+        snapshot for before, snapshot in pairwise([{"step": 0}, *watch.snapshots]) if snapshot["step"] > before["step"]
+    ]
     name = "readout.weight"
     mean = paths[0]["model"][name]
     for snapshot in paths[1:]:

@@ -109,7 +109,7 @@ def test_no_neighbour_comes_nearer(kind, wanted):
 def test_the_output_holds_the_register_and_then_the_gru():
     core = GRUOnVAR(3, 5, 3, generator=seeded()).double()
     x = sequence(6)
-    out, (past, state) = core(x)
+    out, (past, averages, state) = core(x)
     assert core.hidden_size == out.shape[-1] == 3 * 3 + 5
     for lag in range(3):
         block = out[..., 3 * lag : 3 * lag + 3]
@@ -119,21 +119,39 @@ def test_the_output_holds_the_register_and_then_the_gru():
     assert torch.equal(out[..., 9:], judge)
     assert torch.equal(state, last)
     assert torch.equal(past, x[-2:])
+    assert averages.shape == (0, *x.shape[1:])
+
+
+def test_averages_follow_the_lags():
+    core = GRUOnVAR(3, 5, 2, (2.0, 10.0), generator=seeded()).double()
+    x = sequence(9)
+    out, _ = core(x)
+    assert core.hidden_size == out.shape[-1] == 4 * 3 + 5
+    for number, centre in enumerate((2.0, 10.0)):
+        kept = centre / (1 + centre)
+        ages = torch.arange(9.0, dtype=torch.float64).flip(0).reshape(-1, 1, 1)
+        wanted = (x * kept**ages / (1 + centre)).sum(0)  # of the last row, in closed form
+        torch.testing.assert_close(out[-1][..., 6 + 3 * number : 9 + 3 * number], wanted, rtol=0, atol=1e-14)
 
 
 @settings(max_examples=25, deadline=None)
-@given(order=st.integers(1, 5), cuts=st.lists(st.integers(1, 11), max_size=5, unique=True))
-def test_the_state_carried_over_windows_equals_one_pass(order, cuts):
-    core = GRUOnVAR(3, 4, order, generator=seeded()).double()
+@given(
+    order=st.integers(1, 5),
+    cuts=st.lists(st.integers(1, 11), max_size=5, unique=True),
+    centres=st.sampled_from([(), (2.0,), (2.0, 10.0)]),
+)
+def test_the_state_carried_over_windows_equals_one_pass(order, cuts, centres):
+    core = GRUOnVAR(3, 4, order, centres, generator=seeded()).double()
     x = sequence(12)
-    whole, (past, state) = core(x)
+    whole, (past, averages, state) = core(x)
     pieces, hidden = [], None
     for piece in x.tensor_split(sorted(cuts)):  # windows may be shorter than the register
         out, hidden = core(piece, hidden)
         pieces.append(out)
     torch.testing.assert_close(torch.cat(pieces), whole, rtol=0, atol=1e-14)
     assert torch.equal(hidden[0], past)
-    torch.testing.assert_close(hidden[1], state, rtol=0, atol=1e-14)
+    torch.testing.assert_close(hidden[1], averages, rtol=0, atol=1e-14)
+    torch.testing.assert_close(hidden[2], state, rtol=0, atol=1e-14)
 
 
 def test_the_future_changes_nothing_before_it():
@@ -188,3 +206,19 @@ def test_the_gru_is_reached_by_the_gradient_from_the_second_step_on():
     assert (readout > 0).all()
     moved, _ = step()
     assert min(moved) > 0
+
+
+def test_forecasts_equal_those_of_a_var_with_averages():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(120, 3))
+    var = VAR(rng.normal(size=3), rng.normal(size=(2, 3, 3)), "squared", rng.normal(size=(2, 3, 3)), (2.0, 10.0))
+    core = GRUOnVAR(3, 5, 2, (2.0, 10.0), generator=seeded())
+    model = start_gru_at_var(Model(core, 3).double(), var)
+    forecasts, _ = model(torch.from_numpy(values).unsqueeze(1))
+    np.testing.assert_allclose(forecasts[:, 0].detach().numpy(), var.forecast(values), rtol=0, atol=1e-10)
+
+
+def test_a_register_of_other_averages_is_refused():
+    var = VAR(np.zeros(3), np.zeros((2, 3, 3)), "squared", np.zeros((1, 3, 3)), (5.0,))
+    with pytest.raises(ConfigError, match=r"holds averages with centres \(\), the VAR has \(5.0,\)"):
+        start_gru_at_var(made(order=2), var)

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from grownas.baselines import NAMES
-from grownas.baselines.var import VAR, Selection, fit_var_robust
+from grownas.baselines.combination import CENTRES, Combination, Part, combine_by_folds, weighted_sum
+from grownas.baselines.har import fit_har, select_har
+from grownas.baselines.var import VAR, Selection, fit_var_robust, select_by_folds
+from grownas.config import load
 from grownas.contests.common import generator_for, train_and_choose
 from grownas.contests.series import BASELINES, SeriesContest, random_search, refit_by_pull, train_by_pulls
 from grownas.protocols import Evaluation
@@ -101,6 +104,7 @@ def contest(journal=None, **changes):
         "journal": journal or Journal(),
         "selection": Selection(var, {"loss": "squared", "order": 2, "ridge": 0.0}, 180),
         "selection_seconds": 7.0,
+        "orders": (1, 2),
         "build": lambda nodes, var, generator: named(3.0),
         "hidden_size": 4,
         "at_var": True,
@@ -183,6 +187,95 @@ def test_var_robust_is_the_best_huber_setting_whatever_the_start_is():
     np.testing.assert_allclose(score.forecasts(), ahead[TRAIN - 1 : -1], rtol=0, atol=1e-10)
     assert (score.seconds, score.settings) == (7.0, 2)
     assert score.chosen == {"loss": "huber", "order": 1, "ridge": 0.3}
+
+
+def test_var_robust_has_folds_of_its_own_where_the_start_is_a_combination():
+    values = FakeTask().values
+    journal = Journal()
+    score = BASELINES["var_robust"](contest(journal, selection=combine_by_folds(values[:TRAIN]), orders=(1, 2, 3)))
+    judge = select_by_folds(values[:TRAIN], orders=(1, 2, 3)).robust(values[:TRAIN])
+    np.testing.assert_array_equal(score.forecasts(), judge.var.forecast(values)[TRAIN - 1 : -1])
+    assert (score.chosen, score.settings) == (judge.chosen, 3 * 9)
+    assert (score.seconds, journal.remembered) == (0.5, ["var_robust"])  # the choice is a part of what is timed
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_har_chooses_its_ridge_on_the_training_part_and_learns_from_what_may_be_known(refit):
+    values, journal = FakeTask().values, Journal()
+    score = BASELINES["har"](contest(journal, refit=refit))
+    chosen = select_har(values[:TRAIN]).chosen
+    judge = fit_har(values[: TRAIN + VAL if refit else TRAIN], ridge=chosen["ridge"])
+    np.testing.assert_array_equal(score.forecasts(), judge.forecast(values)[TRAIN - 1 : -1])
+    assert (score.chosen, score.settings, score.params) == (chosen, 9, SERIES + 3 * SERIES**2)
+    assert (score.seconds, journal.remembered) == (0.5, ["har"])
+
+
+# ---- the start
+
+
+def entered(*overrides, journal=None):
+    """Enter the contest of a config with the fake task."""
+    config = load("index_returns/growing", ["baselines.hidden_sizes=[2]", *overrides])
+    given = {name: getattr(contest(), name) for name in ("growth", "space", "recipe", "seed")}
+    task = FakeTask(loss="auto")
+    return SeriesContest.enter(config, journal or Journal(), task, **given)
+
+
+def test_growth_starts_at_a_combination_by_default():
+    found, judge = entered(), combine_by_folds(FakeTask().values[:TRAIN])
+    assert isinstance(found.selection, Combination)
+    np.testing.assert_array_equal(found.selection.var.coefficients, judge.var.coefficients)
+    assert found.selection.chosen == judge.chosen
+    assert found.task.loss_name == judge.var.loss
+    assert (found.hidden_size, found.selection_seconds) == (16, 0.5)
+
+
+def test_the_control_starts_at_a_single_var():
+    found = entered("start.rule=single", "start.max_order=3")
+    judge = select_by_folds(FakeTask().values[:TRAIN], orders=(1, 2, 3))
+    assert isinstance(found.selection, Selection)
+    assert found.selection.chosen == judge.chosen
+    assert found.task.loss_name == judge.var.loss
+    assert found.orders == (1, 2, 3)
+
+
+@pytest.mark.parametrize(("hidden", "blocks"), [(2, 1), (5, 2), (7, 3), (8, 4)])
+def test_the_start_fits_into_a_hidden_size_that_is_given(hidden, blocks):
+    found = entered(f"space.hidden_size={hidden}")
+    assert found.selection.var.blocks <= blocks
+    assert found.hidden_size == hidden
+    assert max(found.orders) == blocks
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_the_gru_starts_where_growth_starts(refit):
+    """Its register holds the averages, too."""
+    seen = []
+
+    class Watched(Journal):
+        def fit(self, key, model, *args, **options):
+            seen.append(model)
+            return super().fit(key, model, *args, **options)
+
+    values = FakeTask().values
+    parts, weights = (Part(1, CENTRES, "squared", 0.1), Part(2, (), "squared", 0.1)), np.array([[0.5] * 2, [0.25] * 2])
+    total = weighted_sum([part.fit(values[:TRAIN]) for part in parts], weights)
+    selection = Combination(total, parts, weights, (1.0, 1.0), 2)
+
+    def model(core, *, generator):
+        made = Model(core)
+        made.readout = nn.Linear(core.hidden_size, SERIES)
+        made.says = 3.0
+        return made
+
+    given = contest(Watched(), selection=selection, refit=refit)
+    given.task.model = model
+    given.task.with_refit = lambda: given.task
+    BASELINES["gru_var"](given)
+    start, rows = seen[-1 if refit else 0], TRAIN + VAL if refit else TRAIN
+    with torch.no_grad():
+        ahead = start.double().readout(start.core(torch.from_numpy(values)[:, None])[0])[:, 0]
+    np.testing.assert_allclose(ahead, selection.refit(values[:rows]).forecast(values), rtol=0, atol=1e-5)
 
 
 # ---- trained baselines

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from grownas.baselines.combination import combine_by_folds
+from grownas.baselines.har import select_har
 from grownas.baselines.naive import zero_forecast
 from grownas.baselines.var import fit_var, select_by_folds, select_by_validation
 from grownas.cells.cell import GrownRNN
@@ -194,6 +196,8 @@ FITTED = {  # name -> what may be known beside the training part, and the foreca
         TRAIN,
         lambda values: select_by_folds(values[:TRAIN], orders=range(1, 3), ridges=(0.0, 0.1)).var.forecast(values),
     ),
+    "har": (TRAIN, lambda values: select_har(values[:TRAIN], ridges=(0.0, 0.1)).var.forecast(values)),
+    "start": (TRAIN, lambda values: combine_by_folds(values[:TRAIN], ridges=(0.01, 0.1)).var.forecast(values)),
 }
 
 

@@ -1,0 +1,256 @@
+"""A linear start that is rarely worse than the simple models: two regressions, weighted by their held-out forecasts.
+
+Both are chosen by blocked folds: a VAR of low order, and a VAR(1) beside two exponential averages, which is what a
+heterogeneous autoregression becomes when its means are exponential (HExp). Their weighted sum is again a VAR. The
+weights are those of the prior, which shrinks forecasts towards the mean, unless held-out rows clearly prefer others,
+as they do where much can be forecast.
+
+References:
+    Bollerslev, Hood, Huss & Pedersen (2018), Risk everywhere: modeling and managing volatility (HExp).
+    Breiman, Friedman, Olshen & Stone (1984), Classification and regression trees (the one-standard-error rule).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from grownas.baselines.var import (
+    FITS,
+    FOLDS,
+    RIDGES,
+    VAR,
+    cut_blocks,
+    exponential_average,
+    fit_rows,
+    held_out,
+    lagged,
+    unpack,
+    usable_orders,
+)
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+CENTRES = (2.0, 10.0)  # rows: about the mean ages in HAR's means of 5 and 22 rows
+WARM_UP = 22  # rows read before the averages are trusted, and left out after a held-out block: 12 % of it remains
+HIGHEST = 2  # order of the VAR
+PRIOR_AVERAGES, PRIOR_VAR = 0.5, 0.25  # weights where held-out rows say nothing; the rest is the forecast of zero
+STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the pull towards the prior, per observation
+
+
+class Part(NamedTuple):
+    """One regression of the combination: its order, the centres of its averages, and what folds chose for it."""
+
+    order: int
+    centres: tuple[float, ...]
+    loss: str
+    ridge: float
+
+    def __str__(self) -> str:
+        averages = f" centres={','.join(f'{centre:g}' for centre in self.centres)}" if self.centres else ""
+        return f"{self.loss} p={self.order}{averages} ridge={self.ridge:g}"
+
+    def fit(self, values: Array) -> VAR:
+        """Fit it on all rows, shape `(n, I)`."""
+        if not self.centres:
+            return FITS[self.loss](values, self.order, ridge=self.ridge)
+        design, target = _regression(values, self.order, self.centres, WARM_UP)
+        beta = fit_rows(design, target, ridge=self.ridge, loss=self.loss)
+        return unpack(beta, self.order, self.loss, self.centres)
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A weighted sum of VARs and how it was chosen; serves where a `var.Selection` does.
+
+    Attributes:
+        var: the sum, which is a VAR again.
+        parts: what is summed.
+        weights: of each part for each series, shape `(parts, I)`, none negative.
+        strengths: of the pull towards the prior, for each series.
+        settings: how many regressions were tried.
+        scores: held-out mean squared error of each, by name.
+    """
+
+    var: VAR
+    parts: tuple[Part, ...]
+    weights: Array
+    strengths: tuple[float, ...]
+    settings: int
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, in plain values."""
+        weights = {str(part): row.round(3).tolist() for part, row in zip(self.parts, self.weights, strict=True)}
+        return {"loss": self.var.loss, "order": self.var.order, "centres": list(self.var.centres), "weights": weights}
+
+    def refit(self, values: Array) -> VAR:
+        """Return the sum of the same parts with the same weights, fitted on other rows, shape `(n, I)`."""
+        return weighted_sum([part.fit(values) for part in self.parts], self.weights)
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return plain values and arrays; the inverse of `from_tree`."""
+        return {**vars(self), "var": self.var.to_tree(), "parts": [tuple(part) for part in self.parts]}
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> Combination:
+        """Read what `to_tree` gave."""
+        parts = tuple(
+            Part(order, tuple(centres), loss, ridge) for order, centres, loss, ridge in map(tuple, tree["parts"])
+        )
+        named = {key: tree[key] for key in ("weights", "settings", "scores")}
+        return cls(VAR.from_tree(tree["var"]), parts, strengths=tuple(tree["strengths"]), **named)
+
+
+def combine_by_folds(
+    values: Array,
+    *,
+    blocks: int | None = None,
+    ridges: Sequence[float] = RIDGES,
+    losses: Sequence[str] = ("squared", "huber"),
+    folds: int = FOLDS,
+) -> Combination:
+    """Choose the parts and their weights by blocked folds, then fit the parts on all rows.
+
+    The parts are chosen as `var.select_by_folds` chooses. Then each series' weights minimise the squared error of the
+    held-out forecasts plus a pull towards the prior, see `shrunken_weights`. Averages are left out where the training
+    rows are too few for them, or the register too small.
+
+    Args:
+        values: training rows only, shape `(n, I)`, standardised.
+        blocks: most vectors of `(I,)` that the sum may read, lags and averages together; None for no limit.
+        ridges: candidates, per observation.
+        losses: candidates.
+        folds: how many blocks of rows.
+
+    Raises:
+        DataError: there are too few rows even for a VAR(1).
+    """
+    room = HIGHEST + len(CENTRES) if blocks is None else blocks
+    rows, series = values.shape
+    columns = 1 + (1 + len(CENTRES)) * series
+    with_averages = room > len(CENTRES) and (rows - WARM_UP) * (folds - 2) // folds > columns
+    highest = max(1, min(HIGHEST, room - len(CENTRES) * with_averages))
+    orders = usable_orders(rows, series, range(1, highest + 1), folds)
+    first = WARM_UP if with_averages else max(orders)  # all parts forecast the same targets
+    held_out_rows = cut_blocks(0, rows - first, folds)
+    target, scores = values[first:], {}
+    kinds = [[(order, ()) for order in orders]]  # one part is chosen of each
+    if with_averages:
+        kinds.insert(0, [(1, CENTRES)])
+    parts, forecasts = [], []
+    for kind in kinds:
+        found = {}
+        for order, centres in kind:
+            design, _ = _regression(values, order, centres, first)
+            gap = WARM_UP if centres else order
+            for loss, ridge, block, ahead in held_out(design, target, held_out_rows, gap, ridges, losses):
+                found.setdefault(Part(order, centres, loss, ridge), np.empty_like(target))[block] = ahead
+        errors = {part: float(((target - ahead) ** 2).mean()) for part, ahead in found.items()}
+        parts.append(min(errors, key=lambda part: (errors[part], part)))
+        forecasts.append(found[parts[-1]])
+        scores |= {str(part): error for part, error in errors.items()}
+    prior = np.array([PRIOR_AVERAGES, PRIOR_VAR] if with_averages else [PRIOR_AVERAGES + PRIOR_VAR])
+    weights, strengths = shrunken_weights(np.stack(forecasts), target, prior, held_out_rows)
+    total = weighted_sum([part.fit(values) for part in parts], weights)
+    return Combination(total, tuple(parts), weights, strengths, len(scores), scores)
+
+
+def _regression(values: Array, order: int, centres: Sequence[float], first: int) -> tuple[Array, Array]:
+    """Return a part's design, a constant, lags and averages, and its targets from row `first` on."""
+    design, target = lagged(values, order)
+    averages = [exponential_average(values, centre)[order - 1 : -1] for centre in centres]
+    return np.concatenate([design, *averages], axis=1)[first - order :], target[first - order :]
+
+
+def shrunken_weights(
+    forecasts: Array,
+    target: Array,
+    prior: Array,
+    blocks: Sequence[slice],
+    strengths: Sequence[float] = STRENGTHS,
+) -> tuple[Array, tuple[float, ...]]:
+    """Weight forecasts for each series by the squared error, pulled towards a prior.
+
+    The weights w >= 0 minimise mean (y - sum_k w_k f_k)^2 + strength * sum_k (w_k - prior_k)^2. The strength is the
+    largest whose error on blocks that the weights did not see is within one standard error, of the difference over
+    blocks, of the lowest.
+
+    Args:
+        forecasts: held out, of K models, shape `(K, n, I)`.
+        target: shape `(n, I)`.
+        prior: shape `(K,)`, not negative.
+        blocks: of rows, which together are all rows.
+        strengths: candidates, ascending.
+
+    Returns:
+        Weights `(K, I)` and the strength chosen for each series.
+    """
+    identity = np.eye(len(prior))
+    grams = np.stack([np.einsum("kni,lni->ikl", forecasts[:, b], forecasts[:, b]) for b in blocks])  # (blocks, I, K, K)
+    crosses = np.stack([np.einsum("kni,ni->ik", forecasts[:, b], target[b]) for b in blocks])  # (blocks, I, K)
+    squares = np.stack([(target[b] ** 2).sum(axis=0) for b in blocks])  # (blocks, I)
+    rows = np.array([b.stop - b.start for b in blocks])[:, None]
+    gram, cross = grams.sum(axis=0), crosses.sum(axis=0)
+    errors = np.empty((len(strengths), *squares.shape))
+    for error, strength in zip(errors, strengths, strict=True):
+        pull = strength * (rows.sum() - rows)[..., None]
+        w = nonnegative(gram - grams + pull[..., None] * identity, cross - crosses + pull * prior)  # (blocks, I, K)
+        fitted = np.einsum("bik,bikl,bil->bi", w, grams, w)
+        error[:] = (squares - 2 * (w * crosses).sum(axis=-1) + fitted) / rows
+    lowest = errors.mean(axis=1).argmin(axis=0)
+    excess = errors - np.take_along_axis(errors, lowest[None, None], axis=0)
+    is_near = excess.mean(axis=1) <= excess.std(axis=1, ddof=1) / np.sqrt(len(blocks))  # (strengths, I)
+    chosen = np.array(strengths)[len(strengths) - 1 - is_near[::-1].argmax(axis=0)]
+    pull = chosen[:, None] * rows.sum()
+    weights = nonnegative(gram + pull[..., None] * identity, cross + pull * prior)
+    return weights.T, tuple(chosen.tolist())
+
+
+def nonnegative(gram: Array, cross: Array) -> Array:
+    """Return the minimisers w >= 0 of w'Gw / 2 - c'w: the best solution among all sets of entries that are not zero.
+
+    Args:
+        gram: G, positive definite, shape `(..., K, K)`, K small.
+        cross: c, shape `(..., K)`.
+    """
+    best, lowest = np.zeros(cross.shape), np.zeros(cross.shape[:-1])
+    count = cross.shape[-1]
+    for free in itertools.chain.from_iterable(itertools.combinations(range(count), k) for k in range(1, count + 1)):
+        some = list(free)
+        found = np.zeros(cross.shape)
+        found[..., some] = np.linalg.solve(gram[..., some, :][..., some], cross[..., some, None])[..., 0]
+        value = -(found * cross).sum(axis=-1) / 2  # at a minimum over the free entries
+        better = (found >= 0).all(axis=-1) & (value < lowest)
+        best[better], lowest[better] = found[better], value[better]
+    return best
+
+
+def weighted_sum(models: Sequence[VAR], weights: Array) -> VAR:
+    """Return the VAR whose forecasts are the models' forecasts, weighted for each series.
+
+    Args:
+        models: the averages that they read have the same centres, where they read any.
+        weights: shape `(models, I)`. A model without weight lends the sum no lags.
+    """
+    used = [(model, weight) for model, weight in zip(models, weights, strict=True) if weight.any()] or [
+        (models[-1], weights[-1])
+    ]
+    series = weights.shape[1]
+    centres = next((model.centres for model, _ in used if model.centres), ())
+    intercept = np.zeros(series)
+    coefficients = np.zeros((max(model.order for model, _ in used), series, series))
+    averages = np.zeros((len(centres), series, series))
+    for model, weight in used:
+        assert model.centres in ((), centres), (model.centres, centres)
+        intercept += weight * model.intercept
+        coefficients[: model.order] += weight[:, None] * model.coefficients
+        if model.centres:
+            averages += weight[:, None] * model.averages
+    heaviest, _ = max(used, key=lambda one: float(one[1].sum()))
+    return VAR(intercept, coefficients, heaviest.loss, averages, centres)

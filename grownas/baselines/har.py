@@ -1,0 +1,78 @@
+"""Heterogeneous autoregression (Corsi, 2009): every series' last value and its means over a week and a month."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from grownas.baselines.var import FOLDS, RIDGES, VAR, Selection, cut_blocks, fit_rows, held_out
+from grownas.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+SPANS = (1, 5, 22)  # rows: a day, a week and a month of trading days
+
+
+def regressors(values: Array) -> tuple[Array, Array]:
+    """Return the regression's design `(n - 22, 1 + 3 * I)`, a constant and the means, and its targets `(n - 22, I)`.
+
+    The row of target t holds every series' mean over rows t - span .. t - 1, for each of `SPANS`.
+
+    Raises:
+        DataError: there are too few rows for one target.
+    """
+    longest = max(SPANS)
+    if len(values) <= longest:
+        raise DataError(f"a HAR reads {longest} rows before it forecasts, got {len(values)}; give more rows")
+    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
+    ends = np.arange(longest, len(values))
+    means = [(sums[ends] - sums[ends - span]) / span for span in SPANS]
+    return np.concatenate([np.ones((len(ends), 1)), *means], axis=1), values[longest:]
+
+
+def fit_har(values: Array, *, ridge: float = 0.0) -> VAR:
+    """Fit a HAR by least squares on all rows; return it as the VAR(22) that it is.
+
+    Args:
+        values: shape `(n, I)`, standardised.
+        ridge: on the three coefficients of each series, as in `var.fit_var`.
+    """
+    beta = fit_rows(*regressors(values), ridge=ridge)
+    series = values.shape[1]
+    coefficients = np.zeros((max(SPANS), series, series))
+    for span, block in zip(SPANS, beta[1:].reshape(len(SPANS), series, series), strict=True):
+        coefficients[:span] += block.T / span
+    return VAR(beta[0].copy(), coefficients)
+
+
+def parameters(series: int) -> int:
+    """Return how many numbers a HAR of so many series fits."""
+    return series + len(SPANS) * series**2
+
+
+def select_har(values: Array, *, ridges: Sequence[float] = RIDGES, folds: int = FOLDS) -> Selection:
+    """Choose the ridge by blocked folds, as `var.select_by_folds` does, then fit on all rows.
+
+    Args:
+        values: training rows only, shape `(n, I)`, standardised.
+        ridges: candidates, per observation.
+        folds: how many blocks.
+
+    Raises:
+        DataError: the folds leave fewer rows than coefficients.
+    """
+    design, target = regressors(values)
+    if len(target) * (folds - 2) // folds <= design.shape[1]:
+        raise DataError(
+            f"{len(values)} training rows are too few to choose a HAR of {values.shape[1]} series by folds; give more "
+            "rows, or leave har out of baselines.use"
+        )
+    scores = dict.fromkeys(ridges, 0.0)
+    blocks = cut_blocks(0, len(target), folds)
+    for _, ridge, block, forecasts in held_out(design, target, blocks, max(SPANS), ridges, ("squared",)):
+        scores[ridge] += float(((target[block] - forecasts) ** 2).mean()) / folds
+    best = min(scores, key=lambda ridge: scores[ridge])
+    named = {f"squared ridge={ridge:g}": score for ridge, score in scores.items()}
+    return Selection(fit_har(values, ridge=best), {"ridge": best}, len(scores), named)

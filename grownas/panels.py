@@ -1,0 +1,98 @@
+"""Compares models over many panels by their regret: how much worse each is than the best simple model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grownas.errors import RunError
+from grownas.report.tables import Column, Row, Table, as_text
+
+Tree = dict[str, Any]
+
+FILE = "panels.json"  # in the comparison's folder
+SIMPLE = ("zero", "var1", "var", "var_robust", "har")  # fitted in closed form or by folds; the best is known afterwards
+
+
+def compare(folders: Sequence[Path]) -> Tree:
+    """Return every model's regret over finished run folders, one a panel.
+
+    A model's regret on a panel is 100 * log(its test metric / the lowest test metric of the simple models), about the
+    difference in per cent. It is a hard measure: nobody knows beforehand which simple model is the best. A model wins
+    on the panels where its regret is below 0, loses where it is above; a simple model cannot win.
+
+    Returns:
+        The tree of `panels.json`: `metric, simple, panels, models`, the models by mean regret.
+
+    Raises:
+        RunError: a folder is not finished or damaged, or there is no simple model in all of them.
+    """
+    if not folders:
+        raise RunError("nothing to compare: no run folder was given; give at least one")
+    runs = [_read(Path(folder)) for folder in folders]
+    metrics = [run.pop("metric") for run in runs]
+    simple = [name for name in SIMPLE if all(name in run["test"] for run in runs)]
+    if not simple:
+        raise RunError(
+            f"{folders[0]}: regret needs one of {', '.join(SIMPLE)} in every run; name some in baselines.use and run "
+            "the comparison anew"
+        )
+    for run in runs:
+        lowest = min(run["test"][name] for name in simple)
+        run["regret"] = {name: 100 * float(np.log(test / lowest)) for name, test in run["test"].items()}
+    names = dict.fromkeys(name for run in runs for name in run["test"])
+    models = [_model(name, [run["regret"][name] for run in runs if name in run["regret"]]) for name in names]
+    models.sort(key=lambda model: float(model["mean"]))
+    return {"metric": metrics[0], "simple": simple, "panels": runs, "models": models}
+
+
+def _read(folder: Path) -> Tree:
+    """Return a finished run's panel and its models' test metrics."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise RunError(f"{folder}: not a finished run: {path.name} is missing; resume it")
+    try:
+        summary, data = (json.loads((folder / name).read_text("utf-8")) for name in (path.name, "data.json"))
+        test = {entry["model"]: float(entry["test"]) for entry in summary["scores"]}
+        about = {"panel": folder.name, "series": data["names"], "days": [data["dates"][0], data["dates"][-1]]}
+        metric = str(summary["metric"])
+    except (OSError, ValueError, TypeError, LookupError) as error:  # text that is no JSON is a ValueError
+        raise RunError(f"{folder}: damaged: {error}; run it again") from error
+    if not all(value > 0 for value in test.values()):
+        raise RunError(f"{folder}: a test metric is not above 0, so it has no logarithm: {test}")
+    return {"metric": metric, **about, "test": test}
+
+
+def _model(name: str, each: Sequence[float]) -> Tree:
+    """Return one model's row: its regrets over the panels, in per cent."""
+    found = np.array(each)
+    return {
+        "model": name,
+        "n": len(found),
+        "mean": float(found.mean()),
+        "median": float(np.median(found)),
+        "p90": float(np.quantile(found, 0.9)),
+        "worst": float(found.max()),
+        "wins": int((found < 0).sum()),
+        "ties": int((found == 0).sum()),
+        "losses": int((found > 0).sum()),
+        "each": found.tolist(),
+    }
+
+
+def table(result: Tree) -> str:
+    """Return the regrets as text for the terminal: a row a model, then what they are."""
+    figures, counts = ("mean", "median", "p90", "worst"), ("n", "wins", "ties", "losses")
+    columns = [Column("model", figures=False), *(Column(f"{name} %") for name in figures), *map(Column, counts)]
+    rows = [
+        Row((one["model"], *(f"{one[name]:.2f}" for name in figures), *(str(one[name]) for name in counts)))
+        for one in result["models"]
+    ]
+    return (
+        f"{as_text(Table(tuple(columns), tuple(rows)))}\n\nRegret: 100 * log of the test {result['metric']} over the "
+        f"lowest of {', '.join(result['simple'])}, on {len(result['panels'])} panels."
+    )

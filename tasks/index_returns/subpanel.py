@@ -1,0 +1,48 @@
+"""Sub-panels: a few series over a stretch of days, drawn from a panel by number, to try models on many panels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from grownas.errors import DataError
+from grownas.tasks.index_returns.cleaning import Panel, checksum_of
+
+LEAST_SERIES, MOST_SERIES = 2, 12
+LEAST_ROWS, MOST_ROWS = 800, 2800
+SEED = 16  # of the draws; another one is another study
+
+
+def draw_subpanel(panel: Panel, number: int) -> Panel:
+    """Return the sub-panel of this number: series, span and first row are drawn evenly by a generator of its own.
+
+    Args:
+        panel: clean returns.
+        number: which one; a number always means the same days and series of the same panel.
+
+    Raises:
+        DataError: the panel has fewer than 2 series or 800 rows.
+    """
+    rows, series = panel.returns.shape
+    if series < LEAST_SERIES or rows < LEAST_ROWS:
+        raise DataError(
+            f"task.subpanel={number}: sub-panels are drawn from {LEAST_SERIES} series and {LEAST_ROWS} rows of returns "
+            f"or more, the data have {series} and {rows}; give more, or set task.subpanel=null"
+        )
+    rng = np.random.default_rng([SEED, number])
+    count = int(rng.integers(LEAST_SERIES, min(MOST_SERIES, series) + 1))
+    span = int(rng.integers(LEAST_ROWS, min(MOST_ROWS, rows) + 1))
+    columns = np.sort(rng.choice(series, count, replace=False))
+    first = int(rng.integers(rows - span + 1))
+    days, names = slice(first, first + span), [panel.names[column] for column in columns]
+    drawn = {"number": number, "first_row": first, "rows": span, "series": names}
+    carried = {name: panel.report["carried_forward"][name] for name in names}  # in the whole panel
+    return replace(
+        panel,
+        dates=panel.dates[days],
+        names=names,
+        returns=panel.returns[days, columns],
+        report={**panel.report, "rows_used": span, "carried_forward": carried, "subpanel": drawn},
+        checksum=checksum_of(panel.checksum, repr(drawn)),
+    )
