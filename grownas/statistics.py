@@ -142,10 +142,9 @@ class KindTest(NamedTuple):
 def two_way_t(losses_a: Array, losses_b: Array) -> KindTest:
     """Test whether two kinds of models differ in the mean loss over all seeds and days.
 
-    The variance of the difference is the sum of three parts, each estimated from its own deviations: that of the
-    seeds' means, of either kind; that of the days, with Bartlett weights over ceil(n^(1/3)) lags; less what both hold,
-    the variance of a seed's deviations on single days. Without seeds the test is that of Diebold and Mariano but for
-    its degrees of freedom.
+    The variance of the difference is the sum of what other seeds and what other days would change. For the seeds it is
+    the variance of either kind's mean over its seeds. For the days it is that of the mean of the daily differences,
+    with Bartlett weights over ceil(n^(1/3)) lags, less what is in both: single seeds' deviations on single days.
 
     Args:
         losses_a: of each seed at each step, shape `(m, n)`, n >= 2. One row, or equal rows, are of a kind whose
@@ -153,22 +152,24 @@ def two_way_t(losses_a: Array, losses_b: Array) -> KindTest:
         losses_b: of the other kind at the same steps; other seeds, and as many as there are.
 
     Reference:
-        The variance is that of Cameron, Gelbach & Miller (2011), Robust Inference With Multiway Clustering. The degrees
-        of freedom are by Satterthwaite (1946), 3 n / (2 (lags + 1)) for the days.
+        The variance is that of Cameron, Gelbach & Miller (2011), Robust Inference With Multiway Clustering; that of the
+        days is made larger by n / (n - lags - 1), which makes it unbiased on independent days, where Diebold and
+        Mariano's test as adjusted by Harvey et al. (1997) takes n / (n - 1). The degrees of freedom are by
+        Satterthwaite (1946), with 3 n / (2 (lags + 1)) for the days.
     """
+    n = losses_a.shape[1]
+    if n < 2:
+        raise ValueError(f"a standard error needs at least 2 steps, got {n}")
     a, b = _distinct(losses_a), _distinct(losses_b)
     days = a.mean(axis=0) - b.mean(axis=0)
     if len(a) == len(b) == 1 and equal_losses(a[0], b[0]):
         return KindTest(0.0, 1.0, math.inf)
-    n = len(days)
-    if n < 2:
-        raise ValueError(f"a standard error needs at least 2 steps, got {n}")
-    lags = min(math.ceil(n ** (1 / 3)), n - 1)
-    both = sum(
+    lags = min(math.ceil(n ** (1 / 3)), n - 2)
+    of_both = [
         _variance_of_mean(_interaction(each), lags) / (len(each) * (len(each) - 1)) for each in (a, b) if len(each) > 1
-    )
-    over_days = max(0.0, _variance_of_mean(days, lags) - both) * n / (n - 1)
-    parts = [(over_days, 1.5 * n / (lags + 1)), *(_over_seeds(each.mean(axis=1)) for each in (a, b))]
+    ]
+    of_days = max(0.0, _variance_of_mean(days, lags) - sum(of_both)) * n / (n - lags - 1)
+    parts = [(of_days, 1.5 * n / (lags + 1)), *(_over_seeds(each.mean(axis=1)) for each in (a, b))]
     return _t_test(float(days.mean()), parts)
 
 
@@ -242,10 +243,11 @@ def model_confidence_set(losses: Mapping[str, Array], *, size: float = 0.1, seed
     """Return the models that hold the best kind with probability 1 - size.
 
     Range statistic, 1000 replications. Days come from the stationary bootstrap with blocks of floor(sqrt(n)) steps;
-    to them comes what other seeds would change: for each kind a normal deviate with the variance of the mean over its
-    seeds, and in the denominator that variance drawn anew with m - 1 degrees of freedom. What single seeds do on single
-    days is in both variances, and taken off that of the days, as in `two_way_t`. Models with equal losses stand or fall
-    together: their differences have no variance, so one of them is tested for all.
+    to them comes what other seeds would change: a normal deviate with the variance of the kind's mean over its seeds.
+    What single seeds do on single days is in both, and taken off the days, as in `two_way_t`. The denominators of the
+    replications are drawn too, as chi-squared: those of the days with n / block degrees of freedom, those of the seeds
+    with m - 1. So few days or seeds make the set larger. Models with equal losses stand or fall together: their
+    differences have no variance, so one of them is tested for all.
 
     Args:
         losses: of each model's seeds at the same steps, shape `(m, n)`; `(n,)` or equal rows where the forecast does
@@ -254,9 +256,9 @@ def model_confidence_set(losses: Mapping[str, Array], *, size: float = 0.1, seed
         seed: of the bootstrap.
 
     Reference:
-        Hansen, Lunde & Nason (2011), The Model Confidence Set, which is of given forecasts: it equals ours where no
-        forecast depends on the seed. The draw for the seeds is the parametric bootstrap of Krishnamoorthy, Lu & Mathew
-        (2007), A Parametric Bootstrap Approach for ANOVA with Unequal Variances.
+        Hansen, Lunde & Nason (2011), The Model Confidence Set: it is of given forecasts, and ours comes near it where
+        no forecast depends on the seed and the days are many. Drawing the denominators is the parametric bootstrap of
+        Krishnamoorthy, Lu & Mathew (2007), A Parametric Bootstrap Approach for ANOVA with Unequal Variances.
     """
     kinds = {name: _distinct(np.atleast_2d(each)) for name, each in losses.items()}
     steps = {name: each.mean(axis=0) for name, each in kinds.items()}
@@ -275,28 +277,35 @@ def _range_bootstrap(kinds: Sequence[Array], block: int, seed: int) -> tuple[Arr
     """Return the t of each pair of models, shape `(k, k)`, and its replications if all are equally good `(R, k, k)`."""
     from arch.bootstrap import StationaryBootstrap
 
-    n, k = kinds[0].shape[1], len(kinds)
+    n, k, rng = kinds[0].shape[1], len(kinds), np.random.default_rng([seed, 1])
     resampled = StationaryBootstrap(block, np.arange(n), seed=seed).bootstrap(REPLICATIONS)
-    weights = np.stack([np.bincount(data[0][0], minlength=n) for data in resampled]) / n  # (R, n)
+    weights = np.stack([np.bincount(data[0][0], minlength=n) for data in resampled]) / n  # of each day, (R, n)
     means, days = np.stack([each.mean() for each in kinds]), np.stack([each.mean(axis=0) for each in kinds])
-    moved = weights @ days.T - means  # (R, k)
-    moved = moved[:, :, None] - moved[:, None, :]  # (R, k, k)
-    of_days = (moved**2).mean(axis=0)
-    both = np.array([_interaction_variance(each, weights) for each in kinds])
-    tiny = np.finfo(np.float64).tiny  # a model beside itself, or always the same distance from another, has no variance
-    kept = np.clip(1 - (both[:, None] + both) / (of_days + tiny), 0, 1)  # share of the days' variance
-    of_seeds, freedom = (
-        np.array(column) for column in zip(*(_over_seeds(each.mean(axis=1)) for each in kinds), strict=True)
-    )
-    rng = np.random.default_rng([seed, 1])
+    other_days = _pairs(weights @ days.T - means)
+    of_days = (other_days**2).mean(axis=0) + np.finfo(np.float64).tiny  # a model beside itself has no variance
+    of_both = np.array([_interaction_variance(each, weights) for each in kinds])
+    kept = np.clip(1 - (of_both[:, None] + of_both) / of_days, 0, 1)  # share of the days alone
+    kept /= 1 - (2 * block - 1) / n  # what centring takes off the variance of independent days
+    of_days, other_days = kept * of_days + np.finfo(np.float64).tiny, np.sqrt(kept) * other_days
+    of_seeds, freedom = np.array([_over_seeds(each.mean(axis=1)) for each in kinds]).T
     other_seeds = np.sqrt(of_seeds) * rng.standard_normal((REPLICATIONS, k))
-    chi = np.where(np.isinf(freedom), 1.0, freedom)
-    redrawn = of_seeds * rng.chisquare(chi, (REPLICATIONS, k)) / chi
-    fixed = kept * of_days + tiny
-    t = (means[:, None] - means) / np.sqrt(fixed + of_seeds[:, None] + of_seeds)
-    drawn = np.sqrt(kept) * moved + other_seeds[:, :, None] - other_seeds[:, None, :]
-    drawn /= np.sqrt(fixed + redrawn[:, :, None] + redrawn[:, None, :])
+    days_drawn = of_days * _chi_squared_shares(n / block, (REPLICATIONS, 1, 1), rng)
+    seeds_drawn = of_seeds * _chi_squared_shares(freedom, (REPLICATIONS, k), rng)
+    t = (means[:, None] - means) / np.sqrt(of_days + of_seeds[:, None] + of_seeds)
+    drawn = (other_days + _pairs(other_seeds)) / np.sqrt(days_drawn + seeds_drawn[:, :, None] + seeds_drawn[:, None, :])
     return t, drawn
+
+
+def _pairs(values: Array) -> Array:
+    """Return the differences of each pair, shape `(R, k)` -> `(R, k, k)`."""
+    differences: Array = values[:, :, None] - values[:, None, :]
+    return differences
+
+
+def _chi_squared_shares(freedom: Array | float, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Draw chi-squared over its degrees of freedom; 1 where they are infinite."""
+    finite = np.where(np.isinf(freedom), 1.0, freedom)
+    return np.where(np.isinf(freedom), 1.0, rng.chisquare(finite, shape) / finite)
 
 
 def _interaction_variance(losses: Array, weights: Array) -> float:

@@ -151,8 +151,8 @@ def comparison(result: Entry) -> Table:
         Column(f"than {reference}", _finding_note(result), figures=False),
         Column(
             f"p over {steps} and seeds",
-            f"t-test against {reference} on {the_steps}: how likely is so large a difference between equally good kinds "
-            f"of models, if other {steps} and other seeds were drawn{_size_note(result, 'days_and_seeds')}",
+            f"t-test against {reference} on {the_steps}: how likely is so large a difference between equally good "
+            f"kinds of models, if other {steps} and other seeds were drawn{_size_note(result, 'days_and_seeds')}",
         ),
         Column(
             "p over seeds",
@@ -162,8 +162,8 @@ def comparison(result: Entry) -> Table:
         Column("MCS", _mcs_note(result), figures=False),
         Column(
             "DM p",
-            f"Diebold-Mariano test against {reference} of the losses averaged over the seeds: it is of these averages on "
-            f"other {steps} and says nothing of other seeds{_size_note(result, 'diebold_mariano')}",
+            f"Diebold-Mariano test against {reference} of the losses averaged over the seeds: it is of these averages "
+            f"on other {steps} and says nothing of other seeds{_size_note(result, 'diebold_mariano')}",
         ),
         Column("n", "seeds"),
         Column("averaged", "of the forecasts averaged over the seeds"),
