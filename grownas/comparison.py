@@ -11,7 +11,7 @@ import numpy as np
 
 from grownas.errors import RunError
 from grownas.report.reading import OURS
-from grownas.report.tables import WORDS, comparison_table, score
+from grownas.report.tables import WORDS, comparison_table, score, size_words
 from grownas.statistics import (
     MEASURED_SIZE,
     ConfidenceSet,
@@ -88,8 +88,8 @@ def compare(folders: Sequence[Path]) -> Tree:
 
 
 def table(comparison: Tree) -> str:
-    """Return a comparison as text for the terminal: a row a model, then the verdict."""
-    return f"{comparison_table(comparison)}\n\n{comparison['verdict']}"
+    """Return a comparison as text for the terminal: a row a model, the verdict, and how often each test is wrong."""
+    return f"{comparison_table(comparison)}\n\n{comparison['verdict']}\n\n{size_words(comparison)}"
 
 
 def _read(folder: Path) -> Tree:

@@ -41,6 +41,13 @@ FINDINGS = {  # of a test, which is of the reference -> what the row of the othe
     "same": "the same",
     "untested": "untested",
 }
+SIZED = {  # test of which a size was measured -> what it is called
+    "days_and_seeds": "over days and seeds",
+    "over_seeds": "over seeds",
+    "finding": "both",
+    "diebold_mariano": "Diebold-Mariano",
+    "mcs": "model confidence set",
+}
 NONE = "\N{EN DASH}"  # what stands where there is no figure
 MINUS = "\N{MINUS SIGN}"
 
@@ -201,10 +208,21 @@ def _mcs_note(result: Entry) -> str:
 def _size_note(result: Entry, test: str) -> str:
     """Say how often a test rejects equal models, where the comparison does."""
     found = next((one for one in result.get("sizes", []) if one["test"] == test), None)
-    if not found:
-        return ""
-    shares = [f"{100 * found[key]:.1f}" for key in ("lowest", "highest")]
-    return f"; at {found['nominal']:.0%} it rejects {' to '.join(shares)} % of equal ones ({found['source']})"
+    return f"; at {found['nominal']:.0%} it rejects {_share(found)} of equal ones" if found else ""
+
+
+def size_words(result: Entry) -> str:
+    """Say how often each test rejects equal models and how that was measured; nothing where the result does not."""
+    groups: dict[str, list[str]] = {}
+    for one in result.get("sizes", []):
+        what = f"{SIZED[one['test']]} {_share(one)} at {one['nominal']:.0%}"
+        groups.setdefault(one["source"], []).append(what)
+    sentences = (f"{'; '.join(found)} ({source})." for source, found in groups.items())
+    return f"Measured size of the tests, on equal models: {' '.join(sentences)}" if groups else ""
+
+
+def _share(size: Entry) -> str:
+    return f"{100 * size['lowest']:.1f} to {100 * size['highest']:.1f} %"
 
 
 def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, metric: str) -> Row:

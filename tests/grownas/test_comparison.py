@@ -453,7 +453,8 @@ def test_the_table_shows_every_model_and_then_the_verdict(runs):
         MODELS, key=lambda model: by_model(result)[model]["test"]["mean"]
     )
     assert f"{by_model(result)['grown']['test']['mean']:.4f}" in lines[2]
-    assert lines[-1] == result["verdict"]
+    assert lines[-3] == result["verdict"]
+    assert lines[-1].startswith("Measured size of the tests, on equal models: ")
 
 
 # Refused
