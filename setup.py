@@ -58,6 +58,7 @@ setup(
         "numpy>=2.0",
         "pandas>=2.2.3",
         "statsmodels>=0.15",
+        "scipy>=1.13",
         "arch>=8.0",
         "pydantic>=2.10,<3",
         "PyYAML>=6.0.1",

@@ -11,31 +11,53 @@ import numpy as np
 
 from grownas.errors import RunError
 from grownas.report.reading import OURS
-from grownas.report.tables import WORDS, comparison_table, score
-from grownas.statistics import diebold_mariano, equal_losses, model_confidence_set
+from grownas.report.tables import WORDS, comparison_table, score, size_words
+from grownas.statistics import (
+    MEASURED_SIZE,
+    ConfidenceSet,
+    KindTest,
+    diebold_mariano,
+    equal_losses,
+    model_confidence_set,
+    two_way_t,
+    welch_t,
+)
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Tree = dict[str, Any]
 
 FILE = "comparison.json"  # in the comparison's folder
-REFERENCE = "grown"
-SIMPLE = ("zero", "var1", "var", "var_robust")  # fitted, not trained
-LEVEL = 0.05  # of the Diebold-Mariano tests in the verdict
+REFERENCES = ("chosen", "grown")  # what the others are tested against: the first of these that was compared
+SIMPLE = ("zero", "var1", "var", "var_robust", "har")  # fitted, not trained: their forecasts do not depend on the seed
+LEVEL = 0.05  # of the tests in the verdict
 SIZE = 0.1  # of the model confidence set
 FORECASTS, LOSSES = "forecasts.safetensors", "losses.safetensors"  # of a run on series, on a text
+NO_SET = ConfidenceSet([], {}, SIZE, 0)  # of no models
 BLOCK = 100  # tokens of a text whose losses are averaged before they are tested
 
 
 def compare(folders: Sequence[Path]) -> Tree:
     """Compare the models over finished run folders, one a seed.
 
-    Means and sds (n - 1; None for one seed) are over seeds. The tests read each model's loss at each step of the test
-    part, averaged over the seeds; so they speak of the steps, not of the seeds. A step is a day, its loss the mean over
-    series of the squared error; or it is a block of 100 tokens of a text, its loss their mean nll. The tokens at the
-    end that do not fill a block are left out of the tests, not of the means.
+    Means and sds (n - 1; None for one seed) are over seeds. Steps are those of the test part. A step is a day, its loss
+    the mean over series of the squared error; or it is a block of 100 tokens of a text, its loss their mean nll. The
+    tokens at the end that do not fill a block are left out of the tests, not of the means.
+
+    The reference is `chosen`, or `grown` where that is not among the models. Each other model is tested against it:
+
+    - `days_and_seeds`: `two_way_t` of the losses by seed and step, as `statistic, p_value, freedom`;
+    - `over_seeds`: `welch_t` of the seeds' mean losses; None where neither forecast depends on the seed;
+    - `finding`: `better` or `worse` (the reference) where all of these tests that apply have p < .05, else
+      `not told apart`; `same` where the losses are equal; `untested` where a trained model has a single seed, and then
+      both tests are None;
+    - `statistic, p_value, p_one_sided`: Diebold and Mariano's test of the losses averaged over the seeds, which is of
+      these averages and says nothing of other seeds.
+
+    Statistics and `loss_difference` are above 0 where the reference is better. `mcs.untested` names the trained models
+    with one seed. `sizes` says how often each test rejects equal kinds of models (`grownas.statistics.MEASURED_SIZE`).
 
     Returns:
-        The tree of `comparison.json`: `metric, seeds, models, reference, steps, tests, mcs, verdict`.
+        The tree of `comparison.json`: `metric, seeds, models, reference, steps, tests, mcs, sizes, verdict`.
 
     Raises:
         RunError: a folder is not finished or damaged, or the seeds saw different data.
@@ -48,25 +70,27 @@ def compare(folders: Sequence[Path]) -> Tree:
             raise RunError(f"{folder}: its test data differ from those of {folders[0]}; compare runs on the same data")
     names = list(dict.fromkeys(name for run in runs for name in run["entries"]))
     daily = {name: np.stack([run["losses"][name] for run in runs if name in run["entries"]]) for name in names}
-    losses = {name: each.mean(axis=0) for name, each in daily.items()}
-    confidence = model_confidence_set(losses, size=SIZE)
-    models = [_model(name, runs, name in confidence.members) for name in names]
-    tests = [_test(name, daily, losses) for name in names if name != REFERENCE and REFERENCE in names]
+    reference = next((name for name in REFERENCES if name in names), REFERENCES[-1])
+    testable = [name for name in names if _is_testable(name, daily)]
+    confidence = model_confidence_set({name: daily[name] for name in testable}, size=SIZE) if testable else NO_SET
+    models = [_model(name, runs, name in confidence.members if name in testable else None) for name in names]
+    tests = [_test(name, reference, daily) for name in names if name != reference and reference in names]
     result = {
         "metric": runs[0]["summary"]["metric"],
         "seeds": [run["summary"]["seed"] for run in runs],
         "models": models,
-        "reference": REFERENCE,
-        "steps": {"count": len(losses[names[0]]), "unit": runs[0]["unit"]},
+        "reference": reference,
+        "steps": {"count": daily[names[0]].shape[1], "unit": runs[0]["unit"]},
         "tests": tests,
-        "mcs": confidence._asdict(),
+        "mcs": {**confidence._asdict(), "untested": [name for name in names if name not in testable]},
+        "sizes": [one._asdict() for one in MEASURED_SIZE],
     }
-    return {**result, "verdict": verdict(result, _kept_starts(runs))}
+    return {**result, "verdict": verdict(result, _kept_starts(runs, reference))}
 
 
 def table(comparison: Tree) -> str:
-    """Return a comparison as text for the terminal: a row a model, then the verdict."""
-    return f"{comparison_table(comparison)}\n\n{comparison['verdict']}"
+    """Return a comparison as text for the terminal: a row a model, the verdict, and how often each test is wrong."""
+    return f"{comparison_table(comparison)}\n\n{comparison['verdict']}\n\n{size_words(comparison)}"
 
 
 def _read(folder: Path) -> Tree:
@@ -118,8 +142,13 @@ def _blocks(losses: Array, size: int) -> Array:
     return means
 
 
-def _model(name: str, runs: Sequence[Tree], in_mcs: bool) -> Tree:
-    """Return one model's entry."""
+def _is_testable(name: str, daily: Mapping[str, Array]) -> bool:
+    """Say whether it is known how a model's losses vary over seeds: it does not depend on them or has several."""
+    return name in SIMPLE or len(daily[name]) > 1
+
+
+def _model(name: str, runs: Sequence[Tree], in_mcs: bool | None) -> Tree:
+    """Return one model's entry; `in_mcs` is None where it could not be tested."""
     found = [run for run in runs if name in run["entries"]]
     entries = [run["entries"][name] for run in found]
     speeds = [entry["words_per_s"] for entry in entries if entry.get("words_per_s")]
@@ -153,9 +182,13 @@ def _spread(values: Sequence[float]) -> Tree:
     return {"mean": _mean(values), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
-def _test(name: str, daily: Mapping[str, Array], losses: Mapping[str, Array]) -> Tree:
-    """Test the reference against a model; statistic and difference are above 0 where the reference is better."""
-    test = diebold_mariano(losses[name], losses[REFERENCE])
+def _test(name: str, reference: str, daily: Mapping[str, Array]) -> Tree:
+    """Test the reference against a model; see `compare` for the keys."""
+    losses, own = daily[name], daily[reference]
+    test = diebold_mariano(losses.mean(axis=0), own.mean(axis=0))
+    two_way = over_seeds = None
+    if _is_testable(name, daily) and _is_testable(reference, daily):
+        two_way, over_seeds = two_way_t(losses, own), welch_t(losses.mean(axis=1), own.mean(axis=1))
     return {
         "baseline": name,
         "statistic": test.statistic,
@@ -163,14 +196,33 @@ def _test(name: str, daily: Mapping[str, Array], losses: Mapping[str, Array]) ->
         "p_one_sided": test.p_one_sided,
         "loss_difference": test.difference,
         "equal": test.equal,
-        "seeds": min(len(daily[name]), len(daily[REFERENCE])),
+        "seeds": min(len(losses), len(own)),
+        "days_and_seeds": _plain(two_way),
+        "over_seeds": _plain(over_seeds),
+        "finding": "same" if test.equal else _finding([one for one in (two_way, over_seeds) if one is not None]),
     }
 
 
-def _kept_starts(runs: Sequence[Tree]) -> int:
-    """Count the seeds whose grown cell forecasts as its start does."""
-    both = [run for run in runs if {REFERENCE, "start"} <= run["entries"].keys()]
-    return sum(equal_losses(run["losses"]["start"], run["losses"][REFERENCE]) for run in both)
+def _plain(test: KindTest | None) -> Tree | None:
+    """Return a test as JSON can hold it: None stands for infinitely many degrees of freedom."""
+    if test is None:
+        return None
+    return {**test._asdict(), "freedom": test.freedom if np.isfinite(test.freedom) else None}
+
+
+def _finding(tests: Sequence[KindTest]) -> str:
+    """Say what the tests that apply find about the reference together."""
+    if not tests:
+        return "untested"
+    if max(test.p_value for test in tests) >= LEVEL:
+        return "not told apart"
+    return "better" if tests[0].statistic > 0 else "worse"
+
+
+def _kept_starts(runs: Sequence[Tree], reference: str) -> int:
+    """Count the seeds whose reference forecasts as its start does."""
+    both = [run for run in runs if {reference, "start"} <= run["entries"].keys()]
+    return sum(equal_losses(run["losses"]["start"], run["losses"][reference]) for run in both)
 
 
 def verdict(comparison: Tree, kept_starts: int) -> str:
@@ -178,32 +230,36 @@ def verdict(comparison: Tree, kept_starts: int) -> str:
 
     Args:
         comparison: the tree without its verdict.
-        kept_starts: in how many seeds the grown cell is the start.
+        kept_starts: in how many seeds the reference is the start.
     """
     means = {entry["model"]: entry["test"]["mean"] for entry in comparison["models"]}
     best, seeds = min(means, key=lambda name: means[name]), len(comparison["seeds"])
     metric = comparison["metric"]
-    lowest = f"Lowest mean test {WORDS.get(metric, metric)} over {seeds} seed{'s' * (seeds > 1)}"
+    lowest = f"Lowest mean test {WORDS.get(metric, metric)} over {_count(seeds)}"
     words = [f"{lowest}: {best} ({score(means[best], metric)})."]
-    if REFERENCE in means:
+    if comparison["reference"] in means:
         words += [_start_words(kept_starts, seeds), *_reference_words(comparison, means)]
-    words.append(_set_words(comparison["mcs"], means))
+    words.append(_set_words(comparison, means))
     return " ".join(word for word in words if word)
 
 
-def _set_words(confidence: Mapping[str, Any], compared: Container[str]) -> str:
+def _set_words(comparison: Tree, compared: Container[str]) -> str:
     """Say whether the confidence set holds the reference, and which simple models, or where there are none, which."""
+    confidence, reference = comparison["mcs"], comparison["reference"]
     members, the_set = confidence["members"], f"{confidence['size']:.0%} model confidence set"
-    if REFERENCE not in compared:
-        return f"The {the_set} holds {_list(members)}."
-    lead = f"{REFERENCE} is {'in' if REFERENCE in members else 'not in'} the {the_set}"
+    if not members:
+        return ""
+    if reference not in compared or reference in confidence["untested"]:
+        among = f" of {_list(list(confidence['p_values']))}" if confidence["untested"] else ""
+        return f"The {the_set}{among} holds {_list(members)}."
+    lead = f"{reference} is {'in' if reference in members else 'not in'} the {the_set}"
     if any(name in compared for name in SIMPLE):
         simple = [name for name in SIMPLE if name in members]
         return lead + (
             f"; of the simple models it holds {_list(simple)}." if simple else ", which holds no simple model."
         )
-    others = [name for name in members if name != REFERENCE]
-    if REFERENCE not in members:
+    others = [name for name in members if name != reference]
+    if reference not in members:
         return f"{lead}, which holds {_list(others)}."
     return lead + (f", with {_list(others)}." if others else ", alone.")
 
@@ -214,32 +270,39 @@ def _start_words(kept: int, seeds: int) -> str:
     return "The start is kept, nothing found" + ("." if kept == seeds else f", in {kept} of {seeds} seeds.")
 
 
+FINDINGS = {  # of a test -> how the verdict says it of the reference
+    "better": "better than",
+    "worse": "worse than",
+    "not told apart": "not told apart from",
+    "same": "the same as",
+}
+
+
 def _reference_words(comparison: Tree, means: Mapping[str, float]) -> list[str]:
-    """Compare the reference with the baselines: lower means first, then what Diebold and Mariano's test says."""
-    metric, steps = comparison["metric"], comparison["steps"]
+    """Compare the reference with the baselines: lower means first, then what the tests of kinds of models find."""
+    metric, steps, reference = comparison["metric"], comparison["steps"], comparison["reference"]
     rivals = {test["baseline"]: test for test in comparison["tests"] if test["baseline"] not in OURS}
-    ahead = [name for name, test in rivals.items() if not test["equal"] and means[name] < means[REFERENCE]]
+    ahead = [name for name, test in rivals.items() if not test["equal"] and means[name] < means[reference]]
     words = [
-        f"{name} has a lower mean than {REFERENCE} "
-        f"({score(means[name], metric)} against {score(means[REFERENCE], metric)})."
+        f"{name} has a lower mean than {reference} "
+        f"({score(means[name], metric)} against {score(means[reference], metric)})."
         for name in ahead
     ]
     groups: dict[str, list[str]] = {}
     for name, test in rivals.items():
-        groups.setdefault(_finding(test), []).append(name)
-    found = [f"{finding} {_list(names)}" for finding, names in groups.items()]
+        groups.setdefault(test["finding"], []).append(name)
+    untested = groups.pop("untested", [])
+    found = [f"{FINDINGS[finding]} {_list(names)}" for finding, names in groups.items()]
     if found:
-        where = f"at {LEVEL:.0%} on {steps['count']} {steps['unit']}"
-        words.append(f"By the Diebold-Mariano test {where} {REFERENCE} is {'; '.join(found)}.")
+        where = f"{steps['count']} {steps['unit']} and {_count(len(comparison['seeds']))}"
+        words.append(f"By the tests over {where} at the {LEVEL:.0%} level {reference} is {'; '.join(found)}.")
+    if untested:
+        words.append(f"{reference} is not tested against {_list(untested)}: a trained model needs at least 2 seeds.")
     return words
 
 
-def _finding(test: Mapping[str, Any]) -> str:
-    if test["equal"]:
-        return "the same as"
-    if test["p_value"] > LEVEL:
-        return "not told apart from"
-    return "better than" if test["statistic"] > 0 else "worse than"
+def _count(seeds: int) -> str:
+    return f"{seeds} seed{'s' * (seeds > 1)}"
 
 
 def _list(names: Sequence[str]) -> str:

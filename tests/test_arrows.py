@@ -93,6 +93,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "click": {"grownas.cli"},
     "triton": {"grownas.cells.triton_pointwise"},
     "statsmodels": {"grownas.statistics"},
+    "scipy": {"grownas.statistics"},
     "arch": {"grownas.statistics", "grownas.tasks.index_returns.sources"},
     "yfinance": {"grownas.tasks.index_returns.sources"},
     "pandas": {"grownas.tasks.index_returns.sources"},

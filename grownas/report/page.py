@@ -93,6 +93,7 @@ def _comparison(comparison: Comparison) -> Tree:
         "seeds": len(comparison.runs),
         "shown": shown.name if shown else None,
         "scores": tables.comparison(result) if result else None,
+        "sizes": tables.size_words(result) if result else "",
         "dots": _both(lambda width: plots.dots(figures, metric=result["metric"], width=width)) if result else None,
         "outcomes": tables.outcomes((run.name, run.summary) for run in finished if run.summary),
         "cumulative": _cumulative(finished, comparison.best_baseline),

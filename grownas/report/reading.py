@@ -14,7 +14,7 @@ import yaml
 from grownas.errors import GenotypeError, RunError
 from grownas.genotype import AnyGenotype, Genotype
 
-OURS = ("grown", "grown_retrained", "first_stage", "start")  # all other models are baselines
+OURS = ("chosen", "grown", "grown_retrained", "first_stage", "start")  # all other models are baselines
 ENTRY = {"model", "params", "val", "test", "seconds"}  # keys of a score
 SHARES = {"part", "epoch", "node", "ops", "shares"}  # keys of a line of shares.jsonl
 CELLS = {"cell_before", "cell_after"}  # keys of a line of growth.jsonl
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def main(self) -> str:
-        """The model that the run is about: `grown`, or what was trained in its place."""
+        """The model that the run is about: `chosen`, else `grown`, or what was trained in its place."""
         names = [entry["model"] for entry in self.scores]
         return next((name for name in (*OURS, *names) if name in names), OURS[0])
 

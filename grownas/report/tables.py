@@ -13,6 +13,7 @@ from typing import Any
 Entry = Mapping[str, Any]
 
 MODELS = {  # name -> what it is, in words
+    "chosen": "what the judge chose of start, first stage, grown and retrained",
     "grown": "the cell found, with the weights it grew with",
     "grown_retrained": "the same cell, trained anew from random weights",
     "first_stage": "the start after training, before any node was added",
@@ -34,6 +35,20 @@ TUNED = ("grown_retrained", "lstm", "gru", "darts_v1", "darts_v2", "enas")  # by
 METRICS = {"mse": "MSE"}  # what tables call a metric, if not by its name
 WORDS = {"mse": "error"}  # what sentences call it
 DIGITS = {"perplexity": 2}  # decimals of a metric, if not 4
+FINDINGS = {  # of a test, which is of the reference -> what the row of the other model says
+    "better": "worse",
+    "worse": "better",
+    "not told apart": "not told apart",
+    "same": "the same",
+    "untested": "untested",
+}
+SIZED = {  # test of which a size was measured -> what it is called
+    "days_and_seeds": "over days and seeds",
+    "over_seeds": "over seeds",
+    "finding": "both",
+    "diebold_mariano": "Diebold-Mariano",
+    "mcs": "model confidence set",
+}
 NONE = "\N{EN DASH}"  # what stands where there is no figure
 MINUS = "\N{MINUS SIGN}"
 
@@ -136,16 +151,28 @@ def comparison(result: Entry) -> Table:
     What decides stands in the first columns: a phone shows these.
     """
     label, reference = METRICS.get(result["metric"], result["metric"]), result.get("reference", "grown")
+    steps, the_steps = _steps(result)
     columns = (
         Column("model", figures=False),
         Column(f"test {label}", "mean over the seeds; lower is better"),
         Column("sd", "standard deviation over the seeds"),
+        Column(f"than {reference}", _finding_note(result), figures=False),
         Column(
-            "DM p",
-            f"Diebold-Mariano test against {reference}{_on_steps(result)}: how likely is so large a difference by "
-            f"chance; 'better' where the model's losses are lower than those of {reference}",
+            f"p over {steps} and seeds",
+            f"t-test against {reference} on {the_steps}: how likely is so large a difference between equally good "
+            f"kinds of models, if other {steps} and other seeds were drawn{_size_note(result, 'days_and_seeds')}",
+        ),
+        Column(
+            "p over seeds",
+            f"Welch's t-test against {reference}: how likely it is if other seeds were drawn and the {steps} stayed"
+            f"{_size_note(result, 'over_seeds')}",
         ),
         Column("MCS", _mcs_note(result), figures=False),
+        Column(
+            "DM p",
+            f"Diebold-Mariano test against {reference} of the losses averaged over the seeds: it is of these averages "
+            f"on other {steps} and says nothing of other seeds{_size_note(result, 'diebold_mariano')}",
+        ),
         Column("n", "seeds"),
         Column("averaged", "of the forecasts averaged over the seeds"),
         Column(f"val {label}", "mean over the seeds"),
@@ -160,25 +187,57 @@ def comparison(result: Entry) -> Table:
     return Table(columns, tuple(rows)).without_empty()
 
 
-def _on_steps(result: Entry) -> str:
-    """Say what the tests' steps are, where the comparison does."""
-    steps = result.get("steps")
-    return f" on the mean losses of {count(steps['count'])} {steps['unit']}" if steps else ""
+def _steps(result: Entry) -> tuple[str, str]:
+    """Return what the tests' steps are called, and how many there are, where the comparison says so."""
+    steps = result.get("steps", {"unit": "days"})
+    name = steps["unit"].split()[0]  # `days`, or `blocks` of `blocks of 100 tokens`
+    return name, f"{count(steps['count'])} {steps['unit']}" if "count" in steps else f"the {name}"
+
+
+def _finding_note(result: Entry) -> str:
+    return f"'better' or 'worse' where all tests over seeds that apply have p < 0.05{_size_note(result, 'finding')}"
 
 
 def _mcs_note(result: Entry) -> str:
-    size = result.get("mcs", {}).get("size", 0.1)
-    return f"member of the model confidence set of size {size:.0%}: not told apart from the best"
+    size, (steps, _) = result.get("mcs", {}).get("size", 0.1), _steps(result)
+    return (
+        f"in the model confidence set of size {size:.0%}: not told apart from the best kind of model, if other {steps} "
+        f"and other seeds were drawn{_size_note(result, 'mcs')}"
+    )
+
+
+def _size_note(result: Entry, test: str) -> str:
+    """Say how often a test rejects equal models, where the comparison does."""
+    found = next((one for one in result.get("sizes", []) if one["test"] == test), None)
+    return f"; at {found['nominal']:.0%} it rejects {_share(found)} of equal ones" if found else ""
+
+
+def size_words(result: Entry) -> str:
+    """Say how often each test rejects equal models and how that was measured; nothing where the result does not."""
+    groups: dict[str, list[str]] = {}
+    for one in result.get("sizes", []):
+        what = f"{SIZED[one['test']]} {_share(one)} at {one['nominal']:.0%}"
+        groups.setdefault(one["source"], []).append(what)
+    sentences = (f"{'; '.join(found)} ({source})." for source, found in groups.items())
+    return f"Measured size of the tests, on equal models: {' '.join(sentences)}" if groups else ""
+
+
+def _share(size: Entry) -> str:
+    return f"{100 * size['lowest']:.1f} to {100 * size['highest']:.1f} %"
 
 
 def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, metric: str) -> Row:
     name = entry["model"]
+    test = tests.get(name, {})
     cells = (
         name,
         score(entry["test"]["mean"], metric),
         score(entry["test"].get("sd"), metric),
-        _dm(tests.get(name, {})),
+        FINDINGS.get(test.get("finding"), NONE),  # type: ignore[arg-type]
+        probability((test.get("days_and_seeds") or {}).get("p_value")),
+        probability((test.get("over_seeds") or {}).get("p_value")),
         {True: "in", False: "out"}.get(entry.get("in_mcs"), NONE),  # type: ignore[arg-type]
+        probability(test.get("p_value")),
         count(entry.get("n")),
         score(entry.get("averaged_test"), metric),
         score(entry.get("val", {}).get("mean"), metric),
@@ -188,12 +247,6 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, me
         count(entry.get("settings")),
     )
     return Row(cells, _about(name, {}, entry.get("settings")), name == reference)
-
-
-def _dm(test: Entry) -> str:
-    """Return a test's p-value, and whether the model is the better one."""
-    better = not test.get("equal") and (test.get("statistic") or 0) < 0
-    return probability(test.get("p_value")) + (" better" if better else "")
 
 
 def _about(model: str, chosen: Entry, settings: int | None) -> str:

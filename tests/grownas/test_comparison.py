@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from grownas.comparison import compare, table
 from grownas.errors import RunError
-from grownas.statistics import diebold_mariano
+from grownas.statistics import MEASURED_SIZE, diebold_mariano, two_way_t, welch_t
 
 N_VAL, N_TEST, SERIES = 20, 120, 3
 GOOD, FAIR, POOR = 0.9, 0.6, 0.2  # parts of the signal that a model's forecasts hold
@@ -133,6 +133,32 @@ def test_tests_read_daily_losses_averaged_over_series_and_seeds(runs):
         assert test["loss_difference"] == pytest.approx(judge.difference, rel=1e-10)
         assert not test["equal"]
         assert test["statistic"] > 0  # the grown cell is better than each
+        assert test["finding"] == "better"
+
+
+def test_tests_of_kinds_of_models_read_losses_by_seed_and_day(runs):
+    folders = runs(MODELS)
+    by_seed = {
+        model: np.stack([((forecasts_of(f, "actual") - forecasts_of(f, model)) ** 2).mean(1) for f in folders])
+        for model in MODELS
+    }
+    for test in compare(folders)["tests"]:
+        pair = by_seed[test["baseline"]], by_seed["grown"]
+        judge, over_seeds = two_way_t(*pair), welch_t(*(each.mean(1) for each in pair))
+        assert test["days_and_seeds"] == pytest.approx(judge._asdict(), rel=1e-9)
+        assert test["over_seeds"] == pytest.approx(over_seeds._asdict(), rel=1e-9)
+
+
+def test_neither_of_two_fitted_models_has_a_test_over_seeds(runs):
+    result = compare(runs({"grown": FAIR, "var1": GOOD, "zero": 0.0}, same=[("grown", "var1")]))
+    zero = next(test for test in result["tests"] if test["baseline"] == "zero")
+    assert zero["over_seeds"] is None
+    assert zero["finding"] == "better"
+    assert zero["days_and_seeds"]["statistic"] == pytest.approx(zero["statistic"], rel=0.05)  # so it is DM's, nearly
+
+
+def test_the_result_says_how_often_each_test_is_wrong(runs):
+    assert compare(runs(MODELS))["sizes"] == [one._asdict() for one in MEASURED_SIZE]
 
 
 def test_the_confidence_set_stands_in_the_models_too(runs):
@@ -224,7 +250,8 @@ def test_the_words_about_a_text_are_of_perplexity_and_blocks(texts):
     assert result["verdict"].startswith(f"Lowest mean test perplexity over 3 seeds: gru ({gru:.2f}).")
     assert f"gru has a lower mean than grown ({gru:.2f} against {grown:.2f})." in result["verdict"]
     assert (
-        "By the Diebold-Mariano test at 5% on 23 blocks of 100 tokens grown is better than lstm;" in result["verdict"]
+        "By the tests over 23 blocks of 100 tokens and 3 seeds at the 5% level grown is better than lstm;"
+        in result["verdict"]
     )
     assert result["verdict"].endswith("grown is not in the 10% model confidence set, which holds gru.")
     assert "simple" not in result["verdict"]
@@ -295,7 +322,7 @@ def test_a_run_without_scores_is_refused(tmp_path):
 def test_verdict_where_the_grown_cell_wins(runs):
     words = compare(runs(MODELS))["verdict"]
     assert words.startswith("Lowest mean test error over 3 seeds: grown (0.")
-    assert "By the Diebold-Mariano test at 5% on 120 days grown is better than zero, var1 and gru." in words
+    assert "By the tests over 120 days and 3 seeds at the 5% level grown is better than zero, var1 and gru." in words
     assert "grown is in the 10% model confidence set, which holds no simple model." in words
     assert "has a lower mean" not in words
     assert "nothing found" not in words
@@ -338,6 +365,87 @@ def test_verdict_of_one_seed_and_of_baselines_alone(runs):
     assert words.endswith("The 10% model confidence set holds var1.")
 
 
+def test_one_seed_says_nothing_of_trained_models(runs):
+    result = compare(runs(MODELS, seeds=(1,)))
+    for test in result["tests"]:
+        assert (test["finding"], test["days_and_seeds"], test["over_seeds"]) == ("untested", None, None)
+        assert 0 <= test["p_value"] <= 1  # Diebold and Mariano's test is of these forecasts
+    assert result["mcs"]["untested"] == ["grown", "start", "gru"]
+    assert set(result["mcs"]["p_values"]) == {"zero", "var1"}
+    assert {name for name, entry in by_model(result).items() if entry["in_mcs"] is None} == {"grown", "start", "gru"}
+    words = result["verdict"]
+    assert "grown is not tested against zero, var1 and gru: a trained model needs at least 2 seeds." in words
+    assert "better than" not in words
+    assert words.endswith("The 10% model confidence set of zero and var1 holds var1.")
+
+
+def test_one_seed_without_a_fitted_model_has_no_set(runs):
+    result = compare(runs({"grown": GOOD, "gru": POOR}, seeds=(1,)))
+    assert (result["mcs"]["members"], result["mcs"]["p_values"]) == ([], {})
+    assert "confidence set" not in result["verdict"]
+
+
+def test_the_chosen_model_is_the_reference_where_there_is_one(runs):
+    result = compare(runs({**MODELS, "chosen": GOOD}, same=[("chosen", "grown")]))
+    assert result["reference"] == "chosen"
+    assert [test["baseline"] for test in result["tests"]] == list(MODELS)
+    assert next(test for test in result["tests"] if test["baseline"] == "grown")["finding"] == "same"
+    words = result["verdict"]
+    assert "at the 5% level chosen is better than zero, var1 and gru." in words
+    assert "chosen is in the 10% model confidence set, which holds no simple model." in words
+    assert "grown is" not in words
+
+
+def test_the_start_may_be_what_was_chosen(runs):
+    result = compare(runs({**MODELS, "chosen": FAIR}, same=[("chosen", "start")]))
+    assert "The start is kept, nothing found." in result["verdict"]
+
+
+def write_kinds(folder, seed_means, seed):
+    """Write a run in which the error of each model in one seed is what `seed_means` says, on every day about."""
+    rng = np.random.default_rng([11, seed])
+    actual = np.zeros((N_VAL + N_TEST, 1))
+    day = np.random.default_rng(12).chisquare(5, size=len(actual)) / 5
+    errors = {model: means[seed] * day * rng.uniform(0.95, 1.05, len(day)) for model, means in seed_means.items()}
+    entries = [
+        {"model": model, "params": 1, "seconds": 1.0, "val": 1.0, "test": float(error[N_VAL:].mean())}
+        for model, error in errors.items()
+    ]
+    folder.mkdir(parents=True)
+    save_file(
+        {"actual": actual, **{m: np.sqrt(e)[:, None] for m, e in errors.items()}}, folder / "forecasts.safetensors"
+    )
+    (folder / "data.json").write_text(json.dumps({"n_val": N_VAL, "n_test": N_TEST}))
+    (folder / "summary.json").write_text(json.dumps({"seed": seed, "metric": "mse", "scores": entries}))
+    return folder
+
+
+def test_a_difference_that_other_seeds_would_undo_is_not_told(tmp_path):
+    """The LSTM's seeds lie on both sides of grown's: the averages differ on every day, the kinds do not."""
+    means = {"grown": [1.0, 1.02, 0.98, 1.01], "lstm": [0.8, 1.3, 0.9, 1.4], "gru": [1.5, 1.6, 1.55, 1.45]}
+    result = compare([write_kinds(tmp_path / str(seed), means, seed) for seed in range(4)])
+    tests = {test["baseline"]: test for test in result["tests"]}
+    assert tests["lstm"]["p_value"] < 1e-6  # by Diebold and Mariano
+    assert tests["lstm"]["days_and_seeds"]["p_value"] > 0.3
+    assert tests["lstm"]["over_seeds"]["p_value"] > 0.3
+    assert (tests["lstm"]["finding"], tests["gru"]["finding"]) == ("not told apart", "better")
+    assert "grown is not told apart from lstm; better than gru." in result["verdict"]
+    assert result["mcs"]["members"] == ["grown", "lstm"]
+
+
+def test_both_tests_must_reject(tmp_path):
+    """Seeds that all are a little worse, of days so unlike that other days might undo it: only one test rejects."""
+    means = {"grown": [1.0, 1.001, 0.999, 1.0], "var": [1.02] * 4}
+    folders = [write_kinds(tmp_path / str(seed), means, seed) for seed in range(4)]
+    for folder in folders:  # another day effect of the fitted model, the same in all seeds
+        tensors = load_file(folder / "forecasts.safetensors")
+        tensors["var"] = np.sqrt(1.02 * np.random.default_rng(13).chisquare(5, size=(N_VAL + N_TEST, 1)) / 5)
+        save_file(tensors, folder / "forecasts.safetensors")
+    (test,) = compare(folders)["tests"]
+    assert test["over_seeds"]["p_value"] < 0.05 < test["days_and_seeds"]["p_value"]
+    assert test["finding"] == "not told apart"
+
+
 def test_the_table_shows_every_model_and_then_the_verdict(runs):
     result = compare(runs(MODELS))
     lines = table(result).splitlines()
@@ -345,7 +453,8 @@ def test_the_table_shows_every_model_and_then_the_verdict(runs):
         MODELS, key=lambda model: by_model(result)[model]["test"]["mean"]
     )
     assert f"{by_model(result)['grown']['test']['mean']:.4f}" in lines[2]
-    assert lines[-1] == result["verdict"]
+    assert lines[-3] == result["verdict"]
+    assert lines[-1].startswith("Measured size of the tests, on equal models: ")
 
 
 # Refused

@@ -445,6 +445,9 @@ def test_a_comparison_over_seeds_tests_blocks_of_tokens(call, options, read_json
     each = [read_json(tmp_path / "both" / f"seed-{seed}" / "summary.json")["test"] for seed in (1, 2)]
     assert models["grown"]["test"]["mean"] == pytest.approx(np.mean(each))
     assert "Lowest mean test perplexity over 2 seeds" in result["verdict"]
+    for test in result["tests"]:
+        assert 0 <= test["days_and_seeds"]["p_value"] <= 1
+        assert (test["over_seeds"] is None) == test["equal"]
 
 
 BAD = {

@@ -288,13 +288,28 @@ def _comparison(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
             }
         )  # fmt: skip
     tests = [
-        {"baseline": model, "statistic": 2.5, "p_value": 0.0123, "loss_difference": 0.02, "seeds": len(seeds)}
+        {
+            "baseline": model,
+            "statistic": 2.5,
+            "p_value": 0.0123,
+            "loss_difference": 0.02,
+            "seeds": len(seeds),
+            "days_and_seeds": {"statistic": 2.1, "p_value": 0.0456, "freedom": 7.5},
+            "over_seeds": None if model == "zero" else {"statistic": 2.2, "p_value": 0.0351, "freedom": 6.5},
+            "finding": "better",
+        }
         for model in MODELS
         if model != "grown"
     ]
     return {
         "metric": "mse", "seeds": list(seeds), "models": models, "reference": "grown", "tests": tests,
-        "mcs": {"size": 0.1, "members": ["grown", "first_stage"], "p_values": dict.fromkeys(MODELS, 0.2)},
+        "mcs": {
+            "size": 0.1, "members": ["grown", "first_stage"], "p_values": dict.fromkeys(MODELS, 0.2), "untested": [],
+        },
+        "steps": {"count": N_TEST, "unit": "days"},
+        "sizes": [
+            {"test": "over_seeds", "nominal": 0.05, "lowest": 0.031, "highest": 0.052, "source": "1,234 splits"}
+        ],
         "verdict": "The grown cell is better than every baseline; none of them is in the confidence set.",
     }  # fmt: skip
 

@@ -43,12 +43,55 @@ def test_a_comparison_has_spread_and_tests(make_comparison):
     rows = {row.cells[0]: dict(zip((c.title for c in table.columns), row.cells, strict=True)) for row in table.rows}
     assert list(rows)[-1] == result["models"][2]["model"] == "start"
     assert rows["start"]["test MSE"] == tables.NONE
-    assert rows["grown"]["DM p"] == tables.NONE
+    tests = ("than grown", "p over days and seeds", "p over seeds", "DM p")
+    assert {rows["grown"][title] for title in tests} == {tables.NONE}
     assert rows[result["tests"][0]["baseline"]]["DM p"] == "<.001"
-    assert rows["var"] | {"tried": "22", "DM p": "0.012", "MCS": "out", "n": "2"} == rows["var"]
+    assert [rows["var"][title] for title in tests] == ["worse", "0.046", "0.035", "0.012"]
+    assert [rows["zero"][title] for title in tests] == ["worse", "0.046", tables.NONE, "0.012"]
+    assert rows["var"] | {"tried": "22", "MCS": "out", "n": "2"} == rows["var"]
     assert rows["grown"]["MCS"] == "in"
     assert "0.012" in tables.comparison_table(result)
-    assert [column.title for column in table.columns[:5]] == ["model", "test MSE", "sd", "DM p", "MCS"]  # on a phone
+    assert [column.title for column in table.columns[:4]] == ["model", "test MSE", "sd", "than grown"]  # on a phone
+
+
+def test_notes_say_what_each_test_is_of_and_how_often_it_is_wrong(make_comparison):
+    result = json.loads((make_comparison(seeds=(1, 2)) / "comparison.json").read_text())
+    notes = {column.title: column.note for column in tables.comparison(result).columns}
+    assert "on 160 days: " in notes["p over days and seeds"]
+    assert notes["p over seeds"].endswith("; at 5% it rejects 3.1 to 5.2 % of equal ones")
+    assert "rejects" not in notes["p over days and seeds"]  # of which no size is given
+    assert "says nothing of other seeds" in notes["DM p"]
+    result["steps"] = {"count": 23, "unit": "blocks of 100 tokens"}
+    notes = {column.title: column.note for column in tables.comparison(result).columns}
+    assert "on 23 blocks of 100 tokens: " in notes["p over blocks and seeds"]
+
+
+def test_sizes_are_told_with_their_source():
+    sizes = [
+        {"test": "over_seeds", "nominal": 0.05, "lowest": 0.031, "highest": 0.052, "source": "1,234 splits"},
+        {"test": "finding", "nominal": 0.05, "lowest": 0.03, "highest": 0.04, "source": "1,234 splits"},
+        {"test": "mcs", "nominal": 0.1, "lowest": 0.08, "highest": 0.12, "source": "500 splits"},
+    ]
+    assert tables.size_words({"sizes": sizes}) == (
+        "Measured size of the tests, on equal models: over seeds 3.1 to 5.2 % at 5%; both 3.0 to 4.0 % at 5% "
+        "(1,234 splits). model confidence set 8.0 to 12.0 % at 10% (500 splits)."
+    )
+    assert tables.size_words({}) == ""
+
+
+def test_a_comparison_of_an_early_version_has_its_own_columns(make_comparison):
+    result = json.loads((make_comparison(seeds=(1, 2)) / "comparison.json").read_text())
+    del result["sizes"], result["steps"], result["mcs"]["untested"]
+    for test in result["tests"]:
+        for key in ("days_and_seeds", "over_seeds", "finding"):
+            del test[key]
+    assert [column.title for column in tables.comparison(result).columns][:5] == [
+        "model",
+        "test MSE",
+        "sd",
+        "MCS",
+        "DM p",
+    ]
 
 
 def test_figures_are_set_alike():
@@ -75,12 +118,21 @@ def test_importing_the_tables_is_light():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_model_that_is_better_than_the_reference_is_marked(make_comparison):
+@pytest.mark.parametrize(
+    ("finding", "said"),
+    [
+        ("better", "worse"),  # the reference is
+        ("worse", "better"),
+        ("not told apart", "not told apart"),
+        ("same", "the same"),
+        ("untested", "untested"),
+    ],
+)
+def test_a_row_says_what_the_tests_find_of_its_model(make_comparison, finding, said):
     result = json.loads((make_comparison(seeds=(1, 2)) / "comparison.json").read_text())
-    result["tests"][0] |= {"statistic": -2.0, "p_value": 0.02}
+    result["tests"][0]["finding"] = finding
     rows = {row.cells[0]: row.cells for row in tables.comparison(result).rows}
-    assert "0.020 better" in rows[result["tests"][0]["baseline"]]
-    assert "0.012" in rows[result["tests"][1]["baseline"]]
+    assert rows[result["tests"][0]["baseline"]][3] == said
 
 
 @pytest.mark.parametrize(("tried", "said"), [(1, False), (3, True)])
