@@ -27,7 +27,6 @@ from grownas.baselines.var import VAR, Selection, fit_var, select_by_folds, sele
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
 from grownas.contests.common import (
-    Choice,
     Contest,
     Halving,
     Setting,
@@ -460,10 +459,8 @@ def fixed_size_random(contest: SeriesContest) -> Score:
 
     It is the largest model that growth can reach, without the growing.
     """
-    nodes = contest.growth.max_nodes
-    return train_and_choose(contest, "fixed_size_random", contest.supernets("fixed_size_random", nodes, contest.rates))[
-        0
-    ]
+    name = "fixed_size_random"
+    return train_and_choose(contest, name, contest.supernets(name, contest.growth.max_nodes, contest.rates))[0]
 
 
 def sizes(contest: SeriesContest) -> Score:
