@@ -31,16 +31,10 @@ MODELS = {  # name -> what it is, in words
     "darts_v2": "published cell, found by DARTS with second order",
     "enas": "published cell, found by ENAS",
 }
-TUNED = (
-    "grown_retrained",
-    "lstm",
-    "gru",
-    "gru_var",
-    "fixed_size_random",
-    "darts_v1",
-    "darts_v2",
-    "enas",
-)  # by validation, of several settings
+TUNED = (  # by validation, of several settings
+    *("grown_retrained", "lstm", "gru", "gru_var", "fixed_size_random"),
+    *("darts_v1", "darts_v2", "enas"),
+)
 GROWN = ("grown", "random", "gru_var")  # trained with growth's recipe, the others with that of `retrain`
 METRICS = {"mse": "MSE"}  # what tables call a metric, if not by its name
 WORDS = {"mse": "error"}  # what sentences call it
