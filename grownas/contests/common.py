@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -223,7 +223,7 @@ class Trial:
             TrainingError: training diverges.
         """
         one = self.setting
-        if self.fit is not None and self.fit.epochs - self.fit.best_epoch >= (one.recipe.patience or math.inf):
+        if self.is_over:
             return
         to_the_end = epochs is None or epochs >= one.recipe.epochs
         key, recipe = (one.key, one.recipe) if to_the_end else (f"{one.key}-to-{epochs}", one.recipe.first(epochs or 0))
@@ -241,6 +241,14 @@ class Trial:
             self.fit, self.seconds, self.steps = None, error.seconds, error.steps
             raise
         self.part, self.seconds, self.steps = key, self.fit.seconds, self.fit.steps
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training has ended: patience has run out, or the most epochs are reached."""
+        if self.fit is None:
+            return False
+        patience, epochs = self.setting.recipe.patience, self.setting.recipe.epochs
+        return self.fit.epochs >= epochs or self.fit.epochs - self.fit.best_epoch >= (patience or epochs)
 
     @property
     def metric(self) -> float:
@@ -268,17 +276,45 @@ def choose(contest: Contest, settings: Sequence[Setting]) -> Choice:
                 trial.train(contest, epochs)
             except TrainingError as error:
                 if number == len(ranked) and not reached:
-                    raise TrainingError(
-                        str(error), sum(one.seconds for one in trials), sum(one.steps for one in trials)
-                    ) from error
+                    raise TrainingError(str(error), *_total(trials)) from error
                 warnings.warn(f"passed over: {error}", stacklevel=2)
             else:
                 reached.append(trial)
         ranked = sorted(reached, key=lambda trial: trial.metric)  # of equals the one that was ahead before
     best = ranked[0]
     assert best.fit is not None
-    seconds, steps = sum(one.seconds for one in trials), sum(one.steps for one in trials)
-    return Choice(best.fit, best.setting, len(settings), seconds, steps)
+    return Choice(best.fit, best.setting, len(settings), *_total(trials))
+
+
+def choose_among(contest: Contest, groups: Sequence[Sequence[Setting]]) -> Choice:
+    """Choose the best setting of each group, then the best of these; seconds and steps are of all groups.
+
+    Groups are for settings that learn at different speeds, such as models of different sizes: after few epochs the
+    larger ones are ahead, and halving would drop the smaller ones too early. A group with which training diverges
+    throughout is passed over with a warning.
+
+    Raises:
+        TrainingError: training diverges with every setting of every group.
+    """
+    choices, spent = list[Choice](), list[Choice | TrainingError]()
+    for number, group in enumerate(groups, 1):
+        try:
+            choices.append(choose(contest, group))
+            spent.append(choices[-1])
+        except TrainingError as error:
+            spent.append(error)
+            if number == len(groups) and not choices:
+                raise TrainingError(str(error), *_total(spent)) from error
+            warnings.warn(f"passed over: {error}", stacklevel=2)
+    best = min(choices, key=lambda choice: choice.fit.evaluation.metric)
+    seconds, steps = _total(spent)
+    return best._replace(tried=sum(map(len, groups)), seconds=seconds, steps=steps)
+
+
+def _total(spent: Iterable[_Spent]) -> tuple[float, int]:
+    """Return seconds and steps of all."""
+    each = list(spent)
+    return sum(one.seconds for one in each), sum(one.steps for one in each)
 
 
 def train_and_choose(contest: Contest, name: str, settings: Sequence[Setting]) -> tuple[Score, Any]:

@@ -31,6 +31,7 @@ from grownas.contests.common import (
     Halving,
     Setting,
     choose,
+    choose_among,
     score_choice,
     score_model,
     train_and_choose,
@@ -314,8 +315,7 @@ def _recurrent(contest: SeriesContest, kind: str) -> Score:
 
     sizes = sorted({*contest.hidden_sizes, *equal})
     by_size = [contest.settings(f"{kind}-{size}", {"hidden_size": size}, partial(build, size)) for size in sizes]
-    score, _ = train_and_choose(contest, kind, [one for settings in by_size for one in settings])
-    return score
+    return score_choice(contest, kind, choose_among(contest, by_size))[0]
 
 
 def gru_var(contest: SeriesContest) -> Score:

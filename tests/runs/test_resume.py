@@ -17,7 +17,7 @@ UNTIL = {  # what must exist when the kill comes
     "after the first fit": "checkpoint/stage-1-pull-10.done",
     "in growth": "checkpoint/stage-2.part",
     "after growth": "checkpoint/stage-2.done",
-    "in a baseline": "checkpoint/gru-4-squared.part",
+    "in a baseline": "checkpoint/gru-4-squared-rate-0.001-decay-0.part",
     "while the results are written": "weights.safetensors",
     "in the report": "summary.json",
 }

@@ -23,6 +23,7 @@ from grownas.train import Fit
 
 TRAIN, VAL, ROWS = 120, 30, 180
 SERIES = 2
+PLAIN = "-rate-0.001-decay-0"  # ends the key of a fit
 
 
 class Model(nn.Module):
@@ -77,7 +78,7 @@ class Journal:
         self.remembered.append(key)
         return {"seconds": 0.5, **work()}
 
-    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
+    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0, after=None, extendable=False):
         self.asked.append((key, model, task, recipe, seed))
         trained = named(self.says(key), key)
         return Fit(trained, [], task.evaluate(trained, "val"), 9, 4, 10, 2.0, "patience", [])
@@ -109,6 +110,8 @@ def contest(journal=None, **changes):
         "recipe": Recipe(epochs=60, patience=6),
         "hidden_sizes": (2, 3),
         "losses": ("squared", "huber"),
+        "rates": (0.001,),
+        "weight_decays": (0.0,),
         "seed": 4,
     }
     return SeriesContest(**{**given, **changes})
@@ -190,14 +193,18 @@ def test_var_robust_is_the_best_huber_setting_whatever_the_start_is():
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_every_size_is_trained_with_every_loss_and_the_lowest_metric_wins(kind):
-    journal = Journal(lambda key: {f"{kind}-3-squared": 0.5}.get(key, 1.0))
+    journal = Journal(lambda key: {f"{kind}-3-squared{PLAIN}": 0.5}.get(key, 1.0))
     score = BASELINES[kind](contest(journal))
-    assert journal.keys == [f"{kind}-{size}-{loss}" for size in (2, 3) for loss in ("squared", "huber")]
+    assert journal.keys == [f"{kind}-{size}-{loss}{PLAIN}" for size in (2, 3) for loss in ("squared", "huber")]
     assert [task.loss_name for _, _, task, _, _ in journal.asked] == ["squared", "huber"] * 2
     assert all(recipe == Recipe(epochs=60, patience=6) and seed == 4 for *_, recipe, seed in journal.asked)
-    assert score.chosen == {"hidden_size": 3, "loss": "squared"}
+    assert score.chosen == {"hidden_size": 3, "loss": "squared", "rate": 0.001, "weight_decay": 0.0}
     assert (score.model, score.val.metric, score.test.metric) == (kind, 0.5, 1.5)
-    assert (score.settings, score.seconds) == (4, 8.0)  # all fits are counted, not the chosen one alone
+    assert (score.settings, score.seconds, score.steps) == (
+        4,
+        8.0,
+        40,
+    )  # all fits are counted, not the chosen one alone
 
 
 def test_the_size_with_the_grown_cells_parameters_is_tried_too():
@@ -207,7 +214,7 @@ def test_the_size_with_the_grown_cells_parameters_is_tried_too():
     assert [model.core.hidden_size for _, model, *_ in journal.asked] == [2, 2, 3, 3, 5, 5]
     again = Journal()
     BASELINES["gru"](contest(again, params=147, hidden_sizes=(5,)))
-    assert again.keys == ["gru-5-squared", "gru-5-huber"]  # not twice
+    assert again.keys == [f"gru-5-squared{PLAIN}", f"gru-5-huber{PLAIN}"]  # not twice
 
 
 def test_both_losses_begin_with_the_same_weights():
@@ -221,12 +228,10 @@ def test_both_losses_begin_with_the_same_weights():
 
 
 def test_a_refit_trains_the_winner_anew_for_its_best_number_of_epochs():
-    journal = Journal(lambda key: {"b-huber": 0.5}.get(key, 1.0))
+    journal = Journal(lambda key: {f"b-huber{PLAIN}": 0.5}.get(key, 1.0))
     given = contest(journal, refit=True)
     settings = [
-        one
-        for key in ("a", "b")
-        for one in given.with_losses(key, {"key": key}, lambda key=key: named(9.0, f"new {key}"))
+        one for key in ("a", "b") for one in given.settings(key, {"key": key}, lambda key=key: named(9.0, f"new {key}"))
     ]
     score, model = train_and_choose(given, "mine", settings)
     key, start, task, recipe, _ = journal.asked[-1]
@@ -234,7 +239,8 @@ def test_a_refit_trains_the_winner_anew_for_its_best_number_of_epochs():
     assert (task.refitting, task.loss_name) == (True, "huber")
     assert (recipe.epochs, recipe.patience) == (4, None)
     assert model.name == "mine-refit"
-    assert (score.settings, score.seconds, score.chosen) == (4, 10.0, {"key": "b", "loss": "huber"})
+    chosen = {"key": "b", "loss": "huber", "rate": 0.001, "weight_decay": 0.0}
+    assert (score.settings, score.seconds, score.steps, score.chosen) == (4, 10.0, 50, chosen)
 
 
 # ---- pulls
@@ -243,18 +249,18 @@ def test_a_refit_trains_the_winner_anew_for_its_best_number_of_epochs():
 @pytest.mark.parametrize(
     ("losses", "pull", "model", "loss"),
     [
-        ({"pull-100": 2.0, "pull-0": 1.0}, 0.0, "k-pull-0", 1.0),
-        ({"pull-100": 1.0, "pull-0": 2.0}, 100.0, "k-pull-100", 1.0),
-        ({"pull-100": 4.0, "pull-0": 2.0}, 0.0, "k-pull-0", 2.0),
+        ({"pull-100": 2.0, "pull-0": 1.0}, 0.0, f"k-pull-0{PLAIN}", 1.0),
+        ({"pull-100": 1.0, "pull-0": 2.0}, 100.0, f"k-pull-100{PLAIN}", 1.0),
+        ({"pull-100": 4.0, "pull-0": 2.0}, 0.0, f"k-pull-0{PLAIN}", 2.0),
         ({"pull-100": 4.0, "pull-0": 5.0}, None, "start", 3.0),
         ({"pull-100": 3.0, "pull-0": 3.0}, None, "start", 3.0),  # equal is not better
     ],
 )
 def test_each_pull_is_tried_from_the_same_start_and_accepted_by_the_judge(losses, pull, model, loss):
-    journal = Journal(lambda key: losses[key.removeprefix("k-")])
+    journal = Journal(lambda key: losses[key.removeprefix("k-").removesuffix(PLAIN)])
     start = named(3.0)
     found = train_by_pulls(contest(journal), "k", start)
-    assert journal.keys == ["k-pull-100", "k-pull-0"]
+    assert journal.keys == [f"k-pull-100{PLAIN}", f"k-pull-0{PLAIN}"]
     assert all(given is start for _, given, *_ in journal.asked)
     assert [recipe.pull for *_, recipe, _ in journal.asked] == [100.0, 0.0]
     assert all(recipe.epochs == 50 for *_, recipe, _ in journal.asked)
@@ -264,15 +270,17 @@ def test_each_pull_is_tried_from_the_same_start_and_accepted_by_the_judge(losses
 
 
 def test_a_refit_repeats_the_accepted_pull_and_nothing_if_none_was():
-    journal = Journal(lambda key: 1.0 if key.endswith("100") else 2.0)
+    journal = Journal(lambda key: 1.0 if "100" in key else 2.0)
     given = contest(journal)
     trained = train_by_pulls(given, "k", named(3.0))
     again = named(3.0, "again")
-    model, seconds = refit_by_pull(given, "k", again, trained)
+    refitted = refit_by_pull(given, "k", again, trained)
     key, start, task, recipe, _ = journal.asked[-1]
-    assert (key, start, model.name, seconds) == ("k-refit", again, "k-refit", 2.0)
+    assert (key, start, refitted.model.name) == ("k-refit", again, "k-refit")
+    assert (refitted.seconds, refitted.steps) == (6.0, 30)  # of both pulls and the refit
     assert (task.refitting, recipe.pull, recipe.patience, recipe.epochs) == (True, 100.0, None, 4)
-    assert refit_by_pull(given, "k", again, replace(trained, pull=None)) == (again, 0.0)
+    kept = replace(trained, pull=None, setting=None)
+    assert refit_by_pull(given, "k", again, kept) == replace(kept, model=again)
     assert len(journal.asked) == 3
 
 
@@ -286,11 +294,17 @@ def test_random_search_takes_as_many_steps_as_the_growth_and_keeps_the_lowest_lo
         built.append(nodes)
         return named(3.0)
 
-    journal = Journal(lambda key: {"random-1-pull-100": 0.5}.get(key, 2.0))
-    score = random_search(contest(journal, build=build, steps=41))  # 20 steps a genotype: the third begins at 40
-    assert journal.keys == [f"random-{i}-pull-{pull}" for i in range(3) for pull in (100, 0)]
-    assert (score.settings, score.seconds, score.val.metric) == (3, 12.0, 0.5)
-    assert score.chosen == {"nodes": len(built[1]), "ops": sum(map(len, built[1])), "pull": 100.0}
+    journal = Journal(lambda key: {"random-1-pull-100-rate-0.01-decay-0": 0.5}.get(key, 2.0))
+    given = contest(journal, build=build, steps=41, rates=(0.003, 0.01))  # 20 steps a genotype: the third begins at 40
+    score = random_search(given)
+    assert journal.keys == [  # the rates take turns
+        f"random-{i}-pull-{pull}-rate-{rate}-decay-0"
+        for i, rate in enumerate((0.003, 0.01, 0.003))
+        for pull in (100, 0)
+    ]
+    assert (score.settings, score.seconds, score.steps, score.val.metric) == (3, 12.0, 60, 0.5)
+    found = {"nodes": len(built[1]), "ops": sum(map(len, built[1])), "pull": 100.0}
+    assert score.chosen == {**found, "rate": 0.01, "weight_decay": 0.0}
     assert len({str(nodes) for nodes in built}) > 1
 
 
