@@ -273,9 +273,7 @@ def test_a_kill_in_any_of_the_shorter_fits_changes_nothing(
     assert folder.names() == ["a-to-1.done", "a-to-2.done", "a.done"]
 
 
-def test_a_fit_whose_patience_has_run_out_does_not_go_on(
-    folder, copy_task, unusable, make_model, assert_equal, outcome
-):
+def test_a_fit_whose_patience_has_run_out_does_not_go_on(folder, copy_task, make_model, assert_equal, outcome):
     class Flat(copy_task):
         def evaluate(self, model, part):
             return super().evaluate(model, part)._replace(losses=np.ones(24))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from grownas import checkpoint
+from grownas import journal as kept
 from grownas.baselines import NAMES
 from grownas.baselines.var import VAR, Selection, fit_var_robust
-from grownas.contests.common import generator_for, train_and_choose
+from grownas.config import load
+from grownas.contests.common import Halving, generator_for, train_and_choose
 from grownas.contests.series import BASELINES, SeriesContest, random_search, refit_by_pull, train_by_pulls
+from grownas.errors import TrainingError
+from grownas.programs import growth_of, retrain_recipe, space_of
 from grownas.protocols import Evaluation
 from grownas.recipe import Recipe
+from grownas.run import load_task
 from grownas.space import SearchSpace
 from grownas.strategies.stage import Growth
 from grownas.train import Fit
@@ -318,6 +325,127 @@ def test_random_search_repeats_with_its_seed():
 
     assert sampled(1) == sampled(1)
     assert sampled(1) != sampled(2)
+
+
+def test_a_random_cell_that_diverges_under_one_pull_counts_all_its_steps():
+    class Diverging(Journal):
+        def fit(self, key, *args, **options):
+            if key.startswith("random-0-pull-0"):
+                raise TrainingError(f"{key} diverged", seconds=3.0, steps=5)
+            return super().fit(key, *args, **options)
+
+    with pytest.warns(UserWarning, match="passed over: random-0-pull-0"):
+        score = random_search(contest(Diverging(), steps=16))
+    # random-0: 10 steps with pull 100, 5 with pull 0; random-1: 20
+    assert (score.steps, score.seconds, score.settings) == (35, 9.0, 2)
+
+
+# ---- rates, weight decays and halving
+
+
+def test_rates_and_weight_decays_are_tried_with_the_same_weights():
+    journal = Journal()
+    given = contest(journal, rates=(0.003, 0.01), weight_decays=(0.0, 1.0), losses=("huber",), hidden_sizes=(2,))
+    assert BASELINES["lstm"](given).settings == 4
+    tried = [(recipe.weights.rate, recipe.weights.weight_decay) for *_, recipe, _ in journal.asked]
+    assert tried == [(0.003, 0.0), (0.003, 1.0), (0.01, 0.0), (0.01, 1.0)]
+    weights = [torch.cat([p.flatten() for p in model.core.parameters()]) for _, model, *_ in journal.asked]
+    assert all(torch.equal(one, weights[0]) for one in weights)
+
+
+def test_halving_runs_within_each_size():
+    journal = Journal(lambda key: 0.5 if "lstm-3" in key else 1.0)
+    given = contest(journal, losses=("squared",), rates=(0.003, 0.01), halving=Halving(7, 2, 1))
+    score = BASELINES["lstm"](given)
+    assert journal.keys == [
+        *("lstm-2-squared-rate-0.003-decay-0-to-7", "lstm-2-squared-rate-0.01-decay-0-to-7"),
+        "lstm-2-squared-rate-0.003-decay-0",
+        *("lstm-3-squared-rate-0.003-decay-0-to-7", "lstm-3-squared-rate-0.01-decay-0-to-7"),
+        "lstm-3-squared-rate-0.003-decay-0",
+    ]
+    assert (score.chosen["hidden_size"], score.settings) == (3, 4)
+
+
+def test_the_gru_beside_the_var_is_tuned_for_each_pull():
+    journal = Journal(lambda key: {"gru_var-pull-0-rate-0.01-decay-1": 0.5}.get(key, 1.0))
+    score = BASELINES["gru_var"](with_real_start(journal, rates=(0.003, 0.01), weight_decays=(0.0, 1.0)))
+    assert (score.settings, score.steps, score.val.metric) == (8, 80, 0.5)
+    assert {key: score.chosen[key] for key in ("pull", "rate", "weight_decay")} == {
+        "pull": 0.0,
+        "rate": 0.01,
+        "weight_decay": 1.0,
+    }
+
+
+def with_real_start(journal, **changes):
+    """Return a contest whose task evaluates untrained models, too."""
+    given = contest(journal, **changes)
+    evaluate = given.task.evaluate
+    given.task.evaluate = lambda model, part: evaluate(model if hasattr(model, "says") else named(3.0), part)
+    given.task.model = lambda core, *, generator: ReadModel(core)
+    return given
+
+
+class ReadModel(Model):
+    """Has a readout of the core's width."""
+
+    def __init__(self, core):
+        super().__init__(core)
+        self.readout = nn.Linear(core.hidden_size, SERIES)
+
+
+# ---- controls of growth
+
+
+def test_the_fixed_size_is_the_largest_cell_from_random_weights():
+    built = []
+
+    def build(nodes, var, generator):
+        built.append((nodes, var))
+        return named(3.0)
+
+    journal = Journal(lambda key: 0.5 if "0.01" in key else 1.0)
+    growth = Growth(recipe=Recipe(epochs=50, patience=5, pull=9.0, bilevel="joint"), max_nodes=4)
+    score = BASELINES["fixed_size_random"](contest(journal, build=build, growth=growth, rates=(0.003, 0.01)))
+    assert journal.keys == ["fixed_size_random-rate-0.003-decay-0", "fixed_size_random-rate-0.01-decay-0"]
+    assert built == 2 * [([contest().space.ops] * 4, None)]
+    for *_, recipe, _ in journal.asked:
+        assert (recipe.epochs, recipe.patience, recipe.pull) == (60, 6, 0.0)  # the baselines', in one stage
+    assert score.chosen == {"nodes": 4, "rate": 0.01, "weight_decay": 0.0}
+    assert (score.settings, score.steps, score.val.metric) == (2, 20, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("losses", "nodes"),
+    [([1.0, 1.0, 1.0], 1), ([1.0, 0.9, 0.8], 3), ([1.0, 0.9, 0.95], 2), ([1.0, 1.1, 0.9], 3), ([0.5, 0.6, 0.7], 1)],
+)
+def test_sizes_are_all_trained_and_the_judge_chooses(losses, nodes):
+    journal = Journal(lambda key: losses[int(key.split("-")[1]) - 1])
+    growth = Growth(recipe=Recipe(epochs=50, patience=5), max_nodes=3, judge="better")
+    score = BASELINES["sizes"](contest(journal, growth=growth, rates=(0.003, 0.01)))
+    assert journal.keys == [f"sizes-{number}{PLAIN}" for number in (1, 2, 3)]  # at growth's rate
+    assert (score.chosen["nodes"], score.val.metric) == (nodes, pytest.approx(losses[nodes - 1]))
+    assert (score.settings, score.steps, score.seconds) == (3, 30, 6.0)  # of all sizes
+
+
+def test_on_white_noise_one_node_is_chosen_and_all_steps_are_counted(tmp_path):
+    rng, path = np.random.default_rng(1), tmp_path / "closes.csv"
+    values = 100 * np.exp(0.01 * rng.normal(size=(300, 2)).cumsum(0))
+    days = np.arange("2020-01-01", "2020-10-27", dtype="datetime64[D]")[:300]
+    rows = [f"{day},{one},{other}" for day, (one, other) in zip(days, values, strict=True)]
+    path.write_text("\n".join(["date,A,B", *rows]) + "\n")
+    options = ("space.hidden_size=4", "task.context=20", "task.streams=4", "start.max_order=1", "retrain.patience=3")
+    config = load("index_returns/growing", [f"task.data={path}", *options])
+    task, space = load_task(config), space_of(config)
+    log = SimpleNamespace(truncate=lambda size: None, append=lambda line: None)
+    progress = SimpleNamespace(update=lambda **words: None)
+    logs = {"metrics": log, "growth": log, "shares": log, "progress": progress}
+    journal = kept.Journal(tmp_path / "checkpoint", "config", **logs)
+    about = {"growth": growth_of(config, space), "space": space, "recipe": retrain_recipe(config), "seed": 1}
+    score = BASELINES["sizes"](SeriesContest.enter(config, journal, task, **about))
+    assert score.chosen["nodes"] == 1
+    steps = [checkpoint.load(journal.folder / f"sizes-{nodes}{PLAIN}.done", "config")["steps"] for nodes in (1, 2, 3)]
+    assert score.steps == sum(steps) > max(steps) > 0
 
 
 @pytest.mark.parametrize("at_var", [True, False])
