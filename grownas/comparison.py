@@ -157,6 +157,8 @@ def _model(name: str, runs: Sequence[Tree], in_mcs: bool | None) -> Tree:
         "n": len(found),
         "params": _mean([entry["params"] for entry in entries]),
         "seconds": _mean([entry["seconds"] for entry in entries]),
+        "steps": _mean([entry["steps"] for entry in entries]) if "steps" in entries[0] else None,
+        "capped": sum(entry.get("capped", False) for entry in entries),
         "settings": entries[0].get("settings"),
         "words_per_s": _mean(speeds) if speeds else None,
         "val": _spread([entry["val"] for entry in entries]),

@@ -184,17 +184,39 @@ class Retrain(WeightOptimizer):
     """The budget of every model that is trained from random weights."""
 
     grown: Annotated[bool, about("train the cell found anew, too")] = True
-    epochs: Annotated[Count, about("at most")] = 200
+    epochs: Annotated[Count, about("at most; far above what patience allows")] = 1000
     patience: Annotated[Count, about("epochs without a lower validation loss before training ends")] = 12
+
+
+class Halving(Section):
+    """Successive halving, which chooses a model's setting on validation (see `contests.common.Halving`)."""
+
+    first_epochs: Annotated[Count, about("that every setting is trained for")] = 5
+    reduction_factor: Annotated[
+        Count, Field(ge=2), about("of the settings one in so many goes on, for as many times the epochs")
+    ] = 4
+    finalists: Annotated[Count, about("settings that are trained until patience runs out")] = 1
 
 
 class Baselines(Section):
     """What the grown cell is compared with."""
 
     use: Annotated[Names, about("of `grownas search`")] = ("zero", "var1", "var", "var_robust", "har", "lstm", "gru")
-    compare: Annotated[Names, about("further ones of `grownas compare`")] = ("gru_var", "random")
+    compare: Annotated[Names, about("further ones of `grownas compare`")] = (
+        "gru_var",
+        "random",
+        "fixed_size_random",
+        "sizes",
+    )
     hidden_sizes: Annotated[Sizes, about("and the one that gives the grown cell's number of parameters")] = (8, 16, 32)
     losses: Annotated[Names, Field(min_length=1)] = ("squared", "huber")
+    rates: Annotated[
+        tuple[Positive, ...], OneOrMore, Distinct, about("of the weights; an empty list: `retrain.rate`")
+    ] = (0.001, 0.003, 0.01)
+    weight_decays: Annotated[
+        tuple[NonNegative, ...], OneOrMore, Distinct, about("an empty list: `retrain.weight_decay`")
+    ] = (0.0, 1.0)
+    halving: Halving = Halving()
 
 
 class LanguageStart(Section):
@@ -224,6 +246,7 @@ class LanguageBaselines(Section):
 class LanguageRetrain(Retrain):
     """The budget of every language model that is trained from random weights."""
 
+    epochs: Annotated[Count, about("at most")] = 200
     layers: Annotated[
         Count, about("of cells one on another, for the cell trained anew and every baseline but `random`; growth has 1")
     ] = 1

@@ -32,9 +32,10 @@ class TrainingError(Exception):
 
     Attributes:
         seconds: trained until then.
+        steps: weight steps trained until then.
     """
 
-    def __init__(self, message: str, seconds: float = 0.0) -> None:
-        """Keep the seconds beside the message."""
+    def __init__(self, message: str, seconds: float = 0.0, steps: int = 0) -> None:
+        """Keep seconds and steps beside the message."""
         super().__init__(message)
-        self.seconds = seconds
+        self.seconds, self.steps = seconds, steps

@@ -94,13 +94,35 @@ class Journal:
         seed: int,
         optimizers: list[torch.optim.Optimizer] | None = None,
         stage: int = 0,
+        after: str | None = None,
+        extendable: bool = False,
     ) -> Fit:
-        """Train as `train.fit` does, from where an earlier try was cut off, or give back the finished fit."""
+        """Train as `train.fit` does, from where an earlier try was cut off, or give back the finished fit.
+
+        Args:
+            key: of the fit.
+            model: see `train.fit`.
+            task: likewise.
+            recipe: likewise.
+            seed: likewise.
+            optimizers: likewise.
+            stage: of the growth; 0 for none.
+            after: key of a fit that is the same but for fewer epochs, and extendable: this one goes on where that one
+                ended. Result and log are those of one long fit; `elapsed` counts the epochs that both have once.
+            extendable: let a longer fit go on from the end of this one.
+        """
         self._stop_if_asked()
         done_path, part_path = self.folder / f"{key}.done", self.folder / f"{key}.part"
+        shorter = None if after is None else checkpoint.load(self.folder / f"{after}.done", self.identity)
+        counted = 0.0 if shorter is None else shorter["seconds"]
         done = checkpoint.load(done_path, self.identity)
         if done is None:
             part = checkpoint.load(part_path, self.identity)
+            if after is not None and part is None:
+                assert shorter is not None, f"{key} goes on after {after}, which was not trained yet"
+                assert shorter["end"] is not None, f"{key} goes on after {after}, which is not extendable"
+                lines = [{**line, "stage": stage, "part": key} for line in shorter["lines"]]
+                part = {"trainer": shorter["end"], "lines": lines}
             watcher = _Watcher(self, key, stage, part, model=model, epochs=recipe.epochs)
             try:
                 finished = fit(
@@ -111,11 +133,12 @@ class Journal:
                     optimizers=optimizers,
                     monitor=watcher,
                     resume=part["trainer"] if part else None,
+                    extendable=extendable,
                 )
             except TrainingError as error:
                 kept = f"; the last good state is kept in {part_path}" if part_path.exists() else ""
-                self.elapsed += error.seconds
-                raise TrainingError(f"{key} (stage {stage}), {error}{kept}", error.seconds) from error
+                self.elapsed += error.seconds - counted
+                raise TrainingError(f"{key} (stage {stage}), {error}{kept}", error.seconds, error.steps) from error
             done = _to_tree(finished, watcher.lines)
             checkpoint.save(done_path, done, self.identity)
         else:
@@ -125,7 +148,7 @@ class Journal:
         checkpoint.remove(part_path)  # also one that a kill left beside the finished fit
         for line in _share_lines(finished):
             self.shares.append({"stage": stage, "part": key, **line})
-        self.elapsed += finished.seconds
+        self.elapsed += finished.seconds - counted
         return finished
 
     def grew(self, line: Mapping[str, Any]) -> None:
@@ -213,6 +236,7 @@ def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
         "reason": done.reason,
         "shares": done.shares,
         "speed": done.speed,
+        "end": done.end,
         "lines": lines,
     }
 
@@ -233,6 +257,7 @@ def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.op
         reason=tree["reason"],
         shares=tree["shares"],
         speed=tree["speed"],
+        end=tree["end"],
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from grownas.backbone import Backbone
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.contests.common import Contest, retrain, score_model
+from grownas.contests.common import Contest, is_capped, retrain, score_model
 from grownas.contests.language import LanguageContest
 from grownas.contests.series import SeriesContest
 from grownas.criteria.threshold import Thresholds
@@ -59,6 +59,7 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         score_model(task, "first_stage", final.first, first_seconds, tried + len(first_stage), speed=grown.first_speed),
         contest.score_start(start),
     ]
+    scores[0] = replace(scores[0], steps=contest.steps_before + grown.steps, capped=_is_capped(grown, growth))
     retrain_seconds = None
     if config.retrain.grown:
         retrained, _ = retrain(contest, model.core.genotype)
@@ -186,6 +187,12 @@ def _finish(contest: Contest, grown: Grown, nodes: Sequence[Ops]) -> Final:
         return Final(model, model, seconds, seconds)
     first, first_seconds = finish(grown.first_stage, [grown.first_line], "closing-first-stage")
     return Final(model, first, seconds, first_seconds)
+
+
+def _is_capped(grown: Grown, growth: Growth) -> bool:
+    """Say whether the training that the model came out of ended at the most epochs allowed, see `is_capped`."""
+    last = grown.path()[-1:]
+    return any(is_capped(line["epochs"], line["best_epoch"], growth.recipe) for line in last)
 
 
 def _refit(contest: Contest, nodes: Sequence[Ops], path: list[dict[str, Any]]) -> tuple[Any, float]:

@@ -25,6 +25,8 @@ class Score:
         settings: how many settings were tried.
         chosen: the settings chosen on validation data or blocked folds.
         speed: positions learned from in a second of training; None where the task does not ask, or nothing was trained.
+        steps: weight steps of all its fits; None where nothing was trained.
+        capped: the chosen fit ended at the most epochs allowed, before patience ran out: it may have gone on improving.
     """
 
     model: str
@@ -35,6 +37,8 @@ class Score:
     settings: int = 1
     chosen: dict[str, Any] = field(default_factory=dict)
     speed: float | None = None
+    steps: int | None = None
+    capped: bool = False
 
     def entry(self, task: Any) -> dict[str, Any]:
         """Return the entry for `summary.json`."""
@@ -46,6 +50,7 @@ class Score:
             "seconds": round(self.seconds, 3),
             "settings": self.settings,
             "chosen": self.chosen,
+            **({} if self.steps is None else {"steps": self.steps, "capped": self.capped}),
             **({} if self.speed is None else {f"{task.unit}_per_s": round(self.speed, 1)}),
             "detail": {part: task.score(getattr(self, part), part) for part in ("val", "test")},
         }

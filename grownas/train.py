@@ -45,6 +45,7 @@ class Fit:
         reason: why training stopped.
         speed: positions learned from in a second of training, evaluations left out; None if nothing was trained.
         shares: for each epoch from 0 (untrained) on, and each node, softmax(alpha); empty where there is no alpha.
+        end: the state of the trainer after the last epoch, from which a longer fit can go on; None unless asked for.
     """
 
     model: Any
@@ -57,6 +58,7 @@ class Fit:
     reason: str
     shares: list[Shares]
     speed: float | None = None
+    end: Tree | None = None
 
     @property
     def loss(self) -> float:
@@ -102,6 +104,7 @@ def fit(
     monitor: Monitor | None = None,
     optimizers: list[torch.optim.Optimizer] | None = None,
     resume: Tree | None = None,
+    extendable: bool = False,
 ) -> Fit:
     """Train a copy of a model until its validation loss stops falling; return it at its best epoch.
 
@@ -114,12 +117,14 @@ def fit(
         seed: fixes the order of the data and the model's own noise.
         monitor: who watches.
         optimizers: optimisers of `model` to go on with, such as those of a migration; new ones if None.
-        resume: a snapshot of the same fit to go on from.
+        resume: a snapshot to go on from: of the same fit, or the `Fit.end` of one with fewer epochs.
+        extendable: keep the state after the last epoch in `Fit.end`.
 
     Raises:
         TrainingError: a loss or a gradient is not finite; the message names step and epoch.
     """
     trainer = Trainer(model, task, recipe, seed=seed, monitor=monitor or Silent(), optimizers=optimizers)
+    trainer.extendable = extendable
     if resume is not None:
         trainer.restore(resume)
     return trainer.run()
@@ -163,6 +168,7 @@ class Trainer:
         self.alpha_before: Tree | None = None  # within a step: alpha and its optimiser as they were
         self.loss_sum, self.loss_count = 0.0, 0
         self.shares: list[Shares] = []
+        self.extendable = False  # keep the state after the last epoch
 
     def run(self) -> Fit:
         """Train to the end."""
@@ -345,7 +351,7 @@ class Trainer:
     def _error(self, what: str) -> TrainingError:
         where = f"step {self.step}, epoch {self.data.epoch}"
         seconds = time.perf_counter() - self.clock
-        return TrainingError(f"{where}: {what}. Lower the learning rate or `clip`", seconds)
+        return TrainingError(f"{where}: {what}. Lower the learning rate or `clip`", seconds, self.step)
 
     def _judge_epoch(self) -> None:
         """Evaluate on the validation part and keep the model if it is the best so far."""
@@ -383,6 +389,7 @@ class Trainer:
 
     def _result(self) -> Fit:
         seconds = time.perf_counter() - self.clock
+        end = self.snapshot() if self.extendable else None
         self.model.load_state_dict(self.best["model"])
         for optimizer, state in zip(self.optimizers, self.best["optimizers"], strict=True):
             optimizer.load_state_dict(state)
@@ -403,6 +410,7 @@ class Trainer:
             reason=reason,
             shares=self.shares,
             speed=self.positions / self.busy if self.busy else None,
+            end=end,
         )
 
     def snapshot(self) -> Tree:

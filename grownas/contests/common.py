@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -23,13 +24,16 @@ from grownas.strategies.stage import Growth
 from grownas.train import Fit
 
 
-class _Steps(Protocol):
+class _Spent(Protocol):
+    @property
+    def seconds(self) -> float: ...
+
     @property
     def steps(self) -> int: ...
 
 
 MOST_DIVERGED = 5  # random genotypes, before there must be a reason other than chance
-Trained = TypeVar("Trained", bound=_Steps)  # what a training gave, such as a `Fit`
+Trained = TypeVar("Trained", bound=_Spent)  # what a training gave, such as a `Fit`
 
 
 class Setting(NamedTuple):
@@ -50,6 +54,34 @@ class Setting(NamedTuple):
     recipe: Recipe
 
 
+@dataclass(frozen=True)
+class Halving:
+    """Successive halving (Jamieson & Talwalkar 2016): many settings are trained briefly, few to the end.
+
+    All settings are trained for `first_epochs`. The best, one in `reduction_factor`, go on for `reduction_factor` times
+    as many epochs in all, and so on, until `finalists` are left, which are trained until patience runs out.
+
+    Attributes:
+        first_epochs: of every setting; None trains every setting to the end.
+        reduction_factor: 2 or more.
+        finalists: 1 or more.
+    """
+
+    first_epochs: int | None = None
+    reduction_factor: int = 4
+    finalists: int = 1
+
+    def rungs(self, settings: int) -> Iterator[tuple[int, int | None]]:
+        """Yield how many settings are trained, and up to which epoch; None for until patience runs out."""
+        if self.first_epochs is not None:
+            epochs = self.first_epochs
+            while settings > self.finalists:
+                yield settings, epochs
+                settings = max(self.finalists, math.ceil(settings / self.reduction_factor))
+                epochs *= self.reduction_factor
+        yield settings, None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contest:
     """What the grown cell and the baselines are given; a subclass for each kind of task.
@@ -60,6 +92,7 @@ class Contest:
         growth: how the cell is grown.
         space: the ops allowed.
         recipe: the budget of each model that is trained from random weights.
+        halving: how validation chooses among several settings.
         seed: of weights and data order.
         refit: fit the chosen settings anew on training and validation data.
         backend: what runs grown cells.
@@ -75,6 +108,7 @@ class Contest:
     space: SearchSpace
     recipe: Recipe
     seed: int
+    halving: Halving = Halving()
     refit: bool = False
     backend: str = "auto"
     params: int | None = None
@@ -91,6 +125,11 @@ class Contest:
     def seconds_before(self) -> float:
         """What was spent before growth."""
         return 0.0
+
+    @property
+    def steps_before(self) -> int:
+        """Weight steps trained before growth."""
+        return 0
 
     def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
         """Build the start of growth for each node's ops; `refitted` with what it knows of the validation part, too."""
@@ -135,46 +174,164 @@ class Choice(NamedTuple):
         fit: with the lowest validation metric.
         setting: its.
         tried: number of settings.
-        seconds: of all fits.
+        seconds, steps: of all fits.
     """
 
     fit: Fit
     setting: Setting
     tried: int
     seconds: float
+    steps: int
+
+    @property
+    def capped(self) -> bool:
+        """Whether the fit may have gone on improving, see `is_capped`."""
+        return is_capped(self.fit.epochs, self.fit.best_epoch, self.setting.recipe)
+
+
+def is_capped(epochs: int, best_epoch: int, recipe: Recipe) -> bool:
+    """Say whether a fit ended at the most epochs allowed, before patience ran out.
+
+    Never where the rates decay over these epochs, or where there is no patience: there they are the plan, not a limit.
+    """
+    if recipe.patience is None or recipe.decay != "none":
+        return False
+    return epochs - best_epoch < recipe.patience
+
+
+@dataclass
+class Trial:
+    """A setting that is tried, and how far its training has come.
+
+    Attributes:
+        setting: the setting.
+        fit: its latest; None before the first, and after training diverged.
+        part: the journal's key of that fit.
+        seconds, steps: of its training, also of one that diverged.
+    """
+
+    setting: Setting
+    fit: Fit | None = None
+    part: str | None = None
+    seconds: float = 0.0
+    steps: int = 0
+
+    def train(self, contest: Contest, epochs: int | None) -> None:
+        """Train up to a number of epochs, from where training stands; None trains until patience runs out.
+
+        Raises:
+            TrainingError: training diverges.
+        """
+        one = self.setting
+        if self.is_over:
+            return
+        to_the_end = epochs is None or epochs >= one.recipe.epochs
+        key, recipe = (one.key, one.recipe) if to_the_end else (f"{one.key}-to-{epochs}", one.recipe.first(epochs or 0))
+        try:
+            self.fit = contest.journal.fit(
+                key,
+                one.build(),
+                one.task,
+                recipe,
+                seed=contest.seed,
+                after=self.part,
+                extendable=not to_the_end,
+            )
+        except TrainingError as error:
+            self.fit, self.seconds, self.steps = None, error.seconds, error.steps
+            raise
+        self.part, self.seconds, self.steps = key, self.fit.seconds, self.fit.steps
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training has ended: patience has run out, or the most epochs are reached."""
+        if self.fit is None:
+            return False
+        patience, epochs = self.setting.recipe.patience, self.setting.recipe.epochs
+        return self.fit.epochs >= epochs or self.fit.epochs - self.fit.best_epoch >= (patience or epochs)
+
+    @property
+    def metric(self) -> float:
+        """Validation metric of the latest fit."""
+        assert self.fit is not None
+        return self.fit.evaluation.metric
 
 
 def choose(contest: Contest, settings: Sequence[Setting]) -> Choice:
-    """Train by every setting; validation chooses. A setting with which training diverges is no choice, and said so.
+    """Try every setting by the contest's `halving`; validation chooses.
+
+    A setting with which training diverges is passed over with a warning, and the next best takes its place.
 
     Raises:
-        TrainingError: it diverges with every setting; the last one's error.
+        TrainingError: training diverges with every setting; the last one's error, with the seconds and steps of all.
     """
-    fits: list[tuple[Fit, Setting]] = []
-    seconds = 0.0
-    for number, one in enumerate(settings, 1):
+    trials = [Trial(one) for one in settings]
+    ranked = trials
+    for count, epochs in contest.halving.rungs(len(settings)):
+        reached: list[Trial] = []
+        for number, trial in enumerate(ranked, 1):
+            if len(reached) == count:
+                break
+            try:
+                trial.train(contest, epochs)
+            except TrainingError as error:
+                if number == len(ranked) and not reached:
+                    raise TrainingError(str(error), *_total(trials)) from error
+                warnings.warn(f"passed over: {error}", stacklevel=2)
+            else:
+                reached.append(trial)
+        ranked = sorted(reached, key=lambda trial: trial.metric)  # of equals the one that was ahead before
+    best = ranked[0]
+    assert best.fit is not None
+    return Choice(best.fit, best.setting, len(settings), *_total(trials))
+
+
+def choose_among(contest: Contest, groups: Sequence[Sequence[Setting]]) -> Choice:
+    """Choose the best setting of each group, then the best of these; seconds and steps are of all groups.
+
+    Groups are for settings that learn at different speeds, such as models of different sizes: after few epochs the
+    larger ones are ahead, and halving would drop the smaller ones too early. A group with which training diverges
+    throughout is passed over with a warning.
+
+    Raises:
+        TrainingError: training diverges with every setting of every group.
+    """
+    choices, spent = list[Choice](), list[Choice | TrainingError]()
+    for number, group in enumerate(groups, 1):
         try:
-            fit = contest.journal.fit(one.key, one.build(), one.task, one.recipe, seed=contest.seed)
-            fits.append((fit, one))
-            seconds += fit.seconds
+            choices.append(choose(contest, group))
+            spent.append(choices[-1])
         except TrainingError as error:
-            if number == len(settings) and not fits:
-                raise
-            seconds += error.seconds
+            spent.append(error)
+            if number == len(groups) and not choices:
+                raise TrainingError(str(error), *_total(spent)) from error
             warnings.warn(f"passed over: {error}", stacklevel=2)
-    fit, setting = min(fits, key=lambda pair: pair[0].evaluation.metric)
-    return Choice(fit, setting, len(settings), seconds)
+    best = min(choices, key=lambda choice: choice.fit.evaluation.metric)
+    seconds, steps = _total(spent)
+    return best._replace(tried=sum(map(len, groups)), seconds=seconds, steps=steps)
+
+
+def _total(spent: Iterable[_Spent]) -> tuple[float, int]:
+    """Return seconds and steps of all."""
+    each = list(spent)
+    return sum(one.seconds for one in each), sum(one.steps for one in each)
 
 
 def train_and_choose(contest: Contest, name: str, settings: Sequence[Setting]) -> tuple[Score, Any]:
-    """Train by every setting; return score and model of the lowest validation metric."""
-    fit, setting, tried, seconds = choose(contest, settings)
-    model = fit.model
+    """Choose a setting; return score and model of the one that validation chose."""
+    return score_choice(contest, name, choose(contest, settings))
+
+
+def score_choice(contest: Contest, name: str, choice: Choice) -> tuple[Score, Any]:
+    """Return score and model of a choice, trained on training and validation data where the contest refits."""
+    fit, setting = choice.fit, choice.setting
+    model, seconds, steps = fit.model, choice.seconds, choice.steps
     if contest.refit:
         task, recipe = setting.task.with_refit(), setting.recipe.refit(fit.best_epoch)
         again = contest.journal.fit(f"{name}-refit", setting.build(), task, recipe, seed=contest.seed)
-        model, seconds = again.model, seconds + again.seconds
-    return score_model(contest.task, name, model, seconds, tried, setting.chosen, fit.speed), model
+        model, seconds, steps = again.model, seconds + again.seconds, steps + again.steps
+    score = score_model(contest.task, name, model, seconds, choice.tried, setting.chosen, fit.speed)
+    return replace(score, steps=steps, capped=choice.capped), model
 
 
 def score_model(
@@ -192,11 +349,26 @@ def score_model(
     return Score(name, count_parameters(model), val, test, seconds, settings, dict(chosen or {}), shown)
 
 
-def train_random(contest: Contest, train: Callable[[str, Any], Trained]) -> list[tuple[Trained, list[Ops], str]]:
-    """Train random genotypes until they took as many weight steps as growth; return each, its nodes' ops and its key.
+class Drawn(NamedTuple):
+    """Random genotypes, trained.
+
+    Attributes:
+        trained: what training gave for each that did not diverge, its nodes' ops and its key.
+        tried: how many were drawn, those that diverged included.
+        seconds, steps: of all that were drawn.
+    """
+
+    trained: list[tuple[Any, list[Ops], str]]
+    tried: int
+    seconds: float
+    steps: int
+
+
+def train_random(contest: Contest, train: Callable[[str, Any], Trained]) -> Drawn:
+    """Train random genotypes until they took as many weight steps as growth, at least one.
 
     Steps stand for seconds, so that the result does not depend on the machine; the seconds are reported. Those with
-    which training diverges are passed over, neither their steps nor their seconds counted.
+    which training diverges are passed over; what was spent on them counts.
 
     Args:
         contest: of the growth.
@@ -206,17 +378,21 @@ def train_random(contest: Contest, train: Callable[[str, Any], Trained]) -> list
         TrainingError: `MOST_DIVERGED` of them diverged.
     """
     rng = random.Random(contest.seed)
-    tried: list[tuple[Trained, list[Ops], str]] = []
-    diverged = 0
-    while sum(trained.steps for trained, *_ in tried) < max(1, contest.steps):
+    tried: list[tuple[Any, list[Ops], str]] = []
+    diverged, seconds, steps = 0, 0.0, 0
+    while not tried or steps < contest.steps:
         key = f"random-{len(tried) + diverged}"
         genotype = contest.space.sample(rng)
         nodes: list[Ops] = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
+        spent: Trained | TrainingError
         try:
-            tried.append((train(key, contest.start(nodes, key)), nodes, key))
+            spent = train(key, contest.start(nodes, key))
+            tried.append((spent, nodes, key))
         except TrainingError as error:
             diverged += 1
             if diverged == MOST_DIVERGED:
                 raise
             warnings.warn(f"passed over: {error}", stacklevel=2)
-    return tried
+            spent = error
+        seconds, steps = seconds + spent.seconds, steps + spent.steps
+    return Drawn(tried, len(tried) + diverged, seconds, steps)

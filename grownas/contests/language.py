@@ -19,7 +19,7 @@ from grownas.backbone import Backbone
 from grownas.baselines.recurrent import recurrent_core
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.contests.common import Contest, Setting, choose, score_model, train_and_choose, train_random
+from grownas.contests.common import Contest, Setting, choose, is_capped, score_model, train_and_choose, train_random
 from grownas.equations import language_equations
 from grownas.errors import ConfigError
 from grownas.genotype import AnyGenotype, Genotype, published
@@ -41,13 +41,14 @@ class LanguageContest(Contest):
         hidden_size: of the grown cell; the others are given the size that makes as many parameters.
         grid: the settings that every kind of model is tried with: rate of the weights, and options of the task.
         layers: of the grown cell trained anew, and of every baseline but random cells, which are growth's control.
-        tuning_seconds: what it took to choose the growth's.
+        tuning_seconds, tuning_steps: what it took to choose the growth's.
     """
 
     hidden_size: int
     grid: tuple[dict[str, float], ...]
     layers: int = 1
     tuning_seconds: float = 0.0
+    tuning_steps: int = 0
 
     @property
     def baselines(self) -> Mapping[str, Callable[[Any], Score]]:
@@ -103,6 +104,11 @@ class LanguageContest(Contest):
     def seconds_before(self) -> float:
         """What was spent before growth."""
         return self.tuning_seconds
+
+    @property
+    def steps_before(self) -> int:
+        """Weight steps trained before growth."""
+        return self.tuning_steps
 
     def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
         """Build a random cell of each node's ops; at first it knows nothing of any text, so `refitted` is the same.
@@ -164,7 +170,8 @@ class LanguageContest(Contest):
             for setting, one in self._tried()
         ]
         best = choose(self, settings)
-        return replace(self.with_setting(best.setting.chosen), tuning_seconds=best.seconds, tried=best.tried)
+        chosen = self.with_setting(best.setting.chosen)
+        return replace(chosen, tuning_seconds=best.seconds, tuning_steps=best.steps, tried=best.tried)
 
     def with_setting(self, setting: Mapping[str, float]) -> LanguageContest:
         """Return the contest where growth and all other training have a setting: the rate, and options of the task."""
@@ -243,12 +250,12 @@ def random_cells(contest: LanguageContest) -> Score:
     def train(key: str, start: Any) -> Fit:
         return contest.journal.fit(key, start, contest.task, contest.recipe, seed=contest.seed)
 
-    tried = train_random(contest, train)
-    best, nodes, _ = min(tried, key=lambda one: one[0].evaluation.metric)
-    seconds = sum(fit.seconds for fit, *_ in tried)
+    drawn = train_random(contest, train)
+    best, nodes, _ = min(drawn.trained, key=lambda one: one[0].evaluation.metric)
     found = {"nodes": len(nodes), "ops": sum(map(len, nodes)), "hidden_size": best.model.core.hidden_size}
     chosen = {**contest.setting, **found}
-    return score_model(contest.task, "random", best.model, seconds, len(tried), chosen, best.speed)
+    score = score_model(contest.task, "random", best.model, drawn.seconds, drawn.tried, chosen, best.speed)
+    return replace(score, steps=drawn.steps, capped=is_capped(best.epochs, best.best_epoch, contest.recipe))
 
 
 def published_cell(name: str, contest: LanguageContest) -> Score:

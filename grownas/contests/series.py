@@ -5,6 +5,7 @@ All are fitted and trained on the same data, scaling, budget and stopping rule a
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,12 +29,23 @@ from grownas.baselines.recurrent import (
 from grownas.baselines.var import VAR, Selection, fit_var, select_by_folds, select_by_validation, usable_orders
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.contests.common import Contest, Setting, score_model, train_and_choose, train_random
+from grownas.contests.common import (
+    Contest,
+    Halving,
+    Setting,
+    choose,
+    choose_among,
+    score_choice,
+    score_model,
+    train_and_choose,
+    train_random,
+)
 from grownas.criteria.early_stop import JUDGES
 from grownas.equations import equations
-from grownas.errors import ConfigError
+from grownas.errors import ConfigError, TrainingError
 from grownas.genotype import AnyGenotype
 from grownas.journal import Journal
+from grownas.recipe import Recipe
 from grownas.rundir import RunDir
 from grownas.scoring import Score, free_running
 from grownas.start import Ops, build_start, hidden_size_for
@@ -51,7 +63,8 @@ class SeriesContest(Contest):
         build: builds the start for each node's ops at a VAR (None: at random weights), from a generator.
         hidden_size: of a cell that is trained from random weights.
         at_var: whether growth starts at the VAR.
-        hidden_sizes, losses: what `lstm` and `gru` choose from, beside the size with the grown cell's parameters.
+        hidden_sizes: what `lstm` and `gru` choose from, beside the size with the grown cell's parameters.
+        losses, rates, weight_decays: what every model trained from random weights chooses from.
     """
 
     selection: Selection | Combination
@@ -62,6 +75,8 @@ class SeriesContest(Contest):
     at_var: bool
     hidden_sizes: tuple[int, ...]
     losses: tuple[str, ...]
+    rates: tuple[float, ...]
+    weight_decays: tuple[float, ...]
 
     @property
     def baselines(self) -> Mapping[str, Callable[[Any], Score]]:
@@ -119,6 +134,9 @@ class SeriesContest(Contest):
             at_var=at_var,
             hidden_sizes=config.baselines.hidden_sizes,
             losses=config.baselines.losses,
+            rates=config.baselines.rates or (config.retrain.rate,),
+            weight_decays=config.baselines.weight_decays or (config.retrain.weight_decay,),
+            halving=Halving(**config.baselines.halving.model_dump()),
             **given,
         )
 
@@ -156,7 +174,7 @@ class SeriesContest(Contest):
         return score_model(self.task, "start", start, self.selection_seconds, chosen.settings, chosen.chosen)
 
     def settings_of(self, genotype: AnyGenotype) -> list[Setting]:
-        """Return the ways to train a genotype from random weights: each loss."""
+        """Return the ways to train a genotype from random weights: each loss, rate and weight decay."""
 
         def build() -> Any:
             generator = self.draw("grown_retrained")
@@ -164,13 +182,49 @@ class SeriesContest(Contest):
             core.reset_parameters(generator)
             return self.task.model(core, generator=generator)
 
-        return self.with_losses("retrained", {"hidden_size": self.hidden_size}, build)
+        return self.settings("retrained", {"hidden_size": self.hidden_size}, build)
 
-    def with_losses(self, key: str, chosen: dict[str, Any], build: Callable[[], Any]) -> list[Setting]:
-        """Return a setting for each loss."""
+    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Any]) -> list[Setting]:
+        """Return a setting for each loss, rate and weight decay."""
         return [
-            Setting(f"{key}-{loss}", {**chosen, "loss": loss}, build, self.task.with_loss(loss), self.recipe)
+            one._replace(key=f"{key}-{loss}{one.key}", chosen={**chosen, "loss": loss, **one.chosen}, task=task)
             for loss in self.losses
+            for task in [self.task.with_loss(loss)]
+            for one in self.by_rate("", build, self.recipe, self.rates, self.weight_decays)
+        ]
+
+    def supernets(self, key: str, nodes: int, rates: Sequence[float] | None = None) -> list[Setting]:
+        """Return the ways to train a supernet of so many nodes with all ops from random weights, one for each rate.
+
+        It is trained as growth trains, but in one stage, without a pull, with the epochs and patience of the baselines.
+        """
+        recipe = replace(self.growth.recipe, epochs=self.recipe.epochs, patience=self.recipe.patience, pull=0.0)
+
+        def build() -> Any:
+            return self.build([self.space.ops] * nodes, None, self.draw(f"supernet-{nodes}"))
+
+        made = self.by_rate(key, build, recipe, rates)
+        return [one._replace(chosen={"nodes": nodes, **one.chosen}) for one in made]
+
+    def by_rate(
+        self,
+        key: str,
+        build: Callable[[], Any],
+        recipe: Recipe,
+        rates: Sequence[float] | None = None,
+        decays: Sequence[float] | None = None,
+    ) -> list[Setting]:
+        """Return a setting for each rate and weight decay of the weights, with growth's loss; None: the recipe's."""
+        return [
+            Setting(
+                f"{key}-rate-{rate:g}-decay-{decay:g}",
+                {"rate": rate, "weight_decay": decay},
+                build,
+                self.task,
+                replace(recipe, weights=replace(recipe.weights, rate=rate, weight_decay=decay)),
+            )
+            for rate in rates or (recipe.weights.rate,)
+            for decay in decays or (recipe.weights.weight_decay,)
         ]
 
     def write(self, rundir: RunDir, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
@@ -271,12 +325,12 @@ def _fitted(
 
 
 def lstm(contest: SeriesContest) -> Score:
-    """Train LSTMs; hidden size and loss are chosen on the validation part."""
+    """Train LSTMs; hidden size, loss, rate and weight decay are chosen on the validation part."""
     return _recurrent(contest, "lstm")
 
 
 def gru(contest: SeriesContest) -> Score:
-    """Train GRUs; hidden size and loss are chosen on the validation part."""
+    """Train GRUs; hidden size, loss, rate and weight decay are chosen on the validation part."""
     return _recurrent(contest, "gru")
 
 
@@ -291,9 +345,8 @@ def _recurrent(contest: SeriesContest, kind: str) -> Score:
         return task.model(core, generator=generator)
 
     sizes = sorted({*contest.hidden_sizes, *equal})
-    by_size = [contest.with_losses(f"{kind}-{size}", {"hidden_size": size}, partial(build, size)) for size in sizes]
-    score, _ = train_and_choose(contest, kind, [one for settings in by_size for one in settings])
-    return score
+    by_size = [contest.settings(f"{kind}-{size}", {"hidden_size": size}, partial(build, size)) for size in sizes]
+    return score_choice(contest, kind, choose_among(contest, by_size))[0]
 
 
 def gru_var(contest: SeriesContest) -> Score:
@@ -309,50 +362,99 @@ def gru_var(contest: SeriesContest) -> Score:
         core = GRUOnVAR(task.input_size, units, var.order, var.centres, generator=generator)
         return start_gru_at_var(task.model(core, generator=generator), var)
 
-    trained = train_by_pulls(contest, "gru_var", build(var))
-    model, seconds = trained.model, trained.seconds
+    trained = train_by_pulls(contest, "gru_var", build(var), rates=contest.rates, decays=contest.weight_decays)
     if contest.refit:
         again = build(contest.selection.refit(task.values[: contest.fit_end]))
-        model, more = refit_by_pull(contest, "gru_var", again, trained)
-        seconds += more
-    chosen = {"units": units, "pull": trained.pull}
-    return score_model(task, "gru_var", model, seconds, len(contest.growth.pulls), chosen)
+        trained = refit_by_pull(contest, "gru_var", again, trained)
+    return _score_pulled(contest, "gru_var", trained, {"units": units})
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """A start trained with each pull: the model accepted last (the start if none was), its pull and epochs."""
+    """A start trained with each pull.
+
+    Attributes:
+        model: accepted last; the start if none was.
+        pull: with which it was trained; None if none was accepted.
+        setting: of the accepted fit; None likewise.
+        epochs: of the accepted fit, up to its best.
+        loss: mean validation loss of the model.
+        tried: settings, of all pulls.
+        seconds, steps: of all fits.
+        capped: see `common.is_capped`; of the accepted fit.
+    """
 
     model: Any
     pull: float | None
+    setting: Setting | None
     epochs: int
     loss: float
+    tried: int
     seconds: float
     steps: int
+    capped: bool
 
 
-def train_by_pulls(contest: SeriesContest, key: str, start: Any) -> Pulled:
-    """Train a start with each pull in order, as the first stage of growth is."""
-    growth = contest.growth
-    evaluation, model, pull, epochs, seconds, steps = contest.task.evaluate(start, "val"), start, None, 0, 0.0, 0
-    for candidate in growth.pulls:
-        recipe = replace(growth.recipe, pull=candidate)
-        begin = _ready(contest, start, candidate)
-        fit = contest.journal.fit(f"{key}-pull-{candidate:g}", begin, contest.task, recipe, seed=contest.seed)
-        seconds, steps = seconds + fit.seconds, steps + fit.steps
-        if JUDGES[growth.judge](evaluation.losses, fit.evaluation.losses, threshold=growth.threshold).accepted:
-            evaluation, model, pull, epochs = fit.evaluation, fit.model, candidate, fit.best_epoch
-    return Pulled(model, pull, epochs, float(evaluation.losses.mean()), seconds, steps)
+def train_by_pulls(
+    contest: SeriesContest,
+    key: str,
+    start: Any,
+    *,
+    rates: Sequence[float] | None = None,
+    decays: Sequence[float] | None = None,
+) -> Pulled:
+    """Train a start with each pull in order, as the first stage of growth is.
+
+    Args:
+        contest: gives pulls, judge and recipe, those of growth.
+        key: what the fits' keys begin with.
+        start: the model that each training begins with.
+        rates: of the weights, of which validation chooses for each pull; None for growth's.
+        decays: of the weights, likewise.
+
+    Raises:
+        TrainingError: training diverges with every setting of a pull; with the seconds and steps of all fits.
+    """
+    growth, judge = contest.growth, JUDGES[contest.growth.judge]
+    evaluation = contest.task.evaluate(start, "val")
+    found = Pulled(start, None, None, 0, float(evaluation.losses.mean()), 0, 0.0, 0, False)
+    for pull in growth.pulls:
+        recipe = replace(growth.recipe, pull=pull)
+        begin = partial(_ready, contest, start, pull)
+        settings = contest.by_rate(f"{key}-pull-{pull:g}", begin, recipe, rates, decays)
+        try:
+            choice = choose(contest, settings)
+        except TrainingError as error:
+            raise TrainingError(str(error), found.seconds + error.seconds, found.steps + error.steps) from error
+        fit = choice.fit
+        found = replace(
+            found,
+            tried=found.tried + choice.tried,
+            seconds=found.seconds + choice.seconds,
+            steps=found.steps + choice.steps,
+        )
+        if judge(evaluation.losses, fit.evaluation.losses, threshold=growth.threshold).accepted:
+            evaluation = fit.evaluation
+            found = replace(
+                found,
+                model=fit.model,
+                pull=pull,
+                setting=choice.setting,
+                epochs=fit.best_epoch,
+                loss=float(evaluation.losses.mean()),
+                capped=choice.capped,
+            )
+    return found
 
 
-def refit_by_pull(contest: SeriesContest, key: str, start: Any, trained: Pulled) -> tuple[Any, float]:
-    """Train a start on training and validation data as it was trained before; return model and seconds."""
-    if trained.pull is None:
-        return start, 0.0
-    recipe = replace(contest.growth.recipe, pull=trained.pull).refit(trained.epochs)
+def refit_by_pull(contest: SeriesContest, key: str, start: Any, trained: Pulled) -> Pulled:
+    """Train a start on training and validation data as it was trained before; return what was trained with it."""
+    if trained.setting is None or trained.pull is None:
+        return replace(trained, model=start)
+    recipe = trained.setting.recipe.refit(trained.epochs)
     begin = _ready(contest, start, trained.pull)
     fit = contest.journal.fit(f"{key}-refit", begin, contest.task.with_refit(), recipe, seed=contest.seed)
-    return fit.model, fit.seconds
+    return replace(trained, model=fit.model, seconds=trained.seconds + fit.seconds, steps=trained.steps + fit.steps)
 
 
 def _ready(contest: SeriesContest, start: Any, pull: float) -> Any:
@@ -362,17 +464,52 @@ def _ready(contest: SeriesContest, start: Any, pull: float) -> Any:
     return stirred(start, contest.growth.noise, pull, seed=contest.seed)
 
 
+def _score_pulled(contest: SeriesContest, name: str, trained: Pulled, chosen: dict[str, Any]) -> Score:
+    setting = {} if trained.setting is None else trained.setting.chosen
+    about = {**chosen, "pull": trained.pull, **setting}
+    score = score_model(contest.task, name, trained.model, trained.seconds, trained.tried, about)
+    return replace(score, steps=trained.steps, capped=trained.capped)
+
+
 def random_search(contest: SeriesContest) -> Score:
-    """Train random genotypes from the same start, with the same pulls and judge, for as many steps as the growth."""
-    tried = train_random(contest, partial(train_by_pulls, contest))
-    best, ops, key = min(tried, key=lambda one: one[0].loss)
-    seconds = sum(trained.seconds for trained, *_ in tried)
-    model = best.model
+    """Train random genotypes from the same start, with the same pulls and judge, for as many steps as the growth.
+
+    The rates take turns, one a genotype: random search over cells and rates together.
+    """
+    rates = itertools.cycle(contest.rates)
+    drawn = train_random(contest, lambda key, start: train_by_pulls(contest, key, start, rates=[next(rates)]))
+    best, ops, key = min(drawn.trained, key=lambda one: one[0].loss)
+    best = replace(best, tried=drawn.tried, seconds=drawn.seconds, steps=drawn.steps)
     if contest.refit:
-        model, more = refit_by_pull(contest, "random", contest.start(ops, key, refitted=True), best)
-        seconds += more
-    chosen = {"nodes": len(ops), "ops": sum(map(len, ops)), "pull": best.pull}
-    return score_model(contest.task, "random", model, seconds, len(tried), chosen)
+        best = refit_by_pull(contest, "random", contest.start(ops, key, refitted=True), best)
+    return _score_pulled(contest, "random", best, {"nodes": len(ops), "ops": sum(map(len, ops))})
+
+
+def fixed_size_random(contest: SeriesContest) -> Score:
+    """Train a supernet of `max_nodes` nodes with all ops from random weights; validation chooses the rate.
+
+    It is the largest model that growth can reach, without the growing.
+    """
+    name = "fixed_size_random"
+    return train_and_choose(contest, name, contest.supernets(name, contest.growth.max_nodes, contest.rates))[0]
+
+
+def sizes(contest: SeriesContest) -> Score:
+    """Train supernets of 1, 2, .. nodes from random weights; growth's judge chooses the number of nodes.
+
+    This sweep is what growing replaces, because nobody knows the right size beforehand. Each size is trained until
+    patience runs out, at growth's own rate: growth tunes none either. A larger size is chosen only if the judge accepts
+    it against the best of the smaller ones. Seconds and steps are of all sizes.
+    """
+    growth, judge = contest.growth, JUDGES[contest.growth.judge]
+    choices = [choose(contest, contest.supernets(f"sizes-{nodes}", nodes)) for nodes in range(1, growth.max_nodes + 1)]
+    best = choices[0]
+    for choice in choices[1:]:
+        losses = best.fit.evaluation.losses, choice.fit.evaluation.losses
+        if judge(*losses, threshold=growth.threshold).accepted:
+            best = choice
+    seconds, steps = sum(one.seconds for one in choices), sum(one.steps for one in choices)
+    return score_choice(contest, "sizes", best._replace(tried=len(choices), seconds=seconds, steps=steps))[0]
 
 
 BASELINES: dict[str, Callable[[SeriesContest], Score]] = {
@@ -385,4 +522,6 @@ BASELINES: dict[str, Callable[[SeriesContest], Score]] = {
     "gru": gru,
     "gru_var": gru_var,
     "random": random_search,
+    "fixed_size_random": fixed_size_random,
+    "sizes": sizes,
 }

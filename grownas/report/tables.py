@@ -27,11 +27,17 @@ MODELS = {  # name -> what it is, in words
     "gru": "gated recurrent units",
     "gru_var": "GRU beside the same start",
     "random": "random cells, same budget",
+    "fixed_size_random": "a cell of as many nodes as growth may reach, from random weights",
+    "sizes": "cells of 1, 2, .. nodes from random weights, the number chosen by growth's judge",
     "darts_v1": "published cell, found by DARTS with first order",
     "darts_v2": "published cell, found by DARTS with second order",
     "enas": "published cell, found by ENAS",
 }
-TUNED = ("grown_retrained", "lstm", "gru", "darts_v1", "darts_v2", "enas")  # by validation, of several settings
+TUNED = (  # by validation, of several settings
+    *("grown_retrained", "lstm", "gru", "gru_var", "fixed_size_random"),
+    *("darts_v1", "darts_v2", "enas"),
+)
+GROWN = ("grown", "random", "gru_var")  # trained with growth's recipe, the others with that of `retrain`
 METRICS = {"mse": "MSE"}  # what tables call a metric, if not by its name
 WORDS = {"mse": "error"}  # what sentences call it
 DIGITS = {"perplexity": 2}  # decimals of a metric, if not 4
@@ -49,6 +55,11 @@ SIZED = {  # test of which a size was measured -> what it is called
     "diebold_mariano": "Diebold-Mariano",
     "mcs": "model confidence set",
 }
+CAPPED = "!"  # behind a model whose training ended at the most epochs allowed
+CAPPED_NOTE = (
+    f"{CAPPED} Training ended at the most epochs allowed, while the validation loss was still falling: with more, "
+    "this model may do better. Raise {keys}."
+)
 NONE = "\N{EN DASH}"  # what stands where there is no figure
 MINUS = "\N{MINUS SIGN}"
 
@@ -73,20 +84,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows."""
+    """Columns and rows, and sentences that stand under them."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
     def without_empty(self) -> Table:
         """Return the table without the columns in which no row has anything."""
         kept = [i for i in range(len(self.columns)) if not self.rows or any(row.cells[i] != NONE for row in self.rows)]
         rows = (replace(row, cells=tuple(row.cells[i] for i in kept)) for row in self.rows)
-        return Table(tuple(self.columns[i] for i in kept), tuple(rows))
+        return replace(self, columns=tuple(self.columns[i] for i in kept), rows=tuple(rows))
 
 
 def as_text(table: Table) -> str:
-    """Set a table in plain text, columns padded, without its notes."""
+    """Set a table in plain text, columns padded, its own notes below, those of columns and rows left out."""
     lines = [[column.title for column in table.columns], *[list(row.cells) for row in table.rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
     set_lines = [
@@ -97,7 +109,7 @@ def as_text(table: Table) -> str:
         for line in lines
     ]
     rule = "-" * max(len(line) for line in set_lines)
-    return "\n".join([set_lines[0], rule, *set_lines[1:]])
+    return "\n".join([set_lines[0], rule, *set_lines[1:], *table.notes])
 
 
 def score_table(summary: Entry) -> str:
@@ -121,23 +133,38 @@ def scores(summary: Entry) -> Table:
         Column("hits", "share of test forecasts with the right sign"),
         Column("params", "numbers learned"),
         Column("seconds", "all fits, those not chosen included"),
+        Column("steps", "weight steps of all fits, those not chosen included"),
         Column("words/s", "learned from in a second of training"),
         Column("tried", "settings tried"),
     )
     ordered = sorted(summary["scores"], key=lambda entry: _rank(entry["test"]))
-    return Table(columns, tuple(_score_row(entry, summary["metric"]) for entry in ordered)).without_empty()
+    rows = tuple(_score_row(entry, summary["metric"]) for entry in ordered)
+    return Table(columns, rows, _capped_notes(ordered)).without_empty()
+
+
+def _capped_notes(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Return the sentence on models whose training ended too early, if there are any."""
+    capped = [entry["model"] for entry in entries if entry.get("capped")]
+    keys = {"strategy.max_epochs" if model in GROWN else "retrain.epochs" for model in capped}
+    return (CAPPED_NOTE.format(keys=" and ".join(sorted(keys))),) if capped else ()
+
+
+def _name(entry: Entry) -> str:
+    """Return a model's name, marked where its training ended too early."""
+    return f"{entry['model']} {CAPPED}" if entry.get("capped") else str(entry["model"])
 
 
 def _score_row(entry: Entry, metric: str) -> Row:
     detail = entry.get("detail", {}).get("test", {})
     cells = (
-        entry["model"],
+        _name(entry),
         score(entry["test"], metric),
         score(entry["val"], metric),
         percent(detail.get("r2")),
         percent(detail.get("hit_rate") or None),  # a forecast of zero has no sign
         count(entry.get("params")),
         seconds(entry.get("seconds")),
+        count(entry.get("steps")),
         count(entry.get("words_per_s")),
         count(entry.get("settings")),
     )
@@ -178,13 +205,14 @@ def comparison(result: Entry) -> Table:
         Column(f"val {label}", "mean over the seeds"),
         Column("params", "numbers learned"),
         Column("seconds", "all fits of one seed, those not chosen included"),
+        Column("steps", "weight steps of all fits of one seed, those not chosen included"),
         Column("words/s", "learned from in a second of training"),
         Column("tried", "settings tried"),
     )
     tests = {test["baseline"]: test for test in result.get("tests", [])}
     ordered = sorted(result["models"], key=lambda entry: _rank(entry["test"]["mean"]))
     rows = (_comparison_row(entry, tests, reference, result["metric"]) for entry in ordered)
-    return Table(columns, tuple(rows)).without_empty()
+    return Table(columns, tuple(rows), _capped_notes(ordered)).without_empty()
 
 
 def _steps(result: Entry) -> tuple[str, str]:
@@ -230,7 +258,7 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, me
     name = entry["model"]
     test = tests.get(name, {})
     cells = (
-        name,
+        _name(entry),
         score(entry["test"]["mean"], metric),
         score(entry["test"].get("sd"), metric),
         FINDINGS.get(test.get("finding"), NONE),  # type: ignore[arg-type]
@@ -243,6 +271,7 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, me
         score(entry.get("val", {}).get("mean"), metric),
         count(entry.get("params")),
         seconds(entry.get("seconds")),
+        count(entry.get("steps")),
         count(entry.get("words_per_s")),
         count(entry.get("settings")),
     )

@@ -18,6 +18,7 @@ BAR = "2 minutes"
 FAST = (
     *("strategy.max_epochs=1", "strategy.max_nodes=1", "strategy.pull=[0]", "start.max_order=1", "retrain.epochs=1"),
     *("baselines.use=[var,gru]", "baselines.compare=[]", "baselines.hidden_sizes=[4]", "baselines.losses=[squared]"),
+    *("baselines.rates=[0.001]", "baselines.weight_decays=[0]"),
 )
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell children's processor time")
 

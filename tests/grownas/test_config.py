@@ -91,8 +91,8 @@ def test_all_problems_are_said_at_once(tmp_path):
     headline, *lines = problems("name=../x", "nonsense", config=path)
     assert headline == f"{path}: 9 problems"
     assert sorted(lines) == [
-        "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, har, lstm, gru, gru_var, random; "
-        "did you mean lstm?",
+        "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, har, lstm, gru, gru_var, random, "
+        "fixed_size_random, sizes; did you mean lstm?",
         "name: expected the name of one folder (runs=DIR sets the place), got '../x'",
         "nonsense: expected section.key=value",
         "seed: expected greater than or equal to 0, got -1",
@@ -372,7 +372,10 @@ CHANGES = {  # another valid value for every key
         "optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5, "clip": 0.5, "warm_up": 3,
         "decay": "linear", "non_monotone": 3, "grown": False, "epochs": 3, "patience": 3,
     },
-    "baselines": {"use": ["gru"], "compare": ["random"], "hidden_sizes": [4], "losses": ["huber"]},
+    "baselines": {
+        "use": ["gru"], "compare": ["random"], "hidden_sizes": [4], "losses": ["huber"], "rates": [0.02],
+        "weight_decays": [0.5], "halving": {"first_epochs": 3, "reduction_factor": 2, "finalists": 3},
+    },
     "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "threads": 2, "device": "cuda", "bf16": True,
     "backend": "torch", "runs": "elsewhere",
     "name": "mine", "quiet": True, "checkpoint_seconds": 3.0,

@@ -229,6 +229,88 @@ def test_damaged_work_is_done_anew(folder, copy_task, make_model, assert_equal, 
     assert_equal(outcome(again), outcome(done))
 
 
+# --- what goes on after a shorter fit ---
+
+
+def rungs(journal, start, task, recipe, *, seed=3):
+    """Train for 1, then 2, then all epochs, each after the fit before."""
+    journal.fit("a-to-1", start, task, recipe.first(1), seed=seed, extendable=True)
+    journal.fit("a-to-2", start, task, recipe.first(2), seed=seed, after="a-to-1", extendable=True)
+    return journal.fit("a", start, task, recipe, seed=seed, after="a-to-2")
+
+
+@pytest.mark.parametrize(("patience", "nodes", "bilevel"), [(9, 1, "joint"), (1, 2, "first"), (2, 1, "second")])
+def test_a_fit_after_shorter_ones_equals_one_long_fit(
+    folder, other_folder, copy_task, unusable, make_model, assert_equal, outcome, patience, nodes, bilevel
+):
+    recipe, task = replace(RECIPE, epochs=7, patience=patience, bilevel=bilevel, pull=5.0), copy_task(dropout=0.2)
+    start = make_model(task, nodes=nodes)
+    whole = other_folder.journal().fit("a", start, task, recipe, seed=3)
+    assert whole.epochs > 2
+    journal = folder.journal()
+    extended = rungs(journal, start, task, recipe)
+    assert_equal(outcome(extended), outcome(whole))
+    assert [line for line in folder.metrics.timeless if line["part"] == "a"] == other_folder.metrics.timeless
+    assert extended.seconds == pytest.approx(journal.elapsed, rel=0.2)  # an epoch that several fits share counts once
+    again = folder.journal()
+    assert_equal(outcome(rungs(again, start, unusable, recipe)), outcome(whole))  # remembered
+    assert again.elapsed == pytest.approx(journal.elapsed, rel=1e-9)
+
+
+@pytest.mark.parametrize("every_s", [ALWAYS, NEVER])
+@pytest.mark.parametrize("at", range(4, 60, 5))
+def test_a_kill_in_any_of_the_shorter_fits_changes_nothing(
+    folder, other_folder, copy_task, stopping, make_model, assert_equal, outcome, at, every_s
+):
+    recipe, task = replace(RECIPE, epochs=6, patience=9), copy_task(dropout=0.2)
+    start = make_model(task)
+    whole = rungs(other_folder.journal(), start, task, recipe)
+    assert whole.steps > 55
+    with pytest.raises(Killed):
+        rungs(folder.journal(every_s=every_s), start, stopping(at, kill, dropout=0.2), recipe)
+    assert_equal(outcome(rungs(folder.journal(), start, task, recipe)), outcome(whole))
+    assert folder.metrics.timeless == other_folder.metrics.timeless
+    assert folder.names() == ["a-to-1.done", "a-to-2.done", "a.done"]
+
+
+def test_a_fit_whose_patience_has_run_out_does_not_go_on(folder, copy_task, make_model, assert_equal, outcome):
+    class Flat(copy_task):
+        def evaluate(self, model, part):
+            return super().evaluate(model, part)._replace(losses=np.ones(24))
+
+    recipe, task, journal = replace(RECIPE, epochs=9, patience=2), Flat(), folder.journal()
+    start = make_model(task)
+    short = journal.fit("a-to-5", start, task, recipe.first(5), seed=3, extendable=True)
+    long = journal.fit("a", start, task, recipe, seed=3, after="a-to-5")
+    assert (short.epochs, short.best_epoch) == (2, 0)
+    assert_equal(outcome(long), outcome(short))
+
+
+def test_an_extended_fit_that_diverges_says_what_was_spent_and_counts_it_once(folder, copy_task, make_model):
+    class Exploding(copy_task):
+        def loss(self, model, out, window):
+            self.calls = getattr(self, "calls", 0) + 1
+            return super().loss(model, out, window) * (math.nan if self.calls == 14 else 1.0)
+
+    task, journal = Exploding(), folder.journal()
+    start = make_model(task)
+    journal.fit("a-to-1", start, task, RECIPE.first(1), seed=3, extendable=True)
+    with pytest.raises(TrainingError, match=r"^a \(stage 0\), step 13, epoch 1") as caught:
+        journal.fit("a", start, task, RECIPE, seed=3, after="a-to-1")
+    assert caught.value.steps == 13
+    assert journal.elapsed == pytest.approx(caught.value.seconds, rel=0.2)
+
+
+def test_what_was_not_trained_cannot_go_on(folder, copy_task, make_model):
+    task, journal = copy_task(), folder.journal()
+    start = make_model(task)
+    with pytest.raises(AssertionError, match="b goes on after a, which was not trained yet"):
+        journal.fit("b", start, task, RECIPE, seed=3, after="a")
+    assert journal.fit("a", start, task, RECIPE, seed=3).end is None
+    with pytest.raises(AssertionError, match="b goes on after a, which is not extendable"):
+        journal.fit("b", start, task, RECIPE, seed=3, after="a")
+
+
 # --- what was broken off ---
 
 

@@ -52,6 +52,8 @@ FAST = (
     "baselines.compare=[]",
     "baselines.hidden_sizes=[4]",
     "baselines.losses=[squared]",
+    "baselines.rates=[0.001]",
+    "baselines.weight_decays=[0]",
     "checkpoint_seconds=0",
     "quiet=true",
 )

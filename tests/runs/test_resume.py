@@ -17,7 +17,7 @@ UNTIL = {  # what must exist when the kill comes
     "after the first fit": "checkpoint/stage-1-pull-10.done",
     "in growth": "checkpoint/stage-2.part",
     "after growth": "checkpoint/stage-2.done",
-    "in a baseline": "checkpoint/gru-4-squared.part",
+    "in a baseline": "checkpoint/gru-4-squared-rate-0.001-decay-0.part",
     "while the results are written": "weights.safetensors",
     "in the report": "summary.json",
 }
@@ -47,6 +47,26 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(broken_off, call, finished,
     assert_same_run(finished, folder)
     left = [path.name for path in folder.rglob("*") if path.suffix in (".part", ".tmp", ".old")]
     assert left == []
+
+
+@pytest.mark.parametrize(
+    "moment", ["gru-4-squared-rate-0.01-decay-0-to-1.part", "gru-4-squared-rate-0.01-decay-0-to-2.part"]
+)
+def test_a_kill_amid_the_choice_of_settings_changes_nothing(
+    broken_off, runner, call, assert_same_run, read_json, moment
+):
+    overrides = (
+        *("baselines.use=[gru]", "baselines.rates=[0.001,0.003,0.01,0.02]", "strategy.max_epochs=1"),
+        *("retrain.epochs=6", "retrain.patience=6", "retrain.grown=false"),
+        *("baselines.halving.first_epochs=1", "baselines.halving.reduction_factor=2"),
+    )
+    whole = runner.search("whole", *overrides)
+    entry = next(one for one in read_json(whole / "summary.json")["scores"] if one["model"] == "gru")
+    assert (entry["settings"], entry["capped"]) == (8, True)  # two sizes; patience cannot run out
+    assert (whole / "checkpoint" / moment).with_suffix(".done").exists()  # the kill comes in the middle of it
+    folder = broken_off(f"checkpoint/{moment}", *overrides)
+    assert call("resume", folder).code == 0
+    assert_same_run(whole, folder)
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))])

@@ -48,14 +48,21 @@ class Journal:
     def __init__(self, reached):
         self.reached, self.fits = reached, {}
 
-    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
+    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0, after=None, extendable=False):
+        assert (after, extendable) == (None, False)  # every setting of a text is trained to the end
         assert key not in self.fits
         model.reached = self.reached(key)
         if model.reached is None:
-            raise TrainingError(f"{key} diverged", seconds=2.0)
+            raise TrainingError(f"{key} diverged", seconds=2.0, steps=7)
         self.fits[key] = (model, task, recipe)
         return SimpleNamespace(
-            model=model, evaluation=task.evaluate(model, "val"), steps=10, seconds=1.0, speed=5.0, best_epoch=1
+            model=model,
+            evaluation=task.evaluate(model, "val"),
+            steps=10,
+            seconds=1.0,
+            speed=5.0,
+            epochs=4,
+            best_epoch=1,
         )
 
 
@@ -146,10 +153,10 @@ def test_a_setting_with_which_training_diverges_is_passed_over_and_its_seconds_c
     )
     with pytest.warns(UserWarning, match=r"passed over: lstm-rate-0\.2 diverged"):
         score = BASELINES["lstm"](made)
-    assert (score.settings, score.seconds, score.chosen["rate"]) == (2, 3.0, 0.1)
+    assert (score.settings, score.seconds, score.steps, score.chosen["rate"]) == (2, 3.0, 17, 0.1)
     with pytest.warns(UserWarning, match=r"tune-rate-0\.2"):
         tuned = made.tuned([made.space.ops])
-    assert (tuned.growth.recipe.weights.rate, tuned.seconds_before) == (0.1, 3.0)
+    assert (tuned.growth.recipe.weights.rate, tuned.seconds_before, tuned.steps_before) == (0.1, 3.0, 17)
 
 
 def test_a_random_cell_that_diverges_is_passed_over():
@@ -157,7 +164,9 @@ def test_a_random_cell_that_diverges_is_passed_over():
     made = contest(journal, steps=25, params=4_000)
     with pytest.warns(UserWarning, match=r"passed over: random-[02] diverged"):
         score = random_cells(made)
-    assert (score.settings, list(journal.fits)) == (3, ["random-1", "random-3", "random-4"])
+    # 7 steps of random-0, 10 of random-1, 7 of random-2, 10 of random-3: those that diverged count, too
+    assert (score.settings, list(journal.fits)) == (4, ["random-1", "random-3"])
+    assert (score.steps, score.seconds) == (34, 6.0)
     with pytest.warns(UserWarning, match=r"random-3"), pytest.raises(TrainingError, match=r"random-4 diverged"):
         random_cells(replace(made, journal=Journal(lambda key: None)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,21 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from grownas import checkpoint
+from grownas import journal as kept
 from grownas.baselines import NAMES
 from grownas.baselines.combination import CENTRES, Combination, Part, combine_by_folds, weighted_sum
 from grownas.baselines.har import fit_har, select_har
 from grownas.baselines.var import VAR, Selection, fit_var_robust, select_by_folds
 from grownas.config import load
-from grownas.contests.common import generator_for, train_and_choose
+from grownas.contests.common import Halving, generator_for, train_and_choose
 from grownas.contests.series import BASELINES, SeriesContest, random_search, refit_by_pull, train_by_pulls
+from grownas.errors import TrainingError
+from grownas.programs import growth_of, retrain_recipe, space_of
 from grownas.protocols import Evaluation
 from grownas.recipe import Recipe
+from grownas.run import load_task
 from grownas.space import SearchSpace
 from grownas.strategies.stage import Growth
 from grownas.train import Fit
 
 TRAIN, VAL, ROWS = 120, 30, 180
 SERIES = 2
+PLAIN = "-rate-0.001-decay-0"  # ends the key of a fit
 
 
 class Model(nn.Module):
@@ -80,7 +87,7 @@ class Journal:
         self.remembered.append(key)
         return {"seconds": 0.5, **work()}
 
-    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
+    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0, after=None, extendable=False):
         self.asked.append((key, model, task, recipe, seed))
         trained = named(self.says(key), key)
         return Fit(trained, [], task.evaluate(trained, "val"), 9, 4, 10, 2.0, "patience", [])
@@ -113,6 +120,8 @@ def contest(journal=None, **changes):
         "recipe": Recipe(epochs=60, patience=6),
         "hidden_sizes": (2, 3),
         "losses": ("squared", "huber"),
+        "rates": (0.001,),
+        "weight_decays": (0.0,),
         "seed": 4,
     }
     return SeriesContest(**{**given, **changes})
@@ -283,14 +292,18 @@ def test_the_gru_starts_where_growth_starts(refit):
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_every_size_is_trained_with_every_loss_and_the_lowest_metric_wins(kind):
-    journal = Journal(lambda key: {f"{kind}-3-squared": 0.5}.get(key, 1.0))
+    journal = Journal(lambda key: {f"{kind}-3-squared{PLAIN}": 0.5}.get(key, 1.0))
     score = BASELINES[kind](contest(journal))
-    assert journal.keys == [f"{kind}-{size}-{loss}" for size in (2, 3) for loss in ("squared", "huber")]
+    assert journal.keys == [f"{kind}-{size}-{loss}{PLAIN}" for size in (2, 3) for loss in ("squared", "huber")]
     assert [task.loss_name for _, _, task, _, _ in journal.asked] == ["squared", "huber"] * 2
     assert all(recipe == Recipe(epochs=60, patience=6) and seed == 4 for *_, recipe, seed in journal.asked)
-    assert score.chosen == {"hidden_size": 3, "loss": "squared"}
+    assert score.chosen == {"hidden_size": 3, "loss": "squared", "rate": 0.001, "weight_decay": 0.0}
     assert (score.model, score.val.metric, score.test.metric) == (kind, 0.5, 1.5)
-    assert (score.settings, score.seconds) == (4, 8.0)  # all fits are counted, not the chosen one alone
+    assert (score.settings, score.seconds, score.steps) == (
+        4,
+        8.0,
+        40,
+    )  # all fits are counted, not the chosen one alone
 
 
 def test_the_size_with_the_grown_cells_parameters_is_tried_too():
@@ -300,7 +313,7 @@ def test_the_size_with_the_grown_cells_parameters_is_tried_too():
     assert [model.core.hidden_size for _, model, *_ in journal.asked] == [2, 2, 3, 3, 5, 5]
     again = Journal()
     BASELINES["gru"](contest(again, params=147, hidden_sizes=(5,)))
-    assert again.keys == ["gru-5-squared", "gru-5-huber"]  # not twice
+    assert again.keys == [f"gru-5-squared{PLAIN}", f"gru-5-huber{PLAIN}"]  # not twice
 
 
 def test_both_losses_begin_with_the_same_weights():
@@ -314,12 +327,10 @@ def test_both_losses_begin_with_the_same_weights():
 
 
 def test_a_refit_trains_the_winner_anew_for_its_best_number_of_epochs():
-    journal = Journal(lambda key: {"b-huber": 0.5}.get(key, 1.0))
+    journal = Journal(lambda key: {f"b-huber{PLAIN}": 0.5}.get(key, 1.0))
     given = contest(journal, refit=True)
     settings = [
-        one
-        for key in ("a", "b")
-        for one in given.with_losses(key, {"key": key}, lambda key=key: named(9.0, f"new {key}"))
+        one for key in ("a", "b") for one in given.settings(key, {"key": key}, lambda key=key: named(9.0, f"new {key}"))
     ]
     score, model = train_and_choose(given, "mine", settings)
     key, start, task, recipe, _ = journal.asked[-1]
@@ -327,7 +338,8 @@ def test_a_refit_trains_the_winner_anew_for_its_best_number_of_epochs():
     assert (task.refitting, task.loss_name) == (True, "huber")
     assert (recipe.epochs, recipe.patience) == (4, None)
     assert model.name == "mine-refit"
-    assert (score.settings, score.seconds, score.chosen) == (4, 10.0, {"key": "b", "loss": "huber"})
+    chosen = {"key": "b", "loss": "huber", "rate": 0.001, "weight_decay": 0.0}
+    assert (score.settings, score.seconds, score.steps, score.chosen) == (4, 10.0, 50, chosen)
 
 
 # ---- pulls
@@ -336,18 +348,18 @@ def test_a_refit_trains_the_winner_anew_for_its_best_number_of_epochs():
 @pytest.mark.parametrize(
     ("losses", "pull", "model", "loss"),
     [
-        ({"pull-100": 2.0, "pull-0": 1.0}, 0.0, "k-pull-0", 1.0),
-        ({"pull-100": 1.0, "pull-0": 2.0}, 100.0, "k-pull-100", 1.0),
-        ({"pull-100": 4.0, "pull-0": 2.0}, 0.0, "k-pull-0", 2.0),
+        ({"pull-100": 2.0, "pull-0": 1.0}, 0.0, f"k-pull-0{PLAIN}", 1.0),
+        ({"pull-100": 1.0, "pull-0": 2.0}, 100.0, f"k-pull-100{PLAIN}", 1.0),
+        ({"pull-100": 4.0, "pull-0": 2.0}, 0.0, f"k-pull-0{PLAIN}", 2.0),
         ({"pull-100": 4.0, "pull-0": 5.0}, None, "start", 3.0),
         ({"pull-100": 3.0, "pull-0": 3.0}, None, "start", 3.0),  # equal is not better
     ],
 )
 def test_each_pull_is_tried_from_the_same_start_and_accepted_by_the_judge(losses, pull, model, loss):
-    journal = Journal(lambda key: losses[key.removeprefix("k-")])
+    journal = Journal(lambda key: losses[key.removeprefix("k-").removesuffix(PLAIN)])
     start = named(3.0)
     found = train_by_pulls(contest(journal), "k", start)
-    assert journal.keys == ["k-pull-100", "k-pull-0"]
+    assert journal.keys == [f"k-pull-100{PLAIN}", f"k-pull-0{PLAIN}"]
     assert all(given is start for _, given, *_ in journal.asked)
     assert [recipe.pull for *_, recipe, _ in journal.asked] == [100.0, 0.0]
     assert all(recipe.epochs == 50 for *_, recipe, _ in journal.asked)
@@ -357,15 +369,17 @@ def test_each_pull_is_tried_from_the_same_start_and_accepted_by_the_judge(losses
 
 
 def test_a_refit_repeats_the_accepted_pull_and_nothing_if_none_was():
-    journal = Journal(lambda key: 1.0 if key.endswith("100") else 2.0)
+    journal = Journal(lambda key: 1.0 if "100" in key else 2.0)
     given = contest(journal)
     trained = train_by_pulls(given, "k", named(3.0))
     again = named(3.0, "again")
-    model, seconds = refit_by_pull(given, "k", again, trained)
+    refitted = refit_by_pull(given, "k", again, trained)
     key, start, task, recipe, _ = journal.asked[-1]
-    assert (key, start, model.name, seconds) == ("k-refit", again, "k-refit", 2.0)
+    assert (key, start, refitted.model.name) == ("k-refit", again, "k-refit")
+    assert (refitted.seconds, refitted.steps) == (6.0, 30)  # of both pulls and the refit
     assert (task.refitting, recipe.pull, recipe.patience, recipe.epochs) == (True, 100.0, None, 4)
-    assert refit_by_pull(given, "k", again, replace(trained, pull=None)) == (again, 0.0)
+    kept = replace(trained, pull=None, setting=None)
+    assert refit_by_pull(given, "k", again, kept) == replace(kept, model=again)
     assert len(journal.asked) == 3
 
 
@@ -379,11 +393,17 @@ def test_random_search_takes_as_many_steps_as_the_growth_and_keeps_the_lowest_lo
         built.append(nodes)
         return named(3.0)
 
-    journal = Journal(lambda key: {"random-1-pull-100": 0.5}.get(key, 2.0))
-    score = random_search(contest(journal, build=build, steps=41))  # 20 steps a genotype: the third begins at 40
-    assert journal.keys == [f"random-{i}-pull-{pull}" for i in range(3) for pull in (100, 0)]
-    assert (score.settings, score.seconds, score.val.metric) == (3, 12.0, 0.5)
-    assert score.chosen == {"nodes": len(built[1]), "ops": sum(map(len, built[1])), "pull": 100.0}
+    journal = Journal(lambda key: {"random-1-pull-100-rate-0.01-decay-0": 0.5}.get(key, 2.0))
+    given = contest(journal, build=build, steps=41, rates=(0.003, 0.01))  # 20 steps a genotype: the third begins at 40
+    score = random_search(given)
+    assert journal.keys == [  # the rates take turns
+        f"random-{i}-pull-{pull}-rate-{rate}-decay-0"
+        for i, rate in enumerate((0.003, 0.01, 0.003))
+        for pull in (100, 0)
+    ]
+    assert (score.settings, score.seconds, score.steps, score.val.metric) == (3, 12.0, 60, 0.5)
+    found = {"nodes": len(built[1]), "ops": sum(map(len, built[1])), "pull": 100.0}
+    assert score.chosen == {**found, "rate": 0.01, "weight_decay": 0.0}
     assert len({str(nodes) for nodes in built}) > 1
 
 
@@ -397,6 +417,127 @@ def test_random_search_repeats_with_its_seed():
 
     assert sampled(1) == sampled(1)
     assert sampled(1) != sampled(2)
+
+
+def test_a_random_cell_that_diverges_under_one_pull_counts_all_its_steps():
+    class Diverging(Journal):
+        def fit(self, key, *args, **options):
+            if key.startswith("random-0-pull-0"):
+                raise TrainingError(f"{key} diverged", seconds=3.0, steps=5)
+            return super().fit(key, *args, **options)
+
+    with pytest.warns(UserWarning, match="passed over: random-0-pull-0"):
+        score = random_search(contest(Diverging(), steps=16))
+    # random-0: 10 steps with pull 100, 5 with pull 0; random-1: 20
+    assert (score.steps, score.seconds, score.settings) == (35, 9.0, 2)
+
+
+# ---- rates, weight decays and halving
+
+
+def test_rates_and_weight_decays_are_tried_with_the_same_weights():
+    journal = Journal()
+    given = contest(journal, rates=(0.003, 0.01), weight_decays=(0.0, 1.0), losses=("huber",), hidden_sizes=(2,))
+    assert BASELINES["lstm"](given).settings == 4
+    tried = [(recipe.weights.rate, recipe.weights.weight_decay) for *_, recipe, _ in journal.asked]
+    assert tried == [(0.003, 0.0), (0.003, 1.0), (0.01, 0.0), (0.01, 1.0)]
+    weights = [torch.cat([p.flatten() for p in model.core.parameters()]) for _, model, *_ in journal.asked]
+    assert all(torch.equal(one, weights[0]) for one in weights)
+
+
+def test_halving_runs_within_each_size():
+    journal = Journal(lambda key: 0.5 if "lstm-3" in key else 1.0)
+    given = contest(journal, losses=("squared",), rates=(0.003, 0.01), halving=Halving(7, 2, 1))
+    score = BASELINES["lstm"](given)
+    assert journal.keys == [
+        *("lstm-2-squared-rate-0.003-decay-0-to-7", "lstm-2-squared-rate-0.01-decay-0-to-7"),
+        "lstm-2-squared-rate-0.003-decay-0",
+        *("lstm-3-squared-rate-0.003-decay-0-to-7", "lstm-3-squared-rate-0.01-decay-0-to-7"),
+        "lstm-3-squared-rate-0.003-decay-0",
+    ]
+    assert (score.chosen["hidden_size"], score.settings) == (3, 4)
+
+
+def test_the_gru_beside_the_var_is_tuned_for_each_pull():
+    journal = Journal(lambda key: {"gru_var-pull-0-rate-0.01-decay-1": 0.5}.get(key, 1.0))
+    score = BASELINES["gru_var"](with_real_start(journal, rates=(0.003, 0.01), weight_decays=(0.0, 1.0)))
+    assert (score.settings, score.steps, score.val.metric) == (8, 80, 0.5)
+    assert {key: score.chosen[key] for key in ("pull", "rate", "weight_decay")} == {
+        "pull": 0.0,
+        "rate": 0.01,
+        "weight_decay": 1.0,
+    }
+
+
+def with_real_start(journal, **changes):
+    """Return a contest whose task evaluates untrained models, too."""
+    given = contest(journal, **changes)
+    evaluate = given.task.evaluate
+    given.task.evaluate = lambda model, part: evaluate(model if hasattr(model, "says") else named(3.0), part)
+    given.task.model = lambda core, *, generator: ReadModel(core)
+    return given
+
+
+class ReadModel(Model):
+    """Has a readout of the core's width."""
+
+    def __init__(self, core):
+        super().__init__(core)
+        self.readout = nn.Linear(core.hidden_size, SERIES)
+
+
+# ---- controls of growth
+
+
+def test_the_fixed_size_is_the_largest_cell_from_random_weights():
+    built = []
+
+    def build(nodes, var, generator):
+        built.append((nodes, var))
+        return named(3.0)
+
+    journal = Journal(lambda key: 0.5 if "0.01" in key else 1.0)
+    growth = Growth(recipe=Recipe(epochs=50, patience=5, pull=9.0, bilevel="joint"), max_nodes=4)
+    score = BASELINES["fixed_size_random"](contest(journal, build=build, growth=growth, rates=(0.003, 0.01)))
+    assert journal.keys == ["fixed_size_random-rate-0.003-decay-0", "fixed_size_random-rate-0.01-decay-0"]
+    assert built == 2 * [([contest().space.ops] * 4, None)]
+    for *_, recipe, _ in journal.asked:
+        assert (recipe.epochs, recipe.patience, recipe.pull) == (60, 6, 0.0)  # the baselines', in one stage
+    assert score.chosen == {"nodes": 4, "rate": 0.01, "weight_decay": 0.0}
+    assert (score.settings, score.steps, score.val.metric) == (2, 20, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("losses", "nodes"),
+    [([1.0, 1.0, 1.0], 1), ([1.0, 0.9, 0.8], 3), ([1.0, 0.9, 0.95], 2), ([1.0, 1.1, 0.9], 3), ([0.5, 0.6, 0.7], 1)],
+)
+def test_sizes_are_all_trained_and_the_judge_chooses(losses, nodes):
+    journal = Journal(lambda key: losses[int(key.split("-")[1]) - 1])
+    growth = Growth(recipe=Recipe(epochs=50, patience=5), max_nodes=3, judge="better")
+    score = BASELINES["sizes"](contest(journal, growth=growth, rates=(0.003, 0.01)))
+    assert journal.keys == [f"sizes-{number}{PLAIN}" for number in (1, 2, 3)]  # at growth's rate
+    assert (score.chosen["nodes"], score.val.metric) == (nodes, pytest.approx(losses[nodes - 1]))
+    assert (score.settings, score.steps, score.seconds) == (3, 30, 6.0)  # of all sizes
+
+
+def test_on_white_noise_one_node_is_chosen_and_all_steps_are_counted(tmp_path):
+    rng, path = np.random.default_rng(1), tmp_path / "closes.csv"
+    values = 100 * np.exp(0.01 * rng.normal(size=(300, 2)).cumsum(0))
+    days = np.arange("2020-01-01", "2020-10-27", dtype="datetime64[D]")[:300]
+    rows = [f"{day},{one},{other}" for day, (one, other) in zip(days, values, strict=True)]
+    path.write_text("\n".join(["date,A,B", *rows]) + "\n")
+    options = ("space.hidden_size=4", "task.context=20", "task.streams=4", "start.max_order=1", "retrain.patience=3")
+    config = load("index_returns/growing", [f"task.data={path}", *options])
+    task, space = load_task(config), space_of(config)
+    log = SimpleNamespace(truncate=lambda size: None, append=lambda line: None)
+    progress = SimpleNamespace(update=lambda **words: None)
+    logs = {"metrics": log, "growth": log, "shares": log, "progress": progress}
+    journal = kept.Journal(tmp_path / "checkpoint", "config", **logs)
+    about = {"growth": growth_of(config, space), "space": space, "recipe": retrain_recipe(config), "seed": 1}
+    score = BASELINES["sizes"](SeriesContest.enter(config, journal, task, **about))
+    assert score.chosen["nodes"] == 1
+    steps = [checkpoint.load(journal.folder / f"sizes-{nodes}{PLAIN}.done", "config")["steps"] for nodes in (1, 2, 3)]
+    assert score.steps == sum(steps) > max(steps) > 0
 
 
 @pytest.mark.parametrize("at_var", [True, False])

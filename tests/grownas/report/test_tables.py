@@ -147,3 +147,28 @@ def test_settings_were_chosen_where_there_were_several(tried, said):
         "model", "test perplexity", "val perplexity", "params", "seconds", "tried",
     ]  # fmt: skip
     assert row.cells[1:3] == ("50.00", "60.13")
+
+
+def test_a_model_that_ended_at_the_epoch_limit_is_marked_and_said_under_the_table(summary, make_comparison):
+    assert tables.scores(summary).notes == ()
+    assert tables.CAPPED not in tables.score_table(summary)
+    entries = {entry["model"]: entry for entry in summary["scores"]}
+    entries["grown"]["capped"] = False
+    entries["gru"] |= {"capped": True, "steps": 12_345}
+    table = tables.scores(summary)
+    assert [row.cells[0] for row in table.rows if row.cells[0].endswith(tables.CAPPED)] == [f"gru {tables.CAPPED}"]
+    steps = [column.title for column in table.columns].index("steps")
+    assert [row.cells[steps] for row in table.rows if row.cells[0].startswith("gru ")] == ["12,345"]
+    (note,) = table.notes
+    assert note.endswith("Raise retrain.epochs.")
+    assert tables.score_table(summary).splitlines()[-1] == note
+    entries["grown"]["capped"] = True
+    (note,) = tables.scores(summary).notes
+    assert note.endswith("Raise retrain.epochs and strategy.max_epochs.")
+
+    result = json.loads((make_comparison(seeds=(1, 2)) / "comparison.json").read_text())
+    assert tables.comparison(result).notes == ()
+    capped = result["models"][1] | {"capped": 1}
+    result["models"][1] = capped
+    assert f"{capped['model']} {tables.CAPPED}" in tables.comparison_table(result)
+    assert len(tables.comparison(result).notes) == 1
