@@ -105,7 +105,7 @@ class Growing(Section):
     max_epochs: Annotated[Count, about("of a stage")] = 200
     first_epochs: Annotated[
         Count | None, about("of the first stage, before a node is added; null: until its patience ends")
-    ] = 20
+    ] = 10
     later_epochs: Annotated[
         Count | None, about("of every stage but the first, which share a decay with it; null: as many")
     ] = None
@@ -126,6 +126,10 @@ class Growing(Section):
     ] = (0.0,)
     judge: Annotated[Literal["significant", "better"], about("of a stage, by its validation losses")] = "significant"
     threshold: Annotated[NonNegative, about("least t of `significant`")] = 1.645
+    origins: Annotated[
+        Literal[1, 3, 5],
+        about("validation blocks that judge the first stage; above 1 it is repeated at earlier points in time"),
+    ] = 3
     guard: Annotated[bool, about("accept only what does not raise the mean training loss either")] = True
     outer_patience: Annotated[
         Count, about("moves of a kind that are not accepted before it is given up; growth ends when all kinds are")
@@ -134,6 +138,7 @@ class Growing(Section):
     max_ops: Annotated[Count | None, about("of a node")] = 16
     max_params: Count | None = None
     max_seconds: Annotated[Positive | None, about("no new stage begins after it")] = None
+    nodes_at_once: Annotated[Count, about("that a stage adds, one behind the other")] = 2
     birth: Annotated[
         Literal["blend", "drawn", "carrier"],
         about("of a node: mixed in from 0 to 1, put in at once, or with an identity that stays"),

@@ -43,7 +43,8 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
     contest = contest.tuned(nodes)
     task, growth = contest.task, contest.growth
     start = contest.start(nodes, "start")
-    grown = STRATEGIES[config.strategy.use](start, task, journal, growth, seed=config.seed)
+    origins = contest.origins(nodes)
+    grown = STRATEGIES[config.strategy.use](start, task, journal, growth, seed=config.seed, origins=origins)
     contest = replace(contest, params=count_parameters(grown.model), steps=grown.steps)
     final = _finish(contest, grown, nodes)
     model = final.model

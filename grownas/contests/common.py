@@ -20,7 +20,7 @@ from grownas.rundir import RunDir
 from grownas.scoring import Score
 from grownas.space import SearchSpace
 from grownas.start import Ops
-from grownas.strategies.stage import Growth
+from grownas.strategies.stage import Growth, Origin
 from grownas.train import Fit
 
 
@@ -134,6 +134,10 @@ class Contest:
     def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
         """Build the start of growth for each node's ops; `refitted` with what it knows of the validation part, too."""
         raise NotImplementedError
+
+    def origins(self, nodes: Sequence[Ops]) -> list[Origin]:
+        """Return the earlier points in time at which growth is judged; none where a task has no time."""
+        return []
 
     def tuned(self, nodes: Sequence[Ops]) -> Contest:
         """Return the contest with the settings of growth chosen, for a start of these nodes."""

@@ -50,6 +50,7 @@ from grownas.rundir import RunDir
 from grownas.scoring import Score, free_running
 from grownas.start import Ops, build_start, hidden_size_for
 from grownas.strategies.growing import stirred
+from grownas.strategies.stage import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,15 @@ class SeriesContest(Contest):
         if self.at_var:
             var = self.selection.refit(self.task.values[: self.fit_end]) if refitted else self.selection.var
         return self.build(nodes, var, self.draw(purpose))
+
+    def origins(self, nodes: Sequence[Ops]) -> list[Origin]:
+        """Return the earlier points in time at which growth is judged, the latest first, each with its start."""
+        made = []
+        for number in range(1, self.growth.origins):
+            task = self.task.at_origin(number)
+            var = self.selection.refit(task.values[task.rows("train")]) if self.at_var else None
+            made.append(Origin(self.build(nodes, var, self.draw("start")), task))
+        return made
 
     def score_start(self, start: Any) -> Score:
         """Score where growth began."""

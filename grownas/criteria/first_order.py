@@ -43,7 +43,8 @@ def blend_gains(backbone: Backbone, loss_fn: LossFn, batches: Iterable[Batch]) -
 
     Args:
         backbone: left untouched.
-        loss_fn, batches: see `first_order_gain`.
+        loss_fn: see `first_order_gain`.
+        batches: likewise.
 
     Raises:
         ValueError: no node is blended in part, or batches is empty.

@@ -59,7 +59,7 @@ def blend_node(
     generator: Generator | None = None,
     ops: Sequence[OpLike] | None = None,
 ) -> Morphed:
-    """Insert a node drawn as any node is, mixed in by a scalar that is 0. Promise: the output is the same to the last bit.
+    """Insert a drawn node, mixed in by a scalar that is 0. Promise: the output is the same to the last bit.
 
     The node computes s + m (mixture - s), with m = `backbone.blend[position]`. Raise it to 1 over some steps of
     training, and the node is a plain one: no carrier stays in the cell.

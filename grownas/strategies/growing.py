@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from grownas import morphisms
@@ -27,6 +28,7 @@ from grownas.strategies.stage import (
     Change,
     Growth,
     Journal,
+    Origin,
     Stage,
     apply,
     declined,
@@ -79,7 +81,9 @@ class Grown:
         return first[-1:] + [line for line in self.stages if line["stage"] > 1 and line["accepted"]]
 
 
-def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int) -> Grown:
+def grow(
+    start: Any, task: Task, journal: Journal, options: Growth, *, seed: int, origins: Sequence[Origin] = ()
+) -> Grown:
     """Grow a model from a start until the judge, or a limit, says stop.
 
     Args:
@@ -88,6 +92,7 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         journal: does and remembers the fits.
         options: what governs growth.
         seed: fixes noise, random choices and data order.
+        origins: earlier points in time at which the first stage is judged, see `Growth.origins`.
 
     Raises:
         ConfigError: the start has more than `max_params` parameters.
@@ -104,10 +109,10 @@ def grow(start: Any, task: Task, journal: Journal, options: Growth, *, seed: int
         begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
         key = f"stage-1-pull-{candidate_pull:g}"
         stage = _train(key, begin, scene, scene.recipe)
-        verdict = _judge(best, stage, scene)
+        stage, verdict = _judge_first(best, stage, scene, origins)
         if not verdict.accepted and stage.is_cut_short:
             stage = _train_on(stage, scene)
-            verdict = _judge(best, stage, scene)
+            stage, verdict = _judge_first(best, stage, scene, origins)
         firsts.append(stage)
         stages.append(_stage_line(scene, best, stage, verdict))
         log_prunings(journal, stage, accepted=verdict.accepted)
@@ -359,13 +364,34 @@ def _train_on(stage: Stage, scene: Scene) -> Stage:
 
 
 def _judge(best: Stage, stage: Stage, scene: Scene) -> Verdict:
-    """Judge a stage by its validation losses, and by its training loss where that is asked for."""
-    losses = best.candidate.evaluation.losses, stage.candidate.evaluation.losses
-    verdict = JUDGES[scene.options.judge](*losses, threshold=scene.options.threshold)
-    if not (verdict.accepted and scene.options.guard):
+    """Judge a stage by its validation losses, then by its training loss where there is a guard."""
+    options, before, after = scene.options, best.candidate, stage.candidate
+    verdict = JUDGES[options.judge](before.evaluation.losses, after.evaluation.losses, threshold=options.threshold)
+    if not (verdict.accepted and options.guard):
         return verdict
-    before, after = (one.candidate.training_loss(scene.task) for one in (best, stage))
-    return verdict if after <= before else Verdict(False, before - after, GUARD, 0.0)
+    fall = before.training_loss(scene.task) - after.training_loss(scene.task)
+    return verdict if fall >= 0 else Verdict(False, fall, GUARD, 0.0)
+
+
+def _judge_first(best: Stage, stage: Stage, scene: Scene, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
+    """Judge the first stage; if it is accepted, at earlier origins, too. The fits that this takes are its trials.
+
+    It is trained there for as many epochs as were best here, so that those blocks do not choose what they judge.
+    """
+    verdict, options = _judge(best, stage, scene), scene.options
+    if not verdict.accepted or not origins:
+        return stage, verdict
+    recipe = replace(scene.recipe, epochs=options.recipe.epochs).refit(sum(fit.best_epoch for fit in stage.fits))
+    before, after, fits = [best.candidate.evaluation.losses], [stage.candidate.evaluation.losses], list[Fit]()
+    for number, (start, task) in enumerate(origins, 1):
+        begin = Candidate.start(start, task.evaluate(start, "val"))
+        ready = begin._replace(model=stirred(start, options.noise, scene.pull, seed=scene.seed))
+        fits.append(replace(scene, task=task).fit(f"{stage.part}-origin-{number}", ready, recipe))
+        before.insert(0, begin.evaluation.losses)
+        after.insert(0, fits[-1].evaluation.losses)
+    pooled = JUDGES[options.judge](np.concatenate(before), np.concatenate(after), threshold=options.threshold)
+    rule = f"{pooled.rule} at {len(before)} origins"
+    return stage._replace(trials=(*stage.trials, *fits)), pooled._replace(rule=rule)
 
 
 def _declined(candidate: Candidate, begun: Begun, stage: Stage) -> Candidate:

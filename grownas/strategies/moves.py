@@ -220,8 +220,11 @@ def add_nodes(scene: Scene) -> Offer:
         gains, draws = (dict(zip(able, judged[key], strict=True)) for key in ("gains", "draws"))
         able.sort(key=lambda position: -gains[position])
 
+    most = min(options.nodes_at_once, options.max_nodes - count)
+
     def propose(position: int) -> Proposal:
-        return Proposal("add_node", ((position, None),), lambda: [add_node_at(scene, position, draws[position])])
+        further = [partial(add_node_at, scene, position + n, draws[position] + n) for n in range(most)]
+        return Proposal("add_node", ((position, None),), lambda: [make() for make in further])
 
     return Offer([propose(position) for position in able], "")
 
@@ -234,7 +237,7 @@ def ops_of_new_node(scene: Scene, position: int) -> Sequence[Op]:
 
 
 def add_node_at(scene: Scene, position: int, draw: int = 0) -> Change:
-    """Return the change that adds a node, the draw-th that is drawn there."""
+    """Return the change that adds a node, the draw-th that may be drawn there."""
     make = partial(_add_node, scene, position, draw, scene.noise, scene.number)
     predicted = None if scene.options.birth == "drawn" else 0.0
     return Change("add_node", position, None, make, predicted, {"draw": draw})

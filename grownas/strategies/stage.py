@@ -86,12 +86,16 @@ class Growth:
         trial_epochs: for which each kind of move is tried where there are several, before the best is trained.
         judge: `significant` or `better`, a name of `JUDGES`.
         threshold: least t of `significant`.
+        origins: validation blocks by which the first stage is judged, for whether anything beyond the start holds at
+            other times, too. 1 is the validation part alone; with more, its training is repeated at earlier points in
+            time for as many epochs, see `Origin`, and must be accepted by the losses on all blocks together as well.
         guard: accept a model only if its mean training loss is not higher than the best's either.
         outer_patience: moves of a kind that are not accepted, with none accepted between, before it is given up;
             growth ends when every kind is.
         max_nodes, max_ops, max_params, max_seconds: limits; None for none. `max_ops` is of each node.
-        birth: how a node is added: `blend` draws it and mixes it in from 0 to 1 over `blend_steps` weight steps, `drawn`
-            draws it and changes the function at once, `carrier` keeps an identity in it for good.
+        nodes_at_once: nodes that a stage adds, one behind the other, as far as `max_nodes` allows.
+        birth: how a node is added: `blend` draws it and mixes it in from 0 to 1 over `blend_steps` weight steps,
+            `drawn` draws it and changes the function at once, `carrier` keeps an identity in it for good.
         blend_steps: of training in which a blended node is mixed in.
         candidates: nodes that are drawn at each position for `blend`; the one with the steepest descent is taken.
         carrier_share: of a node added by a carrier, see `morphisms.add_node`.
@@ -124,12 +128,14 @@ class Growth:
     trial_epochs: int = 5
     judge: str = "significant"
     threshold: float = 1.645
+    origins: int = 1
     guard: bool = True
     outer_patience: int = 1
     max_nodes: int = 3
     max_ops: int | None = 16
     max_params: int | None = None
     max_seconds: float | None = None
+    nodes_at_once: int = 2
     birth: str = "blend"
     blend_steps: int = 90
     candidates: int = 1
@@ -193,6 +199,18 @@ class Candidate(NamedTuple):
     def training_loss(self, task: Task) -> float:
         """Mean loss over the training part, in evaluation mode."""
         return float(task.evaluate(self.model, "train").losses.mean())
+
+
+class Origin(NamedTuple):
+    """An earlier point in time, at which growth is repeated to judge it by the rows that came next.
+
+    Attributes:
+        start: where growth would have begun then.
+        task: the rows up to then as its training part, those after it as its validation part.
+    """
+
+    start: Any
+    task: Task
 
 
 class Stage(NamedTuple):

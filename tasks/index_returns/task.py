@@ -330,6 +330,20 @@ class IndexReturns:
         """Return the same task with the validation part joined to the training part."""
         return replace(self, refitting=True)
 
+    def at_origin(self, number: int) -> IndexReturns:
+        """Return the same data, scaled alike, seen so many validation parts earlier: the training part ends before.
+
+        Raises:
+            DataError: fewer rows than training needs would be left.
+        """
+        rows, least = self.n_train - number * self.n_val, 4 * self.options.bptt
+        if rows < least:
+            raise DataError(
+                f"{self.source}: {number} validation parts of {self.n_val} rows before the last leave {rows} of "
+                f"{self.n_train} training rows; at least {least} are needed. Lower strategy.origins"
+            )
+        return replace(self, n_train=rows, scaled_by=self._scaling)
+
     def restored(self, tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[IndexReturns, int, int]:
         """Return the data standardised as a saved model's were, and the sizes that its core reads and has.
 
