@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from grownas.backbone import Backbone
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
-from grownas.contests.common import Contest, is_capped, retrain, score_model
+from grownas.contests.common import Contest, choose, is_capped, retrain, score_choice, score_model
 from grownas.contests.language import LanguageContest
 from grownas.contests.series import SeriesContest
 from grownas.criteria.threshold import Thresholds
@@ -26,7 +26,7 @@ from grownas.rundir import RunDir
 from grownas.scoring import Score
 from grownas.space import SearchSpace
 from grownas.start import Ops
-from grownas.strategies.growing import Grown, grow, replay
+from grownas.strategies.growing import Grown, grow, judge, replay
 from grownas.strategies.moves import MODES
 from grownas.strategies.stage import Growth, Splits, with_core
 
@@ -61,13 +61,19 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         contest.score_start(start),
     ]
     scores[0] = replace(scores[0], steps=contest.steps_before + grown.steps, capped=_is_capped(grown, growth))
+    winner = scores[0] if grown.path() else scores[2]
     retrain_seconds = None
     if config.retrain.grown:
-        retrained, _ = retrain(contest, model.core.genotype)
+        choice = choose(contest, contest.settings_of(model.core.genotype))
+        retrained, retrained_model = score_choice(contest, "grown_retrained", choice)
         scores.append(retrained)
         retrain_seconds = round(retrained.seconds, 3)
+        if grown.path() and judge(grown, choice.fit, task, growth).accepted:
+            winner, model = retrained, retrained_model
+    scores.insert(0, _as_chosen(winner, scores))
     scores += [contest.baselines[name](contest) for name in config.baselines.use]
     about = {
+        "chosen": winner.model,
         "search_seconds": round(search_seconds, 3),
         "retrain_seconds": retrain_seconds,
         "stages": len({line["stage"] for line in grown.stages}),
@@ -75,6 +81,17 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         "stopped": grown.reason,
     }
     return _write(config, rundir, contest, model, scores, about)
+
+
+def _as_chosen(winner: Score, ours: Sequence[Score]) -> Score:
+    """Return the score of the model that `predict` uses: the winner's, at the price of all that were trained for it.
+
+    Nothing can be won by training anew where the start was kept: growth found that nothing beyond it holds.
+    """
+    spent = [one for one in ours if one.model in ("grown", "grown_retrained")]
+    seconds, settings = sum(one.seconds for one in spent), sum(one.settings for one in spent)
+    chosen = {"model": winner.model, **winner.chosen}
+    return replace(winner, model="chosen", seconds=seconds, settings=settings, chosen=chosen)
 
 
 def train_program(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:

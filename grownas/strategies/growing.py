@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from grownas import morphisms
 from grownas.criteria import threshold
 from grownas.criteria.early_stop import JUDGES, Verdict
 from grownas.errors import ConfigError
-from grownas.protocols import Task
+from grownas.protocols import Evaluation, Task
 from grownas.recipe import Recipe, count_parameters, set_rates, split_parameters
 from grownas.strategies.moves import KINDS, MODES, Move, Proposal, Scene, noise_for, repeat, resample
 from grownas.strategies.pruning import log_prunings, prune_stage
@@ -50,6 +50,7 @@ class Grown:
 
     Attributes:
         model: the best model of all stages; its core is a `Backbone`.
+        evaluation: its, on the validation part.
         first_stage: the trained first stage with the lowest validation loss, accepted or not.
         stages: one line for each candidate that was judged.
         pull: the one accepted last; None if nothing was accepted.
@@ -61,6 +62,7 @@ class Grown:
     """
 
     model: Any
+    evaluation: Evaluation
     first_stage: Any
     stages: list[dict[str, Any]]
     pull: float | None
@@ -122,7 +124,9 @@ def grow(
     first_line = dict(first_line)
     if pull is None:
         seconds, reason = journal.elapsed - began, reason or NOTHING_FOUND
-        return Grown(start, first.model, stages, None, seconds, reason, first_line, None, first.fits[0].speed)
+        return Grown(
+            start, origin.evaluation, first.model, stages, None, seconds, reason, first_line, None, first.fits[0].speed
+        )
 
     number, rejected = 1, list[Move]()  # since the last that was accepted
     while (reason := reason or _out_of_time(options, journal.elapsed - began)) is None:
@@ -170,7 +174,7 @@ def grow(
         line.update(_outcome(best))
     seconds, reason = journal.elapsed - began, "; ".join(dict.fromkeys(reasons))
     speeds = best.fits[0].speed, first.fits[0].speed
-    return Grown(best.model, first.model, stages, pull, seconds, reason, first_line, *speeds)
+    return Grown(best.model, best.candidate.evaluation, first.model, stages, pull, seconds, reason, first_line, *speeds)
 
 
 def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list[dict[str, Any]], *, seed: int) -> Any:
@@ -206,6 +210,20 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
         if line["pruned"]:
             current = train(f"{key}-pruned", current, scene.tuning.refit(line["best_epoch_pruned"]))
     return current.model
+
+
+class Judged(Protocol):
+    """A model and its evaluation on the validation part: a `Candidate`, a `Fit`."""
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+        ...
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Its evaluation on the validation part."""
+        ...
 
 
 class Begun(NamedTuple):
@@ -336,7 +354,7 @@ def _attempt(begun: Begun, scene: Scene, best: Stage) -> tuple[Stage, dict[str, 
     """Train and judge what a stage begins with; log its moves; return the stage and its line."""
     key = f"stage-{scene.number}"
     stage = _train(key, begun.candidate, scene, scene.recipe)._replace(trials=begun.trials)
-    verdict = _judge(best, stage, scene)
+    verdict = judge(best.candidate, stage.candidate, scene.task, scene.options)
     trained = _trained(scene.best, stage.fits[0], key, trial=begun.trial)
     for line in begun.lines:
         scene.journal.grew({**line, **trained, "accepted": verdict.accepted, "judge": verdict.line()})
@@ -363,14 +381,21 @@ def _train_on(stage: Stage, scene: Scene) -> Stage:
     return _pruned(stage._replace(candidate=candidate, fits=(*stage.fits, fit), is_cut_short=False), scene)
 
 
-def _judge(best: Stage, stage: Stage, scene: Scene) -> Verdict:
-    """Judge a stage by its validation losses, then by its training loss where there is a guard."""
-    options, before, after = scene.options, best.candidate, stage.candidate
-    verdict = JUDGES[options.judge](before.evaluation.losses, after.evaluation.losses, threshold=options.threshold)
+def judge(best: Judged, candidate: Judged, task: Task, options: Growth) -> Verdict:
+    """Judge a model by its validation losses, then by its training loss where there is a guard.
+
+    Args:
+        best: the best model so far.
+        candidate: what may take its place.
+        task: data and loss.
+        options: `judge`, `threshold` and `guard` of these count.
+    """
+    losses = best.evaluation.losses, candidate.evaluation.losses
+    verdict = JUDGES[options.judge](*losses, threshold=options.threshold)
     if not (verdict.accepted and options.guard):
         return verdict
-    fall = before.training_loss(scene.task) - after.training_loss(scene.task)
-    return verdict if fall >= 0 else Verdict(False, fall, GUARD, 0.0)
+    before, after = (float(task.evaluate(one.model, "train").losses.mean()) for one in (best, candidate))
+    return verdict if after <= before else Verdict(False, before - after, GUARD, 0.0)
 
 
 def _judge_first(best: Stage, stage: Stage, scene: Scene, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
@@ -378,7 +403,8 @@ def _judge_first(best: Stage, stage: Stage, scene: Scene, origins: Sequence[Orig
 
     It is trained there for as many epochs as were best here, so that those blocks do not choose what they judge.
     """
-    verdict, options = _judge(best, stage, scene), scene.options
+    options = scene.options
+    verdict = judge(best.candidate, stage.candidate, scene.task, options)
     if not verdict.accepted or not origins:
         return stage, verdict
     recipe = replace(scene.recipe, epochs=options.recipe.epochs).refit(sum(fit.best_epoch for fit in stage.fits))

@@ -196,10 +196,6 @@ class Candidate(NamedTuple):
         """Mean validation loss."""
         return float(self.evaluation.losses.mean())
 
-    def training_loss(self, task: Task) -> float:
-        """Mean loss over the training part, in evaluation mode."""
-        return float(task.evaluate(self.model, "train").losses.mean())
-
 
 class Origin(NamedTuple):
     """An earlier point in time, at which growth is repeated to judge it by the rows that came next.
