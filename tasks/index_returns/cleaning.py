@@ -269,7 +269,10 @@ def clean_moving(
 
 
 _PART = {"val": "validation", "test": "test"}
-_ADVICE = "correct or remove the column, leave cells blank before a series begins, or raise task.longest_still"
+_ADVICE = (
+    "correct or remove the column, leave cells blank before a series begins, or raise task.longest_still for a closed "
+    "market"
+)
 
 
 def still_rows(returns: np.ndarray) -> np.ndarray:
