@@ -51,7 +51,7 @@ FINDINGS = {  # of a test, which is of the reference -> what the row of the othe
 SIZED = {  # test of which a size was measured -> what it is called
     "days_and_seeds": "over days and seeds",
     "over_seeds": "over seeds",
-    "finding": "both",
+    "finding": "both together",
     "diebold_mariano": "Diebold-Mariano",
     "mcs": "model confidence set",
 }
@@ -223,7 +223,10 @@ def _steps(result: Entry) -> tuple[str, str]:
 
 
 def _finding_note(result: Entry) -> str:
-    return f"'better' or 'worse' where all tests over seeds that apply have p < 0.05{_size_note(result, 'finding')}"
+    return (
+        "'better' or 'worse' where the two tests that follow both have p < 0.05, or the first alone where no forecast "
+        f"depends on the seed{_size_note(result, 'finding')}"
+    )
 
 
 def _mcs_note(result: Entry) -> str:
@@ -237,7 +240,7 @@ def _mcs_note(result: Entry) -> str:
 def _size_note(result: Entry, test: str) -> str:
     """Say how often a test rejects equal models, where the comparison does."""
     found = next((one for one in result.get("sizes", []) if one["test"] == test), None)
-    return f"; at {found['nominal']:.0%} it rejects {_share(found)} of equal ones" if found else ""
+    return f"; at {found['nominal']:.0%} it rejects {_share(found)} of equal models" if found else ""
 
 
 def size_words(result: Entry) -> str:

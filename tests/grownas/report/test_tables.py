@@ -58,7 +58,7 @@ def test_notes_say_what_each_test_is_of_and_how_often_it_is_wrong(make_compariso
     result = json.loads((make_comparison(seeds=(1, 2)) / "comparison.json").read_text())
     notes = {column.title: column.note for column in tables.comparison(result).columns}
     assert "on 160 days: " in notes["p over days and seeds"]
-    assert notes["p over seeds"].endswith("; at 5% it rejects 3.1 to 5.2 % of equal ones")
+    assert notes["p over seeds"].endswith("; at 5% it rejects 3.1 to 5.2 % of equal models")
     assert "rejects" not in notes["p over days and seeds"]  # of which no size is given
     assert "says nothing of other seeds" in notes["DM p"]
     result["steps"] = {"count": 23, "unit": "blocks of 100 tokens"}
@@ -73,7 +73,7 @@ def test_sizes_are_told_with_their_source():
         {"test": "mcs", "nominal": 0.1, "lowest": 0.08, "highest": 0.12, "source": "500 splits"},
     ]
     assert tables.size_words({"sizes": sizes}) == (
-        "Measured size of the tests, on equal models: over seeds 3.1 to 5.2 % at 5%; both 3.0 to 4.0 % at 5% "
+        "Measured size of the tests, on equal models: over seeds 3.1 to 5.2 % at 5%; both together 3.0 to 4.0 % at 5% "
         "(1,234 splits). model confidence set 8.0 to 12.0 % at 10% (500 splits)."
     )
     assert tables.size_words({}) == ""
