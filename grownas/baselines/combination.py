@@ -34,6 +34,7 @@ from grownas.baselines.var import (
 )
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Kind = list[tuple[int, tuple[float, ...]]]  # orders and centres, of which folds choose one
 
 CENTRES = (2.0, 10.0)  # rows: about the mean ages in HAR's means of 5 and 22 rows
 WARM_UP = 22  # rows read before the averages are trusted, and left out after a held-out block: 12 % of it remains
@@ -134,31 +135,43 @@ def combine_by_folds(
     room = HIGHEST + len(CENTRES) if blocks is None else blocks
     rows, series = values.shape
     columns = 1 + (1 + len(CENTRES)) * series
-    with_averages = room > len(CENTRES) and (rows - WARM_UP) * (folds - 2) // folds > columns
-    highest = max(1, min(HIGHEST, room - len(CENTRES) * with_averages))
+    has_averages = room > len(CENTRES) and (rows - WARM_UP) * (folds - 2) // folds > columns
+    highest = max(1, min(HIGHEST, room - len(CENTRES) * has_averages))
     orders = usable_orders(rows, series, range(1, highest + 1), folds)
-    first = WARM_UP if with_averages else max(orders)  # all parts forecast the same targets
-    held_out_rows = cut_blocks(0, rows - first, folds)
-    target, scores = values[first:], {}
-    kinds = [[(order, ()) for order in orders]]  # one part is chosen of each
-    if with_averages:
-        kinds.insert(0, [(1, CENTRES)])
+    first = WARM_UP if has_averages else max(orders)  # all parts forecast the same targets
+    cut = cut_blocks(0, rows - first, folds)
+    kinds: list[Kind] = [[(1, CENTRES)]] if has_averages else []
+    kinds.append([(order, ()) for order in orders])
     parts, forecasts = [], []
+    scores: dict[str, float] = {}
     for kind in kinds:
-        found = {}
-        for order, centres in kind:
-            design, _ = _regression(values, order, centres, first)
-            gap = WARM_UP if centres else order
-            for loss, ridge, block, ahead in held_out(design, target, held_out_rows, gap, ridges, losses):
-                found.setdefault(Part(order, centres, loss, ridge), np.empty_like(target))[block] = ahead
-        errors = {part: float(((target - ahead) ** 2).mean()) for part, ahead in found.items()}
+        found = _held_out_forecasts(values, kind, first, cut, ridges, losses)
+        errors = {part: float(((values[first:] - ahead) ** 2).mean()) for part, ahead in found.items()}
         parts.append(min(errors, key=lambda part: (errors[part], part)))
         forecasts.append(found[parts[-1]])
         scores |= {str(part): error for part, error in errors.items()}
-    prior = np.array([PRIOR_AVERAGES, PRIOR_VAR] if with_averages else [PRIOR_AVERAGES + PRIOR_VAR])
-    weights, strengths = shrunken_weights(np.stack(forecasts), target, prior, held_out_rows)
+    prior = np.array([PRIOR_AVERAGES, PRIOR_VAR] if has_averages else [PRIOR_AVERAGES + PRIOR_VAR])
+    weights, strengths = shrunken_weights(np.stack(forecasts), values[first:], prior, cut)
     total = weighted_sum([part.fit(values) for part in parts], weights)
     return Combination(total, tuple(parts), weights, strengths, len(scores), scores)
+
+
+def _held_out_forecasts(
+    values: Array,
+    kind: Kind,
+    first: int,
+    cut: Sequence[slice],
+    ridges: Sequence[float],
+    losses: Sequence[str],
+) -> dict[Part, Array]:
+    """Forecast rows from `first` on, each block by fits without it; for each order, loss and ridge, `(n, I)`."""
+    found: dict[Part, Array] = {}
+    for order, centres in kind:
+        design, target = _regression(values, order, centres, first)
+        gap = WARM_UP if centres else order
+        for loss, ridge, block, ahead in held_out(design, target, cut, gap, ridges, losses):
+            found.setdefault(Part(order, centres, loss, ridge), np.empty_like(target))[block] = ahead
+    return found
 
 
 def _regression(values: Array, order: int, centres: Sequence[float], first: int) -> tuple[Array, Array]:

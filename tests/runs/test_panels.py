@@ -9,6 +9,7 @@ import pytest
 
 PANELS = (
     *("panels=2", "workers=2", "retrain.grown=false", "strategy.max_epochs=1", "strategy.max_nodes=1"),
+    *("start.rule=combined", "space.hidden_size=12"),  # room for a lag and two averages of three series
     *("baselines.use=[zero,var1,har]", "baselines.compare=[]"),
 )
 
@@ -36,6 +37,13 @@ def test_the_folder_holds_a_run_a_panel_and_the_regrets(compared, read_json):
         assert panel["test"] == {entry["model"]: entry["test"] for entry in summary["scores"]}
         assert data["cleaning"]["subpanel"]["number"] == number
         assert summary["seed"] == 1
+
+
+def test_the_runs_start_at_the_combination(compared, read_json):
+    for number in (1, 2):
+        scores = read_json(compared / f"panel-{number}" / "summary.json")["scores"]
+        chosen = next(entry["chosen"] for entry in scores if entry["model"] == "start")
+        assert {"loss", "order", "centres", "weights"} == set(chosen)
 
 
 def test_a_panels_run_is_the_search_alone(compared, runs, long, assert_same_run, evaluates_to_summary):
