@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from grownas.backbone import Backbone
@@ -46,6 +47,7 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
     grown = STRATEGIES[config.strategy.use](start, task, journal, growth, seed=config.seed)
     contest = replace(contest, params=count_parameters(grown.model), steps=grown.steps)
     final = _finish(contest, grown, nodes)
+    cpu_seconds = journal.cpu_seconds
     model = final.model
     if config.refit:
         start = contest.start(nodes, "start", refitted=True)
@@ -59,13 +61,14 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         score_model(task, "first_stage", final.first, first_seconds, tried + len(first_stage), speed=grown.first_speed),
         contest.score_start(start),
     ]
-    scores[0] = replace(scores[0], steps=contest.steps_before + grown.steps, capped=_is_capped(grown, growth))
+    spent = {"steps": contest.steps_before + grown.steps, "cpu_seconds": cpu_seconds}
+    scores[0] = replace(scores[0], **spent, capped=_is_capped(grown, growth))
     retrain_seconds = None
     if config.retrain.grown:
-        retrained, _ = retrain(contest, model.core.genotype)
+        retrained = _timed(contest, lambda: retrain(contest, model.core.genotype)[0])
         scores.append(retrained)
         retrain_seconds = round(retrained.seconds, 3)
-    scores += [contest.baselines[name](contest) for name in config.baselines.use]
+    scores += [_timed(contest, partial(contest.baselines[name], contest)) for name in config.baselines.use]
     about = {
         "search_seconds": round(search_seconds, 3),
         "retrain_seconds": retrain_seconds,
@@ -74,6 +77,13 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         "stopped": grown.reason,
     }
     return _write(config, rundir, contest, model, scores, about)
+
+
+def _timed(contest: Contest, work: Callable[[], Score]) -> Score:
+    """Return the score that comes out of some training, with the processor time of its fits."""
+    before = contest.journal.cpu_seconds
+    score = work()
+    return score if score.steps is None else replace(score, cpu_seconds=contest.journal.cpu_seconds - before)
 
 
 def train_program(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:
