@@ -115,7 +115,7 @@ class Journal:
         self._stop_if_asked()
         done_path, part_path = self.folder / f"{key}.done", self.folder / f"{key}.part"
         shorter = None if after is None else checkpoint.load(self.folder / f"{after}.done", self.identity)
-        counted = {key: 0.0 if shorter is None else shorter[key] for key in ("seconds", "cpu_seconds")}
+        counted = {name: shorter[name] if shorter else 0.0 for name in ("seconds", "cpu_seconds")}
         done = checkpoint.load(done_path, self.identity)
         if done is None:
             part = checkpoint.load(part_path, self.identity)

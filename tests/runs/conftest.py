@@ -61,7 +61,10 @@ SAME = (
     *("genotype.json", "weights.safetensors", "forecasts.safetensors", "losses.safetensors"),
     *("equations.txt", "data.json"),
 )
-TIMES = (
+TIMES = (  # the only fields that may differ
+    *("seconds", "cpu_seconds", "wall_s", "search_seconds", "retrain_seconds"),
+    "words_per_s",
+)
     "seconds",
     "cpu_seconds",
     "wall_s",
