@@ -65,13 +65,6 @@ TIMES = (  # the only fields that may differ
     *("seconds", "cpu_seconds", "wall_s", "search_seconds", "retrain_seconds"),
     "words_per_s",
 )
-    "seconds",
-    "cpu_seconds",
-    "wall_s",
-    "search_seconds",
-    "retrain_seconds",
-    "words_per_s",
-)  # the only fields that may differ
 
 
 def returns(days: int, seed: int = 0) -> np.ndarray:
