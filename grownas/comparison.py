@@ -158,6 +158,7 @@ def _model(name: str, runs: Sequence[Tree], in_mcs: bool | None) -> Tree:
         "params": _mean([entry["params"] for entry in entries]),
         "seconds": _mean([entry["seconds"] for entry in entries]),
         "steps": _mean([entry["steps"] for entry in entries]) if "steps" in entries[0] else None,
+        "cpu_seconds": _mean([entry["cpu_seconds"] for entry in entries]) if "cpu_seconds" in entries[0] else None,
         "capped": sum(entry.get("capped", False) for entry in entries),
         "settings": entries[0].get("settings"),
         "words_per_s": _mean(speeds) if speeds else None,

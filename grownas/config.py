@@ -85,6 +85,7 @@ class GrowthOptimizer(WeightOptimizer):
     """The weights' optimiser in growth."""
 
     rate: Positive = 3e-3
+    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
 
 
 class Splitting(Section):
@@ -196,11 +197,13 @@ class Retrain(WeightOptimizer):
 class Halving(Section):
     """Successive halving, which chooses a model's setting on validation (see `contests.common.Halving`)."""
 
-    first_epochs: Annotated[Count, about("that every setting is trained for")] = 5
+    first_epochs: Annotated[
+        Count, about("that every size, loss and weight decay is trained for, with the highest rate")
+    ] = 20
     reduction_factor: Annotated[
-        Count, Field(ge=2), about("of the settings one in so many goes on, for as many times the epochs")
-    ] = 4
-    finalists: Annotated[Count, about("settings that are trained until patience runs out")] = 1
+        Count, Field(ge=2), about("of these one in so many goes on, for as many times the epochs")
+    ] = 3
+    finalists: Annotated[Count, about("of these that are trained until patience runs out, with every rate")] = 1
 
 
 class Baselines(Section):

@@ -33,9 +33,10 @@ class TrainingError(Exception):
     Attributes:
         seconds: trained until then.
         steps: weight steps trained until then.
+        cpu_seconds: processor time of the process until then.
     """
 
-    def __init__(self, message: str, seconds: float = 0.0, steps: int = 0) -> None:
-        """Keep seconds and steps beside the message."""
+    def __init__(self, message: str, seconds: float = 0.0, steps: int = 0, cpu_seconds: float = 0.0) -> None:
+        """Keep what was spent beside the message."""
         super().__init__(message)
-        self.seconds, self.steps = seconds, steps
+        self.seconds, self.steps, self.cpu_seconds = seconds, steps, cpu_seconds

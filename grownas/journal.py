@@ -60,7 +60,8 @@ class Journal:
         self.folder, self.identity = folder, identity
         self.metrics, self.growth, self.shares = metrics, growth, shares
         self.progress, self.every_s = progress, every_s
-        self.elapsed = 0.0
+        self.elapsed = 0.0  # seconds of all fits and remembered work so far
+        self.cpu_seconds = 0.0  # processor time of all fits so far
         self.interrupted = False
         self._counted: set[str] = set()  # keys of remembered work whose seconds are in `elapsed`
         for log in (metrics, growth, shares):
@@ -114,7 +115,7 @@ class Journal:
         self._stop_if_asked()
         done_path, part_path = self.folder / f"{key}.done", self.folder / f"{key}.part"
         shorter = None if after is None else checkpoint.load(self.folder / f"{after}.done", self.identity)
-        counted = 0.0 if shorter is None else shorter["seconds"]
+        counted = {name: shorter[name] if shorter else 0.0 for name in ("seconds", "cpu_seconds")}
         done = checkpoint.load(done_path, self.identity)
         if done is None:
             part = checkpoint.load(part_path, self.identity)
@@ -137,8 +138,9 @@ class Journal:
                 )
             except TrainingError as error:
                 kept = f"; the last good state is kept in {part_path}" if part_path.exists() else ""
-                self.elapsed += error.seconds - counted
-                raise TrainingError(f"{key} (stage {stage}), {error}{kept}", error.seconds, error.steps) from error
+                self._count(error, counted)
+                spent = error.seconds, error.steps, error.cpu_seconds
+                raise TrainingError(f"{key} (stage {stage}), {error}{kept}", *spent) from error
             done = _to_tree(finished, watcher.lines)
             checkpoint.save(done_path, done, self.identity)
         else:
@@ -148,8 +150,13 @@ class Journal:
         checkpoint.remove(part_path)  # also one that a kill left beside the finished fit
         for line in _share_lines(finished):
             self.shares.append({"stage": stage, "part": key, **line})
-        self.elapsed += finished.seconds - counted
+        self._count(finished, counted)
         return finished
+
+    def _count(self, spent: Fit | TrainingError, counted: Mapping[str, float]) -> None:
+        """Add what was spent on a fit, but for what was counted with a shorter one."""
+        self.elapsed += spent.seconds - counted["seconds"]
+        self.cpu_seconds += spent.cpu_seconds - counted["cpu_seconds"]
 
     def grew(self, line: Mapping[str, Any]) -> None:
         """Take one line of the growth log."""
@@ -233,6 +240,7 @@ def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
         "best_epoch": done.best_epoch,
         "steps": done.steps,
         "seconds": done.seconds,
+        "cpu_seconds": done.cpu_seconds,
         "reason": done.reason,
         "shares": done.shares,
         "speed": done.speed,
@@ -254,6 +262,7 @@ def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.op
         best_epoch=tree["best_epoch"],
         steps=tree["steps"],
         seconds=tree["seconds"],
+        cpu_seconds=tree["cpu_seconds"],
         reason=tree["reason"],
         shares=tree["shares"],
         speed=tree["speed"],

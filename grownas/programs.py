@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from grownas.backbone import Backbone
@@ -47,6 +48,7 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
     grown = STRATEGIES[config.strategy.use](start, task, journal, growth, seed=config.seed, origins=origins)
     contest = replace(contest, params=count_parameters(grown.model), steps=grown.steps)
     final = _finish(contest, grown, nodes)
+    cpu_seconds = journal.cpu_seconds
     model = final.model
     if config.refit:
         start = contest.start(nodes, "start", refitted=True)
@@ -60,18 +62,21 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         score_model(task, "first_stage", final.first, first_seconds, tried + len(first_stage), speed=grown.first_speed),
         contest.score_start(start),
     ]
-    scores[0] = replace(scores[0], steps=contest.steps_before + grown.steps, capped=_is_capped(grown, growth))
+    spent = {"steps": contest.steps_before + grown.steps, "cpu_seconds": cpu_seconds}
+    scores[0] = replace(scores[0], **spent, capped=_is_capped(grown, growth))
     winner = scores[0] if grown.path() else scores[2]
     retrain_seconds = None
     if config.retrain.grown:
+        before = journal.cpu_seconds
         choice = choose(contest, contest.settings_of(model.core.genotype))
         retrained, retrained_model = score_choice(contest, "grown_retrained", choice)
+        retrained = replace(retrained, cpu_seconds=journal.cpu_seconds - before)
         scores.append(retrained)
         retrain_seconds = round(retrained.seconds, 3)
         if grown.path() and judge(grown, choice.fit, task, growth).accepted:
             winner, model = retrained, retrained_model
     scores.insert(0, _as_chosen(winner, scores))
-    scores += [contest.baselines[name](contest) for name in config.baselines.use]
+    scores += [_timed(contest, partial(contest.baselines[name], contest)) for name in config.baselines.use]
     about = {
         "chosen": winner.model,
         "search_seconds": round(search_seconds, 3),
@@ -92,6 +97,13 @@ def _as_chosen(winner: Score, ours: Sequence[Score]) -> Score:
     seconds, settings = sum(one.seconds for one in spent), sum(one.settings for one in spent)
     chosen = {"model": winner.model, **winner.chosen}
     return replace(winner, model="chosen", seconds=seconds, settings=settings, chosen=chosen)
+
+
+def _timed(contest: Contest, work: Callable[[], Score]) -> Score:
+    """Return the score that comes out of some training, with the processor time of its fits."""
+    before = contest.journal.cpu_seconds
+    score = work()
+    return score if score.steps is None else replace(score, cpu_seconds=contest.journal.cpu_seconds - before)
 
 
 def train_program(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Summary:

@@ -26,6 +26,7 @@ class Score:
         chosen: the settings chosen on validation data or blocked folds.
         speed: positions learned from in a second of training; None where the task does not ask, or nothing was trained.
         steps: weight steps of all its fits; None where nothing was trained.
+        cpu_seconds: processor time of all its fits; None where that was not measured.
         capped: the chosen fit ended at the most epochs allowed, before patience ran out: it may have gone on improving.
     """
 
@@ -38,6 +39,7 @@ class Score:
     chosen: dict[str, Any] = field(default_factory=dict)
     speed: float | None = None
     steps: int | None = None
+    cpu_seconds: float | None = None
     capped: bool = False
 
     def entry(self, task: Any) -> dict[str, Any]:
@@ -51,6 +53,7 @@ class Score:
             "settings": self.settings,
             "chosen": self.chosen,
             **({} if self.steps is None else {"steps": self.steps, "capped": self.capped}),
+            **({} if self.cpu_seconds is None else {"cpu_seconds": round(self.cpu_seconds, 3)}),
             **({} if self.speed is None else {f"{task.unit}_per_s": round(self.speed, 1)}),
             "detail": {part: task.score(getattr(self, part), part) for part in ("val", "test")},
         }

@@ -45,6 +45,7 @@ class Fit:
         reason: why training stopped.
         speed: positions learned from in a second of training, evaluations left out; None if nothing was trained.
         shares: for each epoch from 0 (untrained) on, and each node, softmax(alpha); empty where there is no alpha.
+        cpu_seconds: processor time of the process, over the same time as `seconds`.
         end: the state of the trainer after the last epoch, from which a longer fit can go on; None unless asked for.
     """
 
@@ -58,6 +59,7 @@ class Fit:
     reason: str
     shares: list[Shares]
     speed: float | None = None
+    cpu_seconds: float = 0.0
     end: Tree | None = None
 
     @property
@@ -160,7 +162,7 @@ class Trainer:
         self.architecture = _Stream(task, "architecture", seed, self.device) if self.searching else None
         self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
         self.hidden: Any = None
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         self.resumed: Tree | None = None  # the random states to go on from
         self.positions, self.busy = 0, 0.0  # learned from since the fit began or went on, and seconds that it took
         self.patience = Patience(recipe.patience)
@@ -178,6 +180,7 @@ class Trainer:
 
     def _run(self) -> Fit:
         self.clock = time.perf_counter() - self.seconds
+        self.cpu_clock = time.process_time() - self.cpu_seconds
         if self.resumed is not None:
             _set_random_state(self.resumed, self.device)
         else:
@@ -350,8 +353,8 @@ class Trainer:
 
     def _error(self, what: str) -> TrainingError:
         where = f"step {self.step}, epoch {self.data.epoch}"
-        seconds = time.perf_counter() - self.clock
-        return TrainingError(f"{where}: {what}. Lower the learning rate or `clip`", seconds, self.step)
+        seconds, cpu_seconds = time.perf_counter() - self.clock, time.process_time() - self.cpu_clock
+        return TrainingError(f"{where}: {what}. Lower the learning rate or `clip`", seconds, self.step, cpu_seconds)
 
     def _judge_epoch(self) -> None:
         """Evaluate on the validation part and keep the model if it is the best so far."""
@@ -388,7 +391,7 @@ class Trainer:
         self.monitor.record({**position, "split": split, "metric": metric, "value": value})
 
     def _result(self) -> Fit:
-        seconds = time.perf_counter() - self.clock
+        seconds, cpu_seconds = time.perf_counter() - self.clock, time.process_time() - self.cpu_clock
         end = self.snapshot() if self.extendable else None
         self.model.load_state_dict(self.best["model"])
         for optimizer, state in zip(self.optimizers, self.best["optimizers"], strict=True):
@@ -410,6 +413,7 @@ class Trainer:
             reason=reason,
             shares=self.shares,
             speed=self.positions / self.busy if self.busy else None,
+            cpu_seconds=cpu_seconds,
             end=end,
         )
 
@@ -424,6 +428,7 @@ class Trainer:
             "architecture": self.architecture.position() if self.architecture else None,
             "step": self.step,
             "seconds": time.perf_counter() - self.clock,
+            "cpu_seconds": time.process_time() - self.cpu_clock,
             "patience": self.patience.state(),
             "best": self.best,
             "loss": [self.loss_sum, self.loss_count],
@@ -442,7 +447,7 @@ class Trainer:
             optimizer.load_state_dict(copy.deepcopy(state))  # torch keeps what it is given, and steps change it
         self.anchor = [[_to(p, self.device) for p in group] for group in tree["anchor"]]
         self.hidden, self.best = _to(tree["hidden"], self.device), tree["best"]
-        self.step, self.seconds = tree["step"], tree["seconds"]
+        self.step, self.seconds, self.cpu_seconds = tree["step"], tree["seconds"], tree["cpu_seconds"]
         self.loss_sum, self.loss_count = tree["loss"]
         self.shares, self.history = list(tree["shares"]), list(tree["history"])
         self.means = tree["means"] and [_to(mean, self.device).clone() for mean in tree["means"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -56,30 +56,32 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Halving:
-    """Successive halving (Jamieson & Talwalkar 2016): many settings are trained briefly, few to the end.
+    """Successive halving (Jamieson & Talwalkar 2016): many candidates are trained briefly, few to the end.
 
-    All settings are trained for `first_epochs`. The best, one in `reduction_factor`, go on for `reduction_factor` times
-    as many epochs in all, and so on, until `finalists` are left, which are trained until patience runs out.
+    All candidates are trained for `first_epochs`. The best, one in `reduction_factor`, go on to as many times the
+    epochs, and so on, until `finalists` are left, which are trained until patience runs out.
+
+    Ours: a candidate is tried with one of its rates, a finalist is trained with all of them (see `Candidate`).
 
     Attributes:
-        first_epochs: of every setting; None trains every setting to the end.
+        first_epochs: of every candidate; None trains all of them to the end.
         reduction_factor: 2 or more.
         finalists: 1 or more.
     """
 
     first_epochs: int | None = None
-    reduction_factor: int = 4
+    reduction_factor: int = 3
     finalists: int = 1
 
-    def rungs(self, settings: int) -> Iterator[tuple[int, int | None]]:
-        """Yield how many settings are trained, and up to which epoch; None for until patience runs out."""
+    def rungs(self, candidates: int) -> Iterator[tuple[int, int | None]]:
+        """Yield how many candidates are trained, and up to which epoch; None for until patience runs out."""
         if self.first_epochs is not None:
             epochs = self.first_epochs
-            while settings > self.finalists:
-                yield settings, epochs
-                settings = max(self.finalists, math.ceil(settings / self.reduction_factor))
+            while candidates > self.finalists:
+                yield candidates, epochs
+                candidates = max(self.finalists, math.ceil(candidates / self.reduction_factor))
                 epochs *= self.reduction_factor
-        yield settings, None
+        yield candidates, None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +149,8 @@ class Contest:
         """Score where growth began."""
         return score_model(self.task, "start", start, self.seconds_before)
 
-    def settings_of(self, genotype: AnyGenotype) -> list[Setting]:
-        """Return the ways to train a genotype from random weights."""
+    def settings_of(self, genotype: AnyGenotype) -> list[list[Setting]]:
+        """Return the ways to train a genotype from random weights, as candidates of `choose`."""
         raise NotImplementedError
 
     def write(self, rundir: RunDir, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
@@ -212,6 +214,7 @@ class Trial:
         fit: its latest; None before the first, and after training diverged.
         part: the journal's key of that fit.
         seconds, steps: of its training, also of one that diverged.
+        is_over: whether training has ended: patience has run out, or the most epochs are reached.
     """
 
     setting: Setting
@@ -219,6 +222,7 @@ class Trial:
     part: str | None = None
     seconds: float = 0.0
     steps: int = 0
+    is_over: bool = False
 
     def train(self, contest: Contest, epochs: int | None) -> None:
         """Train up to a number of epochs, from where training stands; None trains until patience runs out.
@@ -245,14 +249,7 @@ class Trial:
             self.fit, self.seconds, self.steps = None, error.seconds, error.steps
             raise
         self.part, self.seconds, self.steps = key, self.fit.seconds, self.fit.steps
-
-    @property
-    def is_over(self) -> bool:
-        """Whether training has ended: patience has run out, or the most epochs are reached."""
-        if self.fit is None:
-            return False
-        patience, epochs = self.setting.recipe.patience, self.setting.recipe.epochs
-        return self.fit.epochs >= epochs or self.fit.epochs - self.fit.best_epoch >= (patience or epochs)
+        self.is_over = to_the_end or self.fit.epochs < recipe.epochs
 
     @property
     def metric(self) -> float:
@@ -261,69 +258,87 @@ class Trial:
         return self.fit.evaluation.metric
 
 
-def choose(contest: Contest, settings: Sequence[Setting]) -> Choice:
-    """Try every setting by the contest's `halving`; validation chooses.
+class Candidate:
+    """Settings that differ in the rate alone. Until it is a finalist, it is tried with the first of them.
 
-    A setting with which training diverges is passed over with a warning, and the next best takes its place.
+    Candidates compete at one rate because rates differ in speed: after few epochs a low rate is behind, whatever it
+    reaches in the end.
+
+    Attributes:
+        trials: one for each setting, in order.
+        errors: of the trials that diverged.
+    """
+
+    def __init__(self, settings: Sequence[Setting]) -> None:
+        """Begin with nothing trained."""
+        self.trials = [Trial(one) for one in settings]
+        self.errors: list[TrainingError] = []
+        self._sound = list(self.trials)
+
+    def train(self, contest: Contest, epochs: int | None) -> bool:
+        """Train its first setting up to a number of epochs, the next where that diverges; say whether one is left."""
+        while self._sound and not self._train(contest, self._sound[0], epochs):
+            pass
+        return bool(self._sound)
+
+    def finish(self, contest: Contest) -> list[Trial]:
+        """Train all settings until patience runs out; return those that did not diverge."""
+        for trial in list(self._sound):
+            self._train(contest, trial, None)
+        return self._sound
+
+    def _train(self, contest: Contest, trial: Trial, epochs: int | None) -> bool:
+        try:
+            trial.train(contest, epochs)
+        except TrainingError as error:
+            self.errors.append(error)
+            self._sound.remove(trial)
+            return False
+        return True
+
+    @property
+    def metric(self) -> float:
+        """Validation metric of the setting that is tried."""
+        return self._sound[0].metric
+
+
+def choose(contest: Contest, candidates: Sequence[Sequence[Setting]]) -> Choice:
+    """Try all settings by the contest's `halving`; validation chooses.
+
+    A setting with which training diverges is passed over with a warning. A candidate of which no setting is left gives
+    its place to the next best.
+
+    Args:
+        contest: gives journal, seed and halving.
+        candidates: each the settings that differ in the rate alone, the one that learns fastest first.
 
     Raises:
         TrainingError: training diverges with every setting; the last one's error, with the seconds and steps of all.
     """
-    trials = [Trial(one) for one in settings]
-    ranked = trials
-    for count, epochs in contest.halving.rungs(len(settings)):
-        reached: list[Trial] = []
-        for number, trial in enumerate(ranked, 1):
-            if len(reached) == count:
-                break
-            try:
-                trial.train(contest, epochs)
-            except TrainingError as error:
-                if number == len(ranked) and not reached:
-                    raise TrainingError(str(error), *_total(trials)) from error
-                warnings.warn(f"passed over: {error}", stacklevel=2)
-            else:
-                reached.append(trial)
-        ranked = sorted(reached, key=lambda trial: trial.metric)  # of equals the one that was ahead before
-    best = ranked[0]
+    everyone = [Candidate(settings) for settings in candidates]
+    trials = [trial for one in everyone for trial in one.trials]
+    ranked = everyone
+    for count, epochs in contest.halving.rungs(len(everyone)):
+        reached: list[Candidate] = []
+        for one in ranked:
+            if len(reached) < count and one.train(contest, epochs):
+                reached.append(one)
+        ranked = sorted(reached, key=lambda one: one.metric)  # of equals the one that was ahead before
+    finished = [trial for one in ranked for trial in one.finish(contest)]
+    errors = [error for one in everyone for error in one.errors]
+    seconds, steps = sum(one.seconds for one in trials), sum(one.steps for one in trials)
+    for error in errors if finished else errors[:-1]:
+        warnings.warn(f"passed over: {error}", stacklevel=2)
+    if not finished:
+        raise TrainingError(str(errors[-1]), seconds, steps) from errors[-1]
+    best = min(finished, key=lambda trial: trial.metric)
     assert best.fit is not None
-    return Choice(best.fit, best.setting, len(settings), *_total(trials))
+    return Choice(best.fit, best.setting, len(trials), seconds, steps)
 
 
-def choose_among(contest: Contest, groups: Sequence[Sequence[Setting]]) -> Choice:
-    """Choose the best setting of each group, then the best of these; seconds and steps are of all groups.
-
-    Groups are for settings that learn at different speeds, such as models of different sizes: after few epochs the
-    larger ones are ahead, and halving would drop the smaller ones too early. A group with which training diverges
-    throughout is passed over with a warning.
-
-    Raises:
-        TrainingError: training diverges with every setting of every group.
-    """
-    choices, spent = list[Choice](), list[Choice | TrainingError]()
-    for number, group in enumerate(groups, 1):
-        try:
-            choices.append(choose(contest, group))
-            spent.append(choices[-1])
-        except TrainingError as error:
-            spent.append(error)
-            if number == len(groups) and not choices:
-                raise TrainingError(str(error), *_total(spent)) from error
-            warnings.warn(f"passed over: {error}", stacklevel=2)
-    best = min(choices, key=lambda choice: choice.fit.evaluation.metric)
-    seconds, steps = _total(spent)
-    return best._replace(tried=sum(map(len, groups)), seconds=seconds, steps=steps)
-
-
-def _total(spent: Iterable[_Spent]) -> tuple[float, int]:
-    """Return seconds and steps of all."""
-    each = list(spent)
-    return sum(one.seconds for one in each), sum(one.steps for one in each)
-
-
-def train_and_choose(contest: Contest, name: str, settings: Sequence[Setting]) -> tuple[Score, Any]:
-    """Choose a setting; return score and model of the one that validation chose."""
-    return score_choice(contest, name, choose(contest, settings))
+def train_and_choose(contest: Contest, name: str, candidates: Sequence[Sequence[Setting]]) -> tuple[Score, Any]:
+    """Choose a setting, see `choose`; return score and model of the one that validation chose."""
+    return score_choice(contest, name, choose(contest, candidates))
 
 
 def score_choice(contest: Contest, name: str, choice: Choice) -> tuple[Score, Any]:

@@ -169,7 +169,7 @@ class LanguageContest(Contest):
             )
             for setting, one in self._tried()
         ]
-        best = choose(self, settings)
+        best = choose(self, [[one] for one in settings])
         chosen = self.with_setting(best.setting.chosen)
         return replace(chosen, tuning_seconds=best.seconds, tuning_steps=best.steps, tried=best.tried)
 
@@ -183,7 +183,7 @@ class LanguageContest(Contest):
         """Return each setting of the grid with the contest that has it."""
         return [(setting, self.with_setting(setting)) for setting in self.grid]
 
-    def settings_of(self, genotype: AnyGenotype, key: str = "retrained") -> list[Setting]:
+    def settings_of(self, genotype: AnyGenotype, key: str = "retrained") -> list[list[Setting]]:
         """Return the ways to train a genotype from random weights."""
 
         def core(units: int, generator: Generator) -> nn.Module:
@@ -193,17 +193,19 @@ class LanguageContest(Contest):
 
         return self.settings(key, core)
 
-    def settings(self, key: str, core: Core) -> list[Setting]:
-        """Return the ways to train a kind of core: one for each point of the grid."""
+    def settings(self, key: str, core: Core) -> list[list[Setting]]:
+        """Return the ways to train a kind of core: one for each point of the grid, each a candidate of its own."""
         size = {"hidden_size": self.units(core, self.layers), **({"layers": self.layers} if self.layers > 1 else {})}
         return [
-            Setting(
-                f"{key}-{named(setting)}" if setting else key,
-                {**setting, **size},
-                partial(one.build, core, key, self.layers),
-                one.task,
-                one.recipe,
-            )
+            [
+                Setting(
+                    f"{key}-{named(setting)}" if setting else key,
+                    {**setting, **size},
+                    partial(one.build, core, key, self.layers),
+                    one.task,
+                    one.recipe,
+                )
+            ]
             for setting, one in self._tried()
         ]
 

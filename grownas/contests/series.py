@@ -34,7 +34,6 @@ from grownas.contests.common import (
     Halving,
     Setting,
     choose,
-    choose_among,
     score_choice,
     score_model,
     train_and_choose,
@@ -183,8 +182,8 @@ class SeriesContest(Contest):
         chosen = self.selection
         return score_model(self.task, "start", start, self.selection_seconds, chosen.settings, chosen.chosen)
 
-    def settings_of(self, genotype: AnyGenotype) -> list[Setting]:
-        """Return the ways to train a genotype from random weights: each loss, rate and weight decay."""
+    def settings_of(self, genotype: AnyGenotype) -> list[list[Setting]]:
+        """Return the ways to train a genotype from random weights: each loss, weight decay and rate."""
 
         def build() -> Any:
             generator = self.draw("grown_retrained")
@@ -194,16 +193,16 @@ class SeriesContest(Contest):
 
         return self.settings("retrained", {"hidden_size": self.hidden_size}, build)
 
-    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Any]) -> list[Setting]:
-        """Return a setting for each loss, rate and weight decay."""
+    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Any]) -> list[list[Setting]]:
+        """Return a candidate for each loss and weight decay, with a setting for each rate."""
+        tasks = [(loss, self.task.with_loss(loss)) for loss in self.losses]
         return [
-            one._replace(key=f"{key}-{loss}{one.key}", chosen={**chosen, "loss": loss, **one.chosen}, task=task)
-            for loss in self.losses
-            for task in [self.task.with_loss(loss)]
-            for one in self.by_rate("", build, self.recipe, self.rates, self.weight_decays)
+            [one._replace(chosen={**chosen, "loss": loss, **one.chosen}, task=task) for one in candidate]
+            for loss, task in tasks
+            for candidate in self.by_rate(f"{key}-{loss}", build, self.recipe, self.rates, self.weight_decays)
         ]
 
-    def supernets(self, key: str, nodes: int, rates: Sequence[float] | None = None) -> list[Setting]:
+    def supernets(self, key: str, nodes: int, rates: Sequence[float] | None = None) -> list[list[Setting]]:
         """Return the ways to train a supernet of so many nodes with all ops from random weights, one for each rate.
 
         It is trained as growth trains, but in one stage, without a pull, with the epochs and patience of the baselines.
@@ -214,7 +213,7 @@ class SeriesContest(Contest):
             return self.build([self.space.ops] * nodes, None, self.draw(f"supernet-{nodes}"))
 
         made = self.by_rate(key, build, recipe, rates)
-        return [one._replace(chosen={"nodes": nodes, **one.chosen}) for one in made]
+        return [[one._replace(chosen={"nodes": nodes, **one.chosen}) for one in candidate] for candidate in made]
 
     def by_rate(
         self,
@@ -223,17 +222,27 @@ class SeriesContest(Contest):
         recipe: Recipe,
         rates: Sequence[float] | None = None,
         decays: Sequence[float] | None = None,
-    ) -> list[Setting]:
-        """Return a setting for each rate and weight decay of the weights, with growth's loss; None: the recipe's."""
+    ) -> list[list[Setting]]:
+        """Return a candidate for each weight decay, with a setting for each rate of the weights, the highest first.
+
+        Args:
+            key: what the settings' keys begin with.
+            build: makes the model anew.
+            recipe: how it is trained but for what follows.
+            rates: None for the recipe's.
+            decays: weight decays of the weights; None for the recipe's.
+        """
         return [
-            Setting(
-                f"{key}-rate-{rate:g}-decay-{decay:g}",
-                {"rate": rate, "weight_decay": decay},
-                build,
-                self.task,
-                replace(recipe, weights=replace(recipe.weights, rate=rate, weight_decay=decay)),
-            )
-            for rate in rates or (recipe.weights.rate,)
+            [
+                Setting(
+                    f"{key}-rate-{rate:g}-decay-{decay:g}",
+                    {"rate": rate, "weight_decay": decay},
+                    build,
+                    self.task,
+                    replace(recipe, weights=replace(recipe.weights, rate=rate, weight_decay=decay)),
+                )
+                for rate in sorted(rates or (recipe.weights.rate,), reverse=True)
+            ]
             for decay in decays or (recipe.weights.weight_decay,)
         ]
 
@@ -356,7 +365,7 @@ def _recurrent(contest: SeriesContest, kind: str) -> Score:
 
     sizes = sorted({*contest.hidden_sizes, *equal})
     by_size = [contest.settings(f"{kind}-{size}", {"hidden_size": size}, partial(build, size)) for size in sizes]
-    return score_choice(contest, kind, choose_among(contest, by_size))[0]
+    return train_and_choose(contest, kind, [one for candidates in by_size for one in candidates])[0]
 
 
 def gru_var(contest: SeriesContest) -> Score:

@@ -7,6 +7,7 @@ bookkeeping what each move did to the cell, so that an op can be followed from i
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -308,6 +309,7 @@ def _best_epochs(metrics: Iterable[Line]) -> dict[str, int]:
 
 # --- curves ---
 
+NO_CURVE = re.compile(r"-refit$|-to-\d+$")  # fits on more data, and those of settings that were dropped early
 FITTED = {"retrained": "grown_retrained"}  # what the name of a model's fit begins with -> the model, if not that
 
 
@@ -341,7 +343,7 @@ def curves(
             if part in path:
                 grown += [(steps + step, seconds + wall_s, value) for step, wall_s, value in points[: lowest + 1]]
             steps, seconds = steps + points[-1][0], seconds + points[-1][1]
-        elif not part.endswith("-refit"):
+        elif not NO_CURVE.search(part):
             begin = part.partition("-")[0]
             fitted.setdefault(FITTED.get(begin, begin), []).append((points[lowest][2], points))
     fitted |= {"grown": [(0.0, grown)]} if grown else {}

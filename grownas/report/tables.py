@@ -133,7 +133,6 @@ def scores(summary: Entry) -> Table:
         Column("hits", "share of test forecasts with the right sign"),
         Column("params", "numbers learned"),
         Column("seconds", "all fits, those not chosen included"),
-        Column("steps", "weight steps of all fits, those not chosen included"),
         Column("words/s", "learned from in a second of training"),
         Column("tried", "settings tried"),
     )
@@ -164,7 +163,6 @@ def _score_row(entry: Entry, metric: str) -> Row:
         percent(detail.get("hit_rate") or None),  # a forecast of zero has no sign
         count(entry.get("params")),
         seconds(entry.get("seconds")),
-        count(entry.get("steps")),
         count(entry.get("words_per_s")),
         count(entry.get("settings")),
     )
@@ -205,6 +203,7 @@ def comparison(result: Entry) -> Table:
         Column(f"val {label}", "mean over the seeds"),
         Column("params", "numbers learned"),
         Column("seconds", "all fits of one seed, those not chosen included"),
+        Column("CPU s", "processor seconds of the fits of one seed, what was fitted before them left out"),
         Column("steps", "weight steps of all fits of one seed, those not chosen included"),
         Column("words/s", "learned from in a second of training"),
         Column("tried", "settings tried"),
@@ -274,6 +273,7 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, me
         score(entry.get("val", {}).get("mean"), metric),
         count(entry.get("params")),
         seconds(entry.get("seconds")),
+        seconds(entry.get("cpu_seconds")),
         count(entry.get("steps")),
         count(entry.get("words_per_s")),
         count(entry.get("settings")),

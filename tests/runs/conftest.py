@@ -62,7 +62,10 @@ SAME = (
     *("genotype.json", "weights.safetensors", "forecasts.safetensors", "losses.safetensors"),
     *("equations.txt", "data.json"),
 )
-TIMES = ("seconds", "wall_s", "search_seconds", "retrain_seconds", "words_per_s")  # the only fields that may differ
+TIMES = (  # the only fields that may differ
+    *("seconds", "cpu_seconds", "wall_s", "search_seconds", "retrain_seconds"),
+    "words_per_s",
+)
 
 
 def returns(days: int, seed: int = 0) -> np.ndarray:

@@ -16,7 +16,6 @@ from grownas.contests.common import (
     Halving,
     Setting,
     choose,
-    choose_among,
     is_capped,
     train_and_choose,
     train_random,
@@ -106,8 +105,9 @@ def falling(to, epochs=20):
     return [to + max(0, epochs - epoch) for epoch in range(60)]
 
 
-def settings(curves, recipe=RECIPE):
-    return [Setting(key, {"key": key}, lambda: None, Task(), recipe) for key in curves]
+def settings(keys, recipe=RECIPE):
+    """Return a candidate for each key, or several keys with a space between."""
+    return [[Setting(key, {"key": key}, lambda: None, TASK, recipe) for key in each.split()] for each in keys]
 
 
 def run(curves, **changes):
@@ -200,29 +200,39 @@ def test_where_all_diverge_the_error_says_what_was_spent():
     assert (caught.value.seconds, caught.value.steps) == (3.0, 30)
 
 
-# ---- groups
+# ---- rates
 
 
-def test_groups_do_not_compete_until_the_end():
-    curves = {"large": falling(2, epochs=3), "larger": falling(3, epochs=3), "small": falling(1, epochs=30)}
-    first, second = settings(curves)[:2], settings(curves)[2:]
+def test_candidates_compete_with_one_rate_and_finalists_have_all():
+    curves = {
+        "a-high": falling(3, epochs=5),
+        "a-low": falling(1, epochs=40),
+        "b-high": falling(4, epochs=5),
+        "b-low": falling(0, epochs=40),
+    }
     journal = Journal(curves)
-    choice = choose_among(Contest(journal), [first, second])
-    assert choice.setting.key == "small"
-    assert (choice.tried, choice.steps) == (3, 20 + 70 + 340)
-    assert choose(Contest(Journal(curves)), [*first, *second]).setting.key == "large"
+    choice = choose(Contest(journal), settings(["a-high a-low", "b-high b-low"]))
+    assert journal.asked == ["a-high-to-2", "b-high-to-2", "a-high", "a-low"]
+    assert (choice.setting.key, choice.tried, choice.steps) == ("a-low", 4, 20 + 90 + 440)
+    both = choose(Contest(Journal(curves), Halving(2, 2, 2)), settings(["a-high a-low", "b-high b-low"]))
+    assert both.setting.key == "b-low"
 
 
-def test_a_group_that_diverges_is_passed_over_and_counted():
-    curves = {"a": [math.nan], "b": falling(1)}
-    one, two = settings(curves)
-    for groups in ([[one], [two]], [[two], [one]]):
-        with pytest.warns(UserWarning, match="passed over: a diverged"):
-            choice = choose_among(Contest(Journal(curves)), groups)
-        assert (choice.setting.key, choice.tried, choice.steps) == ("b", 2, 10 + 240)
-    with pytest.warns(UserWarning, match="passed over"), pytest.raises(TrainingError) as caught:
-        choose_among(Contest(Journal(curves)), [[one], [one]])
-    assert caught.value.steps == 20
+@pytest.mark.parametrize("at", [1, 2, 3, 30])
+def test_where_one_rate_diverges_the_next_takes_its_place(at):
+    curves = {
+        "a-high": [*falling(1)[: at - 1], math.nan],
+        "a-low": falling(1, epochs=30),
+        "b-high": falling(50, epochs=5),
+        "b-low": falling(50, epochs=40),
+    }
+    journal = Journal(curves)
+    curves["a-high"] = [value - i / 100 for i, value in enumerate(curves["a-high"])]  # patience does not run out
+    with pytest.warns(UserWarning, match="passed over: a-high diverged"):
+        choice = choose(Contest(journal), settings(["a-high a-low", "b-high b-low"]))
+    assert choice.setting.key == "a-low"
+    assert choice.steps == 10 * at + 340 + 20
+    assert ("a-low-to-2" in journal.asked) == (at <= 2)
 
 
 # ---- the epoch limit

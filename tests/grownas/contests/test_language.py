@@ -86,7 +86,7 @@ def cores(contest):
     cells = [Genotype((node,), highway=True), Genotype((node, node), share_projection=True), Genotype.load("darts_v2")]
     yield from ((kind, lambda H, g, kind=kind: recurrent_core(kind, H, H, generator=g)) for kind in ("lstm", "gru"))
     for genotype in cells:
-        yield "grown", contest.settings_of(genotype)[0].build.args[0]
+        yield "grown", contest.settings_of(genotype)[0][0].build.args[0]
 
 
 def test_configs_know_the_names_of_the_table():
@@ -121,7 +121,7 @@ def test_all_models_are_tried_with_the_same_grid():
     for name, model in kinds.items():
         assert BASELINES[name](again).chosen == {"rate": 0.2, "gain": 3.0, "hidden_size": model.core.hidden_size}
     genotype = Genotype((Node((Op("add", "tanh"),)),))
-    assert len({one.key for one in made.settings_of(genotype)}) == 4
+    assert len({one.key for (one,) in made.settings_of(genotype)}) == 4
 
 
 def test_layers_are_of_the_models_trained_from_random_weights_alone():

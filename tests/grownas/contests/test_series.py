@@ -440,22 +440,21 @@ def test_rates_and_weight_decays_are_tried_with_the_same_weights():
     given = contest(journal, rates=(0.003, 0.01), weight_decays=(0.0, 1.0), losses=("huber",), hidden_sizes=(2,))
     assert BASELINES["lstm"](given).settings == 4
     tried = [(recipe.weights.rate, recipe.weights.weight_decay) for *_, recipe, _ in journal.asked]
-    assert tried == [(0.003, 0.0), (0.003, 1.0), (0.01, 0.0), (0.01, 1.0)]
+    assert tried == [(0.01, 0.0), (0.01, 1.0), (0.003, 0.0), (0.003, 1.0)]
     weights = [torch.cat([p.flatten() for p in model.core.parameters()]) for _, model, *_ in journal.asked]
     assert all(torch.equal(one, weights[0]) for one in weights)
 
 
-def test_halving_runs_within_each_size():
-    journal = Journal(lambda key: 0.5 if "lstm-3" in key else 1.0)
-    given = contest(journal, losses=("squared",), rates=(0.003, 0.01), halving=Halving(7, 2, 1))
+def test_sizes_and_decays_compete_at_the_highest_rate_and_the_best_is_trained_with_all():
+    best = "lstm-3-squared-rate-0.003-decay-0"
+    journal = Journal(lambda key: {best: 0.2}.get(key, 0.5 if key.startswith("lstm-3") else 1.0))
+    given = contest(journal, losses=("squared",), rates=(0.003, 0.01), halving=Halving(3, 2, 1))
     score = BASELINES["lstm"](given)
     assert journal.keys == [
-        *("lstm-2-squared-rate-0.003-decay-0-to-7", "lstm-2-squared-rate-0.01-decay-0-to-7"),
-        "lstm-2-squared-rate-0.003-decay-0",
-        *("lstm-3-squared-rate-0.003-decay-0-to-7", "lstm-3-squared-rate-0.01-decay-0-to-7"),
-        "lstm-3-squared-rate-0.003-decay-0",
+        *("lstm-2-squared-rate-0.01-decay-0-to-3", "lstm-3-squared-rate-0.01-decay-0-to-3"),
+        *("lstm-3-squared-rate-0.01-decay-0", best),
     ]
-    assert (score.chosen["hidden_size"], score.settings) == (3, 4)
+    assert (score.chosen["hidden_size"], score.chosen["rate"], score.settings) == (3, 0.003, 4)
 
 
 def test_the_gru_beside_the_var_is_tuned_for_each_pull():
@@ -499,7 +498,7 @@ def test_the_fixed_size_is_the_largest_cell_from_random_weights():
     journal = Journal(lambda key: 0.5 if "0.01" in key else 1.0)
     growth = Growth(recipe=Recipe(epochs=50, patience=5, pull=9.0, bilevel="joint"), max_nodes=4)
     score = BASELINES["fixed_size_random"](contest(journal, build=build, growth=growth, rates=(0.003, 0.01)))
-    assert journal.keys == ["fixed_size_random-rate-0.003-decay-0", "fixed_size_random-rate-0.01-decay-0"]
+    assert journal.keys == ["fixed_size_random-rate-0.01-decay-0", "fixed_size_random-rate-0.003-decay-0"]
     assert built == 2 * [([contest().space.ops] * 4, None)]
     for *_, recipe, _ in journal.asked:
         assert (recipe.epochs, recipe.patience, recipe.pull) == (60, 6, 0.0)  # the baselines', in one stage

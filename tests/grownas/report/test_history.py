@@ -263,6 +263,7 @@ def test_curves_are_of_the_path_of_growth_and_of_the_lowest_fit_of_each_model():
         *evaluations("lstm-rate-0.1", 0, [99, 45]),
         *evaluations("lstm-rate-0.2", 0, [99, 48]),
         *evaluations("lstm-refit", 0, [99, 1]),
+        *evaluations("lstm-8-to-20", 0, [99, 1]),  # a setting that was dropped early
         *evaluations("tune-rate-0.1", 0, [99, 2]),
         {**evaluations("gru", 0, [3])[0], "epoch": 1, "metric": "loss"},
     ]

@@ -50,6 +50,12 @@ def test_only_the_pages_colours_and_fonts_are_used(name, width):
     assert svg == draw(width)[name]
 
 
+def test_a_curve_that_begins_far_above_the_others_leaves_room_for_them():
+    points = [(step, 1.0, 0.41 - step / 1e5) for step in range(100)]
+    svg = plots.curves([Curve("lstm", [(0, 0.1, 9.0), *points])], metric="mse", over="steps")  # warnings are errors
+    assert "lstm" in texts(svg)
+
+
 def test_dots_order_by_mean_and_keep_a_far_one_from_squeezing_the_others():
     figures = {"var": [0.47, 0.47], "zero": [9.0], "grown": [0.45, 0.46], "gru": [0.49]}
     shown = texts(plots.dots(figures, metric="mse", width=canvas.WIDE))
