@@ -365,7 +365,7 @@ def _attempt(begun: Begun, scene: Scene, best: Stage) -> tuple[Stage, dict[str, 
 def _train(key: str, begin: Candidate, scene: Scene, recipe: Recipe) -> Stage:
     """Train a stage; prune it if that is done in each."""
     fit, options = scene.fit(key, begin, recipe), scene.options
-    short = scene.number == 1 and options.first_epochs is not None and fit.epochs == recipe.epochs
+    short = scene.number == 1 and fit.epochs == recipe.epochs < options.recipe.epochs
     stage = Stage(begin.trained(fit, options.thresholds), (fit,), number=scene.number, part=key, is_cut_short=short)
     return stage if short else _pruned(stage, scene)
 

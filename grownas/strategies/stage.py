@@ -158,7 +158,7 @@ class Growth:
         """Return how a stage is trained, the first being number 1."""
         recipe = replace(self.recipe, pull=pull, blend_steps=self.blend_steps)
         if number == 1 and self.first_epochs is not None:
-            recipe = recipe.first(self.first_epochs)
+            recipe = recipe.first(min(self.first_epochs, recipe.epochs))
         if self.later_epochs is None:
             return recipe
         cut = recipe.epochs / (recipe.epochs + self.later_epochs)
