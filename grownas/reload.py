@@ -139,7 +139,8 @@ def _check_overrides(kept: Config, config: Config) -> None:
 
 def _summary(path: Path) -> dict[str, Any]:
     if RunDir.open(path).command == "compare":
-        raise RunError(f"{path}: a comparison over seeds; give one of its runs, such as {path / 'seed-1'}")
+        what, run = ("panels", "panel-1") if (path / "panel-1").is_dir() else ("seeds", "seed-1")
+        raise RunError(f"{path}: a comparison over {what}; give one of its runs, such as {path / run}")
     try:
         summary: dict[str, Any] = json.loads((path / "summary.json").read_text("utf-8"))
         if not isinstance(summary["params"], int) or not isinstance(summary["loss"], str):

@@ -147,6 +147,11 @@ def read(path: Path) -> Run | Comparison:
     if not path.is_dir():
         what = "not a folder" if path.exists() else "no such folder"
         raise RunError(f"{path}: {what}; give the path of a run folder, such as runs/NAME")
+    if (path / "panel-1").is_dir():
+        raise RunError(
+            f"{path}: a comparison over panels has no report; its regrets are in panels.json. Give some of its runs, "
+            f"such as {path / 'panel-1'}"
+        )
     seeds = sorted(path.glob("seed-*/"), key=lambda folder: (len(folder.name), folder.name))
     if (path / "comparison.json").exists() or seeds:
         runs = [read_run(folder) for folder in seeds if _is_run(folder)]

@@ -64,6 +64,13 @@ def test_a_comparison_goes_on_and_takes_more_panels(compared, tmp_path, call, re
     assert len(read_json(folder / "panels.json")["panels"]) == 3
 
 
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_what_reads_one_run_names_a_run_of_the_comparison(compared, call, command):
+    ended = call(command, compared)
+    assert ended.code == 2
+    assert f"such as {compared / 'panel-1'}" in ended.err
+
+
 def test_a_panel_too_short_is_refused_before_work_begins(runner, call):
     ended = call("compare", *runner.options("name=short", *PANELS))
     assert ended.code == 2
