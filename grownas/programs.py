@@ -62,8 +62,8 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         score_model(task, "first_stage", final.first, first_seconds, tried + len(first_stage), speed=grown.first_speed),
         contest.score_start(start),
     ]
-    spent = {"steps": contest.steps_before + grown.steps, "cpu_seconds": cpu_seconds}
-    scores[0] = replace(scores[0], **spent, capped=_is_capped(grown, growth))
+    steps, capped = contest.steps_before + grown.steps, _is_capped(grown, growth)
+    scores[0] = replace(scores[0], steps=steps, cpu_seconds=cpu_seconds, capped=capped)
     winner = scores[0] if grown.path() else scores[2]
     retrain_seconds = None
     if config.retrain.grown:
