@@ -270,7 +270,7 @@ def test_each_pull_is_tried_from_the_same_start_and_accepted_by_the_judge(losses
     assert journal.keys == [f"k-pull-100{PLAIN}", f"k-pull-0{PLAIN}"]
     assert all(given is start for _, given, *_ in journal.asked)
     assert [recipe.pull for *_, recipe, _ in journal.asked] == [100.0, 0.0]
-    assert all(recipe.epochs == 50 for *_, recipe, _ in journal.asked)
+    assert all((recipe.epochs, recipe.patience) == (60, 5) for *_, recipe, _ in journal.asked)
     assert (found.pull, found.model.name, found.loss) == (pull, model, loss)
     assert found.epochs == (0 if pull is None else 4)
     assert (found.seconds, found.steps) == (4.0, 20)
