@@ -179,7 +179,7 @@ class Choice(NamedTuple):
     Attributes:
         fit: with the lowest validation metric.
         setting: its.
-        tried: number of settings.
+        tried: number of settings that were trained, however briefly.
         seconds, steps: of all fits.
     """
 
@@ -205,7 +205,7 @@ def is_capped(epochs: int, best_epoch: int, recipe: Recipe) -> bool:
     return epochs - best_epoch < recipe.patience
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """A setting that is tried, and how far its training has come.
 
@@ -250,6 +250,11 @@ class Trial:
             raise
         self.part, self.seconds, self.steps = key, self.fit.seconds, self.fit.steps
         self.is_over = to_the_end or self.fit.epochs < recipe.epochs
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether training has begun."""
+        return self.part is not None or self.seconds > 0  # the latter of one that diverged at once
 
     @property
     def metric(self) -> float:
@@ -333,7 +338,7 @@ def choose(contest: Contest, candidates: Sequence[Sequence[Setting]]) -> Choice:
         raise TrainingError(str(errors[-1]), seconds, steps) from errors[-1]
     best = min(finished, key=lambda trial: trial.metric)
     assert best.fit is not None
-    return Choice(best.fit, best.setting, len(trials), seconds, steps)
+    return Choice(best.fit, best.setting, sum(one.is_tried for one in trials), seconds, steps)
 
 
 def train_and_choose(contest: Contest, name: str, candidates: Sequence[Sequence[Setting]]) -> tuple[Score, Any]:

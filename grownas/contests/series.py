@@ -425,7 +425,7 @@ def train_by_pulls(
     """Train a start with each pull in order, as the first stage of growth is.
 
     Args:
-        contest: gives pulls, judge and recipe, those of growth.
+        contest: gives pulls, judge and recipe, those of growth, and the most epochs, those of the baselines.
         key: what the fits' keys begin with.
         start: the model that each training begins with.
         rates: of the weights, of which validation chooses for each pull; None for growth's.
@@ -438,7 +438,7 @@ def train_by_pulls(
     evaluation = contest.task.evaluate(start, "val")
     found = Pulled(start, None, None, 0, float(evaluation.losses.mean()), 0, 0.0, 0, False)
     for pull in growth.pulls:
-        recipe = replace(growth.recipe, pull=pull)
+        recipe = replace(growth.recipe, pull=pull, epochs=contest.recipe.epochs)
         begin = partial(_ready, contest, start, pull)
         settings = contest.by_rate(f"{key}-pull-{pull:g}", begin, recipe, rates, decays)
         try:

@@ -37,7 +37,6 @@ TUNED = (  # by validation, of several settings
     *("grown_retrained", "lstm", "gru", "gru_var", "fixed_size_random"),
     *("darts_v1", "darts_v2", "enas"),
 )
-GROWN = ("grown", "random", "gru_var")  # trained with growth's recipe, the others with that of `retrain`
 METRICS = {"mse": "MSE"}  # what tables call a metric, if not by its name
 WORDS = {"mse": "error"}  # what sentences call it
 DIGITS = {"perplexity": 2}  # decimals of a metric, if not 4
@@ -144,7 +143,7 @@ def scores(summary: Entry) -> Table:
 def _capped_notes(entries: Iterable[Entry]) -> tuple[str, ...]:
     """Return the sentence on models whose training ended too early, if there are any."""
     capped = [entry["model"] for entry in entries if entry.get("capped")]
-    keys = {"strategy.max_epochs" if model in GROWN else "retrain.epochs" for model in capped}
+    keys = {"strategy.max_epochs" if model == "grown" else "retrain.epochs" for model in capped}
     return (CAPPED_NOTE.format(keys=" and ".join(sorted(keys))),) if capped else ()
 
 

@@ -213,7 +213,7 @@ def test_candidates_compete_with_one_rate_and_finalists_have_all():
     journal = Journal(curves)
     choice = choose(Contest(journal), settings(["a-high a-low", "b-high b-low"]))
     assert journal.asked == ["a-high-to-2", "b-high-to-2", "a-high", "a-low"]
-    assert (choice.setting.key, choice.tried, choice.steps) == ("a-low", 4, 20 + 90 + 440)
+    assert (choice.setting.key, choice.tried, choice.steps) == ("a-low", 3, 20 + 90 + 440)
     both = choose(Contest(Journal(curves), Halving(2, 2, 2)), settings(["a-high a-low", "b-high b-low"]))
     assert both.setting.key == "b-low"
 

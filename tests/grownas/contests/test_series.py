@@ -362,7 +362,7 @@ def test_each_pull_is_tried_from_the_same_start_and_accepted_by_the_judge(losses
     assert journal.keys == [f"k-pull-100{PLAIN}", f"k-pull-0{PLAIN}"]
     assert all(given is start for _, given, *_ in journal.asked)
     assert [recipe.pull for *_, recipe, _ in journal.asked] == [100.0, 0.0]
-    assert all(recipe.epochs == 50 for *_, recipe, _ in journal.asked)
+    assert all((recipe.epochs, recipe.patience) == (60, 5) for *_, recipe, _ in journal.asked)
     assert (found.pull, found.model.name, found.loss) == (pull, model, loss)
     assert found.epochs == (0 if pull is None else 4)
     assert (found.seconds, found.steps) == (4.0, 20)
@@ -454,7 +454,7 @@ def test_sizes_and_decays_compete_at_the_highest_rate_and_the_best_is_trained_wi
         *("lstm-2-squared-rate-0.01-decay-0-to-3", "lstm-3-squared-rate-0.01-decay-0-to-3"),
         *("lstm-3-squared-rate-0.01-decay-0", best),
     ]
-    assert (score.chosen["hidden_size"], score.chosen["rate"], score.settings) == (3, 0.003, 4)
+    assert (score.chosen["hidden_size"], score.chosen["rate"], score.settings) == (3, 0.003, 3)
 
 
 def test_the_gru_beside_the_var_is_tuned_for_each_pull():
