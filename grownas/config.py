@@ -84,7 +84,7 @@ class WeightOptimizer(Optimizer):
 class GrowthOptimizer(WeightOptimizer):
     """The weights' optimiser in growth."""
 
-    rate: Positive = 3e-3
+    rate: Positive = 5e-3
     weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
 
 

@@ -111,10 +111,12 @@ def grow(
         begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
         key = f"stage-1-pull-{candidate_pull:g}"
         stage = _train(key, begin, scene, scene.recipe)
-        stage, verdict = _judge_first(best, stage, scene, origins)
-        if not verdict.accepted and stage.is_cut_short:
-            stage = _train_on(stage, scene)
-            stage, verdict = _judge_first(best, stage, scene, origins)
+        verdict = judge(origin, stage.candidate, task, options)
+        while not verdict.accepted and stage.is_cut_short:
+            stage = _train_on(stage, scene, scene.recipe)
+            verdict = judge(origin, stage.candidate, task, options)
+        if verdict.accepted and origins:
+            stage, verdict = _judge_at_origins(stage, scene, origins)
         firsts.append(stage)
         stages.append(_stage_line(scene, best, stage, verdict))
         log_prunings(journal, stage, accepted=verdict.accepted)
@@ -163,7 +165,7 @@ def grow(
     if best.is_cut_short:
         scene = Scene(best.candidate, task, journal, options, pull, seed, best.number, best.number)
         line = next(line for line in reversed(stages) if line["accepted"])
-        best = _train_on(best, scene)
+        best = _train_on(best, scene, replace(scene.recipe, epochs=options.recipe.epochs))
         line.update(_training(best), **_outcome(best))
         first, first_line = best, dict(line)
     if options.prune == "at_end":
@@ -374,6 +376,19 @@ def _pruned(stage: Stage, scene: Scene) -> Stage:
     return prune_stage(stage, scene) if scene.options.prune == "each_stage" else stage
 
 
+def _train_on(stage: Stage, scene: Scene, recipe: Recipe) -> Stage:
+    """Train a first stage that was cut short for some more epochs; it is so again if these lowered its loss."""
+    fit = scene.fit(f"{stage.part}-on-{len(stage.fits)}", stage.candidate, recipe)
+    candidate, fits = stage.candidate.trained(fit, scene.options.thresholds), (*stage.fits, fit)
+    short = fit.best_epoch > 0 and sum(one.epochs for one in fits) < scene.options.recipe.epochs
+    stage = stage._replace(candidate=candidate, fits=fits, is_cut_short=short and fit.epochs == recipe.epochs)
+    return stage if stage.is_cut_short else _pruned(stage, scene)
+
+
+def _pruned(stage: Stage, scene: Scene) -> Stage:
+    return prune_stage(stage, scene) if scene.options.prune == "each_stage" else stage
+
+
 def _train_on(stage: Stage, scene: Scene) -> Stage:
     """Train a first stage that was cut short to the end of its patience."""
     fit = scene.fit(f"{stage.part}-on", stage.candidate, replace(scene.recipe, epochs=scene.options.recipe.epochs))
@@ -398,25 +413,21 @@ def judge(best: Judged, candidate: Judged, task: Task, options: Growth) -> Verdi
     return verdict if after <= before else Verdict(False, before - after, GUARD, 0.0)
 
 
-def _judge_first(best: Stage, stage: Stage, scene: Scene, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
-    """Judge the first stage; if it is accepted, at earlier origins, too. The fits that this takes are its trials.
+def _judge_at_origins(stage: Stage, scene: Scene, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
+    """Judge a first stage by the losses at earlier origins and its own together. The fits that this takes are its trials.
 
     It is trained there for as many epochs as were best here, so that those blocks do not choose what they judge.
     """
-    options = scene.options
-    verdict = judge(best.candidate, stage.candidate, scene.task, options)
-    if not verdict.accepted or not origins:
-        return stage, verdict
+    options, pairs, fits = scene.options, [(scene.best, stage.candidate)], list[Fit]()
     recipe = replace(scene.recipe, epochs=options.recipe.epochs).refit(sum(fit.best_epoch for fit in stage.fits))
-    before, after, fits = [best.candidate.evaluation.losses], [stage.candidate.evaluation.losses], list[Fit]()
     for number, (start, task) in enumerate(origins, 1):
         begin = Candidate.start(start, task.evaluate(start, "val"))
         ready = begin._replace(model=stirred(start, options.noise, scene.pull, seed=scene.seed))
         fits.append(replace(scene, task=task).fit(f"{stage.part}-origin-{number}", ready, recipe))
-        before.insert(0, begin.evaluation.losses)
-        after.insert(0, fits[-1].evaluation.losses)
-    pooled = JUDGES[options.judge](np.concatenate(before), np.concatenate(after), threshold=options.threshold)
-    rule = f"{pooled.rule} at {len(before)} origins"
+        pairs.insert(0, (begin, begin.trained(fits[-1], options.thresholds)))  # in the order of time
+    before, after = (np.concatenate([one.evaluation.losses for one in ones]) for ones in zip(*pairs, strict=True))
+    pooled = JUDGES[options.judge](before, after, threshold=options.threshold)
+    rule = f"{pooled.rule} at {len(pairs)} origins"
     return stage._replace(trials=(*stage.trials, *fits)), pooled._replace(rule=rule)
 
 

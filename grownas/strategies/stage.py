@@ -78,8 +78,8 @@ class Growth:
         later_epochs: most epochs of a stage that begins with a change; None for as many as the recipe's. A decay of the
             rates then runs over the first and a later stage together.
         first_epochs: most epochs of the first stage; None for as many as the recipe's. Where it is not accepted after
-            these, it is trained on to the end of its patience before it is given up; and so is the cell at the end if
-            no node was accepted after it.
+            these, it is trained on, as many epochs at a time, as long as these lower its validation loss. If no node is
+            accepted after it, it is trained to the end of its patience at last.
         pulls: candidates for the first stage, tried in order from the same start.
         mode: which moves a stage may begin with, a name of `moves.MODES`.
         choice: `criteria` or `random`: how the move is chosen among those.
