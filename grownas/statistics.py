@@ -149,8 +149,8 @@ def two_way_t(losses_a: Array, losses_b: Array) -> KindTest:
     Args:
         losses_a: of each seed at each step, shape `(m, n)`, n >= 2. One row, or equal rows, are of a kind whose
             forecast does not depend on the seed: then it has no variance over seeds.
-        losses_b: of the other kind at the same steps, of any number of seeds. Seeds of the two kinds count as independent:
-            where they share what makes a seed good, the test rejects less often than it could.
+        losses_b: of the other kind at the same steps, of any number of seeds. Seeds of the two kinds count as
+            independent: where they share what makes a seed good, the test rejects less often than it could.
 
     Reference:
         The variance is that of Cameron, Gelbach & Miller (2011), Robust Inference With Multiway Clustering; that of the

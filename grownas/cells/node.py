@@ -41,8 +41,8 @@ class Node(nn.Module):
     """K ops that read the same two inputs. Subclasses say how the ops are mixed, by `shares`.
 
     Attributes:
-        blend: how far the node is mixed in, a scalar m in [0, 1): its output is s + m (mixture - s) (ALGORITHMS 3). None
-            for a plain node, m = 1. A buffer, so that it is saved and moved with the weights while it is there.
+        blend: how far the node is mixed in, a scalar m in [0, 1): its output is s + m (mixture - s) (ALGORITHMS 3).
+            None for a plain node, m = 1. A buffer, so that it is saved and moved with the weights while it is there.
     """
 
     blend: Tensor | None
