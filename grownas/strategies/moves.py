@@ -216,7 +216,10 @@ def add_nodes(scene: Scene) -> Offer:
     several = options.birth == "blend" and options.candidates > 1
     draws = dict.fromkeys(able, 0)
     if options.choice != "random" and (options.position == "best" or several):
-        judged = scene.journal.remember(f"stage-{scene.number}-positions", lambda: _gains(scene, able))
+        if options.birth == "carrier":
+            judged = scene.judge("positions", lambda: _gains(scene, able))
+        else:  # what is drawn differs from stage to stage
+            judged = scene.journal.remember(f"stage-{scene.number}-positions", lambda: _gains(scene, able))
         gains, draws = (dict(zip(able, judged[key], strict=True)) for key in ("gains", "draws"))
         able.sort(key=lambda position: -gains[position])
 
@@ -245,7 +248,7 @@ def add_node_at(scene: Scene, position: int, draw: int = 0) -> Change:
 
 def _add_node(scene: Scene, position: int, draw: int, noise: float, stage: int, core: Backbone) -> Morphed:
     if scene.options.birth == "carrier":
-        share, generator = scene.options.carrier_share, scene.generator(stage)
+        share, generator = scene.options.carrier_share, scene.generator(stage, draw)
         return morphisms.add_node(core, position, carrier_share=share, noise=noise, generator=generator)
     morphed = morphisms.blend_node(core, position, scene.generator(draw=draw))
     if scene.options.birth == "drawn":
