@@ -24,6 +24,8 @@ from grownas.recipe import Recipe, count_parameters, set_rates, split_parameters
 from grownas.strategies.moves import KINDS, MODES, Move, Proposal, Scene, noise_for, repeat, resample
 from grownas.strategies.pruning import log_prunings, prune_stage
 from grownas.strategies.stage import (
+    ON,
+    ORIGIN,
     Candidate,
     Change,
     Growth,
@@ -204,7 +206,9 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
         else:
             key = f"refit-stage-1-pull-{pull:g}"
             current = current._replace(model=stirred(start, options.noise, pull, seed=seed))
-        current = train(key, current, scene.recipe.refit(line["best_epoch"]))
+        epochs = line["best_epoch"]
+        recipe = scene.recipe.refit(epochs) if stage > 1 else options.first_refit(pull, epochs)
+        current = train(key, current, recipe)
         for change in repeat(scene, line["pruned"]):
             current, _ = apply(current, change, task, options, stage=stage, step=0)
         if line["pruned"]:
@@ -365,7 +369,7 @@ def _attempt(begun: Begun, scene: Scene, best: Stage) -> tuple[Stage, dict[str, 
 def _train(key: str, begin: Candidate, scene: Scene, recipe: Recipe) -> Stage:
     """Train a stage; prune it if that is done in each."""
     fit, options = scene.fit(key, begin, recipe), scene.options
-    short = scene.number == 1 and options.first_epochs is not None and fit.epochs == recipe.epochs
+    short = scene.number == 1 and fit.epochs == recipe.epochs < options.recipe.epochs
     stage = Stage(begin.trained(fit, options.thresholds), (fit,), number=scene.number, part=key, is_cut_short=short)
     return stage if short else _pruned(stage, scene)
 
@@ -376,7 +380,7 @@ def _pruned(stage: Stage, scene: Scene) -> Stage:
 
 def _train_on(stage: Stage, scene: Scene) -> Stage:
     """Train a first stage that was cut short to the end of its patience."""
-    fit = scene.fit(f"{stage.part}-on", stage.candidate, replace(scene.recipe, epochs=scene.options.recipe.epochs))
+    fit = scene.fit(f"{stage.part}{ON}", stage.candidate, scene.options.rest_recipe(scene.pull))
     candidate = stage.candidate.trained(fit, scene.options.thresholds)
     return _pruned(stage._replace(candidate=candidate, fits=(*stage.fits, fit), is_cut_short=False), scene)
 
@@ -407,12 +411,13 @@ def _judge_first(best: Stage, stage: Stage, scene: Scene, origins: Sequence[Orig
     verdict = judge(best.candidate, stage.candidate, scene.task, options)
     if not verdict.accepted or not origins:
         return stage, verdict
-    recipe = replace(scene.recipe, epochs=options.recipe.epochs).refit(sum(fit.best_epoch for fit in stage.fits))
+    recipe = options.first_refit(scene.pull, sum(fit.best_epoch for fit in stage.fits))
+    key = stage.part if len(stage.fits) == 1 else f"{stage.part}{ON}"  # both lengths may be judged
     before, after, fits = [best.candidate.evaluation.losses], [stage.candidate.evaluation.losses], list[Fit]()
     for number, (start, task) in enumerate(origins, 1):
         begin = Candidate.start(start, task.evaluate(start, "val"))
         ready = begin._replace(model=stirred(start, options.noise, scene.pull, seed=scene.seed))
-        fits.append(replace(scene, task=task).fit(f"{stage.part}-origin-{number}", ready, recipe))
+        fits.append(replace(scene, task=task).fit(f"{key}{ORIGIN}{number}", ready, recipe))
         before.insert(0, begin.evaluation.losses)
         after.insert(0, fits[-1].evaluation.losses)
     pooled = JUDGES[options.judge](np.concatenate(before), np.concatenate(after), threshold=options.threshold)
