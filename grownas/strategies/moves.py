@@ -225,11 +225,12 @@ def add_nodes(scene: Scene) -> Offer:
 
     most = min(options.nodes_at_once, options.max_nodes - count)
 
-    def propose(position: int) -> Proposal:
-        further = [partial(add_node_at, scene, position + n, draws[position] + n) for n in range(most)]
+    def propose(position: int, nodes: int) -> Proposal:
+        further = [partial(add_node_at, scene, position + n, draws[position] + n) for n in range(nodes)]
         return Proposal("add_node", ((position, None),), lambda: [make() for make in further])
 
-    return Offer([propose(position) for position in able], "")
+    fewer = range(most, 0, -1)  # where so many would be too large
+    return Offer([propose(position, nodes) for position in able for nodes in fewer], "")
 
 
 def ops_of_new_node(scene: Scene, position: int) -> Sequence[Op]:

@@ -94,7 +94,7 @@ class Growth:
         outer_patience: moves of a kind that are not accepted, with none accepted between, before it is given up;
             growth ends when every kind is.
         max_nodes, max_ops, max_params, max_seconds: limits; None for none. `max_ops` is of each node.
-        nodes_at_once: nodes that a stage adds, one behind the other, as far as `max_nodes` allows.
+        nodes_at_once: nodes that a stage adds, one behind the other, as far as `max_nodes` and `max_params` allow.
         birth: how a node is added: `blend` draws it and mixes it in from 0 to 1 over `blend_steps` weight steps,
             `drawn` draws it and changes the function at once, `carrier` keeps an identity in it for good.
         blend_steps: of training in which a blended node is mixed in.
