@@ -9,6 +9,7 @@ is no second code path that could differ. The logs are written anew from what is
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -199,7 +200,7 @@ class _Watcher:
                 nodes=self.nodes,
                 epoch=epoch,
                 epochs=self.epochs,
-                best=self.best,
+                best=line["value"] if math.isinf(self.best) else self.best,
                 speed=self.speed,
                 left_s=line["wall_s"] / epoch * (self.epochs - epoch) if epoch else None,
             )
@@ -220,10 +221,11 @@ class _Watcher:
         self.saved = time.monotonic()
 
     def _note_best(self, line: Mapping[str, Any]) -> bool:
-        """Say whether a line holds the validation metric, and keep the lowest."""
+        """Say whether a line holds the validation metric, and keep the lowest of plain nodes."""
         if line["split"] != "val" or line["metric"] == "loss":
             return False
-        self.best = min(self.best, line["value"])
+        if "blend" not in line:
+            self.best = min(self.best, line["value"])
         return True
 
 

@@ -30,6 +30,7 @@ from grownas.start import Ops
 from grownas.strategies.growing import Grown, grow, judge, replay
 from grownas.strategies.moves import MODES
 from grownas.strategies.stage import Growth, Splits, with_core
+from grownas.train import Fit
 
 Summary = dict[str, Any]
 
@@ -73,7 +74,7 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         retrained = replace(retrained, cpu_seconds=journal.cpu_seconds - before)
         scores.append(retrained)
         retrain_seconds = round(retrained.seconds, 3)
-        if grown.path() and judge(grown, choice.fit, task, growth).accepted:
+        if grown.path() and judge(grown, _by_loss_of(task, choice.fit), task, growth).accepted:
             winner, model = retrained, retrained_model
     scores.insert(0, _as_chosen(winner, scores))
     scores += [_timed(contest, partial(contest.baselines[name], contest)) for name in config.baselines.use]
@@ -86,6 +87,11 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         "stopped": grown.reason,
     }
     return _write(config, rundir, contest, model, scores, about)
+
+
+def _by_loss_of(task: Any, fit: Fit) -> Fit:
+    """Return a fit as a task evaluates it: what it was trained with may have had another loss, which says nothing."""
+    return replace(fit, evaluation=task.evaluate(fit.model, "val"))
 
 
 def _as_chosen(winner: Score, ours: Sequence[Score]) -> Score:

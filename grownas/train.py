@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from grownas.bilevel import architecture_gradient_first, architecture_gradient_second, window_loss
-from grownas.cells.node import Node
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Task, Window
@@ -72,7 +71,7 @@ class Monitor(Protocol):
     """Who watches a fit: logs, shows progress, saves, and raises on an interrupt."""
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Take one evaluation: `epoch, step, split, metric, value, wall_s`."""
+        """Take one evaluation: `epoch, step, split, metric, value, wall_s`; and `blend` while it is below 1."""
         ...
 
     def after_step(self, snapshot: Callable[[], Tree]) -> None:
@@ -157,7 +156,7 @@ class Trainer:
             optimizer.set_averaging(False)  # an earlier stage's may have averaged
         self.history: list[float] = []  # validation losses after each epoch
         self.means: list[Tensor] | None = None  # of all parameters, see `Recipe.average`
-        self.blending = _blended_nodes(self.model)
+        self.blending: list[Any] = _blended_nodes(self.model)
         self.searching = bool(self.alphas) and recipe.bilevel != "joint"
         self.architecture = _Stream(task, "architecture", seed, self.device) if self.searching else None
         self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
@@ -388,6 +387,8 @@ class Trainer:
     def _log(self, split: str, metric: str, value: float) -> None:
         wall_s = round(time.perf_counter() - self.clock, 3)
         position = {"epoch": self.data.epoch, "step": self.step, "wall_s": wall_s}
+        if self.blending:  # such an epoch cannot be the best, whatever its loss
+            position["blend"] = min(float(node.blend) for node in self.blending)
         self.monitor.record({**position, "split": split, "metric": metric, "value": value})
 
     def _result(self) -> Fit:
@@ -458,9 +459,9 @@ class Trainer:
         self.resumed = tree["random"]
 
 
-def _blended_nodes(model: Any) -> list[Node]:
-    """Return the nodes of a model that are not mixed in fully."""
-    return [node for node in model.modules() if isinstance(node, Node) and node.blend is not None]
+def _blended_nodes(model: Any) -> list[Any]:
+    """Return the nodes of a model that are not mixed in fully: parts with a scalar `blend`."""
+    return [part for part in model.modules() if isinstance(getattr(part, "blend", None), Tensor)]
 
 
 def finish_blend(model: Any) -> Any:

@@ -17,6 +17,7 @@ from grownas.criteria.threshold import SOURCES
 from grownas.genotype import Genotype
 from grownas.report.growth_log import move
 
+ON, ORIGIN = "-on-", "-origin-"  # as `strategies.stage` has them, which imports PyTorch
 Line = Mapping[str, Any]
 Points = list[tuple[float, float]]
 
@@ -109,6 +110,8 @@ def fits(metrics: Iterable[Line], growth: Iterable[Line]) -> tuple[str, list[Fit
     Args:
         metrics: lines of `metrics.jsonl`; those of stage 0, the baselines' fits, are left out.
         growth: lines of `growth.jsonl`; they tell which fits were trials.
+
+    Of a fit at an earlier origin no curve is returned: its losses are of other days. Its steps count.
     """
     trials = {line.get("trial") for line in growth}
     lines = [line for line in metrics if line.get("stage")]
@@ -124,7 +127,10 @@ def fits(metrics: Iterable[Line], growth: Iterable[Line]) -> tuple[str, list[Fit
             [(begin + line["step"], line["value"]) for line in evaluations if line["split"] == split]
             for split in ("train", "val")
         )
-        found.append(Fit(part, begin, end, train, val, part in trials))
+        if ORIGIN in part:
+            found.append(Fit(part, begin, end, [], [], is_trial=True))
+        else:
+            found.append(Fit(part, begin, end, train, val, part in trials))
         begin = end
     return str(wanted), found
 
@@ -156,6 +162,7 @@ def marks(all_fits: Iterable[Fit], found: Iterable[Event], stages: Iterable[Line
     for line in stages:
         if line["stage"] == 1 and line.get("pull") is not None:
             answers[line.get("part")] = (f"start, pull {line['pull']:g}", line["accepted"])
+            answers |= {part: ("trained on", line["accepted"]) for part in _later_parts(line)}
     marked = []
     for fit in all_fits:
         if fit.part in answers:
@@ -292,19 +299,30 @@ def _path(found: Iterable[Event], stages: Iterable[Line]) -> Iterator[tuple[int,
     if not begun:
         return
     yield 1, begun[-1]["part"], ()
+    yield from ((1, part, ()) for part in _later_parts(begun[-1]))
     for event in found:
         if event.accepted and (event.stage > 1 or event.part == begun[-1].get("part_pruned")):
             yield event.stage, event.part, event.lines
 
 
+def _later_parts(line: Line) -> list[str]:
+    """Return the fits by which a first stage that was cut short was trained on."""
+    return [f"{line.get('part')}{ON}{number}" for number in range(1, line.get("fits", 1))]
+
+
 def _best_epochs(metrics: Iterable[Line]) -> dict[str, int]:
-    """Return for each fit the first epoch with the lowest validation loss."""
+    """Return for each fit the first epoch with the lowest validation loss, of those with plain nodes."""
     best: dict[str, tuple[float, int]] = {}
     for line in metrics:
-        if line["split"] == "val" and line["metric"] == "loss" and line["value"] is not None and "part" in line:
+        if line["split"] == "val" and line["metric"] == "loss" and _is_plain(line) and "part" in line:
             here = (line["value"], line["epoch"])
             best[line["part"]] = min(best.get(line["part"], here), here)
     return {part: epoch for part, (_, epoch) in best.items()}
+
+
+def _is_plain(line: Line) -> bool:
+    """Say whether a line has a figure of a model that could be kept: no node of it was mixed in in part."""
+    return line["value"] is not None and "blend" not in line
 
 
 # --- curves ---
@@ -335,10 +353,12 @@ def curves(
     path, grown, steps, seconds = {part for _, part, _ in _path(found, stages)}, list[Any](), 0.0, 0.0
     fitted: dict[str, list[Any]] = {}
     for part, lines in logged.items():
-        points = [(line["step"], line["wall_s"], line["value"]) for line in lines if line["epoch"]]
+        after = [line for line in lines if line["epoch"]]
+        points = [(line["step"], line["wall_s"], line["value"]) for line in after]
         if not points:
             continue
-        lowest = min(range(len(points)), key=lambda i: points[i][2])
+        plain = [number for number, line in enumerate(after) if _is_plain(line)]
+        lowest = min(plain or range(len(points)), key=lambda i: points[i][2])
         if lines[0].get("stage"):
             if part in path:
                 grown += [(steps + step, seconds + wall_s, value) for step, wall_s, value in points[: lowest + 1]]

@@ -174,7 +174,7 @@ def _growth(run: Run) -> Tree:
         "timeline": _both(lambda width: growth_plots.timeline(fits, marks, metric=metric, width=width)),
         "curves": [_safe(panel) for panel in panels if panel],
         "curve_of": tables.METRICS.get(run.metric, run.metric),
-        "trials": any(fit.is_trial for fit in fits),
+        "trials": any(fit.is_trial and fit.val for fit in fits),
         "chapters": [_chapter(chapter) for chapter in history.chapters(events)],
         "shares": [_safe(panel) for panel in growth_plots.share_panels(shares)],
         "scatter": _safe(scatter) if scatter else None,
@@ -234,7 +234,8 @@ def _verdict(run: Run) -> str | None:
         return None
     last = lines[-1]
     fit = f"{last['part']}, " if "part" in last else ""
-    best = min(line["value"] for line in lines if line.get("part") == last.get("part"))
+    own = [line for line in lines if line.get("part") == last.get("part")]
+    best = min(line["value"] for line in [one for one in own if "blend" not in one] or own)
     return f"So far: {fit}stage {last['stage']}, epoch {last['epoch']}, lowest validation loss {tables.figure(best)}."
 
 

@@ -8,7 +8,7 @@ changed copy of the best candidate, so that a move that is rejected leaves nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +24,8 @@ from grownas.recipe import Recipe, count_parameters, set_rates, split_parameters
 from grownas.strategies.moves import KINDS, MODES, Move, Proposal, Scene, noise_for, repeat, resample
 from grownas.strategies.pruning import log_prunings, prune_stage
 from grownas.strategies.stage import (
+    ON,
+    ORIGIN,
     Candidate,
     Change,
     Growth,
@@ -113,7 +115,8 @@ def grow(
         stage = _train(key, begin, scene, scene.recipe)
         verdict = judge(origin, stage.candidate, task, options)
         while not verdict.accepted and stage.is_cut_short:
-            stage = _train_on(stage, scene, scene.recipe)
+            rest = options.rest_recipe(candidate_pull, _epochs(stage.fits))
+            stage = _train_on(stage, scene, rest.first(min(scene.recipe.epochs, rest.epochs)))
             verdict = judge(origin, stage.candidate, task, options)
         if verdict.accepted and origins:
             stage, verdict = _judge_at_origins(stage, scene, origins)
@@ -165,7 +168,7 @@ def grow(
     if best.is_cut_short:
         scene = Scene(best.candidate, task, journal, options, pull, seed, best.number, best.number)
         line = next(line for line in reversed(stages) if line["accepted"])
-        best = _train_on(best, scene, replace(scene.recipe, epochs=options.recipe.epochs))
+        best = _train_on(best, scene, options.rest_recipe(pull, _epochs(best.fits)))
         line.update(_training(best), **_outcome(best))
         first, first_line = best, dict(line)
     if options.prune == "at_end":
@@ -206,7 +209,9 @@ def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list
         else:
             key = f"refit-stage-1-pull-{pull:g}"
             current = current._replace(model=stirred(start, options.noise, pull, seed=seed))
-        current = train(key, current, scene.recipe.refit(line["best_epoch"]))
+        epochs = line["best_epoch"]
+        recipe = scene.recipe.refit(epochs) if stage > 1 else options.first_refit(pull, epochs)
+        current = train(key, current, recipe)
         for change in repeat(scene, line["pruned"]):
             current, _ = apply(current, change, task, options, stage=stage, step=0)
         if line["pruned"]:
@@ -377,23 +382,16 @@ def _pruned(stage: Stage, scene: Scene) -> Stage:
 
 
 def _train_on(stage: Stage, scene: Scene, recipe: Recipe) -> Stage:
-    """Train a first stage that was cut short for some more epochs; it is so again if these lowered its loss."""
-    fit = scene.fit(f"{stage.part}-on-{len(stage.fits)}", stage.candidate, recipe)
+    """Train a first stage that was cut short on; it is cut short again if it ended with the recipe and still learns."""
+    fit = scene.fit(f"{stage.part}{ON}{len(stage.fits)}", stage.candidate, recipe)
     candidate, fits = stage.candidate.trained(fit, scene.options.thresholds), (*stage.fits, fit)
-    short = fit.best_epoch > 0 and sum(one.epochs for one in fits) < scene.options.recipe.epochs
-    stage = stage._replace(candidate=candidate, fits=fits, is_cut_short=short and fit.epochs == recipe.epochs)
-    return stage if stage.is_cut_short else _pruned(stage, scene)
+    short = fit.best_epoch > 0 and fit.epochs == recipe.epochs and _epochs(fits) < scene.options.recipe.epochs
+    stage = stage._replace(candidate=candidate, fits=fits, is_cut_short=short)
+    return stage if short else _pruned(stage, scene)
 
 
-def _pruned(stage: Stage, scene: Scene) -> Stage:
-    return prune_stage(stage, scene) if scene.options.prune == "each_stage" else stage
-
-
-def _train_on(stage: Stage, scene: Scene) -> Stage:
-    """Train a first stage that was cut short to the end of its patience."""
-    fit = scene.fit(f"{stage.part}-on", stage.candidate, replace(scene.recipe, epochs=scene.options.recipe.epochs))
-    candidate = stage.candidate.trained(fit, scene.options.thresholds)
-    return _pruned(stage._replace(candidate=candidate, fits=(*stage.fits, fit), is_cut_short=False), scene)
+def _epochs(fits: Iterable[Fit]) -> int:
+    return sum(fit.epochs for fit in fits)
 
 
 def judge(best: Judged, candidate: Judged, task: Task, options: Growth) -> Verdict:
@@ -414,16 +412,16 @@ def judge(best: Judged, candidate: Judged, task: Task, options: Growth) -> Verdi
 
 
 def _judge_at_origins(stage: Stage, scene: Scene, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
-    """Judge a first stage by the losses at earlier origins and its own together. The fits that this takes are its trials.
+    """Judge a first stage by the losses at all origins together. The fits that this takes are its trials.
 
     It is trained there for as many epochs as were best here, so that those blocks do not choose what they judge.
     """
     options, pairs, fits = scene.options, [(scene.best, stage.candidate)], list[Fit]()
-    recipe = replace(scene.recipe, epochs=options.recipe.epochs).refit(sum(fit.best_epoch for fit in stage.fits))
+    recipe = options.first_refit(scene.pull, sum(fit.best_epoch for fit in stage.fits))
     for number, (start, task) in enumerate(origins, 1):
         begin = Candidate.start(start, task.evaluate(start, "val"))
         ready = begin._replace(model=stirred(start, options.noise, scene.pull, seed=scene.seed))
-        fits.append(replace(scene, task=task).fit(f"{stage.part}-origin-{number}", ready, recipe))
+        fits.append(replace(scene, task=task).fit(f"{stage.part}{ORIGIN}{number}", ready, recipe))
         pairs.insert(0, (begin, begin.trained(fits[-1], options.thresholds)))  # in the order of time
     before, after = (np.concatenate([one.evaluation.losses for one in ones]) for ones in zip(*pairs, strict=True))
     pooled = JUDGES[options.judge](before, after, threshold=options.threshold)
@@ -493,7 +491,8 @@ def _stage_line(
 def _training(stage: Stage) -> dict[str, Any]:
     """Return what a stage's line says of its training, but for that after a pruning."""
     return {
-        "epochs": sum(fit.epochs for fit in stage.fits),
+        "fits": len(stage.fits),
+        "epochs": _epochs(stage.fits),
         "best_epoch": sum(fit.best_epoch for fit in stage.fits),
         "stopped": stage.fits[-1].reason,
     }

@@ -216,17 +216,21 @@ def add_nodes(scene: Scene) -> Offer:
     several = options.birth == "blend" and options.candidates > 1
     draws = dict.fromkeys(able, 0)
     if options.choice != "random" and (options.position == "best" or several):
-        judged = scene.journal.remember(f"stage-{scene.number}-positions", lambda: _gains(scene, able))
+        if options.birth == "carrier":
+            judged = scene.judge("positions", lambda: _gains(scene, able))
+        else:  # what is drawn differs from stage to stage
+            judged = scene.journal.remember(f"stage-{scene.number}-positions", lambda: _gains(scene, able))
         gains, draws = (dict(zip(able, judged[key], strict=True)) for key in ("gains", "draws"))
         able.sort(key=lambda position: -gains[position])
 
     most = min(options.nodes_at_once, options.max_nodes - count)
 
-    def propose(position: int) -> Proposal:
-        further = [partial(add_node_at, scene, position + n, draws[position] + n) for n in range(most)]
+    def propose(position: int, nodes: int) -> Proposal:
+        further = [partial(add_node_at, scene, position + n, draws[position] + n) for n in range(nodes)]
         return Proposal("add_node", ((position, None),), lambda: [make() for make in further])
 
-    return Offer([propose(position) for position in able], "")
+    fewer = range(most, 0, -1)  # where so many would be too large
+    return Offer([propose(position, nodes) for position in able for nodes in fewer], "")
 
 
 def ops_of_new_node(scene: Scene, position: int) -> Sequence[Op]:
@@ -245,7 +249,7 @@ def add_node_at(scene: Scene, position: int, draw: int = 0) -> Change:
 
 def _add_node(scene: Scene, position: int, draw: int, noise: float, stage: int, core: Backbone) -> Morphed:
     if scene.options.birth == "carrier":
-        share, generator = scene.options.carrier_share, scene.generator(stage)
+        share, generator = scene.options.carrier_share, scene.generator(stage, draw)
         return morphisms.add_node(core, position, carrier_share=share, noise=noise, generator=generator)
     morphed = morphisms.blend_node(core, position, scene.generator(draw=draw))
     if scene.options.birth == "drawn":

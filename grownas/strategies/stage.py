@@ -48,6 +48,7 @@ class Journal(Protocol):
         ...
 
 
+ON, ORIGIN = "-on-", "-origin-"  # what the keys of a first stage's further fits add to its own, see `Growth`
 DEFAULT_SPACE = SearchSpace(("add", "hadamard"), ("identity", "tanh", "sigmoid", "relu"))
 
 
@@ -93,7 +94,7 @@ class Growth:
         outer_patience: moves of a kind that are not accepted, with none accepted between, before it is given up;
             growth ends when every kind is.
         max_nodes, max_ops, max_params, max_seconds: limits; None for none. `max_ops` is of each node.
-        nodes_at_once: nodes that a stage adds, one behind the other, as far as `max_nodes` allows.
+        nodes_at_once: nodes that a stage adds, one behind the other, as far as `max_nodes` and `max_params` allow.
         birth: how a node is added: `blend` draws it and mixes it in from 0 to 1 over `blend_steps` weight steps,
             `drawn` draws it and changes the function at once, `carrier` keeps an identity in it for good.
         blend_steps: of training in which a blended node is mixed in.
@@ -120,7 +121,7 @@ class Growth:
     """
 
     recipe: Recipe
-    first_epochs: int | None = None
+    first_epochs: int | None = 10
     later_epochs: int | None = None
     pulls: tuple[float, ...] = (0.0,)
     mode: str = "nodes"
@@ -128,7 +129,7 @@ class Growth:
     trial_epochs: int = 5
     judge: str = "significant"
     threshold: float = 1.645
-    origins: int = 1
+    origins: int = 3
     guard: bool = True
     outer_patience: int = 1
     max_nodes: int = 3
@@ -157,14 +158,27 @@ class Growth:
     def stage_recipe(self, number: int, pull: float) -> Recipe:
         """Return how a stage is trained, the first being number 1."""
         recipe = replace(self.recipe, pull=pull, blend_steps=self.blend_steps)
-        if number == 1 and self.first_epochs is not None:
-            recipe = recipe.first(min(self.first_epochs, recipe.epochs))
+        first = recipe.epochs if self.first_epochs is None else min(self.first_epochs, recipe.epochs)
         if self.later_epochs is None:
-            return recipe
-        cut = recipe.epochs / (recipe.epochs + self.later_epochs)
+            return recipe.first(first) if number == 1 else recipe
+        cut = first / (first + self.later_epochs)
         if number == 1:
-            return replace(recipe, decay_span=(0.0, cut))
+            return replace(recipe, decay_span=(0.0, cut), epochs=first)
         return replace(recipe, decay_span=(cut, 1.0), epochs=self.later_epochs)
+
+    def rest_recipe(self, pull: float, done: int) -> Recipe:
+        """Return how a first stage that was cut short after so many epochs is trained on, to the end of all epochs."""
+        begun = self.stage_recipe(1, pull)
+        cut, left = begun.decay_span[1], self.recipe.epochs - done
+        at = 1 - (1 - cut) * left / (self.recipe.epochs - begun.epochs)
+        return replace(begun, epochs=left, decay_span=(at, 1.0))
+
+    def first_refit(self, pull: float, epochs: int) -> Recipe:
+        """Return how to repeat the first stage for so many epochs, those after it was cut short included."""
+        begun = self.stage_recipe(1, pull)
+        if epochs > begun.epochs:
+            begun = replace(begun, epochs=self.recipe.epochs, decay_span=(0.0, 1.0))
+        return begun.refit(epochs)
 
 
 class Candidate(NamedTuple):

@@ -211,7 +211,7 @@ def test_growth_takes_the_setting_whose_first_stage_is_best():
     made = contest(journal, *grid)
     tuned = made.tuned([made.space.ops])
     assert list(journal.fits) == [f"tune-rate-{rate}-gain-{gain}" for rate in ("0.1", "0.2") for gain in ("1", "3")]
-    assert {recipe.epochs for *_, recipe in journal.fits.values()} == {made.growth.recipe.epochs}
+    assert {recipe.epochs for *_, recipe in journal.fits.values()} == {made.growth.stage_recipe(1, 0.0).epochs}
     assert tuned.growth.recipe.weights.rate == tuned.recipe.weights.rate == 0.2
     assert (tuned.task.options["gain"], tuned.seconds_before) == (1.0, 4.0)
     assert (tuned.setting, tuned.tried) == ({"rate": 0.2, "gain": 1.0}, 4)

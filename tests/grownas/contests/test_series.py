@@ -535,7 +535,9 @@ def test_on_white_noise_one_node_is_chosen_and_all_steps_are_counted(tmp_path):
     about = {"growth": growth_of(config, space), "space": space, "recipe": retrain_recipe(config), "seed": 1}
     score = BASELINES["sizes"](SeriesContest.enter(config, journal, task, **about))
     assert score.chosen["nodes"] == 1
-    steps = [checkpoint.load(journal.folder / f"sizes-{nodes}{PLAIN}.done", "config")["steps"] for nodes in (1, 2, 3)]
+    weights = about["growth"].recipe.weights
+    ending = f"-rate-{weights.rate:g}-decay-{weights.weight_decay:g}.done"
+    steps = [checkpoint.load(journal.folder / f"sizes-{nodes}{ending}", "config")["steps"] for nodes in (1, 2, 3)]
     assert score.steps == sum(steps) > max(steps) > 0
 
 

@@ -22,19 +22,22 @@ CONTRACT_KEYS = {
     "stage", "step", "kind", "node", "op", "drift", "loss_before", "loss_after", "predicted_change", "params_before",
     "params_after", "accepted", "judge", "wall_s",
 }  # fmt: skip
-KEYS = CONTRACT_KEYS | {"measured_change", "cell_before", "cell_after", "part", "trial"}  # of a move of a whole node
+KEYS = CONTRACT_KEYS | {"measured_change", "cell_before", "cell_after", "part", "trial"}  # of any move
+NODE_KEYS = KEYS | {"draw"}  # of a new node
 START = 1.0  # the start's validation loss
 CHANGED = 0.97  # that of a model which was just changed
 STEPS, EPOCHS, BEST = 10, 20, 15  # of each scripted fit: enough for ops to be judged
 DAYS = 64
 PLAIN = Growth(
-    recipe=Recipe(epochs=7), pulls=(100.0, 0.0), judge="better", mode="nodes", prune="none", restarts=0, max_nodes=3
-)
+    recipe=Recipe(epochs=7), pulls=(100.0, 0.0), judge="better", mode="nodes", prune="none", restarts=0, max_nodes=3,
+    first_epochs=None, guard=False, birth="carrier", blend_steps=0, nodes_at_once=1,
+)  # fmt: skip
 ONE_PULL = replace(PLAIN, pulls=(0.0,))
 QUICK = Recipe(epochs=3, patience=2, weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05))
 TRAINED = Growth(
-    recipe=QUICK, pulls=(5.0,), judge="better", mode="nodes", prune="none", restarts=0, thresholds=Thresholds(min_age=1)
-)
+    recipe=QUICK, pulls=(5.0,), judge="better", mode="nodes", prune="none", restarts=0,
+    thresholds=Thresholds(min_age=1), first_epochs=None, guard=False, birth="carrier", blend_steps=0, nodes_at_once=1,
+)  # fmt: skip
 
 
 class ScriptedJournal:

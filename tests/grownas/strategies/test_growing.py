@@ -23,6 +23,7 @@ from tests.grownas.strategies.laboratory import (
     CHANGED,
     DAYS,
     KEYS,
+    NODE_KEYS,
     ONE_PULL,
     PLAIN,
     START,
@@ -249,7 +250,7 @@ def test_a_start_of_max_params_is_trained(search, make_model, copy_task):
 def test_a_growth_line_holds_what_the_contract_says(search, make_model, copy_task):
     grown, journal, start = search({"stage-1-pull-0": 0.9, "stage-2": 0.95}, ONE_PULL, seconds=2.5)
     (line,) = journal.lines
-    assert set(line) == KEYS
+    assert set(line) == NODE_KEYS
     drift = line.pop("drift")
     assert drift > 0
     before, after = line.pop("cell_before"), line.pop("cell_after")
@@ -260,7 +261,7 @@ def test_a_growth_line_holds_what_the_contract_says(search, make_model, copy_tas
         "predicted_change": 0.0, "measured_change": pytest.approx(CHANGED - 0.9), "accepted": False,
         "params_before": count_parameters(start), "params_after": count_parameters(make_model(copy_task(), nodes=2)),
         "judge": {"rule": "better", "figure": pytest.approx(-0.05), "threshold": 0.0}, "wall_s": 2.5,
-        "part": "stage-2", "trial": None,
+        "part": "stage-2", "trial": None, "draw": 0,
     }  # fmt: skip
     assert count_parameters(grown.model) == line["params_before"]
 
@@ -383,7 +384,7 @@ def test_a_stage_that_begins_with_a_change_of_ops_has_one_rate_again(copy_task, 
         for number, moves in enumerate(
             (
                 [],
-                [{"kind": "add_node", "node": 1, "op": None}],
+                [{"kind": "add_node", "node": 1, "op": None, "draw": 0}],
                 [{"kind": kind, "node": 0, "op": 1, "split_step": 0.1}],
             ),
             1,
@@ -441,7 +442,8 @@ def test_each_kind_is_tried_and_the_largest_gain_a_parameter_wins(search):
             "threshold": pytest.approx(0.12 / HADAMARD),
         }
     assert (won["loss_before"], won["loss_after"], won["judge"]["rule"]) == (0.9, 0.7, "better")
-    assert set(won) == set(lost[0]) | {"op_name"}
+    assert set(lost[0]) == NODE_KEYS
+    assert set(won) == KEYS | {"op_name"}
     # the copies made the node full, so that one kind is left: nothing is to be compared
     assert [line["kind"] for line in journal.lines[3:]] == ["add_node"]
 

@@ -42,6 +42,7 @@ RECIPE = Recipe(
 GROWTH = Growth(
     recipe=RECIPE, later_epochs=3, pulls=(0.0,), judge="scripted", prune="none", restarts=0, noise=0.0, trial_epochs=1,
     max_nodes=3, max_ops=9, position="best", new_rate=2.0, old_rate=0.5,
+    first_epochs=None, guard=False, birth="carrier", blend_steps=0, nodes_at_once=1,
     thresholds=Thresholds(min_age=1, grow_threshold=0.1, prune_threshold=0.01),  # every op may be duplicated
     splits=Splits(count=2),
 )  # fmt: skip
