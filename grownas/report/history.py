@@ -162,7 +162,7 @@ def marks(all_fits: Iterable[Fit], found: Iterable[Event], stages: Iterable[Line
     for line in stages:
         if line["stage"] == 1 and line.get("pull") is not None:
             answers[line.get("part")] = (f"start, pull {line['pull']:g}", line["accepted"])
-            answers |= {part: ("trained on", line["accepted"]) for part in _later_parts(line)}
+            answers |= dict.fromkeys(_later_parts(line), ("trained on", line["accepted"]))
     marked = []
     for fit in all_fits:
         if fit.part in answers:
