@@ -110,7 +110,7 @@ class Growing(Section):
     later_epochs: Annotated[
         Count | None, about("of every stage but the first, which share a decay with it; null: as many")
     ] = None
-    patience: Annotated[Count, about("epochs without a lower validation loss before a stage ends")] = 12
+    patience: Annotated[Count, about("epochs without a lower validation loss before a stage ends")] = 8
     mode: Annotated[
         Literal["nodes", "ops_duplicate", "ops_split", "nodes_and_ops"], about("what a stage may begin with")
     ] = "nodes"
