@@ -39,7 +39,6 @@ from grownas.contests.common import (
     train_and_choose,
     train_random,
 )
-from grownas.criteria.early_stop import JUDGES
 from grownas.equations import equations
 from grownas.errors import ConfigError, TrainingError
 from grownas.genotype import AnyGenotype
@@ -48,7 +47,7 @@ from grownas.recipe import Recipe
 from grownas.rundir import RunDir
 from grownas.scoring import Score, free_running
 from grownas.start import Ops, build_start, hidden_size_for
-from grownas.strategies.growing import stirred
+from grownas.strategies.growing import Evaluated, Judged, judge, stirred
 from grownas.strategies.stage import Origin
 
 
@@ -434,9 +433,9 @@ def train_by_pulls(
     Raises:
         TrainingError: training diverges with every setting of a pull; with the seconds and steps of all fits.
     """
-    growth, judge = contest.growth, JUDGES[contest.growth.judge]
-    evaluation = contest.task.evaluate(start, "val")
-    found = Pulled(start, None, None, 0, float(evaluation.losses.mean()), 0, 0.0, 0, False)
+    growth = contest.growth
+    best: Judged = Evaluated(start, contest.task.evaluate(start, "val"))
+    found = Pulled(start, None, None, 0, float(best.evaluation.losses.mean()), 0, 0.0, 0, False)
     for pull in growth.pulls:
         recipe = replace(growth.recipe, pull=pull, epochs=contest.recipe.epochs)
         begin = partial(_ready, contest, start, pull)
@@ -452,15 +451,15 @@ def train_by_pulls(
             seconds=found.seconds + choice.seconds,
             steps=found.steps + choice.steps,
         )
-        if judge(evaluation.losses, fit.evaluation.losses, threshold=growth.threshold).accepted:
-            evaluation = fit.evaluation
+        if judge(best, fit, contest.task, growth).accepted:
+            best = fit
             found = replace(
                 found,
                 model=fit.model,
                 pull=pull,
                 setting=choice.setting,
                 epochs=fit.best_epoch,
-                loss=float(evaluation.losses.mean()),
+                loss=float(best.evaluation.losses.mean()),
                 capped=choice.capped,
             )
     return found
@@ -520,12 +519,11 @@ def sizes(contest: SeriesContest) -> Score:
     patience runs out, at growth's own rate: growth tunes none either. A larger size is chosen only if the judge accepts
     it against the best of the smaller ones. Seconds and steps are of all sizes.
     """
-    growth, judge = contest.growth, JUDGES[contest.growth.judge]
+    growth = contest.growth
     choices = [choose(contest, contest.supernets(f"sizes-{nodes}", nodes)) for nodes in range(1, growth.max_nodes + 1)]
     best = choices[0]
     for choice in choices[1:]:
-        losses = best.fit.evaluation.losses, choice.fit.evaluation.losses
-        if judge(*losses, threshold=growth.threshold).accepted:
+        if judge(best.fit, choice.fit, contest.task, growth).accepted:
             best = choice
     seconds, steps = sum(one.seconds for one in choices), sum(one.steps for one in choices)
     return score_choice(contest, "sizes", best._replace(tried=len(choices), seconds=seconds, steps=steps))[0]

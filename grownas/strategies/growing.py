@@ -233,6 +233,13 @@ class Judged(Protocol):
         ...
 
 
+class Evaluated(NamedTuple):
+    """A model that was not trained, and its evaluation on the validation part."""
+
+    model: Any
+    evaluation: Evaluation
+
+
 class Begun(NamedTuple):
     """What a stage begins with.
 
