@@ -117,7 +117,8 @@ def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PAN
         for curve in found:
             points = [(point[column], point[2]) for point in curve.points]
             looks: dict[str, Any] = {"marker": "o", "markersize": 2.5} if len(points) < 20 else {}
-            axes.plot(*zip(*points, strict=True), color=colours[curve.model], linewidth=1.2, clip_on=False, **looks)
+            looks["clip_on"] = max(value for _, value in points) > back(high)  # else a line would leave the panel
+            axes.plot(*zip(*points, strict=True), color=colours[curve.model], linewidth=1.2, **looks)
         ordered = sorted(found, key=lambda curve: curve.points[-1][2])
         ends = [to(curve.points[-1][2]) for curve in ordered]
         heights = spread(ends, gap=0.95 * LINE * (high - low) / (height - 0.5), low=low, high=high)
