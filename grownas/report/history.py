@@ -173,10 +173,12 @@ def marks(all_fits: Iterable[Fit], found: Iterable[Event], stages: Iterable[Line
 
 
 def in_few_words(lines: Sequence[Line]) -> str:
-    """Return moves as a label, such as `split ⊗ tanh of node 1`, or `split 3 ops`."""
+    """Return moves as a label, such as `split ⊗ tanh of node 1`, `split 3 ops` or `add 2 nodes`."""
     if len(lines) > 1:
-        kinds = Counter(str(line.get("kind", "")).split("_")[0] for line in lines)
-        return ", ".join(f"{kind} {count} op{'s' * (count > 1)}" for kind, count in kinds.items())
+        kinds = Counter(str(line.get("kind", "")).partition("_") for line in lines)
+        return ", ".join(
+            f"{verb} {count} {what or 'op'}{'s' * (count > 1)}" for (verb, _, what), count in kinds.items()
+        )
     return move({key: value for key, value in lines[0].items() if key != "new_op"})
 
 

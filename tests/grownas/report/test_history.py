@@ -275,5 +275,67 @@ def test_curves_are_of_the_path_of_growth_and_of_the_lowest_fit_of_each_model():
     ]
 
 
+def blended(line, blend):
+    """A line of a model of which a node is mixed in in part."""
+    return {**line, "blend": blend}
+
+
+# A first stage that was cut short, rejected at an earlier origin, trained on and accepted; then a blended node.
+SHORT = [{"stage": 1, "accepted": True, "part": "stage-1-pull-0", "pull": 0.0}]
+NODES = [
+    {"stage": 2, "part": "stage-2", "trial": None, "kind": "add_node", "node": node, "op": None, "accepted": True}
+    for node in (1, 2)
+]
+LONG = [
+    *evaluations("stage-1-pull-0", 1, [99, 80, 81]),  # 20 steps
+    *evaluations("stage-1-pull-0-origin-1", 1, [7, 6, 5]),  # 20 steps, of other days
+    *evaluations("stage-1-pull-0-on", 1, [80, 70, 75]),  # 20 steps
+    *evaluations("stage-1-pull-0-on-origin-1", 1, [7, 4]),  # 10 steps
+    *[blended(line, blend) for line, blend in zip(evaluations("stage-2", 2, [70, 55]), (0.0, 0.5), strict=True)],
+    *evaluations("stage-2", 2, [70, 55, 65, 60, 62])[2:],
+]
+BLENDED = [{**line, "metric": "loss"} for line in LONG]
+
+
+def test_the_names_of_fits_are_those_of_growth():
+    from grownas.strategies import stage
+
+    assert (history.ON, history.ORIGIN) == (stage.ON, stage.ORIGIN)
+
+
+def test_fits_at_origins_have_no_curve_and_their_steps_count():
+    _, fits = history.fits(BLENDED, NODES)
+    assert [(fit.part, fit.begin, fit.end, len(fit.val), fit.is_trial) for fit in fits] == [
+        ("stage-1-pull-0", 0, 20, 3, False),
+        ("stage-1-pull-0-origin-1", 20, 40, 0, True),
+        ("stage-1-pull-0-on", 40, 60, 3, False),
+        ("stage-1-pull-0-on-origin-1", 60, 70, 0, True),
+        ("stage-2", 70, 110, 5, False),
+    ]
+    marks = history.marks(fits, history.events(NODES), SHORT)
+    assert [(mark.step, mark.label, mark.accepted) for mark in marks] == [
+        (0, "start, pull 0", True), (40, "trained on", True), (70, "add 2 nodes", True),
+    ]  # fmt: skip
+
+
+def test_a_curve_goes_through_what_was_trained_on_and_ends_at_the_best_epoch_with_plain_nodes():
+    (curve,) = history.curves(LONG, "perplexity", ["grown"], history.events(NODES), SHORT)
+    assert [(step, value) for step, _, value in curve.points] == [
+        (10, 80), (50, 70), (80, 55), (90, 65), (100, 60),
+    ]  # fmt: skip
+
+
+def test_shares_go_through_what_was_trained_on_up_to_the_best_epoch_with_plain_nodes():
+    logged = [
+        {"part": line["part"], "stage": line["stage"], "epoch": line["epoch"], "node": node, "ops": ["add/tanh"],
+         "shares": [1.0]}
+        for line in BLENDED if "origin" not in line["part"]
+        for node in range(1 if line["stage"] == 1 else 3)
+    ]  # fmt: skip
+    shares = history.shares(logged, BLENDED, history.events(NODES), SHORT)
+    assert (shares.begins, shares.end) == ([(0, 1), (1, 1), (2, 2)], 5)
+    assert len(shares.nodes) == 3
+
+
 def test_without_logs_there_are_no_curves():
     assert history.curves([], "mse", ["grown", "gru"], [], []) == []

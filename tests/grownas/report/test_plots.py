@@ -84,6 +84,14 @@ def test_curves_of_a_few_equal_or_no_values_can_be_drawn():
     assert plots.curves([Curve("gru", [(1, 0.0, 0.0), (2, 0.1, 0.0)])], metric="mse", over="steps")
 
 
+@pytest.mark.parametrize("metric", ["mse", "perplexity"])
+def test_a_curve_that_begins_far_above_the_others_is_cut_off_and_leaves_room(metric):
+    """With warnings as errors: a line beyond the panel left no room for the axes."""
+    falling = [(epoch, 0.1 * epoch, 0.4 + 9.0 * (epoch == 1)) for epoch in range(1, 120)]
+    svg = plots.curves([Curve("gru", falling), Curve("lstm", falling[1:])], metric=metric, over="steps")
+    assert {"gru", "lstm"} <= set(texts(svg))
+
+
 @pytest.mark.parametrize("figures", [{}, {"a": []}, {"a": [float("nan")]}, {"a": [None]}])
 def test_dots_of_nothing_are_nothing(figures):
     assert plots.dots(figures, metric="mse", width=canvas.WIDE) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -702,3 +703,46 @@ def test_a_models_file_holds_the_scaling(load):
     assert {"readout.weight", "readout.bias", "mean", "sd"} < set(state)
     np.testing.assert_array_equal(state["mean"].numpy(), task.mean)
     np.testing.assert_array_equal(state["sd"].numpy(), task.sd)
+
+
+# ---- earlier origins
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_origin_is_so_many_validation_parts_earlier(number):
+    task = counting()
+    earlier = task.at_origin(number)
+    train = TRAIN - number * VAL
+    assert earlier.rows("train") == slice(0, train)
+    assert earlier.rows("val") == slice(train, train + VAL)
+    read = np.concatenate([days(window.target).ravel() for window in earlier.windows("train", seed=0)])
+    assert read.max() < train
+    assert len(earlier.evaluate_forecasts(np.zeros((VAL, 1)), "val").losses) == VAL
+    assert (task.rows("train"), task.rows("val")) == (slice(0, TRAIN), slice(TRAIN, TRAIN + VAL))  # left alone
+
+
+def test_the_blocks_of_all_origins_follow_each_other(load):
+    task = load()
+    blocks = [task.at_origin(number).rows("val") for number in (3, 2, 1)] + [task.rows("val")]
+    assert all(one.stop == other.start for one, other in itertools.pairwise(blocks))
+    assert blocks[-1].stop == task.rows("test").start
+
+
+def test_at_an_origin_values_are_scaled_as_they_were(load):
+    """Losses of all origins are added up, so that their unit must be one."""
+    task = load()
+    earlier = task.at_origin(2)
+    np.testing.assert_array_equal(earlier.values, task.values)
+    np.testing.assert_array_equal(earlier.mean, task.mean)
+    np.testing.assert_array_equal(earlier.sd, task.sd)
+    other = earlier.at_origin(1)
+    np.testing.assert_array_equal(other.values, task.values)
+    assert other.rows("val") == task.at_origin(3).rows("val")
+
+
+def test_an_origin_with_too_few_rows_is_refused():
+    task = counting(bptt=19)  # 76 rows at least: 210 - 2 * 45 = 120, 210 - 3 * 45 = 75
+    assert task.at_origin(2).n_train == 120
+    words = r"counting: 3 validation parts of 45 rows before the last leave 75 of 210 training rows; at least 76 are"
+    with pytest.raises(DataError, match=words):
+        task.at_origin(3)
