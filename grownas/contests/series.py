@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,7 +41,7 @@ from grownas.contests.common import (
     train_random,
 )
 from grownas.equations import equations
-from grownas.errors import ConfigError, TrainingError
+from grownas.errors import ConfigError, DataError, TrainingError
 from grownas.genotype import AnyGenotype
 from grownas.journal import Journal
 from grownas.recipe import Recipe
@@ -169,9 +170,15 @@ class SeriesContest(Contest):
 
     def origins(self, nodes: Sequence[Ops]) -> list[Origin]:
         """Return the earlier points in time at which growth is judged, the latest first, each with its start."""
-        made = []
+        made = list[Origin]()
         for number in range(1, self.growth.origins):
-            task = self.task.at_origin(number)
+            try:
+                task = self.task.at_origin(number)
+            except DataError as error:
+                warnings.warn(
+                    f"the first stage is judged at {number} of {self.growth.origins} origins: {error}", stacklevel=2
+                )
+                break
             var = self.selection.refit(task.values[task.rows("train")]) if self.at_var else None
             made.append(Origin(self.build(nodes, var, self.draw("start")), task))
         return made

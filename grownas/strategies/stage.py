@@ -170,7 +170,7 @@ class Growth:
         """Return how a first stage that was cut short after so many epochs is trained on, to the end of all epochs."""
         begun = self.stage_recipe(1, pull)
         cut, left = begun.decay_span[1], self.recipe.epochs - done
-        at = 1 - (1 - cut) * left / (self.recipe.epochs - begun.epochs)
+        at = 1 - (1 - cut) * left / max(1, self.recipe.epochs - begun.epochs)
         return replace(begun, epochs=left, decay_span=(at, 1.0))
 
     def first_refit(self, pull: float, epochs: int) -> Recipe:

@@ -289,7 +289,7 @@ NODES = [
 LONG = [
     *evaluations("stage-1-pull-0", 1, [99, 80, 81]),  # 20 steps
     *evaluations("stage-1-pull-0-origin-1", 1, [7, 6, 5]),  # 20 steps, of other days
-    *evaluations("stage-1-pull-0-on", 1, [80, 70, 75]),  # 20 steps
+    *evaluations("stage-1-pull-0-on-1", 1, [80, 70, 75]),  # 20 steps
     *evaluations("stage-1-pull-0-on-origin-1", 1, [7, 4]),  # 10 steps
     *[blended(line, blend) for line, blend in zip(evaluations("stage-2", 2, [70, 55]), (0.0, 0.5), strict=True)],
     *evaluations("stage-2", 2, [70, 55, 65, 60, 62])[2:],
@@ -308,7 +308,7 @@ def test_fits_at_origins_have_no_curve_and_their_steps_count():
     assert [(fit.part, fit.begin, fit.end, len(fit.val), fit.is_trial) for fit in fits] == [
         ("stage-1-pull-0", 0, 20, 3, False),
         ("stage-1-pull-0-origin-1", 20, 40, 0, True),
-        ("stage-1-pull-0-on", 40, 60, 3, False),
+        ("stage-1-pull-0-on-1", 40, 60, 3, False),
         ("stage-1-pull-0-on-origin-1", 60, 70, 0, True),
         ("stage-2", 70, 110, 5, False),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ from tests.grownas.strategies.laboratory import (
     ScriptedJournal,
 )
 
-FIRST, ON = "stage-1-pull-0", "stage-1-pull-0-on"
-SHORT = replace(ONE_PULL, first_epochs=EPOCHS, recipe=Recipe(epochs=50), max_nodes=2)
+FIRST, ON, AGAIN = "stage-1-pull-0", "stage-1-pull-0-on-1", "stage-1-pull-0-on-2"
+MOST = 2 * EPOCHS + 10  # epochs of a first stage: twice as many as are given at a time, and some more
+SHORT = replace(ONE_PULL, first_epochs=EPOCHS, recipe=Recipe(epochs=MOST), max_nodes=2)
 
 
 # --- cut short ---
@@ -33,26 +35,40 @@ SHORT = replace(ONE_PULL, first_epochs=EPOCHS, recipe=Recipe(epochs=50), max_nod
 def test_a_short_first_stage_that_is_accepted_grows_on(search):
     grown, journal, _ = search({FIRST: 0.9, "stage-2": 0.8}, SHORT)
     assert list(journal.fits) == [FIRST, "stage-2"]
-    assert [journal.fits[key]["recipe"].epochs for key in (FIRST, "stage-2")] == [EPOCHS, 50]
+    assert [journal.fits[key]["recipe"].epochs for key in (FIRST, "stage-2")] == [EPOCHS, MOST]
     assert [line["accepted"] for line in grown.stages] == [True, True]
     assert grown.first_stage is journal.fits[FIRST]["done"].model
 
 
-@pytest.mark.parametrize(("on", "accepted"), [(0.9, True), (1.005, False)])
-def test_a_short_first_stage_that_is_rejected_is_trained_on_and_judged_again(search, on, accepted):
-    grown, journal, start = search({FIRST: 1.01, ON: on, "stage-2": 0.8}, SHORT)
-    assert list(journal.fits) == [FIRST, ON, *(["stage-2"] if accepted else [])]
-    first, rest = journal.fits[FIRST], journal.fits[ON]
-    assert rest["model"] is first["done"].model
-    assert rest["optimizers"] is first["done"].optimizers
-    assert rest["recipe"] == replace(first["recipe"], epochs=50 - EPOCHS, decay_span=(EPOCHS / 50, 1.0))
-    line = grown.stages[0]
-    assert [one["stage"] for one in grown.stages] == ([1, 2] if accepted else [1])  # one line for both judgements
-    assert (line["accepted"], line["part"], line["loss_after"]) == (accepted, FIRST, pytest.approx(on))
-    assert (line["epochs"], line["best_epoch"], line["steps"], line["seconds"]) == (2 * EPOCHS, 2 * BEST, 2 * STEPS, 2)
-    assert grown.first_stage is rest["done"].model
+@pytest.mark.parametrize(
+    ("losses", "accepted"), [((1.01, 0.9), True), ((1.01, 1.005, 0.9), True), ((1.01,) * 3, False)]
+)
+def test_a_short_first_stage_that_is_rejected_is_trained_on_until_it_is_accepted(search, losses, accepted):
+    keys = [FIRST, ON, AGAIN][: len(losses)]
+    grown, journal, start = search({**dict(zip(keys, losses, strict=True)), "stage-2": 0.8}, SHORT)
+    assert list(journal.fits) == [*keys, *(["stage-2"] if accepted else [])]
+    for (before, after), epochs in zip(pairwise(keys), (EPOCHS, 10), strict=False):
+        first, rest = journal.fits[before], journal.fits[after]
+        assert rest["model"] is first["done"].model
+        assert rest["optimizers"] is first["done"].optimizers
+        begin = first["recipe"].decay_span[1]
+        span = (pytest.approx(begin), pytest.approx(begin + epochs / MOST))
+        assert rest["recipe"] == replace(first["recipe"], epochs=epochs, decay_span=rest["recipe"].decay_span)
+        assert rest["recipe"].decay_span == span
+    line, fits = grown.stages[0], len(keys)
+    assert [one["stage"] for one in grown.stages] == ([1, 2] if accepted else [1])  # one line for all judgements
+    assert (line["accepted"], line["part"], line["fits"]) == (accepted, FIRST, fits)
+    assert line["loss_after"] == pytest.approx(losses[-1])
+    assert (line["epochs"], line["best_epoch"]) == (fits * EPOCHS, fits * BEST)
+    assert (line["steps"], line["seconds"]) == (fits * STEPS, fits)
+    assert grown.first_stage is journal.fits[keys[-1]]["done"].model
     if not accepted:
         assert (grown.model, grown.reason) == (start, NOTHING_FOUND)
+
+
+def test_a_first_stage_that_no_longer_learns_is_not_trained_on(search):
+    _, journal, _ = search({FIRST: 1.01, ON: 1.01}, SHORT, best_epoch=0)
+    assert list(journal.fits) == [FIRST, ON]  # the second brought no lower validation loss
 
 
 @pytest.mark.parametrize("changes", [{"max_nodes": 1}, {"max_nodes": 2}, {"max_seconds": 1.0}])
@@ -71,7 +87,8 @@ def test_the_first_stage_is_trained_on_in_the_end_if_nothing_was_accepted_after_
 
 
 def test_a_rejected_pull_is_trained_on_before_the_next_is_tried(search):
-    losses = {"stage-1-pull-100": 1.2, "stage-1-pull-100-on": 1.1, FIRST: 0.9, "stage-2": 0.8}
+    on = {f"stage-1-pull-100-on-{number}": 1.1 for number in (1, 2)}
+    losses = {"stage-1-pull-100": 1.2, **on, FIRST: 0.9, "stage-2": 0.8}
     grown, journal, _ = search(losses, replace(SHORT, pulls=(100.0, 0.0)))
     assert list(journal.fits) == list(losses)
     assert [(line["pull"], line["accepted"]) for line in grown.stages] == [(100.0, False), (0.0, True), (0.0, True)]
@@ -95,11 +112,16 @@ def test_a_first_stage_whose_patience_ended_is_not_cut_short(search):
 def test_a_linear_decay_has_no_jump(first, later):
     """The rates fall from the start on, and where a stage goes on they are what they were before."""
     growth = Growth(recipe=Recipe(epochs=40, decay="linear"), first_epochs=first, later_epochs=later)
-    begun, rest, then = growth.stage_recipe(1, 0.0), growth.rest_recipe(0.0), growth.stage_recipe(2, 0.0)
+    begun, then = growth.stage_recipe(1, 0.0), growth.stage_recipe(2, 0.0)
+    rest, half = growth.rest_recipe(0.0, begun.epochs), (begun.epochs + 40) // 2
+    late = growth.rest_recipe(0.0, half)
+    first_part = rest.first(half - begun.epochs) if begun.epochs < 40 else rest
+    assert (late.epochs, late.decay_span[1]) == (40 - half, 1.0)
+    assert late.decay_span[0] == pytest.approx(first_part.decay_span[1])
     assert begun.epochs == min(40, first or 40)
     assert begun.epochs + rest.epochs == 40
     assert begun.decay_span[0] == 0
-    assert rest.decay_span == (begun.decay_span[1], 1.0)
+    assert rest.decay_span == (pytest.approx(begun.decay_span[1] if begun.epochs < 40 else 1.0), 1.0)
     slopes = [(one.decay_span[1] - one.decay_span[0]) / one.epochs for one in (begun, then)]
     if later is None:
         assert then == replace(growth.recipe, blend_steps=growth.blend_steps)
@@ -261,15 +283,20 @@ def test_no_later_stage_is_judged_at_origins(judged_at):
     assert [line["judge"]["rule"] for line in grown.stages] == ["better at 2 origins", "better"]
 
 
-def test_a_first_stage_that_was_trained_on_is_judged_at_origins_anew(judged_at):
-    """By as many epochs as it has now, and under keys of their own."""
-    losses = {FIRST: 0.9, NAMES[0]: 2.9, ON: 0.8, f"{ON}-origin-1": 1.8}
-    grown, journal, _ = judged_at(losses, replace(SHORT, max_nodes=1), 2.0)
+def test_a_first_stage_that_was_trained_on_is_judged_at_origins_by_all_its_epochs(judged_at):
+    losses = {FIRST: 1.01, ON: 0.9, NAMES[0]: 1.8}
+    grown, journal, _ = judged_at(losses, replace(SHORT, max_nodes=1, recipe=Recipe(epochs=2 * EPOCHS)), 2.0)
     assert list(journal.fits) == list(losses)
-    assert [journal.fits[key]["recipe"].epochs for key in (NAMES[0], f"{ON}-origin-1")] == [BEST, 2 * BEST]
+    assert journal.fits[NAMES[0]]["recipe"].epochs == 2 * BEST
     (line,) = grown.stages
-    assert (line["accepted"], line["steps"]) == (True, 4 * STEPS)
+    assert (line["accepted"], line["steps"]) == (True, 3 * STEPS)
     assert grown.model is journal.fits[ON]["done"].model
+
+
+def test_a_first_stage_that_earlier_origins_refuse_is_not_trained_on(judged_at):
+    grown, journal, _ = judged_at({FIRST: 0.9, NAMES[0]: 2.9}, SHORT, 2.0)
+    assert list(journal.fits) == [FIRST, NAMES[0]]
+    assert grown.reason == NOTHING_FOUND
 
 
 def test_each_pull_is_judged_at_origins(judged_at):
