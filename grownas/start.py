@@ -80,7 +80,7 @@ def build_start(
 def hidden_size_for(blocks: int, series: int) -> int:
     """Return the hidden size for a start: 16 while its register fits, else twice the register up to 64, never below it.
 
-    The rule was chosen on validation (ALGORITHMS 8 and README).
+    The rule was chosen on validation (ALGORITHMS 8).
 
     Args:
         blocks: lags and averages of the start's VAR, `VAR.blocks`.

@@ -1,4 +1,4 @@
-"""How far the output moves by each morphism on random chains: the table in the README, and the bounds it keeps.
+"""How far the output moves by each morphism on random chains: the table in grownas/README.md, and the bounds it keeps.
 
 `pytest -m slow -s tests/grownas/morphisms/test_drift.py` prints the table.
 """
