@@ -62,7 +62,7 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
         contest.score_start(start),
     ]
     scores[0] = replace(scores[0], steps=contest.steps_before + grown.steps, capped=_is_capped(grown, growth))
-    winner = scores[0] if grown.path() else scores[2]
+    winner = scores[0] if grown.path() else replace(scores[0], model="start")  # the start itself, alpha made fixed
     retrain_seconds = None
     if config.retrain.grown:
         choice = choose(contest, contest.settings_of(model.core.genotype))
