@@ -65,7 +65,7 @@ def search_program(config: Config, rundir: RunDir, journal: Journal, task: Any) 
     ]
     steps, capped = contest.steps_before + grown.steps, _is_capped(grown, growth)
     scores[0] = replace(scores[0], steps=steps, cpu_seconds=cpu_seconds, capped=capped)
-    winner = scores[0] if grown.path() else replace(scores[0], model="start")  # as it is saved, without the supernet
+    winner = scores[0] if grown.path() else replace(scores[0], model="start")  # itself, alpha made fixed
     retrain_seconds = None
     if config.retrain.grown:
         before = journal.cpu_seconds

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from grownas.rundir import RunDir
 
 SEEDS = ("seeds=[1,2]", "workers=2", "baselines.use=[zero,var1]", "baselines.compare=[gru_var]")
-MODELS = ["grown", "first_stage", "start", "grown_retrained", "zero", "var1", "gru_var"]
+MODELS = ["chosen", "grown", "first_stage", "start", "grown_retrained", "zero", "var1", "gru_var"]
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +77,9 @@ def test_the_figures_are_those_of_the_seeds(compared, read_json):
         assert {"params", "seconds"} <= set(model)
     forecasts = [load_file(compared / f"seed-{seed}" / "forecasts.safetensors") for seed in (1, 2)]
     first = read_json(compared / "seed-1" / "data.json")["n_val"]
-    mean = np.mean([f["grown"][first:] for f in forecasts], axis=0)
-    grown = result["models"][0]
-    assert grown["averaged_test"] == pytest.approx(((forecasts[0]["actual"][first:] - mean) ** 2).mean(), rel=1e-12)
+    mean = np.mean([f["chosen"][first:] for f in forecasts], axis=0)
+    chosen = result["models"][0]
+    assert chosen["averaged_test"] == pytest.approx(((forecasts[0]["actual"][first:] - mean) ** 2).mean(), rel=1e-12)
     assert [test["baseline"] for test in result["tests"]] == MODELS[1:]
     for test in result["tests"]:
         assert 0 <= test["p_value"] <= 1
@@ -87,7 +87,7 @@ def test_the_figures_are_those_of_the_seeds(compared, read_json):
         assert 0 <= test["days_and_seeds"]["p_value"] <= 1
         assert test["finding"] in ("better", "worse", "not told apart", "same")
     assert result["mcs"]["untested"] == []
-    assert "at the 5% level grown is" in result["verdict"]
+    assert "at the 5% level chosen is" in result["verdict"]
     assert set(result["mcs"]["members"]) <= set(MODELS)
     assert result["mcs"]["members"]
 

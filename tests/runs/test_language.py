@@ -31,6 +31,8 @@ FAST = (
     "task.activation=0.5",
     "task.temporal=0.5",
     "strategy.later_epochs=2",
+    "strategy.guard=false",
+    "strategy.blend_steps=5",
     "retrain.epochs=2",
     "checkpoint_seconds=0",
     "quiet=true",
@@ -72,7 +74,7 @@ def searched(call, options) -> Path:
 def test_a_search_scores_every_model_at_the_same_size(searched, read_json):
     summary = read_json(searched / "summary.json")
     scores = {entry["model"]: entry for entry in summary["scores"]}
-    assert list(scores) == ["grown", "first_stage", "start", "grown_retrained", "lstm", "gru"]
+    assert list(scores) == ["chosen", "grown", "first_stage", "start", "grown_retrained", "lstm", "gru"]
     assert summary["metric"] == "perplexity"
     assert (summary["nodes"], summary["backend"]) == (2, "native")
     for name in ("grown_retrained", "lstm", "gru"):
@@ -160,7 +162,7 @@ def nll_by_numpy(searched, read_json, followed_words):
 def test_the_folder_and_the_text_give_the_test_perplexity_by_numpy_alone(searched, text, read_json, nll_by_numpy):
     nll = nll_by_numpy(text / "test.txt")
     assert math.exp(nll.mean()) == pytest.approx(read_json(searched / "summary.json")["test"], rel=1e-5)
-    np.testing.assert_allclose(nll, load_file(searched / "losses.safetensors")["grown"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(nll, load_file(searched / "losses.safetensors")["chosen"], rtol=0, atol=1e-5)
 
 
 def test_evaluate_gives_the_summary_and_other_ways_of_scoring(searched, call, read_json):
@@ -443,7 +445,7 @@ def test_a_comparison_over_seeds_tests_blocks_of_tokens(call, options, read_json
     assert {"grown", "random", "lstm", "gru", "grown_retrained"} <= set(models)
     assert all(entry["averaged_test"] is None for entry in models.values())
     each = [read_json(tmp_path / "both" / f"seed-{seed}" / "summary.json")["test"] for seed in (1, 2)]
-    assert models["grown"]["test"]["mean"] == pytest.approx(np.mean(each))
+    assert models["chosen"]["test"]["mean"] == pytest.approx(np.mean(each))
     assert "Lowest mean test perplexity over 2 seeds" in result["verdict"]
     for test in result["tests"]:
         assert 0 <= test["days_and_seeds"]["p_value"] <= 1

@@ -53,15 +53,15 @@ def test_the_summary_has_the_contracts_keys_and_one_entry_a_model(finished, read
     summary = read_json(finished / "summary.json")
     assert set(summary) >= SUMMARY
     assert [entry["model"] for entry in summary["scores"]] == [
-        "grown", "first_stage", "start", "grown_retrained", "zero", "var1", "gru",
+        "chosen", "grown", "first_stage", "start", "grown_retrained", "zero", "var1", "gru",
     ]  # fmt: skip
     for entry in summary["scores"]:
         assert {"model", "params", "val", "test", "seconds"} <= set(entry)
         assert math.isfinite(entry["val"])
         assert math.isfinite(entry["test"])
         assert entry["seconds"] >= 0
-    grown = summary["scores"][0]
-    assert (summary["val"], summary["test"], summary["params"]) == (grown["val"], grown["test"], grown["params"])
+    chosen = summary["scores"][0]
+    assert (summary["val"], summary["test"], summary["params"]) == (chosen["val"], chosen["test"], chosen["params"])
     assert (summary["task"], summary["strategy"], summary["seed"], summary["metric"]) == (
         "index_returns", "growing", 1, "mse",
     )  # fmt: skip
@@ -113,8 +113,7 @@ def test_logs_have_the_contracts_keys_and_no_line_twice(finished, read_lines):
     assert line["accepted"] == (line["judge"]["figure"] > line["judge"]["threshold"])
     assert line["judge"]["figure"] == pytest.approx(line["loss_before"] - line["loss_after"], abs=1e-12)
     assert line["params_after"] > line["params_before"]
-    assert 0 < line["drift"] < 0.2  # noise 0.01: small, not zero
-    assert line["measured_change"] != line["predicted_change"] == 0.0
+    assert line["drift"] == line["measured_change"] == line["predicted_change"] == 0.0  # it is blended in
     assert [len(line[key]["nodes"]) for key in ("cell_before", "cell_after")] == [1, 2]
     shares = read_lines(finished / "shares.jsonl")
     assert {(line["part"], line["stage"]) for line in shares} == {

@@ -280,8 +280,8 @@ def blended(line, blend):
     return {**line, "blend": blend}
 
 
-# A first stage that was cut short, rejected at an earlier origin, trained on and accepted; then a blended node.
-SHORT = [{"stage": 1, "accepted": True, "part": "stage-1-pull-0", "pull": 0.0}]
+# A first stage that was cut short, trained on, and judged at two earlier origins; then a blended node.
+SHORT = [{"stage": 1, "accepted": True, "part": "stage-1-pull-0", "fits": 2, "pull": 0.0}]
 NODES = [
     {"stage": 2, "part": "stage-2", "trial": None, "kind": "add_node", "node": node, "op": None, "accepted": True}
     for node in (1, 2)
@@ -290,7 +290,7 @@ LONG = [
     *evaluations("stage-1-pull-0", 1, [99, 80, 81]),  # 20 steps
     *evaluations("stage-1-pull-0-origin-1", 1, [7, 6, 5]),  # 20 steps, of other days
     *evaluations("stage-1-pull-0-on-1", 1, [80, 70, 75]),  # 20 steps
-    *evaluations("stage-1-pull-0-on-origin-1", 1, [7, 4]),  # 10 steps
+    *evaluations("stage-1-pull-0-origin-2", 1, [7, 4]),  # 10 steps
     *[blended(line, blend) for line, blend in zip(evaluations("stage-2", 2, [70, 55]), (0.0, 0.5), strict=True)],
     *evaluations("stage-2", 2, [70, 55, 65, 60, 62])[2:],
 ]
@@ -309,7 +309,7 @@ def test_fits_at_origins_have_no_curve_and_their_steps_count():
         ("stage-1-pull-0", 0, 20, 3, False),
         ("stage-1-pull-0-origin-1", 20, 40, 0, True),
         ("stage-1-pull-0-on-1", 40, 60, 3, False),
-        ("stage-1-pull-0-on-origin-1", 60, 70, 0, True),
+        ("stage-1-pull-0-origin-2", 60, 70, 0, True),
         ("stage-2", 70, 110, 5, False),
     ]
     marks = history.marks(fits, history.events(NODES), SHORT)
