@@ -100,9 +100,15 @@ def _as_chosen(winner: Score, ours: Sequence[Score]) -> Score:
     Nothing can be won by training anew where the start was kept: growth found that nothing beyond it holds.
     """
     spent = [one for one in ours if one.model in ("grown", "grown_retrained")]
-    seconds, settings = sum(one.seconds for one in spent), sum(one.settings for one in spent)
-    chosen = {"model": winner.model, **winner.chosen}
-    return replace(winner, model="chosen", seconds=seconds, settings=settings, chosen=chosen)
+    return replace(
+        winner,
+        model="chosen",
+        seconds=sum(one.seconds for one in spent),
+        settings=sum(one.settings for one in spent),
+        steps=sum(one.steps or 0 for one in spent),
+        cpu_seconds=sum(one.cpu_seconds or 0.0 for one in spent),
+        chosen={"model": winner.model, **winner.chosen},
+    )
 
 
 def _timed(contest: Contest, work: Callable[[], Score]) -> Score:
