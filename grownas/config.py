@@ -145,7 +145,9 @@ class Growing(Section):
         about("of a node: mixed in from 0 to 1, put in at once, or with an identity that stays"),
     ] = "blend"
     blend_steps: Annotated[Whole, about("weight steps in which a node is mixed in")] = 90
-    candidates: Annotated[Count, about("nodes drawn at each position, the steepest of which is blended in")] = 1
+    candidates: Annotated[
+        Count, Field(le=8), about("nodes drawn at each position, the steepest of which is blended in")
+    ] = 1
     carrier_share: Annotated[Share, about("of a carrier")] = 0.5
     noise: Annotated[
         NonNegative,

@@ -323,7 +323,7 @@ def _read_x(loop: Loop, plans: list[Plan], packed: list[Packed], x: Tensor, A: T
         W = _side_by_side([packed[number].W_x for number in group])
         product = A.new_empty(len(A), W.shape[1])
         loop.multiply(flat, W, product)
-        parts = product.split([places[number].stop - places[number].start for number in group], 1)
+        parts = torch.split(product, [places[number].stop - places[number].start for number in group], 1)
         for number, part in zip(group, parts, strict=True):
             A[:, places[number]] = part
 

@@ -165,7 +165,7 @@ def grow(
         best = stage
     else:
         reasons += [f"restarts = {options.restarts} made"] if options.restarts else []
-    if best.is_cut_short:
+    if best.is_cut_short and _out_of_time(options, journal.elapsed - began) is None:
         scene = Scene(best.candidate, task, journal, options, pull, seed, best.number, best.number)
         line = next(line for line in reversed(stages) if line["accepted"])
         best = _train_on(best, scene, options.rest_recipe(pull, _epochs(best.fits)))

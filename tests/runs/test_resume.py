@@ -100,6 +100,24 @@ def test_every_backend_repeats_and_resumes_to_the_last_bit(
     assert all(repr(summary[part]) in evaluated.out for part in ("val", "test"))
 
 
+BLENDED = (
+    *("strategy.birth=blend", "strategy.blend_steps=12", "strategy.new_rate=1", "strategy.old_rate=1"),
+    *("strategy.first_epochs=2", "strategy.origins=3", "strategy.pull=[0]", "baselines.use=[zero]"),
+)
+
+
+@pytest.mark.parametrize("fit", ["stage-1-pull-0-origin-2", "stage-2", "stage-1-pull-0-on-1"])
+def test_growth_resumes_at_an_earlier_origin_while_a_node_is_mixed_in_and_in_the_rest_of_its_first_stage(
+    broken_off, runner, call, assert_same_run, read_lines, fit
+):
+    whole = runner.search("whole", *BLENDED)
+    blends = {line.get("blend") for line in read_lines(whole / "metrics.jsonl") if line["part"] == "stage-2"}
+    assert blends > {None, 0.0}
+    folder = broken_off(f"checkpoint/{fit}.part", *BLENDED)
+    assert call("resume", folder).code == 0
+    assert_same_run(whole, folder)
+
+
 def test_a_bilevel_search_with_pruning_resumes_too(broken_off, runner, call, assert_same_run, read_lines):
     overrides = (
         "strategy.bilevel=second",
