@@ -111,15 +111,7 @@ def grow(
             break
         scene = Scene(origin, task, journal, options, candidate_pull, seed, number=1, source=0)
         begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
-        key = f"stage-1-pull-{candidate_pull:g}"
-        stage = _train(key, begin, scene, scene.recipe)
-        verdict = judge(origin, stage.candidate, task, options)
-        while not verdict.accepted and stage.is_cut_short:
-            rest = options.rest_recipe(candidate_pull, _epochs(stage.fits))
-            stage = _train_on(stage, scene, rest.first(min(scene.recipe.epochs, rest.epochs)))
-            verdict = judge(origin, stage.candidate, task, options)
-        if verdict.accepted and origins:
-            stage, verdict = _judge_at_origins(stage, scene, origins)
+        stage, verdict = _train_first(begin, scene, best, origins)
         firsts.append(stage)
         stages.append(_stage_line(scene, best, stage, verdict))
         log_prunings(journal, stage, accepted=verdict.accepted)
@@ -386,6 +378,18 @@ def _train(key: str, begin: Candidate, scene: Scene, recipe: Recipe) -> Stage:
 
 def _pruned(stage: Stage, scene: Scene) -> Stage:
     return prune_stage(stage, scene) if scene.options.prune == "each_stage" else stage
+
+
+def _train_first(begin: Candidate, scene: Scene, best: Stage, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
+    """Train a first stage until it is accepted or learns no more, a few epochs at a time; judge it at all origins."""
+    options = scene.options
+    stage = _train(f"stage-1-pull-{scene.pull:g}", begin, scene, scene.recipe)
+    verdict = judge(best.candidate, stage.candidate, scene.task, options)
+    while not verdict.accepted and stage.is_cut_short:
+        rest = options.rest_recipe(scene.pull, _epochs(stage.fits))
+        stage = _train_on(stage, scene, rest.first(min(scene.recipe.epochs, rest.epochs)))
+        verdict = judge(best.candidate, stage.candidate, scene.task, options)
+    return _judge_at_origins(stage, scene, origins) if verdict.accepted and origins else (stage, verdict)
 
 
 def _train_on(stage: Stage, scene: Scene, recipe: Recipe) -> Stage:

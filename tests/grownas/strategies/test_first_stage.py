@@ -71,7 +71,7 @@ def test_a_first_stage_that_no_longer_learns_is_not_trained_on(search):
     assert list(journal.fits) == [FIRST, ON]  # the second brought no lower validation loss
 
 
-@pytest.mark.parametrize("changes", [{"max_nodes": 1}, {"max_nodes": 2}, {"max_seconds": 1.0}])
+@pytest.mark.parametrize("changes", [{"max_nodes": 1}, {"max_nodes": 2}])
 def test_the_first_stage_is_trained_on_in_the_end_if_nothing_was_accepted_after_it(search, changes):
     losses = {FIRST: 0.9, ON: 0.7, "stage-2": 0.95}
     grown, journal, _ = search(losses, replace(SHORT, **changes))
@@ -84,6 +84,12 @@ def test_the_first_stage_is_trained_on_in_the_end_if_nothing_was_accepted_after_
     assert (grown.path(), grown.first_line) == ([line], line)
     assert grown.evaluation.metric == pytest.approx(0.7)
     assert grown.steps == (2 + len(tried)) * STEPS
+
+
+def test_nothing_is_trained_on_after_max_seconds(search):
+    grown, journal, _ = search({FIRST: 0.9}, replace(SHORT, max_seconds=1.0))
+    assert list(journal.fits) == [FIRST]
+    assert grown.model is grown.first_stage is journal.fits[FIRST]["done"].model
 
 
 def test_a_rejected_pull_is_trained_on_before_the_next_is_tried(search):
