@@ -359,7 +359,7 @@ CHANGES = {  # another valid value for every key
     "strategy": {
         "max_epochs": 3, "first_epochs": 3, "later_epochs": 3, "patience": 3,
         "bilevel": "first", "architecture_share": 0.3,
-        "weights": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5, "clip": 0.5,
+        "weights": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.7, "clip": 0.5,
             "warm_up": 3, "decay": "linear", "average": 0.5, "non_monotone": 3},
         "alpha": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5},
         "pull": [3.0], "judge": "better", "threshold": 2.0, "origins": 5, "guard": False,

@@ -496,13 +496,20 @@ def test_given_forecasts_are_scored_alike(load):
     assert nothing.metric == pytest.approx((task.values[TRAIN + VAL :] ** 2).mean(), rel=1e-12)
 
 
-@pytest.mark.parametrize("part", ["train", "weights"])
-def test_a_part_without_a_day_before_it_is_not_evaluated(load, part):
+def test_the_first_day_of_all_has_no_day_before_it_and_is_not_scored(load):
     task = load()
-    with pytest.raises(AssertionError, match=f"the first day of the part {part} has no day before it"):
-        task.evaluate(gru(task), part)
+    model = gru(task)
+    found = task.evaluate(model, "train")
+    assert found.forecasts.shape == (TRAIN - 1, 3)
+    with torch.no_grad():
+        whole, _ = model.eval()(task.tensor("train"))
+    np.testing.assert_allclose(found.forecasts, whole[:-1, 0], rtol=0, atol=1e-6)  # day t from days up to t - 1
+    assert found.metric == pytest.approx(((found.forecasts - task.values[1:TRAIN]) ** 2).mean(), rel=1e-12)
+
+
+def test_forecasts_of_another_shape_are_not_broadcast(load):
     with pytest.raises(AssertionError):
-        task.evaluate_forecasts(np.zeros((1, 3)), "val")  # would be broadcast
+        load().evaluate_forecasts(np.zeros((1, 3)), "val")
 
 
 # ---- the day ahead
