@@ -113,7 +113,8 @@ def test_logs_have_the_contracts_keys_and_no_line_twice(finished, read_lines):
     assert line["accepted"] == (line["judge"]["figure"] > line["judge"]["threshold"])
     assert line["judge"]["figure"] == pytest.approx(line["loss_before"] - line["loss_after"], abs=1e-12)
     assert line["params_after"] > line["params_before"]
-    assert line["drift"] == line["measured_change"] == line["predicted_change"] == 0.0  # it is blended in
+    assert 0 < line["drift"] < 0.2  # noise on a carrier's other ops: small, not zero
+    assert line["measured_change"] != line["predicted_change"] == 0.0
     assert [len(line[key]["nodes"]) for key in ("cell_before", "cell_after")] == [1, 2]
     shares = read_lines(finished / "shares.jsonl")
     assert {(line["part"], line["stage"]) for line in shares} == {
