@@ -239,6 +239,33 @@ def test_growth_starts_at_a_combination_by_default():
     assert (found.hidden_size, found.selection_seconds) == (16, 0.5)
 
 
+def on_noise(*overrides):
+    """Enter the contest of a config with white noise."""
+    config = load("index_returns/growing", ["task.data=white_noise", *overrides])
+    space, task = space_of(config), load_task(config)
+    given = {"growth": growth_of(config, space), "space": space, "recipe": retrain_recipe(config), "seed": 1}
+    return SeriesContest.enter(config, Journal(), task, **given)
+
+
+def test_origins_are_starts_fitted_to_what_was_known_then():
+    """Each has its own linear model; the sizes of the parts are those of `IndexReturns.at_origin`."""
+    made = on_noise("strategy.origins=3")
+    origins = made.origins([made.space.ops])
+    for number, (start, task) in enumerate(origins, 1):
+        assert task.n_train == made.task.n_train - number * made.task.n_val
+        var = made.selection.refit(made.task.values[: task.n_train])
+        wanted = var.forecast(task.values)[task.rows("val").start - 1 : task.rows("val").stop - 1]
+        np.testing.assert_allclose(task.evaluate(start, "val").forecasts, wanted, rtol=0, atol=1e-4)  # float32
+    assert len(origins) == 2
+    assert on_noise("strategy.origins=1").origins([made.space.ops]) == []
+
+
+def test_where_rows_are_few_fewer_origins_judge_with_a_warning():
+    made = on_noise("strategy.origins=5", "task.train=0.3", "task.val=0.2")
+    with pytest.warns(UserWarning, match="the first stage is judged at 2 of 5 origins: .* 2 validation parts of"):
+        assert len(made.origins([made.space.ops])) == 1
+
+
 def test_the_control_starts_at_a_single_var():
     found = entered("start.rule=single", "start.max_order=3")
     judge = select_by_folds(FakeTask().values[:TRAIN], orders=(1, 2, 3))
