@@ -1,6 +1,6 @@
 """What a run does, from data to scores: a search, or training a given cell.
 
-config -> task -> linear models by blocked folds -> start -> growth -> derived cell -> retrain, baselines -> scores -> folder
+config -> task -> linear models by folds -> start -> growth -> derived cell -> retrain, baselines -> scores -> folder
 """
 
 from __future__ import annotations
