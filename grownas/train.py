@@ -277,6 +277,10 @@ class Trainer:
         """Return all optimisers' groups of parameters."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
+    def _parameters(self) -> list[Tensor]:
+        """Return all parameters that are trained, group by group."""
+        return [p for group in self._groups() for p in group["params"]]
+
     def _schedule(self, window: Window) -> float:
         """Return the factor on all rates for the next step."""
         rise = min(1.0, (self.step + 1) / self.recipe.warm_up) if self.recipe.warm_up else 1.0
@@ -306,12 +310,11 @@ class Trainer:
         """Take the parameters into their moving average, which forgets the start sooner than its decay says."""
         if not self.recipe.average:
             return
-        parameters = [p for group in self._groups() for p in group["params"]]
         if self.means is None:
-            self.means = [p.detach().clone() for p in parameters]
+            self.means = [p.detach().clone() for p in self._parameters()]
             return
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.means, parameters, 1 - decay)
+        torch._foreach_lerp_(self.means, self._parameters(), 1 - decay)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -319,8 +322,7 @@ class Trainer:
         kept = []
         with torch.no_grad():
             if self.means is not None:
-                parameters = [p for group in self._groups() for p in group["params"]]
-                for p, mean in zip(parameters, self.means, strict=True):
+                for p, mean in zip(self._parameters(), self.means, strict=True):
                     kept.append((p, p.clone()))
                     p.copy_(mean)
             for optimizer in self.averaging:

@@ -169,7 +169,11 @@ class SeriesContest(Contest):
         return self.build(nodes, var, self.draw(purpose))
 
     def origins(self, nodes: Sequence[Ops]) -> list[Origin]:
-        """Return the earlier points in time at which growth is judged, the latest first, each with its start."""
+        """Return the earlier points in time at which growth is judged, the latest first, each with its start.
+
+        A start is fitted to what was known then, by settings that were chosen on the whole training part: what little
+        it knows of the rows that judge favours the start.
+        """
         made = list[Origin]()
         for number in range(1, self.growth.origins):
             try:
