@@ -1,1 +1,1 @@
-"""The shipped configs, `<task>/<name>.yaml`: package data, found by `grownas.config`."""
+"""The shipped configs, `<task>/<name>.yaml`: package data, found by `grownas.config.loading`."""

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grownas.backbone import Backbone
+    from grownas.backbones.chain import Backbone
     from grownas.cells.cell import GrownRNN
     from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op
 
@@ -15,7 +15,7 @@ __all__ = ["Backbone", "DagGenotype", "DagNode", "Genotype", "GrownRNN", "Node",
 __version__ = "0.1.0"
 
 _HOME = {  # name -> module; imported on first use, since torch takes seconds
-    "Backbone": "grownas.backbone",
+    "Backbone": "grownas.backbones.chain",
     "GrownRNN": "grownas.cells.cell",
     "DagGenotype": "grownas.genotype",
     "DagNode": "grownas.genotype",

@@ -53,8 +53,8 @@ def cli() -> None:
 @OVERRIDES
 def search(config: str, overrides: tuple[str, ...]) -> None:
     """Grow a cell, retrain it, and score it beside baselines."""
-    from grownas import run
-    from grownas.config import load
+    from grownas.config.loading import load
+    from grownas.runs import commands as run
 
     run.search(load(config, overrides))
 
@@ -64,8 +64,8 @@ def search(config: str, overrides: tuple[str, ...]) -> None:
 @OVERRIDES
 def compare(config: str, overrides: tuple[str, ...]) -> None:
     """Search and run every baseline over several seeds, with tests."""
-    from grownas import run
-    from grownas.config import load
+    from grownas.config.loading import load
+    from grownas.runs import commands as run
 
     run.compare(load(config, overrides))
 
@@ -78,8 +78,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 
     genotype=PATH takes the genotype.json of a cell, genotype=darts_v2 a published cell, genotype=gru a baseline.
     """
-    from grownas import run
-    from grownas.config import load
+    from grownas.config.loading import load
+    from grownas.runs import commands as run
 
     what = [item.partition("=")[2] for item in overrides if item.startswith("genotype=")]
     if len(what) != 1 or not what[0]:
@@ -95,7 +95,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @OVERRIDES
 def resume(run: Path, overrides: tuple[str, ...]) -> None:
     """Go on with an interrupted run."""
-    from grownas.run import resume as go_on
+    from grownas.runs.commands import resume as go_on
 
     go_on(run, overrides)
 
@@ -109,7 +109,7 @@ def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
     task.data=NEW names other series of the same columns, or another text. device, backend and threads say what
     computes. A text may be scored otherwise, for example with task.cache_size=500 or task.dynamic_rate=0.00003.
     """
-    from grownas import reload
+    from grownas.runs import reload
 
     for part, scores in reload.evaluate(run, overrides).items():
         metric, value = next(iter(scores.items()))
@@ -126,7 +126,7 @@ def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
 @OVERRIDES
 def predict(run: Path, overrides: tuple[str, ...]) -> None:
     """Write forecasts.csv, with the day ahead."""
-    from grownas import reload
+    from grownas.runs import reload
 
     click.echo(reload.predict(run, overrides))
 
@@ -151,16 +151,16 @@ def show(what: str, overrides: tuple[str, ...]) -> None:
     Of a cell: nodes, ops, shares, parameters. Of a config, a path or the name of a shipped one: every key, its value
     with the overrides given, and what it means, in YAML that can be saved as a config of your own.
     """
-    from grownas.listing import is_config, listing
+    from grownas.config.listing import is_config, listing
 
     if is_config(what):
-        from grownas.config import load
+        from grownas.config.loading import load
 
         click.echo(listing(load(what, overrides)))
         return
     if overrides:
         raise ConfigError(f"{' '.join(overrides)}: only a config takes key=value, and {what} is none")
-    from grownas import reload
+    from grownas.runs import reload
 
     click.echo(reload.show(Path(what)))
 

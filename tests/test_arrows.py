@@ -19,32 +19,32 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
     __main__
     cli
-    reload  bench.suite
+    runs.reload  bench.suite
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
     bench.peers  bench.timing
     bench.settings
     bench.figures
-    run
-    programs
-    contests.language  contests.series
-    contests.common  sweep  comparison  panels  report.page
-    journal  report.plots
+    runs.commands
+    experiments.programs
+    experiments.text  experiments.series
+    experiments.common  runs.sweep  evaluation.comparison  evaluation.panels  report.page
+    runs.journal  report.plots
     report.growth_plots
     report.history  report.canvas
     report.growth_log
     report.dag_diagram
     report.tables  report.diagram  report.reading
     equations
-    strategies.growing
-    strategies.pruning
-    strategies.moves
-    strategies.stage
-    start  migrate  criteria.first_order
+    strategies.growing.strategy
+    strategies.growing.pruning
+    strategies.growing.moves
+    strategies.growing.state
+    starts.var  training.migrate  criteria.first_order
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.origins  morphisms.parts  criteria.curvature
-    backbone
+    backbones.chain
     cells.cell
     cells.dag
     cells.chain
@@ -56,58 +56,96 @@ LAYERS = """
     cells.plan
     baselines.recurrent  baselines.combination  baselines.har
     baselines.var  baselines.naive
-    train
-    bilevel  criteria.early_stop
-    recipe
-    statistics  listing  criteria.lanczos  criteria.threshold
-    config
+    training.loop
+    training.bilevel  criteria.early_stop
+    training.recipe
+    evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
+    config.loading
+    config.messages  config.sections
     space
     genotype
     ops
-    scoring  rundir  checkpoint  progress
-    protocols  schema  baselines  grownas
+    evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress
+    protocols  config.schema  baselines  grownas
     errors
 """
-EMPTY = {"bench", "cells", "contests", "criteria", "report", "strategies"}  # packages that hold nothing themselves
+EMPTY = {
+    "backbones",
+    "bench",
+    "cells",
+    "config",
+    "criteria",
+    "evaluation",
+    "experiments",
+    "report",
+    "runs",
+    "starts",
+    "strategies",
+    "strategies.growing",
+    "training",
+}  # packages that hold nothing themselves
 
 OUT_OF_SIGHT = {  # module -> what it must never know, not even through others
-    "train": {"genotype", "ops", "cells.cell", "backbone"},  # supernet, derived cell and LSTM by one loop
-    "cells.cell": {"backbone", "morphisms", "train", "config"},
-    "morphisms": {"criteria.early_stop", "train", "strategies.growing"},  # act, do not judge
-    "criteria.early_stop": {"morphisms", "backbone"},  # judges, does not act
-    "criteria.threshold": {"morphisms", "backbone", "ops"},
-    "criteria.splitting": {"morphisms", "train", "strategies.growing"},
-    "criteria.readout": {"morphisms", "train", "strategies.growing"},
-    "criteria.first_order": {"morphisms", "train", "strategies.growing"},
-    "strategies.moves": {"strategies.pruning", "config", "run", "journal"},  # offers, does not judge
-    "migrate": {"train"},
-    "report.page": {"run", "train", "journal", "checkpoint", "config"},  # reads run folders only
-    "comparison": {"run", "train", "journal", "checkpoint"},
-    "strategies.growing": {"config", "run", "rundir", "journal"},  # flat arguments below `run`
+    "training.loop": {
+        "genotype",
+        "ops",
+        "cells.cell",
+        "backbones.chain",
+    },  # one loop for all models
+    "cells.cell": {"backbones.chain", "morphisms", "training.loop", "config.loading"},
+    "morphisms": {"criteria.early_stop", "training.loop", "strategies.growing.strategy"},  # act, do not judge
+    "criteria.early_stop": {"morphisms", "backbones.chain"},  # judges, does not act
+    "criteria.threshold": {"morphisms", "backbones.chain", "ops"},
+    "criteria.splitting": {"morphisms", "training.loop", "strategies.growing.strategy"},
+    "criteria.readout": {"morphisms", "training.loop", "strategies.growing.strategy"},
+    "criteria.first_order": {"morphisms", "training.loop", "strategies.growing.strategy"},
+    "strategies.growing.moves": {
+        "strategies.growing.pruning",
+        "config.loading",
+        "runs.commands",
+        "runs.journal",
+    },
+    "training.migrate": {"training.loop"},
+    "report.page": {
+        "runs.commands",
+        "training.loop",
+        "runs.journal",
+        "runs.checkpoint",
+        "config.loading",
+    },
+    "evaluation.comparison": {"runs.commands", "training.loop", "runs.journal", "runs.checkpoint"},
+    "strategies.growing.strategy": {
+        "config.loading",
+        "runs.commands",
+        "runs.rundir",
+        "runs.journal",
+    },
 }
 ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "matplotlib": {"grownas.bench.picture", "grownas.report.canvas"},
     "jinja2": {"grownas.report.diagram"},
-    "rich": {"grownas.progress"},
-    "filelock": {"grownas.rundir"},
+    "rich": {"grownas.runs.progress"},
+    "filelock": {"grownas.runs.rundir"},
     "click": {"grownas.cli"},
     "triton": {"grownas.cells.triton_pointwise"},
-    "statsmodels": {"grownas.statistics"},
-    "scipy": {"grownas.statistics"},
-    "arch": {"grownas.statistics", "grownas.tasks.index_returns.sources"},
+    "statsmodels": {"grownas.evaluation.statistics"},
+    "scipy": {"grownas.evaluation.statistics"},
+    "arch": {"grownas.evaluation.statistics", "grownas.tasks.index_returns.sources"},
     "yfinance": {"grownas.tasks.index_returns.sources"},
     "pandas": {"grownas.tasks.index_returns.sources"},
     "pooch": {"grownas.tasks.penn_treebank.sources"},
     "torchtext": {"grownas.tasks.penn_treebank.sources"},
-    "yaml": {"grownas.config", "grownas.listing", "grownas.report.reading"},
+    "yaml": {"grownas.config.loading", "grownas.config.sections", "grownas.config.listing", "grownas.report.reading"},
     "pydantic": {
-        "grownas.config",
-        "grownas.schema",
+        "grownas.config.loading",
+        "grownas.config.messages",
+        "grownas.config.sections",
+        "grownas.config.schema",
         "grownas.tasks.index_returns.options",
         "grownas.tasks.penn_treebank.options",
     },
 }
-TASKS_MAY_KNOW = {"grownas.protocols", "grownas.errors", "grownas.schema"}
+TASKS_MAY_KNOW = {"grownas.protocols", "grownas.errors", "grownas.config.schema"}
 SLOW = (
     "torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich", "pooch",
 )  # fmt: skip
@@ -298,13 +336,13 @@ def test_help_of_every_command_is_free_of_slow_imports():
     ("module", "free_of"),
     [
         ("grownas", ("torch", "numpy")),
-        ("grownas.config", ("torch", "numpy", "statsmodels", "arch", "matplotlib", "pandas")),
+        ("grownas.config.loading", ("torch", "numpy", "statsmodels", "arch", "matplotlib", "pandas")),
         ("grownas.genotype", ("torch", "numpy")),
-        ("grownas.rundir", ("torch", "filelock")),
+        ("grownas.runs.rundir", ("torch", "filelock")),
         ("grownas.criteria.threshold", ("torch", "numpy")),
-        ("grownas.progress", ("torch", "rich")),
+        ("grownas.runs.progress", ("torch", "rich")),
         ("grownas.cells.cell", ("statsmodels", "arch", "matplotlib", "pandas", "triton")),
-        ("grownas.train", ("statsmodels", "arch", "matplotlib", "pandas")),
+        ("grownas.training.loop", ("statsmodels", "arch", "matplotlib", "pandas")),
         ("grownas.report.page", ("torch", "matplotlib")),
         ("grownas.tasks.index_returns.task", ("statsmodels", "arch", "matplotlib", "pandas", "yfinance")),
         ("grownas.tasks.penn_treebank.options", ("torch", "pooch", "torchtext")),

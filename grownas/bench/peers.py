@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.bench.settings import FLOOR, GRU, LSTM, Ops, Setting
 from grownas.cells.backends import BACKENDS, choose
 from grownas.cells.cell import GrownRNN

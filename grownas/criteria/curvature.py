@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grownas.backbone import MixedNode
+from grownas.backbones.chain import MixedNode
 from grownas.cells.backends import Multiply
 from grownas.criteria.lanczos import LowestEigenpairs
 from grownas.genotype import Op

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from grownas.statistics import newey_west_t
+from grownas.evaluation.statistics import newey_west_t
 
 LARGEST = 1e6  # figure in the logs: JSON has no infinity
 

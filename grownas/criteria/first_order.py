@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.criteria.splitting import Batch, LossFn
 
 

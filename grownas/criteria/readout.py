@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from grownas.backbone import Backbone, shares_of
+from grownas.backbones.chain import Backbone, shares_of
 
 Kept = list[list[int]]  # for each node the numbers of the ops that are kept, ascending
 Score = Callable[[Backbone], float]  # lower is better

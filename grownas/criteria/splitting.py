@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grownas.backbone import Backbone, MixedNode
+from grownas.backbones.chain import Backbone, MixedNode
 from grownas.cells.backends import BACKENDS, Backend, choose
 from grownas.cells.node import Trace
 from grownas.criteria.curvature import CURVATURE, UnitSearch, has_curvature, unit_parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.space import Pair, SearchSpace
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.morphisms.origins import Morphed, rebuild_node
 from grownas.morphisms.parts import disturb
 

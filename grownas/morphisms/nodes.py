@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from grownas.backbone import Backbone, MixedNode, OpLike
+from grownas.backbones.chain import Backbone, MixedNode, OpLike
 from grownas.genotype import Op
 from grownas.morphisms.origins import Morphed, Origins, unchanged
 from grownas.morphisms.parts import CARRIER, disturb, is_carrier, silence

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Generator
 
-from grownas.backbone import Backbone, MixedNode
+from grownas.backbones.chain import Backbone, MixedNode
 from grownas.genotype import Op
 
 

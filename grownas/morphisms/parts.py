@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Generator, Tensor
 
-from grownas.backbone import Backbone, MixedNode
+from grownas.backbones.chain import Backbone, MixedNode
 from grownas.genotype import Op
 from grownas.ops import ACTIVATION
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Generator
 
-from grownas.backbone import Backbone, MixedNode, OpLike
+from grownas.backbones.chain import Backbone, MixedNode, OpLike
 from grownas.genotype import Op
 from grownas.morphisms.origins import Morphed, Origins, Piece, rebuild_node
 from grownas.morphisms.parts import constant_part, disturb, fold_constant, silence

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from grownas.schema import Count, OneOrMore, Section, Share, Whole, about
+from grownas.config.schema import Count, OneOrMore, Section, Share, Whole, about
 from grownas.tasks.index_returns import synthetic
 from grownas.tasks.index_returns.cleaning import LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES

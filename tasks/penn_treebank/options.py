@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from grownas.schema import Count, NonNegative, Positive, Rate, Section, Whole, about
+from grownas.config.schema import Count, NonNegative, Positive, Rate, Section, Whole, about
 from grownas.tasks.penn_treebank.sources import NAMES
 
 

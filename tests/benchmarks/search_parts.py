@@ -35,7 +35,9 @@ def main(runs: str, *overrides: str) -> dict[str, float]:
         return timed
 
     def import_all():
-        from grownas import config, journal, run
+        from grownas.config import loading as config
+        from grownas.runs import commands as run
+        from grownas.runs import journal
 
         return config, journal, run
 

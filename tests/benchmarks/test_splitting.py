@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grownas import train
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.bench import table, timing
 from grownas.bench.figures import Must, Row
 from grownas.criteria.splitting import judge_ops, lowest_eigenpairs
-from grownas.recipe import Recipe, clip_gradients, make_optimizers, split_parameters
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.task import IndexReturns
+from grownas.training import loop as train
+from grownas.training.recipe import Recipe, clip_gradients, make_optimizers, split_parameters
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.protocols import Evaluation, Window
 
 BOUNDS = {"train": (0, 80), "weights": (0, 48), "architecture": (48, 80), "val": (80, 104), "test": (104, 128)}

@@ -34,8 +34,9 @@ def call(monkeypatch, capsys):
 @pytest.fixture
 def calls(monkeypatch):
     """Stand in for the functions behind the commands; what they were given is kept."""
-    from grownas import reload, run
     from grownas.report import page
+    from grownas.runs import commands as run
+    from grownas.runs import reload
 
     kept = []
 
@@ -170,7 +171,7 @@ def test_the_users_errors_end_with_2_and_a_message_alone(call, monkeypatch, erro
     def fail(*_):
         raise error("closes.csv, row 3: no number")
 
-    monkeypatch.setattr("grownas.run.search", fail)
+    monkeypatch.setattr("grownas.runs.commands.search", fail)
     assert call("search", "index_returns/growing") == (2, "", "error: closes.csv, row 3: no number\n")
 
 
@@ -178,7 +179,7 @@ def test_training_that_fails_ends_with_1(call, monkeypatch):
     def fail(*_):
         raise TrainingError("stage 1, step 7: the loss is nan")
 
-    monkeypatch.setattr("grownas.run.search", fail)
+    monkeypatch.setattr("grownas.runs.commands.search", fail)
     assert call("search", "index_returns/growing") == (
         1,
         "",
@@ -187,12 +188,12 @@ def test_training_that_fails_ends_with_1(call, monkeypatch):
 
 
 def test_an_interrupt_ends_with_130_and_says_how_to_go_on(call, monkeypatch):
-    from grownas.journal import Interrupted
+    from grownas.runs.journal import Interrupted
 
     def stop(*_):
         raise Interrupted(Path("runs/a"))
 
-    monkeypatch.setattr("grownas.run.search", stop)
+    monkeypatch.setattr("grownas.runs.commands.search", stop)
     status, out, err = call("search", "index_returns/growing")
     assert (status, out) == (130, "")
     assert err.strip() == "interrupted; `grownas resume runs/a` goes on"
@@ -202,7 +203,7 @@ def test_an_interrupt_before_there_is_a_run_says_no_more(call, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("grownas.run.search", stop)
+    monkeypatch.setattr("grownas.runs.commands.search", stop)
     status, _, err = call("search", "index_returns/growing")
     assert (status, err.strip()) == (130, "interrupted")
 
@@ -220,7 +221,7 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr("grownas.run.search", fail)
+    monkeypatch.setattr("grownas.runs.commands.search", fail)
     monkeypatch.setattr(sys, "argv", ["grownas", "search", "index_returns/growing"])
     with pytest.raises(ZeroDivisionError):  # Python then prints the traceback and exits with 1
         cli.main()

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from grownas import morphisms, ops
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.cells.backends import BACKENDS
-from grownas.config import Space
+from grownas.config.sections import Space
 from grownas.genotype import COMBINES, Genotype, Node, Op
 from grownas.ops import ACTIVATION, COMBINE, DEFAULT_ACTIVATIONS, DEFAULT_OPS, Activation
 from grownas.space import SearchSpace

@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from grownas import checkpoint, cli, morphisms
-from grownas.backbone import Backbone
+from grownas import cli, morphisms
+from grownas.backbones.chain import Backbone
 from grownas.cells.backends import BACKENDS
 from grownas.equations import equations
 from grownas.genotype import Genotype
-from grownas.migrate import migrate
 from grownas.ops import DEFAULT_OPS
-from grownas.recipe import OptimizerRecipe, Recipe
 from grownas.report.diagram import diagram
-from grownas.strategies.stage import with_core
-from grownas.train import fit
+from grownas.runs import checkpoint
+from grownas.strategies.growing.state import with_core
+from grownas.training.loop import fit
+from grownas.training.migrate import migrate
+from grownas.training.recipe import OptimizerRecipe, Recipe
 
 I, H = 3, 5  # noqa: E741 - the field's names
 SWITCHES = [(highway, share) for highway in (False, True) for share in (False, True)]

@@ -24,8 +24,9 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from grownas import cli, reload
+from grownas import cli
 from grownas.errors import RunError
+from grownas.runs import reload
 
 NAMES = ("A", "B", "C")
 DAYS = 300
@@ -205,7 +206,7 @@ def call(*args) -> Ended:
 def fork():
     """Start `grownas` in a process that shares the imports, so that many are cheap."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["grownas.run", "grownas.report.page"])
+    context.set_forkserver_preload(["grownas.runs.commands", "grownas.report.page"])
 
     def begin(*args) -> multiprocessing.Process:
         process = context.Process(target=runpy.run_module, args=("grownas",), kwargs={"run_name": "__main__"})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from grownas.rundir import RunDir
+from grownas.runs.rundir import RunDir
 
 SEEDS = ("seeds=[1,2]", "workers=2", "baselines.use=[zero,var1]", "baselines.compare=[gru_var]")
 MODELS = ["chosen", "grown", "first_stage", "start", "grown_retrained", "zero", "var1", "gru_var"]

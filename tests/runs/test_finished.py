@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from grownas import config as configs
+from grownas.config import loading as configs
 from grownas.genotype import Genotype
-from grownas.run import load_task
+from grownas.runs.commands import load_task
 
 CONTEXT = 20  # as the fast config says
 

@@ -1,6 +1,6 @@
 """How often the printed tests tell apart what is equal: one LSTM, its seeds split at random into two groups.
 
-`grownas.statistics.MEASURED_SIZE` holds what this found; `pytest tests/runs/test_measured_size.py -m slow -s` measures
+`statistics.MEASURED_SIZE` holds what this found; `pytest tests/runs/test_measured_size.py -m slow -s` measures
 it again, in about ten minutes on one core.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grownas import config as configs
 from grownas.baselines.recurrent import recurrent_core
-from grownas.contests.common import generator_for
-from grownas.programs import retrain_recipe
-from grownas.statistics import MEASURED_SIZE, diebold_mariano, model_confidence_set, two_way_t, welch_t
-from grownas.train import fit
+from grownas.config import loading as configs
+from grownas.evaluation.statistics import MEASURED_SIZE, diebold_mariano, model_confidence_set, two_way_t, welch_t
+from grownas.experiments.common import generator_for
+from grownas.experiments.programs import retrain_recipe
+from grownas.training.loop import fit
 
 SEEDS, SPLITS, SETS = 60, 4000, 500  # trained; splits tested; splits of which the confidence set is made, which is slow
 UNITS = 16

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from grownas import config as configs
-from grownas.config import Config
+from grownas.config import loading as configs
+from grownas.config.sections import Config
 from grownas.criteria.early_stop import JUDGES, Verdict
 from grownas.genotype import Genotype
-from grownas.strategies.moves import MODES
+from grownas.strategies.growing.moves import MODES
 
 FILES = (
     "config.yaml",
@@ -321,7 +321,7 @@ class TestForms:
 
     def smoke(self, runner, *overrides):
         with pytest.MonkeyPatch.context() as patch:  # the report takes longer than the run
-            patch.setattr("grownas.run._report", lambda folder: folder / "report.html")
+            patch.setattr("grownas.runs.commands._report", lambda folder: folder / "report.html")
             folder = runner.search("form", "baselines.use=[zero]", "retrain.epochs=1", *overrides)
         summary = json.loads((folder / "summary.json").read_text())
         assert all(math.isfinite(entry["test"]) for entry in summary["scores"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from grownas import morphisms
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.genotype import Genotype
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.cells.cell import GrownRNN
 from grownas.errors import GenotypeError
 from grownas.genotype import Genotype, Node, Op

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.cells import backends, native_loop
 from grownas.ops import ACTIVATION, DEFAULT_OPS, Activation
 from tests.grownas.cells.test_sequence import FLOAT32, TIGHT, compare, data, make
@@ -169,7 +169,7 @@ WITHOUT = """
 import sys, warnings
 sys.modules["grownas.cells._native"] = None  # as if it had not been built
 import torch
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     backbone = Backbone(2, 3)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.cells import reference
 from grownas.cells.backends import BACKENDS
 from grownas.cells.plan import make_plan

@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 import tests.grownas.cells.test_sequence as suite
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.cells import backends, chain, triton_loop
 from grownas.cells.sequence import Buffers, Packed
 from grownas.genotype import Op
@@ -484,7 +484,7 @@ def test_trying_out_runs_a_kernel_and_says_what_stood_in_the_way(device, monkeyp
 COMPILE = """
 import types, torch, triton
 from triton.backends.compiler import GPUTarget
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.cells import triton_loop
 from grownas.cells.backends import BACKENDS
 from grownas.genotype import Op

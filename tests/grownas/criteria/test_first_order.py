@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.criteria.first_order import blend_gains, first_order_gain
 from grownas.morphisms import add_node, blend_node
 from grownas.ops import DEFAULT_OPS

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.criteria.readout import CHOICES, by_ablation, by_share, with_only
 from grownas.ops import DEFAULT_OPS
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.func import hessian, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.criteria import splitting
 from grownas.criteria.splitting import (
     RULES,

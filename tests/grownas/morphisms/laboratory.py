@@ -7,7 +7,7 @@ import copy
 import torch
 from hypothesis import strategies as st
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.ops import ACTIVATION, DEFAULT_OPS
 
 I, H = 3, 4  # noqa: E741 - the field's names

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grownas import morphisms
-from grownas.backbone import Backbone
-from grownas.migrate import migrate
+from grownas.backbones.chain import Backbone
 from grownas.ops import DEFAULT_OPS
+from grownas.training.migrate import migrate
 from tests.grownas.morphisms.laboratory import SWITCHES, H, I, op_lists, seeds
 
 EXACT = ["native", "torch", "reference"]  # backends that run here without an interpreter

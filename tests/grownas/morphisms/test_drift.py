@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from grownas import morphisms
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.ops import DEFAULT_OPS
 
 I, H, T, B, DRAWS = 4, 8, 20, 4, 300  # noqa: E741 - the field's names

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grownas import morphisms
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.genotype import Op
 from grownas.ops import DEFAULT_OPS
 from tests.grownas.morphisms.laboratory import IDENTITY, RELU, SIGMOID, SWITCHES, TANH, H, I, op_lists, seeds

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from grownas import checkpoint, morphisms
-from grownas.backbone import Backbone
+from grownas import morphisms
+from grownas.backbones.chain import Backbone
 from grownas.cells.cell import GrownRNN
 from grownas.genotype import Genotype
-from grownas.migrate import POWERS, migrate
 from grownas.ops import ACTIVATION, DEFAULT_OPS
+from grownas.runs import checkpoint
 from grownas.space import SearchSpace
+from grownas.training.migrate import POWERS, migrate
 from tests.grownas.morphisms.laboratory import IDENTITY, SWITCHES, H, I
 
 SPACE = SearchSpace(combine=("add", "hadamard"), activation=("identity", "tanh", "sigmoid", "relu"))

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from grownas import config, run
+from grownas.config import loading as config
 from grownas.report import history
 from grownas.report.reading import read_run
+from grownas.runs import commands as run
 
 
 def told(folder):

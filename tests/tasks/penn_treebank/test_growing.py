@@ -9,24 +9,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.grownas.strategies.growing.laboratory import TrainingJournal, scene_of, timeless, verdicts
+from tests.grownas.test_journal import NEVER, Folder, Killed
 from torch.nn import functional
 
 from grownas import morphisms
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.criteria import splitting
 from grownas.criteria.curvature import has_curvature
 from grownas.criteria.early_stop import JUDGES
 from grownas.criteria.first_order import first_order_gain
 from grownas.criteria.threshold import Thresholds
-from grownas.recipe import OptimizerRecipe, Recipe
-from grownas.strategies.growing import grow
-from grownas.strategies.moves import MODES, Batches, add_nodes, duplicate_at, split_at
-from grownas.strategies.stage import Growth, Splits, apply, with_core
+from grownas.strategies.growing.moves import MODES, Batches, add_nodes, duplicate_at, split_at
+from grownas.strategies.growing.state import Growth, Splits, apply, with_core
+from grownas.strategies.growing.strategy import grow
 from grownas.tasks.penn_treebank.options import Options
 from grownas.tasks.penn_treebank.task import PennTreebank
-from grownas.train import fit
-from tests.grownas.strategies.laboratory import TrainingJournal, scene_of, timeless, verdicts
-from tests.grownas.test_journal import NEVER, Folder, Killed
+from grownas.training.loop import fit
+from grownas.training.recipe import OptimizerRecipe, Recipe
 
 WORDS, H = ["the", "cat", "dog", "sat", "ran", "on", "mat", "road", "<unk>"], 5
 OPS = [("add", "identity"), ("add", "tanh"), ("add", "sigmoid"), ("hadamard", "tanh"), ("hadamard", "identity")]

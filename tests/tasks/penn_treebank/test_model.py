@@ -9,13 +9,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from grownas.backbone import Backbone
-from grownas.bilevel import detach
+from grownas.backbones.chain import Backbone
 from grownas.errors import ConfigError
 from grownas.protocols import Window
 from grownas.tasks.penn_treebank.model import LanguageModel, Stack, training_loss
 from grownas.tasks.penn_treebank.regularise import Regularisation
 from grownas.tasks.penn_treebank.softmax import SampledSoftmax
+from grownas.training.bilevel import detach
 
 V, E = 11, 4
 EVERYTHING = Regularisation(

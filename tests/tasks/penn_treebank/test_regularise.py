@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.cells import triton_loop
 from grownas.cells.cell import GrownRNN
 from grownas.errors import ConfigError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.errors import ConfigError
 from grownas.protocols import Window
 from grownas.tasks.penn_treebank.model import LanguageModel, Stack

@@ -1,0 +1,169 @@
+"""Reads configs: a file or a shipped name, overrides, and the sections of task and strategy by entry point."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, create_model
+
+from grownas.config.messages import explain, hint, unknown_names
+from grownas.config.sections import SECTIONS, Config
+from grownas.errors import ConfigError
+
+TASKS = "grownas.tasks"  # entry-point group
+NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
+
+
+def load(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+    """Load a config and apply overrides.
+
+    Args:
+        name: a path, or the name of a shipped config such as `index_returns/growing`.
+        overrides: `section.key=value`, the value in YAML.
+
+    Raises:
+        ConfigError: anything is wrong; the message lists every problem with its key, value and nearest name.
+    """
+    tree = _read(find(name))
+    for key in NOTES:  # what a run folder says about the past does not govern the present
+        tree.pop(key, None)
+    problems = [problem for item in overrides if (problem := _override(tree, item))]
+    model, config = Config, None
+    try:
+        model = config_class(_task_name(tree))
+    except ConfigError as error:
+        problems.append(str(error))
+    try:
+        config = model.model_validate(tree)
+    except ValidationError as error:
+        problems += explain(error, model, tree)
+    problems += unknown_names(tree, None if model is Config else task_class(_task_name(tree)))
+    if problems or config is None:
+        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise ConfigError("\n  ".join([f"{os.fspath(name)}: {count}", *problems]))
+    return config
+
+
+def notes_of(path: Path) -> dict[str, Any]:
+    """Return the notes in a run folder's config.yaml: versions and the data's checksum."""
+    tree = _read(path)
+    return {key: tree[key] for key in NOTES if key in tree}
+
+
+def shipped() -> dict[str, Path]:
+    """Return name and path of every shipped config."""
+    root = Path(str(resources.files("grownas.configs")))
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def find(name: str | os.PathLike[str]) -> Path:
+    """Return the path of a config given by path or by shipped name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(os.path.expanduser(name))  # as given where there is no such user: then no such file
+    if os.path.isfile(path):  # False also for a name too long to be one
+        return path
+    known = shipped()
+    key = os.fspath(name).removesuffix(".yaml")
+    if key in known:
+        return known[key]
+    near = hint(key, known) or f"; shipped: {', '.join(known)}"
+    what = "a folder" if os.path.isdir(path) else "no such file, and no shipped config"
+    raise ConfigError(f"{os.fspath(name)}: {what}{near}")
+
+
+@cache
+def config_class(task: str) -> type[Config]:
+    """Return the class of configs for a task; its section `task` is the task's own, some are its kind's."""
+    found = task_class(task)
+    sections = {"task": found.section, **SECTIONS[found.kind]}
+    made: dict[str, Any] = {name: (section, Field(default_factory=section)) for name, section in sections.items()}
+    return create_model("Config", __base__=Config, **made)
+
+
+@cache
+def task_class(name: str) -> Any:
+    """Return a task's class, found through the entry-point group `grownas.tasks`.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    found = {entry.name: entry for entry in metadata.entry_points(group=TASKS)}
+    if name not in found:
+        raise ConfigError(
+            f"task.use: unknown task {name!r}; installed: {', '.join(sorted(found))}{hint(name, list(found))}"
+        )
+    return found[name].load()
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without its traps: a key that stands twice is refused, 010 is not 8, 1:30 not 90, a date is text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012, as the base class has it
+        first: [(tag, form) for tag, form in known if tag.rpartition(":")[2] not in ("int", "timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is not text; put it in quotes", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506, the loader is safe
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a config in YAML: {error}") from error
+    tree = {} if tree is None else tree  # an empty file
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections such as task: and strategy:, got {tree!r:.80}")
+    return tree
+
+
+def _override(tree: dict[str, Any], item: str) -> str | None:
+    """Write `a.b=value` into a tree; return what is wrong with it, or None."""
+    key, equals, text = item.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        return f"{item}: expected section.key=value"
+    *parents, leaf = parts
+    node: Any = tree
+    for parent in parents:
+        node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        return f"{item}: {'.'.join(parents)} is not a section"
+    try:
+        node[leaf] = text if key in ("name", "runs") else yaml.load(text, _Loader)  # noqa: S506
+    except (yaml.YAMLError, RecursionError) as error:
+        return f"{item}: {text!r} is not a value in YAML: {str(error).splitlines()[0]}"
+    return None
+
+
+def _task_name(tree: Mapping[str, Any]) -> str:
+    section = tree.get("task", {})
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"task: expected a section, got {section!r}")
+    return str(section.get("use", "index_returns"))

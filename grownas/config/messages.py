@@ -1,0 +1,120 @@
+"""Says what is wrong with a config: each key once, with its value and the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def explain(errors: ValidationError, model: type[BaseModel], tree: Mapping[str, Any]) -> list[str]:
+    """Return one line for each key that is wrong, also where several types were allowed and none fits."""
+    keys = list(_keys(model))
+    by_key: dict[str, list[Mapping[str, Any]]] = {}
+    for error in errors.errors(include_url=False):
+        by_key.setdefault(_dotted(error["loc"], model, tree), []).append(dict(error))
+    return [
+        f"{key}: unknown key{_near_key(key, keys)}"
+        if found[0]["type"] == "extra_forbidden"
+        else f"{key}: {' or '.join(map(_expected, found)).replace(' or expected', ' or')}, got {found[0]['input']!r}"
+        + hint(found[0]["input"], [word for one in found for word in _allowed(one)])
+        + _list_hint(key, found[0]["input"])
+        for key, found in by_key.items()
+    ]
+
+
+def _list_hint(key: str, value: Any) -> str:
+    return f"; write a list as {key}=[{value}]" if isinstance(value, str) and "," in value else ""
+
+
+def _dotted(loc: Sequence[str | int], model: type[BaseModel], tree: Mapping[str, Any]) -> str:
+    """Return the dotted key of an error's place, without pydantic's names of types and places in one value's list."""
+    section: type[BaseModel] | None = model
+    parts: list[str] = []
+    value: Any = tree
+    for part in loc:
+        if isinstance(part, int):
+            inside = isinstance(value, list) and part < len(value)
+            value = value[part] if inside else value
+            parts += [str(part)] * inside
+        elif section is not None:
+            parts.append(part)
+            value = value.get(part) if isinstance(value, Mapping) else None
+            field = section.model_fields.get(part)
+            section = next(_sections(field.annotation), None) if field else None
+    return ".".join(parts)
+
+
+def _expected(error: Mapping[str, Any]) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    plain = {
+        "model_type": "expected a section of keys",
+        "string_type": "expected text (in quotes if YAML reads it as something else)",
+        "too_short": f"expected at least {error.get('ctx', {}).get('min_length')} of them",
+    }
+    return plain.get(error["type"]) or message.replace("Input should be", "expected", 1)
+
+
+def _allowed(error: Mapping[str, Any]) -> list[str]:
+    """Return the words that an error's place takes, if it takes words."""
+    return re.findall(r"'([^']*)'", error["ctx"]["expected"]) if error["type"] == "literal_error" else []
+
+
+def _near_key(key: str, keys: Sequence[str]) -> str:
+    """Return a hint at the keys that an unknown one may stand for: the same word elsewhere, or a similar one."""
+    leaves = {other: other.rpartition(".")[2] for other in keys}
+    leaf = key.rpartition(".")[2]
+    same = difflib.get_close_matches(key, [other for other in keys if leaves[other] == leaf], n=3, cutoff=0)
+    similar = difflib.get_close_matches(leaf, list(leaves.values()), n=1)
+    near = (
+        same or difflib.get_close_matches(key, keys, n=1) or [other for other in keys if [leaves[other]] == similar][:3]
+    )
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def hint(given: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """Return `; did you mean ..?` for the known name nearest to what was given; nothing if none is near."""
+    near = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield every field's dotted name."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for section in _sections(field.annotation):
+            yield from _keys(section, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the sections that a field's type allows."""
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            yield one
+
+
+def unknown_names(tree: Mapping[str, Any], task: Any | None) -> list[str]:
+    """Return what is wrong with names that refer to tables elsewhere; looks at what was given, valid or not.
+
+    Args:
+        tree: the config as read.
+        task: the task's class; None if the task itself is unknown.
+    """
+    from grownas.baselines import NAMES
+    from grownas.ops import ACTIVATION
+
+    tables: dict[str, Sequence[str]] = {"space.activation": list(ACTIVATION)}
+    if task is not None:
+        names = NAMES[task.kind]
+        tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": task.losses}
+    problems = []
+    for key, known in tables.items():
+        section, _, leaf = key.partition(".")
+        given = tree[section].get(leaf, []) if isinstance(tree.get(section), Mapping) else []
+        for name in given if isinstance(given, list) else [given]:
+            if isinstance(name, str) and name not in known:
+                problems.append(f"{key}: unknown {name!r}, expected some of {', '.join(known)}{hint(name, known)}")
+    return problems

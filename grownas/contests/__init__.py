@@ -1,1 +1,0 @@
-"""What growth and the baselines of a kind of task are given, and how the baselines compete."""

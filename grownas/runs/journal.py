@@ -1,0 +1,280 @@
+"""The journal of a run: it remembers finished work, so that resuming a run is running it again.
+
+A run is a plain program of deterministic steps, a few of which are long: fits and selections. Each of those goes
+through the journal under a key. Work that was finished before is read back; a fit that was cut off goes on from its
+last snapshot; everything between is done anew. Hence a resumed run takes the same path as an unbroken one, and there
+is no second code path that could differ. The logs are written anew from what is remembered.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from grownas.errors import TrainingError
+from grownas.protocols import Evaluation, Task
+from grownas.runs import checkpoint
+from grownas.training.loop import Fit, Tree, finish_blend, fit
+from grownas.training.recipe import Recipe, make_optimizers
+
+if TYPE_CHECKING:
+    from grownas.runs.progress import Progress
+    from grownas.runs.rundir import JsonLines
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user asked to stop; everything needed to go on has been saved."""
+
+
+class Journal:
+    """See the module. One journal serves one run folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        *,
+        metrics: JsonLines,
+        growth: JsonLines,
+        shares: JsonLines,
+        progress: Progress,
+        every_s: float = 30.0,
+    ) -> None:
+        """Open the journal and empty the logs, which replay fills again.
+
+        Args:
+            folder: where finished and unfinished work lies, `checkpoint/` of the run folder.
+            identity: says which config the work belongs to; work of another is refused.
+            metrics: log of evaluations.
+            growth: log of morphisms.
+            shares: log of the mixture weights in each epoch of a supernet's fit, written when the fit is finished.
+            progress: shows what is going on.
+            every_s: seconds between snapshots of a fit.
+        """
+        folder.mkdir(exist_ok=True)
+        self.folder, self.identity = folder, identity
+        self.metrics, self.growth, self.shares = metrics, growth, shares
+        self.progress, self.every_s = progress, every_s
+        self.elapsed = 0.0  # seconds of all fits and remembered work so far
+        self.cpu_seconds = 0.0  # processor time of all fits so far
+        self.interrupted = False
+        self._counted: set[str] = set()  # keys of remembered work whose seconds are in `elapsed`
+        for log in (metrics, growth, shares):
+            log.truncate(0)
+
+    def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
+        """Do a piece of work, or give back what it gave before. The tree also holds its `seconds`.
+
+        Work that is asked for again counts once.
+        """
+        self._stop_if_asked()
+        path = self.folder / f"{key}.done"
+        done = checkpoint.load(path, self.identity)
+        if done is None:
+            began = time.perf_counter()
+            tree = work()
+            done = {"seconds": time.perf_counter() - began, **tree}
+            checkpoint.save(path, done, self.identity)
+        if key not in self._counted:
+            self.elapsed += done["seconds"]
+            self._counted.add(key)
+        return done
+
+    def fit(
+        self,
+        key: str,
+        model: Any,
+        task: Task,
+        recipe: Recipe,
+        *,
+        seed: int,
+        optimizers: list[torch.optim.Optimizer] | None = None,
+        stage: int = 0,
+        after: str | None = None,
+        extendable: bool = False,
+    ) -> Fit:
+        """Train as `train.fit` does, from where an earlier try was cut off, or give back the finished fit.
+
+        Args:
+            key: of the fit.
+            model: see `train.fit`.
+            task: likewise.
+            recipe: likewise.
+            seed: likewise.
+            optimizers: likewise.
+            stage: of the growth; 0 for none.
+            after: key of a fit that is the same but for fewer epochs, and extendable: this one goes on where that one
+                ended. Result and log are those of one long fit; `elapsed` counts the epochs that both have once.
+            extendable: let a longer fit go on from the end of this one.
+        """
+        self._stop_if_asked()
+        done_path, part_path = self.folder / f"{key}.done", self.folder / f"{key}.part"
+        shorter = None if after is None else checkpoint.load(self.folder / f"{after}.done", self.identity)
+        counted = {name: shorter[name] if shorter else 0.0 for name in ("seconds", "cpu_seconds")}
+        done = checkpoint.load(done_path, self.identity)
+        if done is None:
+            part = checkpoint.load(part_path, self.identity)
+            if after is not None and part is None:
+                assert shorter is not None, f"{key} goes on after {after}, which was not trained yet"
+                assert shorter["end"] is not None, f"{key} goes on after {after}, which is not extendable"
+                lines = [{**line, "stage": stage, "part": key} for line in shorter["lines"]]
+                part = {"trainer": shorter["end"], "lines": lines}
+            watcher = _Watcher(self, key, stage, part, model=model, epochs=recipe.epochs)
+            try:
+                finished = fit(
+                    model,
+                    task,
+                    recipe,
+                    seed=seed,
+                    optimizers=optimizers,
+                    monitor=watcher,
+                    resume=part["trainer"] if part else None,
+                    extendable=extendable,
+                )
+            except TrainingError as error:
+                kept = f"; the last good state is kept in {part_path}" if part_path.exists() else ""
+                self._count(error, counted)
+                spent = error.seconds, error.steps, error.cpu_seconds
+                raise TrainingError(f"{key} (stage {stage}), {error}{kept}", *spent) from error
+            done = _to_tree(finished, watcher.lines)
+            checkpoint.save(done_path, done, self.identity)
+        else:
+            for line in done["lines"]:
+                self.metrics.append(line)
+            finished = _from_tree(done, model, recipe, optimizers)
+        checkpoint.remove(part_path)  # also one that a kill left beside the finished fit
+        for line in _share_lines(finished):
+            self.shares.append({"stage": stage, "part": key, **line})
+        self._count(finished, counted)
+        return finished
+
+    def _count(self, spent: Fit | TrainingError, counted: Mapping[str, float]) -> None:
+        """Add what was spent on a fit, but for what was counted with a shorter one."""
+        self.elapsed += spent.seconds - counted["seconds"]
+        self.cpu_seconds += spent.cpu_seconds - counted["cpu_seconds"]
+
+    def grew(self, line: Mapping[str, Any]) -> None:
+        """Take one line of the growth log."""
+        self.growth.append(line)
+
+    def interrupt(self) -> None:
+        """Ask the run to stop after the step it is at."""
+        self.interrupted = True
+
+    def _stop_if_asked(self) -> None:
+        if self.interrupted:
+            raise Interrupted
+
+
+class _Watcher:
+    """Watches one fit for the journal."""
+
+    def __init__(self, journal: Journal, key: str, stage: int, part: Tree | None, *, model: Any, epochs: int) -> None:
+        self.journal, self.key, self.stage, self.epochs = journal, key, stage, epochs
+        self.nodes = len(model.core.nodes) if hasattr(model.core, "nodes") else None
+        self.lines: list[dict[str, Any]] = list(part["lines"]) if part else []
+        self.best, self.speed = float("inf"), ""
+        for line in self.lines:
+            journal.metrics.append(line)
+            self._note_best(line)
+        self.saved = time.monotonic()
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Log one evaluation and show it."""
+        full = {"stage": self.stage, "part": self.key, **line}
+        self.lines.append(full)
+        self.journal.metrics.append(full)
+        if line["metric"].endswith("_per_s"):
+            self.speed = f"{line['value']:,.0f} {line['metric'].removesuffix('_per_s')}/s"
+        if self._note_best(line):
+            epoch = line["epoch"]
+            self.journal.progress.update(
+                part=self.key,
+                stage=self.stage,
+                nodes=self.nodes,
+                epoch=epoch,
+                epochs=self.epochs,
+                best=line["value"] if math.isinf(self.best) else self.best,
+                speed=self.speed,
+                left_s=line["wall_s"] / epoch * (self.epochs - epoch) if epoch else None,
+            )
+
+    def after_step(self, snapshot: Callable[[], Tree]) -> None:
+        """Save a snapshot when it is time or when the user asked to stop."""
+        if time.monotonic() - self.saved > self.journal.every_s or self.journal.interrupted:
+            self._save(snapshot())
+        self.journal._stop_if_asked()
+
+    def failed(self, snapshot: Callable[[], Tree]) -> None:
+        """Save the last good state."""
+        self._save(snapshot())
+
+    def _save(self, trainer: Tree) -> None:
+        path = self.journal.folder / f"{self.key}.part"
+        checkpoint.save(path, {"trainer": trainer, "lines": self.lines}, self.journal.identity)
+        self.saved = time.monotonic()
+
+    def _note_best(self, line: Mapping[str, Any]) -> bool:
+        """Say whether a line holds the validation metric, and keep the lowest of plain nodes."""
+        if line["split"] != "val" or line["metric"] == "loss":
+            return False
+        if "blend" not in line:
+            self.best = min(self.best, line["value"])
+        return True
+
+
+def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
+    return {
+        "model": dict(done.model.state_dict()),
+        "optimizers": [o.state_dict() for o in done.optimizers],
+        "evaluation": {
+            "metric": done.evaluation.metric,
+            "losses": done.evaluation.losses,
+            "forecasts": done.evaluation.forecasts,
+        },
+        "epochs": done.epochs,
+        "best_epoch": done.best_epoch,
+        "steps": done.steps,
+        "seconds": done.seconds,
+        "cpu_seconds": done.cpu_seconds,
+        "reason": done.reason,
+        "shares": done.shares,
+        "speed": done.speed,
+        "end": done.end,
+        "lines": lines,
+    }
+
+
+def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None) -> Fit:
+    model, optimizers = copy.deepcopy((model, optimizers or make_optimizers(model, recipe)))
+    finish_blend(model).load_state_dict(tree["model"])
+    for optimizer, state in zip(optimizers, tree["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    return Fit(
+        model=model,
+        optimizers=optimizers,
+        evaluation=Evaluation(**tree["evaluation"]),
+        epochs=tree["epochs"],
+        best_epoch=tree["best_epoch"],
+        steps=tree["steps"],
+        seconds=tree["seconds"],
+        cpu_seconds=tree["cpu_seconds"],
+        reason=tree["reason"],
+        shares=tree["shares"],
+        speed=tree["speed"],
+        end=tree["end"],
+    )
+
+
+def _share_lines(done: Fit) -> Iterator[dict[str, Any]]:
+    """Yield a line for each epoch and node."""
+    for epoch, nodes in enumerate(done.shares):
+        for node, shares in enumerate(nodes):
+            ops = [f"{combine}/{activation}" for combine, activation in done.model.core.op_names(node)]
+            yield {"epoch": epoch, "node": node, "ops": ops, "shares": [round(share, 6) for share in shares]}

@@ -1,0 +1,144 @@
+"""Where growth starts: a one-node backbone that computes a fitted VAR(p) exactly (ALGORITHMS 3).
+
+The carrier, an additive identity op, is a shift register: its W_x writes today's input into the first block of
+units, its W_h moves each block on by one. Where the VAR reads exponential averages, each has a block of leaky units:
+W_h keeps a part of them, W_x adds a part of the input. So h_t = [x_t, x_{t-1}, .., x_{t-p+1}, e^1_t, .., e^L_t, free
+units]. The readout holds the VAR's coefficients. Every other op starts with effect zero on the register, with live
+gradients.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+
+from grownas import morphisms
+from grownas.backbones.chain import Backbone
+from grownas.errors import ConfigError
+
+Ops = Sequence[tuple[str, str]]
+
+
+def build_start(
+    task: Any,
+    nodes: Sequence[Ops],
+    *,
+    hidden_size: int,
+    var: Any = None,
+    highway: bool = False,
+    share_projection: bool = False,
+    carrier_share: float = 0.5,
+    backend: str = "auto",
+    generator: Generator,
+) -> Any:
+    """Build a task's model around a backbone, at a VAR or at random.
+
+    Args:
+        task: gives sizes and readout.
+        nodes: each node's ops. At a VAR, every node is given a carrier if it lacks one.
+        hidden_size: units of the core.
+        var: a fitted `baselines.var.VAR`; None draws all weights.
+        highway: the cell's switch.
+        share_projection: the cell's switch.
+        carrier_share: of the start and of every further node, see `morphisms.add_node`.
+        backend: what runs the cell, see `GrownRNN`.
+        generator: draws weights.
+    """
+    first = morphisms.with_carrier(nodes[0], share_projection) if var is not None else list(nodes[0])
+    backbone = Backbone.from_ops(
+        task.input_size,
+        hidden_size,
+        [first] if var is not None else [list(ops) for ops in nodes],
+        highway=highway,
+        share_projection=share_projection,
+        generator=generator,
+        backend=backend,
+    )
+    model = task.model(backbone, generator=generator)
+    if var is None:
+        return model
+    model = start_at_var(
+        model,
+        var.intercept,
+        var.coefficients,
+        averages=var.averages,
+        centres=var.centres,
+        carrier_share=carrier_share,
+    )
+    for ops in nodes[1:]:
+        model.core = morphisms.add_node(
+            model.core, carrier_share=carrier_share, generator=generator, ops=list(ops)
+        ).backbone
+    return model
+
+
+def hidden_size_for(blocks: int, series: int) -> int:
+    """Return the hidden size for a start: 16 while its register fits, else twice the register up to 64, never below it.
+
+    The rule was chosen on validation (ALGORITHMS 8).
+
+    Args:
+        blocks: lags and averages of the start's VAR, `VAR.blocks`.
+        series: I; the register has `blocks * I` units.
+    """
+    needed = blocks * series
+    return 16 if needed <= 16 else max(needed, min(2 * needed, 64))
+
+
+@torch.no_grad()
+def start_at_var(
+    model: Any,
+    intercept: np.ndarray,
+    coefficients: np.ndarray,
+    *,
+    averages: np.ndarray | None = None,
+    centres: Sequence[float] = (),
+    carrier_share: float = 0.5,
+) -> Any:
+    """Return a copy of a model whose forecasts equal those of a VAR(p).
+
+    Units that the register does not need keep their drawn weights in all ops but the carrier: they are features of
+    the past that the readout starts without and can take up at once.
+
+    Args:
+        model: a task's model whose core is a one-node `Backbone` with a carrier, see `morphisms.with_carrier`.
+        intercept: the VAR's, shape `(I,)`.
+        coefficients: of lags 1..p, shape `(p, I, I)`.
+        averages: coefficients of L exponential averages, shape `(L, I, I)`; none if left out.
+        centres: of mass of the averages' weights, in rows, shape `(L,)`; see `baselines.var.VAR`.
+        carrier_share: share of the carrier in the mixture.
+
+    Raises:
+        ConfigError: the backbone has fewer than (p + L)*I hidden units.
+    """
+    model = copy.deepcopy(model)
+    core: Backbone = model.core
+    order, series = coefficients.shape[:2]
+    lagged, used = order * series, (order + len(centres)) * series
+    if core.hidden_size < used:
+        averaged = f" and {len(centres)} averages" * bool(centres)
+        raise ConfigError(
+            f"a start at a VAR({order}){averaged} of {series} series needs {used} hidden units, space.hidden_size is "
+            f"{core.hidden_size}; raise it or lower start.max_order"
+        )
+    node = core.mixed_nodes()[0]
+    carrier = next(number for number, op in enumerate(node.ops) if morphisms.is_carrier(op, core.share_projection))
+    morphisms.set_share(node.alpha, carrier, carrier_share)
+    move, enter = torch.zeros(used, used, dtype=torch.float64), torch.eye(series, used, dtype=torch.float64)
+    move[: lagged - series, series:lagged] = torch.eye(lagged - series)  # each block of units moves on by one
+    for number, centre in enumerate(centres):
+        first, taken = lagged + number * series, 1 / (1 + centre)  # e_t = (1 - taken) e_{t-1} + taken x_t
+        move[first : first + series, first : first + series].fill_diagonal_(1 - taken)
+        enter[:, first : first + series].fill_diagonal_(taken)
+    morphisms.pass_on(node, carrier, move, enter=enter, units=used)
+    model.readout.weight.zero_()
+    read = [*coefficients, *(averages if averages is not None else ())]
+    weights = torch.as_tensor(np.concatenate(read, axis=1))  # (p + L, I, I) -> (I, (p + L)*I), a block for each
+    model.readout.weight[:, :used] = weights.to(model.readout.weight)
+    model.readout.bias.copy_(torch.as_tensor(intercept))
+    return model

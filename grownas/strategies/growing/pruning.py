@@ -1,0 +1,119 @@
+"""Pruning inside growth: which ops go, what comes in their place, and the fine-tuning after it (ALGORITHMS 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from grownas.backbones.chain import Backbone
+from grownas.criteria import threshold
+from grownas.criteria.early_stop import JUDGES, LARGEST
+from grownas.criteria.readout import CHOICES
+from grownas.strategies.growing.moves import Scene, growable_ops, prune_at, replace_at
+from grownas.strategies.growing.state import Candidate, Change, Journal, Stage, apply, declined, traced, with_core
+from grownas.training.loop import Tree
+from grownas.training.recipe import count_parameters
+
+SHARE = "share"  # the rule by which an op goes that has become small
+
+
+def prune_stage(stage: Stage, scene: Scene) -> Stage:
+    """Remove or replace small ops one by one, then fine-tune; return the same stage if there are none.
+
+    All of it is undone if the judge takes the unpruned for better than the pruned. What the shares proposed is then
+    declined, and not proposed again before it has left its level.
+
+    The lines' `wall_s` is the fine-tuning's: in the last line, and 0 in the others, which share it. The removals
+    themselves are not timed, for a resumed search does them again.
+
+    Args:
+        stage: what to prune.
+        scene: the growth that it belongs to.
+    """
+    options, candidate, lines = scene.options, stage.candidate, list[dict[str, Any]]()
+    steps = sum(fit.steps for fit in stage.fits)
+    while (change := _small(candidate, scene)) is not None:
+        candidate, line = apply(candidate, change, scene.task, options, stage=scene.number, step=steps)
+        lines.append(line)
+    for change in _surplus(candidate, scene):
+        candidate, line = apply(candidate, change, scene.task, options, stage=scene.number, step=steps)
+        lines.append(line)
+    if not lines:
+        return stage
+    key = f"stage-{scene.number}-pull-{scene.pull:g}-pruned-{options.prune}"
+    fit = scene.fit(key, candidate, scene.tuning)
+    lines = [{**line, "part": key} for line in lines]
+    lines[-1]["wall_s"] = round(fit.seconds, 3)
+    tuned, tunings = candidate.trained(fit, options.thresholds), (*stage.tunings, fit)
+    losses = tuned.evaluation.losses, stage.candidate.evaluation.losses
+    harm = JUDGES[options.judge](*losses, threshold=options.threshold)
+    if harm.accepted:
+        judge = {**harm.line(), "rule": f"harm, {options.judge}"}
+        undone = [{**line, "accepted": False, "judge": judge} for line in lines]
+        places = tuple(_proposed(stage.candidate, lines))
+        kept = declined(stage.candidate, places, threshold.LOW)
+        return stage._replace(candidate=kept, tunings=tunings, prunings=tuple(undone), undone=places)
+    return stage._replace(candidate=tuned, tunings=tunings, prunings=tuple(lines))
+
+
+def _proposed(before: Candidate, lines: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Yield where in a candidate the ops were that their shares said to prune."""
+    for number, line in enumerate(lines):
+        place = traced(before.watched, lines[:number])[line["node"]][line["op"]]
+        if place is not None and line["judge"]["rule"] == SHARE:
+            yield place
+
+
+def _small(candidate: Candidate, scene: Scene) -> Change | None:
+    """Return what to do with an op whose smoothed share is below the threshold; None if there is none."""
+    thresholds, core = scene.options.thresholds, candidate.model.core
+    for node, state in enumerate(candidate.watched):
+        growing = scene.options.prune == "each_stage"  # at the end nothing will be duplicated any more
+        growable = growable_ops(core, node, scene.options) if growing else ()
+        for move in threshold.moves(state, thresholds, growable):
+            if move.kind != "prune_op":
+                continue
+            judge = {"rule": SHARE, "figure": move.share, "threshold": thresholds.prune_threshold}
+            change = prune_at(node, move.op)
+            if scene.options.replace != "none":
+                drawn = replace_at(scene, core, node, move.op)
+                change = drawn if _fits(candidate, drawn, scene) else change
+            return change.saying(judge=judge)
+    return None
+
+
+def _fits(candidate: Candidate, change: Change, scene: Scene) -> bool:
+    """Say whether a candidate would have no more than `max_params` parameters after a change."""
+    most = scene.options.max_params
+    if most is None:
+        return True
+    return count_parameters(with_core(candidate.model, change.make(candidate.model.core).backbone)) <= most
+
+
+def _surplus(candidate: Candidate, scene: Scene) -> list[Change]:
+    """Return the removals of all ops that are not among the `top_k` of their nodes, the last first.
+
+    Which ops those are is decided once, for an op that takes over the share of one that went is not worth more by it.
+    """
+    top_k, core = scene.options.top_k, candidate.model.core
+    if top_k is None or all(len(alpha) <= top_k for alpha in core.alpha):
+        return []
+
+    def score(core: Backbone) -> float:
+        return float(scene.task.evaluate(with_core(candidate.model, core), "val").losses.mean())
+
+    def choose() -> Tree:
+        return {"gone": [tuple(one) for one in CHOICES[scene.options.readout](core, top_k, score).gone]}
+
+    gone = scene.journal.remember(f"stage-{scene.number}-pull-{scene.pull:g}-readout", choose)["gone"]
+    rule = f"top_k by {scene.options.readout}"
+    return [
+        prune_at(node, op).saying(judge={"rule": rule, "figure": min(figure, LARGEST), "threshold": top_k})
+        for node, op, figure in sorted(gone, reverse=True)  # so that the numbers of those before stay
+    ]
+
+
+def log_prunings(journal: Journal, stage: Stage, *, accepted: bool) -> None:
+    """Log a stage's prunings; those that were not undone are accepted if the stage is."""
+    for line in stage.prunings:
+        journal.grew({**line, "accepted": accepted and line["accepted"] is None})

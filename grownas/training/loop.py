@@ -1,0 +1,571 @@
+"""The training loop: one stage of a supernet, a derived cell, an LSTM or a GRU, from the first step to early stopping.
+
+The loop sees a task and a model, never a genotype. All its state is in `Trainer`, which can be written down after
+any step and restored, so that a resumed fit equals an unbroken one bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grownas.criteria.early_stop import Patience
+from grownas.errors import TrainingError
+from grownas.protocols import Evaluation, Task, Window
+from grownas.training.bilevel import architecture_gradient_first, architecture_gradient_second, window_loss
+from grownas.training.recipe import (
+    DECAYS,
+    AveragedSGD,
+    Recipe,
+    clip_gradients,
+    device_of,
+    make_optimizers,
+    split_parameters,
+)
+
+Tree = dict[str, Any]
+Shares = list[list[float]]  # of each node's ops
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished fit: the model and its optimisers at the epoch with the lowest validation loss.
+
+    Attributes:
+        model: the trained model.
+        optimizers: of the weights, and of alpha where there is one.
+        evaluation: the model's on the validation part.
+        epochs: epochs trained.
+        best_epoch: the epoch that the model is taken from.
+        steps: weight steps trained.
+        seconds: time spent, interruptions left out.
+        reason: why training stopped.
+        speed: positions learned from in a second of training, evaluations left out; None if nothing was trained.
+        shares: for each epoch from 0 (untrained) on, and each node, softmax(alpha); empty where there is no alpha.
+        cpu_seconds: processor time of the process, over the same time as `seconds`.
+        end: the state of the trainer after the last epoch, from which a longer fit can go on; None unless asked for.
+    """
+
+    model: Any
+    optimizers: list[torch.optim.Optimizer]
+    evaluation: Evaluation
+    epochs: int
+    best_epoch: int
+    steps: int
+    seconds: float
+    reason: str
+    shares: list[Shares]
+    speed: float | None = None
+    cpu_seconds: float = 0.0
+    end: Tree | None = None
+
+    @property
+    def loss(self) -> float:
+        """Mean validation loss."""
+        return float(self.evaluation.losses.mean())
+
+
+class Monitor(Protocol):
+    """Who watches a fit: logs, shows progress, saves, and raises on an interrupt."""
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Take one evaluation: `epoch, step, split, metric, value, wall_s`; and `blend` while it is below 1."""
+        ...
+
+    def after_step(self, snapshot: Callable[[], Tree]) -> None:
+        """Be told of each step; `snapshot` writes the whole state down if called."""
+        ...
+
+    def failed(self, snapshot: Callable[[], Tree]) -> None:
+        """Be told that the next step cannot be done, before the error; `snapshot` is of the last good state."""
+        ...
+
+
+class Silent:
+    """A monitor that keeps nothing."""
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Drop the line."""
+
+    def after_step(self, snapshot: Callable[[], Tree]) -> None:
+        """Save nothing."""
+
+    def failed(self, snapshot: Callable[[], Tree]) -> None:
+        """Save nothing."""
+
+
+def fit(
+    model: Any,
+    task: Task,
+    recipe: Recipe,
+    *,
+    seed: int,
+    monitor: Monitor | None = None,
+    optimizers: list[torch.optim.Optimizer] | None = None,
+    resume: Tree | None = None,
+    extendable: bool = False,
+) -> Fit:
+    """Train a copy of a model until its validation loss stops falling; return it at its best epoch.
+
+    The untrained model is the first candidate, so that training never ends with a higher validation loss.
+
+    Args:
+        model: a task's model; left untouched.
+        task: data, loss and score.
+        recipe: how to train.
+        seed: fixes the order of the data and the model's own noise.
+        monitor: who watches.
+        optimizers: optimisers of `model` to go on with, such as those of a migration; new ones if None.
+        resume: a snapshot to go on from: of the same fit, or the `Fit.end` of one with fewer epochs.
+        extendable: keep the state after the last epoch in `Fit.end`.
+
+    Raises:
+        TrainingError: a loss or a gradient is not finite; the message names step and epoch.
+    """
+    trainer = Trainer(model, task, recipe, seed=seed, monitor=monitor or Silent(), optimizers=optimizers)
+    trainer.extendable = extendable
+    if resume is not None:
+        trainer.restore(resume)
+    return trainer.run()
+
+
+class Trainer:
+    """All state of one fit. See `fit`."""
+
+    def __init__(
+        self,
+        model: Any,
+        task: Task,
+        recipe: Recipe,
+        *,
+        seed: int,
+        monitor: Monitor,
+        optimizers: list[torch.optim.Optimizer] | None = None,
+    ) -> None:
+        """Copy the model and its optimisers; evaluate nothing yet."""
+        self.task, self.recipe, self.seed, self.monitor = task, recipe, seed, monitor
+        self.device = device_of(model)
+        self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
+        self.weights, self.alphas = split_parameters(self.model)
+        self.anchor = [[p.detach().clone() for p in group["params"]] for group in self._groups()]
+        self.rates = [group["lr"] for group in self._groups()]  # before the schedule
+        self.averaging = [o for o in self.optimizers if isinstance(o, AveragedSGD)]
+        for optimizer in self.averaging:
+            optimizer.set_averaging(False)  # an earlier stage's may have averaged
+        self.history: list[float] = []  # validation losses after each epoch
+        self.means: list[Tensor] | None = None  # of all parameters, see `Recipe.average`
+        self.blending: list[Any] = _blended_nodes(self.model)
+        self.searching = bool(self.alphas) and recipe.bilevel != "joint"
+        self.architecture = _Stream(task, "architecture", seed, self.device) if self.searching else None
+        self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
+        self.hidden: Any = None
+        self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
+        self.resumed: Tree | None = None  # the random states to go on from
+        self.positions, self.busy = 0, 0.0  # learned from since the fit began or went on, and seconds that it took
+        self.patience = Patience(recipe.patience)
+        self.best: Tree = {}
+        self.alpha_before: Tree | None = None  # within a step: alpha and its optimiser as they were
+        self.loss_sum, self.loss_count = 0.0, 0
+        self.shares: list[Shares] = []
+        self.extendable = False  # keep the state after the last epoch
+
+    def run(self) -> Fit:
+        """Train to the end."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):  # dropout draws from the global generators; leave them alone
+            return self._run()
+
+    def _run(self) -> Fit:
+        self.clock = time.perf_counter() - self.seconds
+        self.cpu_clock = time.process_time() - self.cpu_seconds
+        if self.resumed is not None:
+            _set_random_state(self.resumed, self.device)
+        else:
+            torch.manual_seed(self.seed)
+            self._judge_epoch()
+        while self.data.epoch < self.recipe.epochs and not self.patience.is_over:
+            streams = [self.data] if self.architecture is None else [self.data, self.architecture]
+            positions, random = [stream.position() for stream in streams], _random_state(self.device)
+            window = self.data.next()
+            self.alpha_before = None
+            try:
+                if window is None:
+                    self._judge_epoch()
+                else:
+                    began = time.perf_counter()
+                    self._raise_blend()
+                    self._set_rates(self._schedule(window))
+                    self._train_on(window)
+                    self._set_rates(1.0)  # between steps, where snapshots are made, they stand at their own
+                    self.positions += window.target.shape[0] * window.target.shape[1]
+                    self.busy += time.perf_counter() - began
+            except TrainingError:  # the weights and their optimiser have not moved: go back to before the step
+                self._undo_alpha_step()
+                self._set_rates(1.0)
+                for stream, position in zip(streams, positions, strict=True):
+                    stream.go_to(position)
+                _set_random_state(random, self.device)
+                self.monitor.failed(self.snapshot)
+                raise
+            if window is not None:
+                self.monitor.after_step(self.snapshot)
+        return self._result()
+
+    def _train_on(self, window: Window) -> None:
+        """Do one step: alpha first where it has data of its own, then the weights."""
+        if window.fresh:
+            self.hidden = None
+        if window.warm_up:
+            with torch.no_grad():
+                _, self.hidden = self.model.train().states(window.x, self.hidden)
+            return
+        self.model.train()
+        if self.architecture is not None:
+            self.alpha_before = {
+                "alphas": [alpha.detach().clone() for alpha in self.alphas],
+                "optimizer": _detached(self.optimizers[1].state_dict()),
+            }
+            self._alpha_step(window)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            loss, hidden = window_loss(self.model, self.task, window, self.hidden)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = clip_gradients(self.weights, self.recipe.clip)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise self._error(f"the loss is {loss.item():g}, its gradient's norm {norm.item():g}")
+        self.hidden = hidden
+        for optimizer in self.optimizers[: 1 if self.searching else None]:
+            optimizer.step()
+        self._pull()
+        for optimizer in self.averaging:
+            optimizer.average()
+        self.step += 1
+        self._average()
+        self.loss_sum, self.loss_count = self.loss_sum + loss.item(), self.loss_count + 1
+
+    def _alpha_step(self, window: Window) -> None:
+        """Move alpha down the loss on the architecture part (ALGORITHMS 2)."""
+        assert self.architecture is not None
+        held_out = self.architecture.next_warm(self.model)
+        before = self.architecture.hidden
+        if self.recipe.bilevel == "first":
+            gradients, after = architecture_gradient_first(self.model, self.task, held_out, before)
+        else:
+            gradients, after = architecture_gradient_second(
+                self.model, self.task, window, self.hidden, held_out, before, rate=self.recipe.weights.rate
+            )
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            raise self._error("the architecture weights' gradient is not finite")
+        self.architecture.hidden = after
+        for parameter, gradient in zip(self.alphas, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizers[1].step()
+
+    def _undo_alpha_step(self) -> None:
+        """Take this step's move of alpha back, if there was one: the weights' loss may fail after it."""
+        if self.alpha_before is None:
+            return
+        with torch.no_grad():
+            for alpha, kept in zip(self.alphas, self.alpha_before["alphas"], strict=True):
+                alpha.copy_(kept)
+        self.optimizers[1].load_state_dict(self.alpha_before["optimizer"])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return all optimisers' groups of parameters."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def _parameters(self) -> list[Tensor]:
+        """Return all parameters that are trained, group by group."""
+        return [p for group in self._groups() for p in group["params"]]
+
+    def _schedule(self, window: Window) -> float:
+        """Return the factor on all rates for the next step."""
+        rise = min(1.0, (self.step + 1) / self.recipe.warm_up) if self.recipe.warm_up else 1.0
+        if self.recipe.decay == "none":  # nothing needs to know how many windows the epoch has
+            return window.rate * rise
+        done, (first, last) = self.data.done / self.recipe.epochs, self.recipe.decay_span
+        return window.rate * rise * DECAYS[self.recipe.decay](first + (last - first) * done)
+
+    def _set_rates(self, factor: float) -> None:
+        for group, rate in zip(self._groups(), self.rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _raise_blend(self) -> None:
+        """Mix the nodes that are blended in as far as the next step shall have them."""
+        last = self.data.epoch + 1 >= self.recipe.epochs
+        steps = self.recipe.blend_steps
+        self._set_blend(1.0 if last or not steps else min(1.0, (self.step + 1) / steps))
+
+    def _set_blend(self, blend: float) -> None:
+        for node in self.blending:
+            node.set_blend(blend)
+        if blend == 1:
+            self.blending = []
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Take the parameters into their moving average, which forgets the start sooner than its decay says."""
+        if not self.recipe.average:
+            return
+        if self.means is None:
+            self.means = [p.detach().clone() for p in self._parameters()]
+            return
+        decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.means, self._parameters(), 1 - decay)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Give the weights that are averaged their averages for a while."""
+        kept = []
+        with torch.no_grad():
+            if self.means is not None:
+                for p, mean in zip(self._parameters(), self.means, strict=True):
+                    kept.append((p, p.clone()))
+                    p.copy_(mean)
+            for optimizer in self.averaging:
+                for p, mean in optimizer.means():
+                    kept.append((p, p.clone()))
+                    p.copy_(mean)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, value in kept:
+                    p.copy_(value)
+
+    def _decide_on_averaging(self, value: float) -> None:
+        """Begin to average when the validation loss has stopped falling, see `Recipe.non_monotone`."""
+        early = self.history[: -self.recipe.non_monotone]
+        if early and value > min(early):
+            for optimizer in self.averaging:
+                optimizer.set_averaging(True)
+        self.history.append(value)
+
+    def _pull(self) -> None:
+        """Move each parameter towards where the stage began, by its own group's rate times the pull (ALGORITHMS 3)."""
+        if self.recipe.pull == 0:
+            return
+        with torch.no_grad():
+            for group, anchor in zip(self._groups(), self.anchor, strict=True):
+                torch._foreach_lerp_(group["params"], anchor, min(1.0, group["lr"] * self.recipe.pull))
+
+    def _error(self, what: str) -> TrainingError:
+        where = f"step {self.step}, epoch {self.data.epoch}"
+        seconds, cpu_seconds = time.perf_counter() - self.clock, time.process_time() - self.cpu_clock
+        return TrainingError(f"{where}: {what}. Lower the learning rate or `clip`", seconds, self.step, cpu_seconds)
+
+    def _judge_epoch(self) -> None:
+        """Evaluate on the validation part and keep the model if it is the best so far."""
+        with self._averaged():
+            value = self._evaluate()
+        if self.data.epoch and not self.blending:
+            self._decide_on_averaging(value)
+
+    def _evaluate(self) -> float:
+        evaluation = self.task.evaluate(self.model, "val")
+        value = float(evaluation.losses.mean())
+        if not math.isfinite(value):
+            raise self._error(f"the validation loss is {value:g}")
+        if self.alphas:
+            self.shares.append([torch.softmax(alpha.detach().double(), 0).tolist() for alpha in self.alphas])
+        if self.task.unit and self.busy:
+            self._log("train", f"{self.task.unit}_per_s", round(self.positions / self.busy, 1))
+        if not self.blending and self.patience.step(value):  # a model is judged with plain nodes only
+            self.best = {
+                "model": _detached(self.model.state_dict()),
+                "optimizers": [_detached(o.state_dict()) for o in self.optimizers],
+                "epoch": self.data.epoch,
+            }
+        self._log("val", "loss", value)
+        self._log("val", self.task.metric, evaluation.metric)
+        if self.loss_count:
+            self._log("train", "loss", self.loss_sum / self.loss_count)
+        self.loss_sum, self.loss_count = 0.0, 0
+        return value
+
+    def _log(self, split: str, metric: str, value: float) -> None:
+        wall_s = round(time.perf_counter() - self.clock, 3)
+        position = {"epoch": self.data.epoch, "step": self.step, "wall_s": wall_s}
+        if self.blending:  # such an epoch cannot be the best, whatever its loss
+            position["blend"] = min(float(node.blend) for node in self.blending)
+        self.monitor.record({**position, "split": split, "metric": metric, "value": value})
+
+    def _result(self) -> Fit:
+        seconds, cpu_seconds = time.perf_counter() - self.clock, time.process_time() - self.cpu_clock
+        end = self.snapshot() if self.extendable else None
+        self.model.load_state_dict(self.best["model"])
+        for optimizer, state in zip(self.optimizers, self.best["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        evaluation = self.task.evaluate(self.model, "val")
+        reason = (
+            f"no lower validation loss for {self.recipe.patience} epochs"
+            if self.patience.is_over
+            else f"{self.recipe.epochs} epochs reached"
+        )
+        return Fit(
+            model=self.model,
+            optimizers=self.optimizers,
+            evaluation=evaluation,
+            epochs=self.data.epoch,
+            best_epoch=self.best["epoch"],
+            steps=self.step,
+            seconds=seconds,
+            reason=reason,
+            shares=self.shares,
+            speed=self.positions / self.busy if self.busy else None,
+            cpu_seconds=cpu_seconds,
+            end=end,
+        )
+
+    def snapshot(self) -> Tree:
+        """Write the whole state down: a tree of tensors and plain values."""
+        return {
+            "model": _detached(self.model.state_dict()),
+            "optimizers": [_detached(o.state_dict()) for o in self.optimizers],
+            "anchor": list(self.anchor),
+            "hidden": self.hidden,
+            "data": self.data.position(),
+            "architecture": self.architecture.position() if self.architecture else None,
+            "step": self.step,
+            "seconds": time.perf_counter() - self.clock,
+            "cpu_seconds": time.process_time() - self.cpu_clock,
+            "patience": self.patience.state(),
+            "best": self.best,
+            "loss": [self.loss_sum, self.loss_count],
+            "shares": list(self.shares),
+            "history": list(self.history),
+            "means": _detached(self.means),
+            "blend": min(self.model.core.blend) if self.blending else 1.0,
+            "random": _random_state(self.device),
+        }
+
+    def restore(self, tree: Tree) -> None:
+        """Go back to a snapshot."""
+        self._set_blend(tree["blend"])
+        self.model.load_state_dict(tree["model"])
+        for optimizer, state in zip(self.optimizers, tree["optimizers"], strict=True):
+            optimizer.load_state_dict(copy.deepcopy(state))  # torch keeps what it is given, and steps change it
+        self.anchor = [[_to(p, self.device) for p in group] for group in tree["anchor"]]
+        self.hidden, self.best = _to(tree["hidden"], self.device), tree["best"]
+        self.step, self.seconds, self.cpu_seconds = tree["step"], tree["seconds"], tree["cpu_seconds"]
+        self.loss_sum, self.loss_count = tree["loss"]
+        self.shares, self.history = list(tree["shares"]), list(tree["history"])
+        self.means = tree["means"] and [_to(mean, self.device).clone() for mean in tree["means"]]
+        self.patience.restore(tree["patience"])
+        self.data.go_to(tree["data"])
+        if self.architecture is not None:
+            self.architecture.go_to(tree["architecture"])
+        self.resumed = tree["random"]
+
+
+def _blended_nodes(model: Any) -> list[Any]:
+    """Return the nodes of a model that are not mixed in fully: parts with a scalar `blend`."""
+    return [part for part in model.modules() if isinstance(getattr(part, "blend", None), Tensor)]
+
+
+def finish_blend(model: Any) -> Any:
+    """Make all nodes of a model plain ones, in place; return it."""
+    for node in _blended_nodes(model):
+        node.set_blend(1.0)
+    return model
+
+
+class _Stream:
+    """The windows of a part, epoch after epoch, with a position that can be written down."""
+
+    def __init__(self, task: Task, part: str, seed: int, device: torch.device) -> None:
+        self.task, self.part, self.seed, self.device = task, part, seed, device
+        self.epoch, self.index, self.hidden = 0, 0, None
+        self.length: int | None = None  # windows of this epoch; counted when asked for
+        self.windows = self._open()
+
+    def _open(self) -> Iterator[Window]:
+        self.length = None
+        return itertools.islice(self._epoch(), self.index, None)
+
+    def _epoch(self) -> Iterator[Window]:
+        seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
+        return self.task.windows(self.part, seed=seed)
+
+    @property
+    def done(self) -> float:
+        """Epochs behind the window that was given last, in parts of one."""
+        if self.length is None:
+            self.length = sum(1 for _ in self._epoch())
+        return self.epoch + max(0, self.index - 1) / self.length
+
+    def next(self) -> Window | None:
+        """Return the next window, or None once at the end of each epoch."""
+        window = next(self.windows, None)
+        self.index += 1
+        if window is None:
+            self.epoch, self.index = self.epoch + 1, 0
+            self.windows = self._open()
+        return None if window is None else window.to(self.device)
+
+    def next_warm(self, model: Any) -> Window:
+        """Return the next window to learn from, across the ends of epochs; carry the state over warm-up windows."""
+        while True:
+            window = self.next()
+            if window is None:
+                continue
+            if window.fresh:
+                self.hidden = None
+            if not window.warm_up:
+                return window
+            with torch.no_grad():
+                _, self.hidden = model.states(window.x, self.hidden)
+
+    def position(self) -> Tree:
+        return {"epoch": self.epoch, "index": self.index, "hidden": self.hidden}
+
+    def go_to(self, tree: Tree) -> None:
+        self.epoch, self.index, self.hidden = tree["epoch"], tree["index"], _to(tree["hidden"], self.device)
+        self.windows = self._open()
+
+
+def _random_state(device: torch.device) -> Tree:
+    """Return the state of the generators that training draws from."""
+    gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": gpu}
+
+
+def _set_random_state(tree: Tree, device: torch.device) -> None:
+    torch.set_rng_state(tree["cpu"])
+    if tree["cuda"] is not None:
+        torch.cuda.set_rng_state(tree["cuda"], device)
+
+
+def _to(hidden: Any, device: torch.device) -> Any:
+    """Return a state, a tensor or a tuple of states, on a device."""
+    if isinstance(hidden, tuple):
+        return tuple(_to(part, device) for part in hidden)
+    return hidden if hidden is None else hidden.to(device)
+
+
+def _detached(tree: Any) -> Any:
+    """Copy a state dict: tensors are cloned, everything else is copied."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, Mapping):
+        return {key: _detached(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_detached(value) for value in tree)
+    return copy.deepcopy(tree)
+
+
+def _copy_together(model: Any, optimizers: list[torch.optim.Optimizer]) -> tuple[Any, list[torch.optim.Optimizer]]:
+    """Copy a model with its optimisers, so that the copies belong together."""
+    copied: tuple[Any, list[torch.optim.Optimizer]] = copy.deepcopy((model, optimizers))
+    return copied

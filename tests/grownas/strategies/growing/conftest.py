@@ -1,0 +1,41 @@
+"""What all tests of growth share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.grownas.strategies.growing.laboratory import CHANGED, DAYS, PLAIN, START, ScriptedJournal, model_of, verdicts
+
+from grownas.criteria.early_stop import JUDGES
+from grownas.protocols import Evaluation
+from grownas.strategies.growing.strategy import grow
+
+
+@pytest.fixture
+def search(copy_task, make_model):
+    """Grow the start by a script; return what was found, the journal and the start."""
+
+    class Judged(copy_task):
+        def evaluate(self, model, part):
+            assert part == "val"
+            self.asked = getattr(self, "asked", 0) + 1
+            loss = START if self.asked == 1 else CHANGED
+            return Evaluation(loss, np.full(DAYS, loss))
+
+    def run(losses, options=PLAIN, *, dtype=torch.float64, nodes=1, ops=None, seed=4, **script):
+        task, journal = Judged(dtype=dtype), ScriptedJournal(losses, **script)
+        start = make_model(task, nodes=nodes) if ops is None else model_of(task, ops)
+        return grow(start, task, journal, options, seed=seed), journal, start
+
+    return run
+
+
+@pytest.fixture
+def judge_says(monkeypatch):
+    """Let the judge `scripted` give these answers, one after the other."""
+
+    def say(*answers):
+        monkeypatch.setitem(JUDGES, "scripted", verdicts(*answers))
+
+    return say
