@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from grownas.config import loading as configs
 from grownas.config.loading import load
+from grownas.config.schema import Section
 from grownas.config.sections import WHERE_AND_HOW
 from grownas.errors import ConfigError
 
@@ -473,7 +474,7 @@ def test_a_task_of_another_package_is_found(monkeypatch):
             class Task:
                 kind, losses = "series", ("theirs",)
 
-                class section(configs.Section):  # noqa: N801
+                class section(Section):  # noqa: N801
                     use: str = "theirs"
                     depth: int = 1
 

@@ -299,7 +299,7 @@ BLENDED = [{**line, "metric": "loss"} for line in LONG]
 
 
 def test_the_names_of_fits_are_those_of_growth():
-    from grownas.strategies import stage
+    from grownas.strategies.growing import state as stage
 
     assert (history.ON, history.ORIGIN) == (stage.ON, stage.ORIGIN)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.grownas.strategies.growing.laboratory import TrainingJournal, scene_of, timeless, verdicts
-from tests.grownas.test_journal import NEVER, Folder, Killed
+from tests.grownas.runs.test_journal import NEVER, Folder, Killed
 from torch.nn import functional
 
 from grownas import morphisms

@@ -11,7 +11,7 @@ from tests.grownas.strategies.growing.laboratory import QUICK, TRAINED, Training
 
 from grownas import morphisms
 from grownas.criteria.first_order import blend_gains
-from grownas.strategies import moves
+from grownas.strategies.growing import moves
 from grownas.strategies.growing.moves import Batches, add_nodes
 from grownas.strategies.growing.state import apply
 from grownas.strategies.growing.strategy import grow, replay

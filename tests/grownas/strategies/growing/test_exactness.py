@@ -23,7 +23,7 @@ from tests.grownas.strategies.growing.laboratory import (
 
 from grownas.criteria.threshold import Thresholds
 from grownas.space import SearchSpace
-from grownas.strategies import growing
+from grownas.strategies.growing import strategy as growing
 from grownas.strategies.growing.moves import KINDS, MODES, Scene
 from grownas.strategies.growing.state import Candidate, Splits
 from grownas.strategies.growing.strategy import grow, replay, stirred

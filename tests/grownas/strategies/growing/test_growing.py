@@ -28,7 +28,7 @@ from tests.grownas.strategies.growing.laboratory import (
 from grownas.criteria.threshold import Thresholds
 from grownas.errors import ConfigError
 from grownas.space import SearchSpace
-from grownas.strategies import growing
+from grownas.strategies.growing import strategy as growing
 from grownas.strategies.growing.moves import KINDS, MODES
 from grownas.strategies.growing.state import output_drift, with_core
 from grownas.strategies.growing.strategy import NOTHING_FOUND, grow, replay
