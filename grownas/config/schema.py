@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -44,3 +44,51 @@ Share = Annotated[float, BeforeValidator(_no_flag), Field(gt=0, lt=1)]
 Rate = Annotated[Number, Field(ge=0, lt=1)]  # of what is dropped
 OneOrMore = BeforeValidator(_listed)  # one value stands for a list of one
 Distinct = AfterValidator(_distinct)
+Names = Annotated[tuple[str, ...], OneOrMore, Distinct]
+
+
+class Optimizer(Section):
+    """One optimiser."""
+
+    optimizer: Annotated[
+        Literal["adam", "sgd", "nt_asgd"],
+        about("nt_asgd: SGD whose weights are averaged once validation stops falling"),
+    ] = "adam"
+    rate: Positive = 1e-3
+    momentum: Annotated[Number, Field(ge=0, lt=1), about("of sgd")] = 0.9
+    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.0
+
+
+class WeightOptimizer(Optimizer):
+    """The weights' optimiser."""
+
+    clip: Annotated[Positive, about("largest gradient norm")] = 1.0
+    warm_up: Annotated[Whole, about("steps over which the rates rise")] = 0
+    decay: Annotated[Literal["none", "linear"], about("of the rates, to 0 over all epochs that are allowed")] = "none"
+    average: Annotated[
+        Number,
+        Field(ge=0, lt=1),
+        about("decay of a moving average of the weights, which is evaluated and kept; 0: none"),
+    ] = 0.0
+    non_monotone: Annotated[
+        Count, about("of nt_asgd: epochs back, before which a lower validation loss begins the averaging")
+    ] = 5
+
+
+class StrategySection(Section):
+    """What the options of every strategy have in common; a strategy's own section is a subclass.
+
+    `accept`, `threshold` and `guard` also govern whether the model that was found is used instead of the start.
+    """
+
+    use: Annotated[str, about("the strategy, an entry point of the group grownas.strategies")]
+    max_nodes: Annotated[Count, about("of a cell")] = 3
+    accept: Annotated[
+        Literal["significant", "better"],
+        about("when a candidate replaces the best model: by a one-sided t-test on the validation losses, or by their mean"),
+    ] = "significant"
+    threshold: Annotated[NonNegative, about("least t of `significant`")] = 1.645
+    guard: Annotated[bool, about("accept only what does not raise the mean training loss either")] = True
+    architecture_share: Annotated[
+        Share, about("end of the training part that is held out for the architecture weights in bilevel training")
+    ] = 0.2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -120,6 +120,23 @@ class Recipe:
     def refit(self, epochs: int) -> Recipe:
         """Return how to train on more data for as many epochs as validation found best, at least one."""
         return replace(self.first(max(1, epochs)), patience=None)
+
+
+def recipe_from(weights: Any, *, alpha: Any = None, **others: Any) -> Recipe:
+    """Return a recipe from sections of a config.
+
+    Args:
+        weights: section of the weights' optimiser (`config.schema.WeightOptimizer`); some of its keys are the recipe's.
+        alpha: section of the architecture weights' optimiser.
+        others: further fields of the recipe.
+    """
+    given, own = weights.model_dump(), {one.name for one in fields(OptimizerRecipe)}
+    return Recipe(
+        weights=OptimizerRecipe(**{key: value for key, value in given.items() if key in own}),
+        alpha=OptimizerRecipe() if alpha is None else OptimizerRecipe(**alpha.model_dump()),
+        **{key: value for key, value in given.items() if key not in own},
+        **others,
+    )
 
 
 def split_parameters(model: Any) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
