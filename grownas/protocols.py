@@ -70,7 +70,7 @@ class Window(NamedTuple):
         target: what comes one step later, shape `(T, B, O)`, or ids, `(T, B)`.
         weight: loss weight of each time step and stream, shape `(T, B, 1)`, or None for 1.
         fresh: the state starts at zero before this window.
-        warm_up: the window only carries the state forward; nothing is learned from it.
+        burn_in: the window only carries the state forward; nothing is learned from it.
         rate: factor on the learning rates of the step that is made from it.
     """
 
@@ -78,7 +78,7 @@ class Window(NamedTuple):
     target: Tensor
     weight: Tensor | None = None
     fresh: bool = False
-    warm_up: bool = False
+    burn_in: bool = False
     rate: float = 1.0
 
     def to(self, device: torch.device) -> Window:

@@ -249,7 +249,7 @@ def _close(contest: Contest, model: Any, path: list[dict[str, Any]], key: str) -
     """Fine-tune the derived cell on all training data where alpha was given some of its own; return it and seconds."""
     if not path or contest.growth.recipe.bilevel == "joint":
         return model, 0.0
-    recipe = replace(contest.growth.recipe, pull=path[-1]["pull"])
+    recipe = replace(contest.growth.recipe, l2_sp=path[-1]["pull"])
     derived = with_core(model, model.core.derive())
     fit = contest.journal.fit(key, derived, contest.task, recipe, seed=contest.seed)
     return fit.model, fit.seconds

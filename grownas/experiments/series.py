@@ -217,7 +217,7 @@ class SeriesContest(Contest):
 
         It is trained as growth trains, but in one stage, without a pull, with the epochs and patience of the baselines.
         """
-        recipe = replace(self.growth.recipe, epochs=self.recipe.epochs, patience=self.recipe.patience, pull=0.0)
+        recipe = replace(self.growth.recipe, epochs=self.recipe.epochs, patience=self.recipe.patience, l2_sp=0.0)
 
         def build() -> Any:
             return self.build([self.space.ops] * nodes, None, self.draw(f"supernet-{nodes}"))
@@ -448,7 +448,7 @@ def train_by_pulls(
     best: Judged = Evaluated(start, contest.task.evaluate(start, "val"))
     found = Pulled(start, None, None, 0, float(best.evaluation.losses.mean()), 0, 0.0, 0, False)
     for pull in growth.pulls:
-        recipe = replace(growth.recipe, pull=pull, epochs=contest.recipe.epochs)
+        recipe = replace(growth.recipe, l2_sp=pull, epochs=contest.recipe.epochs)
         begin = partial(_ready, contest, start, pull)
         settings = contest.by_rate(f"{key}-pull-{pull:g}", begin, recipe, rates, decays)
         try:

@@ -225,7 +225,7 @@ class Trainer:
         """Do one step: alpha first where it has data of its own, then the weights."""
         if window.fresh:
             self.hidden = None
-        if window.warm_up:
+        if window.burn_in:
             with torch.no_grad():
                 _, self.hidden = self.model.train().states(window.x, self.hidden)
             return
@@ -247,7 +247,7 @@ class Trainer:
         self.hidden = hidden
         for optimizer in self.optimizers[: 1 if self.searching else None]:
             optimizer.step()
-        self._pull()
+        self._l2_sp()
         for optimizer in self.averaging:
             optimizer.average()
         self.step += 1
@@ -257,7 +257,7 @@ class Trainer:
     def _alpha_step(self, window: Window) -> None:
         """Move alpha down the loss on the architecture part (ALGORITHMS 2)."""
         assert self.architecture is not None
-        held_out = self.architecture.next_warm(self.model)
+        held_out = self.architecture.next_learned(self.model)
         before = self.architecture.hidden
         if self.recipe.bilevel == "first":
             gradients, after = architecture_gradient_first(self.model, self.task, held_out, before)
@@ -352,13 +352,13 @@ class Trainer:
                 optimizer.set_averaging(True)
         self.history.append(value)
 
-    def _pull(self) -> None:
-        """Move each parameter towards where the stage began, by its own group's rate times the pull (ALGORITHMS 3)."""
-        if self.recipe.pull == 0:
+    def _l2_sp(self) -> None:
+        """Move each parameter towards where the stage began, by its own group's rate times `l2_sp` (ALGORITHMS 3)."""
+        if self.recipe.l2_sp == 0:
             return
         with torch.no_grad():
             for group, anchor in zip(self._groups(), self.anchor, strict=True):
-                torch._foreach_lerp_(group["params"], anchor, min(1.0, group["lr"] * self.recipe.pull))
+                torch._foreach_lerp_(group["params"], anchor, min(1.0, group["lr"] * self.recipe.l2_sp))
 
     def _error(self, what: str) -> TrainingError:
         where = f"step {self.step}, epoch {self.data.epoch}"
@@ -514,15 +514,15 @@ class _Stream:
             self.windows = self._open()
         return None if window is None else window.to(self.device)
 
-    def next_warm(self, model: Any) -> Window:
-        """Return the next window to learn from, across the ends of epochs; carry the state over warm-up windows."""
+    def next_learned(self, model: Any) -> Window:
+        """Return the next window to learn from, across the ends of epochs; carry the state over burn-in windows."""
         while True:
             window = self.next()
             if window is None:
                 continue
             if window.fresh:
                 self.hidden = None
-            if not window.warm_up:
+            if not window.burn_in:
                 return window
             with torch.no_grad():
                 _, self.hidden = model.states(window.x, self.hidden)

@@ -80,8 +80,9 @@ class Recipe:
         patience: epochs without a lower validation loss before the stage ends; None trains all `epochs` and keeps the
             last, as a refit on training and validation data must.
         clip: largest norm of the weights' gradient.
-        pull: strength of the decoupled pull towards the stage's first parameters, p += rate * pull * (p_0 - p) after
-            each weight step, the rate that of the parameter's group in its optimiser; 0 for none.
+        l2_sp: strength of the decoupled penalty on the distance from the stage's first parameters (L2-SP),
+            p += rate * l2_sp * (p_0 - p) after each weight step, the rate that of the parameter's group in its
+            optimiser; 0 for none.
         warm_up: weight steps over which all rates rise to their own.
         decay: `none`, or `linear`: all rates fall to 0 over the `epochs`.
         decay_span: from which part of the decay to which the epochs go; all of it is (0, 1).
@@ -100,7 +101,7 @@ class Recipe:
     epochs: int = 200
     patience: int | None = 12
     clip: float = 1.0
-    pull: float = 0.0
+    l2_sp: float = 0.0
     warm_up: int = 0
     decay: str = "none"
     decay_span: tuple[float, float] = (0.0, 1.0)

@@ -120,7 +120,7 @@ class IndexReturns:
 
         def cut(rows: int) -> dict[str, slice]:
             val, test = int(rows * options.train), int(rows * (options.train + options.val))  # their first rows
-            least = 4 * options.bptt  # warm-up, shift and one window
+            least = 4 * options.bptt  # burn-in, shift and one window
             if val < least or test - val < 2 or rows - test < 2:
                 raise DataError(
                     f"{table.source}: {rows} rows make {val} training, {test - val} validation and {rows - test} test "
@@ -211,7 +211,7 @@ class IndexReturns:
             DataError: the part is too short for one.
         """
         rows, bptt = self.rows(part), self.options.bptt
-        least = 3 * bptt if self.options.batches == "streams" else bptt + 1  # warm-up, shift and one window
+        least = 3 * bptt if self.options.batches == "streams" else bptt + 1  # burn-in, shift and one window
         if rows.stop - rows.start < least:
             raise DataError(
                 f"{self.source}: the part {part} has {rows.stop - rows.start} rows, {self.options.batches} of "
@@ -229,12 +229,12 @@ class IndexReturns:
         drawn anew each epoch.
         """
         bptt = self.options.bptt
-        room = rows.stop - rows.start - 2 * bptt  # after the first stream's warm-up and the largest shift
+        room = rows.stop - rows.start - 2 * bptt  # after the first stream's burn-in and the largest shift
         streams = min(self.options.streams, room // bptt)
         length = room // streams
         first = rows.start + 1 + bptt + int(rng.integers(bptt))  # row 0 has no day before it
         starts = first + length * np.arange(streams)  # of the first day forecast in each stream
-        yield self._window(starts - bptt, bptt, fresh=True, warm_up=True)
+        yield self._window(starts - bptt, bptt, fresh=True, burn_in=True)
         for begin in range(0, length, bptt):
             yield self._window(starts + begin, min(bptt, length - begin))
 
@@ -251,12 +251,12 @@ class IndexReturns:
             yield window._replace(weight=weight.expand(bptt, len(last), 1))
 
     def _window(
-        self, starts: np.ndarray[Any, Any], length: int, *, fresh: bool = False, warm_up: bool = False
+        self, starts: np.ndarray[Any, Any], length: int, *, fresh: bool = False, burn_in: bool = False
     ) -> Window:
         """Return the days from `starts` on as targets, with the day before each as input."""
         index = torch.from_numpy(np.arange(length)[:, None] + starts)  # (T, B)
         weight = None if self._weights is None else self._weights[index]
-        return Window(self._tensor[index - 1], self._tensor[index], weight, fresh, warm_up)
+        return Window(self._tensor[index - 1], self._tensor[index], weight, fresh, burn_in)
 
     def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
         """Return a window's mean training loss from the core's output `(T, B, H)`."""

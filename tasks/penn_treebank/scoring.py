@@ -1,6 +1,6 @@
 """How well a model predicts a text: by its softmax, adapting on the way, or with a cache of what it has read.
 
-All read evaluation windows in order, the state carried on, fresh where a window says so; a warm-up window is read, not
+All read evaluation windows in order, the state carried on, fresh where a window says so; a burn-in window is read, not
 scored. Each returns the negative log probability, in nats, of every scored target: float64, shape `(steps, B)`. The
 model is read in evaluation mode and left as it was.
 """
@@ -35,7 +35,7 @@ def token_losses(model: LanguageModel, windows: Iterable[Window]) -> Tensor:
     losses = []
     with _evaluating(model):
         for window, out in _outputs(model, windows):
-            if not window.warm_up:
+            if not window.burn_in:
                 losses.append(_nll(model, out, window.target).double())
     return torch.cat(losses)
 
@@ -83,7 +83,7 @@ class Dynamics:
 
 
 def dynamic_losses(model: LanguageModel, windows: Iterable[Window], dynamics: Dynamics) -> Tensor:
-    """Score by a copy of the model that learns from each window after it was scored, warm-up windows too.
+    """Score by a copy of the model that learns from each window after it was scored, burn-in windows too.
 
     Raises:
         ConfigError: a window has several streams: what is learned from one would tell of another's future.
@@ -100,7 +100,7 @@ def dynamic_losses(model: LanguageModel, windows: Iterable[Window], dynamics: Dy
                 "what lies ahead of another. Evaluate with one stream"
             )
         loss = _nll(model, out, window.target)
-        if not window.warm_up:
+        if not window.burn_in:
             losses.append(loss.detach().double())
         gradients = torch.autograd.grad(loss.mean(), list(moved.values()), materialize_grads=True)
         with torch.no_grad():
@@ -119,7 +119,7 @@ def mean_squared_gradients(model: LanguageModel, windows: Iterable[Window]) -> d
     sums = {name: torch.zeros_like(one) for name, one in moved.items()}
     count = 0
     for window, out in _outputs(model, windows):
-        if window.warm_up:
+        if window.burn_in:
             continue
         loss = _nll(model, out, window.target).mean()
         gradients = torch.autograd.grad(loss, list(moved.values()), materialize_grads=True)
@@ -185,7 +185,7 @@ class Cache:
 
 @torch.no_grad()
 def cache_losses(model: LanguageModel, windows: Iterable[Window], cache: Cache) -> Tensor:
-    """Score by the softmax mixed with a cache of what was read, warm-up windows included."""
+    """Score by the softmax mixed with a cache of what was read, burn-in windows included."""
     losses = []
     keys = words = None  # (n, B, H), (n, B): the last states and what followed them
     with _evaluating(model):
@@ -193,7 +193,7 @@ def cache_losses(model: LanguageModel, windows: Iterable[Window], cache: Cache) 
             if window.fresh or keys is None or words is None:
                 keys, words = out[:0], window.target[:0]
             keys, words = torch.cat([keys, out]), torch.cat([words, window.target])
-            if not window.warm_up:
+            if not window.burn_in:
                 nll = _nll(model, out, window.target).double()
                 losses.append(_mixed(nll, _cache_log_probability(keys, words, out, window.target, cache), cache.share))
             keys, words = keys[-cache.size :], words[-cache.size :]

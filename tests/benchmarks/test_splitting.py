@@ -30,7 +30,7 @@ def prepare(panel, part, hidden_size, nodes):
     h_0, batches = torch.zeros(1, 16, hidden_size), []
     for window in task.windows(part, seed=1):
         assert window.x.shape[1] == h_0.shape[1]
-        if not window.warm_up:
+        if not window.burn_in:
             batches.append((window.x, window, h_0))
         with torch.no_grad():
             h_0 = model.core(window.x, h_0)[1]

@@ -57,9 +57,9 @@ class CopyTask:
         length = (last - first) // STREAMS
         x = self.values[first:last].reshape(STREAMS, length, -1).transpose(0, 1)
         target = torch.cat([torch.zeros_like(x[:1]), x[:-1]])
-        warm_up = 1 + seed % 3
-        yield Window(x[:warm_up], target[:warm_up], fresh=True, warm_up=True)
-        for start in range(warm_up, length, BPTT):
+        burn_in = 1 + seed % 3
+        yield Window(x[:burn_in], target[:burn_in], fresh=True, burn_in=True)
+        for start in range(burn_in, length, BPTT):
             yield Window(x[start : start + BPTT], target[start : start + BPTT])
 
     def loss(self, model, out, window):

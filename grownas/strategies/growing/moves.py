@@ -153,7 +153,7 @@ class Batches:
         for x, window in self._windows():
             if window.fresh:
                 hidden = None
-            if not window.warm_up:
+            if not window.burn_in:
                 yield x, window, hidden
             with torch.no_grad():
                 _, hidden = self.model.core(x, hidden)
@@ -175,7 +175,7 @@ class Batches:
         The states that windows begin in stay those of the own core, as the prediction takes them to be.
         """
         core, (exact, states) = copy.deepcopy(core).double(), self._exact
-        read = ((x, window) for x, window in exact._windows() if not window.warm_up)
+        read = ((x, window) for x, window in exact._windows() if not window.burn_in)
         losses = [exact.loss(core(x, h_0)[0], window) for (x, window), h_0 in zip(read, states, strict=True)]
         return float(torch.stack(losses).mean())
 

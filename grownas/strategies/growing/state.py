@@ -75,7 +75,7 @@ class Growth:
     """What governs growth.
 
     Attributes:
-        recipe: how each stage is trained; its `pull` is replaced by those of `pulls`.
+        recipe: how each stage is trained; its `l2_sp` is replaced by those of `pulls`.
         later_epochs: most epochs of a stage that begins with a change; None for as many as the recipe's. A decay of the
             rates then runs over the first and a later stage together.
         first_epochs: most epochs of the first stage; None for as many as the recipe's. Where it is not accepted after
@@ -157,7 +157,7 @@ class Growth:
 
     def stage_recipe(self, number: int, pull: float) -> Recipe:
         """Return how a stage is trained, the first being number 1."""
-        recipe = replace(self.recipe, pull=pull, blend_steps=self.blend_steps)
+        recipe = replace(self.recipe, l2_sp=pull, blend_steps=self.blend_steps)
         first = recipe.epochs if self.first_epochs is None else min(self.first_epochs, recipe.epochs)
         if self.later_epochs is None:
             return recipe.first(first) if number == 1 else recipe

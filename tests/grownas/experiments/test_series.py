@@ -388,7 +388,7 @@ def test_each_pull_is_tried_from_the_same_start_and_accepted_by_the_judge(losses
     found = train_by_pulls(contest(journal), "k", start)
     assert journal.keys == [f"k-pull-100{PLAIN}", f"k-pull-0{PLAIN}"]
     assert all(given is start for _, given, *_ in journal.asked)
-    assert [recipe.pull for *_, recipe, _ in journal.asked] == [100.0, 0.0]
+    assert [recipe.l2_sp for *_, recipe, _ in journal.asked] == [100.0, 0.0]
     assert all((recipe.epochs, recipe.patience) == (60, 5) for *_, recipe, _ in journal.asked)
     assert (found.pull, found.model.name, found.loss) == (pull, model, loss)
     assert found.epochs == (0 if pull is None else 4)
@@ -404,7 +404,7 @@ def test_a_refit_repeats_the_accepted_pull_and_nothing_if_none_was():
     key, start, task, recipe, _ = journal.asked[-1]
     assert (key, start, refitted.model.name) == ("k-refit", again, "k-refit")
     assert (refitted.seconds, refitted.steps) == (6.0, 30)  # of both pulls and the refit
-    assert (task.refitting, recipe.pull, recipe.patience, recipe.epochs) == (True, 100.0, None, 4)
+    assert (task.refitting, recipe.l2_sp, recipe.patience, recipe.epochs) == (True, 100.0, None, 4)
     kept = replace(trained, pull=None, setting=None)
     assert refit_by_pull(given, "k", again, kept) == replace(kept, model=again)
     assert len(journal.asked) == 3
@@ -523,12 +523,12 @@ def test_the_fixed_size_is_the_largest_cell_from_random_weights():
         return named(3.0)
 
     journal = Journal(lambda key: 0.5 if "0.01" in key else 1.0)
-    growth = Growth(recipe=Recipe(epochs=50, patience=5, pull=9.0, bilevel="joint"), max_nodes=4)
+    growth = Growth(recipe=Recipe(epochs=50, patience=5, l2_sp=9.0, bilevel="joint"), max_nodes=4)
     score = BASELINES["fixed_size_random"](contest(journal, build=build, growth=growth, rates=(0.003, 0.01)))
     assert journal.keys == ["fixed_size_random-rate-0.01-decay-0", "fixed_size_random-rate-0.003-decay-0"]
     assert built == 2 * [([contest().space.ops] * 4, None)]
     for *_, recipe, _ in journal.asked:
-        assert (recipe.epochs, recipe.patience, recipe.pull) == (60, 6, 0.0)  # the baselines', in one stage
+        assert (recipe.epochs, recipe.patience, recipe.l2_sp) == (60, 6, 0.0)  # the baselines', in one stage
     assert score.chosen == {"nodes": 4, "rate": 0.01, "weight_decay": 0.0}
     assert (score.settings, score.steps, score.val.metric) == (2, 20, 0.5)
 

@@ -179,7 +179,7 @@ def test_a_remembered_fit_leaves_the_model_and_its_optimizers_alone(
 def test_fits_under_several_keys_stand_apart(folder, copy_task, make_model):
     task, journal = copy_task(), folder.journal()
     start = make_model(task)
-    one, two = (journal.fit(f"pull-{pull}", start, task, replace(RECIPE, pull=pull), seed=3) for pull in (0.0, 40.0))
+    one, two = (journal.fit(f"pull-{pull}", start, task, replace(RECIPE, l2_sp=pull), seed=3) for pull in (0.0, 40.0))
     assert not torch.equal(one.model.readout.weight, two.model.readout.weight)
     assert journal.elapsed == one.seconds + two.seconds
 
@@ -243,7 +243,7 @@ def rungs(journal, start, task, recipe, *, seed=3):
 def test_a_fit_after_shorter_ones_equals_one_long_fit(
     folder, other_folder, copy_task, unusable, make_model, assert_equal, outcome, patience, nodes, bilevel
 ):
-    recipe, task = replace(RECIPE, epochs=7, patience=patience, bilevel=bilevel, pull=5.0), copy_task(dropout=0.2)
+    recipe, task = replace(RECIPE, epochs=7, patience=patience, bilevel=bilevel, l2_sp=5.0), copy_task(dropout=0.2)
     start = make_model(task, nodes=nodes)
     whole = other_folder.journal().fit("a", start, task, recipe, seed=3)
     assert whole.epochs > 2
@@ -320,7 +320,7 @@ def test_what_was_not_trained_cannot_go_on(folder, copy_task, make_model):
 def test_a_fit_after_a_kill_equals_an_unbroken_one(
     folder, other_folder, copy_task, stopping, make_model, assert_equal, outcome, at, bilevel, every_s
 ):
-    recipe, task = replace(RECIPE, bilevel=bilevel, pull=5.0), copy_task(dropout=0.2)
+    recipe, task = replace(RECIPE, bilevel=bilevel, l2_sp=5.0), copy_task(dropout=0.2)
     start = make_model(task)
     whole = other_folder.journal(every_s=NEVER).fit("a", start, task, recipe, seed=3, stage=1)
     with pytest.raises(Killed):
@@ -398,7 +398,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(folder, c
 def test_a_stage_after_a_growth_goes_on_with_the_rates_of_its_groups(
     folder, other_folder, copy_task, stopping, unusable, make_model, assert_equal, outcome, at, bilevel
 ):
-    recipe, task = replace(RECIPE, bilevel=bilevel, pull=5.0), copy_task(dropout=0.2)
+    recipe, task = replace(RECIPE, bilevel=bilevel, l2_sp=5.0), copy_task(dropout=0.2)
     before = fit(make_model(task), task, recipe, seed=0)
     options = Growth(recipe=recipe, mode="nodes", prune="none", restarts=0, new_rate=2.0, old_rate=0.5)
     best = Candidate.start(before.model, before.evaluation)._replace(optimizers=before.optimizers)

@@ -137,7 +137,7 @@ def test_lines_say_epoch_step_split_and_metric(copy_task, make_model):
 
 
 def by_hand(task, model, recipe, epochs, *, seed):
-    """The joint loop again, written plainly: AdamW, clipping, pull."""
+    """The joint loop again, written plainly: AdamW, clipping, l2_sp."""
     model = copy.deepcopy(model)
     weights, alphas = split_parameters(model)
     start = [p.detach().clone() for p in (*weights, *alphas)]
@@ -149,7 +149,7 @@ def by_hand(task, model, recipe, epochs, *, seed):
         for window in task.windows("train", seed=data_seed):
             output, hidden = model(window.x, None if window.fresh else hidden)
             hidden = hidden.detach()
-            if window.warm_up:
+            if window.burn_in:
                 continue
             for optimizer in optimizers:
                 optimizer.zero_grad()
@@ -162,15 +162,15 @@ def by_hand(task, model, recipe, epochs, *, seed):
             with torch.no_grad():
                 for number, (p, p_0) in enumerate(zip((*weights, *alphas), start, strict=True)):
                     rate = recipe.weights.rate if number < len(weights) else recipe.alpha.rate
-                    p += rate * recipe.pull * (p_0 - p)
+                    p += rate * recipe.l2_sp * (p_0 - p)
     return model
 
 
-@pytest.mark.parametrize("pull", [0.0, 30.0])
-def test_the_loop_equals_one_written_by_hand(copy_task, make_model, pull):
+@pytest.mark.parametrize("l2_sp", [0.0, 30.0])
+def test_the_loop_equals_one_written_by_hand(copy_task, make_model, l2_sp):
     task = copy_task()
     start = make_model(task)
-    recipe = replace(QUICK, clip=0.05, pull=pull, weights=OptimizerRecipe(rate=0.01, weight_decay=0.1))
+    recipe = replace(QUICK, clip=0.05, l2_sp=l2_sp, weights=OptimizerRecipe(rate=0.01, weight_decay=0.1))
     done, expected = fit(start, task, recipe, seed=5).model, by_hand(task, start, recipe, 2, seed=5)
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(done.state_dict()[name], value, rtol=0, atol=1e-13)
@@ -190,7 +190,7 @@ def test_clip_bounds_the_norm_of_the_weights_gradient(copy_task, make_model, cli
         torch.testing.assert_close(old - w, 0.1 * gradient * min(1.0, clip / (norm + 1e-6)), rtol=1e-9, atol=1e-15)
 
 
-def test_pull_moves_each_parameter_back_by_its_own_rate_times_pull(copy_task, make_model):
+def test_l2_sp_moves_each_parameter_back_by_its_own_rate_times_l2_sp(copy_task, make_model):
     task = copy_task()
     start = make_model(task)
     recipe, window = replace(QUICK, clip=UNCLIPPED), list(task.windows("train", seed=0))[1]
@@ -200,8 +200,8 @@ def test_pull_moves_each_parameter_back_by_its_own_rate_times_pull(copy_task, ma
     own = [w for w in weights if w is start.core.nodes[0].W_h]
     set_rates(optimizers[0], [([w for w in weights if w is not own[0]], 0.01), (own, 0.1)])
     trainers = [
-        Trainer(start, task, replace(recipe, pull=pull), seed=0, monitor=Silent(), optimizers=optimizers)
-        for pull in (0.0, 5.0)
+        Trainer(start, task, replace(recipe, l2_sp=l2_sp), seed=0, monitor=Silent(), optimizers=optimizers)
+        for l2_sp in (0.0, 5.0)
     ]
     for trainer in trainers:
         trainer._train_on(window)
@@ -211,39 +211,39 @@ def test_pull_moves_each_parameter_back_by_its_own_rate_times_pull(copy_task, ma
         torch.testing.assert_close(pulled, p + rates.get(name, 0.01) * 5.0 * (p_0 - p), rtol=0, atol=1e-15)
 
 
-def test_with_a_constant_gradient_the_pull_holds_a_parameter_within_one_over_pull(copy_task, make_model):
+def test_with_a_constant_gradient_l2_sp_holds_a_parameter_within_one_over_l2_sp(copy_task, make_model):
     class Falling(copy_task):
         def loss(self, model, out, window):
             return model.decode(out).sum(2).mean()  # the readout's bias has gradient 1, always
 
-    task, pull, rate = Falling(), 50.0, 0.002
+    task, l2_sp, rate = Falling(), 50.0, 0.002
     start = make_model(task)
-    recipe = Recipe(epochs=12, patience=None, pull=pull, clip=UNCLIPPED, weights=OptimizerRecipe(rate=rate))
+    recipe = Recipe(epochs=12, patience=None, l2_sp=l2_sp, clip=UNCLIPPED, weights=OptimizerRecipe(rate=rate))
     done = fit(start, task, recipe, seed=0)
     moved = start.readout.bias - done.model.readout.bias
-    a = rate * pull  # d <- (1 - a) (d + rate): Adam's step is the rate where the gradient is constant
+    a = rate * l2_sp  # d <- (1 - a) (d + rate): Adam's step is the rate where the gradient is constant
     expected = rate * (1 - a) / a * (1 - (1 - a) ** done.steps)
     torch.testing.assert_close(moved, torch.full_like(moved, expected), rtol=1e-6, atol=0)
-    assert 0.8 / pull < expected < 1 / pull
+    assert 0.8 / l2_sp < expected < 1 / l2_sp
 
 
-def test_pull_bounds_every_parameter(copy_task, make_model):
+def test_l2_sp_bounds_every_parameter(copy_task, make_model):
     task = copy_task()
     start = make_model(task)
     adam = 0.1 / math.sqrt(0.001 * (1 - 0.81 / 0.999))  # the largest step in rates, by Cauchy-Schwarz
 
-    def farthest(pull):
-        recipe = Recipe(epochs=30, patience=None, pull=pull, weights=OptimizerRecipe(rate=0.01))
+    def farthest(l2_sp):
+        recipe = Recipe(epochs=30, patience=None, l2_sp=l2_sp, weights=OptimizerRecipe(rate=0.01))
         done = dict(fit(start, task, recipe, seed=0).model.named_parameters())
         return max(float((done[name] - p).detach().abs().max()) for name, p in start.named_parameters())
 
     assert farthest(50.0) <= adam / 50.0 < farthest(0.0)
 
 
-def test_a_pull_that_would_overshoot_stops_at_the_start(copy_task, make_model):
+def test_an_l2_sp_that_would_overshoot_stops_at_the_start(copy_task, make_model):
     task = copy_task()
     start = make_model(task)
-    done = fit(start, task, replace(QUICK, pull=1000.0), seed=0)  # rate x pull = 10
+    done = fit(start, task, replace(QUICK, l2_sp=1000.0), seed=0)  # rate x l2_sp = 10
     for name, p in done.model.named_parameters():
         torch.testing.assert_close(p, dict(start.named_parameters())[name], rtol=0, atol=1e-15)
 
@@ -459,7 +459,7 @@ def test_second_order_without_a_hadamard_op_on_the_reference(copy_task):
 @pytest.mark.parametrize("bilevel", ["joint", "first", "second"])
 def test_going_on_after_any_step_equals_an_unbroken_fit(copy_task, make_model, assert_equal, bilevel, dropout, outcome):
     task, watch = copy_task(dropout=dropout), Watch()
-    start, recipe = make_model(task), replace(QUICK, bilevel=bilevel, pull=10.0, patience=3)
+    start, recipe = make_model(task), replace(QUICK, bilevel=bilevel, l2_sp=10.0, patience=3)
     whole = outcome(fit(start, task, recipe, seed=2, monitor=watch))
     assert len(watch.snapshots) == (22 if bilevel == "joint" else 14)  # warm-up windows count
     for number, snapshot in enumerate(watch.snapshots):
@@ -474,7 +474,7 @@ def test_going_on_after_any_step_equals_an_unbroken_fit(copy_task, make_model, a
 
 def test_going_on_with_groups_of_several_rates_equals_an_unbroken_fit(copy_task, make_model, assert_equal, outcome):
     task, watch = copy_task(), Watch()
-    start, recipe = make_model(task), replace(QUICK, pull=10.0)
+    start, recipe = make_model(task), replace(QUICK, l2_sp=10.0)
 
     def grouped():
         optimizers, (weights, _) = make_optimizers(start, recipe), split_parameters(start)
@@ -558,7 +558,7 @@ def test_parameters_are_split_by_name_and_counted(copy_task, make_model):
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_groups_of_one_rate_train_as_one_group_does(copy_task, make_model, assert_equal, kind):
     task = copy_task()
-    start, recipe = make_model(task), replace(QUICK, pull=5.0, weights=OptimizerRecipe(kind, 0.01, 0.9, 0.1))
+    start, recipe = make_model(task), replace(QUICK, l2_sp=5.0, weights=OptimizerRecipe(kind, 0.01, 0.9, 0.1))
     optimizers, (weights, _) = make_optimizers(start, recipe), split_parameters(start)
     set_rates(optimizers[0], [(weights[1:], 0.01), (weights[:1], 0.01)])
     divided = fit(start, task, recipe, seed=0, optimizers=optimizers).model

@@ -82,7 +82,7 @@ def factors(task, part, recipe, seed):
     for epoch in range(recipe.epochs):
         windows = windows_of(task, part, seed, epoch)
         for place, window in enumerate(windows):
-            if window.warm_up:  # counts as a part of the epoch, but not as a step
+            if window.burn_in:  # counts as a part of the epoch, but not as a step
                 continue
             step += 1
             rise = min(1.0, step / recipe.warm_up) if recipe.warm_up else 1.0
@@ -188,7 +188,7 @@ def gradient_descent(task, start, recipe, seed, losses):
     for epoch in range(recipe.epochs):
         for window in windows_of(task, "train", seed, epoch):
             loss, hidden = window_loss(model, task, window, None if window.fresh else hidden)
-            if window.warm_up:
+            if window.burn_in:
                 continue
             model.zero_grad()
             loss.backward()
@@ -298,13 +298,13 @@ def test_averages_that_cannot_be_judged_leave_the_weights_as_they_were(copy_task
 
 
 @pytest.mark.parametrize("bilevel", ["joint", "first"])
-@pytest.mark.parametrize("pull", [0.0, 5.0])
+@pytest.mark.parametrize("l2_sp", [0.0, 5.0])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "nt_asgd"])
 def test_a_resumed_fit_is_the_same_from_any_step(
-    copy_task, make_model, assert_equal, outcome, optimizer, pull, bilevel
+    copy_task, make_model, assert_equal, outcome, optimizer, l2_sp, bilevel
 ):
     """Through warm-up, decay, dropout, epochs of several lengths and the beginning of averaging."""
-    recipe = replace(AVERAGED, epochs=6, warm_up=9, decay="linear", pull=pull, bilevel=bilevel)
+    recipe = replace(AVERAGED, epochs=6, warm_up=9, decay="linear", l2_sp=l2_sp, bilevel=bilevel)
     recipe = replace(recipe, weights=replace(recipe.weights, optimizer=optimizer))
     task, watch = losing(uneven(copy_task, dropout=0.3), RISING), Watch()
     start = make_model(task)
@@ -359,12 +359,12 @@ def weights_of(model):
     return [name for name, p in model.named_parameters() if p.numel() and not name.endswith("alpha")]
 
 
-@pytest.mark.parametrize("pull", [0.0, 3.0])
-def test_means_are_of_the_weights_as_they_are_after_each_step(copy_task, make_model, pull):
-    """After the pull, that is."""
+@pytest.mark.parametrize("l2_sp", [0.0, 3.0])
+def test_means_are_of_the_weights_as_they_are_after_each_step(copy_task, make_model, l2_sp):
+    """After the penalty `l2_sp`, that is."""
     task, watch = losing(copy_task(), RISING), Watch()
     start = make_model(task)
-    done = fit(start, task, replace(AVERAGED, pull=pull), seed=0, monitor=watch)
+    done = fit(start, task, replace(AVERAGED, l2_sp=l2_sp), seed=0, monitor=watch)
     means, found = means_since(watch, weights_of(start)), dict(done.model.named_parameters())
     assert len(set(watch.averaging)) > 30
     for name, mean in means.items():
@@ -428,7 +428,7 @@ def test_a_fit_that_goes_on_begins_without_means_and_makes_its_own(copy_task, ma
         assert list(optimizers[0].means())
     again, watch = losing(copy_task(), RISING), Watch()
     done = fit(model, again, AVERAGED, seed=1, monitor=watch, optimizers=optimizers)
-    begun = sum(1 for epoch in range(4) for window in windows_of(task, "train", 1, epoch) if not window.warm_up)
+    begun = sum(1 for epoch in range(4) for window in windows_of(task, "train", 1, epoch) if not window.burn_in)
     assert min(watch.averaging) == begun + 1
     assert list(optimizers[0].means())  # what was given is left alone
     for name, mean in means_since(watch, weights_of(model)).items():

@@ -97,7 +97,7 @@ def change_after(closes, day, seed):
 
 def same_windows(one, other):
     for a, b in zip(one, other, strict=True):
-        assert (a.fresh, a.warm_up) == (b.fresh, b.warm_up)
+        assert (a.fresh, a.burn_in) == (b.fresh, b.burn_in)
         for x, y in ((a.x, b.x), (a.target, b.target), (a.weight, b.weight)):
             assert (x is None and y is None) or torch.equal(x, y)
 
@@ -265,7 +265,7 @@ def test_every_target_lies_in_its_part_and_every_input_is_the_day_before(batches
         assert 1 <= len(target) <= bptt
         assert window.x.dtype == window.target.dtype == torch.float32
     assert windows[0].x.shape[1] <= streams
-    assert not any(window.warm_up for window in windows[1:])
+    assert not any(window.burn_in for window in windows[1:])
 
 
 @settings(max_examples=40, deadline=None)
@@ -273,11 +273,11 @@ def test_every_target_lies_in_its_part_and_every_input_is_the_day_before(batches
 def test_streams_carry_their_state_from_day_to_day(part, bptt, streams, seed):
     task = counting(bptt=bptt, streams=streams)
     first, *rest = task.windows(part, seed=seed)
-    assert (first.fresh, first.warm_up) == (True, True)
+    assert (first.fresh, first.burn_in) == (True, True)
     assert len(days(first.x)) == bptt  # each stream reads as far back as a gradient reaches
     last = days(first.target)[-1]
     for window in rest:
-        assert (window.fresh, window.warm_up) == (False, False)
+        assert (window.fresh, window.burn_in) == (False, False)
         np.testing.assert_array_equal(days(window.target)[0], last + 1)
         last = days(window.target)[-1]
 
@@ -286,7 +286,7 @@ def test_streams_carry_their_state_from_day_to_day(part, bptt, streams, seed):
 @given(part=st.sampled_from(PARTS), bptt=st.integers(2, 12), streams=st.integers(1, 60), seed=st.integers(0, 999))
 def test_an_epoch_of_streams_covers_nearly_all_days_once(part, bptt, streams, seed):
     task = counting(bptt=bptt, streams=streams)
-    learned = np.concatenate([np.ravel(days(w.target)) for w in task.windows(part, seed=seed) if not w.warm_up])
+    learned = np.concatenate([np.ravel(days(w.target)) for w in task.windows(part, seed=seed) if not w.burn_in])
     assert len(set(learned)) == len(learned)
     rows = task.rows(part)
     assert len(learned) > rows.stop - rows.start - 2 * bptt - streams  # warm-up, shift, and what does not divide
@@ -299,7 +299,7 @@ def test_an_epoch_of_windows_learns_every_day_that_has_a_whole_window_once(part,
     task = counting(bptt=bptt, streams=size, batches="windows")
     rows, last = task.rows(part), []
     for window in task.windows(part, seed=seed):
-        assert (window.fresh, window.warm_up, len(window.x)) == (True, False, bptt)
+        assert (window.fresh, window.burn_in, len(window.x)) == (True, False, bptt)
         assert window.weight.shape == (bptt, window.x.shape[1], 1)
         assert not window.weight[:-1].any()
         last += days(window.target)[-1].tolist()
@@ -326,7 +326,7 @@ def test_over_the_epochs_no_day_but_the_first_few_is_left_out():
         int(day)
         for seed in range(60)
         for window in task.windows("train", seed=seed)
-        if not window.warm_up
+        if not window.burn_in
         for day in np.ravel(days(window.target))
     }
     assert set(range(2 * 5, TRAIN - 5)) <= seen

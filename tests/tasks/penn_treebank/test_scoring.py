@@ -63,7 +63,7 @@ def cut(ids, bptt, streams=1, context=0):
     spans += [(first, min(first + bptt, length)) for first in range(0, length, bptt)]
     for number, (first, last) in enumerate(spans):
         places = torch.arange(first, last)[:, None] + starts
-        yield Window(ids[places], ids[places + 1], fresh=number == 0, warm_up=first < 0)
+        yield Window(ids[places], ids[places + 1], fresh=number == 0, burn_in=first < 0)
 
 
 def snapshot(model):
@@ -243,7 +243,7 @@ def test_mean_squared_gradients_are_those_of_the_windows(core):
     judge, hidden, sums, count = copy.deepcopy(model).eval(), None, {}, 0
     for window in windows:
         _, hidden, gradient = gradient_of(judge, window, hidden)
-        if not window.warm_up:
+        if not window.burn_in:
             count += 1
             for name, one in gradient.items():
                 sums[name] = sums.get(name, 0) + one**2
@@ -262,11 +262,11 @@ def test_a_text_that_repeats_itself_is_learned_on_the_way(core):
     assert losses[-30:].mean() < 0.3 * still[-30:].mean()
 
 
-def test_dynamic_evaluation_learns_from_a_warm_up_too():
+def test_dynamic_evaluation_learns_from_a_burn_in_too():
     windows = list(cut(text(), 5, context=20))
     model = made()
     losses = dynamic_losses(model, windows, Dynamics(0.1))
-    scored = dynamic_losses(model, [one._replace(warm_up=False) for one in windows], Dynamics(0.1))
+    scored = dynamic_losses(model, [one._replace(burn_in=False) for one in windows], Dynamics(0.1))
     torch.testing.assert_close(losses, scored[20:])
 
 
@@ -321,10 +321,10 @@ def test_each_stream_has_a_cache_of_its_own():
     torch.testing.assert_close(losses, torch.stack(alone, 1), rtol=1e-9, atol=1e-12)
 
 
-def test_a_cache_remembers_a_warm_up_and_is_emptied_where_the_text_begins_anew():
+def test_a_cache_remembers_a_burn_in_and_is_emptied_where_the_text_begins_anew():
     model, cache = made().double(), Cache(30, 1.0, 0.3)
     windows = list(cut(text(), 10, context=20))
-    whole = cache_losses(model, [one._replace(warm_up=False) for one in windows], cache)
+    whole = cache_losses(model, [one._replace(burn_in=False) for one in windows], cache)
     torch.testing.assert_close(cache_losses(model, windows, cache), whole[20:])
     anew = cache_losses(model, [*windows, windows[1]._replace(fresh=True)], cache)
     torch.testing.assert_close(anew[-10:], cache_losses(model, [windows[1]], cache))

@@ -45,7 +45,7 @@ def test_windows_put_together_are_equal_streams_of_the_text(n, streams, bptt, ra
         assert torch.equal(target[:, stream], own[1:])
     assert x.dtype == target.dtype == torch.int64
     assert [window.fresh for window in found] == [True] + [False] * (len(found) - 1)
-    assert not any(window.warm_up for window in found)
+    assert not any(window.burn_in for window in found)
     assert all(window.weight is None for window in found)
 
 
