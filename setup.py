@@ -73,6 +73,10 @@ setup(
     extras_require={"finance": FINANCE, "torchtext": TORCHTEXT, "triton": TRITON, "dev": DEV},
     entry_points={
         "console_scripts": ["grownas = grownas.cli:main"],
+        "grownas.strategies": [
+            "growing = grownas.strategies.growing.strategy:Growing",
+            "random = grownas.strategies.random_search:RandomSearch",
+        ],
         "grownas.tasks": [
             "index_returns = grownas.tasks.index_returns.task:IndexReturns",
             "penn_treebank = grownas.tasks.penn_treebank.task:PennTreebank",

@@ -1,8 +1,7 @@
 """Every seam on one page: what a task, a model, a strategy, a criterion and a journal must offer.
 
 A package adds a task by the entry-point group `grownas.tasks` and a strategy by `grownas.strategies`. Both are classes
-that may subclass the protocol here, and then inherit its defaults: a method with a body is a default, one that ends in
-`...` must be written.
+that may subclass the protocol here and then inherit its defaults; abstract methods must be written.
 
     config, data -> Problem -> Strategy.search -> SearchResult -> scores
 
@@ -11,6 +10,7 @@ Axes everywhere: `T` time, `B` batch, `I` input, `H` hidden, `O` output, in the 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
@@ -133,6 +133,7 @@ class Task(Protocol):
     loss_name: str = "loss"
 
     @classmethod
+    @abstractmethod
     def load(cls, options: Any, *, architecture_share: float = 0.2) -> Self:
         """Read the data.
 
@@ -146,20 +147,24 @@ class Task(Protocol):
         ...
 
     @property
+    @abstractmethod
     def source(self) -> str:
         """Where the data came from, for messages."""
         ...
 
     @property
+    @abstractmethod
     def checksum(self) -> str:
         """Of the data as they were read."""
         ...
 
     @property
+    @abstractmethod
     def input_size(self) -> int:
         """Number of inputs of a core."""
         ...
 
+    @abstractmethod
     def model(self, *cores: nn.Module, generator: Generator | None = None) -> Any:
         """Build the task's `Model` around a core; new parameters are drawn from `generator`.
 
@@ -167,6 +172,7 @@ class Task(Protocol):
         """
         ...
 
+    @abstractmethod
     def windows(self, part: str, *, seed: int) -> Iterator[Window]:
         """Yield one epoch of a part in order; the same seed gives the same windows.
 
@@ -175,10 +181,12 @@ class Task(Protocol):
         """
         ...
 
+    @abstractmethod
     def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
         """Return a window's mean training loss from the core's output `(T, B, H)`, a scalar."""
         ...
 
+    @abstractmethod
     def evaluate(self, model: Any, part: str) -> Evaluation:
         """Score a model on a part, the state carried in from the steps before it. No gradient."""
         ...
@@ -231,37 +239,45 @@ class SeriesTask(Task, Protocol):
     kind: ClassVar[str] = "series"
 
     @property
+    @abstractmethod
     def names(self) -> list[str]:
         """Of the series."""
         ...
 
     @property
+    @abstractmethod
     def values(self) -> Array:
         """All rows, standardised, float64, shape `(n, I)`."""
         ...
 
     @property
+    @abstractmethod
     def mean(self) -> Array:
         """Of each series over the training part, in its own units, shape `(I,)`."""
         ...
 
     @property
+    @abstractmethod
     def sd(self) -> Array:
         """Standard deviations, likewise."""
         ...
 
+    @abstractmethod
     def rows(self, part: str) -> slice:
         """Return the rows of a part that are forecast; the rows before them are read, too."""
         ...
 
+    @abstractmethod
     def tensor(self, part: str) -> Tensor:
         """Return a part's standardised rows, float32, shape `(n, 1, I)`."""
         ...
 
+    @abstractmethod
     def evaluate_forecasts(self, forecasts: Array, part: str) -> Evaluation:
         """Score forecasts of a part's rows, standardised, shape `(n, I)`, that a linear model made."""
         ...
 
+    @abstractmethod
     def at_origin(self, number: int) -> Self:
         """Return the same data seen so many validation parts earlier.
 
@@ -282,16 +298,37 @@ class TextTask(Task, Protocol):
     kind: ClassVar[str] = "language"
 
     @property
+    @abstractmethod
     def words(self) -> list[str]:
         """The vocabulary, in the order of ids."""
         ...
 
+    @abstractmethod
     def with_options(self, values: Mapping[str, float]) -> Self:
         """Return the same task with other options of the model: `gain`, and `dropout` of input and output."""
         ...
 
 
 KINDS: dict[str, type[Task]] = {"plain": Task, "series": SeriesTask, "language": TextTask}  # by `Task.kind`
+
+
+# --- runs ---
+
+
+class Folder(Protocol):
+    """Where a run writes its results: a run folder, or memory (`grownas.runs.memory`)."""
+
+    def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
+        """Write plain values."""
+        ...
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write text."""
+        ...
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+        """Write tensors by name, and texts that belong to them."""
+        ...
 
 
 # --- searches ---
@@ -461,12 +498,14 @@ class Found:
         seconds: of the work that led to it.
         settings: trainings that led to it.
         speed: positions learned from in a second of its training; None if nothing was trained.
+        log: what the strategy needs to refit it.
     """
 
     model: Any
     seconds: float = 0.0
     settings: int = 0
     speed: float | None = None
+    log: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -478,6 +517,7 @@ class SearchResult:
         evaluation: of the model on the validation part.
         is_start: the model is the start: nothing better was found.
         scores: one entry for each genotype that was trained: plain values, `genotype`, `val` and `steps` among them.
+        params: numbers that the model learned, architecture weights included; baselines match it.
         steps: weight steps of all trainings so far.
         seconds: of all work so far.
         settings: trainings so far.
@@ -492,6 +532,7 @@ class SearchResult:
     model: Any
     evaluation: Evaluation
     is_start: bool
+    params: int
     steps: int
     seconds: float
     settings: int
@@ -528,16 +569,23 @@ class Strategy(Protocol):
         Raises:
             ConfigError: options contradict each other.
         """
-        ...
+        self.options = options
 
     def recipe(self) -> Recipe:
-        """Return how the strategy trains a start, for choosing settings before the search and for fixed-size controls."""
-        ...
+        """Return how the search trains a supernet to its end; controls of a fixed size are trained alike."""
+        from grownas.training.recipe import Recipe
+
+        return Recipe()
+
+    def tuning_recipe(self) -> Recipe:
+        """Return how the start is trained to choose settings before the search; by default `recipe`."""
+        return self.recipe()
 
     def with_rate(self, rate: float) -> Self:
-        """Return the same strategy with another learning rate of the weights."""
-        ...
+        """Return the same strategy with another learning rate of the weights; by default itself."""
+        return self
 
+    @abstractmethod
     def search(self, problem: Problem) -> Iterator[SearchResult]:
         """Search, one unit of work after the other; yield what is found so far after each.
 
@@ -549,4 +597,4 @@ class Strategy(Protocol):
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
         """Train what was found again on a problem whose training part is longer, without choosing anything anew."""
-        ...
+        raise NotImplementedError(f"{type(self).__name__} cannot refit what it found; set refit=false")

@@ -1,10 +1,4 @@
-"""Models that the grown cell is compared with."""
+"""Models that the cell found by the search is compared with, and the linear models of series.
 
-# By a task's kind; known to configs without importing torch. The functions stand in `contests`.
-NAMES = {
-    "series": (
-        *("zero", "var1", "var", "var_robust", "har", "lstm", "gru"),
-        *("gru_var", "random", "fixed_size_random", "sizes"),
-    ),
-    "language": ("lstm", "gru", "random", "darts_v1", "darts_v2", "enas"),
-}
+`table` names them; `series`, `text` and `plain` compute them for a kind of task.
+"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,12 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, create_model
 
-from grownas.config.messages import explain, hint, unknown_names
+from grownas.config.messages import explain, hint, moved_keys, unknown_names
 from grownas.config.sections import SECTIONS, Config
 from grownas.errors import ConfigError
+from grownas.protocols import KINDS, Strategy, Task
 
-TASKS = "grownas.tasks"  # entry-point group
+GROUPS = {"task": "grownas.tasks", "strategy": "grownas.strategies"}  # entry points by the section that names them
 NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
 
 
@@ -35,16 +37,19 @@ def load(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     for key in NOTES:  # what a run folder says about the past does not govern the present
         tree.pop(key, None)
     problems = [problem for item in overrides if (problem := _override(tree, item))]
-    model, config = Config, None
+    model: type[Config] = Config
+    config = task = None
     try:
-        model = config_class(_task_name(tree))
+        task_name, strategy_name = _used(tree, "task", "index_returns"), _used(tree, "strategy", "growing")
+        task, model = task_class(task_name), config_class(task_name, strategy_name)
     except ConfigError as error:
         problems.append(str(error))
+    problems += moved_keys(tree)
     try:
         config = model.model_validate(tree)
     except ValidationError as error:
         problems += explain(error, model, tree)
-    problems += unknown_names(tree, None if model is Config else task_class(_task_name(tree)))
+    problems += unknown_names(tree, task)
     if problems or config is None:
         count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         raise ConfigError("\n  ".join([f"{os.fspath(name)}: {count}", *problems]))
@@ -82,27 +87,120 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 
 @cache
-def config_class(task: str) -> type[Config]:
-    """Return the class of configs for a task; its section `task` is the task's own, some are its kind's."""
+def config_class(task: str, strategy: str) -> type[Config]:
+    """Return the class of configs for a task and a strategy, each with its own section; some are the task's kind's."""
     found = task_class(task)
-    sections = {"task": found.section, **SECTIONS[found.kind]}
+    sections = {"task": found.section, "strategy": strategy_class(strategy).section, **SECTIONS.get(found.kind, {})}
     made: dict[str, Any] = {name: (section, Field(default_factory=section)) for name, section in sections.items()}
     return create_model("Config", __base__=Config, **made)
 
 
-@cache
-def task_class(name: str) -> Any:
+def task_class(name: str) -> type[Task]:
     """Return a task's class, found through the entry-point group `grownas.tasks`.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is none of this name, or it is no task.
     """
-    found = {entry.name: entry for entry in metadata.entry_points(group=TASKS)}
-    if name not in found:
+    found: type[Task] = _plugin("task", name)
+    if found.kind not in KINDS:
+        raise ConfigError(f"task.use={name}: its kind is {found.kind!r}, expected one of {', '.join(KINDS)}")
+    _check_members(f"task.use={name}", found, KINDS[found.kind], ("name", "metric", "section", "losses"))
+    return found
+
+
+def strategy_class(name: str) -> type[Strategy]:
+    """Return a strategy's class, found through the entry-point group `grownas.strategies`.
+
+    Raises:
+        ConfigError: there is none of this name, or it is no strategy.
+    """
+    found: type[Strategy] = _plugin("strategy", name)
+    _check_members(f"strategy.use={name}", found, Strategy, ("section",))
+    return found
+
+
+def strategies_of(config: Config) -> list[Any]:
+    """Return the section of each strategy of a comparison, the config's own first.
+
+    Raises:
+        ConfigError: an entry is no strategy, or one stands twice.
+    """
+    entries = config.strategies or tuple(dict.fromkeys((config.strategy.use, "random")))
+    sections = []
+    for entry in entries:
+        given = {"use": entry} if isinstance(entry, str) else entry
+        if not isinstance(given, Mapping) or not isinstance(given.get("use"), str):
+            raise ConfigError(f"strategies: expected names or sections with use, got {entry!r}")
+        if entry == config.strategy.use:
+            sections.append(config.strategy)
+            continue
+        section = strategy_class(given["use"]).section
+        try:
+            sections.append(section.model_validate(given))
+        except ValidationError as error:
+            raise ConfigError("\n  ".join(["strategies:", *explain(error, section, given)])) from error
+    names = [section.use for section in sections]
+    if names[0] != config.strategy.use or len(set(names)) < len(names):
         raise ConfigError(
-            f"task.use: unknown task {name!r}; installed: {', '.join(sorted(found))}{hint(name, list(found))}"
+            f"strategies: got {', '.join(names)}; expected each once, the first of them strategy.use="
+            f"{config.strategy.use}"
         )
+    return sections
+
+
+@cache
+def _plugin(kind: str, name: str) -> Any:
+    found = {entry.name: entry for entry in metadata.entry_points(group=GROUPS[kind])}
+    if name not in found:
+        installed = ", ".join(sorted(found))
+        raise ConfigError(f"{kind}.use: unknown {kind} {name!r}; installed: {installed}{hint(name, list(found))}")
     return found[name].load()
+
+
+def _check_members(key: str, found: Any, protocol: Any, attributes: Sequence[str]) -> None:
+    """Refuse a class that lacks what its protocol asks for.
+
+    Raises:
+        ConfigError: it does; the message names all that it lacks.
+    """
+    missing = [name for name in attributes if not hasattr(found, name)]
+    missing += [
+        name for name in members(protocol) if callable(getattr(protocol, name, None)) and not hasattr(found, name)
+    ]
+    missing += sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        where = f"{found.__module__}.{found.__qualname__}"
+        raise ConfigError(
+            f"{key}: {where} lacks {', '.join(dict.fromkeys(missing))}, which grownas.protocols.{protocol.__name__} "
+            "asks for"
+        )
+
+
+def check_task(task: Task) -> None:
+    """Refuse a loaded task that lacks what its protocol asks for.
+
+    Raises:
+        ConfigError: it does; the message names all that it lacks.
+    """
+    protocol = KINDS[task.kind]
+    missing = [name for name in members(protocol) if not hasattr(task, name)]
+    if missing:
+        where = f"{type(task).__module__}.{type(task).__qualname__}"
+        raise ConfigError(
+            f"task.use={task.name}: {where} lacks {', '.join(missing)}, which grownas.protocols.{protocol.__name__} "
+            "asks for"
+        )
+
+
+def members(protocol: Any) -> list[str]:
+    """Return the public names of a protocol, in the order in which they are declared."""
+    found = [
+        name
+        for base in reversed(protocol.__mro__)
+        if getattr(base, "_is_protocol", False)
+        for name in (*inspect.get_annotations(base), *vars(base))
+    ]
+    return [name for name in dict.fromkeys(found) if not name.startswith("_")]
 
 
 class _Loader(yaml.SafeLoader):
@@ -162,8 +260,9 @@ def _override(tree: dict[str, Any], item: str) -> str | None:
     return None
 
 
-def _task_name(tree: Mapping[str, Any]) -> str:
-    section = tree.get("task", {})
+def _used(tree: Mapping[str, Any], key: str, default: str) -> str:
+    """Return what a section's `use` says."""
+    section = tree.get(key, {})
     if not isinstance(section, Mapping):
-        raise ConfigError(f"task: expected a section, got {section!r}")
-    return str(section.get("use", "index_returns"))
+        raise ConfigError(f"{key}: expected a section, got {section!r}")
+    return str(section.get("use", default))

@@ -9,6 +9,23 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+MOVED = {  # key of an earlier version -> where its value goes now
+    "strategy.judge": "strategy.accept",
+    "strategy.pull": "strategy.l2_sp",
+    "strategy.max_seconds": "budget.seconds",
+}
+
+
+def moved_keys(tree: dict[str, Any]) -> list[str]:
+    """Take keys of an earlier version out of a tree; return what to write instead of each."""
+    problems = []
+    for old, new in MOVED.items():
+        section, _, key = old.partition(".")
+        if isinstance(tree.get(section), dict) and key in tree[section]:
+            value = tree[section].pop(key)
+            problems.append(f"{old}: is called {new} now; write {new}={value}")
+    return problems
+
 
 def explain(errors: ValidationError, model: type[BaseModel], tree: Mapping[str, Any]) -> list[str]:
     """Return one line for each key that is wrong, also where several types were allowed and none fits."""
@@ -103,12 +120,12 @@ def unknown_names(tree: Mapping[str, Any], task: Any | None) -> list[str]:
         tree: the config as read.
         task: the task's class; None if the task itself is unknown.
     """
-    from grownas.baselines import NAMES
+    from grownas.baselines.table import names as baseline_names
     from grownas.ops import ACTIVATION
 
     tables: dict[str, Sequence[str]] = {"space.activation": list(ACTIVATION)}
     if task is not None:
-        names = NAMES[task.kind]
+        names = baseline_names(task.kind)
         tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": task.losses}
     problems = []
     for key, known in tables.items():
@@ -116,5 +133,8 @@ def unknown_names(tree: Mapping[str, Any], task: Any | None) -> list[str]:
         given = tree[section].get(leaf, []) if isinstance(tree.get(section), Mapping) else []
         for name in given if isinstance(given, list) else [given]:
             if isinstance(name, str) and name not in known:
+                if name == "random" and key.startswith("baselines."):
+                    problems.append(f"{key}: random is a strategy now; write strategies=[growing,random]")
+                    continue
                 problems.append(f"{key}: unknown {name!r}, expected some of {', '.join(known)}{hint(name, known)}")
     return problems

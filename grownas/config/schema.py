@@ -85,7 +85,9 @@ class StrategySection(Section):
     max_nodes: Annotated[Count, about("of a cell")] = 3
     accept: Annotated[
         Literal["significant", "better"],
-        about("when a candidate replaces the best model: by a one-sided t-test on the validation losses, or by their mean"),
+        about(
+            "when a candidate replaces the best model: by a one-sided t-test on the validation losses, or by their mean"
+        ),
     ] = "significant"
     threshold: Annotated[NonNegative, about("least t of `significant`")] = 1.645
     guard: Annotated[bool, about("accept only what does not raise the mean training loss either")] = True

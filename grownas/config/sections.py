@@ -14,23 +14,32 @@ from pydantic import Field, field_validator
 from grownas.config.schema import (
     Count,
     Distinct,
+    Names,
     NonNegative,
-    Number,
     OneOrMore,
     Positive,
     Rate,
     Section,
     Share,
+    WeightOptimizer,
     Whole,
     about,
 )
 
-WHERE_AND_HOW = ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds", "panels")  # do not change a result
+WHERE_AND_HOW = (
+    "runs",
+    "name",
+    "quiet",
+    "workers",
+    "checkpoint_seconds",
+    "seeds",
+    "panels",
+    "strategies",
+)  # do not change a result
 
 
 Combine = Literal["add", "hadamard"]
 Backend = Literal["auto", "native", "torch", "triton", "reference"]
-Names = Annotated[tuple[str, ...], OneOrMore, Distinct]
 Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
 Seeds = Annotated[tuple[Whole, ...], OneOrMore, Field(min_length=1), Distinct]
 
@@ -44,6 +53,7 @@ class Start(Section):
         about("a sum of a VAR of order 1 or 2 and one with exponential averages, weighted by folds; or one VAR"),
     ] = "combined"
     nodes: Annotated[Count, about("of the start")] = 1
+    carrier_share: Annotated[Share, about("of the identity op that carries the VAR in each node of the start")] = 0.5
     max_order: Annotated[Count, about("highest VAR order that blocked folds try for `single` and `var_robust`")] = 10
 
 
@@ -57,6 +67,14 @@ class Space(Section):
     share_projection: Annotated[bool, about("ops of a node with the same combine share their projection")] = False
 
 
+class BudgetSection(Section):
+    """What a search may spend; in `grownas compare` further strategies get the first one's steps if all are null."""
+
+    steps: Annotated[Count | None, about("weight steps of all trainings of the search")] = None
+    seconds: Annotated[Positive | None, about("of work; no new unit of work begins after it")] = None
+    genotypes: Annotated[Count | None, about("that are trained")] = None
+
+
 class Retrain(WeightOptimizer):
     """The budget of every model that is trained from random weights."""
 
@@ -66,7 +84,7 @@ class Retrain(WeightOptimizer):
 
 
 class Halving(Section):
-    """Successive halving, which chooses a model's setting on validation (see `contests.common.Halving`)."""
+    """Successive halving, which chooses a model's setting on validation (see `experiments.common.Halving`)."""
 
     first_epochs: Annotated[
         Count, about("that every size, loss and weight decay is trained for, with the highest rate")
@@ -83,7 +101,6 @@ class Baselines(Section):
     use: Annotated[Names, about("of `grownas search`")] = ("zero", "var1", "var", "var_robust", "har", "lstm", "gru")
     compare: Annotated[Names, about("further ones of `grownas compare`")] = (
         "gru_var",
-        "random",
         "fixed_size_random",
         "sizes",
     )
@@ -118,7 +135,7 @@ class LanguageBaselines(Section):
     """What a grown language model is compared with; all have its number of parameters."""
 
     use: Annotated[Names, about("of `grownas search`")] = ("lstm", "gru")
-    compare: Annotated[Names, about("further ones of `grownas compare`")] = ("random",)
+    compare: Annotated[Names, about("further ones of `grownas compare`")] = ()
     grid: Grid = Grid()
 
 
@@ -127,7 +144,7 @@ class LanguageRetrain(Retrain):
 
     epochs: Annotated[Count, about("at most")] = 200
     layers: Annotated[
-        Count, about("of cells one on another, for the cell trained anew and every baseline but `random`; growth has 1")
+        Count, about("of cells one on another, for the cell trained anew and every baseline; a search has 1")
     ] = 1
 
 
@@ -143,7 +160,13 @@ class Config(Section):
     task: Any
     start: Start = Start()
     space: Space = Space()
-    strategy: Growing = Growing()
+    strategy: Any
+    strategies: Annotated[
+        tuple[Any, ...],
+        OneOrMore,
+        about("of `grownas compare`: names, or sections with `use`; the first is `strategy`; each has its budget"),
+    ] = ()
+    budget: BudgetSection = BudgetSection()
     retrain: Retrain = Retrain()
     baselines: Baselines = Baselines()
     refit: Annotated[bool, about("fit all models on training + validation data before the test part is read")] = False

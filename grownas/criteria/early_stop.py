@@ -1,14 +1,14 @@
-"""Early stopping: the inner level over epochs, and the judges of the outer level over stages (ALGORITHMS 3)."""
+"""Early stopping: the inner level over epochs, and the acceptance of candidates, the outer level (ALGORITHMS 3)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from grownas.evaluation.statistics import newey_west_t
+from grownas.protocols import AcceptanceCriterion, Verdict
 
 LARGEST = 1e6  # figure in the logs: JSON has no infinity
 
@@ -40,18 +40,10 @@ class Patience:
         self.best, self.waited = state["best"], state["waited"]
 
 
-class Verdict(NamedTuple):
-    """A judge's answer: the rule accepts if its figure is above the threshold."""
-
-    accepted: bool
-    figure: float
-    rule: str
-    threshold: float
-
-    def line(self) -> dict[str, Any]:
-        """Return what the logs keep: the figure clipped to +-1e6, for the t of a constant gain is infinite."""
-        figure = max(min(self.figure, LARGEST), -LARGEST)
-        return {"rule": self.rule, "figure": figure, "threshold": self.threshold}
+def logged(verdict: Verdict) -> dict[str, Any]:
+    """Return what the logs keep of a verdict: the figure clipped to +-1e6, for the t of a constant gain is infinite."""
+    figure = max(min(verdict.figure, LARGEST), -LARGEST)
+    return {"rule": verdict.rule, "figure": figure, "threshold": verdict.threshold}
 
 
 def better(best: np.ndarray, candidate: np.ndarray, *, threshold: float) -> Verdict:
@@ -72,4 +64,4 @@ def significant(best: np.ndarray, candidate: np.ndarray, *, threshold: float) ->
     return Verdict(t > threshold, t, "significant", threshold)
 
 
-JUDGES: dict[str, Callable[..., Verdict]] = {"better": better, "significant": significant}
+ACCEPT: dict[str, AcceptanceCriterion] = {"better": better, "significant": significant}

@@ -1,4 +1,4 @@
-"""Language modelling: growth starts at a small random cell; LSTM, GRU and random cells of the same size compete.
+"""Experiments on texts: the search starts at a small random cell; all models have its number of parameters.
 
 Every kind of model gets the same grid of settings, the same budget and an output gain; validation chooses.
 """
@@ -6,82 +6,63 @@ Every kind of model gets the same grid of settings, the same budget and an outpu
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Generator, nn
 
 from grownas.backbones.chain import Backbone
-from grownas.baselines.recurrent import recurrent_core
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.equations import language_equations
 from grownas.errors import ConfigError
 from grownas.evaluation.scoring import Score
-from grownas.experiments.common import Contest, Setting, choose, is_capped, score_model, train_and_choose, train_random
-from grownas.genotype import AnyGenotype, Genotype, published
-from grownas.runs.journal import Journal
-from grownas.runs.rundir import RunDir
-from grownas.starts.var import Ops
-from grownas.training.loop import Fit
-from grownas.training.recipe import Recipe, count_parameters
+from grownas.experiments.choosing import Setting
+from grownas.experiments.experiment import Experiment
+from grownas.genotype import AnyGenotype
+from grownas.protocols import Folder, Journal
+from grownas.starts.random import Ops
+from grownas.training.recipe import Recipe
 
 Core = Callable[[int, Generator], nn.Module]  # builds a core with so many units, which reads as many
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageContest(Contest):
-    """What the grown cell and the baselines are given.
+class TextExperiment(Experiment):
+    """What the search and the baselines are given.
 
     Attributes:
-        hidden_size: of the grown cell; the others are given the size that makes as many parameters.
         grid: the settings that every kind of model is tried with: rate of the weights, and options of the task.
-        layers: of the grown cell trained anew, and of every baseline but random cells, which are growth's control.
-        tuning_seconds, tuning_steps: what it took to choose the growth's.
+        layers: of the cell trained anew, and of every baseline.
     """
 
-    hidden_size: int
     grid: tuple[dict[str, float], ...]
     layers: int = 1
-    tuning_seconds: float = 0.0
-    tuning_steps: int = 0
-
-    @property
-    def baselines(self) -> Mapping[str, Callable[[Any], Score]]:
-        """The table of baselines."""
-        return BASELINES
 
     @classmethod
-    def enter(cls, config: Config, journal: Journal, task: Any, **given: Any) -> LanguageContest:
-        """Lay the grid out.
-
-        Args:
-            config: of the run.
-            journal: does and remembers the fits.
-            task: the text.
-            given: the other attributes of every contest.
-        """
-        sections: Any = config  # of a language task, see `config.SECTIONS`
+    def of(cls, config: Config, journal: Journal, task: Any) -> Self:
+        """Lay the grid out."""
+        sections: Any = config  # of a language task, see `config.sections.SECTIONS`
         tried = {name: values for name, values in sections.baselines.grid.model_dump().items() if values}
         grid = [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())]
         return cls(
-            journal=journal,
-            task=task,
             hidden_size=sections.space.hidden_size,
             grid=tuple(grid),
             layers=sections.retrain.layers,
-            **given,
+            **cls.common(config, journal, task),
         )
 
-    @staticmethod
-    def check(config: Config, task: Any) -> None:
+    @classmethod
+    def check(cls, config: Config, task: Any) -> None:
         """Refuse before work begins what a search would meet in the middle of it, and what is of finished models.
 
         A language task's options name the latter in `FINISHED`, and have `dropout_hidden`.
+
+        Raises:
+            ConfigError: the config does not fit a text.
         """
         if config.space.hidden_size == "auto":
             raise ConfigError(f"space.hidden_size=auto: {task.name} needs a number of units; set one, such as 128")
@@ -100,21 +81,8 @@ class LanguageContest(Contest):
         if config.refit:
             raise ConfigError(f"refit=true: {task.name} is scored as its field does, without the validation text")
 
-    @property
-    def seconds_before(self) -> float:
-        """What was spent before growth."""
-        return self.tuning_seconds
-
-    @property
-    def steps_before(self) -> int:
-        """Weight steps trained before growth."""
-        return self.tuning_steps
-
     def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
-        """Build a random cell of each node's ops; at first it knows nothing of any text, so `refitted` is the same.
-
-        Its size is that of the growth's start, or where the grown cell is known, the one with as many parameters.
-        """
+        """Build a random cell of each node's ops; at first it knows nothing of any text, so `refitted` is the same."""
         space = self.space
 
         def core(units: int, generator: Generator) -> nn.Module:
@@ -138,25 +106,13 @@ class LanguageContest(Contest):
         return self.task.model(*(core(units, generator) for _ in range(layers)), generator=generator)
 
     def units(self, core: Core, layers: int = 1) -> int:
-        """Return the size of each layer: with as many parameters as the grown cell's model, once that is known."""
-        return self.hidden_size if self.params is None else self.size_of(core, self.params, layers)
+        """Return the size of each layer: with as many parameters as the model that was found, once that is known."""
+        if self.params is None:
+            return self.hidden_size
+        return self.matched_size(lambda units: self._model(core, units, layers, torch.Generator()), self.params)
 
-    def size_of(self, core: Core, params: int, layers: int = 1) -> int:
-        """Return the number of units with which the model of such layers comes nearest to a number of parameters.
-
-        The count is a polynomial of degree 2 in the units, which three small models fix.
-        """
-        one, two, three = (count_parameters(self._model(core, units, layers, torch.Generator())) for units in (1, 2, 3))
-        bend = one - 2 * two + three
-
-        def count(units: int) -> int:
-            return one + (units - 1) * (two - one) + (units - 1) * (units - 2) // 2 * bend
-
-        above = next(units for units in itertools.count(1) if count(units) >= params)
-        return min((max(1, above - 1), above), key=lambda units: abs(count(units) - params))
-
-    def tuned(self, nodes: Sequence[Ops]) -> LanguageContest:
-        """Choose the growth's setting by training its start with each: the same grid as every baseline's."""
+    def tuned(self, nodes: Sequence[Ops]) -> Self:
+        """Choose the search's setting by training its start with each: the same grid as every baseline's."""
         if len(self.grid) == 1:
             return self.with_setting(self.grid[0])
         settings = [
@@ -165,22 +121,22 @@ class LanguageContest(Contest):
                 setting,
                 partial(one.start, nodes, "start"),
                 one.task,
-                one.growth.stage_recipe(1, 0.0),
+                replace(one.strategy.tuning_recipe(), bf16=self.recipe.bf16),
             )
             for setting, one in self._tried()
         ]
-        best = choose(self, [[one] for one in settings])
+        best = self.choose([[one] for one in settings])
         chosen = self.with_setting(best.setting.chosen)
-        return replace(chosen, tuning_seconds=best.seconds, tuning_steps=best.steps, tried=best.tried)
+        return replace(chosen, seconds_before=best.seconds, steps_before=best.steps, tried=best.tried)
 
-    def with_setting(self, setting: Mapping[str, float]) -> LanguageContest:
-        """Return the contest where growth and all other training have a setting: the rate, and options of the task."""
-        growth = replace(self.growth, recipe=with_rate(self.growth.recipe, setting))
+    def with_setting(self, setting: Mapping[str, float]) -> Self:
+        """Return the experiment where all training has a setting: the rate, and options of the task."""
         task = self.task.with_options({key: value for key, value in setting.items() if key != "rate"})
-        return replace(self, task=task, growth=growth, recipe=with_rate(self.recipe, setting), setting=setting)
+        strategy = self.strategy.with_rate(setting["rate"]) if "rate" in setting else self.strategy
+        return replace(self, task=task, strategy=strategy, recipe=with_rate(self.recipe, setting), setting=setting)
 
-    def _tried(self) -> list[tuple[dict[str, float], LanguageContest]]:
-        """Return each setting of the grid with the contest that has it."""
+    def _tried(self) -> list[tuple[dict[str, float], Self]]:
+        """Return each setting of the grid with the experiment that has it."""
         return [(setting, self.with_setting(setting)) for setting in self.grid]
 
     def settings_of(self, genotype: AnyGenotype, key: str = "retrained") -> list[list[Setting]]:
@@ -191,9 +147,9 @@ class LanguageContest(Contest):
             made.reset_parameters(generator)
             return made
 
-        return self.settings(key, core)
+        return self.settings_of_core(key, core)
 
-    def settings(self, key: str, core: Core) -> list[list[Setting]]:
+    def settings_of_core(self, key: str, core: Core) -> list[list[Setting]]:
         """Return the ways to train a kind of core: one for each point of the grid, each a candidate of its own."""
         size = {"hidden_size": self.units(core, self.layers), **({"layers": self.layers} if self.layers > 1 else {})}
         return [
@@ -209,13 +165,13 @@ class LanguageContest(Contest):
             for setting, one in self._tried()
         ]
 
-    def write(self, rundir: RunDir, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
+    def write(self, folder: Folder, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
         """Write each model's losses of the test tokens, the equations, and the weights with the vocabulary."""
         losses = {score.model: torch.from_numpy(score.test.losses).float() for score in scores}
-        rundir.write_tensors("losses.safetensors", losses)
+        folder.write_tensors("losses.safetensors", losses)
         if model is not None:
-            rundir.write_text("equations.txt", language_equations(model))
-            rundir.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(self.task.words)})
+            folder.write_text("equations.txt", language_equations(model))
+            self.write_weights(folder, model, self.task.words)
         return {}
 
 
@@ -227,47 +183,3 @@ def with_rate(recipe: Recipe, setting: Mapping[str, float]) -> Recipe:
 def named(setting: Mapping[str, float]) -> str:
     """Return a setting as part of a fit's key."""
     return "-".join(f"{key}-{value:g}" for key, value in setting.items())
-
-
-def _recurrent(kind: str, contest: LanguageContest) -> Score:
-    def core(units: int, generator: Generator) -> nn.Module:
-        return recurrent_core(kind, units, units, generator=generator)
-
-    return train_and_choose(contest, kind, contest.settings(kind, core))[0]
-
-
-def lstm(contest: LanguageContest) -> Score:
-    """Train an LSTM."""
-    return _recurrent("lstm", contest)
-
-
-def gru(contest: LanguageContest) -> Score:
-    """Train a GRU."""
-    return _recurrent("gru", contest)
-
-
-def random_cells(contest: LanguageContest) -> Score:
-    """Train random genotypes at the growth's setting, under the baselines' budget, for as many steps as it took."""
-
-    def train(key: str, start: Any) -> Fit:
-        return contest.journal.fit(key, start, contest.task, contest.recipe, seed=contest.seed)
-
-    drawn = train_random(contest, train)
-    best, nodes, _ = min(drawn.trained, key=lambda one: one[0].evaluation.metric)
-    found = {"nodes": len(nodes), "ops": sum(map(len, nodes)), "hidden_size": best.model.core.hidden_size}
-    chosen = {**contest.setting, **found}
-    score = score_model(contest.task, "random", best.model, drawn.seconds, drawn.tried, chosen, best.speed)
-    return replace(score, steps=drawn.steps, capped=is_capped(best.epochs, best.best_epoch, contest.recipe))
-
-
-def published_cell(name: str, contest: LanguageContest) -> Score:
-    """Train a published cell."""
-    return train_and_choose(contest, name, contest.settings_of(Genotype.load(published()[name]), name))[0]
-
-
-BASELINES: dict[str, Callable[[LanguageContest], Score]] = {
-    "lstm": lstm,
-    "gru": gru,
-    "random": random_cells,
-    **{name: partial(published_cell, name) for name in published()},
-}

@@ -8,7 +8,7 @@ Each returns `(backbone, origins)`, leaves its input untouched, and draws random
 
 from grownas.morphisms.candidates import DRAWS, draw_missing, draw_uniform
 from grownas.morphisms.copies import duplicate_op, split_op
-from grownas.morphisms.nodes import add_node, blend_node, ops_for_node, pass_on, set_share, stir, with_carrier
+from grownas.morphisms.nodes import add_node, add_noise, blend_node, ops_for_node, pass_on, set_share, with_carrier
 from grownas.morphisms.origins import WHOLE, Morphed, Origins, Piece
 from grownas.morphisms.parts import CARRIER, is_carrier, silence
 from grownas.morphisms.removal import prune_op, replace_op, room_for
@@ -21,6 +21,7 @@ __all__ = [
     "Origins",
     "Piece",
     "add_node",
+    "add_noise",
     "blend_node",
     "draw_missing",
     "draw_uniform",
@@ -34,6 +35,5 @@ __all__ = [
     "set_share",
     "silence",
     "split_op",
-    "stir",
     "with_carrier",
 ]

@@ -174,7 +174,7 @@ def pass_on(
 
 
 @torch.no_grad()
-def stir(backbone: Backbone, noise: float, generator: Generator | None = None) -> Backbone:
+def add_noise(backbone: Backbone, noise: float, generator: Generator | None = None) -> Backbone:
     """Return a copy with noise on all ops' parameters but each node's first carrier's. No promise: the output moves.
 
     An exact start is silent in all ops but its carriers; noise lets them learn different things.

@@ -1,6 +1,6 @@
-"""The commands that fill a run folder: make it, lock it, watch for signals, run the program, write the report.
+"""The commands that fill a run folder: make it, lock it, watch for signals, do the work, write the report.
 
-What a program does stands in `programs.py`; these two modules alone wire the parts together.
+What a run does stands in `experiments.search`.
 """
 
 from __future__ import annotations
@@ -13,45 +13,46 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from grownas.baselines import NAMES
+from grownas.baselines.table import names as baseline_names
 from grownas.config import loading as configs
 from grownas.config.sections import WHERE_AND_HOW, Config
 from grownas.errors import ConfigError, DataError, RunError
-from grownas.experiments.programs import CONTESTS, Summary, growth_of, search_program, space_of, train_program
+from grownas.experiments import search as experiment
+from grownas.experiments.experiment import space_of
 from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.report.tables import score_table
+from grownas.report.verdicts import verdict
 from grownas.runs.journal import Interrupted, Journal
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 
-Program = Callable[[Config, RunDir, Journal, Any], Summary]  # the last is the task
-
-PROGRAMS: dict[str, Program] = {"search": search_program, "train": train_program}
+Work = Callable[..., tuple[experiment.Summary, Any]]  # `experiment.search`, `experiment.train`
 
 
 def search(config: Config) -> Path:
-    """Grow a cell, retrain it, run the baselines, score all and write a run folder; return its path."""
+    """Search for a cell, retrain it, run the baselines, score all and write a run folder; return its path."""
     task = load_task(config)
-    _check_search(config, task)
-    return _work(config, new_folder(config, "search", task.checksum), task, search_program)
+    check_search(config, task)
+    return _work(config, new_folder(config, "search", task.checksum), task, experiment.search)
 
 
 def train(config: Config, what: str) -> Path:
     """Train a genotype, given by its path or a published cell's name, or a baseline from scratch; score it."""
     task = load_task(config)
-    _check_search(config, task)
-    names = [name for name in NAMES[task.kind] if name not in published()]  # those have a cell to keep
+    check_search(config, task)
+    names = [name for name in baseline_names(task.kind) if name not in published()]  # those have a cell to keep
     genotype = None if what in names else _genotype(what, names)
     rundir = new_folder(config, "train", task.checksum, what=what if genotype is None else None)
     if genotype is not None:
         genotype.save(rundir.path / "genotype.json")
-    return _work(config, rundir, task, train_program)
+    return _work(config, rundir, task, partial(experiment.train, what=what if genotype is None else genotype))
 
 
 def _genotype(what: str, names: Sequence[str]) -> AnyGenotype:
@@ -91,7 +92,10 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
     if changed:
         words = ", ".join(f"{name} {old} then, {new} now" for name, (old, new) in changed.items())
         warnings.warn(f"{path}: versions have changed, so the last digits may: {words}", stacklevel=2)
-    return _work(config, rundir, task, PROGRAMS[rundir.command])
+    if rundir.command == "search":
+        return _work(config, rundir, task, experiment.search)
+    what = rundir.what or Genotype.load(path / "genotype.json")
+    return _work(config, rundir, task, partial(experiment.train, what=what))
 
 
 def compare(config: Config) -> Path:
@@ -99,9 +103,13 @@ def compare(config: Config) -> Path:
     from grownas.runs import sweep
 
     task = load_task(config)
-    _check_search(config, task)
+    check_search(config, task)
+    for section in configs.strategies_of(config):
+        configs.strategy_class(section.use)(section)  # raises if its options contradict each other
     if config.panels is not None:
-        load_task(config.model_copy(update=next(iter(sweep.members(config).values()))))  # raises if none can be drawn
+        load_task(
+            config.model_copy(update=next(iter(sweep.members(config)[0].values())))
+        )  # raises if none can be drawn
     return _compare(config, new_folder(config, "compare", task.checksum))
 
 
@@ -111,11 +119,11 @@ def _compare(config: Config, rundir: RunDir) -> Path:
 
     with rundir.lock(), Progress(quiet=config.quiet) as progress:
         try:
-            folders = sweep.run_all(config, rundir, progress)
+            sweep.run_all(config, rundir, progress)
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
         compared = comparison if config.panels is None else panels
-        result = compared.compare(folders)
+        result = compared.compare(sweep.runs_of(config, rundir))
         rundir.write_json(compared.FILE, result)
     if not config.quiet:
         print(compared.table(result))
@@ -157,34 +165,35 @@ def load_task(config: Config) -> Any:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: PyTorch finds no GPU here; set device=cpu")
     task = configs.task_class(config.task.use).load(config.task, architecture_share=config.strategy.architecture_share)
+    configs.check_task(task)
     return task.with_device(config.device)
 
 
-def _check_search(config: Config, task: Any) -> None:
-    """Refuse before work begins what a search would meet in the middle of it."""
-    growth_of(config, space_of(config))  # raises if its keys contradict each other
-    CONTESTS[task.kind].check(config, task)
-    if config.strategy.bilevel != "joint":
+def check_search(config: Config, task: Any) -> None:
+    """Refuse before work begins what a search would meet in the middle of it.
+
+    Raises:
+        ConfigError: options contradict each other or do not fit the task.
+        DataError: a part is too short.
+    """
+    space_of(config)  # raises
+    strategy = configs.strategy_class(config.strategy.use)(config.strategy)
+    experiment.EXPERIMENTS[task.kind].check(config, task)
+    if strategy.recipe().bilevel != "joint":
         for part in ("weights", "architecture"):
-            task.windows(part, seed=config.seed)  # raises if the part is too short
+            task.windows(part, seed=config.seed)
 
 
-def _work(config: Config, rundir: RunDir, task: Any, program: Program) -> Path:
-    """Run a program in a run folder: lock, threads, journal, interrupts, and at the end the report."""
+def _work(config: Config, rundir: RunDir, task: Any, work: Work) -> Path:
+    """Do the work of a run in its folder: lock, threads, journal, interrupts, and at the end the report."""
     with rundir.lock(), Progress(quiet=config.quiet) as progress:
         torch.set_num_threads(config.threads)
-        journal = Journal(
-            rundir.path / "checkpoint",
-            config.fingerprint(),
-            metrics=rundir.log("metrics.jsonl"),
-            growth=rundir.log("growth.jsonl"),
-            shares=rundir.log("shares.jsonl"),
-            progress=progress,
-            every_s=config.checkpoint_seconds,
-        )
+        journal = Journal.in_folder(rundir, config.fingerprint(), progress=progress, every_s=config.checkpoint_seconds)
         try:
             with _interrupts(journal):
-                summary = program(config, rundir, journal, task)
+                summary, _ = work(config, rundir, journal, task)
+                summary["verdict"] = verdict(summary["scores"], summary.get("stopped"), summary["metric"])
+                rundir.write_json("summary.json", summary)  # last: it says that the run is complete
                 report = _report(rundir.path)
         except Interrupted as error:
             raise Interrupted(rundir.path) from error

@@ -13,52 +13,124 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Task
 from grownas.runs import checkpoint
+from grownas.runs.progress import Progress
+from grownas.runs.rundir import RunDir
 from grownas.training.loop import Fit, Tree, finish_blend, fit
 from grownas.training.recipe import Recipe, make_optimizers
-
-if TYPE_CHECKING:
-    from grownas.runs.progress import Progress
-    from grownas.runs.rundir import JsonLines
 
 
 class Interrupted(KeyboardInterrupt):
     """The user asked to stop; everything needed to go on has been saved."""
 
 
+class Log(Protocol):
+    """Takes lines: a file in a run folder (`rundir.JsonLines`), or memory."""
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a line."""
+        ...
+
+    def truncate(self) -> None:
+        """Empty the log."""
+        ...
+
+
+class MemoryLog(list[Mapping[str, Any]]):
+    """A log in memory."""
+
+    def truncate(self) -> None:
+        """Empty the log."""
+        self.clear()
+
+
+class Store(Protocol):
+    """Keeps trees of tensors, arrays and plain values by name."""
+
+    def load(self, name: str) -> Tree | None:
+        """Return a tree; None if there is none of this name."""
+        ...
+
+    def save(self, name: str, tree: Tree) -> None:
+        """Keep a tree."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Forget a tree, if there is one."""
+        ...
+
+
+class FolderStore:
+    """Keeps trees in a folder, `checkpoint/` of a run; those of another config are refused."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        """Make the folder; `identity` says which config the work belongs to."""
+        folder.mkdir(exist_ok=True)
+        self.folder, self.identity = folder, identity
+
+    def load(self, name: str) -> Tree | None:
+        """Return a tree; None if there is none of this name."""
+        return checkpoint.load(self.folder / name, self.identity)
+
+    def save(self, name: str, tree: Tree) -> None:
+        """Keep a tree."""
+        checkpoint.save(self.folder / name, tree, self.identity)
+
+    def remove(self, name: str) -> None:
+        """Forget a tree."""
+        checkpoint.remove(self.folder / name)
+
+
+class MemoryStore:
+    """Keeps trees in memory."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.trees: dict[str, Tree] = {}
+
+    def load(self, name: str) -> Tree | None:
+        """Return a tree; None if there is none of this name."""
+        return self.trees.get(name)
+
+    def save(self, name: str, tree: Tree) -> None:
+        """Keep a tree."""
+        self.trees[name] = tree
+
+    def remove(self, name: str) -> None:
+        """Forget a tree."""
+        self.trees.pop(name, None)
+
+
 class Journal:
-    """See the module. One journal serves one run folder."""
+    """See the module, and `grownas.protocols.Journal`. One journal serves one run."""
 
     def __init__(
         self,
-        folder: Path,
-        identity: str,
+        store: Store,
         *,
-        metrics: JsonLines,
-        growth: JsonLines,
-        shares: JsonLines,
+        metrics: Log,
+        growth: Log,
+        shares: Log,
         progress: Progress,
         every_s: float = 30.0,
     ) -> None:
         """Open the journal and empty the logs, which replay fills again.
 
         Args:
-            folder: where finished and unfinished work lies, `checkpoint/` of the run folder.
-            identity: says which config the work belongs to; work of another is refused.
+            store: where finished and unfinished work is kept.
             metrics: log of evaluations.
             growth: log of morphisms.
             shares: log of the mixture weights in each epoch of a supernet's fit, written when the fit is finished.
             progress: shows what is going on.
             every_s: seconds between snapshots of a fit.
         """
-        folder.mkdir(exist_ok=True)
-        self.folder, self.identity = folder, identity
+        self.store = store
         self.metrics, self.growth, self.shares = metrics, growth, shares
         self.progress, self.every_s = progress, every_s
         self.elapsed = 0.0  # seconds of all fits and remembered work so far
@@ -66,7 +138,28 @@ class Journal:
         self.interrupted = False
         self._counted: set[str] = set()  # keys of remembered work whose seconds are in `elapsed`
         for log in (metrics, growth, shares):
-            log.truncate(0)
+            log.truncate()
+
+    @classmethod
+    def in_folder(cls, rundir: RunDir, identity: str, *, progress: Progress, every_s: float = 30.0) -> Journal:
+        """Open the journal of a run folder, from which an interrupted run goes on.
+
+        Args:
+            rundir: the run folder.
+            identity: says which config the work belongs to; work of another is refused.
+            progress: shows what is going on.
+            every_s: seconds between snapshots of a fit.
+        """
+        store = FolderStore(rundir.path / "checkpoint", identity)
+        logs = {name: rundir.log(f"{name}.jsonl") for name in ("metrics", "growth", "shares")}
+        return cls(store, **logs, progress=progress, every_s=every_s)
+
+    @classmethod
+    def in_memory(cls, progress: Progress | None = None) -> Journal:
+        """Open a journal that writes nothing; what was done is gone with it."""
+        progress = Progress(quiet=True) if progress is None else progress
+        logs = {name: MemoryLog() for name in ("metrics", "growth", "shares")}
+        return cls(MemoryStore(), **logs, progress=progress, every_s=math.inf)
 
     def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
         """Do a piece of work, or give back what it gave before. The tree also holds its `seconds`.
@@ -74,13 +167,12 @@ class Journal:
         Work that is asked for again counts once.
         """
         self._stop_if_asked()
-        path = self.folder / f"{key}.done"
-        done = checkpoint.load(path, self.identity)
+        done = self.store.load(f"{key}.done")
         if done is None:
             began = time.perf_counter()
             tree = work()
             done = {"seconds": time.perf_counter() - began, **tree}
-            checkpoint.save(path, done, self.identity)
+            self.store.save(f"{key}.done", done)
         if key not in self._counted:
             self.elapsed += done["seconds"]
             self._counted.add(key)
@@ -114,12 +206,11 @@ class Journal:
             extendable: let a longer fit go on from the end of this one.
         """
         self._stop_if_asked()
-        done_path, part_path = self.folder / f"{key}.done", self.folder / f"{key}.part"
-        shorter = None if after is None else checkpoint.load(self.folder / f"{after}.done", self.identity)
+        shorter = None if after is None else self.store.load(f"{after}.done")
         counted = {name: shorter[name] if shorter else 0.0 for name in ("seconds", "cpu_seconds")}
-        done = checkpoint.load(done_path, self.identity)
+        done = self.store.load(f"{key}.done")
         if done is None:
-            part = checkpoint.load(part_path, self.identity)
+            part = self.store.load(f"{key}.part")
             if after is not None and part is None:
                 assert shorter is not None, f"{key} goes on after {after}, which was not trained yet"
                 assert shorter["end"] is not None, f"{key} goes on after {after}, which is not extendable"
@@ -138,17 +229,17 @@ class Journal:
                     extendable=extendable,
                 )
             except TrainingError as error:
-                kept = f"; the last good state is kept in {part_path}" if part_path.exists() else ""
+                kept = "" if self.store.load(f"{key}.part") is None else f"; the last good state is kept as {key}.part"
                 self._count(error, counted)
                 spent = error.seconds, error.steps, error.cpu_seconds
                 raise TrainingError(f"{key} (stage {stage}), {error}{kept}", *spent) from error
             done = _to_tree(finished, watcher.lines)
-            checkpoint.save(done_path, done, self.identity)
+            self.store.save(f"{key}.done", done)
         else:
             for line in done["lines"]:
                 self.metrics.append(line)
             finished = _from_tree(done, model, recipe, optimizers)
-        checkpoint.remove(part_path)  # also one that a kill left beside the finished fit
+        self.store.remove(f"{key}.part")  # also one that a kill left beside the finished fit
         for line in _share_lines(finished):
             self.shares.append({"stage": stage, "part": key, **line})
         self._count(finished, counted)
@@ -159,7 +250,7 @@ class Journal:
         self.elapsed += spent.seconds - counted["seconds"]
         self.cpu_seconds += spent.cpu_seconds - counted["cpu_seconds"]
 
-    def grew(self, line: Mapping[str, Any]) -> None:
+    def log_morphism(self, line: Mapping[str, Any]) -> None:
         """Take one line of the growth log."""
         self.growth.append(line)
 
@@ -216,8 +307,7 @@ class _Watcher:
         self._save(snapshot())
 
     def _save(self, trainer: Tree) -> None:
-        path = self.journal.folder / f"{self.key}.part"
-        checkpoint.save(path, {"trainer": trainer, "lines": self.lines}, self.journal.identity)
+        self.journal.store.save(f"{self.key}.part", {"trainer": trainer, "lines": self.lines})
         self.saved = time.monotonic()
 
     def _note_best(self, line: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,20 +23,29 @@ from grownas.runs.rundir import RunDir
 LOOK_EVERY_S = 0.2
 
 
-def members(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the folder of each run of a comparison, and what its config changes: the seed, or the sub-panel.
+def members(config: Config) -> list[dict[str, dict[str, Any]]]:
+    """Return the folder of each run of a comparison, and what its config changes: seed or sub-panel, and strategy.
+
+    The first group searches with the first strategy and has the baselines. The second group, the other strategies,
+    begins when the first is finished: where there is no budget, each is given the steps that the first one took.
 
     Raises:
-        ConfigError: the task has no sub-panels.
+        ConfigError: the task has no sub-panels, or a strategy is unknown.
     """
+    _first, *others = configs.strategies_of(config)
     if config.panels is None:
-        return {f"seed-{seed}": {"seed": seed} for seed in config.seeds}
-    if "subpanel" not in type(config.task).model_fields:
-        raise ConfigError(f"panels={config.panels}: {config.task.use} has no sub-panels; set panels=null")
-    return {
-        f"panel-{number}": {"task": config.task.model_copy(update={"subpanel": number}), "panels": None}
-        for number in range(1, config.panels + 1)
+        changed: dict[str, dict[str, Any]] = {f"seed-{seed}": {"seed": seed} for seed in config.seeds}
+    else:
+        if "subpanel" not in type(config.task).model_fields:
+            raise ConfigError(f"panels={config.panels}: {config.task.use} has no sub-panels; set panels=null")
+        changed = {
+            f"panel-{number}": {"task": config.task.model_copy(update={"subpanel": number}), "panels": None}
+            for number in range(1, config.panels + 1)
+        }
+    rest = {
+        f"{name}-{section.use}": {**own, "strategy": section} for name, own in changed.items() for section in others
     }
+    return [changed, rest]
 
 
 def run_all(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
@@ -51,7 +61,17 @@ def run_all(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
         RunError: a run refused its input; the others are finished first.
         TrainingError: a run failed in another way; likewise.
     """
-    folders = [_folder(config, rundir, name, changes) for name, changes in members(config).items()]
+    return [folder for group in members(config) for folder in _run_group(config, rundir, group, progress)]
+
+
+def runs_of(config: Config, rundir: RunDir) -> list[list[Path]]:
+    """Return the folders of a comparison, those of one seed or panel together, the first strategy's first."""
+    first, rest = members(config)
+    return [[rundir.path / name, *(rundir.path / one for one in rest if one.startswith(f"{name}-"))] for name in first]
+
+
+def _run_group(config: Config, rundir: RunDir, group: dict[str, dict[str, Any]], progress: Progress) -> list[Path]:
+    folders = [_folder(config, rundir, name, changes) for name, changes in group.items()]
     waiting = [folder for folder in folders if not (folder / "summary.json").exists()]
     running: dict[Path, subprocess.Popen[bytes]] = {}
     failed: dict[Path, int] = {}
@@ -96,17 +116,16 @@ def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) 
     path = rundir.path / name
     if (path / "config.yaml").exists():
         return path
-    own = config.model_copy(
-        update={
-            **changes,
-            "seeds": (changes.get("seed", config.seed),),
-            "runs": str(rundir.path),
-            "name": name,
-            "baselines": config.baselines.model_copy(
-                update={"use": tuple(dict.fromkeys((*config.baselines.use, *config.baselines.compare)))}
-            ),
-        }
-    )
+    fields = {key: getattr(config, key) for key in type(config).model_fields}
+    fields |= {"strategies": (), "runs": str(rundir.path), "name": name, **changes}
+    fields["seeds"] = (fields["seed"],)
+    baselines = () if "strategy" in changes else dict.fromkeys((*config.baselines.use, *config.baselines.compare))
+    fields["baselines"] = config.baselines.model_copy(update={"use": tuple(baselines)})
+    if "strategy" in changes and config.budget == type(config.budget)():
+        first = path.with_name(name.removesuffix(f"-{fields['strategy'].use}"))
+        steps = json.loads((first / "summary.json").read_text("utf-8"))["search_steps"]
+        fields["budget"] = config.budget.model_copy(update={"steps": steps})
+    own = configs.config_class(config.task.use, fields["strategy"].use)(**fields)
     notes = configs.notes_of(rundir.path / "config.yaml")
     if "task" in changes:
         notes["data_checksum"] = configs.task_class(own.task.use).load(own.task).checksum

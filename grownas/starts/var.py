@@ -19,49 +19,47 @@ from torch import Generator
 
 from grownas import morphisms
 from grownas.backbones.chain import Backbone
+from grownas.baselines.var import VAR
 from grownas.errors import ConfigError
+from grownas.protocols import SeriesTask
+from grownas.starts.random import Ops, random_start
 
-Ops = Sequence[tuple[str, str]]
 
-
-def build_start(
-    task: Any,
+def var_start(
+    task: SeriesTask,
     nodes: Sequence[Ops],
     *,
     hidden_size: int,
-    var: Any = None,
+    var: VAR,
     highway: bool = False,
     share_projection: bool = False,
     carrier_share: float = 0.5,
     backend: str = "auto",
     generator: Generator,
 ) -> Any:
-    """Build a task's model around a backbone, at a VAR or at random.
+    """Build a task's model around a backbone that computes a fitted VAR.
 
     Args:
         task: gives sizes and readout.
-        nodes: each node's ops. At a VAR, every node is given a carrier if it lacks one.
+        nodes: each node's ops; every node is given a carrier if it lacks one.
         hidden_size: units of the core.
-        var: a fitted `baselines.var.VAR`; None draws all weights.
+        var: the fitted VAR.
         highway: the cell's switch.
         share_projection: the cell's switch.
-        carrier_share: of the start and of every further node, see `morphisms.add_node`.
+        carrier_share: share of the carrier in each node, see `morphisms.add_node`.
         backend: what runs the cell, see `GrownRNN`.
         generator: draws weights.
     """
-    first = morphisms.with_carrier(nodes[0], share_projection) if var is not None else list(nodes[0])
-    backbone = Backbone.from_ops(
-        task.input_size,
-        hidden_size,
-        [first] if var is not None else [list(ops) for ops in nodes],
+    model = random_start(
+        task,
+        [morphisms.with_carrier(nodes[0], share_projection)],
+        input_size=task.input_size,
+        hidden_size=hidden_size,
         highway=highway,
         share_projection=share_projection,
-        generator=generator,
         backend=backend,
+        generator=generator,
     )
-    model = task.model(backbone, generator=generator)
-    if var is None:
-        return model
     model = start_at_var(
         model,
         var.intercept,

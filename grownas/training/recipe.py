@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -122,19 +122,28 @@ class Recipe:
         """Return how to train on more data for as many epochs as validation found best, at least one."""
         return replace(self.first(max(1, epochs)), patience=None)
 
+    def is_capped(self, epochs: int, best_epoch: int) -> bool:
+        """Say whether a fit of so many epochs ended at the most epochs allowed, before patience ran out.
 
-def recipe_from(weights: Any, *, alpha: Any = None, **others: Any) -> Recipe:
+        Never where the rates decay over these epochs, or where there is no patience: there they are the plan.
+        """
+        if self.patience is None or self.decay != "none":
+            return False
+        return epochs - best_epoch < self.patience
+
+
+def recipe_from(weights: Mapping[str, Any], *, alpha: Mapping[str, Any] | None = None, **others: Any) -> Recipe:
     """Return a recipe from sections of a config.
 
     Args:
-        weights: section of the weights' optimiser (`config.schema.WeightOptimizer`); some of its keys are the recipe's.
-        alpha: section of the architecture weights' optimiser.
+        weights: options of the weights' optimiser (`config.schema.WeightOptimizer`); some of its keys are the recipe's.
+        alpha: options of the architecture weights' optimiser.
         others: further fields of the recipe.
     """
-    given, own = weights.model_dump(), {one.name for one in fields(OptimizerRecipe)}
+    given, own = weights, {one.name for one in fields(OptimizerRecipe)}
     return Recipe(
         weights=OptimizerRecipe(**{key: value for key, value in given.items() if key in own}),
-        alpha=OptimizerRecipe() if alpha is None else OptimizerRecipe(**alpha.model_dump()),
+        alpha=OptimizerRecipe(**alpha or {}),
         **{key: value for key, value in given.items() if key not in own},
         **others,
     )

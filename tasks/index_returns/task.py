@@ -297,6 +297,10 @@ class IndexReturns:
         assert evaluation.forecasts is not None
         return metrics.score(self.values[self.rows(part)], evaluation.forecasts, self.panel.names)
 
+    def predict(self, model: Any, parts: Sequence[str] = ("val", "test")) -> Any:
+        """Return a data frame of the forecasts of some parts and of the next step, see `protocols.Task.predict`."""
+        raise NotImplementedError
+
     def day_ahead(self, model: Any) -> Array:
         """Forecast the day after the last, standardised, shape `(I,)`."""
         x = self._tensor[-self.options.context - 1 :].unsqueeze(1)

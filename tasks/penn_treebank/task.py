@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.errors import ConfigError
+from grownas.errors import ConfigError, DataError
 from grownas.protocols import Evaluation, Window
 from grownas.tasks.penn_treebank import scoring, sources
 from grownas.tasks.penn_treebank.corpus import Corpus
@@ -161,6 +161,14 @@ class PennTreebank:
         """Return all scores of an evaluation."""
         nll = float(evaluation.losses.mean())
         return {"nll": nll, "bits_per_word": nll / math.log(2), "tokens": len(evaluation.losses)}
+
+    def predict(self, model: LanguageModel) -> Any:
+        """Refuse: there are no series.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(f"{self.name} has no series to forecast; `grownas evaluate` scores its model")
 
     def with_device(self, device: str) -> PennTreebank:
         """Return the same task, its models built on a device."""

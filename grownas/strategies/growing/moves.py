@@ -1,7 +1,7 @@
 """What a stage may begin with: nodes to add, ops to duplicate or to split, best first by each kind's criterion.
 
-A kind of move is a function that takes the `Scene` and returns an `Offer`; `KINDS` names them, `MODES` says which of
-them a mode of growth allows. Nothing here trains or judges.
+`MOVES` has a line for each kind of move, `options.MODES` says which of them a stage may begin with. Nothing here trains
+or judges.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache as cached
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -27,39 +29,52 @@ from grownas.criteria.first_order import blend_gains, first_order_gain
 from grownas.criteria.splitting import Splitting
 from grownas.genotype import Op
 from grownas.morphisms import CARRIER, Morphed
-from grownas.protocols import Task, Window
+from grownas.protocols import Journal, Problem, Task, Window
 from grownas.space import Pair
-from grownas.strategies.growing.state import Candidate, Change, Growth, Journal
+from grownas.strategies.cores import noise_for
+from grownas.strategies.growing.options import Options
+from grownas.strategies.growing.state import Candidate, Change, Sources
 from grownas.training.loop import Fit, Tree
 from grownas.training.recipe import Recipe, device_of
 
 Place = tuple[int, int | None]  # node and op; None for a whole node
-Move = tuple[str, tuple[Place, ...]]  # kind and places
+Made = tuple[str, tuple[Place, ...]]  # kind and places of a move
 
 
 @dataclass(frozen=True)
-class Scene:
+class Context:
     """Where a stage begins.
 
     Attributes:
         best: the candidate that is to be changed.
-        task: data, loss and score.
-        journal: remembers what criteria found.
-        options: of the growth.
-        pull: with which the stage will be trained.
-        seed: of the growth; fixes noise, random choices and data order.
+        problem: of the search: task, journal, space, seed.
+        options: of growth.
+        l2_sp: with which the stage will be trained.
         number: of the stage.
         source: number of the stage that `best` came out of.
     """
 
     best: Candidate
-    task: Task
-    journal: Journal
-    options: Growth
-    pull: float
-    seed: int
+    problem: Problem
+    options: Options
+    l2_sp: float
     number: int
     source: int
+
+    @property
+    def task(self) -> Task:
+        """Data, loss and score."""
+        return self.problem.task
+
+    @property
+    def journal(self) -> Journal:
+        """It remembers what criteria found."""
+        return self.problem.journal
+
+    @property
+    def seed(self) -> int:
+        """It fixes noise, random choices and data order."""
+        return self.problem.seed
 
     @property
     def core(self) -> Backbone:
@@ -70,7 +85,7 @@ class Scene:
     @property
     def recipe(self) -> Recipe:
         """How the stage is trained."""
-        return self.options.stage_recipe(self.number, self.pull)
+        return self.options.stage_recipe(self.number, self.l2_sp)
 
     @property
     def tuning(self) -> Recipe:
@@ -79,23 +94,24 @@ class Scene:
 
     def fit(self, key: str, begin: Candidate, recipe: Recipe) -> Fit:
         """Train a candidate."""
+        recipe = replace(recipe, bf16=self.problem.bf16)
         return self.journal.fit(
             key, begin.model, self.task, recipe, seed=self.seed, optimizers=begin.optimizers, stage=self.number
         )
 
-    def judge(self, what: str, work: Callable[[], Tree]) -> Tree:
-        """Return what a criterion says of the best candidate, found once however many stages begin with it.
+    def remember(self, what: str, work: Callable[[], Tree]) -> Tree:
+        """Return what a criterion finds of the best candidate, found once however many stages begin with it.
 
         Args:
-            what: is judged.
-            work: judges it. Nothing that it uses may differ between stages that begin with the same candidate.
+            what: the criterion.
+            work: computes it. Nothing that it uses may differ between stages that begin with the same candidate.
         """
         return self.journal.remember(f"after-stage-{self.source}-{what}", work)
 
     @property
     def noise(self) -> float:
         """Standard deviation of the noise on what is new."""
-        return noise_for(self.options.noise, self.pull, self.core.hidden_size)
+        return noise_for(self.options.noise, self.l2_sp, self.core.hidden_size)
 
     def seed_of(self, stage: int) -> int:
         """Return what fixes a stage's noise and random choices."""
@@ -128,12 +144,12 @@ class Proposal(NamedTuple):
     make: Callable[[], list[Change] | None]
 
     @property
-    def move(self) -> Move:
+    def move(self) -> Made:
         """What is proposed."""
         return self.kind, self.places
 
 
-class Offer(NamedTuple):
+class Proposals(NamedTuple):
     """Proposals of a kind, the best first; where there are none, why."""
 
     proposals: list[Proposal]
@@ -186,113 +202,107 @@ class Batches:
         return exact, [h_0 for _, _, h_0 in exact]
 
 
-def noise_for(noise: float, pull: float, hidden_size: int) -> float:
-    """Return the noise in units of 1 / sqrt(H) as a standard deviation, at most what the pull lets a parameter move."""
-    scaled = noise / math.sqrt(hidden_size)
-    return min(scaled, 1 / pull) if pull else scaled
-
-
 # --- nodes ---
 
 
-def add_nodes(scene: Scene) -> Offer:
-    """Offer a new node at the position that is asked for, or at every one: by first-order gain, or in random order.
+def add_nodes(context: Context) -> Proposals:
+    """Proposals a new node at the position that is asked for, or at every one: by first-order gain, or in random order.
 
     None where it would have more than `max_ops` ops: it has those of the node before it, and a carrier if it needs one.
     """
-    count, options = len(scene.core.nodes), scene.options
+    count, options = len(context.core.nodes), context.options
     if count >= options.max_nodes:
-        return Offer([], f"max_nodes = {options.max_nodes} reached")
+        return Proposals([], f"max_nodes = {options.max_nodes} reached")
     places = {"first": [0], "middle": [count // 2], "last": [count]}
     positions = list(range(count + 1))
     if options.choice == "random":
-        positions = scene.shuffled("add_node", positions)
+        positions = context.shuffled("add_node", positions)
     elif options.position != "best":
         positions = places[options.position]
-    sizes = {position: len(ops_of_new_node(scene, position)) for position in positions}
+    sizes = {position: len(ops_of_new_node(context, position)) for position in positions}
     able = [position for position, size in sizes.items() if options.max_ops is None or size <= options.max_ops]
     if not able:
-        return Offer([], f"a new node would have {min(sizes.values())} ops, max_ops = {options.max_ops}")
+        return Proposals([], f"a new node would have {min(sizes.values())} ops, max_ops = {options.max_ops}")
     several = options.birth == "blend" and options.candidates > 1
     draws = dict.fromkeys(able, 0)
     if options.choice != "random" and (options.position == "best" or several):
         if options.birth == "carrier":
-            judged = scene.judge("positions", lambda: _gains(scene, able))
+            judged = context.remember("positions", lambda: _gains(context, able))
         else:  # what is drawn differs from stage to stage
-            judged = scene.journal.remember(f"stage-{scene.number}-positions", lambda: _gains(scene, able))
+            judged = context.journal.remember(f"stage-{context.number}-positions", lambda: _gains(context, able))
         gains, draws = (dict(zip(able, judged[key], strict=True)) for key in ("gains", "draws"))
         able.sort(key=lambda position: -gains[position])
 
     most = min(options.nodes_at_once, options.max_nodes - count)
 
     def propose(position: int, nodes: int) -> Proposal:
-        further = [partial(add_node_at, scene, position + n, draws[position] + n) for n in range(nodes)]
+        further = [partial(add_node_at, context, position + n, draws[position] + n) for n in range(nodes)]
         return Proposal("add_node", ((position, None),), lambda: [make() for make in further])
 
     fewer = range(most, 0, -1)  # where so many would be too large
-    return Offer([propose(position, nodes) for position in able for nodes in fewer], "")
+    return Proposals([propose(position, nodes) for position in able for nodes in fewer], "")
 
 
-def ops_of_new_node(scene: Scene, position: int) -> Sequence[Op]:
+def ops_of_new_node(context: Context, position: int) -> Sequence[Op]:
     """Return the ops that a new node would have."""
-    if scene.options.birth == "carrier":
-        return morphisms.ops_for_node(scene.core, position)
-    return scene.core.mixed_nodes()[max(position - 1, 0)].ops
+    if context.options.birth == "carrier":
+        return morphisms.ops_for_node(context.core, position)
+    return context.core.mixed_nodes()[max(position - 1, 0)].ops
 
 
-def add_node_at(scene: Scene, position: int, draw: int = 0) -> Change:
+def add_node_at(context: Context, position: int, draw: int = 0) -> Change:
     """Return the change that adds a node, the draw-th that may be drawn there."""
-    make = partial(_add_node, scene, position, draw, scene.noise, scene.number)
-    predicted = None if scene.options.birth == "drawn" else 0.0
-    return Change("add_node", position, None, make, predicted, {"draw": draw})
+    make = partial(_add_node, context, position, draw, context.noise, context.number)
+    predicted = None if context.options.birth == "drawn" else 0.0
+    return _change("add_node", position, None, make, predicted, {"draw": draw})
 
 
-def _add_node(scene: Scene, position: int, draw: int, noise: float, stage: int, core: Backbone) -> Morphed:
-    if scene.options.birth == "carrier":
-        share, generator = scene.options.carrier_share, scene.generator(stage, draw)
+def _add_node(context: Context, position: int, draw: int, noise: float, stage: int, core: Backbone) -> Morphed:
+    if context.options.birth == "carrier":
+        share, generator = context.options.carrier_share, context.generator(stage, draw)
         return morphisms.add_node(core, position, carrier_share=share, noise=noise, generator=generator)
-    morphed = morphisms.blend_node(core, position, scene.generator(draw=draw))
-    if scene.options.birth == "drawn":
+    morphed = morphisms.blend_node(core, position, context.generator(draw=draw))
+    if context.options.birth == "drawn":
         morphed.backbone.blend[position] = 1.0
     return morphed
 
 
-def _gains(scene: Scene, positions: Sequence[int]) -> Tree:
+def _gains(context: Context, positions: Sequence[int]) -> Tree:
     """Return each position's first-order gain on the data that the weights learn from, and the best draw there.
 
     With a carrier the gain is that of a node that is drawn once for all stages that begin with this candidate.
     """
-    batches = Batches(scene.best.model, scene.task, "train")
-    if scene.options.birth != "carrier":
-        return _blend_gains(scene, positions, batches)
-    cores = [_add_node(scene, position, 0, 0.0, scene.source, scene.core).backbone for position in positions]
+    batches = Batches(context.best.model, context.task, "train")
+    if context.options.birth != "carrier":
+        return _blend_gains(context, positions, batches)
+    cores = [_add_node(context, position, 0, 0.0, context.source, context.core).backbone for position in positions]
     gains = [first_order_gain(core, batches.loss, batches, place) for place, core in zip(positions, cores, strict=True)]
     return {"gains": gains, "draws": [0] * len(gains)}
 
 
-def _blend_gains(scene: Scene, positions: Sequence[int], batches: Batches) -> Tree:
+def _blend_gains(context: Context, positions: Sequence[int], batches: Batches) -> Tree:
     """See `_gains`: all draws at all positions are put into one chain, at m = 0, and judged by one pass backward."""
-    core, tried = scene.core, list[tuple[int, int]]()
+    core, tried = context.core, list[tuple[int, int]]()
     for position in sorted(positions):
-        for draw in range(scene.options.candidates):
-            node = scene.core.mixed_nodes()[max(position - 1, 0)].ops
-            core = morphisms.blend_node(core, position + len(tried), scene.generator(draw=draw), node).backbone
+        for draw in range(context.options.candidates):
+            node = context.core.mixed_nodes()[max(position - 1, 0)].ops
+            core = morphisms.blend_node(core, position + len(tried), context.generator(draw=draw), node).backbone
             tried.append((position, draw))
     gains = blend_gains(core, batches.loss, batches)
     found = dict(zip(tried, gains, strict=True))
-    best = [max(range(scene.options.candidates), key=lambda draw: found[position, draw]) for position in positions]
+    best = [max(range(context.options.candidates), key=lambda draw: found[position, draw]) for position in positions]
     return {"gains": [found[place] for place in zip(positions, best, strict=True)], "draws": best}
 
 
 # --- ops ---
 
 
-def _room(options: Growth, ops: int) -> int:
+def _room(options: Options, ops: int) -> int:
     """Return how many more ops a node of so many may have."""
     return sys.maxsize if options.max_ops is None else max(0, options.max_ops - ops)
 
 
-def growable_ops(core: Backbone, node: int, options: Growth) -> list[int]:
+def growable_ops(core: Backbone, node: int, options: Options) -> list[int]:
     """Return the numbers of a node's ops that may be duplicated or split; none if the node is full.
 
     Of an additive identity two can do no more than one: their sum is affine, too.
@@ -301,112 +311,114 @@ def growable_ops(core: Backbone, node: int, options: Growth) -> list[int]:
     return [op for op, name in enumerate(names) if name != CARRIER] if _room(options, len(names)) else []
 
 
-def _places(scene: Scene) -> list[tuple[int, int]]:
+def _places(context: Context) -> list[tuple[int, int]]:
     """Return the ops that can grow, of the nodes that may have one more."""
-    core = scene.core
-    return [(node, op) for node, alpha in enumerate(core.alpha) for op in growable_ops(core, node, scene.options)]
+    core = context.core
+    return [(node, op) for node, alpha in enumerate(core.alpha) for op in growable_ops(core, node, context.options)]
 
 
-def _full(scene: Scene) -> Offer:
-    return Offer([], f"no node with fewer than max_ops = {scene.options.max_ops} ops has one that can grow")
+def _full(context: Context) -> Proposals:
+    return Proposals([], f"no node with fewer than max_ops = {context.options.max_ops} ops has one that can grow")
 
 
-def duplicate_ops(scene: Scene) -> Offer:
-    """Offer to duplicate ops with a share above the threshold, the largest first; or all ops in random order."""
-    thresholds, places = scene.options.thresholds, _places(scene)
+def duplicate_ops(context: Context) -> Proposals:
+    """Proposals to duplicate ops with a share above the threshold, the largest first; or all ops in random order."""
+    thresholds, places = context.options.thresholds, _places(context)
     if not places:
-        return _full(scene)
-    if scene.options.choice == "random":
-        chosen = scene.shuffled("duplicate_op", places)
+        return _full(context)
+    if context.options.choice == "random":
+        chosen = context.shuffled("duplicate_op", places)
     else:
         found = [
             (-move.share, node, move.op)
-            for node, state in enumerate(scene.best.watched)
+            for node, state in enumerate(context.best.watched)
             for move in threshold.moves(state, thresholds, {op for place, op in places if place == node})
             if move.kind == "duplicate_op"
         ]
         chosen = [(node, op) for _, node, op in sorted(found)]
 
     def propose(place: tuple[int, int]) -> Proposal:
-        return Proposal("duplicate_op", (place,), lambda: [duplicate_at(scene, *place)])
+        return Proposal("duplicate_op", (place,), lambda: [duplicate_at(context, *place)])
 
     reason = f"no op that can be duplicated keeps a share above grow_threshold = {thresholds.grow_threshold:g}"
-    return Offer([propose(place) for place in chosen], reason)
+    return Proposals([propose(place) for place in chosen], reason)
 
 
-def duplicate_at(scene: Scene, node: int, op: int) -> Change:
+def duplicate_at(context: Context, node: int, op: int) -> Change:
     """Return the change that duplicates an op."""
 
     def make(core: Backbone) -> Morphed:
-        return morphisms.duplicate_op(core, node, op, noise=scene.noise, generator=scene.generator())
+        return morphisms.duplicate_op(core, node, op, noise=context.noise, generator=context.generator())
 
-    return Change("duplicate_op", node, op, make, predicted=0.0)
+    return _change("duplicate_op", node, op, make, 0.0)
 
 
-def split_ops(scene: Scene) -> Offer:
-    """Offer to split ops by their splitting matrices; or all ops in random order, in random directions."""
-    places, options = _places(scene), scene.options.splits
+def split_ops(context: Context) -> Proposals:
+    """Proposals to split ops by their splitting matrices; or all ops in random order, in random directions."""
+    places, options = _places(context), context.options.splitting
     if not places:
-        return _full(scene)
-    if scene.options.choice == "random":
-        chosen = scene.shuffled("split_op", places)
-        return Offer([Proposal("split_op", (place,), partial(_split_randomly, scene, place)) for place in chosen], "")
-    known = scene.judge("splitting", lambda: _judge_ops(scene))
+        return _full(context)
+    if context.options.choice == "random":
+        chosen = context.shuffled("split_op", places)
+        return Proposals(
+            [Proposal("split_op", (place,), partial(_split_randomly, context, place)) for place in chosen], ""
+        )
+    known = context.remember("splitting", lambda: _judge_ops(context))
     found = {place: Splitting(*pair) for place, *pair in zip(places, known["values"], known["vectors"], strict=True)}
     ranked = splitting.choose_ops(found, options.rule, count=len(places))
 
     def propose(rank: int, group: list[tuple[int, int]]) -> Proposal:
-        return Proposal("split_op", tuple(group), lambda: _split_by_step(scene, rank, {p: found[p] for p in group}))
+        return Proposal("split_op", tuple(group), lambda: _split_by_step(context, rank, {p: found[p] for p in group}))
 
-    proposals = [propose(rank, group) for rank, group in enumerate(_groups(scene, ranked), 1)]
-    return Offer(proposals, "no unit of any op gains by a split")
+    proposals = [propose(rank, group) for rank, group in enumerate(_groups(context, ranked), 1)]
+    return Proposals(proposals, "no unit of any op gains by a split")
 
 
-def _groups(scene: Scene, ranked: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+def _groups(context: Context, ranked: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     """Yield groups of ops that may be split at once, by rank: so many, and of each node so many as it has room for."""
     left = list(ranked)
     while left:
-        room = Counter({node: _room(scene.options, len(alpha)) for node, alpha in enumerate(scene.core.alpha)})
+        room = Counter({node: _room(context.options, len(alpha)) for node, alpha in enumerate(context.core.alpha)})
         group: list[tuple[int, int]] = []
         for place in left:
-            if len(group) < scene.options.splits.count and room[place[0]] > 0:
+            if len(group) < context.options.splitting.count and room[place[0]] > 0:
                 group.append(place)
                 room[place[0]] -= 1
         yield group
         left = [place for place in left if place not in group]
 
 
-def _judge_ops(scene: Scene) -> Tree:
+def _judge_ops(context: Context) -> Tree:
     """Return eigenvalues and eigenvectors of all ops that can grow, judged together: last digits depend on that."""
-    options, places = scene.options.splits, _places(scene)
-    batches = Batches(scene.best.model, scene.task, options.part)
-    found = splitting.judge_ops(scene.core, batches.loss, batches, places, curvature=options.curvature).values()
+    options, places = context.options.splitting, _places(context)
+    batches = Batches(context.best.model, context.task, options.part)
+    found = splitting.judge_ops(context.core, batches.loss, batches, places, curvature=options.curvature).values()
     return {"values": [one.eigenvalues for one in found], "vectors": [one.eigenvectors for one in found]}
 
 
-def _split_by_step(scene: Scene, rank: int, chosen: dict[tuple[int, int], Splitting]) -> list[Change] | None:
+def _split_by_step(context: Context, rank: int, chosen: dict[tuple[int, int], Splitting]) -> list[Change] | None:
     """Return the splits with the largest step that brings what it predicts; None if there is none.
 
     The rank of a group is its name: what is offered of a candidate is always the same, in the same order.
     """
-    found = scene.judge(f"step-{rank}", lambda: _find_step(scene, chosen))
+    found = context.remember(f"step-{rank}", lambda: _find_step(context, chosen))
     if found["step"] is None:
         return None
     return [
-        split_at(scene, *place, one, found["step"], measured=measured)
+        split_at(context, *place, one, found["step"], measured=measured)
         for (place, one), measured in zip(chosen.items(), found["measured"], strict=True)
     ]
 
 
-def _find_step(scene: Scene, chosen: dict[tuple[int, int], Splitting]) -> Tree:
+def _find_step(context: Context, chosen: dict[tuple[int, int], Splitting]) -> Tree:
     """Return the step, and by how much each of the splits, one after the other, changes the loss."""
-    batches = Batches(scene.best.model, scene.task, scene.options.splits.part)
-    before = batches.mean_loss(scene.core)
+    batches = Batches(context.best.model, context.task, context.options.splitting.part)
+    before = batches.mean_loss(context.core)
     changes: dict[float, list[float]] = {0.0: []}
 
     def loss_at(step: float) -> float:
         if step not in changes:
-            core, losses = scene.core, [before]
+            core, losses = context.core, [before]
             for place, one in chosen.items():
                 core = morphisms.split_op(core, *place, one, step).backbone
                 losses.append(batches.mean_loss(core))
@@ -421,65 +433,62 @@ def _find_step(scene: Scene, chosen: dict[tuple[int, int], Splitting]) -> Tree:
 
 
 def split_at(
-    scene: Scene, node: int, op: int, found: Splitting, step: float, *, measured: float | None = None
+    context: Context, node: int, op: int, found: Splitting, step: float, *, measured: float | None = None
 ) -> Change:
     """Return the change that splits an op."""
-    about = {"split_step": step, "change_on": scene.options.splits.part, "measured_change": measured}
+    about = {"split_step": step, "change_on": context.options.splitting.part, "measured_change": measured}
     make = partial(morphisms.split_op, node=node, op=op, splitting=found, step=step)
-    return Change("split_op", node, op, make, splitting.predicted_change(found.eigenvalues, step), about)
+    return _change("split_op", node, op, make, splitting.predicted_change(found.eigenvalues, step), about)
 
 
-def _split_randomly(scene: Scene, place: tuple[int, int]) -> list[Change]:
+def _split_randomly(context: Context, place: tuple[int, int]) -> list[Change]:
     """Return a split of all units in random directions, in which an op's halves go as far as noise would take them."""
-    size = sum(value[..., 0].numel() for value in scene.core.op_parameters(*place).values())
-    vectors = torch.randn(scene.core.hidden_size, size, dtype=torch.float64, generator=scene.generator())
+    size = sum(value[..., 0].numel() for value in context.core.op_parameters(*place).values())
+    vectors = torch.randn(context.core.hidden_size, size, dtype=torch.float64, generator=context.generator())
     found = Splitting(-torch.ones(len(vectors)), vectors / vectors.norm(dim=1, keepdim=True))
-    change = split_at(scene, *place, found, scene.noise * math.sqrt(size))
+    change = split_at(context, *place, found, context.noise * math.sqrt(size))
     return [change._replace(predicted=None, about={"split_step": change.about["split_step"]})]
 
 
-def repeat(scene: Scene, moves: Sequence[Mapping[str, Any]]) -> list[Change]:
-    """Return changes of an earlier growth that were made one after the other, on the scene's data."""
-    found: dict[Place, Splitting] = {}
-    if scene.options.choice != "random" and any(move["kind"] == "split_op" for move in moves):
-        judged = _judge_ops(scene)
-        pairs = map(Splitting, judged["values"], judged["vectors"])
-        found = dict(zip(_places(scene), pairs, strict=True))
+def repeat(context: Context, moves: Sequence[Mapping[str, Any]]) -> list[Change]:
+    """Return changes of an earlier growth that were made one after the other, on the context's data."""
+    splittings = cached(lambda: _splittings(context))
+    return [MOVES[move["kind"]].repeat(context, move, splittings) for move in moves]
 
-    def split(node: int, op: int, move: Mapping[str, Any]) -> Change:
-        if scene.options.choice == "random":
-            return _split_randomly(scene, (node, op))[0]
-        return split_at(scene, node, op, found[node, op], move["split_step"])
 
-    again: dict[str, Callable[[int, int, Mapping[str, Any]], Change]] = {
-        "add_node": lambda node, op, move: add_node_at(scene, node, move["draw"]),
-        "duplicate_op": lambda node, op, move: duplicate_at(scene, node, op),
-        "split_op": split,
-        "prune_op": lambda node, op, move: prune_at(node, op),
-        "replace_op": lambda node, op, move: _replacement(scene, node, op, tuple(move["new_op"].split("/"))),
-    }
-    return [again[move["kind"]](move["node"], move["op"], move) for move in moves]
+def _splittings(context: Context) -> dict[Place, Splitting]:
+    """Return the splitting of each op that can grow."""
+    judged = _judge_ops(context)
+    pairs = map(Splitting, judged["values"], judged["vectors"])
+    return dict(zip(_places(context), pairs, strict=True))
+
+
+def _split_again(context: Context, move: Mapping[str, Any], splittings: Callable[[], dict[Place, Splitting]]) -> Change:
+    node, op = move["node"], move["op"]
+    if context.options.choice == "random":
+        return _split_randomly(context, (node, op))[0]
+    return split_at(context, node, op, splittings()[node, op], move["split_step"])
 
 
 def prune_at(node: int, op: int) -> Change:
     """Return the change that removes an op."""
-    return Change("prune_op", node, op, partial(morphisms.prune_op, node=node, op=op), None)
+    return _change("prune_op", node, op, partial(morphisms.prune_op, node=node, op=op), None)
 
 
-def resample(scene: Scene) -> Proposal:
+def resample(context: Context) -> Proposal:
     """Propose a newly drawn op in the place of each node's smallest."""
-    core, shares = scene.core, shares_of(scene.core)
+    core, shares = context.core, shares_of(context.core)
     places = [(node, min(range(len(one)), key=one.__getitem__)) for node, one in enumerate(shares) if len(one) > 1]
-    return Proposal("replace_op", tuple(places), lambda: [replace_at(scene, core, *place) for place in places])
+    return Proposal("replace_op", tuple(places), lambda: [replace_at(context, core, *place) for place in places])
 
 
-def replace_at(scene: Scene, core: Backbone, node: int, op: int) -> Change:
+def replace_at(context: Context, core: Backbone, node: int, op: int) -> Change:
     """Return the change that puts a newly drawn op in the place of another, at an average share if there is room."""
-    draw = morphisms.DRAWS.get(scene.options.replace, morphisms.draw_uniform)
-    return _replacement(scene, node, op, draw(scene.options.space, core, node, scene.drawing(f"{node} {op}")))
+    draw = morphisms.DRAWS.get(context.options.replace, morphisms.draw_uniform)
+    return _replacement(context, node, op, draw(context.problem.space, core, node, context.drawing(f"{node} {op}")))
 
 
-def _replacement(scene: Scene, node: int, op: int, candidate: Pair) -> Change:
+def _replacement(context: Context, node: int, op: int, candidate: Pair) -> Change:
     """Return the change that puts an op in the place of another. Two that come in alike must not learn alike.
 
     Each has a generator of its own; one that is equal to an op of its node all the same, as additive ones that are new
@@ -490,14 +499,14 @@ def _replacement(scene: Scene, node: int, op: int, candidate: Pair) -> Change:
         share = min(1 / len(core.alpha[node]), morphisms.room_for(core, node, op) / 2) or None
 
         def replaced(what: str, noise: float) -> Morphed:
-            generator = torch.Generator().manual_seed(scene.drawing(f"{node} {op} {what}").getrandbits(63))
+            generator = torch.Generator().manual_seed(context.drawing(f"{node} {op} {what}").getrandbits(63))
             return morphisms.replace_op(core, node, op, candidate, generator, share, noise)
 
         silent = replaced("weights", 0.0)
         twin = _has_twin(silent.backbone, node, op)
-        return replaced(f"noise of {len(core.alpha[node])}", scene.noise) if twin else silent
+        return replaced(f"noise of {len(core.alpha[node])}", context.noise) if twin else silent
 
-    return Change("replace_op", node, op, make, None, {"new_op": "/".join(candidate)})
+    return _change("replace_op", node, op, make, None, {"new_op": "/".join(candidate)})
 
 
 def _has_twin(core: Backbone, node: int, op: int) -> bool:
@@ -510,14 +519,70 @@ def _has_twin(core: Backbone, node: int, op: int) -> bool:
     )
 
 
-KINDS: dict[str, Callable[[Scene], Offer]] = {
-    "add_node": add_nodes,
-    "duplicate_op": duplicate_ops,
-    "split_op": split_ops,
+def _change(
+    kind: str,
+    node: int,
+    op: int | None,
+    make: Callable[[Backbone], Morphed],
+    predicted: float | None,
+    about: Mapping[str, Any] = MappingProxyType({}),
+) -> Change:
+    return Change(kind, MOVES[kind].words, MOVES[kind].sources, node, op, make, predicted, about)
+
+
+class Move(NamedTuple):
+    """A kind of move.
+
+    Attributes:
+        words: what it does, for the log's readers.
+        label: what it has made, for messages.
+        sources: see `Change`.
+        repeat: returns the change that a line of an earlier growth's log describes; the last argument computes the
+            splittings of the present candidate.
+        propose: returns the ways to make it, best first; None if no stage begins with it.
+        adds: what it adds to a cell.
+    """
+
+    words: str
+    label: str
+    sources: Sources
+    repeat: Callable[[Context, Mapping[str, Any], Callable[[], dict[Place, Splitting]]], Change]
+    propose: Callable[[Context], Proposals] | None = None
+    adds: str = "op"
+
+
+MOVES: dict[str, Move] = {
+    "add_node": Move(
+        "add node",
+        "added node",
+        lambda K, op: range(K),
+        lambda context, move, _: add_node_at(context, move["node"], move["draw"]),
+        add_nodes,
+        adds="node",
+    ),
+    "duplicate_op": Move(
+        "duplicate op",
+        "duplicated op",
+        lambda K, op: [*range(K), op],
+        lambda context, move, _: duplicate_at(context, move["node"], move["op"]),
+        duplicate_ops,
+    ),
+    "split_op": Move("split op", "split op", lambda K, op: [*range(K), op], _split_again, split_ops),
+    "prune_op": Move(
+        "prune op",
+        "pruned op",
+        lambda K, op: [number for number in range(K) if number != op],
+        lambda context, move, _: prune_at(move["node"], move["op"]),
+    ),
+    "replace_op": Move(
+        "replace op",
+        "redrawn op",
+        lambda K, op: [number if number != op else None for number in range(K)],
+        lambda context, move, _: _replacement(context, move["node"], move["op"], _pair(move["new_op"])),
+    ),
 }
-MODES: dict[str, tuple[str, ...]] = {
-    "nodes": ("add_node",),
-    "ops_duplicate": ("duplicate_op",),
-    "ops_split": ("split_op",),
-    "nodes_and_ops": ("add_node", "duplicate_op", "split_op"),
-}
+
+
+def _pair(name: str) -> Pair:
+    combine, _, activation = name.partition("/")
+    return combine, activation

@@ -78,9 +78,11 @@ class Options(StrategySection):
     weights: Weights = Weights()
     alpha: Optimizer = Optimizer()
     l2_sp: Annotated[
-        tuple[NonNegative, ...], OneOrMore, Field(min_length=1), Distinct, 
+        tuple[NonNegative, ...],
+        OneOrMore,
+        Field(min_length=1),
+        Distinct,
         about("strength of the decoupled L2-SP penalty towards the stage's first weights; tried in order"),
-    
     ] = (0.0,)
     origins: Annotated[
         Literal[1, 3, 5],
@@ -161,12 +163,16 @@ class Options(StrategySection):
         from grownas.training.recipe import recipe_from
 
         return recipe_from(
-            self.weights, alpha=self.alpha, epochs=self.max_epochs, patience=self.patience, bilevel=self.bilevel
+            self.weights.model_dump(),
+            alpha=self.alpha.model_dump(),
+            epochs=self.max_epochs,
+            patience=self.patience,
+            bilevel=self.bilevel,
         )
 
     def stage_recipe(self, number: int, l2_sp: float) -> Recipe:
         """Return how a stage is trained, the first being number 1."""
-        recipe = replace(self.recipe, pull=l2_sp, blend_steps=self.blend_steps)
+        recipe = replace(self.recipe, l2_sp=l2_sp, blend_steps=self.blend_steps)
         first = recipe.epochs if self.first_epochs is None else min(self.first_epochs, recipe.epochs)
         if self.later_epochs is None:
             return recipe.first(first) if number == 1 else recipe

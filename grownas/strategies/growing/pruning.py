@@ -7,17 +7,18 @@ from typing import Any
 
 from grownas.backbones.chain import Backbone
 from grownas.criteria import threshold
-from grownas.criteria.early_stop import JUDGES, LARGEST
+from grownas.criteria.early_stop import ACCEPT, LARGEST, logged
 from grownas.criteria.readout import CHOICES
-from grownas.strategies.growing.moves import Scene, growable_ops, prune_at, replace_at
-from grownas.strategies.growing.state import Candidate, Change, Journal, Stage, apply, declined, traced, with_core
+from grownas.protocols import Journal
+from grownas.strategies.growing.moves import Context, growable_ops, prune_at, replace_at
+from grownas.strategies.growing.state import Candidate, Change, Stage, apply, declined, traced, with_core
 from grownas.training.loop import Tree
 from grownas.training.recipe import count_parameters
 
 SHARE = "share"  # the rule by which an op goes that has become small
 
 
-def prune_stage(stage: Stage, scene: Scene) -> Stage:
+def prune_stage(stage: Stage, context: Context) -> Stage:
     """Remove or replace small ops one by one, then fine-tune; return the same stage if there are none.
 
     All of it is undone if the judge takes the unpruned for better than the pruned. What the shares proposed is then
@@ -28,27 +29,27 @@ def prune_stage(stage: Stage, scene: Scene) -> Stage:
 
     Args:
         stage: what to prune.
-        scene: the growth that it belongs to.
+        context: the growth that it belongs to.
     """
-    options, candidate, lines = scene.options, stage.candidate, list[dict[str, Any]]()
+    options, candidate, lines = context.options, stage.candidate, list[dict[str, Any]]()
     steps = sum(fit.steps for fit in stage.fits)
-    while (change := _small(candidate, scene)) is not None:
-        candidate, line = apply(candidate, change, scene.task, options, stage=scene.number, step=steps)
+    while (change := _small(candidate, context)) is not None:
+        candidate, line = apply(candidate, change, context.task, options, stage=context.number, step=steps)
         lines.append(line)
-    for change in _surplus(candidate, scene):
-        candidate, line = apply(candidate, change, scene.task, options, stage=scene.number, step=steps)
+    for change in _surplus(candidate, context):
+        candidate, line = apply(candidate, change, context.task, options, stage=context.number, step=steps)
         lines.append(line)
     if not lines:
         return stage
-    key = f"stage-{scene.number}-pull-{scene.pull:g}-pruned-{options.prune}"
-    fit = scene.fit(key, candidate, scene.tuning)
+    key = f"stage-{context.number}-l2_sp-{context.l2_sp:g}-pruned-{options.prune}"
+    fit = context.fit(key, candidate, context.tuning)
     lines = [{**line, "part": key} for line in lines]
     lines[-1]["wall_s"] = round(fit.seconds, 3)
     tuned, tunings = candidate.trained(fit, options.thresholds), (*stage.tunings, fit)
     losses = tuned.evaluation.losses, stage.candidate.evaluation.losses
-    harm = JUDGES[options.judge](*losses, threshold=options.threshold)
+    harm = ACCEPT[options.accept](*losses, threshold=options.threshold)
     if harm.accepted:
-        judge = {**harm.line(), "rule": f"harm, {options.judge}"}
+        judge = {**logged(harm), "rule": f"harm, {options.accept}"}
         undone = [{**line, "accepted": False, "judge": judge} for line in lines]
         places = tuple(_proposed(stage.candidate, lines))
         kept = declined(stage.candidate, places, threshold.LOW)
@@ -64,49 +65,49 @@ def _proposed(before: Candidate, lines: Sequence[dict[str, Any]]) -> Iterator[tu
             yield place
 
 
-def _small(candidate: Candidate, scene: Scene) -> Change | None:
+def _small(candidate: Candidate, context: Context) -> Change | None:
     """Return what to do with an op whose smoothed share is below the threshold; None if there is none."""
-    thresholds, core = scene.options.thresholds, candidate.model.core
+    thresholds, core = context.options.thresholds, candidate.model.core
     for node, state in enumerate(candidate.watched):
-        growing = scene.options.prune == "each_stage"  # at the end nothing will be duplicated any more
-        growable = growable_ops(core, node, scene.options) if growing else ()
+        growing = context.options.prune == "each_stage"  # at the end nothing will be duplicated any more
+        growable = growable_ops(core, node, context.options) if growing else ()
         for move in threshold.moves(state, thresholds, growable):
             if move.kind != "prune_op":
                 continue
             judge = {"rule": SHARE, "figure": move.share, "threshold": thresholds.prune_threshold}
             change = prune_at(node, move.op)
-            if scene.options.replace != "none":
-                drawn = replace_at(scene, core, node, move.op)
-                change = drawn if _fits(candidate, drawn, scene) else change
+            if context.options.replace != "none":
+                drawn = replace_at(context, core, node, move.op)
+                change = drawn if _fits(candidate, drawn, context) else change
             return change.saying(judge=judge)
     return None
 
 
-def _fits(candidate: Candidate, change: Change, scene: Scene) -> bool:
+def _fits(candidate: Candidate, change: Change, context: Context) -> bool:
     """Say whether a candidate would have no more than `max_params` parameters after a change."""
-    most = scene.options.max_params
+    most = context.options.max_params
     if most is None:
         return True
     return count_parameters(with_core(candidate.model, change.make(candidate.model.core).backbone)) <= most
 
 
-def _surplus(candidate: Candidate, scene: Scene) -> list[Change]:
+def _surplus(candidate: Candidate, context: Context) -> list[Change]:
     """Return the removals of all ops that are not among the `top_k` of their nodes, the last first.
 
     Which ops those are is decided once, for an op that takes over the share of one that went is not worth more by it.
     """
-    top_k, core = scene.options.top_k, candidate.model.core
+    top_k, core = context.options.top_k, candidate.model.core
     if top_k is None or all(len(alpha) <= top_k for alpha in core.alpha):
         return []
 
     def score(core: Backbone) -> float:
-        return float(scene.task.evaluate(with_core(candidate.model, core), "val").losses.mean())
+        return float(context.task.evaluate(with_core(candidate.model, core), "val").losses.mean())
 
     def choose() -> Tree:
-        return {"gone": [tuple(one) for one in CHOICES[scene.options.readout](core, top_k, score).gone]}
+        return {"gone": [tuple(one) for one in CHOICES[context.options.readout](core, top_k, score).gone]}
 
-    gone = scene.journal.remember(f"stage-{scene.number}-pull-{scene.pull:g}-readout", choose)["gone"]
-    rule = f"top_k by {scene.options.readout}"
+    gone = context.journal.remember(f"stage-{context.number}-l2_sp-{context.l2_sp:g}-readout", choose)["gone"]
+    rule = f"top_k by {context.options.readout}"
     return [
         prune_at(node, op).saying(judge={"rule": rule, "figure": min(figure, LARGEST), "threshold": top_k})
         for node, op, figure in sorted(gone, reverse=True)  # so that the numbers of those before stay
@@ -116,4 +117,4 @@ def _surplus(candidate: Candidate, scene: Scene) -> list[Change]:
 def log_prunings(journal: Journal, stage: Stage, *, accepted: bool) -> None:
     """Log a stage's prunings; those that were not undone are accepted if the stage is."""
     for line in stage.prunings:
-        journal.grew({**line, "accepted": accepted and line["accepted"] is None})
+        journal.log_morphism({**line, "accepted": accepted and line["accepted"] is None})

@@ -1,11 +1,9 @@
-"""What growth is made of: its options, a stage and what came out of it, a change of the cell, and who trains."""
+"""What growth is made of: a candidate, a stage, a change of the cell."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,171 +12,14 @@ from grownas.criteria import threshold
 from grownas.criteria.threshold import Thresholds
 from grownas.morphisms import Morphed
 from grownas.protocols import Evaluation, Task
-from grownas.space import SearchSpace
-from grownas.training.loop import Fit, Tree
+from grownas.strategies.cores import on_cpu, with_core
+from grownas.strategies.growing.options import Options
+from grownas.training.loop import Fit
 from grownas.training.migrate import migrate
-from grownas.training.recipe import Recipe, count_parameters, device_of, make_optimizers
+from grownas.training.recipe import count_parameters, make_optimizers
 
-
-class Journal(Protocol):
-    """Does fits, remembers them, and takes the growth log's lines."""
-
-    elapsed: float  # seconds of all fits so far
-
-    def fit(
-        self,
-        key: str,
-        model: Any,
-        task: Task,
-        recipe: Recipe,
-        *,
-        seed: int,
-        optimizers: list[torch.optim.Optimizer] | None = None,
-        stage: int = 0,
-    ) -> Fit:
-        """Train, or give back the fit that was finished under this key."""
-        ...
-
-    def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
-        """Do a piece of work, or give back what was done under this key."""
-        ...
-
-    def grew(self, line: Mapping[str, Any]) -> None:
-        """Take one line of the growth log."""
-        ...
-
-
+Sources = Callable[[int, int], Sequence[int | None]]
 ON, ORIGIN = "-on-", "-origin-"  # what the keys of a first stage's further fits add to its own, see `Growth`
-DEFAULT_SPACE = SearchSpace(("add", "hadamard"), ("identity", "tanh", "sigmoid", "relu"))
-
-
-@dataclass(frozen=True)
-class Splits:
-    """How ops are chosen to be split, see `criteria.splitting`.
-
-    Attributes:
-        rule: what ranks them, a name of `splitting.RULES`.
-        count: most ops that a stage splits at once.
-        part: data of which the loss is to fall, `train` or `val`. On `val` the eigenvectors are fitted to the same
-            days that then judge the stage.
-        curvature: a name of `curvature.CURVATURE`.
-    """
-
-    rule: str = "neg_sum"
-    count: int = 1
-    part: str = "train"
-    curvature: str = "exact"
-
-
-@dataclass(frozen=True)
-class Growth:
-    """What governs growth.
-
-    Attributes:
-        recipe: how each stage is trained; its `l2_sp` is replaced by those of `pulls`.
-        later_epochs: most epochs of a stage that begins with a change; None for as many as the recipe's. A decay of the
-            rates then runs over the first and a later stage together.
-        first_epochs: most epochs of the first stage; None for as many as the recipe's. Where it is not accepted after
-            these, it is trained on, as many epochs at a time, as long as these lower its validation loss. If no node is
-            accepted after it, it is trained to the end of its patience at last.
-        pulls: candidates for the first stage, tried in order from the same start.
-        mode: which moves a stage may begin with, a name of `moves.MODES`.
-        choice: `criteria` or `random`: how the move is chosen among those.
-        trial_epochs: for which each kind of move is tried where there are several, before the best is trained.
-        judge: `significant` or `better`, a name of `JUDGES`.
-        threshold: least t of `significant`.
-        origins: validation blocks by which the first stage is judged, for whether anything beyond the start holds at
-            other times, too. 1 is the validation part alone; with more, its training is repeated at earlier points in
-            time for as many epochs, see `Origin`, and must be accepted by the losses on all blocks together as well.
-        guard: accept a model only if its mean training loss is not higher than the best's either.
-        outer_patience: moves of a kind that are not accepted, with none accepted between, before it is given up;
-            growth ends when every kind is.
-        max_nodes, max_ops, max_params, max_seconds: limits; None for none. `max_ops` is of each node.
-        nodes_at_once: nodes that a stage adds, one behind the other, as far as `max_nodes` and `max_params` allow.
-        birth: how a node is added: `blend` draws it and mixes it in from 0 to 1 over `blend_steps` weight steps,
-            `drawn` draws it and changes the function at once, `carrier` keeps an identity in it for good.
-        blend_steps: of training in which a blended node is mixed in.
-        candidates: nodes that are drawn at each position for `blend`; the one with the steepest descent is taken.
-        carrier_share: of a node added by a carrier, see `morphisms.add_node`.
-        position: where a node is added: `first`, `middle`, `last`, or `best` by first-order gain.
-        noise: standard deviation of what is added to a stage's new parameters (at the start, all but the carriers'),
-            in units of 1 / sqrt(H), the bound of drawn weights; but at most 1 / pull, the farthest that a pull lets a
-            parameter go.
-        new_rate, old_rate: factors on the recipe's rate of the weights in a stage that begins with a new node: of the
-            node's weights, and of all others. Every other stage has the recipe's rate throughout, alpha and the
-            look-ahead of `second` order keep theirs. A stage's rates hold in the fine-tuning after a pruning, too: it
-            goes on with the stage's training.
-        thresholds: of the shares by which ops are duplicated and pruned.
-        splits: how ops are chosen to be split.
-        prune: `none`, `each_stage` or `at_end`; ops below the lower threshold go, and all but `top_k`.
-        top_k: most ops of a node after a pruning; None for no such limit.
-        readout: which ops `top_k` keeps, a name of `readout.CHOICES`.
-        replace: `none`, or how to draw the op that takes a pruned one's place, a name of `morphisms.DRAWS`.
-        restarts: most stages at the end of growth that begin with each node's smallest op drawn anew (uniformly if
-            `replace` is none); they end with the first that is not accepted.
-        fine_tune_epochs: most epochs after a pruning.
-        space: what ops are drawn from.
-    """
-
-    recipe: Recipe
-    first_epochs: int | None = 10
-    later_epochs: int | None = None
-    pulls: tuple[float, ...] = (0.0,)
-    mode: str = "nodes"
-    choice: str = "criteria"
-    trial_epochs: int = 5
-    judge: str = "significant"
-    threshold: float = 1.645
-    origins: int = 3
-    guard: bool = True
-    outer_patience: int = 1
-    max_nodes: int = 3
-    max_ops: int | None = 16
-    max_params: int | None = None
-    max_seconds: float | None = None
-    nodes_at_once: int = 2
-    birth: str = "blend"
-    blend_steps: int = 90
-    candidates: int = 1
-    carrier_share: float = 0.5
-    noise: float = 0.4
-    new_rate: float = 1.0
-    old_rate: float = 1.0
-    position: str = "last"
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    splits: Splits = field(default_factory=Splits)
-    prune: str = "at_end"
-    top_k: int | None = None
-    readout: str = "share"
-    replace: str = "none"
-    restarts: int = 0
-    fine_tune_epochs: int = 50
-    space: SearchSpace = field(default_factory=lambda: DEFAULT_SPACE)
-
-    def stage_recipe(self, number: int, pull: float) -> Recipe:
-        """Return how a stage is trained, the first being number 1."""
-        recipe = replace(self.recipe, l2_sp=pull, blend_steps=self.blend_steps)
-        first = recipe.epochs if self.first_epochs is None else min(self.first_epochs, recipe.epochs)
-        if self.later_epochs is None:
-            return recipe.first(first) if number == 1 else recipe
-        cut = first / (first + self.later_epochs)
-        if number == 1:
-            return replace(recipe, decay_span=(0.0, cut), epochs=first)
-        return replace(recipe, decay_span=(cut, 1.0), epochs=self.later_epochs)
-
-    def rest_recipe(self, pull: float, done: int) -> Recipe:
-        """Return how a first stage that was cut short after so many epochs is trained on, to the end of all epochs."""
-        begun = self.stage_recipe(1, pull)
-        cut, left = begun.decay_span[1], self.recipe.epochs - done
-        at = 1 - (1 - cut) * left / max(1, self.recipe.epochs - begun.epochs)
-        return replace(begun, epochs=left, decay_span=(at, 1.0))
-
-    def first_refit(self, pull: float, epochs: int) -> Recipe:
-        """Return how to repeat the first stage for so many epochs, those after it was cut short included."""
-        begun = self.stage_recipe(1, pull)
-        if epochs > begun.epochs:
-            begun = replace(begun, epochs=self.recipe.epochs, decay_span=(0.0, 1.0))
-        return begun.refit(epochs)
 
 
 class Candidate(NamedTuple):
@@ -209,18 +50,6 @@ class Candidate(NamedTuple):
     def loss(self) -> float:
         """Mean validation loss."""
         return float(self.evaluation.losses.mean())
-
-
-class Origin(NamedTuple):
-    """An earlier point in time, at which growth is repeated to judge it by the rows that came next.
-
-    Attributes:
-        start: where growth would have begun then.
-        task: the rows up to then as its training part, those after it as its validation part.
-    """
-
-    start: Any
-    task: Task
 
 
 class Stage(NamedTuple):
@@ -264,22 +93,6 @@ class Stage(NamedTuple):
         return sum(fit.seconds for fit in (*self.trials, *self.fits, *self.tunings))
 
 
-def with_core(model: Any, core: Any) -> Any:
-    """Return a copy of a model around another core, which comes to where the model is."""
-    kept, model.core = model.core, None
-    try:
-        new = copy.deepcopy(model)
-    finally:
-        model.core = kept
-    new.core = core.to(device_of(new))
-    return new
-
-
-def on_cpu(core: Backbone) -> Backbone:
-    """Return a core as morphisms take it, which draw on the CPU: itself if it lies there, else a copy."""
-    return core if device_of(core).type == "cpu" else copy.deepcopy(core).cpu()
-
-
 @torch.no_grad()
 def output_drift(before: Any, after: Any, task: Task) -> float:
     """Return the largest change of the output on the first training window, from a zero state."""
@@ -311,7 +124,7 @@ def traced(cell: Sequence[Sequence[Any]], lines: Iterable[Mapping[str, Any]]) ->
         if op is None:
             places.insert(node, [None] * len(line["cell_after"]["nodes"][node]["ops"]))
             continue
-        sources = threshold.SOURCES[line["kind"]](len(places[node]), op)
+        sources = line["sources"]
         kept = [None if source is None or sources.count(source) > 1 else source for source in sources]
         places[node] = [None if source is None else places[node][source] for source in kept]
     return places
@@ -321,7 +134,10 @@ class Change(NamedTuple):
     """A morphism that is to be done.
 
     Attributes:
-        kind: its name.
+        kind: its name in the log.
+        words: its name for people.
+        sources: from the number of ops of the node and the number of the op, the old number of each op afterwards,
+            None for a new one; not asked if the change is of a whole node.
         node: number of the node; of one that is added, its number afterwards.
         op: number of the op in its node before the change; None if the change is of a whole node.
         make: does it.
@@ -330,6 +146,8 @@ class Change(NamedTuple):
     """
 
     kind: str
+    words: str
+    sources: Sources
     node: int
     op: int | None
     make: Callable[[Backbone], Morphed]
@@ -342,7 +160,7 @@ class Change(NamedTuple):
 
 
 def apply(
-    before: Candidate, change: Change, task: Task, options: Growth, *, stage: int, step: int
+    before: Candidate, change: Change, task: Task, options: Options, *, stage: int, step: int
 ) -> tuple[Candidate, dict[str, Any]]:
     """Change a copy of a candidate; return it and the growth log's line.
 
@@ -366,7 +184,8 @@ def apply(
         watched.insert(change.node, threshold.begin(shares))
     else:
         about["op_name"] = "/".join(before.model.core.op_names(change.node)[change.op])
-        sources = threshold.SOURCES[change.kind](len(watched[change.node]), change.op)
+        sources = change.sources(len(watched[change.node]), change.op)
+        about["sources"] = list(sources)
         earlier = shares_of(before.model.core)[change.node]
         watched[change.node] = threshold.carry(watched[change.node], sources, earlier, shares)
     after = Candidate(
@@ -379,6 +198,7 @@ def apply(
         "stage": stage,
         "step": step,
         "kind": change.kind,
+        "words": change.words,
         "node": change.node,
         "op": change.op,
         "drift": output_drift(before.model, model, task),

@@ -1,238 +1,326 @@
-"""Growth: train, judge, change the cell, until the data say stop (Jie & Gao 2021, algorithms 2 to 4; ALGORITHMS 3, 4).
+"""Growth: train, accept or reject, change the cell, until the data say stop (Jie & Gao 2021; ALGORITHMS 3, 4).
 
-The whole search is the one function `grow`, read from top to bottom. It holds no state between calls: every fit goes
-through a `Journal`, which remembers finished ones, so that resuming a search is running it again. A stage begins with a
-changed copy of the best candidate, so that a move that is rejected leaves nothing behind but its lines in the log.
+`Growth` is one search, read from top to bottom in `Growth.units`. Every fit goes through the problem's journal, which
+remembers finished ones, so that resuming a search is running it again. A stage begins with a changed copy of the best
+candidate: a rejected move is rolled back (the log still records it).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from grownas import morphisms
 from grownas.criteria import threshold
-from grownas.criteria.early_stop import JUDGES, Verdict
+from grownas.criteria.acceptance import Acceptance
+from grownas.criteria.early_stop import ACCEPT, logged
 from grownas.errors import ConfigError
-from grownas.protocols import Evaluation, Task
-from grownas.strategies.growing.moves import KINDS, MODES, Move, Proposal, Scene, noise_for, repeat, resample
+from grownas.protocols import Evaluation, Found, Origin, Problem, SearchResult, Verdict
+from grownas.strategies.cores import derived, with_noise
+from grownas.strategies.growing.moves import MOVES, Context, Made, Proposal, repeat, resample
+from grownas.strategies.growing.options import MODES, Options
 from grownas.strategies.growing.pruning import log_prunings, prune_stage
 from grownas.strategies.growing.state import (
     ON,
     ORIGIN,
     Candidate,
     Change,
-    Growth,
-    Journal,
-    Origin,
     Stage,
     apply,
     declined,
-    on_cpu,
     traced,
-    with_core,
 )
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe, count_parameters, set_rates, split_parameters
 
-GUARD = "training loss"  # the rule that refuses what is better on the validation part alone
 NOTHING_FOUND = "the start is kept, nothing found"
 RESTARTS_ENDED = "the last restart was not accepted"
-WORDS = {"add_node": "added node", "duplicate_op": "duplicated op", "split_op": "split op", "replace_op": "redrawn op"}
+Line = dict[str, Any]  # of a log
 
 
-@dataclass(frozen=True)
-class Grown:
-    """What a search found.
+class Growing:
+    """The strategy `growing` (see `grownas.protocols.Strategy`)."""
+
+    section = Options
+
+    def __init__(self, options: Options) -> None:
+        """Take the options.
+
+        Raises:
+            ConfigError: the thresholds of shares contradict each other.
+        """
+        self.options = options
+        _ = options.thresholds  # raises
+
+    def recipe(self) -> Recipe:
+        """Return how a stage is trained to its end."""
+        return self.options.recipe
+
+    def tuning_recipe(self) -> Recipe:
+        """Return how the first stage is trained."""
+        return self.options.stage_recipe(1, 0.0)
+
+    def with_rate(self, rate: float) -> Growing:
+        """Return growth with another learning rate of the weights."""
+        weights = self.options.weights.model_copy(update={"rate": rate})
+        return Growing(self.options.model_copy(update={"weights": weights}))
+
+    def search(self, problem: Problem) -> Iterator[SearchResult]:
+        """Grow; yield what is found after each stage, then the result with the derived cell."""
+        growth = Growth(problem, self.options)
+        for _ in growth.units():
+            yield growth.result()
+        yield _closed(growth)
+
+    def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
+        """Repeat the accepted stages without judging, each for as many epochs as its best took."""
+
+        def again(log: Sequence[Line]) -> tuple[Any, float]:
+            before = problem.journal.elapsed
+            return replay(problem, self.options, log), problem.journal.elapsed - before
+
+        model, seconds = again(path_of(result.log))
+        first = result.others["first_stage"]
+        first_model, first_seconds = again(first.log)
+        others = {"first_stage": replace(first, model=first_model, seconds=first.seconds + first_seconds)}
+        return replace(result, model=derived(model), seconds=result.seconds + seconds, others=others)
+
+
+class Growth:
+    """One search by growth: its state, and the units of work that change it.
 
     Attributes:
-        model: the best model of all stages; its core is a `Backbone`.
-        evaluation: its, on the validation part.
-        first_stage: the trained first stage with the lowest validation loss, accepted or not.
-        stages: one line for each candidate that was judged.
-        pull: the one accepted last; None if nothing was accepted.
-        seconds: of all fits.
-        reason: why growth stopped, in words.
-        first_line: the line of `first_stage`, as it was before any pruning at the end.
-        speed: of the training that the model came out of, see `Fit`; None if nothing was accepted.
-        first_speed: of the first stage's.
+        stages: one line of the log for each candidate that was trained.
+        best: the stage of the best model so far.
+        l2_sp: the strength that was accepted in the first stage; None if nothing was accepted.
+        first: the trained first stage with the lowest validation loss, accepted or not.
+        first_line: its line, as it was before any pruning at the end.
+        reason: why growth stopped; empty while it goes on.
     """
 
-    model: Any
-    evaluation: Evaluation
-    first_stage: Any
-    stages: list[dict[str, Any]]
-    pull: float | None
-    seconds: float
-    reason: str
-    first_line: dict[str, Any]
-    speed: float | None
-    first_speed: float | None
+    def __init__(self, problem: Problem, options: Options) -> None:
+        """Evaluate the start.
+
+        Raises:
+            ConfigError: the start has more than `max_params` parameters.
+        """
+        _check_size(problem.start, options)
+        self.problem, self.options, self.accept = problem, options, Acceptance.of(options)
+        self.began = problem.journal.elapsed
+        self.origin = Candidate.start(problem.start, problem.task.evaluate(problem.start, "val"))
+        self.best, self.stages = Stage(self.origin), list[Line]()
+        self.l2_sp: float | None = None
+        self.first: Stage | None = None
+        self.first_line: Line = {}
+        self.rejected = list[Made]()  # since the last move that was accepted
+        self.trained = list[Mapping[str, Any]]()
+        self.reason = ""
+
+    def units(self) -> Iterator[None]:
+        """Do one unit of work after the other: each trains one candidate, or finishes the best one."""
+        limit = yield from self._train_first_stages()
+        if self.l2_sp is None:
+            self.reason = limit or NOTHING_FOUND
+            return
+        reasons = [limit or (yield from self._train_moves())]
+        reasons += yield from self._train_restarts()
+        yield from self._finish()
+        self.reason = "; ".join(dict.fromkeys(reasons))
+
+    def result(self) -> SearchResult:
+        """Return what is found so far; the model's core is the supernet."""
+        nodes, hidden_size = len(self.best.model.core.nodes), self.best.model.core.hidden_size
+        return SearchResult(
+            model=self.best.model,
+            evaluation=self.best.candidate.evaluation,
+            is_start=self.l2_sp is None,
+            params=count_parameters(self.best.model),
+            steps=self.steps,
+            seconds=self.problem.journal.elapsed - self.began,
+            settings=len(self.stages),
+            reason=self.reason,
+            scores=tuple(self.trained),
+            log=tuple(self.stages),
+            chosen={"l2_sp": self.l2_sp, "nodes": nodes, "hidden_size": hidden_size},
+            speed=self.best.fits[0].speed if self.best.fits else None,
+            capped=any(
+                self.options.recipe.is_capped(line["epochs"], line["best_epoch"]) for line in path_of(self.stages)[-1:]
+            ),
+        )
 
     @property
     def steps(self) -> int:
         """Weight steps of all fits."""
         return sum(line["steps"] for line in self.stages)
 
-    def path(self) -> list[dict[str, Any]]:
-        """Return the lines of the stages that led to the model, in order; empty if the start was kept."""
-        first = [line for line in self.stages if line["stage"] == 1 and line["accepted"]]
-        return first[-1:] + [line for line in self.stages if line["stage"] > 1 and line["accepted"]]
+    def _spent(self) -> str | None:
+        """Return in words which limit is reached; None if another fit may begin."""
+        seconds = self.problem.journal.elapsed - self.began
+        return self.problem.budget.spent(steps=self.steps, seconds=seconds, genotypes=len(self.stages))
 
+    def _context(self, number: int, *, l2_sp: float | None = None, best: Stage | None = None) -> Context:
+        best, l2_sp = best or self.best, self.l2_sp if l2_sp is None else l2_sp
+        assert l2_sp is not None
+        return Context(best.candidate, self.problem, self.options, l2_sp, number, best.number)
 
-def grow(
-    start: Any, task: Task, journal: Journal, options: Growth, *, seed: int, origins: Sequence[Origin] = ()
-) -> Grown:
-    """Grow a model from a start until the judge, or a limit, says stop.
+    def _log(self, stage: Stage, line: Line) -> None:
+        self.stages.append(line)
+        genotype, val = stage.model.core.genotype(top_k=None).to_dict(), stage.candidate.evaluation.metric
+        self.trained.append({"genotype": genotype, "val": val, "steps": line["steps"]})
 
-    Args:
-        start: a task's model around a `Backbone`; the first candidate.
-        task: data, loss and score; only its training and validation parts are read.
-        journal: does and remembers the fits.
-        options: what governs growth.
-        seed: fixes noise, random choices and data order.
-        origins: earlier points in time at which the first stage is judged, see `Growth.origins`.
+    def _train_first_stages(self) -> Generator[None, None, str | None]:
+        """Train the start with each strength of L2-SP; return which limit was reached, if one was."""
+        origins = self.problem.origins(self.options.origins - 1)
+        start, firsts = Stage(self.origin), list[Stage]()
+        for l2_sp in self.options.l2_sp:
+            if firsts and (limit := self._spent()) is not None:
+                return limit
+            context = self._context(1, l2_sp=l2_sp, best=start)
+            noisy = with_noise(self.problem.start, self.options.noise, l2_sp, seed=self.problem.seed)
+            stage, verdict = _train_first(self.origin._replace(model=noisy), context, self.best, origins)
+            firsts.append(stage)
+            self._log(stage, _stage_line(context, self.best, stage, verdict))
+            log_prunings(self.problem.journal, stage, accepted=verdict.accepted)
+            if verdict.accepted:
+                self.best, self.l2_sp = stage, l2_sp
+            if self.first is None or stage.candidate.loss < self.first.candidate.loss:
+                self.first, self.first_line = stage, dict(self.stages[-1])
+            yield
+        return None
 
-    Raises:
-        ConfigError: the start has more than `max_params` parameters.
-    """
-    _check_size(start, options)
-    began, stages, firsts = journal.elapsed, list[dict[str, Any]](), list[Stage]()
-    origin = Candidate.start(start, task.evaluate(start, "val"))
-    best = Stage(origin)
-    pull = reason = None
-    for candidate_pull in options.pulls:
-        if firsts and (reason := _out_of_time(options, journal.elapsed - began)) is not None:
-            break
-        scene = Scene(origin, task, journal, options, candidate_pull, seed, number=1, source=0)
-        begin = origin._replace(model=stirred(start, options.noise, candidate_pull, seed=seed))
-        stage, verdict = _train_first(begin, scene, best, origins)
-        firsts.append(stage)
-        stages.append(_stage_line(scene, best, stage, verdict))
-        log_prunings(journal, stage, accepted=verdict.accepted)
-        if verdict.accepted:
-            best, pull = stage, candidate_pull
-    first, first_line = min(zip(firsts, stages, strict=True), key=lambda one: one[0].candidate.loss)
-    first_line = dict(first_line)
-    if pull is None:
-        seconds, reason = journal.elapsed - began, reason or NOTHING_FOUND
-        return Grown(
-            start, origin.evaluation, first.model, stages, None, seconds, reason, first_line, None, first.fits[0].speed
-        )
+    def _train_moves(self) -> Generator[None, None, str]:
+        """Try one move after the other on the best candidate; return why no further one is tried."""
+        while (limit := self._spent()) is None:
+            context = self._context(self.stages[-1]["stage"] + 1)
+            prepared = _choose(context, self.rejected)
+            if isinstance(prepared, str):
+                return prepared
+            self._train_move(prepared, context)
+            yield
+        return limit
 
-    number, rejected = 1, list[Move]()  # since the last that was accepted
-    while (reason := reason or _out_of_time(options, journal.elapsed - began)) is None:
-        scene = Scene(best.candidate, task, journal, options, pull, seed, number + 1, best.number)
-        begun = _choose(scene, rejected)
-        if isinstance(begun, str):
-            reason = begun
-            break
-        number += 1
-        stage, line = _attempt(begun, scene, best)
-        stages.append(line)
+    def _train_move(self, prepared: Prepared, context: Context) -> bool:
+        """Train what a stage begins with, keep it or roll it back; say whether it is kept."""
+        stage, line = _attempt(prepared, context, self.best, self.accept)
+        self._log(stage, line)
         if line["accepted"]:
-            best, rejected = stage, []
+            self.best, self.rejected = stage, []
         else:
-            best = best._replace(candidate=_declined(best.candidate, begun, stage))
-            rejected.append(begun.proposal.move)
-    reasons = [reason]
-    for _ in range(options.restarts):
-        scene = Scene(best.candidate, task, journal, options, pull, seed, number + 1, best.number)
-        late = _out_of_time(options, journal.elapsed - began)
-        begun = late or _begin(scene, resample(scene))
-        if isinstance(begun, str):
-            reasons.append(late or f"no further restart: {begun}")
-            break
-        number += 1
-        stage, line = _attempt(begun, scene, best)
-        stages.append(line)
-        if not line["accepted"]:
-            reasons.append(RESTARTS_ENDED)
-            break
-        best = stage
+            self.best = self.best._replace(candidate=_declined(self.best.candidate, prepared, stage))
+            self.rejected.append(prepared.proposal.move)
+        return bool(line["accepted"])
+
+    def _train_restarts(self) -> Generator[None, None, list[str]]:
+        """Train the best candidate with each node's smallest op redrawn, until one is rejected; return why it ended."""
+        for _ in range(self.options.restarts):
+            context = self._context(self.stages[-1]["stage"] + 1)
+            limit = self._spent()
+            prepared = limit or _prepare(context, resample(context))
+            if isinstance(prepared, str):
+                return [limit or f"no further restart: {prepared}"]
+            best = self.best
+            if not self._train_move(prepared, context):
+                self.best = best
+                yield
+                return [RESTARTS_ENDED]
+            yield
+        return [f"restarts = {self.options.restarts} made"] if self.options.restarts else []
+
+    def _finish(self) -> Iterator[None]:
+        """Train a first stage that was cut short to its end, prune the best candidate."""
+        options, line = self.options, next(line for line in reversed(self.stages) if line["accepted"])
+        if self.best.is_cut_short and self._spent() is None:
+            context = self._context(self.best.number)
+            assert self.l2_sp is not None
+            self.best = _train_on(self.best, context, options.rest_recipe(self.l2_sp, _epochs(self.best.fits)))
+            line.update(_training(self.best), **_outcome(self.best))
+            self.first, self.first_line = self.best, dict(line)
+            yield
+        if options.prune == "at_end":
+            self.best = prune_stage(self.best, self._context(line["stage"]))
+            log_prunings(self.problem.journal, self.best, accepted=True)
+            line.update(_outcome(self.best))
+            yield
+
+
+def path_of(log: Sequence[Line]) -> list[Line]:
+    """Return the lines of the stages that led to the model, in order; empty if the start was kept."""
+    first = [line for line in log if line["stage"] == 1 and line["accepted"]]
+    return first[-1:] + [line for line in log if line["stage"] > 1 and line["accepted"]]
+
+
+def _closed(growth: Growth) -> SearchResult:
+    """Return the result with its cell derived, and fine-tuned on all training data where alpha had some of its own."""
+    problem, recipe, path = growth.problem, growth.options.recipe, path_of(growth.stages)
+    assert growth.first is not None
+
+    def close(model: Any, evaluation: Evaluation, line: Line | None, key: str) -> tuple[Any, Evaluation, float]:
+        if line is None or recipe.bilevel == "joint":
+            return model, evaluation, 0.0
+        tuning = replace(recipe, l2_sp=line["l2_sp"], bf16=problem.bf16)
+        fit = problem.journal.fit(key, derived(model), problem.task, tuning, seed=problem.seed)
+        return fit.model, fit.evaluation, fit.seconds
+
+    result, line, tried = growth.result(), growth.first_line, growth.first.candidate
+    model, evaluation, seconds = close(result.model, result.evaluation, path[-1] if path else None, "closing")
+    model = derived(model)
+    if path == [line]:
+        first, first_seconds = model, seconds
     else:
-        reasons += [f"restarts = {options.restarts} made"] if options.restarts else []
-    if best.is_cut_short and _out_of_time(options, journal.elapsed - began) is None:
-        scene = Scene(best.candidate, task, journal, options, pull, seed, best.number, best.number)
-        line = next(line for line in reversed(stages) if line["accepted"])
-        best = _train_on(best, scene, options.rest_recipe(pull, _epochs(best.fits)))
-        line.update(_training(best), **_outcome(best))
-        first, first_line = best, dict(line)
-    if options.prune == "at_end":
-        line = next(line for line in reversed(stages) if line["accepted"])
-        scene = Scene(best.candidate, task, journal, options, pull, seed, line["stage"], best.number)
-        best = prune_stage(best, scene)
-        log_prunings(journal, best, accepted=True)
-        line.update(_outcome(best))
-    seconds, reason = journal.elapsed - began, "; ".join(dict.fromkeys(reasons))
-    speeds = best.fits[0].speed, first.fits[0].speed
-    return Grown(best.model, best.candidate.evaluation, first.model, stages, pull, seconds, reason, first_line, *speeds)
+        first, _, first_seconds = close(tried.model, tried.evaluation, line, "closing-first-stage")
+    lines = [line for line in growth.stages if line["stage"] == 1]
+    others = {
+        "first_stage": Found(
+            model=first,
+            seconds=sum(line["seconds"] for line in lines) + first_seconds,
+            settings=len(lines),
+            speed=growth.first.fits[0].speed,
+            log=(growth.first_line,),
+        )
+    }
+    return replace(result, model=model, evaluation=evaluation, seconds=result.seconds + seconds, others=others)
 
 
-def replay(start: Any, task: Task, journal: Journal, options: Growth, path: list[dict[str, Any]], *, seed: int) -> Any:
+def replay(problem: Problem, options: Options, path: Sequence[Line]) -> Any:
     """Repeat a growth without judging, each stage for as many epochs as its best took: for refitting on more data.
 
     Args:
-        start: where the growth begins, refitted itself.
-        task: its training part is what the stages are trained on.
-        journal: does and remembers the fits.
+        problem: its start is where the growth begins, refitted itself; its task's training part is trained on.
         options: those of the growth.
-        path: stages to repeat, see `Grown.path`.
-        seed: of the growth.
+        path: stages to repeat, see `path_of`.
     """
+    start, task, seed = problem.start, problem.task, problem.seed
     current = Candidate.start(start, task.evaluate(start, "val"))
 
     def train(key: str, begin: Candidate, recipe: Recipe) -> Candidate:
-        fit = journal.fit(key, begin.model, task, recipe, seed=seed, optimizers=begin.optimizers)
+        recipe = replace(recipe, bf16=problem.bf16)
+        fit = problem.journal.fit(key, begin.model, task, recipe, seed=seed, optimizers=begin.optimizers)
         return begin.trained(fit, options.thresholds)
 
     source = 0
     for line in path:
-        stage, pull = line["stage"], line["pull"]
-        scene, source = Scene(current, task, journal, options, pull, seed, stage, source), stage
+        stage, l2_sp = line["stage"], line["l2_sp"]
+        context, source = Context(current, problem, options, l2_sp, stage, source), stage
         if stage > 1:
             key = f"refit-stage-{stage}"
-            current, _ = _change(scene, repeat(scene, line["moves"]))
+            current, _ = _change(context, repeat(context, line["moves"]))
         else:
-            key = f"refit-stage-1-pull-{pull:g}"
-            current = current._replace(model=stirred(start, options.noise, pull, seed=seed))
+            key = f"refit-stage-1-l2_sp-{l2_sp:g}"
+            current = current._replace(model=with_noise(start, options.noise, l2_sp, seed=seed))
         epochs = line["best_epoch"]
-        recipe = scene.recipe.refit(epochs) if stage > 1 else options.first_refit(pull, epochs)
+        recipe = context.recipe.refit(epochs) if stage > 1 else options.first_refit(l2_sp, epochs)
         current = train(key, current, recipe)
-        for change in repeat(scene, line["pruned"]):
+        for change in repeat(context, line["pruned"]):
             current, _ = apply(current, change, task, options, stage=stage, step=0)
         if line["pruned"]:
-            current = train(f"{key}-pruned", current, scene.tuning.refit(line["best_epoch_pruned"]))
+            current = train(f"{key}-pruned", current, context.tuning.refit(line["best_epoch_pruned"]))
     return current.model
 
 
-class Judged(Protocol):
-    """A model and its evaluation on the validation part: a `Candidate`, a `Fit`."""
-
-    @property
-    def model(self) -> Any:
-        """The model."""
-        ...
-
-    @property
-    def evaluation(self) -> Evaluation:
-        """Its evaluation on the validation part."""
-        ...
-
-
-class Evaluated(NamedTuple):
-    """A model that was not trained, and its evaluation on the validation part."""
-
-    model: Any
-    evaluation: Evaluation
-
-
-class Begun(NamedTuple):
+class Prepared(NamedTuple):
     """What a stage begins with.
 
     Attributes:
@@ -245,80 +333,80 @@ class Begun(NamedTuple):
 
     proposal: Proposal
     candidate: Candidate
-    lines: tuple[dict[str, Any], ...]
+    lines: tuple[Line, ...]
     trials: tuple[Fit, ...] = ()
     trial: str | None = None
 
 
-def _choose(scene: Scene, rejected: Sequence[Move]) -> Begun | str:
+def _choose(context: Context, rejected: Sequence[Made]) -> Prepared | str:
     """Return the best move of those that the mode allows; in words, why there is none.
 
     Where several kinds are possible, the first of each is trained for a few epochs, and the one with the largest gain
     in validation loss for each parameter that it adds is chosen; a random choice takes any kind.
     """
-    kinds = MODES[scene.options.mode]
-    random = scene.options.choice == "random"
-    begun, reasons = list[Begun](), list[str]()
-    for kind in scene.shuffled("kinds", kinds) if random else kinds:
-        one = _first_left(scene, kind, rejected)
+    kinds = MODES[context.options.mode]
+    random = context.options.choice == "random"
+    prepared, reasons = list[Prepared](), list[str]()
+    for kind in context.shuffled("kinds", kinds) if random else kinds:
+        one = _first_left(context, kind, rejected)
         if isinstance(one, str):
             reasons.append(one)
         else:
-            begun.append(one)
+            prepared.append(one)
             if random:
                 break
-    if not begun:
+    if not prepared:
         return "; ".join(dict.fromkeys(reasons))
-    return begun[0] if len(begun) == 1 else _try(scene, begun)
+    return prepared[0] if len(prepared) == 1 else _try(context, prepared)
 
 
-def _first_left(scene: Scene, kind: str, rejected: Sequence[Move]) -> Begun | str:
+def _first_left(context: Context, kind: str, rejected: Sequence[Made]) -> Prepared | str:
     """Return the best move of a kind that is possible and was not rejected yet; in words, why there is none.
 
     A node's noise is drawn anew for each stage, so that a place may be tried again when all others were.
     """
     times = sum(move[0] == kind for move in rejected)
-    if times >= scene.options.outer_patience:
+    if times >= context.options.outer_patience:
         return _no_gain(kind, times)
-    offer = KINDS[kind](scene)
-    reason = offer.reason
-    for proposal in sorted(offer.proposals, key=lambda proposal: proposal.move in rejected):
+    propose = MOVES[kind].propose
+    assert propose is not None, f"MODES allows {kind}, but no stage can begin with it"
+    proposals, reason = propose(context)
+    for proposal in sorted(proposals, key=lambda proposal: proposal.move in rejected):
         if proposal.move in rejected and kind != "add_node":
-            reason = f"every {WORDS[kind]} that is possible was rejected"
+            reason = f"every {MOVES[kind].label} that is possible was rejected"
             continue
-        begun = _begin(scene, proposal)
-        if isinstance(begun, Begun):
-            return begun
-        reason = begun
+        prepared = _prepare(context, proposal)
+        if isinstance(prepared, Prepared):
+            return prepared
+        reason = prepared
     return reason
 
 
-def _begin(scene: Scene, proposal: Proposal) -> Begun | str:
+def _prepare(context: Context, proposal: Proposal) -> Prepared | str:
     """Change a copy of the best candidate; in words, why that is not possible."""
-    changes = proposal.make()
+    changes, kind = proposal.make(), MOVES[proposal.kind]
     if not changes:
-        return f"no {WORDS[proposal.kind]} is possible"
-    candidate, lines = _change(scene, changes)
-    count, most = count_parameters(candidate.model), scene.options.max_params
+        return f"no {kind.label} is possible"
+    candidate, lines = _change(context, changes)
+    count, most = count_parameters(candidate.model), context.options.max_params
     if most is not None and count > most:
-        what = "node" if proposal.kind == "add_node" else "op"
-        return f"another {what} would make {count} parameters, max_params = {most}"
+        return f"another {kind.adds} would make {count} parameters, max_params = {most}"
     if not math.isfinite(candidate.loss):
-        return f"the {WORDS[proposal.kind]} made a validation loss of {candidate.loss:g} at once; lower strategy.noise"
-    return Begun(proposal, candidate, tuple(lines))
+        return f"the {kind.label} made a validation loss of {candidate.loss:g} at once; lower strategy.noise"
+    return Prepared(proposal, candidate, tuple(lines))
 
 
-def _change(scene: Scene, changes: Sequence[Change]) -> tuple[Candidate, list[dict[str, Any]]]:
+def _change(context: Context, changes: Sequence[Change]) -> tuple[Candidate, list[Line]]:
     """Do changes one after the other; give all weights their rates."""
-    candidate, lines = scene.best, []
+    candidate, lines = context.best, []
     for change in changes:
-        candidate, line = apply(candidate, change, scene.task, scene.options, stage=scene.number, step=0)
+        candidate, line = apply(candidate, change, context.task, context.options, stage=context.number, step=0)
         lines.append(line)
     assert candidate.optimizers is not None
     weights, _ = split_parameters(candidate.model)
     nodes = candidate.model.core.nodes
     new = {p for change in changes if change.op is None for p in nodes[change.node].parameters()}
-    rate, options = scene.options.recipe.weights.rate, scene.options
+    rate, options = context.options.recipe.weights.rate, context.options
     rates = [([w for w in weights if w not in new], rate * (options.old_rate if new else 1.0))]
     if new:
         rates.append(([w for w in weights if w in new], rate * options.new_rate))
@@ -326,25 +414,25 @@ def _change(scene: Scene, changes: Sequence[Change]) -> tuple[Candidate, list[di
     return candidate, lines
 
 
-def _try(scene: Scene, begun: Sequence[Begun]) -> Begun:
+def _try(context: Context, prepared: Sequence[Prepared]) -> Prepared:
     """Train each for a few epochs; log the others and return the one with the largest gain a parameter."""
-    before, fits, gains = scene.best, list[Fit](), list[float]()
-    keys = [f"stage-{scene.number}-try-{one.proposal.kind}" for one in begun]
-    for key, one in zip(keys, begun, strict=True):
-        fit = scene.fit(key, one.candidate, scene.recipe.first(scene.options.trial_epochs))
+    before, fits, gains = context.best, list[Fit](), list[float]()
+    keys = [f"stage-{context.number}-try-{one.proposal.kind}" for one in prepared]
+    for key, one in zip(keys, prepared, strict=True):
+        fit = context.fit(key, one.candidate, context.recipe.first(context.options.trial_epochs))
         added = count_parameters(one.candidate.model) - count_parameters(before.model)
         fits.append(fit)
         gains.append((before.loss - fit.loss) / added)
-    winner = max(range(len(begun)), key=gains.__getitem__)
-    for number, (key, one, fit, gain) in enumerate(zip(keys, begun, fits, gains, strict=True)):
+    winner = max(range(len(prepared)), key=gains.__getitem__)
+    for number, (key, one, fit, gain) in enumerate(zip(keys, prepared, fits, gains, strict=True)):
         judge = {"rule": "gain per parameter in a trial", "figure": gain, "threshold": gains[winner]}
         for line in one.lines if number != winner else ():
             trained = _trained(before, fit, key, trial=key)
-            scene.journal.grew({**line, **trained, "accepted": False, "judge": judge})
-    return begun[winner]._replace(trials=tuple(fits), trial=keys[winner])
+            context.journal.log_morphism({**line, **trained, "accepted": False, "judge": judge})
+    return prepared[winner]._replace(trials=tuple(fits), trial=keys[winner])
 
 
-def _trained(before: Candidate, fit: Fit, key: str, *, trial: str | None) -> dict[str, Any]:
+def _trained(before: Candidate, fit: Fit, key: str, *, trial: str | None) -> Line:
     """Return what a change's line says of the training after it."""
     return {
         "part": key,
@@ -356,110 +444,87 @@ def _trained(before: Candidate, fit: Fit, key: str, *, trial: str | None) -> dic
     }
 
 
-def _attempt(begun: Begun, scene: Scene, best: Stage) -> tuple[Stage, dict[str, Any]]:
-    """Train and judge what a stage begins with; log its moves; return the stage and its line."""
-    key = f"stage-{scene.number}"
-    stage = _train(key, begun.candidate, scene, scene.recipe)._replace(trials=begun.trials)
-    verdict = judge(best.candidate, stage.candidate, scene.task, scene.options)
-    trained = _trained(scene.best, stage.fits[0], key, trial=begun.trial)
-    for line in begun.lines:
-        scene.journal.grew({**line, **trained, "accepted": verdict.accepted, "judge": verdict.line()})
-    log_prunings(scene.journal, stage, accepted=verdict.accepted)
-    return stage, _stage_line(scene, best, stage, verdict, begun.lines)
+def _attempt(prepared: Prepared, context: Context, best: Stage, accept: Acceptance) -> tuple[Stage, Line]:
+    """Train what a stage begins with, accept or reject it, log its moves; return the stage and its line."""
+    key = f"stage-{context.number}"
+    stage = _train(key, prepared.candidate, context, context.recipe)._replace(trials=prepared.trials)
+    verdict = accept(best.candidate, stage.candidate, context.task)
+    trained = _trained(context.best, stage.fits[0], key, trial=prepared.trial)
+    for line in prepared.lines:
+        context.journal.log_morphism({**line, **trained, "accepted": verdict.accepted, "judge": logged(verdict)})
+    log_prunings(context.journal, stage, accepted=verdict.accepted)
+    return stage, _stage_line(context, best, stage, verdict, prepared.lines)
 
 
-def _train(key: str, begin: Candidate, scene: Scene, recipe: Recipe) -> Stage:
+def _train(key: str, begin: Candidate, context: Context, recipe: Recipe) -> Stage:
     """Train a stage; prune it if that is done in each."""
-    fit, options = scene.fit(key, begin, recipe), scene.options
-    short = scene.number == 1 and fit.epochs == recipe.epochs < options.recipe.epochs
-    stage = Stage(begin.trained(fit, options.thresholds), (fit,), number=scene.number, part=key, is_cut_short=short)
-    return stage if short else _pruned(stage, scene)
+    fit, options = context.fit(key, begin, recipe), context.options
+    short = context.number == 1 and fit.epochs == recipe.epochs < options.recipe.epochs
+    stage = Stage(begin.trained(fit, options.thresholds), (fit,), number=context.number, part=key, is_cut_short=short)
+    return stage if short else _pruned(stage, context)
 
 
-def _pruned(stage: Stage, scene: Scene) -> Stage:
-    return prune_stage(stage, scene) if scene.options.prune == "each_stage" else stage
+def _pruned(stage: Stage, context: Context) -> Stage:
+    return prune_stage(stage, context) if context.options.prune == "each_stage" else stage
 
 
-def _train_first(begin: Candidate, scene: Scene, best: Stage, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
-    """Train a first stage until it is accepted or learns no more, a few epochs at a time; judge it at all origins."""
-    options = scene.options
-    stage = _train(f"stage-1-pull-{scene.pull:g}", begin, scene, scene.recipe)
-    verdict = judge(best.candidate, stage.candidate, scene.task, options)
+def _train_first(begin: Candidate, context: Context, best: Stage, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
+    """Train a first stage until it is accepted or learns no more, a few epochs at a time; test it at all origins."""
+    options, accept = context.options, Acceptance.of(context.options)
+    stage = _train(f"stage-1-l2_sp-{context.l2_sp:g}", begin, context, context.recipe)
+    verdict = accept(best.candidate, stage.candidate, context.task)
     while not verdict.accepted and stage.is_cut_short:
-        rest = options.rest_recipe(scene.pull, _epochs(stage.fits))
-        stage = _train_on(stage, scene, rest.first(min(scene.recipe.epochs, rest.epochs)))
-        verdict = judge(best.candidate, stage.candidate, scene.task, options)
-    return _judge_at_origins(stage, scene, origins) if verdict.accepted and origins else (stage, verdict)
+        rest = options.rest_recipe(context.l2_sp, _epochs(stage.fits))
+        stage = _train_on(stage, context, rest.first(min(context.recipe.epochs, rest.epochs)))
+        verdict = accept(best.candidate, stage.candidate, context.task)
+    return _test_at_origins(stage, context, origins) if verdict.accepted and origins else (stage, verdict)
 
 
-def _train_on(stage: Stage, scene: Scene, recipe: Recipe) -> Stage:
+def _train_on(stage: Stage, context: Context, recipe: Recipe) -> Stage:
     """Train a first stage that was cut short on; it is cut short again if it ended with the recipe and still learns."""
-    fit = scene.fit(f"{stage.part}{ON}{len(stage.fits)}", stage.candidate, recipe)
-    candidate, fits = stage.candidate.trained(fit, scene.options.thresholds), (*stage.fits, fit)
-    short = fit.best_epoch > 0 and fit.epochs == recipe.epochs and _epochs(fits) < scene.options.recipe.epochs
+    fit = context.fit(f"{stage.part}{ON}{len(stage.fits)}", stage.candidate, recipe)
+    candidate, fits = stage.candidate.trained(fit, context.options.thresholds), (*stage.fits, fit)
+    short = fit.best_epoch > 0 and fit.epochs == recipe.epochs and _epochs(fits) < context.options.recipe.epochs
     stage = stage._replace(candidate=candidate, fits=fits, is_cut_short=short)
-    return stage if short else _pruned(stage, scene)
+    return stage if short else _pruned(stage, context)
 
 
 def _epochs(fits: Iterable[Fit]) -> int:
     return sum(fit.epochs for fit in fits)
 
 
-def judge(best: Judged, candidate: Judged, task: Task, options: Growth) -> Verdict:
-    """Judge a model by its validation losses, then by its training loss where there is a guard.
+def _test_at_origins(stage: Stage, context: Context, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
+    """Accept or reject a first stage by the losses at all origins together. The fits that this takes are its trials.
 
-    Args:
-        best: the best model so far.
-        candidate: what may take its place.
-        task: data and loss.
-        options: `judge`, `threshold` and `guard` of these count.
+    It is trained there for as many epochs as were best here, so that those blocks do not choose what they test.
     """
-    losses = best.evaluation.losses, candidate.evaluation.losses
-    verdict = JUDGES[options.judge](*losses, threshold=options.threshold)
-    if not (verdict.accepted and options.guard):
-        return verdict
-    before, after = (float(task.evaluate(one.model, "train").losses.mean()) for one in (best, candidate))
-    return verdict if after <= before else Verdict(False, before - after, GUARD, 0.0)
-
-
-def _judge_at_origins(stage: Stage, scene: Scene, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
-    """Judge a first stage by the losses at all origins together. The fits that this takes are its trials.
-
-    It is trained there for as many epochs as were best here, so that those blocks do not choose what they judge.
-    """
-    options, pairs, fits = scene.options, [(scene.best, stage.candidate)], list[Fit]()
-    recipe = options.first_refit(scene.pull, sum(fit.best_epoch for fit in stage.fits))
+    options, pairs, fits = context.options, [(context.best, stage.candidate)], list[Fit]()
+    recipe = options.first_refit(context.l2_sp, sum(fit.best_epoch for fit in stage.fits))
     for number, (start, task) in enumerate(origins, 1):
         begin = Candidate.start(start, task.evaluate(start, "val"))
-        ready = begin._replace(model=stirred(start, options.noise, scene.pull, seed=scene.seed))
-        fits.append(replace(scene, task=task).fit(f"{stage.part}{ORIGIN}{number}", ready, recipe))
+        ready = begin._replace(model=with_noise(start, options.noise, context.l2_sp, seed=context.seed))
+        there = replace(context, problem=replace(context.problem, task=task))
+        fits.append(there.fit(f"{stage.part}{ORIGIN}{number}", ready, recipe))
         pairs.insert(0, (begin, begin.trained(fits[-1], options.thresholds)))  # in the order of time
     before, after = (np.concatenate([one.evaluation.losses for one in ones]) for ones in zip(*pairs, strict=True))
-    pooled = JUDGES[options.judge](before, after, threshold=options.threshold)
+    pooled = ACCEPT[options.accept](before, after, threshold=options.threshold)
     rule = f"{pooled.rule} at {len(pairs)} origins"
     return stage._replace(trials=(*stage.trials, *fits)), pooled._replace(rule=rule)
 
 
-def _declined(candidate: Candidate, begun: Begun, stage: Stage) -> Candidate:
+def _declined(candidate: Candidate, prepared: Prepared, stage: Stage) -> Candidate:
     """Return the candidate that a rejected stage began with, in which what its shares proposed in vain is declined.
 
     That is the duplicate that was rejected, and prunings that were undone.
     """
-    kind, places = begun.proposal.move
+    kind, places = prepared.proposal.move
     copied = [(node, op) for node, op in places if kind == "duplicate_op" and op is not None]
-    before = traced(candidate.watched, begun.lines)
+    before = traced(candidate.watched, prepared.lines)
     pruned = [place for node, op in stage.undone if (place := before[node][op]) is not None]
     return declined(declined(candidate, copied, threshold.HIGH), pruned, threshold.LOW)
 
 
-def _out_of_time(options: Growth, seconds: float) -> str | None:
-    """Return in words that no fit may begin any more; None if one may."""
-    if options.max_seconds is not None and seconds >= options.max_seconds:
-        return f"max_seconds = {options.max_seconds:g} reached"
-    return None
-
-
-def _check_size(start: Any, options: Growth) -> None:
+def _check_size(start: Any, options: Options) -> None:
     """Refuse a start that is too large already: nothing that grows from it could be small enough."""
     count = count_parameters(start)
     if options.max_params is not None and count > options.max_params:
@@ -469,37 +534,29 @@ def _check_size(start: Any, options: Growth) -> None:
         )
 
 
-def stirred(start: Any, noise: float, pull: float, *, seed: int) -> Any:
-    """Return a copy of a start that is ready to be trained with a pull: its silent ops are given some noise."""
-    sd = noise_for(noise, pull, start.core.hidden_size)
-    return with_core(start, morphisms.stir(on_cpu(start.core), sd, torch.Generator().manual_seed(seed)))
-
-
 def _no_gain(kind: str, moves: int) -> str:
     """Return in words that `outer_patience` has run out for a kind of move."""
-    what = WORDS[kind]
+    what = MOVES[kind].label
     if moves == 1:
         return f"the last {what} was not accepted"
     return f"no gain by the last {moves} {what}s (outer_patience = {moves})"
 
 
-def _stage_line(
-    scene: Scene, best: Stage, stage: Stage, verdict: Verdict, changes: Sequence[dict[str, Any]] = ()
-) -> dict[str, Any]:
+def _stage_line(context: Context, best: Stage, stage: Stage, verdict: Verdict, changes: Sequence[Line] = ()) -> Line:
     return {
-        "stage": scene.number,
+        "stage": context.number,
         "moves": _moves(changes),
-        "pull": scene.pull,
+        "l2_sp": context.l2_sp,
         "loss_before": best.candidate.loss,
         "accepted": verdict.accepted,
-        "judge": verdict.line(),
+        "judge": logged(verdict),
         **_training(stage),
         "part": stage.part,
         **_outcome(stage),
     }
 
 
-def _training(stage: Stage) -> dict[str, Any]:
+def _training(stage: Stage) -> Line:
     """Return what a stage's line says of its training, but for that after a pruning."""
     return {
         "fits": len(stage.fits),
@@ -509,7 +566,7 @@ def _training(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _outcome(stage: Stage) -> dict[str, Any]:
+def _outcome(stage: Stage) -> Line:
     """Return what a stage's line says of what came out: with the prunings that were not undone, and their tuning."""
     core, kept = stage.model.core, [line for line in stage.prunings if line["accepted"] is None]
     return {
@@ -525,7 +582,7 @@ def _outcome(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _moves(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _moves(lines: Sequence[Line]) -> list[Line]:
     """Return what is needed to repeat changes."""
     keys = ("kind", "node", "op", "draw", "split_step", "new_op")
     return [{key: line[key] for key in keys if key in line} for line in lines]

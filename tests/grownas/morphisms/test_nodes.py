@@ -173,7 +173,7 @@ def test_stirring_moves_every_op_but_the_carrier_and_leaves_its_input_alone(shar
     ops = morphisms.with_carrier(DEFAULT_OPS, share_projection)
     backbone = Backbone(2, 3, 2, ops, share_projection=share_projection).double()
     before = copy.deepcopy(backbone.state_dict())
-    stirred = morphisms.stir(backbone, 0.1, torch.Generator().manual_seed(0))
+    stirred = morphisms.add_noise(backbone, 0.1, torch.Generator().manual_seed(0))
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     for node in range(2):
         for op in range(len(ops)):
@@ -185,6 +185,6 @@ def test_stirring_moves_every_op_but_the_carrier_and_leaves_its_input_alone(shar
 
 def test_stirring_adds_noise_of_the_wanted_size_once():
     backbone = Backbone(40, 40, 1, share_projection=True).double()
-    change = morphisms.stir(backbone, 0.1, torch.Generator().manual_seed(0)).state_dict()["nodes.0.W_h"]
+    change = morphisms.add_noise(backbone, 0.1, torch.Generator().manual_seed(0)).state_dict()["nodes.0.W_h"]
     change = change - backbone.state_dict()["nodes.0.W_h"]
     assert 0.095 < change.std() < 0.105

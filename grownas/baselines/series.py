@@ -1,0 +1,197 @@
+"""Baselines of series: linear models, LSTM and GRU, and controls of growing.
+
+Each takes the experiment of a run and returns its score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from grownas.baselines.har import fit_har, select_har
+from grownas.baselines.har import parameters as har_parameters
+from grownas.baselines.naive import zero_forecast
+from grownas.baselines.recurrent import GRUOnVAR, hidden_size_for_parameters, recurrent_core, start_gru_at_var
+from grownas.baselines.var import VAR, Selection, fit_var, select_by_folds, select_by_validation
+from grownas.criteria.acceptance import Untrained
+from grownas.evaluation.scoring import Score
+
+if TYPE_CHECKING:
+    from grownas.experiments.series import SeriesExperiment
+
+
+def zero(experiment: SeriesExperiment) -> Score:
+    """Forecast nothing: the mean of the training part."""
+    return _fitted(experiment, "zero", 0, zero_forecast(experiment.task.values), 0.0)
+
+
+def var1(experiment: SeriesExperiment) -> Score:
+    """Fit a VAR(1) by least squares."""
+    return _fitted_var(
+        experiment, "var1", lambda: Selection(fit_var(experiment.task.values[: experiment.fit_end], 1), {}, 1)
+    )
+
+
+def var(experiment: SeriesExperiment) -> Score:
+    """Fit a VAR by least squares, its order, 1 to 22, chosen on the validation part."""
+    values, rows = experiment.task.values, experiment.task.rows
+
+    def fit() -> Selection:
+        selected = select_by_validation(values, rows("train").stop, rows("val").stop)
+        return replace(selected, var=fit_var(values[: experiment.fit_end], selected.order))
+
+    return _fitted_var(experiment, "var", fit)
+
+
+def var_robust(experiment: SeriesExperiment) -> Score:
+    """Fit a VAR by the Huber loss, ridge and order chosen by blocked folds; those of the start where they chose it."""
+    values, rows = experiment.task.values, experiment.task.values[: experiment.fit_end]
+    if isinstance(experiment.selection, Selection):
+        chosen = experiment.selection
+        score = _fitted_var(experiment, "var_robust", lambda: chosen.robust(rows))
+        return replace(score, seconds=experiment.selection_seconds)
+    known = values[experiment.task.rows("train")]
+    return _fitted_var(experiment, "var_robust", lambda: select_by_folds(known, orders=experiment.orders).robust(rows))
+
+
+def har(experiment: SeriesExperiment) -> Score:
+    """Fit a heterogeneous autoregression by least squares, its ridge chosen by blocked folds."""
+    values = experiment.task.values
+
+    def fit() -> Selection:
+        selected = select_har(values[experiment.task.rows("train")])
+        return replace(selected, var=fit_har(values[: experiment.fit_end], ridge=selected.chosen["ridge"]))
+
+    return _fitted_var(experiment, "har", fit, har_parameters(experiment.task.input_size))
+
+
+def _fitted_var(
+    experiment: SeriesExperiment, name: str, fit: Callable[[], Selection], parameters: int | None = None
+) -> Score:
+    """Fit once and score; `parameters` where not all numbers of the VAR were fitted."""
+
+    def work() -> dict[str, Any]:
+        found = fit()
+        forecasts = found.var.forecast(experiment.task.values)
+        return {
+            "forecasts": forecasts,
+            "params": parameters or found.var.parameters,
+            "settings": found.settings,
+            "chosen": found.chosen,
+        }
+
+    done = experiment.journal.remember(name, work)
+    return _fitted(
+        experiment, name, done["params"], done["forecasts"], done["seconds"], done["settings"], done["chosen"]
+    )
+
+
+def _fitted(
+    experiment: SeriesExperiment,
+    name: str,
+    params: int,
+    forecasts: np.ndarray,
+    seconds: float,
+    settings: int = 1,
+    chosen: dict[str, Any] | None = None,
+) -> Score:
+    """Score forecasts of which row t was made from rows up to t."""
+    ahead = np.concatenate([np.zeros_like(forecasts[:1]), forecasts[:-1]])
+    val, test = (
+        experiment.task.evaluate_forecasts(ahead[experiment.task.rows(part)], part) for part in ("val", "test")
+    )
+    return Score(name, params, val, test, seconds, settings, chosen or {})
+
+
+def lstm(experiment: SeriesExperiment) -> Score:
+    """Train LSTMs; hidden size, loss, rate and weight decay are chosen on the validation part."""
+    return _recurrent(experiment, "lstm")
+
+
+def gru(experiment: SeriesExperiment) -> Score:
+    """Train GRUs; hidden size, loss, rate and weight decay are chosen on the validation part."""
+    return _recurrent(experiment, "gru")
+
+
+def _recurrent(experiment: SeriesExperiment, kind: str) -> Score:
+    task = experiment.task
+    inputs = task.input_size
+    equal = [hidden_size_for_parameters(kind, inputs, inputs, experiment.params)] if experiment.params else []
+
+    def build(hidden_size: int) -> Any:
+        generator = experiment.draw(f"{kind}-{hidden_size}")
+        core = recurrent_core(kind, inputs, hidden_size, generator=generator)
+        return task.model(core, generator=generator)
+
+    sizes = sorted({*experiment.hidden_sizes, *equal})
+    by_size = [experiment.settings(f"{kind}-{size}", {"hidden_size": size}, partial(build, size)) for size in sizes]
+    return experiment.train_and_score(kind, [one for candidates in by_size for one in candidates])[0]
+
+
+def gru_var(experiment: SeriesExperiment) -> Score:
+    """Train a GRU beside the same VAR, accepted by the same criterion: shows what the cell's topology adds."""
+    task, var = experiment.task, experiment.selection.var
+    units = max(experiment.hidden_sizes)
+    if experiment.params:
+        register = var.blocks * task.input_size
+        units = hidden_size_for_parameters(
+            "gru", task.input_size, task.input_size, experiment.params, register=register
+        )
+
+    def build(var: VAR) -> Any:
+        generator = experiment.draw("gru_var")
+        core = GRUOnVAR(task.input_size, units, var.order, var.centres, generator=generator)
+        return start_gru_at_var(task.model(core, generator=generator), var)
+
+    start = build(var)
+    choice = experiment.choose(
+        experiment.by_rate(
+            "gru_var",
+            lambda: start,
+            replace(experiment.strategy.recipe(), epochs=experiment.recipe.epochs, bf16=experiment.recipe.bf16),
+            experiment.rates,
+            experiment.weight_decays,
+        )
+    )
+    untrained = Untrained(start, task.evaluate(start, "val"))
+    accepted = experiment.accept(untrained, choice.fit, task).accepted
+    model, seconds, steps = choice.fit.model if accepted else start, choice.seconds, choice.steps
+    if experiment.refit:
+        model = build(experiment.selection.refit(task.values[: experiment.fit_end]))
+        if accepted:
+            recipe = choice.setting.recipe.refit(choice.fit.best_epoch)
+            again = experiment.journal.fit("gru_var-refit", model, task.with_refit(), recipe, seed=experiment.seed)
+            model, seconds, steps = again.model, seconds + again.seconds, steps + again.steps
+    chosen = {"units": units, **(choice.setting.chosen if accepted else {})}
+    score = experiment.score("gru_var", model, seconds, choice.tried, chosen)
+    return replace(score, steps=steps, capped=accepted and choice.capped)
+
+
+def fixed_size_random(experiment: SeriesExperiment) -> Score:
+    """Train a supernet of `max_nodes` nodes with all ops from random weights; validation chooses the rate.
+
+    It is the largest model that growth can reach, without the growing.
+    """
+    name = "fixed_size_random"
+    return experiment.train_and_score(name, experiment.supernets(name, experiment.space.max_nodes, experiment.rates))[0]
+
+
+def sizes(experiment: SeriesExperiment) -> Score:
+    """Train supernets of 1, 2, .. nodes from random weights; the search's criterion chooses the number of nodes.
+
+    This sweep is what growing replaces, because nobody knows the right size beforehand. Each size is trained until
+    patience runs out, at the search's own rate: the search tunes none either. A larger size is chosen only if the
+    criterion accepts it against the best of the smaller ones. Seconds and steps are of all sizes.
+    """
+    most = experiment.space.max_nodes
+    choices = [experiment.choose(experiment.supernets(f"sizes-{nodes}", nodes)) for nodes in range(1, most + 1)]
+    best = choices[0]
+    for choice in choices[1:]:
+        if experiment.accept(best.fit, choice.fit, experiment.task).accepted:
+            best = choice
+    seconds, steps = sum(one.seconds for one in choices), sum(one.steps for one in choices)
+    return experiment.score_choice("sizes", best._replace(tried=len(choices), seconds=seconds, steps=steps))[0]

@@ -1,0 +1,75 @@
+"""When a candidate replaces the best model: by its validation losses, guarded by its training loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from grownas.criteria.early_stop import ACCEPT
+from grownas.errors import ConfigError
+from grownas.protocols import Evaluation, Task, Verdict
+
+GUARD = "training loss"  # the rule that rejects a candidate which is better on the validation part alone
+
+
+class Evaluated(Protocol):
+    """A model and its evaluation on the validation part: a `Candidate`, a `Fit`, a `SearchResult`."""
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+        ...
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Its evaluation on the validation part."""
+        ...
+
+
+class Untrained(NamedTuple):
+    """A model that was not trained, and its evaluation on the validation part."""
+
+    model: Any
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """The criterion by which candidates are accepted.
+
+    Attributes:
+        rule: `significant` or `better`, a name of `early_stop.ACCEPT`.
+        threshold: least t of `significant`.
+        guard: accept a model only if its mean training loss is not higher than the best's either.
+
+    Raises:
+        ConfigError: there is no rule of this name.
+    """
+
+    rule: str = "significant"
+    threshold: float = 1.645
+    guard: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the rule's name."""
+        if self.rule not in ACCEPT:
+            raise ConfigError(f"strategy.accept: unknown {self.rule!r}, expected one of {', '.join(ACCEPT)}")
+
+    @classmethod
+    def of(cls, section: Any) -> Acceptance:
+        """Return the criterion of a strategy's section, see `config.schema.StrategySection`."""
+        return cls(section.accept, section.threshold, section.guard)
+
+    def __call__(self, best: Evaluated, candidate: Evaluated, task: Task) -> Verdict:
+        """Judge a candidate by its validation losses, then by its training loss where there is a guard.
+
+        Args:
+            best: the best model so far.
+            candidate: what may take its place.
+            task: data and loss.
+        """
+        verdict = ACCEPT[self.rule](best.evaluation.losses, candidate.evaluation.losses, threshold=self.threshold)
+        if not (verdict.accepted and self.guard):
+            return verdict
+        before, after = (float(task.evaluate(one.model, "train").losses.mean()) for one in (best, candidate))
+        return verdict if after <= before else Verdict(False, before - after, GUARD, 0.0)

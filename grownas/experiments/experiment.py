@@ -1,0 +1,307 @@
+"""What every experiment has: the problem of the search, ways to train a genotype from random weights, scores.
+
+`Experiment` serves a task of any kind; `series` and `text` add what only those tasks have.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from grownas.baselines.table import BASELINES, Baseline
+from grownas.cells.cell import GrownRNN
+from grownas.config.loading import strategy_class
+from grownas.config.sections import Config
+from grownas.evaluation.scoring import Score
+from grownas.experiments.choosing import Choice, Halving, Setting, choose
+from grownas.genotype import AnyGenotype
+from grownas.protocols import Budget, Folder, Journal, Origin, Problem, Strategy
+from grownas.space import SearchSpace
+from grownas.starts.random import Ops, random_start
+from grownas.starts.var import hidden_size_for
+from grownas.training.recipe import Recipe, count_parameters, recipe_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What the search and the baselines are given, for a task of any kind.
+
+    Attributes:
+        task: the data; its loss is the search's.
+        journal: does and remembers the fits.
+        strategy: searches.
+        space: the ops allowed.
+        recipe: the budget of each model that is trained from random weights.
+        budget: of the search.
+        seed: of weights and data order.
+        refit: fit the chosen settings anew on training and validation data.
+        backend: what runs grown cells.
+        hidden_size: of a cell.
+        halving: how validation chooses among several settings.
+        hidden_sizes: what `lstm` and `gru` choose from, beside the size with the found cell's parameters.
+        rates, weight_decays: what every model trained from random weights chooses from.
+        params: of the model that was found, which baselines match; None if there is none.
+        setting: of the search, chosen before it, in plain values.
+        tried: how many settings it was chosen of; 0 where nothing was.
+        seconds_before, steps_before: what was spent before the search.
+    """
+
+    task: Any
+    journal: Journal
+    strategy: Strategy
+    space: SearchSpace
+    recipe: Recipe
+    seed: int
+    budget: Budget = field(default_factory=Budget)
+    refit: bool = False
+    backend: str = "auto"
+    hidden_size: int
+    halving: Halving = field(default_factory=Halving)
+    hidden_sizes: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+    weight_decays: tuple[float, ...] = ()
+    params: int | None = None
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    tried: int = 0
+    seconds_before: float = 0.0
+    steps_before: int = 0
+
+    @classmethod
+    def of(cls, config: Config, journal: Journal, task: Any) -> Self:
+        """Gather what search and baselines need."""
+        units = config.space.hidden_size
+        return cls(
+            hidden_size=hidden_size_for(1, task.input_size) if units == "auto" else units,
+            halving=Halving(**config.baselines.halving.model_dump()),
+            hidden_sizes=config.baselines.hidden_sizes,
+            rates=config.baselines.rates or (config.retrain.rate,),
+            weight_decays=config.baselines.weight_decays or (config.retrain.weight_decay,),
+            **cls.common(config, journal, task),
+        )
+
+    @classmethod
+    def common(cls, config: Config, journal: Journal, task: Any) -> dict[str, Any]:
+        """Return what experiments of all kinds take from a config alike."""
+        return {
+            "task": task,
+            "journal": journal,
+            "strategy": strategy_class(config.strategy.use)(config.strategy),
+            "space": space_of(config),
+            "recipe": retrain_recipe(config),
+            "seed": config.seed,
+            "budget": Budget(**config.budget.model_dump()),
+            "refit": config.refit,
+            "backend": config.backend,
+        }
+
+    @classmethod
+    def check(cls, config: Config, task: Any) -> None:
+        """Refuse before work begins what a search would meet in the middle of it.
+
+        Raises:
+            ConfigError: the config does not fit the task.
+        """
+
+    # --- the search ---
+
+    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
+        """Build the start of a search for each node's ops; `refitted`: fitted to the validation part, too."""
+        return random_start(
+            self.task,
+            nodes,
+            input_size=self.task.input_size,
+            hidden_size=self.hidden_size,
+            highway=self.space.highway,
+            share_projection=self.space.share_projection,
+            backend=self.backend,
+            generator=self.draw(purpose),
+        )
+
+    def origins(self, nodes: Sequence[Ops], count: int) -> list[Origin]:
+        """Return up to so many earlier points in time, the latest first, each with its start; none in general."""
+        return []
+
+    def tuned(self, nodes: Sequence[Ops]) -> Self:
+        """Return the experiment with the settings of the search chosen, for a start of these nodes."""
+        return self
+
+    def problem(self, nodes: Sequence[Ops], *, refitted: bool = False) -> Problem:
+        """Return the search's problem, or the one on which what was found is refitted."""
+
+        def build(nodes: Sequence[Ops], purpose: str) -> Any:
+            return self.start(nodes, purpose, refitted=refitted)
+
+        return Problem(
+            task=self.task.with_refit() if refitted else self.task,
+            space=self.space,
+            build=build,
+            start=build(nodes, "start"),
+            journal=self.journal,
+            budget=self.budget,
+            seed=self.seed,
+            bf16=self.recipe.bf16,
+            origins=lambda count: self.origins(nodes, count),
+        )
+
+    def score_start(self, start: Any) -> Score:
+        """Score where the search began."""
+        return self.score("start", start, self.seconds_before)
+
+    # --- models trained from random weights ---
+
+    @property
+    def baselines(self) -> dict[str, Baseline]:
+        """The baselines of the task's kind."""
+        return {name: one for name, one in BASELINES.items() if self.task.kind in one.kinds}
+
+    def settings_of(self, genotype: AnyGenotype) -> list[list[Setting]]:
+        """Return the ways to train a genotype from random weights, as candidates of `choose`."""
+
+        def build() -> Any:
+            generator = self.draw("grown_retrained")
+            core = GrownRNN(genotype, self.task.input_size, self.hidden_size, backend=self.backend)
+            core.reset_parameters(generator)
+            return self.task.model(core, generator=generator)
+
+        return self.settings("retrained", {"hidden_size": self.hidden_size}, build)
+
+    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Any]) -> list[list[Setting]]:
+        """Return a candidate for each weight decay, with a setting for each rate."""
+        made = self.by_rate(key, build, self.recipe, self.rates, self.weight_decays)
+        return [[one._replace(chosen={**chosen, **one.chosen}) for one in candidate] for candidate in made]
+
+    def by_rate(
+        self,
+        key: str,
+        build: Callable[[], Any],
+        recipe: Recipe,
+        rates: Sequence[float] | None = None,
+        decays: Sequence[float] | None = None,
+    ) -> list[list[Setting]]:
+        """Return a candidate for each weight decay, with a setting for each rate of the weights, the highest first.
+
+        Args:
+            key: what the settings' keys begin with.
+            build: makes the model anew.
+            recipe: how it is trained but for what follows.
+            rates: None for the recipe's.
+            decays: weight decays of the weights; None for the recipe's.
+        """
+        return [
+            [
+                Setting(
+                    f"{key}-rate-{rate:g}-decay-{decay:g}",
+                    {"rate": rate, "weight_decay": decay},
+                    build,
+                    self.task,
+                    replace(recipe, weights=replace(recipe.weights, rate=rate, weight_decay=decay)),
+                )
+                for rate in sorted(rates or (recipe.weights.rate,), reverse=True)
+            ]
+            for decay in decays or (recipe.weights.weight_decay,)
+        ]
+
+    def choose(self, candidates: Sequence[Sequence[Setting]]) -> Choice:
+        """Try all settings; validation chooses, see `choosing.choose`."""
+        return choose(candidates, journal=self.journal, seed=self.seed, halving=self.halving)
+
+    def train_and_score(self, name: str, candidates: Sequence[Sequence[Setting]]) -> tuple[Score, Any]:
+        """Choose a setting; return score and model of the one that validation chose."""
+        return self.score_choice(name, self.choose(candidates))
+
+    def retrain(self, genotype: AnyGenotype, name: str = "grown_retrained") -> tuple[Score, Any]:
+        """Train a genotype from random weights under the baselines' budget; return score and model."""
+        return self.train_and_score(name, self.settings_of(genotype))
+
+    def score_choice(self, name: str, choice: Choice) -> tuple[Score, Any]:
+        """Return score and model of a choice, trained on training and validation data where all is refitted."""
+        fit, setting = choice.fit, choice.setting
+        model, seconds, steps = fit.model, choice.seconds, choice.steps
+        if self.refit:
+            task, recipe = setting.task.with_refit(), setting.recipe.refit(fit.best_epoch)
+            again = self.journal.fit(f"{name}-refit", setting.build(), task, recipe, seed=self.seed)
+            model, seconds, steps = again.model, seconds + again.seconds, steps + again.steps
+        score = self.score(name, model, seconds, choice.tried, setting.chosen, fit.speed)
+        return replace(score, steps=steps, capped=choice.capped), model
+
+    def score(
+        self,
+        name: str,
+        model: Any,
+        seconds: float,
+        settings: int = 1,
+        chosen: Mapping[str, Any] | None = None,
+        speed: float | None = None,
+    ) -> Score:
+        """Evaluate a model on validation and test part."""
+        val, test = self.task.evaluate(model, "val"), self.task.evaluate(model, "test")
+        shown = speed if self.task.unit else None
+        return Score(name, count_parameters(model), val, test, seconds, settings, dict(chosen or {}), shown)
+
+    def matched_size(self, build: Callable[[int], Any], params: int) -> int:
+        """Return the number of units with which a model comes nearest to a number of parameters.
+
+        The count is a polynomial of degree 2 in the units, which three small models fix.
+
+        Args:
+            build: builds the model with so many units.
+            params: the number wanted.
+        """
+        one, two, three = (count_parameters(build(units)) for units in (1, 2, 3))
+        bend = one - 2 * two + three
+
+        def count(units: int) -> int:
+            return one + (units - 1) * (two - one) + (units - 1) * (units - 2) // 2 * bend
+
+        above = next(units for units in itertools.count(1) if count(units) >= params)
+        return min((max(1, above - 1), above), key=lambda units: abs(count(units) - params))
+
+    # --- results ---
+
+    def write(self, folder: Folder, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
+        """Write what is particular to the kind of task; return what the summary says of it."""
+        losses = {score.model: torch.from_numpy(score.test.losses).double() for score in scores}
+        folder.write_tensors("losses.safetensors", losses)
+        if model is not None:
+            self.write_weights(folder, model, [])
+        return {}
+
+    @staticmethod
+    def write_weights(folder: Folder, model: Any, names: Sequence[str]) -> None:
+        """Write a model's weights, with the names of series or words."""
+        folder.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(list(names))})
+
+    def draw(self, purpose: str) -> torch.Generator:
+        """Return a generator for one purpose, fixed by the seed."""
+        return generator_for(self.seed, purpose)
+
+
+def generator_for(seed: int, purpose: str) -> torch.Generator:
+    """Return a random generator that depends on the seed and on what it is for."""
+    words = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+
+
+def space_of(config: Config) -> SearchSpace:
+    """Return the cells that are allowed."""
+    return SearchSpace(
+        combine=config.space.combine,
+        activation=config.space.activation,
+        max_nodes=config.strategy.max_nodes,
+        max_ops=len(config.space.combine) * len(config.space.activation),
+        highway=config.space.highway,
+        share_projection=config.space.share_projection,
+    )
+
+
+def retrain_recipe(config: Config) -> Recipe:
+    """Return the budget of every model that is trained from scratch."""
+    own = config.retrain.model_copy()
+    fields = {"epochs": own.epochs, "patience": own.patience, "bf16": config.bf16}
+    return recipe_from(own.model_dump(exclude={"grown", "layers", "epochs", "patience"}), **fields)

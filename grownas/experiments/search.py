@@ -1,0 +1,188 @@
+"""What a run does, from data to scores: a search, or training a given cell or baseline.
+
+config -> task -> linear models by folds -> start -> search -> derived cell -> retraining, baselines -> scores
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from grownas.cells.cell import GrownRNN
+from grownas.config.sections import Config
+from grownas.criteria.acceptance import Acceptance, Untrained
+from grownas.evaluation.scoring import Score
+from grownas.experiments.experiment import Experiment
+from grownas.experiments.series import SeriesExperiment
+from grownas.experiments.text import TextExperiment
+from grownas.genotype import AnyGenotype
+from grownas.protocols import Folder, Journal, SearchResult, Task
+
+Summary = dict[str, Any]
+
+EXPERIMENTS: dict[str, type[Experiment]] = {  # by a task's kind
+    "plain": Experiment,
+    "series": SeriesExperiment,
+    "language": TextExperiment,
+}
+
+
+def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tuple[Summary, Any]:
+    """Search, retrain what was found, fit the baselines, score all.
+
+    Returns:
+        The summary, and the model that was chosen.
+    """
+    folder.write_json("data.json", task.describe())
+    experiment = EXPERIMENTS[task.kind].of(config, journal, task)
+    nodes = [experiment.space.ops] * config.start.nodes
+    experiment = experiment.tuned(nodes)
+    task, strategy = experiment.task, experiment.strategy
+    problem = experiment.problem(nodes)
+    found = result = _last(strategy.search(problem))
+    experiment = replace(experiment, params=result.params)
+    if config.refit:
+        problem = experiment.problem(nodes, refitted=True)
+        result = strategy.refit(problem, result)
+    scores = _score_found(experiment, result, config.strategy.use, journal.cpu_seconds)
+    scores.append(experiment.score_start(problem.start))
+    winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, alpha made fixed
+    model, retrain_seconds = result.model, None
+    if config.retrain.grown:
+        before, name = journal.cpu_seconds, f"{scores[0].model}_retrained"
+        choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
+        retrained, retrained_model = experiment.score_choice(name, choice)
+        retrained = replace(retrained, cpu_seconds=journal.cpu_seconds - before)
+        scores.append(retrained)
+        retrain_seconds = round(retrained.seconds, 3)
+        by_search_loss = Untrained(choice.fit.model, task.evaluate(choice.fit.model, "val"))
+        if not result.is_start and Acceptance.of(config.strategy)(found, by_search_loss, task).accepted:
+            winner, model = retrained, retrained_model
+    scores.insert(0, _as_chosen(winner, [scores[0], *(scores[-1:] if config.retrain.grown else [])]))
+    scores += [_timed(journal, partial(run_baseline, experiment, name)) for name in config.baselines.use]
+    about = {
+        "chosen": winner.model,
+        "search_seconds": round(scores[1].seconds, 3),
+        "search_steps": result.steps,
+        "retrain_seconds": retrain_seconds,
+        "stages": len({line["stage"] for line in result.log if "stage" in line}),
+        "stage_log": list(result.log),
+        "genotypes": list(result.scores),
+        "stopped": result.reason,
+    }
+    return _summarise(config, folder, experiment, model, scores, about), model
+
+
+def train(
+    config: Config, folder: Folder, journal: Journal, task: Task, *, what: str | AnyGenotype
+) -> tuple[Summary, Any]:
+    """Train a genotype, or the baseline of a name, from random weights and score it; return as `search` does."""
+    folder.write_json("data.json", task.describe())
+    experiment = EXPERIMENTS[task.kind].of(config, journal, task)
+    score, model = (run_baseline(experiment, what), None) if isinstance(what, str) else experiment.retrain(what)
+    about = {"retrain_seconds": round(score.seconds, 3)}
+    return _summarise(config, folder, experiment, model, [score], about), model
+
+
+def run_baseline(experiment: Experiment, name: str) -> Score:
+    """Fit or train a baseline and score it."""
+    score: Score = experiment.baselines[name].function(experiment.task.kind)(experiment)
+    return score
+
+
+def derived_genotype(model: Any) -> AnyGenotype:
+    """Return the genotype of a model's derived cell."""
+    genotype: AnyGenotype = model.core.genotype
+    return genotype
+
+
+def row_name(strategy: str) -> str:
+    """Return the name of the row of the model that a strategy found."""
+    return "grown" if strategy == "growing" else strategy
+
+
+def _last(results: Any) -> SearchResult:
+    """Search to the end."""
+    found: SearchResult | None = None
+    for result in results:
+        found = result
+    assert found is not None, "a search yields at least one result"
+    return found
+
+
+def _score_found(experiment: Experiment, result: SearchResult, strategy: str, cpu_seconds: float) -> list[Score]:
+    """Score the model that was found, and further ones that the search offers."""
+    before, tried = experiment.seconds_before, experiment.tried
+    score = experiment.score(
+        row_name(strategy),
+        result.model,
+        before + result.seconds,
+        tried + result.settings,
+        {**experiment.setting, **result.chosen},
+        result.speed,
+    )
+    steps = experiment.steps_before + result.steps
+    return [
+        replace(score, steps=steps, cpu_seconds=cpu_seconds, capped=result.capped),
+        *(
+            experiment.score(name, one.model, before + one.seconds, tried + one.settings, speed=one.speed)
+            for name, one in result.others.items()
+        ),
+    ]
+
+
+def _as_chosen(winner: Score, spent: Sequence[Score]) -> Score:
+    """Return the score of the model that `predict` uses: the winner's, at the price of all that were trained for it."""
+    return replace(
+        winner,
+        model="chosen",
+        seconds=sum(one.seconds for one in spent),
+        settings=sum(one.settings for one in spent),
+        steps=sum(one.steps or 0 for one in spent),
+        cpu_seconds=sum(one.cpu_seconds or 0.0 for one in spent),
+        chosen={"model": winner.model, **winner.chosen},
+    )
+
+
+def _timed(journal: Journal, work: Callable[[], Score]) -> Score:
+    """Return the score that comes out of some training, with the processor time of its fits."""
+    before = journal.cpu_seconds
+    score = work()
+    return score if score.steps is None else replace(score, cpu_seconds=journal.cpu_seconds - before)
+
+
+def _summarise(
+    config: Config, folder: Folder, experiment: Experiment, model: Any | None, scores: list[Score], found: Summary
+) -> Summary:
+    """Write everything that was found but the summary; return that."""
+    task = experiment.task
+    about = {"nodes": None, "ops": None, "backend": None, **experiment.write(folder, model, scores)}
+    entries = [score.entry(task) for score in scores]
+    ours = entries[0]
+    if model is not None:
+        cell = next(one for one in model.modules() if isinstance(one, GrownRNN))  # of the first layer
+        folder.write_json("genotype.json", cell.genotype.to_dict())
+        about |= {
+            "nodes": len(cell.genotype.nodes),
+            "ops": cell.genotype.op_count,
+            "backend": cell.chosen_backend,
+        }
+    return {
+        "task": task.name,
+        "strategy": config.strategy.use,
+        "seed": config.seed,
+        "metric": task.metric,
+        "val": ours["val"],
+        "test": ours["test"],
+        "params": ours["params"],
+        "search_seconds": None,
+        "retrain_seconds": None,
+        "stages": 0,
+        "refit": config.refit,
+        "loss": task.loss_name,
+        **about,
+        **found,
+        "scores": entries,
+    }
