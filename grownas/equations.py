@@ -264,7 +264,7 @@ def _chain_layer(genotype: Genotype, x: str) -> Iterator[str]:
 
 def _term(op: Op, x: str, s: str, label: str) -> str:
     """Write one op with its inputs and the labels of its parameters."""
-    formula = re.sub(r"\b([Wb]_[xh])\b", rf"\1{label}", COMBINE[op.combine])
+    formula = re.sub(r"\b([Wb]_[xh])\b", rf"\1{label}", COMBINE[op.combine].formula)
     formula = re.sub(r"\bs\b", s, re.sub(r"\bx\b", x, formula))
     return f"{op.activation}({formula})"
 
@@ -295,7 +295,7 @@ def _chain_head(genotype: Genotype) -> Iterator[str]:
 
 
 def _chain_tables() -> Iterator[str]:
-    yield from (f"combine {name} = {formula}" for name, formula in COMBINE.items())
+    yield from (f"combine {name} = {combine.formula}" for name, combine in COMBINE.items())
 
 
 def _chain_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:

@@ -64,6 +64,7 @@ LAYERS = """
     space
     genotype
     ops
+    combine
     scoring  rundir  checkpoint  progress
     protocols  schema  baselines  grownas
     errors
