@@ -102,7 +102,12 @@ def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd:
 
     Returns:
         The text, ending with a newline.
+
+    Raises:
+        ValueError: the cell is bidirectional: its states know the future, so it forecasts nothing.
     """
+    if cell.bidirectional:
+        raise ValueError("a bidirectional cell reads the future; only one that reads forward has these equations")
     form = FORMS[type(cell.genotype)]
     units = cell.hidden_size
     title = f"A grown recurrent cell: {cell.input_size} series, {units} units, {_sizes(cell.genotype, cell.num_layers)}"

@@ -46,7 +46,7 @@ LAYERS = """
     morphisms.origins  morphisms.parts  criteria.curvature
     backbone
     cells.cell
-    cells.dag
+    cells.dag  cells.packed
     cells.chain
     cells.backends
     cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop
