@@ -102,7 +102,12 @@ def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd:
 
     Returns:
         The text, ending with a newline.
+
+    Raises:
+        ValueError: the cell is bidirectional: its states know the future, so it forecasts nothing.
     """
+    if cell.bidirectional:
+        raise ValueError("a bidirectional cell reads the future; only one that reads forward has these equations")
     form = FORMS[type(cell.genotype)]
     units = cell.hidden_size
     title = f"A grown recurrent cell: {cell.input_size} series, {units} units, {_sizes(cell.genotype, cell.num_layers)}"
@@ -264,7 +269,7 @@ def _chain_layer(genotype: Genotype, x: str) -> Iterator[str]:
 
 def _term(op: Op, x: str, s: str, label: str) -> str:
     """Write one op with its inputs and the labels of its parameters."""
-    formula = re.sub(r"\b([Wb]_[xh])\b", rf"\1{label}", COMBINE[op.combine])
+    formula = re.sub(r"\b([Wb]_[xh])\b", rf"\1{label}", COMBINE[op.combine].formula)
     formula = re.sub(r"\bs\b", s, re.sub(r"\bx\b", x, formula))
     return f"{op.activation}({formula})"
 
@@ -295,7 +300,7 @@ def _chain_head(genotype: Genotype) -> Iterator[str]:
 
 
 def _chain_tables() -> Iterator[str]:
-    yield from (f"combine {name} = {formula}" for name, formula in COMBINE.items())
+    yield from (f"combine {name} = {combine.formula}" for name, combine in COMBINE.items())
 
 
 def _chain_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:

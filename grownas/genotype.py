@@ -7,16 +7,17 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from grownas.combine import COMBINE
 from grownas.errors import GenotypeError
 
 FORMAT, VERSION = "grownas.genotype", 1
-COMBINES = ("add", "hadamard")
+COMBINES = tuple(COMBINE)
 TOLERANCE = 1e-6  # on the sum of a node's shares: float32 softmax stays well inside
 
 
@@ -262,7 +263,7 @@ def _check_node(node: Node, place: str, share_projection: bool) -> None:
     for number, op in enumerate(node.ops):
         here = f"{place}.ops[{number}]"
         _known(op.combine, COMBINES, f"{here}.combine")
-        _known(op.activation, tuple(ACTIVATION), f"{here}.activation")
+        _known(op.activation, ACTIVATION, f"{here}.activation")
         number_like = isinstance(op.share, int | float) and not isinstance(op.share, bool)
         if not number_like or not 0 < op.share <= 1 + TOLERANCE:  # nan and inf fail too; any int compares
             raise GenotypeError(f"{here}.share: {op.share!r} is not a number above 0 and at most 1")
@@ -284,7 +285,7 @@ def _check_dag_node(node: DagNode, number: int) -> None:
         )
     if node.activation == "none":
         raise GenotypeError(f"{place}.activation: 'none' belongs to the search; a derived cell keeps no such op")
-    _known(node.activation, tuple(ACTIVATION), f"{place}.activation")
+    _known(node.activation, ACTIVATION, f"{place}.activation")
 
 
 def _is_number(value: Any) -> bool:
@@ -335,14 +336,14 @@ def _flag(value: Any, place: str) -> bool:
     return value
 
 
-def _known(value: Any, allowed: Sequence[str], place: str) -> None:
+def _known(value: Any, allowed: Collection[str], place: str) -> None:
     if not isinstance(value, str) or value not in allowed:
         raise GenotypeError(
             f"{place}: unknown {value!r}, expected one of {', '.join(allowed)}{_hint(str(value), allowed)}"
         )
 
 
-def _hint(value: str, allowed: Sequence[str]) -> str:
+def _hint(value: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, allowed, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

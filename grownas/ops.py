@@ -1,56 +1,188 @@
 """The two tables that define every op: how an op combines its two inputs, and what it applies to the result.
 
 An activation is one line here, read by the reference, the sequence engine, the space, the equations and the tests.
+`combine` holds the other table. Other packages add activations by entry points of the group `grownas.activations`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from importlib import metadata
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from grownas.combine import COMBINE as COMBINE
+from grownas.errors import GenotypeError
+
+GROUP = "grownas.activations"  # of entry points: each one's name is the activation's, and it loads to an `Activation`
 
 
 class Activation(NamedTuple):
-    """A pointwise function, given so that a hand-written backward need not keep its input.
+    """A pointwise function with its derivatives. All three keep shape and dtype.
 
     Attributes:
-        f: the value from the input z.
-        df: the first derivative from the output y.
-        d2f: the second derivative from the output y.
-        code: what kernels call it.
-        formula: how `equations.txt` writes it, with z for the input.
+        f: the value y from the input z.
+        df: the first derivative from y and z; backwards have both at hand, and most derivatives are cheaper from y.
+        d2f: the second derivative from y and z.
+        formula: how `equations.txt` writes it, with z for the input; it may call abs, cos, exp, log, max, sin
+            and tanh.
+        code: what kernels call it; None if there are none, then PyTorch calls run the cells that use it.
         start: the z at which a silent op is held; 0, or elsewhere if the slope at 0 is 0, for it must learn.
         homogeneous: whether f(c z) = c f(z) for all c > 0.
     """
 
     f: Callable[[Tensor], Tensor]
-    df: Callable[[Tensor], Tensor]
-    d2f: Callable[[Tensor], Tensor]
-    code: int
+    df: Callable[[Tensor, Tensor], Tensor]
+    d2f: Callable[[Tensor, Tensor], Tensor]
     formula: str
+    code: int | None = None
     start: float = 0.0
     homogeneous: bool = False
 
 
-ACTIVATION: dict[str, Activation] = {
-    "identity": Activation(lambda z: z, torch.ones_like, torch.zeros_like, 0, "z", homogeneous=True),
-    "tanh": Activation(torch.tanh, lambda y: 1 - y * y, lambda y: -2 * y * (1 - y * y), 1, "tanh(z)"),
+class Activations(MutableMapping[str, Activation]):
+    """The table of activations: the built-in ones in their order, then those that other packages offer, by name.
+
+    What another package offers is loaded when it is first asked for.
+
+    Raises:
+        GenotypeError: what a package offers is no activation, cannot be loaded, or has a name that is taken.
+    """
+
+    def __init__(self, built_in: Mapping[str, Activation]) -> None:
+        """See the class."""
+        self._known = dict(built_in)
+        self._built_in = frozenset(built_in)
+
+    def __getitem__(self, name: str) -> Activation:
+        if name not in self._known:
+            self._known[name] = _load(self._offered()[name])
+        return self._known[name]
+
+    def __setitem__(self, name: str, activation: Activation) -> None:
+        self._known[name] = activation
+
+    def __delitem__(self, name: str) -> None:
+        del self._known[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known or name in self._offered()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._known
+        yield from sorted(self._offered().keys() - self._known.keys())
+
+    def __len__(self) -> int:
+        return len(self._known.keys() | self._offered().keys())
+
+    def _offered(self) -> Mapping[str, metadata.EntryPoint]:
+        offered = _entry_points()
+        for name in offered.keys() & self._built_in:
+            raise GenotypeError(f"{_origin(offered[name])}: the name {name!r} is a built-in's; choose another")
+        return offered
+
+
+@functools.cache
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    """Return what other packages offer, by name; read once."""
+    found: dict[str, metadata.EntryPoint] = {}
+    for entry in metadata.entry_points(group=GROUP):
+        if not entry.name.isidentifier():
+            raise GenotypeError(f"{_origin(entry)}: the name {entry.name!r} is no identifier such as 'softplus'")
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
+            raise GenotypeError(
+                f"{_origin(entry)}: the name {entry.name!r} is also that of the {_origin(other)}; uninstall one of them"
+            )
+    return found
+
+
+def _load(entry: metadata.EntryPoint) -> Activation:
+    try:
+        activation = entry.load()
+    except Exception as error:  # whatever another package's code raises
+        raise GenotypeError(f"{_origin(entry)} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(activation, Activation):
+        raise GenotypeError(f"{_origin(entry)} is a {type(activation).__name__}, expected a grownas.ops.Activation")
+    if activation.code is not None:
+        raise GenotypeError(f"{_origin(entry)} has code {activation.code}, expected None: only built-ins have kernels")
+    return activation
+
+
+def _origin(entry: metadata.EntryPoint) -> str:
+    package = "" if entry.dist is None else f" of the package {entry.dist.name}"
+    return f"activation {entry.name!r} ({entry.value}){package}"
+
+
+def _silu_slope(y: Tensor, z: Tensor) -> Tensor:
+    gate = torch.sigmoid(z)
+    return gate + y * (1 - gate)
+
+
+def _silu_curvature(y: Tensor, z: Tensor) -> Tensor:
+    gate = torch.sigmoid(z)
+    return gate * (1 - gate) * (2 + z * (1 - 2 * gate))
+
+
+BUILT_IN: dict[str, Activation] = {
+    "identity": Activation(
+        lambda z: z, lambda y, z: torch.ones_like(y), lambda y, z: torch.zeros_like(y), "z", code=0, homogeneous=True
+    ),
+    "tanh": Activation(torch.tanh, lambda y, z: 1 - y * y, lambda y, z: -2 * y * (1 - y * y), "tanh(z)", code=1),
     "sigmoid": Activation(
-        torch.sigmoid, lambda y: y * (1 - y), lambda y: y * (1 - y) * (1 - 2 * y), 2, "1 / (1 + exp(-z))"
+        torch.sigmoid,
+        lambda y, z: y * (1 - y),
+        lambda y, z: y * (1 - y) * (1 - 2 * y),
+        "1 / (1 + exp(-z))",
+        code=2,
     ),
     "relu": Activation(
-        torch.relu, lambda y: (y > 0).to(y.dtype), torch.zeros_like, 3, "max(z, 0)", start=0.1, homogeneous=True
+        torch.relu,
+        lambda y, z: (y > 0).to(y.dtype),
+        lambda y, z: torch.zeros_like(y),
+        "max(z, 0)",
+        code=3,
+        start=0.1,
+        homogeneous=True,
+    ),
+    "silu": Activation(functional.silu, _silu_slope, _silu_curvature, "z / (1 + exp(-z))", code=4),
+    "softsign": Activation(
+        functional.softsign,
+        lambda y, z: (1 - y.abs()) ** 2,
+        lambda y, z: -2 * y.sign() * (1 - y.abs()) ** 3,
+        "z / (1 + abs(z))",
+        code=5,
     ),
 }
-
-COMBINE: dict[str, str] = {  # how an op joins x_t and the previous state; the formula as `equations.txt` writes it
-    "add": "x W_x + b_x + s W_h",
-    "hadamard": "(x W_x + b_x) * (s W_h + b_h)",
-}
+ACTIVATION = Activations(BUILT_IN)
 
 DEFAULT_ACTIVATIONS = ("identity", "tanh", "sigmoid", "relu")  # a new line of the table changes no default
 DEFAULT_OPS: list[tuple[str, str]] = [
     (combine, activation) for combine in COMBINE for activation in DEFAULT_ACTIVATIONS
 ]
+
+
+def place(name: str) -> tuple[bool, int, str]:
+    """Return what orders activations in the engine: those with kernels by their code, then the others by name."""
+    code = ACTIVATION[name].code
+    return code is None, code or 0, name
+
+
+def kernel_codes(names: Sequence[str]) -> bytes:
+    """Return what kernels call some activations, all of which they must know."""
+    return bytes(_code(name) for name in names)
+
+
+def _code(name: str) -> int:
+    code = ACTIVATION[name].code
+    assert code is not None, f"{name} has no kernel"  # `without_kernel` keeps it from the backends that need one
+    return code
+
+
+def without_kernel(names: set[str], codes: frozenset[int] | bytes) -> list[str]:
+    """Return which activations are none of the codes that a backend's kernels know."""
+    return sorted(name for name in names if (code := ACTIVATION[name].code) is None or code not in codes)

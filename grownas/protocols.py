@@ -571,11 +571,10 @@ class Strategy(Protocol):
         """
         self.options = options
 
+    @abstractmethod
     def recipe(self) -> Recipe:
         """Return how the search trains a supernet to its end; controls of a fixed size are trained alike."""
-        from grownas.training.recipe import Recipe
-
-        return Recipe()
+        ...
 
     def tuning_recipe(self) -> Recipe:
         """Return how the start is trained to choose settings before the search; by default `recipe`."""

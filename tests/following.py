@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-FUNCTIONS = {"tanh": np.tanh, "exp": np.exp, "max": np.maximum}  # what the formulas of the file call
+FUNCTIONS = {"abs": np.abs, "exp": np.exp, "max": np.maximum, "tanh": np.tanh}  # what the formulas of the file call
 
 
 class Followed:

@@ -26,27 +26,31 @@ LAYERS = """
     bench.settings
     bench.figures
     runs.commands
-    experiments.programs
+    runs.sweep  experiments.search
     experiments.text  experiments.series
-    experiments.common  runs.sweep  evaluation.comparison  evaluation.panels  report.page
-    runs.journal  report.plots
+    experiments.experiment
+    experiments.choosing
+    evaluation.comparison  evaluation.panels  report.page  report.verdicts
+    runs.journal  runs.memory  report.plots
     report.growth_plots
     report.history  report.canvas
     report.growth_log
     report.dag_diagram
     report.tables  report.diagram  report.reading
     equations
+    baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
     strategies.growing.pruning
     strategies.growing.moves
-    strategies.growing.state
-    starts.var  training.migrate  criteria.first_order
+    strategies.growing.state  strategies.random_search
+    strategies.growing.options  strategies.cores  starts.var  training.migrate
+    criteria.acceptance  criteria.first_order  starts.random
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.origins  morphisms.parts  criteria.curvature
     backbones.chain
     cells.cell
-    cells.dag
+    cells.dag  cells.packed
     cells.chain
     cells.backends
     cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop
@@ -65,12 +69,14 @@ LAYERS = """
     space
     genotype
     ops
+    combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress
-    protocols  config.schema  baselines  grownas
+    protocols  config.schema  baselines.table  grownas
     errors
 """
 EMPTY = {
     "backbones",
+    "baselines",
     "bench",
     "cells",
     "config",
@@ -141,6 +147,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
         "grownas.config.messages",
         "grownas.config.sections",
         "grownas.config.schema",
+        "grownas.strategies.growing.options",
         "grownas.tasks.index_returns.options",
         "grownas.tasks.penn_treebank.options",
     },
@@ -304,7 +311,13 @@ def test_a_tasks_modules_form_no_circle():
 
 
 def test_protocols_import_library_classes_for_type_checking_only():
-    assert {one.split(".")[0] for one in IMPORTS["grownas.protocols"]} == {"__future__", "collections", "typing"}
+    assert {one.split(".")[0] for one in IMPORTS["grownas.protocols"]} == {
+        "__future__",
+        "abc",
+        "collections",
+        "dataclasses",
+        "typing",
+    }
 
 
 LOOK = """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from grownas.cells import backends, chain
+from grownas.cells import backends, chain, packed
 from grownas.cells.chain import ChainLayer
 from grownas.cells.dag import DagLayer
 from grownas.genotype import AnyGenotype, DagGenotype, Genotype
@@ -18,16 +19,25 @@ LAYERS: dict[type[AnyGenotype], Callable[..., Layer]] = {Genotype: ChainLayer.of
 
 
 class GrownRNN(nn.Module):
-    """A derived cell, stacked; behaves as `nn.GRU`.
+    """A derived cell, stacked; behaves as `nn.GRU`, whose options it has by name.
 
     Args:
         genotype: the cell, a chain or a DAG.
         input_size: I.
         hidden_size: H.
         num_layers: L; every layer has the same genotype and weights of its own.
-        batch_first: inputs and outputs are `(B, T, .)`; states stay `(L, B, H)`.
+        batch_first: inputs and outputs are `(B, T, .)`; states stay `(D L, B, H)`.
         dropout: probability of dropping an output of any layer but the last, in training.
         backend: `auto`, or a name of `backends.BACKENDS`; `reference` alone has second derivatives.
+        bias: False is for a DAG only, whose cells have no biases anyway.
+        bidirectional: each layer has a second cell that reads the sequence from its end, D = 2; else D = 1. Outputs are
+            the two cells' side by side, `(T, B, 2H)`, and the next layer reads both.
+        device: where the parameters are made.
+        dtype: of the parameters, a real type.
+
+    Raises:
+        TypeError: the genotype is none.
+        ValueError: an option is wrong.
     """
 
     def __init__(
@@ -39,6 +49,11 @@ class GrownRNN(nn.Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         backend: str = "auto",
+        *,
+        bias: bool = True,
+        bidirectional: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """See the class."""
         super().__init__()
@@ -49,74 +64,151 @@ class GrownRNN(nn.Module):
                 raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
         if isinstance(dropout, bool) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout must lie between 0 and 1, got {dropout!r}")
+        for name, switch in (("batch_first", batch_first), ("bias", bias), ("bidirectional", bidirectional)):
+            if not isinstance(switch, bool):
+                raise ValueError(f"{name} must be True or False, got {switch!r}")
+        if not bias and isinstance(genotype, Genotype):
+            raise ValueError(
+                "bias=False: a chain's ops have biases, without which its Hadamard ops stay zero; leave it"
+            )
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a real floating-point type, got {dtype}")
         if dropout and num_layers == 1:
             warnings.warn("dropout acts between layers: it has no effect with num_layers=1", stacklevel=2)
         self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
         self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
+        self.bias, self.bidirectional = bias, bidirectional
         self.backend = backends.check_name(backend)
-        make = LAYERS[type(genotype)]
-        self.layers = nn.ModuleList(
-            make(genotype, input_size if layer == 0 else hidden_size, hidden_size) for layer in range(num_layers)
-        )
+        make, later = LAYERS[type(genotype)], hidden_size * (1 + bidirectional)
 
-    def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        def stack() -> nn.ModuleList:
+            sizes = [input_size, *[later] * (num_layers - 1)]
+            return nn.ModuleList(make(genotype, size, hidden_size) for size in sizes)
+
+        self.layers = stack()
+        self.reverse_layers = stack() if bidirectional else nn.ModuleList()
+        if device is not None or dtype is not None:
+            self.to(device=device, dtype=dtype)
+
+    def forward(self, x: Tensor | PackedSequence, h_0: Tensor | None = None) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run over a sequence.
 
         Args:
-            x: `(T, B, I)`, or `(B, T, I)` with `batch_first`, or `(T, I)` without a batch.
-            h_0: `(L, B, H)`, or `(L, H)` without a batch; zeros if left out.
+            x: `(T, B, I)`, or `(B, T, I)` with `batch_first`, or `(T, I)` without a batch; or sequences of several
+                lengths, packed.
+            h_0: `(D L, B, H)`, or `(D L, H)` without a batch; zeros if left out. Of packed sequences in the order that
+                they had before they were sorted.
 
         Returns:
-            Outputs of the last layer `(T, B, H)` (or as the input is laid out), last states as `h_0`. Both have the
-            weights' dtype, under `torch.autocast` too but on CUDA: there they have autocast's, see `chain.run`.
+            Outputs of the last layer `(T, B, D H)` (or as the input is laid out, or packed as it was), last states as
+            `h_0`: of layer 0 forward, of layer 0 reverse if there is one, of layer 1 and so on. Both have the weights'
+            dtype, under `torch.autocast` too but on CUDA: there they have autocast's, see `chain.run`.
 
         Raises:
-            TypeError: `x` or `h_0` is not a tensor; a `PackedSequence` is to be padded first.
+            TypeError: `x` or `h_0` is not a tensor.
             ValueError: a shape does not fit.
         """
+        if isinstance(x, PackedSequence):
+            return self._run_packed(x, h_0)
         chain.check_types(x, h_0)
-        batched = x.dim() == 3
-        if x.dim() == 2:
-            x, h_0 = x.unsqueeze(1), None if h_0 is None else h_0.unsqueeze(1)
-        elif batched and self.batch_first:
-            x = x.transpose(0, 1)
         states = chain.check_input(
-            x, h_0, input_size=self.input_size, layers=self.num_layers, hidden_size=self.hidden_size
+            x,
+            h_0,
+            input_size=self.input_size,
+            layers=self._state_count,
+            hidden_size=self.hidden_size,
+            batch_first=self.batch_first,
+            unbatched=True,
         )
-        last = []
-        for number, state in enumerate(states):
-            if number and self.dropout:
-                x = nn.functional.dropout(x, self.dropout, self.training)
-            x = self.layer(number).run(self.backend, x, state)
-            last.append(x[-1])
-        h_n = torch.stack(last)
+        batched = x.dim() == 3
+        if not batched:
+            x = x.unsqueeze(1)
+        elif self.batch_first:
+            x = x.transpose(0, 1)
+        x, h_n = self._run(x, states)
         if not batched:
             return x.squeeze(1), h_n.squeeze(1)
         return (x.transpose(0, 1) if self.batch_first else x), h_n
 
+    def _run(self, x: Tensor, states: Tensor, batch_sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Run all layers over `(T, B, I)`, or over packed rows; return outputs and last states."""
+        last, stacks = [], [self.layers, self.reverse_layers][: 1 + self.bidirectional]
+        for number in range(self.num_layers):
+            if number and self.dropout:
+                x = nn.functional.dropout(x, self.dropout, self.training)
+            outputs = []
+            for reverse in range(len(stacks)):
+                state = states[number * len(stacks) + reverse]
+                out, h = self._run_layer(
+                    self.layer(number, reverse=bool(reverse)), x, state, batch_sizes, bool(reverse)
+                )
+                outputs.append(out)
+                last.append(h)
+            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+        return x, torch.stack(last)
+
+    def _run_layer(
+        self, layer: Layer, x: Tensor, h_0: Tensor, batch_sizes: Sequence[int] | None, reverse: bool
+    ) -> tuple[Tensor, Tensor]:
+        if batch_sizes is not None:
+            return packed.run(lambda x, h: layer.run(self.backend, x, h), x, batch_sizes, h_0, reverse=reverse)
+        out = layer.run(self.backend, x.flip(0) if reverse else x, h_0)
+        return (out.flip(0) if reverse else out), out[-1]
+
+    def _run_packed(self, x: PackedSequence, h_0: Tensor | None) -> tuple[PackedSequence, Tensor]:
+        data, batch_sizes, order, back = x
+        chain.check_types(data, h_0)
+        if data.dim() != 2 or data.shape[1] != self.input_size:
+            raise ValueError(
+                f"x.data has shape {tuple(data.shape)}, expected (rows, {self.input_size}) of packed steps"
+            )
+        wanted = (self._state_count, int(batch_sizes[0]), self.hidden_size)
+        if h_0 is None:
+            h_0 = data.new_zeros(wanted)
+        elif h_0.shape != wanted:
+            raise ValueError(f"h_0 has shape {tuple(h_0.shape)}, expected {wanted}")
+        out, h_n = self._run(data, h_0 if order is None else h_0.index_select(1, order), batch_sizes.tolist())
+        return PackedSequence(out, batch_sizes, order, back), h_n if back is None else h_n.index_select(1, back)
+
     def step(self, x_t: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Take one time step, for streams: `(B, I), (L, B, H) -> (B, H), (L, B, H)`; without a batch too."""
-        if self.batch_first and x_t.dim() == 2:
-            out, h = self(x_t.unsqueeze(1), h)
-            return out.squeeze(1), h
-        out, h = self(x_t.unsqueeze(0), h)
-        return out.squeeze(0), h
+        """Take one time step, for streams: `(B, I), (L, B, H) -> (B, H), (L, B, H)`; without a batch too.
 
-    def layer(self, number: int) -> Layer:
-        """Return a layer, counted from 0."""
-        return self.layers[number]  # type: ignore[return-value]  # a ModuleList's members are Modules to mypy
+        Raises:
+            TypeError: `x_t` or `h` is not a tensor.
+            ValueError: a shape does not fit; or the cell is bidirectional, which needs the whole sequence.
+        """
+        if self.bidirectional:
+            raise ValueError("a bidirectional cell reads sequences from their ends too; it has no single steps")
+        chain.check_types(x_t, h)
+        if x_t.dim() not in (1, 2) or x_t.shape[-1] != self.input_size:
+            expected = f"(B, {self.input_size}), or ({self.input_size},) without a batch"
+            raise ValueError(f"x_t has shape {tuple(x_t.shape)}, expected {expected}")
+        time = 1 if self.batch_first and x_t.dim() == 2 else 0
+        out, h = self(x_t.unsqueeze(time), h)
+        return out.squeeze(time), h
 
-    def op_parameters(self, layer: int, node: int, op: int) -> dict[str, Tensor]:
+    @property
+    def _state_count(self) -> int:
+        """D L."""
+        return self.num_layers * (1 + self.bidirectional)
+
+    def layer(self, number: int, *, reverse: bool = False) -> Layer:
+        """Return a layer, counted from 0; of a bidirectional cell that of either direction."""
+        return (self.reverse_layers if reverse else self.layers)[number]  # type: ignore[return-value]  # Modules to mypy
+
+    def op_parameters(self, layer: int, node: int, op: int, *, reverse: bool = False) -> dict[str, Tensor]:
         """Return live views of an op's parameters.
 
         Of a chain: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard. Of a DAG, whose node 0 is the input node and
         whose op is 0: gate_h, W_h (H, H); gate_x, W_x (I, H) of the input node.
         """
-        return self.layer(layer).op_parameters(node, op)
+        return self.layer(layer, reverse=reverse).op_parameters(node, op)
 
-    def load_op_parameters(self, layer: int, node: int, op: int, values: Mapping[str, Tensor]) -> None:
+    def load_op_parameters(
+        self, layer: int, node: int, op: int, values: Mapping[str, Tensor], *, reverse: bool = False
+    ) -> None:
         """Write some or all of an op's parameters."""
-        self.layer(layer).load_op_parameters(node, op, values)
+        self.layer(layer, reverse=reverse).load_op_parameters(node, op, values)
 
     @property
     def chosen_backend(self) -> str:
@@ -125,9 +217,11 @@ class GrownRNN(nn.Module):
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Draw all parameters anew."""
-        for layer in range(self.num_layers):
-            self.layer(layer).draw_parameters(generator)
+        for reverse in range(1 + self.bidirectional):
+            for layer in range(self.num_layers):
+                self.layer(layer, reverse=bool(reverse)).draw_parameters(generator)
 
     def extra_repr(self) -> str:
         """Return sizes for printing."""
-        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, backend={self.backend}"
+        both = ", bidirectional=True" if self.bidirectional else ""
+        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}{both}, backend={self.backend}"

@@ -101,8 +101,9 @@ def check_types(x: object, h_0: object) -> None:
     """
     if isinstance(x, nn.utils.rnn.PackedSequence):
         raise TypeError(
-            "x is a PackedSequence, expected a tensor (T, B, I): pad it with torch.nn.utils.rnn.pad_packed_sequence "
-            "and read each sequence's outputs and last state at its own last step, which padding does not change"
+            "x is a PackedSequence, expected a tensor (T, B, I): a derived cell, GrownRNN, takes it; else pad it with "
+            "torch.nn.utils.rnn.pad_packed_sequence and read each sequence's outputs and last state at its own last "
+            "step, which padding does not change"
         )
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}, expected a tensor (T, B, I)")
@@ -110,17 +111,39 @@ def check_types(x: object, h_0: object) -> None:
         raise TypeError(f"h_0 is a {type(h_0).__name__}, expected a tensor (L, B, H): there is one state, not (h, c)")
 
 
-def check_input(x: Tensor, h_0: Tensor | None, *, input_size: int, layers: int, hidden_size: int) -> Tensor:
-    """Check a batched sequence `(T, B, I)`; return the first states, zeros if they were left out.
+def check_input(
+    x: Tensor,
+    h_0: Tensor | None,
+    *,
+    input_size: int,
+    layers: int,
+    hidden_size: int,
+    batch_first: bool = False,
+    unbatched: bool = False,
+) -> Tensor:
+    """Check a sequence as the user laid it out; return the first states `(L, B, H)`, zeros if they were left out.
+
+    Args:
+        x: `(T, B, I)`; `(B, T, I)` with `batch_first`; or `(T, I)` if it may be `unbatched`.
+        h_0: `(L, B, H)`, or `(L, H)` without a batch.
+        input_size: I.
+        layers: L, times two if bidirectional.
+        hidden_size: H.
+        batch_first: see x.
+        unbatched: see x.
 
     Raises:
         ValueError: a shape does not fit.
     """
-    if x.dim() != 3 or x.shape[0] == 0 or x.shape[2] != input_size:
-        raise ValueError(f"x has shape {tuple(x.shape)}, expected (T, B, {input_size}) with T >= 1")
-    wanted = (layers, x.shape[1], hidden_size)
+    has_batch = not (unbatched and x.dim() == 2)
+    time = 1 if batch_first and has_batch else 0
+    if x.dim() != 2 + has_batch or x.shape[time] == 0 or x.shape[-1] != input_size:
+        expected = f"({'B, T' if batch_first else 'T, B'}, {input_size}) with T >= 1"
+        expected += f", or (T, {input_size}) without a batch" if unbatched else ""
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected {expected}")
+    wanted = (layers, x.shape[1 - time], hidden_size) if has_batch else (layers, hidden_size)
     if h_0 is None:
-        return x.new_zeros(wanted)
-    if h_0.shape != wanted:
+        h_0 = x.new_zeros(wanted)
+    elif h_0.shape != wanted:
         raise ValueError(f"h_0 has shape {tuple(h_0.shape)}, expected {wanted}")
-    return h_0
+    return h_0 if has_batch else h_0.unsqueeze(1)

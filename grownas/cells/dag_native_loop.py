@@ -10,7 +10,7 @@ from torch import Tensor
 from grownas.cells import native_loop
 from grownas.cells.dag_sequence import INPUT_OP, DagBuffers, DagLoop
 from grownas.genotype import DagGenotype
-from grownas.ops import ACTIVATION
+from grownas.ops import kernel_codes
 
 
 def forward(genotype: DagGenotype, W_h: Tensor, buffers: DagBuffers, h_0: Tensor) -> None:
@@ -50,7 +50,7 @@ def _run(
         H,
         len(genotype.concat),
         array("i", [node.reads for node in genotype.nodes]).tobytes(),
-        bytes(ACTIVATION[name].code for name in names),
+        kernel_codes(names),
         bytes(i in genotype.concat for i in range(N + 1)),
         *addresses,
     )

@@ -67,10 +67,11 @@ def backward(genotype: DagGenotype, W_h: Tensor, buffers: DagBuffers, h_0: Tenso
 def _prepare(name: str, A: Tensor, s: Tensor) -> Tensor:
     """Put into a node's A, for all steps, what the gradient of its state is to be multiplied by; return 1 - c."""
     H = s.shape[-1]
-    y, gate = ACTIVATION[name].f(A[..., :H]), torch.sigmoid(A[..., H:])
+    z, gate = A[..., :H], torch.sigmoid(A[..., H:])
+    y = ACTIVATION[name].f(z)
     through = 1 - gate
     torch.mul((y - s).mul_(gate), through, out=A[..., H:])
-    torch.mul(gate, ACTIVATION[name].df(y), out=A[..., :H])  # last, for y may be a view of it
+    torch.mul(gate, ACTIVATION[name].df(y, z), out=z)  # last, for y may be a view of it
     return through
 
 

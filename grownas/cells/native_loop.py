@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grownas.cells.plan import Plan
 from grownas.cells.sequence import Buffers, Loop, NodeGradients, Packed
-from grownas.ops import ACTIVATION
+from grownas.ops import without_kernel
 
 try:
     from grownas.cells import _native
@@ -30,7 +30,7 @@ def why_not(device: torch.device, dtype: torch.dtype, activations: set[str]) -> 
         return f"it runs on the CPU, not on {device.type}"
     if dtype not in DTYPES:
         return f"it computes in float32 and float64, not in {str(dtype).removeprefix('torch.')}"
-    unknown = sorted(name for name in activations if ACTIVATION[name].code not in _native.CODES)
+    unknown = without_kernel(activations, _native.CODES)
     return f"it has no kernel for {', '.join(unknown)}" if unknown else None
 
 

@@ -16,8 +16,8 @@ from torch import Generator, Tensor, nn
 
 from grownas.cells.plan import make_plan
 from grownas.errors import GenotypeError
-from grownas.genotype import COMBINES, Op
-from grownas.ops import ACTIVATION
+from grownas.genotype import Op
+from grownas.ops import ACTIVATION, COMBINE
 
 
 class Trace(NamedTuple):
@@ -163,8 +163,8 @@ def check_ops(ops: Sequence[Op]) -> tuple[Op, ...]:
     if not ops:
         raise GenotypeError("a node needs at least one op, got none")
     for op in ops:
-        if op.combine not in COMBINES or op.activation not in ACTIVATION:
-            raise GenotypeError(f"unknown op {op.name!r}; expected {'|'.join(COMBINES)}/{'|'.join(ACTIVATION)}")
+        if op.combine not in COMBINE or op.activation not in ACTIVATION:
+            raise GenotypeError(f"unknown op {op.name!r}; expected {'|'.join(COMBINE)}/{'|'.join(ACTIVATION)}")
     return tuple(ops)
 
 
@@ -177,5 +177,5 @@ def projections(ops: Sequence[Op], share_projection: bool) -> list[int]:
 
 def hadamard_rows(ops: Sequence[Op]) -> dict[int, int]:
     """Return the row of `b_h` of each Hadamard op."""
-    numbers = [number for number, op in enumerate(ops) if op.combine == "hadamard"]
+    numbers = [number for number, op in enumerate(ops) if "b_h" in COMBINE[op.combine].parameters]
     return {number: row for row, number in enumerate(numbers)}

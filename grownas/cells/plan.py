@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from grownas.combine import ADD
 from grownas.genotype import Op
-from grownas.ops import ACTIVATION
+from grownas.ops import COMBINE, kernel_codes, place
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Plan:
     @cached_property
     def kernel_layout(self) -> tuple[bytes, bytes, int, int, int, int]:
         """What kernels are told: each op's code and projection, then how many ops and blocks of each kind."""
-        codes = bytes(ACTIVATION[name].code for name in self.activations)
+        codes = kernel_codes(self.activations)
         counts = self.additive, self.additive_projections, self.gate, self.hadamard_projections
         return codes, array("i", self.projection).tobytes(), *counts
 
@@ -71,11 +72,11 @@ class Plan:
     def runs(self) -> list[tuple[str, int, int]]:
         """Neighbouring ops with the same activation, `(activation, start, stop)`."""
         runs: list[tuple[str, int, int]] = []
-        for place, name in enumerate(self.activations):
+        for at, name in enumerate(self.activations):
             if runs and runs[-1][0] == name:
-                runs[-1] = (name, runs[-1][1], place + 1)
+                runs[-1] = (name, runs[-1][1], at + 1)
             else:
-                runs.append((name, place, place + 1))
+                runs.append((name, at, at + 1))
         return runs
 
 
@@ -89,19 +90,19 @@ def make_plan(ops: Sequence[Op], projections: Sequence[int], *, highway: bool) -
     """
     shared = len(set(projections)) < len(ops)
 
-    def key(number: int) -> tuple[bool, int, int]:
+    def key(number: int) -> tuple[int, int, tuple[bool, int, str]]:
         op = ops[number]
-        return op.combine != "add", projections[number] if shared else 0, ACTIVATION[op.activation].code
+        return COMBINE[op.combine].code, projections[number] if shared else 0, place(op.activation)
 
     order = sorted(range(len(ops)), key=key)
-    additive = sum(op.combine == "add" for op in ops)
+    additive = sum(COMBINE[op.combine].code == ADD for op in ops)
     columns = list(dict.fromkeys(projections[number] for number in order))  # ops of different kinds share none
     first_hadamard = len({projections[number] for number in order[:additive]})
     return Plan(
         tuple(order),
         tuple(ops[number].activation for number in order),
         additive,
-        tuple(columns.index(projections[n]) - first_hadamard * (place >= additive) for place, n in enumerate(order)),
+        tuple(columns.index(projections[n]) - first_hadamard * (at >= additive) for at, n in enumerate(order)),
         tuple(columns),
         first_hadamard,
         int(highway),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grownas.cells.node import Node, Pull, Trace, Tracer
 from grownas.genotype import DagGenotype
-from grownas.ops import ACTIVATION
+from grownas.ops import ACTIVATION, COMBINE
 
 
 def step(node: Node, shares: Tensor, x: Tensor, s: Tensor, nudge: Tensor | None = None) -> Tensor:
@@ -25,9 +25,8 @@ def step(node: Node, shares: Tensor, x: Tensor, s: Tensor, nudge: Tensor | None 
     mixed = torch.zeros_like(s) if nudge is None else nudge
     for number, op in enumerate(node.ops):
         parameters = node.op_parameters(number)
-        from_x = x @ parameters["W_x"] + parameters["b_x"]
-        from_s = s @ parameters["W_h"]
-        z = from_x + from_s if op.combine == "add" else from_x * (from_s + parameters["b_h"])
+        p, q = x @ parameters["W_x"] + parameters["b_x"], s @ parameters["W_h"]
+        z = COMBINE[op.combine].value(p, q + parameters["b_h"] if "b_h" in parameters else q)
         mixed = mixed + shares[number] * ACTIVATION[op.activation].f(z)
     if node.highway:
         mixed = s + torch.sigmoid(x @ node.gate_x + s @ node.gate_h) * (mixed - s)

@@ -148,7 +148,8 @@ def _multipliers(plan: Plan, node: Packed, blocks: _Blocks, mixed: Tensor | None
     q = _per_op(Q, hadamard, 2) + node.b_h
     z = torch.cat([z, p * q], 2)
     y = torch.cat([ACTIVATION[name].f(z[:, :, i:j]) for name, i, j in plan.runs], 2)
-    slopes = torch.cat([ACTIVATION[name].df(y[:, :, i:j]) for name, i, j in plan.runs], 2) * node.shares.view(-1, 1)
+    slopes = torch.cat([ACTIVATION[name].df(y[:, :, i:j], z[:, :, i:j]) for name, i, j in plan.runs], 2)
+    slopes = slopes * node.shares.view(-1, 1)
     through, gates = None, []
     if mixed is not None:
         gate = torch.sigmoid(A[:, :, summed - 1])

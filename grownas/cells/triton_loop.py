@@ -29,7 +29,7 @@ from grownas.cells.plan import Plan, make_plan
 from grownas.cells.sequence import Buffers, Loop, NodeGradients, Packed, columns
 from grownas.cells.torch_loop import multiply
 from grownas.genotype import Op
-from grownas.ops import ACTIVATION
+from grownas.ops import kernel_codes, without_kernel
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HEIGHT, WIDTH = 4, 32  # streams and units of a kernel's program
@@ -49,7 +49,7 @@ def why_not(device: torch.device, dtype: torch.dtype, activations: set[str]) -> 
         return f"it runs on {runs_on}{why}, not on {device.type}"
     if dtype not in DTYPES:
         return f"it has no kernel for {str(dtype).removeprefix('torch.')}"
-    unknown = sorted(name for name in activations if ACTIVATION[name].code not in kernels.CODES)
+    unknown = without_kernel(activations, kernels.CODES)
     if unknown:
         return f"it has no kernel for {', '.join(unknown)}"
     return None if runs_on == "cpu" else _try_out(device, dtype)
@@ -183,7 +183,7 @@ def _constants(plan: Plan) -> dict[str, Any]:
     ops, projection = range(len(plan.order)), plan.projection
     return {
         "OPS": len(ops),
-        "ACTIVATIONS": tuple(ACTIVATION[name].code for name in plan.activations),
+        "ACTIVATIONS": tuple(kernel_codes(plan.activations)),
         "PROJECTION": projection,
         "NEW": (*(k in (0, plan.additive) or projection[k] != projection[k - 1] for k in ops), True),
         "ADDITIVE": plan.additive,

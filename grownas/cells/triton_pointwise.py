@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-CODES = frozenset({0, 1, 2, 3})  # of `ops.ACTIVATION`: identity, tanh, sigmoid, relu
+CODES = frozenset({0, 1, 2, 3, 4, 5})  # of `ops.ACTIVATION`: identity, tanh, sigmoid, relu, silu, softsign
 
 
 @triton.jit
@@ -58,20 +58,30 @@ def activate(z, CODE: tl.constexpr):
         y = sigmoid(z)
     elif CODE == 3:
         y = tl.where(z < 0, 0.0, z)
+    elif CODE == 4:
+        y = z * sigmoid(z)
+    elif CODE == 5:
+        y = z / (1 + tl.abs(z))
     else:
         y = z
     return y
 
 
 @triton.jit
-def activate_back(grad, y, CODE: tl.constexpr):
-    """Return the gradient of an activation's input from that of its output, and from the output."""
+def activate_back(grad, z, y, CODE: tl.constexpr):
+    """Return the gradient of an activation's input z from that of its output y, and from both."""
     if CODE == 1:
         d = grad * (1 - y * y)
     elif CODE == 2:
         d = grad * (y * (1 - y))
     elif CODE == 3:
         d = tl.where(y > 0, grad, 0.0)
+    elif CODE == 4:
+        gate = sigmoid(z)
+        d = grad * (gate + y * (1 - gate))
+    elif CODE == 5:
+        rest = 1 - tl.abs(y)
+        d = grad * (rest * rest)
     else:
         d = grad
     return d
@@ -166,8 +176,9 @@ def node_backward(
             block = PROJECTION[k] * H
             if NEW[k]:
                 from_s = read(A + block, inside)
-            y = activate(from_s + bias, ACTIVATIONS[k])
-            to_x = activate_back(g * share, y, ACTIVATIONS[k])
+            z = from_s + bias
+            y = activate(z, ACTIVATIONS[k])
+            to_x = activate_back(g * share, z, y, ACTIVATIONS[k])
             to_s = to_x
         else:
             block = (SUMMED + PROJECTION[k]) * H
@@ -175,8 +186,9 @@ def node_backward(
                 from_x = read(A + block, inside)
                 from_s = read(Q + PROJECTION[k] * H, inside)
             p, q = from_x + bias, from_s + read(b_h + (k - ADDITIVE) * H + h, units)
-            y = activate(p * q, ACTIVATIONS[k])
-            d = activate_back(g * share, y, ACTIVATIONS[k])
+            z = p * q
+            y = activate(z, ACTIVATIONS[k])
+            d = activate_back(g * share, z, y, ACTIVATIONS[k])
             to_x, to_s = d * q, d * p
             add_up(sums + (OPS + k - ADDITIVE) * H, to_s, units)
         add_up(sums + k * H, to_x, units)

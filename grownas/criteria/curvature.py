@@ -3,10 +3,11 @@
 For one unit with parameters theta, over a batch's N = T * B steps and sequences, with the loss's gradient g in its
 output:
 
-    additive:  z = U theta, U = [x | 1 | s]                   S v = U^T (g phi'' * (U v))
-    Hadamard:  z = p q, p = X a, q = S c, theta = [a; c],     with dp = X v_a, dq = S v_c, r = g phi'':
-               X = [x | 1], S = [s | 1]                       S v = [X^T (r q^2 * dp + (r p q + g phi') * dq);
-                                                                     S^T (r p^2 * dq + (r p q + g phi') * dp)]
+    linear:    z = U theta, U = [x | 1 | s]                   S v = U^T (g phi'' * (U v))
+    bilinear:  z of p = X a and q = S c, theta = [a; c],      with dp = X v_a, dq = S v_c, r = g phi'', and z's slopes
+               X = [x | 1], S = [s | 1]                       z_p and z_q and mixed derivative m:
+                                                              S v = [X^T (r z_p^2 * dp + (r z_p z_q + g phi' m) * dq);
+                                                                     S^T (r z_q^2 * dq + (r z_p z_q + g phi' m) * dp)]
 
 Columns are (vector, unit), so that each of these products is one for all vectors and units.
 """
@@ -23,7 +24,7 @@ from grownas.backbones.chain import MixedNode
 from grownas.cells.backends import Multiply
 from grownas.criteria.lanczos import LowestEigenpairs
 from grownas.genotype import Op
-from grownas.ops import ACTIVATION
+from grownas.ops import ACTIVATION, COMBINE
 
 TOGETHER = 2**16  # numbers that are multiplied at once: they stay in a cache, and memory is that of a batch
 Product = Callable[[Tensor], Tensor]  # (D, b, units) to the same
@@ -47,13 +48,14 @@ def has_curvature(op: Op, curvature: str = "exact") -> bool:
     A product of two projections is curved whatever its activation. An additive op is curved by its activation alone;
     a homogeneous one is linear on either side of zero.
     """
-    return op.combine != "add" or not ACTIVATION[op.activation].homogeneous or op.activation in CURVATURE[curvature]
+    activation = ACTIVATION[op.activation]
+    return bool(COMBINE[op.combine].mixed) or not activation.homogeneous or op.activation in CURVATURE[curvature]
 
 
 def unit_parameters(node: MixedNode, op: int) -> Tensor:
     """Return the own parameters of an op's units, float64, `(D, H)`: W_x, b_x, W_h and in a Hadamard op b_h."""
     own = node.op_parameters(op)
-    names = [name for name in ("W_x", "b_x", "W_h", "b_h") if name in own]
+    names = COMBINE[node.ops[op].combine].parameters
     return torch.cat([own[name].detach().double().reshape(-1, node.hidden_size) for name in names])
 
 
@@ -79,7 +81,8 @@ class UnitSearch:
             limits: see `LowestEigenpairs`.
         """
         self.node, self.ops, self.units, self.inputs = number, ops, node.hidden_size, node.input_size + 1
-        self.product = PRODUCTS[node.ops[ops[0]].combine]
+        self.combine = COMBINE[node.ops[ops[0]].combine]
+        self.product = _bilinear if self.combine.mixed else _linear
         self.activations = [node.ops[op].activation for op in ops]
         self.replaced, self.multiply = CURVATURE[curvature], multiply
         self.theta = torch.cat([unit_parameters(node, op) for op in ops], 1)  # (D, K*H)
@@ -116,8 +119,8 @@ class UnitSearch:
         for name, end in zip(self.activations, torch.searchsorted(self.eigenpairs.open, ends).tolist(), strict=True):
             part, activation = z[:, start:end], ACTIVATION[name]
             y = activation.f(part)
-            first[:, start:end] = activation.df(y)
-            second[:, start:end] = self.replaced[name](part) if name in self.replaced else activation.d2f(y)
+            first[:, start:end] = activation.df(y, part)
+            second[:, start:end] = self.replaced[name](part) if name in self.replaced else activation.d2f(y, part)
             start = end
         return first, second
 
@@ -128,24 +131,22 @@ class UnitSearch:
         return out
 
 
-def _additive(search: UnitSearch, inputs: Tensor, theta: Tensor, gradient: Tensor) -> Product:
+def _linear(search: UnitSearch, inputs: Tensor, theta: Tensor, gradient: Tensor) -> Product:
     U = inputs[:, :-1]
     d = (gradient * search.slopes(search.times(U, theta))[1]).unsqueeze(1)
     return lambda v: search.times(U.T, search.times(U, v).mul_(d))
 
 
-def _hadamard(search: UnitSearch, inputs: Tensor, theta: Tensor, gradient: Tensor) -> Product:
+def _bilinear(search: UnitSearch, inputs: Tensor, theta: Tensor, gradient: Tensor) -> Product:
     times, X, S = search.times, inputs[:, : search.inputs], inputs[:, search.inputs :]
     p, q = times(X, theta[: search.inputs]), times(S, theta[search.inputs :])
-    first, second = search.slopes(p * q)
-    r = gradient * second
-    xx, xs, ss = (one.unsqueeze(1) for one in (r * q * q, r * p * q + gradient * first, r * p * p))
+    first, second = search.slopes(search.combine.value(p, q))
+    r, (z_p, z_q), m = gradient * second, search.combine.slopes(p, q), search.combine.mixed
+    parts = r * z_p * z_p, r * z_q * z_p + gradient * first * m, r * z_q * z_q
+    xx, xs, ss = (one.unsqueeze(1) for one in parts)
 
     def product(v: Tensor) -> Tensor:
         dp, dq = times(X, v[: search.inputs]), times(S, v[search.inputs :])
         return torch.cat([times(X.T, (xx * dp).addcmul_(xs, dq)), times(S.T, (xs * dp).addcmul_(ss, dq))])
 
     return product
-
-
-PRODUCTS: dict[str, Callable[[UnitSearch, Tensor, Tensor, Tensor], Product]] = {"add": _additive, "hadamard": _hadamard}

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from grownas.backbones.chain import Backbone, MixedNode
 from grownas.genotype import Op
-from grownas.ops import ACTIVATION
+from grownas.ops import ACTIVATION, COMBINE
 
 CARRIER = ("add", "identity")
 
@@ -27,13 +27,13 @@ def silence(node: MixedNode, op: int, units: int) -> float:
     gradients through their biases.
     """
     parameters = node.op_parameters(op)
-    combine, activation = node.ops[op].combine, ACTIVATION[node.ops[op].activation]
+    combine, activation = COMBINE[node.ops[op].combine], ACTIVATION[node.ops[op].activation]
     parameters["W_x"][:, :units] = 0
     parameters["b_x"][:units] = activation.start
-    if combine == "add" or activation.start:
+    if activation.start or combine.value(0, 1):  # else p = 0 alone holds z at zero
         parameters["W_h"][:, :units] = 0
-    if combine == "hadamard" and activation.start:
-        parameters["b_h"][:units] = 1
+        if "b_h" in parameters:
+            parameters["b_h"][:units] = combine.neutral
     return activation.f(torch.tensor(activation.start, dtype=torch.float64)).item()
 
 
@@ -52,9 +52,8 @@ def constant_part(node: MixedNode) -> Tensor:
     """Return a node's mixture at zero input and zero state, shape `(H,)`, float64."""
     total = node.b_x.new_zeros(node.hidden_size, dtype=torch.float64)
     for number, share in enumerate(torch.softmax(node.alpha.double(), 0)):
-        z = node.b_x[number].double()
-        if number in node.bias:
-            z = z * node.b_h[node.bias[number]].double()
+        q = node.b_h[node.bias[number]].double() if number in node.bias else 0
+        z = COMBINE[node.ops[number].combine].value(node.b_x[number].double(), q)
         total += share * ACTIVATION[node.ops[number].activation].f(z)
     return total
 
@@ -75,6 +74,6 @@ def fold_constant(backbone: Backbone, node: int, constant: Tensor) -> None:
     if node + 1 == len(backbone.nodes) or backbone.highway:
         return
     after = backbone.mixed_nodes()[node + 1]
-    for number, op in enumerate(after.ops):
+    for number in range(len(after.ops)):
         parameters = after.op_parameters(number)
-        parameters["b_x" if op.combine == "add" else "b_h"] += constant @ parameters["W_h"].double()
+        parameters["b_h" if "b_h" in parameters else "b_x"] += constant @ parameters["W_h"].double()

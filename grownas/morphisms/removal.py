@@ -12,7 +12,7 @@ from grownas.backbones.chain import Backbone, MixedNode, OpLike
 from grownas.genotype import Op
 from grownas.morphisms.origins import Morphed, Origins, Piece, rebuild_node
 from grownas.morphisms.parts import constant_part, disturb, fold_constant, silence
-from grownas.ops import ACTIVATION
+from grownas.ops import ACTIVATION, COMBINE
 
 
 @torch.no_grad()
@@ -123,8 +123,8 @@ def _heir(node: MixedNode, but: int | None = None) -> int | None:
         and node.projection.count(node.projection[number]) == 1
     ]
 
-    def order(number: int) -> tuple[bool, str, float]:
-        return node.ops[number].combine != "add", node.ops[number].activation, -node.alpha[number].item()
+    def order(number: int) -> tuple[int, str, float]:
+        return COMBINE[node.ops[number].combine].code, node.ops[number].activation, -node.alpha[number].item()
 
     return min(able, key=order, default=None)
 
@@ -138,7 +138,8 @@ def _set_alpha(node: MixedNode, op: int, alpha: float, origins: Origins, prefix:
     node.alpha[op] = alpha
     ratio = math.exp(before - node.alpha[op].item())  # as alpha's dtype rounds it
     parameters = node.op_parameters(op)
-    for name in ("W_x", "b_x", "W_h") if node.ops[op].combine == "add" else ("W_x", "b_x"):
+    combine = COMBINE[node.ops[op].combine]
+    for name in ("W_x", "b_x") if combine.mixed else combine.parameters:  # z is linear in p alone, or in p and q
         parameters[name] *= ratio
         index = (op,) if name == "b_x" else (slice(None), node.projection[op])
         origins[prefix + name] = [_stretched(p, ratio) if p.into == index else p for p in origins[prefix + name]]

@@ -98,7 +98,9 @@ def test_names_survive_and_the_part_for_people_has_the_shares_and_no_weights(fol
     assert json.loads(followed(text).words["series"]) == NAMES
     assert f"\n{NUMBERS}\n" not in people
     assert "begin" not in people
-    assert f"{cell.genotype.nodes[1].ops[4].share:.4f} identity((x_t W_x[2,5] + b_x[2,5]) * (s_1 W_h[2,5]" in people
+    op = EVERY_OP.index(("hadamard", "identity"))
+    share, at = cell.genotype.nodes[1].ops[op].share, f"[2,{op + 1}]"
+    assert f"{share:.4f} identity((x_t W_x{at} + b_x{at}) * (s_1 W_h{at}" in people
     assert "h_t = s_2" in people
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from grownas.errors import ConfigError, GenotypeError
 from grownas.genotype import Genotype, Node, Op
-from grownas.ops import ACTIVATION, COMBINE, DEFAULT_OPS
+from grownas.ops import ACTIVATION, COMBINE, DEFAULT_ACTIVATIONS, DEFAULT_OPS
 from grownas.space import SearchSpace
 
 FULL = SearchSpace(tuple(COMBINE), tuple(ACTIVATION))
@@ -92,7 +92,7 @@ def test_every_number_of_nodes_and_ops_and_every_op_is_drawn_equally_often():
     nodes = Counter(len(genotype.nodes) for genotype in drawn)
     sizes = Counter(len(node.ops) for genotype in drawn for node in genotype.nodes)
     ops = Counter(pair for genotype in drawn for node in op_tuples(genotype) for pair in node)
-    for counts, cells in ((nodes, 3), (sizes, 8), (ops, 8)):
+    for counts, cells in ((nodes, 3), (sizes, 8), (ops, len(FULL.ops))):
         assert len(counts) == cells
         mean = counts.total() / cells
         assert all(abs(count - mean) < 6 * mean**0.5 for count in counts.values())
@@ -140,7 +140,8 @@ def test_a_changed_node_gets_equal_shares_and_others_keep_theirs():
 
 
 def test_ops_are_pairs_in_the_tables_order():
-    assert FULL.ops == DEFAULT_OPS
+    assert FULL.ops == [(combine, activation) for combine in COMBINE for activation in ACTIVATION]
+    assert SearchSpace(tuple(COMBINE), DEFAULT_ACTIVATIONS).ops == DEFAULT_OPS
     space = SearchSpace(("hadamard", "add"), ("relu", "identity"))
     assert space.ops == [("add", "identity"), ("add", "relu"), ("hadamard", "identity"), ("hadamard", "relu")]
 

@@ -48,7 +48,7 @@ INLINE vec NAME(reduced_expm1)(vec x, ivec *n) {
 }
 
 INLINE vec NAME(identity)(vec z) { return z; }
-INLINE vec NAME(identity_slope)(vec y) { (void)y; return SPLAT(1); }
+INLINE vec NAME(identity_slope)(vec z, vec y) { (void)z, (void)y; return SPLAT(1); }
 
 INLINE vec NAME(tanh)(vec z) {
     vec a = NAME(magnitude)(z), limit = SPLAT(TANH_LIMIT); /* beyond it tanh rounds to 1 */
@@ -59,7 +59,7 @@ INLINE vec NAME(tanh)(vec z) {
     vec y = e / (e + SPLAT(2));
     return (vec)((ivec)y | ((ivec)z & ~((ivec){0} + SIGN_MASK)));
 }
-INLINE vec NAME(tanh_slope)(vec y) { return SPLAT(1) - y * y; }
+INLINE vec NAME(tanh_slope)(vec z, vec y) { (void)z; return SPLAT(1) - y * y; }
 
 INLINE vec NAME(sigmoid)(vec z) {
     vec a = NAME(magnitude)(z), limit = SPLAT(EXP_LIMIT); /* beyond it exp(-a) rounds to 0 */
@@ -71,10 +71,23 @@ INLINE vec NAME(sigmoid)(vec z) {
     vec y = SPLAT(1) / (SPLAT(1) + e);
     return SELECT(z < SPLAT(0), e * y, y);
 }
-INLINE vec NAME(sigmoid_slope)(vec y) { return y * (SPLAT(1) - y); }
+INLINE vec NAME(sigmoid_slope)(vec z, vec y) { (void)z; return y * (SPLAT(1) - y); }
 
 INLINE vec NAME(relu)(vec z) { return SELECT(z < SPLAT(0), SPLAT(0), z); }
-INLINE vec NAME(relu_slope)(vec y) { return SELECT(y > SPLAT(0), SPLAT(1), SPLAT(0)); }
+INLINE vec NAME(relu_slope)(vec z, vec y) { (void)z; return SELECT(y > SPLAT(0), SPLAT(1), SPLAT(0)); }
+
+INLINE vec NAME(silu)(vec z) { return z * NAME(sigmoid)(z); }
+INLINE vec NAME(silu_slope)(vec z, vec y) {
+    vec gate = NAME(sigmoid)(z);
+    return gate + y * (SPLAT(1) - gate);
+}
+
+INLINE vec NAME(softsign)(vec z) { return z / (SPLAT(1) + NAME(magnitude)(z)); }
+INLINE vec NAME(softsign_slope)(vec z, vec y) {
+    (void)z;
+    vec rest = SPLAT(1) - NAME(magnitude)(y);
+    return rest * rest;
+}
 
 /* ------------------------------------------------------------------------------------------ matrix products ---- */
 
@@ -265,8 +278,8 @@ typedef struct {
             vec b_x = NAME(row_vector)(o->b_x, o->chunk, v), share = SPLAT(o->share); \
             vec db_x = {0}, dshare = {0}; \
             for (Py_ssize_t b = 0; b < o->B; b++) { \
-                vec grad = LOAD(AT(o->grad)), y = NAME(activation)(LOAD(AT(o->from_s)) + b_x); \
-                vec d = grad * share * NAME(activation##_slope)(y); \
+                vec grad = LOAD(AT(o->grad)), z = LOAD(AT(o->from_s)) + b_x, y = NAME(activation)(z); \
+                vec d = grad * share * NAME(activation##_slope)(z, y); \
                 dshare += grad * y; \
                 db_x += d; \
                 STORE(AT(o->to_x), o->later ? LOAD(AT(o->to_x)) + d : d); \
@@ -281,7 +294,7 @@ typedef struct {
             vec share = SPLAT(o->share), db_x = {0}, db_h = {0}, dshare = {0}; \
             for (Py_ssize_t b = 0; b < o->B; b++) { \
                 vec grad = LOAD(AT(o->grad)), p = LOAD(AT(o->from_x)) + b_x, q = LOAD(AT(o->from_s)) + b_h; \
-                vec y = NAME(activation)(p * q), d = grad * share * NAME(activation##_slope)(y); \
+                vec z = p * q, y = NAME(activation)(z), d = grad * share * NAME(activation##_slope)(z, y); \
                 vec dp = d * q, dq = d * p; \
                 dshare += grad * y; \
                 db_x += dp; \
@@ -446,7 +459,7 @@ static void NAME(node_backward)(const Chain *chain, const Node *node, const REAL
                     vec change = NAME(row_vector)(kept_mixed + b * H, c, v) - NAME(row_vector)(s + b * H, c, v);
                     vec left = g * (SPLAT(1) - open);
                     STORE(AT(scaled), g * open);
-                    STORE(AT(gate), g * change * NAME(sigmoid_slope)(open));
+                    STORE(AT(gate), g * change * NAME(sigmoid_slope)(LOAD(AT(gate)), open));
                     for (Py_ssize_t i = 0; i < LANES && v * LANES + i < c.units; i++)
                         through[b * H + first + v * LANES + i] = left[i];
                 }

@@ -15,8 +15,8 @@
 #define UNROLL _Pragma("GCC unroll 16")
 
 /* The activations that there are kernels for: kernels.h defines NAME and NAME_slope, the code is that of ACTIVATION. */
-#define ACTIVATIONS(X) X(identity) X(tanh) X(sigmoid) X(relu)
-enum { CODE_identity = 0, CODE_tanh = 1, CODE_sigmoid = 2, CODE_relu = 3 };
+#define ACTIVATIONS(X) X(identity) X(tanh) X(sigmoid) X(relu) X(silu) X(softsign)
+enum { CODE_identity = 0, CODE_tanh = 1, CODE_sigmoid = 2, CODE_relu = 3, CODE_silu = 4, CODE_softsign = 5 };
 
 typedef struct {
     Py_ssize_t ops, additive;                                      /* additive ones first */

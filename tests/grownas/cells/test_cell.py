@@ -267,7 +267,18 @@ WRONG_SIZES = [
     ({"num_layers": True}, "num_layers must be a whole number above 0, got True"),
     ({"dropout": 1.5}, r"dropout must lie between 0 and 1, got 1\.5"),
     ({"backend": "cuda"}, "unknown backend 'cuda'; choose auto, reference, torch"),
+    ({"bias": False}, "bias=False: a chain's ops have biases"),
+    ({"bias": 1}, "bias must be True or False, got 1"),
+    ({"bidirectional": None}, "bidirectional must be True or False, got None"),
+    ({"batch_first": 2}, "batch_first must be True or False, got 2"),
+    ({"dtype": torch.int64}, r"dtype must be a real floating-point type, got torch\.int64"),
+    ({"dtype": torch.complex64}, r"dtype must be .*, got torch\.complex64"),
 ]
+
+
+def test_an_option_that_there_is_none_of_is_named():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'proj_size'"):
+        GrownRNN(GENOTYPE, I, H, proj_size=2)
 
 
 @pytest.mark.parametrize(("options", "message"), WRONG_SIZES)
@@ -287,7 +298,9 @@ WRONG_INPUTS = [
     ((3,), None, r"x has shape \(3,\)"),
     ((5, 2, 3), (1, 3, 4), r"h_0 has shape \(1, 3, 4\), expected \(1, 2, 4\)"),
     ((5, 2, 3), (2, 4), r"h_0 has shape \(2, 4\), expected \(1, 2, 4\)"),
-    ((5, 3), (1, 5), r"h_0 has shape \(1, 1, 5\), expected \(1, 1, 4\)"),
+    ((5, 3), (1, 5), r"h_0 has shape \(1, 5\), expected \(1, 4\)"),
+    ((5, 3), (1, 1, 4), r"h_0 has shape \(1, 1, 4\), expected \(1, 4\)"),
+    ((5, 4), None, r"x has shape \(5, 4\), expected .*, or \(T, 3\) without a batch"),
 ]
 
 
@@ -297,9 +310,24 @@ def test_a_wrong_shape_is_quoted(x, h_0, message):
         make()(randn(*x), None if h_0 is None else randn(*h_0))
 
 
-PACKED = nn.utils.rnn.pack_sequence([torch.zeros(3, I), torch.zeros(2, I)])
+def test_a_wrong_shape_is_quoted_as_the_user_wrote_it():
+    cell = make(batch_first=True)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 5, 4\), expected \(B, T, 3\) with T >= 1"):
+        cell(randn(2, 5, 4))
+    with pytest.raises(ValueError, match=r"x has shape \(2, 0, 3\), expected \(B, T, 3\)"):
+        cell(randn(2, 0, 3))
+    with pytest.raises(ValueError, match=r"h_0 has shape \(2, 1, 4\), expected \(1, 2, 4\)"):
+        cell(randn(2, 5, 3), randn(2, 1, 4))
+    for one in (cell, make()):
+        with pytest.raises(ValueError, match=r"x_t has shape \(2, 4\), expected \(B, 3\), or \(3,\) without a batch"):
+            one.step(randn(2, 4))
+        with pytest.raises(ValueError, match=r"h_0 has shape \(1, 3, 4\), expected \(1, 2, 4\)"):
+            one.step(randn(2, 3), randn(1, 3, 4))
+        with pytest.raises(TypeError, match="x is a list"):
+            one.step([1.0, 2.0, 3.0])
+
+
 WRONG_TYPES = [
-    (PACKED, None, r"x is a PackedSequence, expected a tensor \(T, B, I\): pad it with .*pad_packed_sequence"),
     ([[1.0]], None, "x is a list, expected a tensor"),
     (randn(5, 2, I), (randn(1, 2, H), randn(1, 2, H)), r"h_0 is a tuple, expected a tensor .* not \(h, c\)"),
 ]
@@ -313,7 +341,12 @@ def test_what_is_no_tensor_is_named(kind, x, h_0, message):
         model(x, h_0)
 
 
-def test_padding_does_not_change_what_the_message_says_it_does_not():
+def test_a_backbone_is_padded_and_padding_does_not_change_what_the_message_says_it_does_not():
+    packed = nn.utils.rnn.pack_sequence([torch.zeros(3, I), torch.zeros(2, I)])
+    with pytest.raises(
+        TypeError, match=r"x is a PackedSequence, expected a tensor .* pad it with .*pad_packed_sequence"
+    ):
+        Backbone(I, H)(packed)
     cell, long, short = make(), randn(4, I), randn(2, I, seed=5)
     padded, lengths = nn.utils.rnn.pad_packed_sequence(nn.utils.rnn.pack_sequence([long, short]))
     out, _ = cell(padded)

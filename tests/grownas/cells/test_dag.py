@@ -17,12 +17,12 @@ from grownas.cells import backends, native_loop
 from grownas.cells.cell import GrownRNN
 from grownas.cells.dag import DagLayer
 from grownas.genotype import DagGenotype, DagNode, Genotype, published
-from grownas.ops import ACTIVATION
 
 BACKENDS = ["reference", "torch", "native"]
 ENGINES = BACKENDS[1:]
 TIGHT = {"rtol": 1e-10, "atol": 1e-11}
 FUNCTIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda z: z}
+FUNCTIONS |= {"silu": lambda z: z * z.sigmoid(), "softsign": lambda z: z / (1 + z.abs())}
 I, H = 3, 5  # noqa: E741 - the field's names
 
 
@@ -48,8 +48,7 @@ def formula(recurrent, concat, W_0, Ws, x, h):
 @st.composite
 def dags(draw):
     nodes = [
-        DagNode(draw(st.integers(0, i)), draw(st.sampled_from(list(ACTIVATION))))
-        for i in range(draw(st.integers(1, 9)))
+        DagNode(draw(st.integers(0, i)), draw(st.sampled_from(list(FUNCTIONS)))) for i in range(draw(st.integers(1, 9)))
     ]
     return DagGenotype(tuple(nodes), tuple(draw(st.sets(st.integers(0, len(nodes))))))
 

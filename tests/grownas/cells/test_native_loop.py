@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from grownas.backbones.chain import Backbone
 from grownas.cells import backends, native_loop
-from grownas.ops import ACTIVATION, DEFAULT_OPS, Activation
+from grownas.ops import ACTIVATION, BUILT_IN, DEFAULT_OPS, Activation
 from tests.grownas.cells.test_sequence import FLOAT32, TIGHT, compare, data, make
 
 native = native_loop._native
 pytestmark = pytest.mark.skipif(native_loop.MISSING is not None, reason=str(native_loop.MISSING))
 ISAS = [] if native_loop.MISSING else native.instruction_sets()
-KERNELS = ["identity", "tanh", "sigmoid", "relu"]
+KERNELS = [name for name, one in BUILT_IN.items() if one.code is not None]
 REAL = {torch.float32: (np.float32, np.int32), torch.float64: (np.float64, np.int64)}
 
 
@@ -145,7 +145,9 @@ def test_why_not_names_the_reason(monkeypatch):
     assert native_loop.why_not(cpu, torch.float32, known) is None
     assert native_loop.why_not(torch.device("meta"), torch.float32, known) == "it runs on the CPU, not on meta"
     assert "not in bfloat16" in native_loop.why_not(cpu, torch.bfloat16, known)
-    monkeypatch.setitem(ACTIVATION, "cosine", Activation(torch.cos, torch.sin, torch.cos, 9, "cos(z)"))
+    monkeypatch.setitem(
+        ACTIVATION, "cosine", Activation(torch.cos, lambda y, z: -z.sin(), lambda y, z: -y, "cos(z)", 9)
+    )
     assert native_loop.why_not(cpu, torch.float32, {"tanh", "cosine"}) == "it has no kernel for cosine"
     with pytest.raises(
         RuntimeError, match=r"backend 'native' cannot run this chain: it has no kernel for cosine; .*auto"
@@ -154,7 +156,9 @@ def test_why_not_names_the_reason(monkeypatch):
 
 
 def test_auto_says_once_what_it_took_instead(monkeypatch):
-    monkeypatch.setitem(ACTIVATION, "cosine", Activation(torch.cos, torch.sin, torch.cos, 9, "cos(z)"))
+    monkeypatch.setitem(
+        ACTIVATION, "cosine", Activation(torch.cos, lambda y, z: -z.sin(), lambda y, z: -y, "cos(z)", 9)
+    )
     backends._choose.cache_clear()
     backbone = Backbone(2, 3, 1, [("add", "cosine")])
     with pytest.warns(UserWarning, match=r"'native' cannot run .*: it has no kernel for cosine; 'torch' runs it"):

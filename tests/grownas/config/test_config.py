@@ -18,6 +18,7 @@ from grownas.config.loading import load
 from grownas.config.schema import Section
 from grownas.config.sections import WHERE_AND_HOW
 from grownas.errors import ConfigError
+from grownas.ops import ACTIVATION
 
 SHIPPED = sorted(configs.shipped())
 
@@ -99,7 +100,7 @@ def test_all_problems_are_said_at_once(tmp_path):
         "name: expected the name of one folder (runs=DIR sets the place), got '../x'",
         "nonsense: expected section.key=value",
         "seed: expected greater than or equal to 0, got -1",
-        "space.activation: unknown 'tanhh', expected some of identity, tanh, sigmoid, relu; did you mean tanh?",
+        f"space.activation: unknown 'tanhh', expected some of {', '.join(ACTIVATION)}; did you mean tanh?",
         "strategy.patienc: unknown key; did you mean strategy.patience?",
         "strategy.weights.rate: expected a valid number, unable to parse string as a number, got 'fast'",
         "task.dat: unknown key; did you mean task.data?",

@@ -1,0 +1,50 @@
+"""Sequences of several lengths, packed as `nn.GRU` takes them: no step is computed for padding."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Run = Callable[[Tensor, Tensor], Tensor]  # x (T, B, I), h_0 (B, H) -> states (T, B, H)
+
+
+def run(layer: Run, data: Tensor, batch_sizes: Sequence[int], h_0: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
+    """Run a layer over packed sequences, in one call for neighbouring steps that have the same number of sequences.
+
+    Args:
+        layer: returns the states over whole sequences.
+        data: all steps' rows one after the other, `(sum of batch_sizes, I)`.
+        batch_sizes: how many sequences each step has, never rising: the longest sequences come first.
+        h_0: first state of each, `(B, H)`.
+        reverse: read each sequence from its own last step to its first.
+
+    Returns:
+        States as `data` is laid out, `(sum of batch_sizes, H)`, and each sequence's last, `(B, H)`: that at its first
+        step if `reverse`.
+    """
+    parts = [(B, len(list(steps))) for B, steps in itertools.groupby(batch_sizes)]
+    rows = [part.view(T, B, -1) for part, (B, T) in zip(data.split([B * T for B, T in parts]), parts, strict=True)]
+    return _backwards(layer, rows, h_0) if reverse else _forwards(layer, rows, h_0)
+
+
+def _forwards(layer: Run, rows: Sequence[Tensor], h: Tensor) -> tuple[Tensor, Tensor]:
+    out, ended = [], []
+    for x in rows:
+        ended.append(h[x.shape[1] :])
+        states = layer(x, h[: x.shape[1]])
+        h = states[-1]
+        out.append(states.flatten(0, 1))
+    return torch.cat(out), torch.cat([h, *reversed(ended)])
+
+
+def _backwards(layer: Run, rows: Sequence[Tensor], h_0: Tensor) -> tuple[Tensor, Tensor]:
+    out, h = [], h_0[:0]
+    for x in reversed(rows):
+        h = torch.cat([h, h_0[len(h) : x.shape[1]]])  # those that end here begin here
+        states = layer(x.flip(0), h)
+        h = states[-1]
+        out.append(states.flip(0).flatten(0, 1))
+    return torch.cat(out[::-1]), h
