@@ -96,7 +96,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "scipy": {"grownas.statistics"},
     "arch": {"grownas.statistics", "grownas.tasks.index_returns.sources"},
     "yfinance": {"grownas.tasks.index_returns.sources"},
-    "pandas": {"grownas.tasks.index_returns.sources"},
+    "pandas": {"grownas.reload", "grownas.tasks.index_returns.sources"},
     "pooch": {"grownas.tasks.penn_treebank.sources"},
     "torchtext": {"grownas.tasks.penn_treebank.sources"},
     "yaml": {"grownas.config", "grownas.listing", "grownas.report.reading"},

@@ -14,7 +14,7 @@ from grownas.tasks.index_returns import synthetic
 from grownas.tasks.index_returns.cleaning import LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.reading import Kind
-from grownas.tasks.index_returns.sources import FRAME, NAMES, TICKERS, utc_today
+from grownas.tasks.index_returns.sources import FRAME, KINDS, NAMES, TICKERS, utc_today
 
 Tickers = Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
 Series = Annotated[tuple[str, ...], OneOrMore]
@@ -86,8 +86,9 @@ class Options(Section):
     @classmethod
     def _of_a_file_alone(cls, value: Kind, info: ValidationInfo) -> Kind:
         data = info.data.get("data", FRAME)  # else `data` itself was refused
-        if value != "prices" and data in NAMES:
-            raise ValueError(f"says what a file holds, but task.data is {data}, which is known; leave it out")
+        known = KINDS.get(data, value)
+        if value not in ("prices", known):
+            raise ValueError(f"says what a file holds, but task.data is {data}, which holds {known}; leave it out")
         return value
 
     @field_validator("tickers")

@@ -32,7 +32,13 @@ PAUSE_S = 1.0  # between requests, to be polite
 BATCH = 6  # tickers a request
 
 
-NAMES = ("bundled", "yfinance", *synthetic.NAMES)  # all that is no path
+KINDS: dict[str, Kind] = {  # what is no path, and what its values are
+    "bundled": "returns",
+    "yfinance": "prices",
+    **dict.fromkeys(synthetic.PANELS, "returns"),
+    "random_walk": "prices",
+}
+NAMES = tuple(KINDS)
 FRAME = "frame"  # what `task.data` says of a data frame that was given from Python
 PARQUET, SPREADSHEETS = (".parquet", ".pq"), (".xlsx", ".xls", ".ods")
 

@@ -6,7 +6,7 @@ import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,27 +171,24 @@ class IndexReturns:
         cls, table: Table, options: Options, *, architecture_share: float, only: Sequence[str] | None = None
     ) -> IndexReturns:
         """Clean a table and cut it; `only` names the series that a fitted model reads."""
-
-        def cut(rows: int) -> dict[str, slice]:
-            val, test = int(rows * options.train), int(rows * (options.train + options.val))  # their first rows
-            least = 4 * options.bptt  # warm-up, shift and one window
-            if val < least or test - val < 2 or rows - test < 2:
-                raise DataError(
-                    f"{table.source}: {rows} rows make {val} training, {test - val} validation and {rows - test} test "
-                    f"rows; at least {least}, 2 and 2 are needed. Give more rows or lower task.bptt"
-                )
-            return {"train": slice(0, val), "val": slice(val, test), "test": slice(test, rows)}
-
+        cut = partial(_cut, options=options, source=table.source)
         panel = clean_moving(table, options.difference, cut=cut, longest_still=options.longest_still, only=only)
         if options.subpanel is not None:
             panel = draw_subpanel(panel, options.subpanel)
-        val = cut(len(panel.returns))["val"]
-        sizes = val.start, val.stop - val.start
-        task = cls(options, panel, table.source, *sizes, options.loss, architecture_share, table=table)
+        task = cls(options, panel, table.source, 0, 0, options.loss, architecture_share, table=table).with_parts()
         flat = [name for name, sd in zip(panel.names, task.sd, strict=True) if not sd > 0]
         if flat:  # in the rows of a sub-panel; those of the whole were looked at
             raise DataError(f"{table.source}: {', '.join(flat)} constant over the training part; remove the column")
         return task
+
+    def with_parts(self) -> IndexReturns:
+        """Return all rows cut into training, validation and test part, as those of a run's own data.
+
+        Raises:
+            DataError: there are too few.
+        """
+        val = _cut(len(self.panel.returns), options=self.options, source=self.source)["val"]
+        return replace(self, n_train=val.start, n_val=val.stop - val.start, run_dates=(), seen=0)
 
     @property
     def input_size(self) -> int:
@@ -557,6 +554,18 @@ class IndexReturns:
             "source": self.source,
             "checksum": self.checksum,
         }
+
+
+def _cut(rows: int, *, options: Options, source: str) -> dict[str, slice]:
+    """Return the rows of the parts; refuse too few."""
+    val, test = int(rows * options.train), int(rows * (options.train + options.val))  # their first rows
+    least = 4 * options.bptt  # warm-up, shift and one window
+    if val < least or test - val < 2 or rows - test < 2:
+        raise DataError(
+            f"{source}: {rows} rows make {val} training, {test - val} validation and {rows - test} test rows; at "
+            f"least {least}, 2 and 2 are needed. Give more rows or lower task.bptt"
+        )
+    return {"train": slice(0, val), "val": slice(val, test), "test": slice(test, rows)}
 
 
 def _moment(text: str) -> Moment:
