@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FAILURE, INTERRUPTED = 1, 130
+MOST_SHOWN = 20  # series whose next step `predict` prints
 KEYS = "`grownas show CONFIG` prints all keys, what they are set to and what they mean."
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key=value]...")
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -106,29 +107,54 @@ def resume(run: Path, overrides: tuple[str, ...]) -> None:
 def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
     """Reload the saved model and score it again, also on other data.
 
-    task.data=NEW names other series of the same columns, or another text. device, backend and threads say what
-    computes. A text may be scored otherwise, for example with task.cache_size=500 or task.dynamic_rate=0.00003.
+    task.data=NEW names other series, with the run's columns among theirs, or another text. Of other series, rows dated
+    up to the end of the run's own data are scored as `seen`, later ones as `new`; since=DATE scores only rows after a
+    date, those before it are context. device, backend and threads say what computes. A text may be scored otherwise,
+    for example with task.cache_size=500 or task.dynamic_rate=0.00003.
     """
     from grownas.runs import reload
 
-    for part, scores in reload.evaluate(run, overrides).items():
+    since, overrides = _taken("since", overrides)
+    for part, scores in reload.evaluate(run, overrides, since=since).items():
         metric, value = next(iter(scores.items()))
         click.echo(f"{part} {metric} {value!r}")
         keys = ("mae", "r2", "hit_rate", "nll", "bits_per_word")
         details = [f"{key} {scores[key]:.6g}" for key in keys if scores.get(key) is not None]
         kinds = {"count": "forecasts", "tokens": "tokens"}
         counted = [f"{scores[key]} {what}" for key, what in kinds.items() if key in scores]
-        click.echo(f"  {', '.join(details + counted)}")
+        dated = [f"{scores['first']} to {scores['last']}"] if "first" in scores else []
+        click.echo(f"  {', '.join(details + counted + dated)}")
 
 
 @cli.command()
 @RUN
 @OVERRIDES
 def predict(run: Path, overrides: tuple[str, ...]) -> None:
-    """Write forecasts.csv, with the day ahead."""
+    """Write forecasts to a CSV and print those of the next step.
+
+    task.data=NEW forecasts other data, of any number of rows: old rows are context, columns that the model does not
+    read are left out. The file is forecasts.csv, or forecasts-NEW.csv for other data, in the run folder, or out=FILE.
+    task.units=prices gives prices instead of returns, or levels instead of their changes.
+    """
     from grownas.runs import reload
 
-    click.echo(reload.predict(run, overrides))
+    out, overrides = _taken("out", overrides)
+    written = reload.write_forecasts(run, overrides, out=Path(out) if out else None)
+    click.echo(written.path)
+    click.echo(f"units: {written.units}")
+    click.echo(f"next step: {written.date} ({written.frequency})")
+    for name, value in list(written.ahead.items())[:MOST_SHOWN]:
+        click.echo(f"  {name} {value:.6g}")
+    if len(written.ahead) > MOST_SHOWN:
+        click.echo(f"  and {len(written.ahead) - MOST_SHOWN} more series in the file")
+
+
+def _taken(key: str, overrides: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the value of an argument that is no config key, and the other overrides."""
+    values = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
+    if len(values) > 1 or "" in values:
+        raise ConfigError(f"{key}= needs one value, got {', '.join(map(repr, values))}")
+    return next(iter(values), None), tuple(item for item in overrides if not item.startswith(f"{key}="))
 
 
 @cli.command()

@@ -160,11 +160,24 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
-def load_task(config: Config) -> Any:
-    """Load the config's task with its data."""
+def load_task(
+    config: Config, *, frame: Any = None, names: Sequence[str] | None = None, run_dates: Sequence[str] = ()
+) -> Any:
+    """Load the config's task with its data.
+
+    Args:
+        config: of a run.
+        frame: a data frame that is read instead of `task.data`, for a task on series.
+        names: of the series that a finished run's model reads: the data are loaded for it, see the task's `load_for`.
+        run_dates: likewise, of the run's own data.
+    """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: PyTorch finds no GPU here; set device=cpu")
-    task = configs.task_class(config.task.use).load(config.task, architecture_share=config.strategy.architecture_share)
+    task_class, given = configs.task_class(config.task.use), {} if frame is None else {"frame": frame}
+    if names is None:
+        task = task_class.load(config.task, architecture_share=config.strategy.architecture_share, **given)
+    else:
+        task = task_class.load_for(config.task, names, run_dates=run_dates, **given)
     configs.check_task(task)
     return task.with_device(config.device)
 

@@ -1,13 +1,19 @@
-"""Uses the model of a finished run: scores it again, forecasts with it, prints its cell."""
+"""Uses the model of a finished run: scores it again, forecasts with it, prints its cell.
+
+`data` is everywhere a data frame, the path of a file, or a task's word such as `bundled`; None: the run's own data.
+"""
 
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -19,49 +25,148 @@ from grownas.genotype import Genotype
 from grownas.runs.commands import kept_notes, load_task
 from grownas.runs.rundir import RunDir
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+FRAME = "frame"  # what a task on series calls data that are a data frame
+COLUMNS = ("date", "series", "forecast", "actual")
 COMPUTING = ("device", "backend", "threads")  # may change from machine to machine, and last digits with them
 
 
-def evaluate(path: Path, overrides: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+class Written(NamedTuple):
+    """What `write_forecasts` wrote.
+
+    Attributes:
+        path: of the file.
+        units: of forecasts and actual values, in words.
+        date: of the next step, ISO.
+        frequency: by which it is dated, in words.
+        ahead: forecast of each series for the next step.
+    """
+
+    path: Path
+    units: str
+    date: str
+    frequency: str
+    ahead: dict[str, float]
+
+
+def evaluate(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    data: pd.DataFrame | str | os.PathLike[str] | None = None,
+    since: str | None = None,
+) -> dict[str, dict[str, Any]]:
     """Score the saved model again.
 
     Args:
         path: a finished run folder.
         overrides: `task.data=NEW` scores it on other data: series of the same columns, standardised as the run's were,
             or a text, read with the run's vocabulary. A task's `EVALUATION` scores it otherwise, `COMPUTING` elsewhere.
+        data: the other data, see the module.
+        since: only rows dated after this day or time are scored; earlier rows are context. For series.
 
     Returns:
-        Scores by part: `val` and `test`, or `all` for other data.
+        Scores by part: `val` and `test` of the run's own data. Of other series `seen`, the rows dated up to the end of
+        the run's own data, and `new`, those after it, each where it has rows; of another text `all`.
+
+    Raises:
+        GrownasError: folder, data or override cannot be used; the message says why and what to do.
     """
-    model, task, parts = _reload(path, overrides)
+    model, task, parts, _ = _reload(path, overrides, data, since)
+    if not parts:
+        raise DataError(f"{task.source}: no row that can be scored: the first has none before it; give a row more")
     scores = {}
     for part in parts:
         found = task.evaluate(model, part)
         scores[part] = {task.metric: found.metric, **task.score(found, part)}
+        if part in ("seen", "new") or since is not None:
+            dates = task.dates(part)
+            scores[part] |= {"first": dates[0], "last": dates[-1]}
     return scores
 
 
-def predict(path: Path, overrides: Sequence[str] = ()) -> Path:
-    """Write `forecasts.csv`: date, series, forecast, actual, in the series' own units; return its path.
+def predict(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    data: pd.DataFrame | str | os.PathLike[str] | None = None,
+) -> pd.DataFrame:
+    """Return forecasts of a series' rows: those of validation and test part (of other data all but the first).
 
-    Days of validation and test part (of other data all but the first), then the day ahead: its actual value is
-    blank, and its date is the next weekday, holidays not being known.
+    Args:
+        path: a finished run folder.
+        overrides: `task.data=NEW` forecasts other data; `task.units=prices` gives prices instead of returns, or levels
+            instead of their changes; `COMPUTING` says where.
+        data: the other data, see the module: any number of rows, of which old ones are context; more columns than the
+            model reads, in any order.
+
+    Returns:
+        Columns date, series, forecast and actual, in the units that `task.units` names. The last rows are the next
+        step's: actual is nan, and the date follows the data's own frequency.
+
+    Raises:
+        GrownasError: folder, data or override cannot be used; the message says why and what to do.
     """
-    model, task, parts = _reload(path, overrides)
-    if task.kind != "series":
-        raise ConfigError(f"{path}: {task.name} has no series to forecast; `grownas evaluate` scores its model")
+    import pandas as pd
+
+    rows, _, _ = _forecasts(path, overrides, data)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame["date"] = [pd.Timestamp(date) for date in frame["date"]]
+    return frame.astype({"forecast": float, "actual": float})
+
+
+def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | None = None) -> Written:
+    """Write forecasts to a CSV of the columns date, series, forecast and actual; see `predict`.
+
+    Args:
+        path: a finished run folder.
+        overrides: see `predict`.
+        out: the file; None: in the run folder, `forecasts.csv` for the run's own data, `forecasts-NAME.csv` for the
+            file NAME.csv, with `-prices` behind it where `task.units=prices` was given.
+
+    Raises:
+        RunError: the file cannot be written.
+        GrownasError: as `predict`.
+    """
+    rows, task, name = _forecasts(path, overrides)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["date", "series", "forecast", "actual"])
+    writer.writerow(COLUMNS)
+    for date, series, ahead, came in rows:
+        writer.writerow([date, series, repr(ahead), "" if came is None else repr(came)])
+    if out is None:
+        out = path / name
+        RunDir.open(path).write_text(name, text.getvalue())
+    else:
+        try:
+            out.write_text(text.getvalue(), encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"out={out}: cannot be written: {error.strerror}") from error
+    ahead = {series: value for _, series, value, _ in rows[-len(task.names) :]}
+    return Written(out, task.units, task.next_day, task.next_step.frequency, ahead)
+
+
+def _forecasts(
+    path: Path, overrides: Sequence[str], data: Any = None
+) -> tuple[list[tuple[str, str, float, float | None]], Any, str]:
+    """Return rows of `COLUMNS`, the task, and the name of the file for them."""
+    model, task, parts, name = _reload(path, overrides, data)
+    if task.kind != "series":
+        raise ConfigError(f"{path}: {task.name} has no series to forecast; `grownas evaluate` scores its model")
+    rows: list[tuple[str, str, float, float | None]] = []
     for part in parts:
-        forecasts = task.in_own_units(task.evaluate(model, part).forecasts)
-        actual = task.in_own_units(task.values[task.rows(part)])
-        for date, ahead, came in zip(task.dates(part), forecasts.tolist(), actual.tolist(), strict=True):
-            writer.writerows(zip([date] * len(ahead), task.names, map(repr, ahead), map(repr, came), strict=True))
-    for name, ahead in zip(task.names, task.in_own_units(task.day_ahead(model)).tolist(), strict=True):
-        writer.writerow([task.next_day, name, repr(ahead), ""])
-    RunDir.open(path).write_text("forecasts.csv", text.getvalue())
-    return path / "forecasts.csv"
+        forecasts = task.written(task.evaluate(model, part).forecasts, part)
+        for date, *values in zip(task.dates(part), forecasts.tolist(), task.actual(part).tolist(), strict=True):
+            rows += zip([date] * len(task.names), task.names, *values, strict=True)
+    ahead = task.written(task.day_ahead(model)[None], None)[0].tolist()
+    rows += [(task.next_day, series, value, None) for series, value in zip(task.names, ahead, strict=True)]
+    if task.next_step.doubt:
+        warnings.warn(
+            f"{task.source}: the next step's date, {task.next_day}, is a guess: {task.next_step.doubt}", stacklevel=3
+        )
+    return rows, task, name
 
 
 def show(path: Path) -> str:
@@ -78,37 +183,81 @@ def show(path: Path) -> str:
     return "\n".join([f"{len(genotype.nodes)} node(s), {genotype.op_count} op(s){count}", *genotype.in_words()])
 
 
-def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, ...]]:
-    """Return a run's model, its task and the parts to score."""
+class _Reloaded(NamedTuple):
+    """A run's model and what it is used on.
+
+    Attributes:
+        model: with the trained weights.
+        task: the data.
+        parts: of the data that can be scored.
+        file_name: for forecasts.
+    """
+
+    model: Any
+    task: Any
+    parts: tuple[str, ...]
+    file_name: str
+
+
+def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | None = None) -> _Reloaded:
+    """Load a run's model and the data that it is to be used on."""
     rundir = RunDir.open(path)
     summary, notes = _summary(path), kept_notes(path)
+    frame = None if data is None or isinstance(data, str | os.PathLike) else data
+    if data is not None:
+        overrides = [*overrides, f"task.data={json.dumps(FRAME if frame is not None else os.fspath(data))}"]
     kept, config = configs.load(path / "config.yaml"), configs.load(path / "config.yaml", overrides)
     _check_overrides(kept, config)
     torch.set_num_threads(config.threads)
-    task = load_task(config)
-    if summary["loss"] not in task.losses:
-        raise RunError(f"{path / 'summary.json'}: damaged: unknown loss {summary['loss']!r}")
-    task = task.with_loss(summary["loss"])
     if not (path / "weights.safetensors").exists():
         raise RunError(f"{path}: no saved model; this run trained a baseline, whose scores are in summary.json")
     tensors, names = _weights(path / "weights.safetensors")
-    genotype = Genotype.load(path / "genotype.json")
-    same = notes["data_checksum"] == task.checksum
-    if not same and all(getattr(config.task, key) == getattr(kept.task, key) for key in kept.task.WHERE):
+    is_named = any(item.partition("=")[0] in [f"task.{key}" for key in kept.task.WHERE] for item in overrides)
+    if is_named and hasattr(configs.task_class(config.task.use), "load_for"):
+        parts: tuple[str, ...] = ("seen", "new")
+        task = load_task(config, frame=frame, names=names, run_dates=_run_dates(path))
+    else:
+        parts = ("all",)
+        task = load_task(config, frame=frame)
+    is_own = bool(notes["data_checksum"] == task.checksum)
+    if not is_own and not is_named:
         raise DataError(
             f"{path}: the data have changed since the run ({task.source}); name them with task.data= to score the "
             "model on them as they are"
         )
+    if is_own:
+        task, parts = task.with_parts() if "new" in parts else task, ("val", "test")
+    if summary["loss"] not in task.losses:
+        raise RunError(f"{path / 'summary.json'}: damaged: unknown loss {summary['loss']!r}")
+    layers = getattr(config.retrain, "layers", 1) if rundir.command == "train" else 1  # growth has one
+    model, task = _model(path, task.with_loss(summary["loss"]), tensors, names, layers, config.backend)
+    if since is not None:
+        if task.kind != "series":
+            raise ConfigError(f"since={since}: {task.name} has no dates; leave it out")
+        task = task.after(since)
+    if task.kind == "series":
+        parts = task.scored_parts(parts)
+    if "all" not in parts and not is_own:
+        _tell_short_past(task, parts)
+    words = [] if is_own else [Path(config.task.data).stem]
+    words += [str(new) for key in kept.task.EVALUATION if (new := getattr(config.task, key)) != getattr(kept.task, key)]
+    return _Reloaded(model, task, parts, f"{'-'.join(['forecasts', *words])}.csv")
+
+
+def _model(
+    path: Path, task: Any, tensors: dict[str, torch.Tensor], names: list[str], layers: int, backend: str
+) -> tuple[Any, Any]:
+    """Return the saved model, and the task scaled as it was."""
     weights = path / "weights.safetensors"
+    genotype = Genotype.load(path / "genotype.json")
     try:
         task, input_size, hidden_size = task.restored(tensors, names)
     except KeyError as error:
         raise RunError(f"{weights}: damaged: it lacks {error.args[0]}") from error
     except ValueError as error:
         raise RunError(f"{weights}: damaged: {error}") from error
-    layers = getattr(config.retrain, "layers", 1) if rundir.command == "train" else 1  # growth has one
     sizes = [input_size, *(layers - 1) * [hidden_size]]
-    model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=config.backend) for size in sizes))
+    model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=backend) for size in sizes))
     expected = model.state_dict()
     problems = [f"it lacks {key}" for key in expected if key not in tensors]
     problems += [f"{key} belongs to another model" for key in tensors if key not in expected]
@@ -120,7 +269,30 @@ def _reload(path: Path, overrides: Sequence[str]) -> tuple[Any, Any, tuple[str, 
     if problems:
         raise RunError(f"{weights} does not fit genotype.json: {'; '.join(problems)}")
     model.load_state_dict(tensors)
-    return model.eval(), task, ("val", "test") if same else ("all",)
+    return model.eval(), task
+
+
+def _tell_short_past(task: Any, parts: Sequence[str]) -> None:
+    """Warn of forecasts that are made from fewer rows than those of a run's own data."""
+    count, context = sum(task.short_past(part) for part in parts[-1:]), task.options.context  # of new rows, if any
+    if count or len(task.values) <= context:
+        what = f"{count} forecast{'s are' if count > 1 else ' is'}" if count else "the next step's forecast is"
+        warnings.warn(
+            f"{task.source}: {what} made from fewer than task.context={context} earlier rows, from a zero state; put "
+            "older rows before the new ones",
+            stacklevel=4,
+        )
+
+
+def _run_dates(path: Path) -> list[str]:
+    """Return the dates of a run's validation and test rows, ISO."""
+    try:
+        dates = json.loads((path / "data.json").read_text("utf-8"))["dates"]
+        for date in dates:
+            datetime.datetime.fromisoformat(date)
+        return list(dates)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path / 'data.json'}: damaged: {error!r}; it says which rows the run had") from error
 
 
 def _check_overrides(kept: Config, config: Config) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import datetime
-import hashlib
-import io
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from grownas.errors import DataError
+from grownas.tasks.index_returns.frequency import Moment
+from grownas.tasks.index_returns.reading import Kind, Table, checksum_of, pick
 
 CLOSING_HOURS = (
     "Markets close at different hours and the date is each market's own, so part of what can be predicted in daily "
@@ -27,109 +23,11 @@ STALE_SHARE = 0.2  # of a series' rows: 12 indices have .02 to .07, days of a we
 LEAST_ROWS = 100  # of returns: fewer leave nothing to choose an order or a model with
 
 
-@dataclass(frozen=True)
-class Table:
-    """Values by day and series, as they were read.
-
-    Attributes:
-        dates: one a row, ascending.
-        names: of the series.
-        values: shape `(n, I)`, float64, nan where blank.
-        source: where they came from.
-        returns: True if the values are returns already, False if they are closes.
-        origin: checksum of what the values were computed from, where they are not what was read: a logarithm's last
-            bit may differ between processors.
-    """
-
-    dates: list[datetime.date]
-    names: list[str]
-    values: np.ndarray
-    source: str
-    returns: bool = False
-    origin: str = ""
-
-
-def read_csv(path: Path) -> Table:
-    """Read a CSV of closes: a column `date` (ISO) and one column an index, blank where a market was shut.
-
-    Raises:
-        DataError: the file cannot be used; the message quotes row (the header is row 1), column and reason.
-    """
-    rows = _read_rows(path)
-    header = [name.strip() for name in rows[0]]
-    _check_header(path, header)
-    place = header.index("date")
-    names = [name for name in header if name != "date"]
-    dates: list[datetime.date] = []
-    values = np.full((len(rows) - 1, len(names)), np.nan)
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise DataError(f"{path}, row {number}: {len(row)} fields, the header has {len(header)}")
-        cells = [cell.strip() for cell in row]
-        dates.append(_date(path, number, cells.pop(place), dates))
-        for column, (name, cell) in enumerate(zip(names, cells, strict=True)):
-            if cell:
-                values[number - 2, column] = _close(path, number, name, cell)
-    return Table(dates, names, values, path.name)
-
-
-def _read_rows(path: Path) -> list[list[str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: no such file; task.data takes a CSV of closes, bundled, yfinance or a synthetic panel's name"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start}); expected a CSV of closes") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if "\0" in text:
-        raise DataError(f"{path}: a binary file; expected a CSV of closes")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not a CSV: {error}") from error
-    while rows and not any(cell.strip() for cell in rows[-1]):
-        rows.pop()
-    if len(rows) < 2:
-        raise DataError(f"{path}: no rows of data; expected a header and one row a day")
-    return rows
-
-
-def _check_header(path: Path, header: Sequence[str]) -> None:
-    if "date" not in header:
-        raise DataError(f"{path}, row 1: no column called date; found {', '.join(header)}")
-    for column, name in enumerate(header, start=1):
-        if not name:
-            raise DataError(f"{path}, row 1, column {column}: the name is empty")
-        if header.count(name) > 1:
-            raise DataError(f"{path}, row 1: column {name!r} stands {header.count(name)} times")
-    if len(header) < 2:
-        raise DataError(f"{path}, row 1: only a date column; expected closes of at least one index beside it")
-
-
-def _date(path: Path, row: int, cell: str, before: Sequence[datetime.date]) -> datetime.date:
-    try:
-        date = datetime.date.fromisoformat(cell)
-    except ValueError as error:
-        raise DataError(f"{path}, row {row}, column date: {cell!r} is not a date such as 2024-12-31") from error
-    if before and date == before[-1]:
-        raise DataError(f"{path}, row {row}, column date: {cell} stands twice")
-    if before and date < before[-1]:
-        raise DataError(f"{path}, row {row}, column date: {cell} comes after {before[-1]}; sort the rows by date")
-    return date
-
-
-def _close(path: Path, row: int, name: str, cell: str) -> float:
-    try:
-        value = float(cell.replace("_", "?"))  # Python reads 1_000 as a number; in a table it is a slip
-    except ValueError as error:
-        raise DataError(f"{path}, row {row}, column {name}: {cell!r} is not a number") from error
-    if not math.isfinite(value) or value <= 0:
-        raise DataError(f"{path}, row {row}, column {name}: a close must be finite and above 0, got {cell}")
-    return value
+TO_RETURNS: dict[Kind, Callable[[np.ndarray], np.ndarray]] = {  # of rows without blanks
+    "prices": lambda values: np.diff(np.log(values), axis=0),
+    "returns": lambda values: values,
+    "levels": lambda values: np.diff(values, axis=0),
+}
 
 
 @dataclass(frozen=True)
@@ -137,22 +35,48 @@ class Panel:
     """Clean returns.
 
     Attributes:
-        dates: the day of each return.
+        dates: of each return: days, or datetimes.
         names: of the series.
-        returns: log returns in decimals (or what the source gives in their place), shape `(n, I)`, float64.
+        returns: log returns in decimals (or changes of levels, or what the source gives in their place), shape
+            `(n, I)`, float64.
         report: what was done, in figures and words.
         checksum: of names, days and what was read.
+        known: the values that the returns were made from, shape `(n + 1, I)`, the row before the first return and that
+            of each; None where returns were read.
     """
 
-    dates: list[datetime.date]
+    dates: list[Moment]
     names: list[str]
     returns: np.ndarray
     report: dict[str, Any]
     checksum: str = ""
+    known: np.ndarray | None = None
 
 
 def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
-    """Cut to the days on which all series exist, carry closes over blanks, and take log returns.
+    """Make returns as `to_returns`, and refuse what no model can be fitted to.
+
+    Raises:
+        DataError: a series is empty, constant, or unknown; too few rows are left.
+    """
+    panel = to_returns(table, difference)
+    if len(panel.returns) < LEAST_ROWS:
+        raise DataError(
+            f"{table.source}: {len(panel.returns)} rows of returns are left, at least {LEAST_ROWS} are needed"
+        )
+    for name, column in zip(table.names, panel.returns.T, strict=True):
+        if np.ptp(column) <= ROUNDING:
+            raise DataError(
+                f"{table.source}, column {name}: constant, there is nothing to forecast; remove it, or give data in "
+                "which it moves"
+            )
+    return panel
+
+
+def to_returns(table: Table, difference: Sequence[str] = ()) -> Panel:
+    """Cut to the rows on which all series exist, fill blanks, and make returns: as many rows as there are.
+
+    Prices and levels are carried forward over blanks, so that the return is zero, as a blank in returns is taken to be.
 
     Args:
         table: what was read.
@@ -160,7 +84,7 @@ def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
             whose name ends in `_range`.
 
     Raises:
-        DataError: a series is empty, constant, or unknown; too few rows are left.
+        DataError: a series is empty or unknown; no row is left.
     """
     values = table.values
     for name, column in zip(table.names, values.T, strict=True):
@@ -168,25 +92,24 @@ def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
             raise DataError(f"{table.source}, column {name}: every value is blank; remove it or fill it")
     first = max(int(np.flatnonzero(~np.isnan(column))[0]) for column in values.T)
     blanks = np.isnan(values[first:]).sum(0)
-    filled = _carry_forward(values)[first:]
-    returns = filled if table.returns else np.diff(np.log(filled), axis=0)
+    filled = _zeros(table, first, blanks) if table.kind == "returns" else _carry_forward(values)[first:]
+    returns = TO_RETURNS[table.kind](filled)
     if difference:
         columns = [table.names.index(name) for name in _expand(difference, table)]
         changes = np.diff(returns[:, columns], axis=0)
         returns = returns[1:].copy()  # the first day has no change
         returns[:, columns] = changes
-    if len(returns) < LEAST_ROWS:
-        raise DataError(f"{table.source}: {len(returns)} rows of returns are left, at least {LEAST_ROWS} are needed")
-    for name, column in zip(table.names, returns.T, strict=True):
-        if np.ptp(column) <= ROUNDING:
-            raise DataError(
-                f"{table.source}, column {name}: constant, there is nothing to forecast; remove it, or give data in "
-                "which it moves"
-            )
+    if not len(returns):
+        raise DataError(
+            f"{table.source}: {len(values)} row{'s' * (len(values) > 1)} without a return, the first of all on "
+            f"{table.dates[first]}; give a row more"
+        )
     report = {
         "rows_read": len(values),
-        "first_day_of_all": table.dates[first].isoformat(),
+        "first_day_of_all": str(table.dates[first]),
         "rows_used": len(returns),
+        "kind": table.kind,
+        "read": list(table.notes),
         "carried_forward": dict(zip(table.names, blanks.tolist(), strict=True)),
         "differenced": _expand(difference, table),
         "note": CLOSING_HOURS,
@@ -194,7 +117,27 @@ def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
     checksum = checksum_of(
         repr(report["differenced"]), table.origin or checksum_of(table.names, table.dates, table.values)
     )
-    return Panel(table.dates[-len(returns) :], list(table.names), returns, report, checksum)
+    known = None if table.kind == "returns" else filled[-len(returns) - 1 :]
+    return Panel(table.dates[-len(returns) :], list(table.names), returns, report, checksum, known)
+
+
+def returns_for(table: Table, difference: Sequence[str] = (), *, longest_still: int = LONGEST_STILL) -> Panel:
+    """Make the returns that a fitted model reads, any number of rows; warn of series that stand still for long."""
+    panel = to_returns(table, difference)
+    still = _longest_still(panel, {}, longest_still)
+    if still:
+        _warn_of_kept(table.source, still)
+    return replace(panel, report={**panel.report, "dropped": [], "kept_still": [one._asdict() for one in still]})
+
+
+def _zeros(table: Table, first: int, blanks: np.ndarray) -> np.ndarray:
+    """Return returns with zeros for blanks, with a warning."""
+    if blanks.any():
+        counts = ", ".join(f"{name} ({count})" for name, count in zip(table.names, blanks, strict=True) if count)
+        warnings.warn(f"{table.source}: blank returns are taken as 0: {counts}", stacklevel=3)
+    known = table.values[first:]
+    filled: np.ndarray = np.where(np.isnan(known), 0.0, known)
+    return filled
 
 
 class Stillness(NamedTuple):
@@ -247,11 +190,7 @@ def clean_moving(
     if dropped:
         warnings.warn(f"{table.source}: dropped {_sentence(dropped)}; {_ADVICE}", stacklevel=2)
     if found:
-        warnings.warn(
-            f"{table.source}: kept {_sentence(found)}: the model reads it, and the scores count these rows, which are "
-            "easier to forecast",
-            stacklevel=2,
-        )
+        _warn_of_kept(table.source, found)
     told = {one.series for one in found}
     stale = [f"{name} ({share:.0%})" for name, share in shares.items() if share > STALE_SHARE and name not in told]
     if stale:
@@ -275,6 +214,14 @@ _ADVICE = (
 )
 
 
+def _warn_of_kept(source: str, still: Sequence[Stillness]) -> None:
+    warnings.warn(
+        f"{source}: kept {_sentence(still)}: the model reads it, and the scores count these rows, which are easier to "
+        "forecast",
+        stacklevel=3,
+    )
+
+
 def still_rows(returns: np.ndarray) -> np.ndarray:
     """Say of each row and series, `(n, I)`, whether it does not move: zero, or equal to the row before."""
     still: np.ndarray = returns == 0
@@ -294,9 +241,14 @@ def _stillness(panel: Panel, parts: Mapping[str, slice], source: str, longest: i
             f"{source}: {', '.join(flat)} constant over the training part; remove the column, or give data in which "
             "it moves"
         )
+    return _longest_still(panel, parts, longest)
+
+
+def _longest_still(panel: Panel, parts: Mapping[str, slice], longest: int) -> list[Stillness]:
+    """Return the series that stand still for more rows than `longest`, or over all of a validation or test part."""
     found = []
     for name, column, still in zip(panel.names, panel.returns.T, still_rows(panel.returns).T, strict=True):
-        dead = [part for part in ("val", "test") if _is_flat(column[parts[part]])]
+        dead = [part for part in ("val", "test") if part in parts and _is_flat(column[parts[part]])]
         rows = _longest_run(still)
         if rows.stop - rows.start <= longest and not dead:
             continue
@@ -306,7 +258,7 @@ def _stillness(panel: Panel, parts: Mapping[str, slice], source: str, longest: i
             where = f" in the {' and '.join(_PART[part] for part in dead)} part"
         count, first, last = rows.stop - rows.start, panel.dates[rows.start], panel.dates[rows.stop - 1]
         words = f"does not move{where} for {count} rows, {first} to {last}"
-        found.append(Stillness(name, count, first.isoformat(), last.isoformat(), words))
+        found.append(Stillness(name, count, str(first), str(last), words))
     return found
 
 
@@ -334,12 +286,14 @@ def _columns(table: Table, names: Sequence[str]) -> Table:
     return replace(table, names=list(names), values=table.values[:, places], origin=origin)
 
 
-def checksum_of(*parts: Any) -> str:
-    """Return the sha256 of arrays and plain values."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-    return f"sha256:{digest.hexdigest()}"
+def only_series(table: Table, wanted: Sequence[str]) -> Table:
+    """Return a table with the series of a fitted model, in their order; others are left out with a warning.
+
+    Raises:
+        DataError: one is missing.
+    """
+    names = pick(table.names, wanted, table.source)
+    return table if names == table.names else _columns(table, names)
 
 
 def _carry_forward(values: np.ndarray) -> np.ndarray:

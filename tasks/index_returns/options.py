@@ -13,7 +13,8 @@ from grownas.config.schema import Count, OneOrMore, Section, Share, Whole, about
 from grownas.tasks.index_returns import synthetic
 from grownas.tasks.index_returns.cleaning import LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES
-from grownas.tasks.index_returns.sources import NAMES, TICKERS, utc_today
+from grownas.tasks.index_returns.reading import Kind
+from grownas.tasks.index_returns.sources import FRAME, KINDS, NAMES, TICKERS, utc_today
 
 Tickers = Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
 Series = Annotated[tuple[str, ...], OneOrMore]
@@ -26,9 +27,10 @@ PLANTED = ("planted_nodes", "planted_units")
 class Options(Section):
     """Data, parts, loss and batches."""
 
-    EVALUATION: ClassVar[tuple[str, ...]] = ()  # how a finished model may be scored otherwise
+    EVALUATION: ClassVar[tuple[str, ...]] = ("units",)  # how a finished model may be scored otherwise
     WHERE: ClassVar[tuple[str, ...]] = (
         "data",
+        "values",
         "tickers",
         "start",
         "end",
@@ -39,7 +41,10 @@ class Options(Section):
     )  # data come from
 
     use: Literal["index_returns"] = "index_returns"
-    data: Annotated[str, about(f"{', '.join(NAMES)}, or the path of a CSV of closes")] = "bundled"
+    data: Annotated[str, about(f"{', '.join(NAMES)}, or the path of a CSV, parquet file or spreadsheet")] = "bundled"
+    values: Annotated[
+        Kind, about("of a file: prices; returns, used as they are; or levels such as yields, which are differenced")
+    ] = "prices"
     tickers: Annotated[
         Tickers | None, Field(validate_default=True), about("of yfinance; null: the indices of G7 and BRICS")
     ] = None
@@ -57,6 +62,9 @@ class Options(Section):
         None
     )
     difference: Annotated[Series, about("series to difference; `ranges`: all range series")] = ()
+    units: Annotated[
+        Literal["returns", "prices"], about("of forecasts that are written: what is forecast, or prices or levels")
+    ] = "returns"
     longest_still: Annotated[
         Count, about("rows in a row that a series may not move; one that stands still for longer is dropped")
     ] = LONGEST_STILL
@@ -72,7 +80,16 @@ class Options(Section):
     @classmethod
     def _from_anywhere(cls, value: str) -> str:
         """Make a path absolute, so that a run can be resumed from another folder."""
-        return value if value in NAMES else os.path.abspath(os.path.expanduser(value))
+        return value if value in (*NAMES, FRAME) else os.path.abspath(os.path.expanduser(value))
+
+    @field_validator("values")
+    @classmethod
+    def _of_a_file_alone(cls, value: Kind, info: ValidationInfo) -> Kind:
+        data = info.data.get("data", FRAME)  # else `data` itself was refused
+        known = KINDS.get(data, value)
+        if value not in ("prices", known):
+            raise ValueError(f"says what a file holds, but task.data is {data}, which holds {known}; leave it out")
+        return value
 
     @field_validator("tickers")
     @classmethod

@@ -1,4 +1,4 @@
-"""Where the data come from: bundled, downloaded, or a CSV of closes."""
+"""Where the data come from: bundled, downloaded, a file, or a data frame."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from grownas.errors import DataError
 from grownas.tasks.index_returns import synthetic
-from grownas.tasks.index_returns.cleaning import Table, checksum_of, read_csv
+from grownas.tasks.index_returns.cleaning import only_series
+from grownas.tasks.index_returns.frequency import Moment
+from grownas.tasks.index_returns.reading import Cells, Kind, Table, checksum_of, read_csv, to_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TICKERS = (  # G7, then BRICS
     "^GSPC", "^GSPTSE", "^FTSE", "^GDAXI", "^FCHI", "FTSEMIB.MI", "^N225",
@@ -27,28 +32,129 @@ PAUSE_S = 1.0  # between requests, to be polite
 BATCH = 6  # tickers a request
 
 
-NAMES = ("bundled", "yfinance", *synthetic.NAMES)  # all that is no path
+KINDS: dict[str, Kind] = {  # what is no path, and what its values are
+    "bundled": "returns",
+    "yfinance": "prices",
+    **dict.fromkeys(synthetic.PANELS, "returns"),
+    "random_walk": "prices",
+}
+NAMES = tuple(KINDS)
+FRAME = "frame"  # what `task.data` says of a data frame that was given from Python
+PARQUET, SPREADSHEETS = (".parquet", ".pq"), (".xlsx", ".xls", ".ods")
 
 
-def read(data: str, **options: Any) -> Table:
-    """Read a source by name, or a CSV by its path.
+def read(data: str, kind: Kind = "prices", only: Sequence[str] | None = None, **options: Any) -> Table:
+    """Read a source by name, or a file by its path.
 
     Args:
-        data: `bundled`, `yfinance`, a name of `synthetic.NAMES`, or a path.
+        data: `bundled`, `yfinance`, a name of `synthetic.NAMES`, or the path of a CSV, parquet file or spreadsheet.
+        kind: what the values of a file are.
+        only: the series to read, in this order; others are left out with a warning. None for all.
         options: `tickers`, `start`, `end`, `cache`, `today` for yfinance; `data_seed` for synthetic panels;
             `planted_nodes`, `planted_units` for the cell of `planted`.
+
+    Raises:
+        DataError: the data cannot be read or used.
     """
+    if data in NAMES:
+        table = _by_name(data, **options)
+        return table if only is None else only_series(table, only)
+    if data == FRAME:
+        raise DataError(
+            "task.data=frame: the data were a data frame, given from Python; name data with task.data=, or give the "
+            "frame again"
+        )
+    path = Path(os.path.expanduser(data))  # as given where there is no such user: then no such file
+    near = difflib.get_close_matches(path.name, NAMES, n=1)
+    if near and not path.exists():
+        raise DataError(f"{data}: no such file; did you mean {near[0]}?")
+    if path.suffix.lower() in (*PARQUET, *SPREADSHEETS) and path.is_file():
+        return to_table(_frame_cells(_read_file(path), path), kind, only)
+    return read_csv(path, kind, only)
+
+
+def _by_name(data: str, **options: Any) -> Table:
     if data == "bundled":
         return bundled()
     if data == "yfinance":
         return downloaded(options["tickers"], options["start"], options["end"], options["cache"], options.get("today"))
-    if data in synthetic.NAMES:
-        nodes, units = options.get("planted_nodes", synthetic.NODES), options.get("planted_units", synthetic.UNITS)
-        return synthetic.table(data, options["data_seed"], nodes=nodes, units=units)
-    near = difflib.get_close_matches(Path(data).name, NAMES, n=1)
-    if near and not Path(os.path.expanduser(data)).exists():
-        raise DataError(f"{data}: no such file; did you mean {near[0]}?")
-    return read_csv(Path(os.path.expanduser(data)))  # as given where there is no such user: then no such file
+    nodes, units = options.get("planted_nodes", synthetic.NODES), options.get("planted_units", synthetic.UNITS)
+    return synthetic.table(data, options["data_seed"], nodes=nodes, units=units)
+
+
+def from_frame(frame: pd.DataFrame, kind: Kind = "prices", only: Sequence[str] | None = None) -> Table:
+    """Read a data frame: the same table as the CSV that `frame.to_csv` writes.
+
+    Args:
+        frame: one column a series; the dates are its `DatetimeIndex`, or an index or column called date, datetime,
+            timestamp or time. Missing values are blanks.
+        kind: what the values are.
+        only: the series to read, in this order; others are left out with a warning. None for all.
+
+    Raises:
+        DataError: it cannot be used; rows are counted from 0.
+    """
+    return to_table(_frame_cells(frame), kind, only)
+
+
+def _frame_cells(frame: pd.DataFrame, path: Path | None = None) -> Cells:
+    """Return a data frame's cells; what has no name in a spreadsheet has none here."""
+    import pandas as pd
+
+    where, source = ("the data frame", "data frame") if path is None else (str(path), path.name)
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"expected a pandas DataFrame, got {type(frame).__name__}; `series.to_frame()` makes one")
+    if frame.columns.nlevels > 1 or frame.index.nlevels > 1:
+        raise DataError(f"{where}: several levels of columns or rows; give one column a series and one row a date")
+    if frame.empty:
+        raise DataError(f"{where}: no rows of data; expected one row a date")
+    if isinstance(frame.index, pd.PeriodIndex):
+        raise DataError(f"{where}: its rows are periods; `frame.to_timestamp()` gives dates")
+    header = [str(name).strip() for name in frame.columns]
+    columns: list[Any] = [_cells(frame.iloc[:, place]) for place in range(frame.shape[1])]
+    name = "" if frame.index.name is None else str(frame.index.name)
+    if name or not pd.api.types.is_integer_dtype(frame.index):  # else it counts
+        header.insert(0, "date" if isinstance(frame.index, pd.DatetimeIndex) else name)
+        columns.insert(0, [str(day) for day in frame.index])
+    if path is not None and path.suffix.lower() in SPREADSHEETS:
+        header = ["" if name.startswith("Unnamed: ") else name for name in header]
+        return Cells(where, source, header, columns)
+    return Cells(where, source, header, columns, first_row=0, header_row="columns")
+
+
+def _cells(column: pd.Series[Any]) -> np.ndarray | list[str]:
+    """Return a column's numbers, or its cells as texts where it may hold others."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        if getattr(column.dtype, "itemsize", 8) < 8:  # as they are written: 0.1 of 32 bits is 0.1
+            column = column.astype(str).astype(float)
+        return column.to_numpy(dtype=float, na_value=np.nan)
+    return ["" if pd.isna(cell) else str(cell).strip() for cell in column]
+
+
+def _read_file(path: Path) -> pd.DataFrame:
+    """Read a parquet file or a spreadsheet of one sheet.
+
+    Raises:
+        DataError: it cannot be read, or a package that reads it is not installed.
+    """
+    import pandas as pd
+
+    try:
+        if path.suffix.lower() in PARQUET:
+            return pd.read_parquet(path)
+        sheets = {name: sheet for name, sheet in pd.read_excel(path, sheet_name=None).items() if not sheet.empty}
+    except ImportError as error:
+        package = {".xlsx": "openpyxl", ".xls": "xlrd", ".ods": "odfpy"}.get(path.suffix.lower(), "pyarrow")
+        raise DataError(f"{path}: a package that reads it is missing: python -m pip install {package}") from error
+    except Exception as error:  # whatever the library that reads it raises
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {reason}") from error
+    if len(sheets) != 1:
+        found = f"its sheets {', '.join(map(str, sheets))} hold data" if sheets else "no sheet holds data"
+        raise DataError(f"{path}: {found}; keep one sheet with a header and one row a date")
+    return next(iter(sheets.values()))
 
 
 def bundled() -> Table:
@@ -56,7 +162,7 @@ def bundled() -> Table:
     from arch.data import nasdaq, sp500
 
     frames = {"SP500": sp500.load(), "NASDAQ": nasdaq.load()}
-    dates = [day.date() for day in frames["SP500"].index]
+    dates: list[Moment] = [day.date() for day in frames["SP500"].index]
     closes = {name: np.log(frame["Adj Close"].to_numpy(float)) for name, frame in frames.items()}
     columns = {name: np.diff(close, prepend=np.nan) for name, close in closes.items()}
     for name, frame in frames.items():
@@ -64,7 +170,7 @@ def bundled() -> Table:
     values = np.stack(list(columns.values()), axis=1)
     read = [frame[["Adj Close", "High", "Low"]].to_numpy(float) for frame in frames.values()]
     source = "bundled (arch.data: S&P 500 and NASDAQ)"
-    return Table(dates, list(columns), values, source, returns=True, origin=checksum_of(dates, *read))
+    return Table(dates, list(columns), values, source, "returns", checksum_of(dates, *read))
 
 
 def utc_today() -> datetime.date:

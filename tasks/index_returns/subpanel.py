@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from grownas.errors import DataError
-from grownas.tasks.index_returns.cleaning import Panel, checksum_of
+from grownas.tasks.index_returns.cleaning import Panel
+from grownas.tasks.index_returns.reading import checksum_of
 
 LEAST_SERIES, MOST_SERIES = 2, 12
 LEAST_ROWS, MOST_ROWS = 800, 2800
@@ -45,4 +46,5 @@ def draw_subpanel(panel: Panel, number: int) -> Panel:
         returns=panel.returns[days, columns],
         report={**panel.report, "rows_used": span, "carried_forward": carried, "subpanel": drawn},
         checksum=checksum_of(panel.checksum, repr(drawn)),
+        known=None if panel.known is None else panel.known[first : first + span + 1, columns],
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from grownas.errors import DataError
-from grownas.tasks.index_returns.cleaning import Table, checksum_of
+from grownas.tasks.index_returns.reading import Kind, Table, checksum_of
 
 SERIES, ROWS, BURN_IN = 4, 4000, 200
 SIGNAL = 0.7  # share of the variance that the true mean is made to explain, before chance
@@ -200,7 +200,7 @@ NAMES = (*PANELS, "random_walk")
 def table(name: str, seed: int, *, nodes: int = NODES, units: int = UNITS) -> Table:
     """Return a synthetic panel by name as if it had been read; `nodes` and `units` shape the cell of `planted`."""
     if name == "random_walk":
-        return _table(_random_walk(seed), f"random_walk, data_seed {seed}", checksum_of(name, seed), returns=False)
+        return _table(_random_walk(seed), f"random_walk, data_seed {seed}", checksum_of(name, seed), "prices")
     if name != "planted":
         return _table(PANELS[name](seed).values, f"{name}, data_seed {seed}", checksum_of(name, seed))
     shape = () if (nodes, units) == (NODES, UNITS) else (nodes, units)  # the default keeps the checksum of old runs
@@ -208,8 +208,8 @@ def table(name: str, seed: int, *, nodes: int = NODES, units: int = UNITS) -> Ta
     return _table(planted(seed, nodes, units).values, what, checksum_of(name, seed, *shape))
 
 
-def _table(values: Array, what: str, origin: str, *, returns: bool = True) -> Table:
+def _table(values: Array, what: str, origin: str, kind: Kind = "returns") -> Table:
     first = datetime.date(2000, 1, 3)
-    dates = [first + datetime.timedelta(days=day) for day in range(len(values))]
+    dates: list[datetime.date] = [first + datetime.timedelta(days=day) for day in range(len(values))]
     names = [f"x{i + 1}" for i in range(values.shape[1])]
-    return Table(dates, names, values, f"synthetic: {what}", returns, origin)
+    return Table(dates, names, values, f"synthetic: {what}", kind, origin)

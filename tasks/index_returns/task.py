@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,11 +16,16 @@ from torch import Generator, Tensor, nn
 
 from grownas.errors import DataError
 from grownas.protocols import Evaluation, Window
-from grownas.tasks.index_returns import metrics, sources
-from grownas.tasks.index_returns.cleaning import Panel, Table, clean_moving
+from grownas.tasks.index_returns import metrics, sources, synthetic
+from grownas.tasks.index_returns.cleaning import Panel, clean_moving, returns_for
+from grownas.tasks.index_returns.frequency import Moment, Step, next_step
 from grownas.tasks.index_returns.losses import LOSSES, calmness
 from grownas.tasks.index_returns.options import Options
+from grownas.tasks.index_returns.reading import Table
 from grownas.tasks.index_returns.subpanel import draw_subpanel
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -72,6 +78,9 @@ class IndexReturns:
         scaled_by: mean and sd to standardise by instead of those of the training part.
         device: where models are built.
         table: what was read, with the series that cleaning dropped.
+        run_dates: of the rows of a run whose model reads these data, where they are other data than the run's.
+        seen: how many rows are dated up to the last of these.
+        scored_from: the first row that is scored; those before it are only read.
     """
 
     options: Options
@@ -85,6 +94,9 @@ class IndexReturns:
     scaled_by: tuple[Array, Array] | None = None
     device: str = "cpu"
     table: Table | None = None
+    run_dates: tuple[Moment, ...] = ()
+    seen: int = 0
+    scored_from: int = 0
 
     name = "index_returns"
     kind = "series"
@@ -94,14 +106,57 @@ class IndexReturns:
     unit = None  # what the progress counts a second
 
     @classmethod
-    def load(cls, options: Options, *, architecture_share: float = 0.2) -> IndexReturns:
+    def load(
+        cls, options: Options, *, architecture_share: float = 0.2, frame: pd.DataFrame | None = None
+    ) -> IndexReturns:
         """Read, clean and cut the data.
+
+        Args:
+            options: see `Options`.
+            architecture_share: see the class.
+            frame: the data, see `sources.from_frame`; `options.data` is not read then.
 
         Raises:
             DataError: they cannot be used; the message says where and why.
         """
-        table = sources.read(
+        return cls._of_table(cls._read(options, frame), options, architecture_share=architecture_share)
+
+    @classmethod
+    def load_for(
+        cls, options: Options, names: Sequence[str], *, frame: pd.DataFrame | None = None, run_dates: Sequence[str] = ()
+    ) -> IndexReturns:
+        """Read data for a finished run's model: any number of rows, no training part; `restored` scales them.
+
+        Args:
+            options: see `Options`.
+            names: of the series that the model reads; the data may have more, in any order.
+            frame: the data, see `sources.from_frame`; `options.data` is not read then.
+            run_dates: of the rows of the run's own data, ISO, ascending: the part `seen` are the rows dated up to the
+                last, whether the run had them or not, and the part `new` those after it. Synthetic panels, whose dates
+                mean nothing, are new.
+
+        Raises:
+            DataError: they cannot be used; the message says where and why.
+        """
+        if options.subpanel is not None:  # is drawn from the whole data
+            task = cls.load(options, frame=frame)
+        else:
+            table = cls._read(options, frame, only=names)
+            panel = returns_for(table, options.difference, longest_still=options.longest_still)
+            task = cls(options, panel, table.source, 0, 0, options.loss)
+        if frame is None and options.data in synthetic.NAMES:
+            return task
+        dates = tuple(_moment(day) for day in run_dates)
+        return replace(task, run_dates=dates, seen=task._count_until(dates[-1]) if dates else 0)
+
+    @staticmethod
+    def _read(options: Options, frame: pd.DataFrame | None, only: Sequence[str] | None = None) -> Table:
+        if frame is not None:
+            return sources.from_frame(frame, options.values, only)
+        return sources.read(
             options.data,
+            options.values,
+            only,
             tickers=options.tickers,
             start=options.start,
             end=options.end,
@@ -110,34 +165,30 @@ class IndexReturns:
             planted_nodes=options.planted_nodes,
             planted_units=options.planted_units,
         )
-        return cls._of_table(table, options, architecture_share=architecture_share)
 
     @classmethod
     def _of_table(
         cls, table: Table, options: Options, *, architecture_share: float, only: Sequence[str] | None = None
     ) -> IndexReturns:
         """Clean a table and cut it; `only` names the series that a fitted model reads."""
-
-        def cut(rows: int) -> dict[str, slice]:
-            val, test = int(rows * options.train), int(rows * (options.train + options.val))  # their first rows
-            least = 4 * options.bptt  # burn-in, shift and one window
-            if val < least or test - val < 2 or rows - test < 2:
-                raise DataError(
-                    f"{table.source}: {rows} rows make {val} training, {test - val} validation and {rows - test} test "
-                    f"rows; at least {least}, 2 and 2 are needed. Give more rows or lower task.bptt"
-                )
-            return {"train": slice(0, val), "val": slice(val, test), "test": slice(test, rows)}
-
+        cut = partial(_cut, options=options, source=table.source)
         panel = clean_moving(table, options.difference, cut=cut, longest_still=options.longest_still, only=only)
         if options.subpanel is not None:
             panel = draw_subpanel(panel, options.subpanel)
-        val = cut(len(panel.returns))["val"]
-        sizes = val.start, val.stop - val.start
-        task = cls(options, panel, table.source, *sizes, options.loss, architecture_share, table=table)
+        task = cls(options, panel, table.source, 0, 0, options.loss, architecture_share, table=table).with_parts()
         flat = [name for name, sd in zip(panel.names, task.sd, strict=True) if not sd > 0]
         if flat:  # in the rows of a sub-panel; those of the whole were looked at
             raise DataError(f"{table.source}: {', '.join(flat)} constant over the training part; remove the column")
         return task
+
+    def with_parts(self) -> IndexReturns:
+        """Return all rows cut into training, validation and test part, as those of a run's own data.
+
+        Raises:
+            DataError: there are too few.
+        """
+        val = _cut(len(self.panel.returns), options=self.options, source=self.source)["val"]
+        return replace(self, n_train=val.start, n_val=val.stop - val.start, run_dates=(), seen=0)
 
     @property
     def input_size(self) -> int:
@@ -175,26 +226,41 @@ class IndexReturns:
 
     @cached_property
     def _weights(self) -> Tensor | None:
-        if self.loss_name != "volatility":
+        if self.loss_name != "volatility" or not self.n_train:  # without a training part there is no usual variance
             return None
         return torch.from_numpy(calmness(self.values, self.n_train)).float()
 
     def rows(self, part: str) -> slice:
         """Return the rows of a part: `train`, its pieces `weights` and `architecture`, `val`, `test`, or `all`.
 
-        A part's rows are the days that are forecast; the days before them are read, too.
+        Of data that were loaded for a finished run's model, also `seen` and `new`. A part's rows are the days that are
+        forecast; the days before them are read, too.
         """
         end = self.n_train + (self.n_val if self.refitting else 0)
         held_out = round(end * (1 - self.architecture_share))
-        after = self.n_train + self.n_val
-        return {
-            "train": slice(0, end),
-            "weights": slice(0, held_out),
-            "architecture": slice(held_out, end),
-            "val": slice(self.n_train, after),
-            "test": slice(after, len(self.values)),
-            "all": slice(1, len(self.values)),
+        after, count = self.n_train + self.n_val, len(self.panel.returns)
+        learned = {"train": (0, end), "weights": (0, held_out), "architecture": (held_out, end)}
+        if part in learned:
+            return slice(*learned[part])
+        first, stop = {
+            "val": (self.n_train, after),
+            "test": (after, count),
+            "all": (1, count),
+            "seen": (1, self.seen),
+            "new": (max(1, self.seen), count),
         }[part]
+        return slice(min(max(first, self.scored_from), stop), stop) if self.scored_from else slice(first, stop)
+
+    def scored_parts(self, parts: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some parts that have rows to score; warn of first rows with a shorter past than usual.
+
+        Raises:
+            DataError: none has.
+        """
+        found = tuple(part for part in parts if self.rows(part).stop > self.rows(part).start)
+        if not found and self.scored_from:
+            raise DataError(f"{self.source}: no row after since=; the last is of {self.panel.dates[-1]}")
+        return found
 
     def tensor(self, part: str) -> Tensor:
         """Return a part's standardised returns, float32, shape `(n, 1, I)`."""
@@ -309,18 +375,94 @@ class IndexReturns:
         ahead: Array = output[-1, 0].double().cpu().numpy()
         return ahead
 
+    @cached_property
+    def next_step(self) -> Step:
+        """When the row after the last is due, by the dates of the rows; see `frequency.next_step`."""
+        return next_step(self.panel.dates, self.run_dates)
+
     @property
     def next_day(self) -> str:
-        """The next weekday after the last day, ISO; holidays are not known."""
-        return sources.next_weekday(self.panel.dates[-1]).isoformat()
+        """The date of the row after the last, ISO, with a time of day where rows have one."""
+        return str(self.next_step.when)
+
+    def after(self, moment: str) -> IndexReturns:
+        """Return the same data, scored only on rows dated after a day, or after a time.
+
+        Raises:
+            DataError: it is no date.
+        """
+        try:
+            since = _moment(moment)
+        except ValueError as error:
+            raise DataError(f"since={moment}: not a date such as 2024-12-31 or 2024-12-31 15:30") from error
+        return replace(self, scored_from=max(1, self._count_until(since)))
+
+    def _count_until(self, moment: Moment) -> int:
+        """Return how many rows are dated up to a day, whole, or up to a time."""
+        return sum(not _is_after(day, moment) for day in self.panel.dates)
+
+    def short_past(self, part: str) -> int:
+        """Return how many of a part's first forecasts are made from fewer rows than `context` before the last read."""
+        rows = self._scored(part)
+        return max(0, min(rows.stop, self.options.context + 1) - rows.start)
+
+    def written(self, forecasts: Array, part: str | None) -> Array:
+        """Return standardised forecasts in the units that `options.units` names.
+
+        Prices compound a forecast return with the value known the row before, as the exponential of a forecast of a
+        logarithm, without a correction for its variance; levels add it.
+
+        Args:
+            forecasts: shape `(n, I)`.
+            part: whose rows are forecast; None for the row after the last, `(1, I)`.
+
+        Raises:
+            DataError: prices are asked for, and the data are returns.
+        """
+        own = self.in_own_units(forecasts)
+        if self.options.units == "returns":
+            return own
+        known = self._known
+        before = known[-1:] if part is None else known[self._scored(part)]  # row t follows known[t]
+        values: Array = before * np.exp(own) if self.panel.report["kind"] == "prices" else before + own
+        return values
+
+    def actual(self, part: str) -> Array:
+        """Return what came in a part's rows, shape `(n, I)`, in the units that `options.units` names."""
+        rows = self._scored(part)
+        if self.options.units == "returns":
+            return self.in_own_units(self.values[rows])
+        return self._known[rows.start + 1 : rows.stop + 1]
+
+    @property
+    def _known(self) -> Array:
+        if self.panel.known is None:
+            raise DataError(
+                f"{self.source}: task.units=prices, but the data are returns: there is no price to compound them with; "
+                "set task.units=returns"
+            )
+        if self.panel.report["differenced"]:
+            raise DataError("task.units=prices: returns that are differenced make no prices; set task.units=returns")
+        return self.panel.known
+
+    @property
+    def units(self) -> str:
+        """The units of what is written, in words."""
+        kind = self.panel.report["kind"]
+        if self.options.units == "prices":
+            self._known  # noqa: B018, raises where there are none
+            return {"prices": "prices", "levels": "levels"}[kind]
+        words = {"prices": "log returns in decimals", "levels": "changes of the levels"}
+        more = {"prices": "task.units=prices gives prices", "levels": "task.units=prices gives levels"}
+        return f"{words[kind]}; {more[kind]}" if kind in words else "the data's own units"
 
     def in_own_units(self, forecasts: Array) -> Array:
         """Return standardised forecasts in the series' own units."""
         return self.mean + self.sd * forecasts
 
     def dates(self, part: str) -> list[str]:
-        """Return the days of a part, ISO."""
-        return [day.isoformat() for day in self.panel.dates[self.rows(part)]]
+        """Return the days of a part, ISO, with a time of day where rows have one."""
+        return [str(day) for day in self.panel.dates[self.rows(part)]]
 
     def with_device(self, device: str) -> IndexReturns:
         """Return the same task, its models built on a device."""
@@ -412,6 +554,38 @@ class IndexReturns:
             "mean": self.mean.tolist(),
             "sd": self.sd.tolist(),
             "cleaning": self.panel.report,
+            "next": self.next_step._replace(when=self.next_day)._asdict(),
             "source": self.source,
             "checksum": self.checksum,
         }
+
+
+def _cut(rows: int, *, options: Options, source: str) -> dict[str, slice]:
+    """Return the rows of the parts; refuse too few."""
+    val, test = int(rows * options.train), int(rows * (options.train + options.val))  # their first rows
+    least = 4 * options.bptt  # burn-in, shift and one window
+    if val < least or test - val < 2 or rows - test < 2:
+        raise DataError(
+            f"{source}: {rows} rows make {val} training, {test - val} validation and {rows - test} test rows; at "
+            f"least {least}, 2 and 2 are needed. Give more rows or lower task.bptt"
+        )
+    return {"train": slice(0, val), "val": slice(val, test), "test": slice(test, rows)}
+
+
+def _moment(text: str) -> Moment:
+    """Return a day or, where a time is given, a datetime from ISO text."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        return datetime.datetime.fromisoformat(text)
+
+
+def _is_after(one: Moment, other: Moment) -> bool:
+    """Say whether a row's date comes after a day, or after a time; a day ends at midnight."""
+    if not isinstance(other, datetime.datetime):
+        return (one.date() if isinstance(one, datetime.datetime) else one) > other
+    if not isinstance(one, datetime.datetime):
+        return one > other.date()
+    if (one.tzinfo is None) != (other.tzinfo is None):  # by what the clock shows
+        one, other = one.replace(tzinfo=None), other.replace(tzinfo=None)
+    return one > other

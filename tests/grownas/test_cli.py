@@ -14,6 +14,7 @@ import grownas
 from grownas import cli
 from grownas.errors import ConfigError, DataError, GenotypeError, GrownasError, RunError, TrainingError
 
+AHEAD = {f"S{number}": 0.1 + number for number in range(22)}
 COMMANDS = ("bench", "compare", "evaluate", "predict", "report", "resume", "search", "show", "train")
 
 
@@ -37,12 +38,13 @@ def calls(monkeypatch):
     from grownas.report import page
     from grownas.runs import commands as run
     from grownas.runs import reload
+    from grownas.runs.reload import Written
 
     kept = []
 
     def stand_in(name, answer=None):
-        def take(*arguments):
-            kept.append((name, *arguments))
+        def take(*arguments, **named):
+            kept.append((name, *arguments, *([named] if named else [])))
             return answer
 
         return take
@@ -52,7 +54,11 @@ def calls(monkeypatch):
         (run, "compare", None),
         (run, "train", None),
         (run, "resume", None),
-        (reload, "predict", Path("x/forecasts.csv")),
+        (
+            reload,
+            "write_forecasts",
+            Written(Path("x/forecasts.csv"), "prices", "2024-01-08", "Monday to Friday", AHEAD),
+        ),
         (reload, "show", "1 node(s)"),
         (page, "write_report", Path("x/report.html")),
         (
@@ -92,13 +98,29 @@ def test_train_needs_one_genotype(call, calls, arguments):
     )
 
 
-def test_resume_and_predict_take_a_run_and_overrides(call, calls):
+def test_resume_takes_a_run_and_overrides(call, calls):
     assert call("resume", "runs/a", "quiet=true") == (0, "", "")
-    assert call("predict", "runs/a", "task.data=b.csv") == (0, "x/forecasts.csv\n", "")
+    assert calls == [("resume", Path("runs/a"), ("quiet=true",))]
+
+
+def test_predict_takes_a_run_and_overrides_and_prints_where_and_the_next_step(call, calls):
+    status, out, err = call("predict", "runs/a", "task.data=b.csv", "out=c.csv", "task.units=prices")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[:4] == ["x/forecasts.csv", "units: prices", "next step: 2024-01-08 (Monday to Friday)", "  S0 0.1"]
+    assert lines[-2:] == ["  S19 19.1", "  and 2 more series in the file"]
+    assert call("predict", "runs/a")[0] == 0
     assert calls == [
-        ("resume", Path("runs/a"), ("quiet=true",)),
-        ("predict", Path("runs/a"), ("task.data=b.csv",)),
+        ("write_forecasts", Path("runs/a"), ("task.data=b.csv", "task.units=prices"), {"out": Path("c.csv")}),
+        ("write_forecasts", Path("runs/a"), (), {"out": None}),
     ]
+
+
+@pytest.mark.parametrize("arguments", [("since=",), ("since=2020-01-01", "since=2021-01-01")])
+def test_an_argument_is_given_once_and_not_empty(call, calls, arguments):
+    status, _, err = call("evaluate", "runs/a", *arguments)
+    assert (status, calls) == (2, [])
+    assert "since= needs one value" in err
 
 
 def test_evaluate_prints_every_digit(call, calls):
@@ -106,7 +128,12 @@ def test_evaluate_prints_every_digit(call, calls):
     assert status == 0
     assert out == "val mse 0.30000000000000004\n  mae 0.5, hit_rate 0.25, 12 forecasts\n"
     assert float(out.split()[2]) == 0.1 + 0.2
-    assert calls == [("evaluate", Path("runs/a"), ())]
+    assert calls == [("evaluate", Path("runs/a"), (), {"since": None})]
+
+
+def test_evaluate_takes_a_date(call, calls):
+    assert call("evaluate", "runs/a", "task.data=b.csv", "since=2020-01-01")[0] == 0
+    assert calls == [("evaluate", Path("runs/a"), ("task.data=b.csv",), {"since": "2020-01-01"})]
 
 
 def test_report_takes_one_or_several_runs(call, calls):

@@ -14,9 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 from grownas.config import loading as configs
 from grownas.genotype import Genotype
+from grownas.runs import reload
 from grownas.runs.commands import load_task
 
 CONTEXT = 20  # as the fast config says
+SHORT = r"other\.csv: {} made from fewer than task\.context=20 earlier rows, from a zero state; put older"
 
 
 def test_evaluate_in_a_new_process_prints_the_summary_to_the_last_digit(finished, runner, finish, read_json):
@@ -33,22 +35,25 @@ def test_evaluate_in_a_new_process_prints_the_summary_to_the_last_digit(finished
     )
 
 
-def test_evaluate_on_the_same_days_and_more_scores_them_all(finished, call, write_closes, tmp_path, data):
+def test_evaluate_tells_days_of_the_run_and_new_days_apart(finished, call, write_closes, tmp_path, data, read_json):
     longer = write_closes(tmp_path / "longer.csv", 360)
     same = data.read_text().splitlines()
     assert longer.read_text().splitlines()[: len(same)] == same  # extended, not other
     ended = call("evaluate", finished, f"task.data={longer}")
     assert ended.code == 0, ended.err
-    word, metric, value = ended.out.splitlines()[0].split()
-    assert (word, metric) == ("all", "mse")
-    assert f"{3 * 358} forecasts" in ended.out  # of 359 returns the first has no day before it
-    assert float(value) > 0
+    lines = ended.out.splitlines()
+    assert [line.split()[:2] for line in lines[::2]] == [["seen", "mse"], ["new", "mse"]]
+    last = read_json(finished / "data.json")["dates"][-1]
+    assert f"{3 * 298} forecasts, 2020-01-03 to {last}" in lines[1]  # of 299 returns the first has no day before it
+    assert f"{3 * 60} forecasts, 2021-02-24 to " in lines[3]
 
 
 def test_evaluate_on_other_days_standardises_as_the_run_did(finished, followed, call, write_closes, tmp_path):
     other = write_closes(tmp_path / "other.csv", 150, seed=5, first="2022-03-01")
-    ended = call("evaluate", finished, f"task.data={other}")
+    with pytest.warns(UserWarning, match=SHORT.format("20 forecasts are")):
+        ended = call("evaluate", finished, f"task.data={other}")
     assert ended.code == 0, ended.err
+    assert ended.out.startswith("new mse ")
     returns = np.diff(np.log(np.loadtxt(other, delimiter=",", skiprows=1, usecols=(1, 2, 3))), axis=0)
     equations = followed((finished / "equations.txt").read_text())
     mean, sd = equations.blocks["mean"], equations.blocks["sd"]
@@ -57,13 +62,36 @@ def test_evaluate_on_other_days_standardises_as_the_run_did(finished, followed, 
     assert float(ended.out.split()[2]) == pytest.approx((errors**2).mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("names", [("A", "B"), ("A", "C", "B"), ("A", "B", "D")])
+@pytest.mark.parametrize(("names", "missing"), [(("A", "B"), "C"), (("A", "X", "Y"), "B, C")])
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
-def test_other_columns_are_refused(finished, call, write_closes, tmp_path, command, names):
+def test_missing_columns_are_named(finished, call, write_closes, tmp_path, command, names, missing):
     other = write_closes(tmp_path / "other.csv", names=names)
     ended = call(command, finished, f"task.data={other}")
     assert ended.code == 2
-    assert f"its columns are {', '.join(names)}; the model was fitted to A, B, C" in ended.err
+    there = ", ".join(names)
+    assert f"other.csv: {missing} missing; its columns are {there}; the model was fitted to A, B, C." in ended.err
+
+
+def columns_moved(path, place, name="Volume", cell="1.5M"):
+    """Write a CSV of closes with the columns in another order and one more, which is no number."""
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    lines = [[*line[:1], *reversed(line[1:])] for line in lines]
+    for number, line in enumerate(lines):
+        line.insert(place, cell if number else name)
+    path.write_text("\n".join(map(",".join, lines)) + "\n")
+    return path
+
+
+def test_another_order_and_more_columns_give_the_same_figures(finished, call, write_closes, tmp_path):
+    other = write_closes(tmp_path / "other.csv", 360)
+    plain = call("evaluate", finished, f"task.data={other}").out
+    moved = columns_moved(other, 2)
+    with pytest.warns(UserWarning, match=r"other.csv: left out Volume, which the model does not read"):
+        ended = call("evaluate", finished, f"task.data={moved}")
+    assert (ended.code, ended.out) == (0, plain)
+    with pytest.warns(UserWarning, match="left out Volume"):  # the run's own rows are told by their values
+        ended = call("evaluate", finished, f"task.data={columns_moved(write_closes(other), 1)}")
+    assert ended.out == call("evaluate", finished).out
 
 
 def stand_still(path, first, stop, column=3):
@@ -78,13 +106,14 @@ def stand_still(path, first, stop, column=3):
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_a_model_reads_its_series_though_it_stands_still_in_other_data(copied, call, write_closes, tmp_path, command):
     other = stand_still(write_closes(tmp_path / "other.csv", 200, seed=5), 150, 190)
-    with pytest.warns(UserWarning, match=r"other.csv: kept C, which does not move for 40 rows, 2020-\d\d"):
+    kept = r"other.csv: kept C, which does not move for 40 rows, 2020-\d\d"
+    with pytest.warns(UserWarning, match=kept), pytest.warns(UserWarning, match=SHORT.format("20 forecasts are")):
         ended = call(command, copied, f"task.data={other}")
     assert ended.code == 0, ended.err
     if command == "evaluate":
         assert f"{3 * 198} forecasts" in ended.out
     else:
-        assert {row["series"] for row in csv.DictReader((copied / "forecasts.csv").open())} == {"A", "B", "C"}
+        assert {row["series"] for row in csv.DictReader((copied / "forecasts-other.csv").open())} == {"A", "B", "C"}
 
 
 def test_a_series_that_stands_still_is_dropped_and_the_run_says_so(
@@ -106,19 +135,26 @@ def test_a_series_that_stands_still_is_dropped_and_the_run_says_so(
         again, summary = call("evaluate", folder), read_json(folder / "summary.json")
     assert again.code == 0, again.err
     assert again.out.splitlines()[0] == f"val mse {summary['val']!r}"
-    ended = call("evaluate", folder, f"task.data={write_closes(tmp_path / 'other.csv', 200, seed=5)}")
-    assert ended.code == 2
-    assert "its columns are A, B, C; the model was fitted to A, B. Give the same columns" in ended.err
+    left_out = "other.csv: left out C, which the model does not read"
+    with pytest.warns(UserWarning, match=left_out), pytest.warns(UserWarning, match=SHORT.format("20 forecasts are")):
+        ended = call("evaluate", folder, f"task.data={write_closes(tmp_path / 'other.csv', 200, seed=5)}")
+    assert ended.code == 0, ended.err
+    assert f"{2 * 198} forecasts" in ended.out
 
 
-def test_data_that_changed_under_the_same_name_are_refused_unless_named(runner, call, data):
+def test_data_that_changed_under_the_same_name_are_refused_unless_named(runner, call, data, write_closes):
     mine = Path(shutil.copy(data, runner.folder.parent / "mine.csv"))
     folder = runner.search("run", f"task.data={mine}", "baselines.use=[zero]", "strategy.max_epochs=1")
-    lines = mine.read_text().splitlines()
-    mine.write_text("\n".join(lines[:-1]))
+    before = call("evaluate", folder).out
+    assert call("evaluate", folder, f"task.data={mine}").out == before
+    write_closes(mine, 301)  # a day more
     ended = call("evaluate", folder)
     assert ended.code == 2
     assert "the data have changed since the run" in ended.err
+    ended = call("evaluate", folder, f"task.data={mine}")  # under the same name
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[2].startswith("new mse ")
+    assert "3 forecasts, 2021-02-24 to 2021-02-24" in ended.out
 
 
 def test_equations_give_the_runs_own_forecasts(finished, followed, read_json):
@@ -139,7 +175,11 @@ def test_equations_give_the_runs_own_forecasts(finished, followed, read_json):
 def test_predict_writes_each_day_and_the_day_ahead(copied, call, read_json, followed):
     ended = call("predict", copied)
     assert ended.code == 0, ended.err
-    assert ended.out == f"{copied / 'forecasts.csv'}\n"
+    lines = ended.out.splitlines()
+    assert lines[:2] == [
+        str(copied / "forecasts.csv"),
+        "units: log returns in decimals; task.units=prices gives prices",
+    ]
     rows = list(csv.DictReader((copied / "forecasts.csv").open()))
     assert list(rows[0]) == ["date", "series", "forecast", "actual"]
     data, summary = read_json(copied / "data.json"), read_json(copied / "summary.json")
@@ -150,6 +190,8 @@ def test_predict_writes_each_day_and_the_day_ahead(copied, call, read_json, foll
     assert days[-1] == (last + datetime.timedelta(days={4: 3}.get(last.weekday(), 1))).isoformat()
     assert [row["actual"] for row in rows[-3:]] == ["", "", ""]
     assert all(row["actual"] for row in rows[:-3])
+    assert lines[2] == f"next step: {days[-1]} (Monday to Friday)"
+    assert lines[3:] == [f"  {row['series']} {float(row['forecast']):.6g}" for row in rows[-3:]]
 
     weights = load_file(copied / "weights.safetensors")
     test = rows[3 * data["n_val"] : -3]
@@ -171,10 +213,161 @@ def test_the_day_ahead_is_the_next_weekday(copied, call, data, tmp_path, last, n
     lines = data.read_text().splitlines()
     lines.append(",".join([last, *lines[-1].split(",")[1:]]))
     other.write_text("\n".join(lines))
-    assert call("predict", copied, f"task.data={other}").code == 0
-    rows = list(csv.DictReader((copied / "forecasts.csv").open()))
+    ended = call("predict", copied, f"task.data={other}")
+    assert ended.code == 0, ended.err
+    rows = list(csv.DictReader((copied / "forecasts-other.csv").open()))
     assert {row["date"] for row in rows[-3:]} == {next_day}
     assert rows[0]["date"] == "2020-01-03"  # of other data all days but the first can be forecast
+    assert ended.out.splitlines()[2] == f"next step: {next_day} (Monday to Friday)"
+
+
+# ---- new rows
+
+
+def closes_of(path, rows, name):
+    """Return a CSV of the last rows of another."""
+    lines = path.read_text().splitlines()
+    made = path.with_name(name)
+    made.write_text("\n".join([lines[0], *lines[-rows:]]) + "\n")
+    return made
+
+
+def table(path):
+    rows = list(csv.reader(path.open()))[1:]
+    return {(date, series): (ahead, came) for date, series, ahead, came in rows}
+
+
+@pytest.fixture
+def longer(write_closes, tmp_path):
+    """The run's rows and 60 more."""
+    return write_closes(tmp_path / "longer.csv", 360)
+
+
+@pytest.mark.parametrize("new", [1, 5, 60])
+def test_new_rows_with_the_context_before_them_are_forecast_as_in_the_whole_file(copied, call, longer, new):
+    """One price makes no return and one return makes no forecast, so that two rows precede the context."""
+    other = closes_of(longer, CONTEXT + 2 + new, "other.csv")
+    since = longer.read_text().splitlines()[-new - 1].partition(",")[0]
+    whole = call("evaluate", copied, f"task.data={longer}", f"since={since}")
+    part = call("evaluate", copied, f"task.data={other}", f"since={since}")
+    assert (part.code, part.out) == (0, whole.out)
+    assert part.err == ""
+    assert f", {3 * new} forecasts, " in part.out
+    assert part.out.startswith("new mse ")
+
+
+@pytest.mark.parametrize(("rows", "told"), [(3, "1 forecast is"), (10, "8 forecasts are"), (CONTEXT + 2, "20 fore")])
+def test_a_handful_of_rows_is_forecast_from_a_zero_state_and_told(copied, call, longer, followed, rows, told):
+    other = closes_of(longer, rows, "other.csv")
+    with pytest.warns(UserWarning, match=f"other.csv: {told}"):
+        ended = call("predict", copied, f"task.data={other}")
+    assert ended.code == 0, ended.err
+    returns = np.diff(np.log(np.loadtxt(other, delimiter=",", skiprows=1, usecols=(1, 2, 3))), axis=0)
+    expected = followed((copied / "equations.txt").read_text()).forecast(returns)
+    written = np.array([float(ahead) for ahead, _ in table(copied / "forecasts-other.csv").values()])
+    np.testing.assert_allclose(written.reshape(-1, 3), expected, rtol=0, atol=1e-7)
+    assert ended.out.splitlines()[2].endswith("(Monday to Friday)")  # by the run's own rows
+
+
+def test_two_rows_have_a_next_step_and_no_score(copied, call, longer):
+    other = closes_of(longer, 2, "other.csv")
+    with pytest.warns(UserWarning, match="other.csv: the next step's forecast is made from fewer"):
+        ended = call("predict", copied, f"task.data={other}")
+    assert ended.code == 0, ended.err
+    assert len(table(copied / "forecasts-other.csv")) == 3
+    with pytest.warns(UserWarning, match="next step's forecast"):
+        ended = call("evaluate", copied, f"task.data={other}")
+    assert ended.code == 2
+    assert "no row that can be scored: the first has none before it; give a row more" in ended.err
+    ended = call("predict", copied, f"task.data={closes_of(longer, 1, 'one.csv')}")
+    assert ended.code == 2
+    assert "one.csv: 1 row without a return" in ended.err
+
+
+def test_since_scores_later_rows_only(finished, call, longer, read_json):
+    dates = read_json(finished / "data.json")["dates"]
+    test = dates[read_json(finished / "data.json")["n_val"] :]
+    own = call("evaluate", finished, f"since={test[9]}").out.splitlines()
+    assert [line.split()[0] for line in own[::2]] == ["test"]
+    assert f"{3 * (len(test) - 10)} forecasts, {test[10]} to {test[-1]}" in own[1]
+    both = call("evaluate", finished, f"task.data={longer}", f"since={test[9]}").out.splitlines()
+    assert [line.split()[0] for line in both[::2]] == ["seen", "new"]
+    assert both[0].split()[2] == own[0].split()[2]  # seen rows of the test part are the same rows
+    whole = call("evaluate", finished, f"since={dates[0]}").out.splitlines()
+    assert [line.split()[0] for line in whole[::2]] == ["val", "test"]
+
+
+@pytest.mark.parametrize(
+    ("since", "words"),
+    [
+        ("2030-01-01", "no row after since=; the last is of 2021-05-18"),
+        ("yesterday", "since=yesterday: not a date such as 2024-12-31"),
+    ],
+)
+def test_a_date_after_all_rows_or_none_is_refused(finished, call, longer, since, words):
+    ended = call("evaluate", finished, f"task.data={longer}", f"since={since}")
+    assert ended.code == 2
+    assert words in ended.err
+
+
+def test_forecasts_of_other_data_leave_those_of_the_run_alone(copied, call, longer, tmp_path, monkeypatch):
+    assert call("predict", copied).code == 0
+    before = (copied / "forecasts.csv").read_bytes()
+    ended = call("predict", copied, f"task.data={longer}")
+    assert ended.out.splitlines()[0] == str(copied / "forecasts-longer.csv")
+    assert (copied / "forecasts.csv").read_bytes() == before
+    monkeypatch.chdir(tmp_path)
+    assert call("predict", copied, f"task.data={longer}", "out=mine.csv").out.splitlines()[0] == "mine.csv"
+    assert (tmp_path / "mine.csv").read_bytes() == (copied / "forecasts-longer.csv").read_bytes()
+    ended = call("predict", copied, "out=nowhere/mine.csv")
+    assert ended.code == 2
+    assert "out=nowhere/mine.csv: cannot be written: No such file" in ended.err
+
+
+def test_prices_compound_the_returns_with_the_last_known_close(copied, call, longer):
+    assert call("predict", copied, f"task.data={longer}").code == 0
+    ended = call("predict", copied, f"task.data={longer}", "task.units=prices")
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[:2] == [str(copied / "forecasts-longer-prices.csv"), "units: prices"]
+    returns, prices = (table(copied / f"forecasts-longer{end}.csv") for end in ("", "-prices"))
+    assert list(prices) == list(returns)
+    closes = {line.split(",")[0]: line.split(",")[1:] for line in longer.read_text().splitlines()[1:]}
+    days = [*closes, list(prices)[-1][0]]
+    for (day, name), (ahead, came) in prices.items():
+        place = "ABC".index(name)
+        known = float(closes[days[days.index(day) - 1]][place])
+        assert float(ahead) == pytest.approx(known * np.exp(float(returns[day, name][0])), rel=1e-12)
+        assert came == (closes[day][place] if day in closes else "")
+
+
+def test_python_gets_what_the_command_line_prints_and_writes(copied, call, longer):
+    import pandas as pd
+
+    frame = pd.read_csv(longer, index_col="date", parse_dates=True)[["C", "A", "B"]]
+    printed = call("evaluate", copied, f"task.data={longer}", "since=2021-03-01").out
+    for data in (frame, longer, str(longer)):
+        scores = reload.evaluate(copied, data=data, since="2021-03-01")
+        assert list(scores) == ["new"]
+        assert f"new mse {scores['new']['mse']!r}" == printed.splitlines()[0]
+        made = reload.predict(copied, data=data)
+        assert list(made.columns) == ["date", "series", "forecast", "actual"]
+        assert call("predict", copied, f"task.data={longer}").code == 0
+        text = (copied / "forecasts-longer.csv").read_text()
+        assert made.to_csv(index=False, lineterminator="\n") == text
+    assert made["date"].dtype.kind == "M"
+    assert made["actual"].isna().sum() == 3
+    own = reload.predict(copied)
+    assert call("predict", copied).code == 0
+    assert own.to_csv(index=False, lineterminator="\n") == (copied / "forecasts.csv").read_text()
+
+
+def test_the_runs_own_rows_as_a_frame_are_the_runs_own(finished, data):
+    import pandas as pd
+
+    frame = pd.read_csv(data, index_col="date", parse_dates=True)
+    assert reload.evaluate(finished, data=frame) == reload.evaluate(finished)
+    with pytest.warns(UserWarning, match="data frame: 20 forecasts are made from fewer"):
+        assert list(reload.evaluate(finished, data=frame.iloc[:-1])) == ["seen"]
 
 
 def test_show_prints_the_cell(finished, call, read_json):

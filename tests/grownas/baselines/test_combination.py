@@ -25,7 +25,8 @@ from grownas.baselines.combination import (
 )
 from grownas.baselines.var import VAR, cut_blocks, exponential_average, fit_var, select_by_folds
 from grownas.errors import DataError
-from grownas.tasks.index_returns.cleaning import clean, read_csv
+from grownas.tasks.index_returns.cleaning import clean
+from grownas.tasks.index_returns.reading import read_csv
 from grownas.tasks.index_returns.sources import bundled
 
 CLOSES = Path(__file__).parents[3].parent / "shared" / "data" / "indices" / "closes.csv"

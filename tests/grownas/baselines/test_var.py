@@ -29,7 +29,8 @@ from grownas.baselines.var import (
     select_by_validation,
 )
 from grownas.errors import DataError
-from grownas.tasks.index_returns.cleaning import clean, read_csv
+from grownas.tasks.index_returns.cleaning import clean
+from grownas.tasks.index_returns.reading import read_csv
 
 CLOSES = Path(__file__).parents[3].parent / "shared" / "data" / "indices" / "closes.csv"
 

@@ -1,11 +1,9 @@
-"""What a CSV may look like, what is refused and why, and how closes become returns."""
+"""How closes become returns, and which series are left out."""
 
 from __future__ import annotations
 
 import datetime
-import io
 import warnings
-import zipfile
 
 import numpy as np
 import pytest
@@ -13,28 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grownas.errors import DataError
-from grownas.tasks.index_returns.cleaning import LEAST_ROWS, Table, clean, clean_moving, read_csv, still_rows
+from grownas.tasks.index_returns.cleaning import clean, clean_moving, still_rows
+from grownas.tasks.index_returns.reading import Table
 
 FIRST = datetime.date(2020, 1, 1)
 
 
 def day(number):
     return FIRST + datetime.timedelta(days=number)
-
-
-def lines(rows=LEAST_ROWS + 1):
-    """A good file: `a` falls and rises, `b` as well, row n + 2 holds day n."""
-    return ["date,a,b", *(f"{day(i)},{100 + i % 7},{50 + i % 5}" for i in range(rows))]
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(content):
-        path = tmp_path / "closes.csv"
-        path.write_bytes(content if isinstance(content, bytes) else "\n".join(content).encode())
-        return path
-
-    return write
 
 
 def table(values, names=None, **options):
@@ -45,161 +29,6 @@ def table(values, names=None, **options):
 
 def prices(rows=200, series=2, seed=0):
     return 100 * np.exp(np.cumsum(np.random.default_rng(seed).normal(size=(rows, series)) * 0.01, axis=0))
-
-
-def test_reads_dates_names_and_closes_with_blanks(write):
-    read = read_csv(write(["date,^GSPC,FTSEMIB.MI", "2020-01-01,1.5,", "2020-01-02,,3e2"]))
-    assert read.dates == [day(0), day(1)]
-    assert read.names == ["^GSPC", "FTSEMIB.MI"]
-    np.testing.assert_array_equal(read.values, [[1.5, np.nan], [np.nan, 300.0]])
-    assert read.source == "closes.csv"
-    assert not read.returns
-
-
-def test_the_date_column_may_stand_anywhere(write):
-    read = read_csv(write(["a,date,b", "1,2020-01-01,2"]))
-    assert read.names == ["a", "b"]
-    np.testing.assert_array_equal(read.values, [[1, 2]])
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b'"date","a","b"\n"2020-01-01","1.5","2"\n"2020-01-02","1.25","3"\n',
-        b"\xef\xbb\xbfdate,a,b\n2020-01-01,1.5,2\n2020-01-02,1.25,3\n",
-        b"date,a,b\r\n2020-01-01,1.5,2\r\n2020-01-02,1.25,3\r\n",
-        b"date,a,b\n2020-01-01,1.5,2\n2020-01-02,1.25,3\n\n\n  \n,,\n",
-        b"date, a , b\n 2020-01-01 , 1.5,2 \n2020-01-02,1.25, 3",
-    ],
-    ids=["quoted", "byte order mark", "CRLF", "blank lines at the end", "spaces and no last line end"],
-)
-def test_accepts_how_spreadsheets_write(write, content):
-    read = read_csv(write(content))
-    assert read.names == ["a", "b"]
-    assert read.dates == [day(0), day(1)]
-    np.testing.assert_array_equal(read.values, [[1.5, 2], [1.25, 3]])
-
-
-def test_rows_are_not_split_at_odd_line_separators(write):
-    """A spreadsheet's name may hold U+2028, which Python's `splitlines` takes for the end of a line."""
-    assert read_csv(write(["date,a\u2028b,c", "2020-01-01,1,2"])).names == ["a\u2028b", "c"]
-
-
-REFUSED = [  # the row that is replaced in a good file, what stands there, what is said after the file's name
-    (1, "Date,a,b", "row 1: no column called date; found Date, a, b"),
-    (1, "day,a,b", "row 1: no column called date; found day, a, b"),
-    (1, "date,a,a", "row 1: column 'a' stands 2 times"),
-    (1, "date,date,a", "row 1: column 'date' stands 2 times"),
-    (1, "date,a,", "row 1, column 3: the name is empty"),
-    (1, "date,  ,b", "row 1, column 2: the name is empty"),
-    (1, "date", "row 1: only a date column; expected closes of at least one index beside it"),
-    (5, "2020-01-03,100,50", "row 5, column date: 2020-01-03 stands twice"),
-    (5, "2020-01-02,100,50", "row 5, column date: 2020-01-02 comes after 2020-01-03; sort the rows by date"),
-    (5, "03/01/2020,100,50", "row 5, column date: '03/01/2020' is not a date such as 2024-12-31"),
-    (5, "2020-02-30,100,50", "row 5, column date: '2020-02-30' is not a date such as 2024-12-31"),
-    (5, "2020-01-04 00:00,100,50", "row 5, column date: '2020-01-04 00:00' is not a date such as 2024-12-31"),
-    (5, ",100,50", "row 5, column date: '' is not a date such as 2024-12-31"),
-    (5, "2020-01-04,abc,50", "row 5, column a: 'abc' is not a number"),
-    (5, '2020-01-04,"12,5",50', "row 5, column a: '12,5' is not a number"),
-    (5, '2020-01-04,"1\n2",50', r"row 5, column a: '1\n2' is not a number"),
-    (5, "2020-01-04,100,1_000", "row 5, column b: '1_000' is not a number"),
-    (5, "2020-01-04,0,50", "row 5, column a: a close must be finite and above 0, got 0"),
-    (5, "2020-01-04,100,-3.5", "row 5, column b: a close must be finite and above 0, got -3.5"),
-    (5, "2020-01-04,inf,50", "row 5, column a: a close must be finite and above 0, got inf"),
-    (5, "2020-01-04,-Infinity,50", "row 5, column a: a close must be finite and above 0, got -Infinity"),
-    (5, "2020-01-04,nan,50", "row 5, column a: a close must be finite and above 0, got nan"),
-    (5, "2020-01-04,1e999,50", "row 5, column a: a close must be finite and above 0, got 1e999"),
-    (5, "2020-01-04,1", "row 5: 2 fields, the header has 3"),
-    (5, "2020-01-04,1,2,3", "row 5: 4 fields, the header has 3"),
-    (5, "", "row 5: 0 fields, the header has 3"),
-]
-
-
-@pytest.mark.parametrize(("row", "text", "words"), REFUSED, ids=[text or "blank" for _, text, _ in REFUSED])
-def test_refuses_a_row_with_file_place_and_reason(write, row, text, words):
-    content = lines()
-    content[row - 1] = text
-    path = write(content)
-    with pytest.raises(DataError) as caught:
-        read_csv(path)
-    assert str(caught.value) == f"{path}, {words}"
-
-
-def workbook():
-    """What a spreadsheet program saves by default: a zip archive."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("xl/worksheets/sheet1.xml", "<worksheet><row>1</row></worksheet>" * 20)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"date,a\n2020-01-01,1\0\n", "a binary file"),
-        ("date,Börse\n2020-01-01,1\n".encode("latin-1"), r"not a text file in UTF-8 \(byte 6\)"),
-        ("date,a\n2020-01-01,1\n".encode("utf-16"), r"not a text file in UTF-8 \(byte 0\)"),
-        (workbook(), "not a text file in UTF-8|a binary file"),
-        (b'date,a\n2020-01-01,"1\n', "line 2: not a CSV: unexpected end of data"),
-        (b"", "no rows of data"),
-        (b"\n\n", "no rows of data"),
-        (b"date,a\n\n", "no rows of data"),
-    ],
-    ids=["NUL", "latin-1", "UTF-16", "xlsx", "open quote", "empty", "blank lines", "header alone"],
-)
-def test_refuses_what_is_no_table(write, content, reason):
-    path = write(content)
-    with pytest.raises(DataError, match=reason) as caught:
-        read_csv(path)
-    assert str(caught.value).startswith(str(path))
-
-
-def test_refuses_a_missing_file_and_says_what_else_may_stand_there(tmp_path):
-    with pytest.raises(DataError, match=r"closs\.csv: no such file; task.data takes a CSV of closes, bundled"):
-        read_csv(tmp_path / "closs.csv")
-
-
-def test_refuses_a_directory(tmp_path):
-    with pytest.raises(DataError) as caught:
-        read_csv(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path}: cannot be read: ")
-
-
-@given(st.binary(max_size=300))
-def test_any_bytes_are_read_or_refused_in_words(tmp_path_factory, content):
-    path = tmp_path_factory.mktemp("bytes") / "closes.csv"
-    path.write_bytes(content)
-    with pytest.raises(DataError):
-        read_csv(path)  # 300 random bytes with a column called date: not in this universe
-
-
-@given(
-    st.lists(st.sampled_from(["2020-01-01", "2020-01-02", "1", "0", "", "x", '"', ",", "\n", "date", "a"]), max_size=30)
-)
-def test_any_text_gives_a_table_or_an_error_in_words(tmp_path_factory, parts):
-    path = tmp_path_factory.mktemp("text") / "closes.csv"
-    path.write_text("date,a\n" + ",".join(parts))
-    read, refused = None, ""
-    try:
-        read = read_csv(path)
-    except DataError as error:
-        refused = str(error)
-    assert (read is None) == refused.startswith(str(path))
-    if read:
-        assert read.values.shape == (len(read.dates), len(read.names))
-        known = read.values[~np.isnan(read.values)]
-        assert (known > 0).all()
-        assert np.isfinite(known).all()
-
-
-def test_a_file_becomes_log_returns_of_the_later_day(write):
-    panel = clean(read_csv(write(lines(150))))
-    assert panel.returns.shape == (149, 2)
-    assert panel.dates[0] == day(1)
-    assert panel.dates[-1] == day(149)
-    assert panel.returns[0, 0] == pytest.approx(np.log(101 / 100), abs=1e-15)
-    assert panel.returns[6, 0] == pytest.approx(np.log(100 / 106), abs=1e-15)
-    assert panel.returns[4, 1] == pytest.approx(np.log(50 / 54), abs=1e-15)
 
 
 def test_begins_with_the_first_day_on_which_all_exist_and_counts_blanks_after_it():
@@ -233,7 +62,7 @@ def test_changing_the_future_changes_no_return_before_it():
 def test_returns_are_taken_as_they_are():
     values = np.random.default_rng(0).normal(size=(150, 2))
     values[0, 0] = np.nan
-    panel = clean(table(values, returns=True))
+    panel = clean(table(values, kind="returns"))
     np.testing.assert_array_equal(panel.returns, values[1:])
     assert panel.dates[0] == day(1)
 
@@ -241,7 +70,7 @@ def test_returns_are_taken_as_they_are():
 def test_differences_the_series_that_are_named():
     values = np.random.default_rng(0).normal(size=(150, 3))
     names = ["a", "a_range", "b_range"]
-    panel = clean(table(values, names, returns=True), ["ranges", "a_range"])
+    panel = clean(table(values, names, kind="returns"), ["ranges", "a_range"])
     np.testing.assert_array_equal(panel.returns[:, 0], values[1:, 0])  # the first day has no change: it goes
     np.testing.assert_array_equal(panel.returns[:, 1:], values[1:, 1:] - values[:-1, 1:])
     assert panel.dates == [day(i) for i in range(1, 150)]
@@ -375,8 +204,8 @@ def test_values_that_only_repeat_are_still_too():
     values = np.random.default_rng(0).normal(size=(300, 2))
     values[51:62, 1] = values[50, 1]
     assert still_rows(values).sum(0).tolist() == [0, 11]
-    assert moving(table(values, returns=True))[0].names == ["x0"]
-    assert moving(table(values[:-1], returns=True), longest_still=11)[0].names == ["x0", "x1"]
+    assert moving(table(values, kind="returns"))[0].names == ["x0"]
+    assert moving(table(values[:-1], kind="returns"), longest_still=11)[0].names == ["x0", "x1"]
     rising = prices(300, 2)
     rising[50:70, 0] = rising[49, 0] * 1.001 ** np.arange(1, 21)  # a gap that was interpolated
     assert moving(rising)[0].names == ["x1"]
@@ -386,12 +215,12 @@ def test_a_differenced_level_is_looked_at_as_it_is_forecast():
     values = np.random.default_rng(0).normal(size=(300, 3))
     values[50:70, 1] = values[49, 1]
     names = ["a", "a_range", "b_range"]
-    panel, (told,) = moving(table(values, names, returns=True), difference=["ranges"])
+    panel, (told,) = moving(table(values, names, kind="returns"), difference=["ranges"])
     assert panel.names == ["a", "b_range"]
     assert panel.report["differenced"] == ["b_range"]
     assert f"a_range, which does not move for 20 rows, {day(50)} to {day(69)}" in told
     np.testing.assert_array_equal(panel.returns[:, 1], np.diff(values[:, 2]))
-    assert moving(table(values, names, returns=True), difference=["a_range"])[0].report["differenced"] == []
+    assert moving(table(values, names, kind="returns"), difference=["a_range"])[0].report["differenced"] == []
 
 
 def test_rows_that_stand_twice_are_warned_of_and_stay():

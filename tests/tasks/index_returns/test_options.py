@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.options import Options
-from grownas.tasks.index_returns.sources import NAMES, TICKERS, utc_today
+from grownas.tasks.index_returns.sources import KINDS, NAMES, TICKERS, read, utc_today
 
 
 def test_defaults_are_the_main_jobs():
@@ -54,6 +54,9 @@ def test_a_path_means_the_same_file_from_every_folder(tmp_path, monkeypatch):
         ({"data": "planted", "planted_units": 1}, "greater than or equal to 2"),
         ({"planted_nodes": 2}, "shapes task.data=planted alone, but task.data is bundled; leave it out or at 3"),
         ({"data": "white_noise", "planted_units": 32}, "task.data is white_noise; leave it out or at 8"),
+        ({"values": "levels"}, "says what a file holds, but task.data is bundled, which holds returns; leave it out"),
+        ({"values": "closes", "data": "closes.csv"}, "'prices', 'returns' or 'levels'"),
+        ({"units": "levels"}, "'returns' or 'prices'"),
     ],
 )
 def test_what_cannot_be_is_refused(given, words):
@@ -66,6 +69,14 @@ def test_the_shape_of_a_planted_cell_says_where_the_data_come_from():
     assert options.model_dump()["planted_nodes"] == 2  # what a run folder's config.yaml holds
     assert {"planted_nodes", "planted_units"} < set(Options.WHERE) < set(Options.model_fields)
     assert Options(planted_nodes=3, planted_units=8) == Options()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_a_source_holds_is_what_the_table_says(name):
+    if name == "yfinance":
+        pytest.skip("a download")
+    assert read(name, data_seed=1).kind == KINDS[name]
+    assert Options(data=name, values=KINDS[name]).values == KINDS[name]
 
 
 @pytest.mark.parametrize("data", [name for name in NAMES if name != "yfinance"] + ["closes.csv"])

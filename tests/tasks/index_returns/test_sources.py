@@ -26,7 +26,7 @@ def test_bundled_has_four_series_of_every_day():
     assert table.values.shape == (5031, 4)  # arch.data: 5031 days from 1999-01-04 on
     assert table.dates[0] == datetime.date(1999, 1, 4)
     assert table.dates[-1] == datetime.date(2018, 12, 31)
-    assert table.returns
+    assert table.kind == "returns"
 
 
 def test_bundled_values_are_those_of_arch():
@@ -139,7 +139,7 @@ def test_a_download_keeps_our_order_and_every_digit(tmp_path, yahoo):
     assert table.names == list(ASKED)
     assert table.dates == [d.date() for d in DAYS]
     np.testing.assert_array_equal(table.values, np.stack([closes_of(t) for t in ASKED], axis=1))
-    assert not table.returns
+    assert table.kind == "prices"
     assert table.source == "Yahoo Finance, 2020-01-06"
 
 

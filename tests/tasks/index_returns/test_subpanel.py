@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from grownas.errors import DataError
-from grownas.tasks.index_returns.cleaning import Panel, checksum_of
+from grownas.tasks.index_returns.cleaning import Panel
 from grownas.tasks.index_returns.options import Options
+from grownas.tasks.index_returns.reading import checksum_of
 from grownas.tasks.index_returns.subpanel import draw_subpanel
 from grownas.tasks.index_returns.task import IndexReturns
 

@@ -21,8 +21,9 @@ from grownas.baselines.var import fit_var, select_by_folds, select_by_validation
 from grownas.cells.cell import GrownRNN
 from grownas.errors import DataError
 from grownas.genotype import Genotype, Node, Op
-from grownas.tasks.index_returns.cleaning import Panel, Table, clean
+from grownas.tasks.index_returns.cleaning import Panel, clean
 from grownas.tasks.index_returns.options import Options
+from grownas.tasks.index_returns.reading import Table
 from grownas.tasks.index_returns.task import IndexReturns
 
 LATE, ROWS = 3, 300  # as in conftest
@@ -543,9 +544,11 @@ def test_the_day_ahead_is_the_forecast_of_a_row_appended(load, kind):
         ("2024-02-28", "2024-02-29"),
     ],
 )
-def test_the_next_day_is_a_weekday(last, ahead):
-    task = counting()
-    dates = [*task.panel.dates[:-1], datetime.date.fromisoformat(last)]
+def test_the_next_day_of_a_panel_of_weekdays_is_a_weekday(load, last, ahead):
+    task = load()
+    end = datetime.date.fromisoformat(last)
+    before = [end - datetime.timedelta(days=i) for i in range(len(task.panel.dates) * 2, 0, -1)]
+    dates = [*[day for day in before if day.weekday() < 5][-len(task.panel.dates) + 1 :], end]
     assert replace(task, panel=replace(task.panel, dates=dates)).next_day == ahead
 
 
@@ -656,7 +659,7 @@ def test_the_checksum_tells_data_apart(closes, load):
 def test_the_checksum_is_of_what_was_read_not_of_its_logarithms():
     days = [datetime.date(2020, 1, 1) + datetime.timedelta(days=i) for i in range(120)]
     values = np.random.default_rng(0).normal(size=(120, 2))
-    read = Table(days, ["a", "b"], values, "somewhere", returns=True, origin="sha256:raw")
+    read = Table(days, ["a", "b"], values, "somewhere", kind="returns", origin="sha256:raw")
     told = clean(read).checksum
     assert clean(replace(read, values=np.nextafter(values, 9))).checksum == told
     for other in (

@@ -1,0 +1,203 @@
+"""When the next row is due, by the dates of the rows before it: daily, weekly, monthly or intraday."""
+
+from __future__ import annotations
+
+import calendar
+import datetime
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from statistics import median
+from typing import NamedTuple
+
+Moment = datetime.date  # a day, or a `datetime`, which is a date too, where rows have a time of day
+Time = datetime.datetime
+
+WEEKS = 26  # the latest weeks with rows, whose days and hours are learned
+MOST_ROWS = 20_000  # of them
+RECENT = 24  # steps that tell gaps and months
+SLOT_SHARE = 0.25  # of the weeks in which a weekday and hour must occur to be expected again
+LEAST_WEEKS, LEAST_STEPS = 3, 6
+LEAST_HITS = 0.8  # of the past steps that a rule must give; holidays are its misses
+MONTH = 365.25 / 12  # days
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+WORKDAYS = range(5)
+DAY = datetime.timedelta(days=1)
+
+
+class Step(NamedTuple):
+    """The next row's date.
+
+    Attributes:
+        when: of the type of the dates, in the time zone of the last.
+        frequency: in words, such as `Monday to Friday`.
+        doubt: why the date is uncertain, in words; empty if it is not.
+    """
+
+    when: Moment
+    frequency: str
+    doubt: str
+
+
+class _Rule(NamedTuple):
+    """A rule that gives the next row's time from the last one's, and the times that it is tried on."""
+
+    words: str
+    next: Callable[[Time], Time]
+    sample: Sequence[Time]
+    doubt: str = ""
+
+    def hits(self) -> float:
+        """Return the share of past steps that the rule gives."""
+        steps = list(pairwise(self.sample))
+        return sum(self.next(one) == other for one, other in steps) / max(1, len(steps))
+
+
+def next_step(dates: Sequence[Moment], before: Iterable[Moment] = ()) -> Step:
+    """Return when the row after the last is due.
+
+    Several rules are tried on the past rows (days and hours of the week, months, a fixed gap), and the one that gives
+    most of the past steps is taken. Holidays are not known. Times are those of the clock at the place: a change to
+    daylight saving time does not move them.
+
+    Args:
+        dates: of the rows, ascending, at least one.
+        before: dates of earlier rows that are at hand, of the same series; those not before the first are left out.
+    """
+    last = dates[-1]
+    alike = [day for day in before if _form(day) == _form(last)]
+    times = [_clock(day) for day in [*(day for day in alike if day < dates[0]), *dates]]
+    rules = [rule for make in (_weekly, _short, _monthly, _fixed_gap) for rule in make(times)]
+    hits = [rule.hits() for rule in rules]
+    best = max(range(len(rules)), key=lambda i: hits[i])  # the first of equals
+    rule, steps = rules[best], len(rules[best].sample) - 1
+    doubt = rule.doubt
+    if steps < LEAST_STEPS:
+        doubt = f"only {steps + 1} row{'s' * (steps > 0)} tell the frequency"
+    elif hits[best] < LEAST_HITS:
+        doubt = f"the dates are irregular: {rule.words} gives {hits[best]:.0%} of the last {steps} steps"
+    when = rule.next(times[-1])
+    if isinstance(last, Time):
+        return Step(when.replace(tzinfo=last.tzinfo), rule.words, doubt)
+    return Step(when.date(), rule.words, doubt)
+
+
+def _form(day: Moment) -> tuple[bool, bool]:
+    """Return what two moments must share to be compared: a time of day, a time zone."""
+    return isinstance(day, Time), isinstance(day, Time) and day.tzinfo is not None
+
+
+def _clock(day: Moment) -> Time:
+    """Return what calendar and clock showed at the place."""
+    if isinstance(day, Time):
+        return day.replace(tzinfo=None)
+    return Time(day.year, day.month, day.day)
+
+
+def _week(time: Time) -> Time:
+    """Return the Monday, 0:00, of a time's week."""
+    return Time(time.year, time.month, time.day) - time.weekday() * DAY
+
+
+def _weekly(times: Sequence[Time]) -> list[_Rule]:
+    """Return the rule of days and hours of the week that come again, where there are weeks enough to learn them."""
+    weeks = sorted({_week(time) for time in times})[-WEEKS:]
+    recent = [time for time in times[-MOST_ROWS:] if time >= weeks[0]]
+    counts = Counter(time - _week(time) for time in recent)
+    slots = sorted(slot for slot, count in counts.items() if count >= max(2, SLOT_SHARE * len(weeks)))
+    if len(weeks) < LEAST_WEEKS or not slots:
+        return []
+
+    def after(time: Time) -> Time:
+        place = bisect_right(slots, time - _week(time))
+        return _week(time) + slots[place] if place < len(slots) else _week(time) + 7 * DAY + slots[0]
+
+    return [_Rule(_in_words(sorted({slot.days for slot in slots}), recent), after, recent)]
+
+
+def _short(times: Sequence[Time]) -> list[_Rule]:
+    """Return the rule of hours that come again on workdays (on all days if a weekend has rows), for a few weeks."""
+    if len({_week(time) for time in times}) >= LEAST_WEEKS:
+        return []
+    days = WORKDAYS if all(time.weekday() in WORKDAYS for time in times) else range(7)
+    counts, first = Counter(time.time() for time in times), times[0].date()
+    hours = sorted(hour for hour, count in counts.items() if count >= max(counts.values()) / 2)
+
+    def after(time: Time) -> Time:
+        place = bisect_right(hours, time.time())
+        if place < len(hours) and time.weekday() in days:
+            return Time.combine(time, hours[place])
+        day = time + DAY
+        while day.weekday() not in days:
+            day += DAY
+        return Time.combine(day, hours[0])
+
+    has_weekend = any((first + i * DAY).weekday() == 5 for i in range((times[-1].date() - first).days))
+    doubt = "" if has_weekend else "the rows span no weekend, after which to expect the next"
+    return [_Rule(_in_words(list(days), times), after, times, doubt)]
+
+
+def _monthly(times: Sequence[Time]) -> list[_Rule]:
+    """Return the rules of a day of the month that comes again each month, quarter or year."""
+    recent = times[-RECENT - 1 :]
+    gaps = [(later - earlier) / DAY for earlier, later in pairwise(recent)]
+    months = round(median(gaps) / MONTH) if gaps else 0
+    if months < 1 or median(gaps) < 27:
+        return []
+    highest = max(time.day for time in recent)
+    often = "monthly" if months == 1 else "yearly" if months == 12 else f"every {months} months"
+
+    def rule(words: str, choose: Callable[[datetime.date], datetime.date]) -> _Rule:
+        def after(time: Time) -> Time:
+            number = 12 * time.year + time.month - 1 + months
+            return Time.combine(choose(datetime.date(number // 12, number % 12 + 1, 1)), time.time())
+
+        return _Rule(f"{often}, {words}", after, recent)
+
+    return [
+        rule("on the last day", _last_day),
+        rule("on the last workday", lambda first: _workday(_last_day(first), -DAY)),
+        rule("on the first workday", lambda first: _workday(first, DAY)),
+        rule(f"on day {highest}", lambda first: first.replace(day=min(highest, _last_day(first).day))),
+    ]
+
+
+def _last_day(first: datetime.date) -> datetime.date:
+    return first.replace(day=calendar.monthrange(first.year, first.month)[1])
+
+
+def _workday(day: datetime.date, step: datetime.timedelta) -> datetime.date:
+    while day.weekday() not in WORKDAYS:
+        day += step
+    return day
+
+
+def _fixed_gap(times: Sequence[Time]) -> list[_Rule]:
+    """Return the rule of the most common gap."""
+    recent = times[-RECENT - 1 :]
+    gaps = Counter(later - earlier for earlier, later in pairwise(recent) if later > earlier)
+    gap = max(gaps, key=lambda one: (gaps[one], -one)) if gaps else DAY
+    return [_Rule(f"every {_span(gap)}", lambda time: time + gap, recent)]
+
+
+def _span(gap: datetime.timedelta) -> str:
+    """Return a gap in words."""
+    for name, unit in (("day", DAY), ("hour", DAY / 24), ("minute", DAY / 1440)):
+        if not gap % unit:
+            count = gap // unit
+            return name if count == 1 else f"{count} {name}s"
+    return f"{gap.total_seconds():g} seconds"
+
+
+def _in_words(days: Sequence[int], times: Sequence[Time]) -> str:
+    """Return days of the week, and the usual gap where there are several rows a day, in words."""
+    if list(days) == list(range(7)):
+        words = "every day"
+    elif list(days) == list(WORKDAYS):
+        words = "Monday to Friday"
+    else:
+        words = ("weekly, " if len(days) == 1 else "") + "on " + ", ".join(WEEKDAYS[day] for day in days)
+    gaps = Counter(later - earlier for earlier, later in pairwise(times) if later > earlier)
+    usual = max(gaps, key=lambda one: gaps[one]) if gaps else DAY
+    return words if usual >= DAY else f"every {_span(usual)}, {words.removeprefix('every day') or 'day and night'}"

@@ -1,0 +1,409 @@
+"""From cells to a table: which column holds the dates, how dates and numbers are written, what stands for a blank."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import io
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from grownas.errors import DataError
+from grownas.tasks.index_returns.frequency import Moment
+
+Kind = Literal["prices", "returns", "levels"]
+
+DATE_NAMES = ("date", "datetime", "timestamp", "time")  # of the column of dates, in any case
+BLANKS = frozenset(("", "n/a", "#n/a", "na", "nan", "<na>", "null", "none", "-", "--", "."))  # in any case
+SEPARATORS = (",", ";", "\t")
+POINT_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+")  # 1.234.567
+COMMA_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")  # 1,234,567
+DAY_FORM = re.compile(r"(\d{1,4})([/.-])(\d{1,2})\2(\d{1,4})(?:[ T]+(\S.*))?")
+ORDERS = {  # where year, month and day stand
+    "year, month, day": (0, 1, 2),
+    "day, month, year": (2, 1, 0),
+    "month, day, year": (2, 0, 1),
+}
+INSTEAD = "; for ready returns set task.values=returns, for yields or temperatures task.values=levels"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Values by row and series, as they were read.
+
+    Attributes:
+        dates: one a row, ascending: days, or datetimes where rows have a time of day.
+        names: of the series.
+        values: shape `(n, I)`, float64, nan where blank.
+        source: where they came from.
+        kind: prices, of which log returns are taken; returns, used as they are; or levels, which are differenced.
+        origin: checksum of what the values were computed from, where they are not what was read: a logarithm's last
+            bit may differ between processors.
+        notes: how it was read, where that had to be found out.
+    """
+
+    dates: list[Moment]
+    names: list[str]
+    values: np.ndarray
+    source: str
+    kind: Kind = "prices"
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Cells(NamedTuple):
+    """What a file or data frame holds.
+
+    Attributes:
+        where: what messages begin with.
+        source: its short name.
+        header: names of the columns.
+        columns: the cells of each: texts, or an array of numbers.
+        first_row: what messages call the first row of cells.
+        header_row: what they call the header.
+    """
+
+    where: str
+    source: str
+    header: list[str]
+    columns: list[Sequence[Any] | np.ndarray]
+    first_row: int = 2
+    header_row: str = "row 1"
+
+
+def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = None) -> Table:
+    """Read a CSV: a column of dates and one column a series, blank where a market was shut; see `to_table`.
+
+    Fields are separated by commas, semicolons or tabs. Numbers have a decimal point, or a decimal comma where that is
+    beyond doubt.
+
+    Args:
+        path: of the file, a text in UTF-8.
+        kind: what the values are.
+        only: the series to read; None for all.
+
+    Raises:
+        DataError: the file cannot be used; the message quotes row (the header is row 1), column and reason.
+    """
+    text = _text(path)
+    separator = _separator(path, text)
+    rows = _rows(path, text, separator)
+    header = [name.strip() for name in rows[0]]
+    _date_place(Cells(str(path), path.name, header, []))  # what is wrong with the header is told first
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise DataError(f"{path}, row {number}: {len(row)} fields, the header has {len(header)}")
+    columns: list[Any] = [[cell.strip() for cell in column] for column in zip(*rows[1:], strict=True)]
+    return to_table(Cells(str(path), path.name, header, columns), kind, only, comma_separated=separator == ",")
+
+
+def _text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: no such file; task.data takes a CSV of closes, bundled, yfinance or a synthetic panel's name"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start}); expected a CSV of closes") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if "\0" in text:
+        raise DataError(f"{path}: a binary file; expected a CSV of closes")
+    return text
+
+
+def _separator(path: Path, text: str) -> str:
+    """Return the separator by which the header has a column of dates; a comma where none does."""
+    found = []
+    for separator in SEPARATORS:
+        try:
+            header = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+        except csv.Error:
+            continue  # told when the rows are read
+        if len(header) > 1 and _date_columns([name.strip() for name in header]):
+            found.append(separator)
+    if len(found) > 1:
+        marks = " and ".join(repr(one) for one in found)
+        raise DataError(f"{path}, row 1: {marks} could both separate the columns; quote the names that hold one")
+    return found[0] if found else ","
+
+
+def _rows(path: Path, text: str, separator: str) -> list[list[str]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not a CSV: {error}") from error
+    while rows and not any(cell.strip() for cell in rows[-1]):
+        rows.pop()
+    if len(rows) < 2:
+        raise DataError(f"{path}: no rows of data; expected a header and one row a day")
+    return rows
+
+
+def to_table(
+    cells: Cells, kind: Kind = "prices", only: Sequence[str] | None = None, *, comma_separated: bool = False
+) -> Table:
+    """Return cells as a table, with a warning that tells all that was guessed.
+
+    The column of dates is called date, datetime, timestamp or time, in any case, or is the first and has no name.
+    Dates are ISO, with a time of day where rows have one, or days with slashes or points whose order only one reading
+    fits. Midnights are days. `n/a`, `NA`, `-` and `.` are blanks.
+
+    Args:
+        cells: see `Cells`.
+        kind: what the values are; prices must be above 0.
+        only: the series to read, in this order; other columns are left out with a warning. None for all.
+        comma_separated: a comma in a cell is no decimal mark.
+
+    Raises:
+        DataError: the cells cannot be used, or can be read in two ways.
+    """
+    notes: list[str] = []
+    cells, place = _with_dates(cells, notes)
+    places = [number for number in range(len(cells.header)) if number != place]
+    if only is not None:
+        there = [cells.header[number] for number in places]
+        places = [cells.header.index(name) for name in pick(there, only, cells.source)]
+    dates = _dates(cells, place, notes)
+    texts = [number for number in places if not isinstance(cells.columns[number], np.ndarray)]
+    plain = _mark_reader(cells, texts, notes, comma_separated)
+    blanks: Counter[str] = Counter()
+    values = np.full((len(dates), len(places)), np.nan)
+    for to, number in enumerate(places):
+        column = cells.columns[number]
+        if isinstance(column, np.ndarray):
+            values[:, to] = column
+            _check_numbers(cells, number, column, kind)
+            continue
+        for row, cell in enumerate(column):
+            if cell.casefold() in BLANKS:
+                blanks[cell] += 1
+            else:
+                values[row, to] = _number(cells, row, number, cell, plain(cell), kind)
+    told = [f"{word!r} in {count} cell{'s' * (count > 1)}" for word, count in sorted(blanks.items()) if word]
+    notes += [f"{', '.join(told)} as blank"] if told else []
+    if notes:
+        warnings.warn(f"{cells.source}: read {'; '.join(notes)}", stacklevel=2)
+    names = [cells.header[number] for number in places]
+    _doubt_returns(cells.source, names, values, kind)
+    return Table(dates, names, values, cells.source, kind, notes=tuple(notes))
+
+
+def pick(there: Sequence[str], wanted: Sequence[str], source: str) -> list[str]:
+    """Return the names of a model's series after checking that data have them; tell which others are left out.
+
+    Raises:
+        DataError: one is missing.
+    """
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise DataError(
+            f"{source}: {', '.join(missing)} missing; its columns are {', '.join(there)}; the model was fitted to "
+            f"{', '.join(wanted)}. Give these columns, in any order"
+        )
+    extra = [name for name in there if name not in wanted]
+    if extra:
+        warnings.warn(f"{source}: left out {', '.join(extra)}, which the model does not read", stacklevel=2)
+    return list(wanted)
+
+
+def _date_columns(header: Sequence[str]) -> list[int]:
+    """Return the columns that may hold the dates."""
+    named = [number for number, name in enumerate(header) if name.casefold() in DATE_NAMES]
+    return named or ([0] if header and not header[0] else [])
+
+
+def _date_place(cells: Cells) -> int:
+    """Return where the dates stand.
+
+    Raises:
+        DataError: nowhere, or in one of several columns; a name stands twice; or there is no other column.
+    """
+    header, where = cells.header, f"{cells.where}, {cells.header_row}"
+    for name in header:
+        if name and header.count(name) > 1:
+            raise DataError(f"{where}: column {name!r} stands {header.count(name)} times")
+    found = _date_columns(header)
+    if not found:
+        raise DataError(
+            f"{where}: no column called {', '.join(DATE_NAMES[:-1])} or {DATE_NAMES[-1]}; found {', '.join(header)}"
+        )
+    if len(found) > 1:
+        raise DataError(
+            f"{where}: {' and '.join(header[number] for number in found)} could each hold the dates; keep one column, "
+            "with cells such as 2024-12-31 or 2024-12-31 15:30"
+        )
+    if len(header) < 2:
+        raise DataError(f"{where}: only a date column; expected closes of at least one index beside it")
+    return found[0]
+
+
+def _with_dates(cells: Cells, notes: list[str]) -> tuple[Cells, int]:
+    """Return the cells, without a first column that only counts the rows, and where the dates stand."""
+    place = _date_place(cells)
+    if not cells.header[0] and place > 0 and _counts(cells.columns[0]):
+        notes.append("without the first column, which has no name and counts the rows")
+        cells = cells._replace(header=cells.header[1:], columns=cells.columns[1:])
+        place -= 1
+    elif not cells.header[place]:
+        notes.append("the first column, which has no name, as dates")
+    for column, name in enumerate(cells.header, start=1):
+        if not name and column - 1 != place:
+            raise DataError(f"{cells.where}, {cells.header_row}, column {column}: the name is empty")
+    return cells, place
+
+
+def _counts(column: Sequence[Any] | np.ndarray) -> bool:
+    cells = [str(cell) for cell in column]
+    return any(cells == [str(number + first) for number in range(len(cells))] for first in (0, 1))
+
+
+def _dates(cells: Cells, place: int, notes: list[str]) -> list[Moment]:
+    """Return the dates: days where every time is midnight, else datetimes.
+
+    Raises:
+        DataError: one is no date, stands twice or comes too early; or two orders of day and month are possible.
+    """
+    texts = [str(cell) for cell in cells.columns[place]]
+    label = f"column {cells.header[place] or place + 1}"
+    times = _times(cells, texts, label, notes)
+    if len({time.tzinfo is None for time in times}) > 1:
+        raise DataError(f"{cells.where}, {label}: only some rows have a time zone; give all of them one, or none")
+    days: list[Moment] = list(times)
+    if all(time.time() == datetime.time() for time in times):
+        days = [time.date() for time in times]
+    for row, (before, day) in enumerate(pairwise(days), start=1):
+        if day <= before:
+            problem = "stands twice" if day == before else f"comes after {before}; sort the rows by date"
+            raise DataError(f"{cells.where}, row {cells.first_row + row}, {label}: {texts[row]} {problem}")
+    return days
+
+
+def _times(cells: Cells, texts: Sequence[str], label: str, notes: list[str]) -> list[datetime.datetime]:
+    iso = [_iso(text) for text in texts]
+    if all(iso):
+        return [time for time in iso if time]
+    readings = {name: [_by_order(text, order) for text in texts] for name, order in ORDERS.items()}
+    whole = {name: times for name, times in readings.items() if all(times)}
+    if len(whole) > 1 and len({tuple(map(str, times)) for times in whole.values()}) > 1:
+        raise DataError(
+            f"{cells.where}, {label}: {texts[0]} could be day, month, year or month, day, year, and no row decides; "
+            "write dates such as 2024-12-31"
+        )
+    for name, times in whole.items():
+        notes.append(f"dates as {name}")
+        return [time for time in times if time]
+    best = max([iso, *readings.values()], key=lambda times: sum(time is not None for time in times))
+    row = best.index(None)
+    raise DataError(
+        f"{cells.where}, row {cells.first_row + row}, {label}: {texts[row]!r} is not a date such as 2024-12-31"
+    )
+
+
+def _iso(text: str) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _by_order(text: str, order: tuple[int, int, int]) -> datetime.datetime | None:
+    """Read 31/12/2024, 12/31/2024, 2024/12/31 or 31.12.2024, with a time of day behind it or none."""
+    form = DAY_FORM.fullmatch(text)
+    if not form:
+        return None
+    year, month, day = ((form[1], form[3], form[4])[place] for place in order)
+    return _iso(f"{year}-{month:0>2}-{day:0>2} {form[5] or '00:00'}") if len(year) == 4 else None
+
+
+def _mark_reader(cells: Cells, places: Sequence[int], notes: list[str], comma_separated: bool) -> Callable[[str], str]:
+    """Return what turns a cell's number into one with a decimal point; raise where two readings are possible."""
+
+    def numbers() -> Iterator[str]:
+        return (cell for number in places for cell in cells.columns[number] if "," in cell or "." in cell)
+
+    commas = [cell for cell in numbers() if "," in cell]
+    if not commas:
+        return str
+    whole = [cell for cell in commas if COMMA_GROUPS.fullmatch(cell.partition(".")[0])]
+    both = [cell for cell in commas if "." in cell]
+    if both and len(whole) == len(commas):
+        notes.append("commas as marks of thousands")
+        return lambda cell: cell.replace(",", "")
+    points = [cell for cell in numbers() if "." in cell and cell not in BLANKS]
+    if both and all(POINT_GROUPS.fullmatch(cell.partition(",")[0]) for cell in points):
+        notes.append("points as marks of thousands, commas as decimal commas")
+        return lambda cell: cell.replace(".", "").replace(",", ".")
+    if comma_separated:
+        return str  # a slip, told as no number
+    if points:
+        raise DataError(
+            f"{cells.where}: numbers with a comma, such as {commas[0]}, beside numbers with a point, such as "
+            f"{points[0]}; write all with a decimal point and without marks of thousands"
+        )
+    if len(whole) == len(commas):
+        raise DataError(
+            f"{cells.where}: the comma of {commas[0]} could be a decimal comma or mark thousands, and no cell decides; "
+            "write numbers with a decimal point and without marks of thousands"
+        )
+    notes.append("commas as decimal commas")
+    return lambda cell: cell.replace(",", ".")
+
+
+def _number(cells: Cells, row: int, number: int, cell: str, plain: str, kind: Kind) -> float:
+    place = f"{cells.where}, row {cells.first_row + row}, column {cells.header[number]}"
+    try:
+        value = float(plain.replace("_", "?"))  # Python reads 1_000 as a number; in a table it is a slip
+    except ValueError as error:
+        raise DataError(f"{place}: {cell!r} is not a number") from error
+    _check_value(place, value, cell, kind)
+    return value
+
+
+def _check_numbers(cells: Cells, number: int, column: np.ndarray, kind: Kind) -> None:
+    wrong = np.isinf(column) | ((column <= 0) & (kind == "prices"))
+    for row in np.flatnonzero(wrong)[:1]:
+        place = f"{cells.where}, row {cells.first_row + row}, column {cells.header[number]}"
+        _check_value(place, float(column[row]), f"{column[row]:g}", kind)
+
+
+def _check_value(place: str, value: float, cell: str, kind: Kind) -> None:
+    if kind == "prices" and (not math.isfinite(value) or value <= 0):
+        hint = INSTEAD if math.isfinite(value) else ""
+        raise DataError(f"{place}: a close must be finite and above 0, got {cell}{hint}")
+    if not math.isfinite(value):
+        raise DataError(f"{place}: a value must be finite, got {cell}")
+
+
+def _doubt_returns(source: str, names: Sequence[str], values: np.ndarray, kind: Kind) -> None:
+    """Warn of returns that never fall."""
+    if kind != "returns" or len(values) < 30:
+        return
+    with np.errstate(invalid="ignore"):
+        rising = [name for name, column in zip(names, values.T, strict=True) if not (column <= 0).any()]
+    if rising:
+        warnings.warn(
+            f"{source}: every value of {', '.join(rising)} is above 0, as of prices; task.values=returns uses them as "
+            "they are",
+            stacklevel=3,
+        )
+
+
+def checksum_of(*parts: Any) -> str:
+    """Return the sha256 of arrays and plain values."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
+    return f"sha256:{digest.hexdigest()}"
