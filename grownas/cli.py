@@ -210,8 +210,9 @@ def _status(command: Callable[..., Any]) -> int:
 
 
 def _interrupted(error: BaseException | None) -> int:
-    where = f"; `grownas resume {error.args[0]}` goes on" if error is not None and error.args else ""
-    return _say(f"interrupted{where}", INTERRUPTED)
+    if error is not None and error.args:
+        return _say(f"interrupted; `grownas resume {error.args[0]}` continues the run", INTERRUPTED)
+    return _say("interrupted before anything was saved: start the command again", INTERRUPTED)
 
 
 def _say(text: str, status: int) -> int:

@@ -65,7 +65,7 @@ LAYERS = """
     space
     genotype
     ops
-    evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress
+    evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     protocols  config.schema  baselines  grownas
     errors
 """

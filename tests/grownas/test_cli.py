@@ -196,16 +196,16 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(call, monkeypatch):
     monkeypatch.setattr("grownas.runs.commands.search", stop)
     status, out, err = call("search", "index_returns/growing")
     assert (status, out) == (130, "")
-    assert err.strip() == "interrupted; `grownas resume runs/a` goes on"
+    assert err.strip() == "interrupted; `grownas resume runs/a` continues the run"
 
 
-def test_an_interrupt_before_there_is_a_run_says_no_more(call, monkeypatch):
+def test_an_interrupt_before_there_is_a_run_says_that_nothing_can_be_resumed(call, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("grownas.runs.commands.search", stop)
     status, _, err = call("search", "index_returns/growing")
-    assert (status, err.strip()) == (130, "interrupted")
+    assert (status, err.strip()) == (130, "interrupted before anything was saved: start the command again")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt("runs/a"), KeyboardInterrupt()])
