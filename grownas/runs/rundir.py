@@ -18,7 +18,7 @@ MARK = "run.json"  # says which command made the folder, and that it is one of o
 COMMANDS = ("search", "compare", "train")
 
 
-class Locked(RunError):
+class LockedError(RunError):
     """Another process writes to a run folder."""
 
 
@@ -54,7 +54,7 @@ class RunDir:
                     number += 1
         except OSError as error:
             raise RunError(
-                f"{parent}: no run folder can be made there: {error.strerror}; give another runs="
+                f"{parent}: cannot create a run folder there: {error.strerror}; choose another place with runs=DIR"
             ) from error
         rundir = cls(path)
         rundir.write_json(MARK, {"command": command, "what": what})
@@ -65,7 +65,7 @@ class RunDir:
         """Take a run folder that exists.
 
         Raises:
-            RunError: it is none.
+            RunError: there is no such folder, or it is not a run folder.
         """
         if not path.is_dir():
             what = "not a folder" if path.exists() else "no such folder"
@@ -109,7 +109,7 @@ class RunDir:
         """Keep other writers out; the lock falls with the process, however it ends.
 
         Raises:
-            Locked: another process writes here.
+            LockedError: another process writes here.
             RunError: the folder cannot be written to.
         """
         from filelock import FileLock, Timeout
@@ -118,7 +118,7 @@ class RunDir:
         try:
             lock.acquire()
         except Timeout as error:
-            raise Locked(f"{self.path}: another process is writing to this run; wait for it or stop it") from error
+            raise LockedError(f"{self.path}: another process is writing to this run; wait for it or stop it") from error
         except OSError as error:
             raise RunError(
                 f"{self.path}: cannot be written to ({error.strerror}: {lock.lock_file}); "
@@ -138,7 +138,7 @@ class RunDir:
         try:
             with self.lock():
                 return False
-        except Locked:
+        except LockedError:
             return True
 
     def write_text(self, name: str, text: str) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from grownas.errors import RunError
-from grownas.runs.rundir import MARK, JsonLines, Locked, RunDir
+from grownas.runs.rundir import MARK, JsonLines, LockedError, RunDir
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def test_a_name_that_is_taken_gets_a_number(tmp_path):
 @pytest.mark.parametrize("parent", ["file", "file/inside"])
 def test_a_place_where_no_folder_can_be_made_is_the_users_error(tmp_path, parent):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"no run folder can be made there: .*; give another runs="):
+    with pytest.raises(RunError, match=r"cannot create a run folder there: .*; choose another place with runs=DIR"):
         RunDir.create(tmp_path / parent, "a", "search")
 
 
 def test_a_name_too_long_is_the_users_error(tmp_path):
-    with pytest.raises(RunError, match="no run folder can be made there"):
+    with pytest.raises(RunError, match="cannot create a run folder there"):
         RunDir.create(tmp_path, "x" * 300, "search")
 
 
@@ -281,4 +281,4 @@ def test_a_folder_that_cannot_be_written_to_is_not_taken_for_locked(rundir):
             RunError, match=r"a: cannot be written to \(.*\.lock\); make the folder writable or"
         ) as caught:
             ask()
-        assert not isinstance(caught.value, Locked)
+        assert not isinstance(caught.value, LockedError)
