@@ -55,8 +55,8 @@ def cli() -> None:
     """Grow recurrent cells from a linear model, and keep what improves them.
 
     CONFIG is a path or the name of a shipped config, such as index_returns/growing. Any key of it can be set as
-    key=value: task.data=closes.csv seed=3 strategy.patience=5. runs=DIR sets where run folders go, name=NAME the name of
-    the run folder. `grownas show CONFIG` prints every key with its value and what it means.
+    key=value: task.data=closes.csv seed=3 strategy.patience=5. runs=DIR sets where run folders go, name=NAME the name
+    of the run folder. `grownas show CONFIG` prints every key with its value and what it means.
 
     Exit status: 0 done, 2 wrong input, 130 interrupted, 1 any other failure.
     """
@@ -68,8 +68,8 @@ def cli() -> None:
 def search(config: str, overrides: tuple[str, ...]) -> None:
     """Search for a cell, retrain it, and score it beside baselines.
 
-    Prints the table of scores and writes a run folder with the cell, its weights, all logs and report.html. Ctrl-C stops
-    the run after the current step; `grownas resume RUN` continues it.
+    Prints the table of scores and writes a run folder with the cell, its weights, all logs and report.html. Ctrl-C
+    stops the run after the current step; `grownas resume RUN` continues it.
     """
     from grownas.config.loading import load
     from grownas.runs import commands as run
@@ -106,8 +106,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     what = [item.partition("=")[2] for item in overrides if item.startswith("genotype=")]
     if len(what) != 1 or not what[0]:
         raise ConfigError(
-            f"train needs genotype= exactly once, got it {len(what)} times; give the path of a genotype.json, a published "
-            "cell such as genotype=darts_v2, or a baseline such as genotype=gru"
+            f"train needs genotype= exactly once, got it {len(what)} times; give the path of a genotype.json, a "
+            "published cell such as genotype=darts_v2, or a baseline such as genotype=gru"
         )
     run.train(load(config, [item for item in overrides if not item.startswith("genotype=")]), what[0])
 
@@ -118,8 +118,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 def resume(run: Path, overrides: tuple[str, ...]) -> None:
     """Continue an interrupted run or comparison.
 
-    The result is the same as without the interruption. Only keys that do not change it can be set, such as quiet=true or
-    workers=2.
+    The result is the same as without the interruption. Only keys that do not change it can be set, such as quiet=true
+    or workers=2.
     """
     from grownas.runs.commands import resume as go_on
 
@@ -132,8 +132,8 @@ def resume(run: Path, overrides: tuple[str, ...]) -> None:
 def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
     """Score the saved model of a run again, also on other data.
 
-    task.data=NEW scores it on other data with the same columns, or on another text. device, backend and threads set what
-    computes. A language model can be scored in other ways, such as task.cache_size=500 or task.dynamic_rate=0.00003.
+    task.data=NEW scores it on other data with the same columns, or on another text. device, backend and threads set
+    what computes. A language model can be scored in other ways, such as task.cache_size=500 or task.dynamic_rate=0.00003.
     """
     from grownas.runs import reload
 
@@ -153,8 +153,8 @@ def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
 def predict(run: Path, overrides: tuple[str, ...]) -> None:
     """Write forecasts.csv, the forecast of the next step included.
 
-    Columns: date, series, forecast, actual. The actual value of the next step is blank. task.data=NEW forecasts other data
-    with the same columns.
+    Columns: date, series, forecast, actual. The actual value of the next step is blank. task.data=NEW forecasts other
+    data with the same columns.
     """
     from grownas.runs import reload
 
