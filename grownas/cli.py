@@ -133,7 +133,8 @@ def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
     """Score the saved model of a run again, also on other data.
 
     task.data=NEW scores it on other data with the same columns, or on another text. device, backend and threads set
-    what computes. A language model can be scored in other ways, such as task.cache_size=500 or task.dynamic_rate=0.00003.
+    what computes. A language model can be scored in other ways, such as task.cache_size=500 or
+    task.dynamic_rate=0.00003.
     """
     from grownas.runs import reload
 
