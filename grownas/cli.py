@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,10 +18,21 @@ if TYPE_CHECKING:
 
 FAILURE, INTERRUPTED = 1, 130
 MOST_SHOWN = 20  # series whose next step `predict` prints
-KEYS = "`grownas show CONFIG` prints all keys, what they are set to and what they mean."
-OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key=value]...")
+KEYS = "`grownas show CONFIG` prints every key with its value and what it means."
 FILE = click.Path(dir_okay=False, path_type=Path)
-RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+SHELLS = ("bash", "zsh", "fish")
+COMPLETE = "_GROWNAS_COMPLETE"  # click's: set by the scripts when they ask
+
+
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+    from grownas.completion import complete
+
+    return complete(context, parameter, incomplete)
+
+
+CONFIG = click.argument("config", shell_complete=_complete)
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key=value]...", shell_complete=_complete)
+RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN", shell_complete=_complete)
 
 
 class _Group(click.Group):
@@ -41,19 +53,25 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="grownas")
 def cli() -> None:
-    """Grow recurrent cells by morphisms that keep the learned function.
+    """Grow recurrent cells from a linear model, and keep what improves them.
 
-    CONFIG is a path or the name of a shipped config, such as index_returns/growing. Overrides are dotted:
-    task.data=closes.csv seed=3 strategy.patience=5. `runs=DIR` sets where run folders go, `name=NAME` a folder's name.
-    `grownas show CONFIG` prints all keys, what they are set to and what they mean.
+    CONFIG is a path or the name of a shipped config, such as index_returns/growing. Any key of it can be set as
+    key=value: task.data=closes.csv seed=3 strategy.patience=5. runs=DIR sets where run folders go, name=NAME the name
+    of the run folder. `grownas show CONFIG` prints every key with its value and what it means.
+
+    Exit status: 0 done, 2 wrong input, 130 interrupted, 1 any other failure.
     """
 
 
 @cli.command(epilog=KEYS)
-@click.argument("config")
+@CONFIG
 @OVERRIDES
 def search(config: str, overrides: tuple[str, ...]) -> None:
-    """Grow a cell, retrain it, and score it beside baselines."""
+    """Search for a cell, retrain it, and score it beside baselines.
+
+    Prints the table of scores and writes a run folder with the cell, its weights, all logs and report.html. Ctrl-C
+    stops the run after the current step; `grownas resume RUN` continues it.
+    """
     from grownas.config.loading import load
     from grownas.runs import commands as run
 
@@ -61,10 +79,14 @@ def search(config: str, overrides: tuple[str, ...]) -> None:
 
 
 @cli.command(epilog=KEYS)
-@click.argument("config")
+@CONFIG
 @OVERRIDES
 def compare(config: str, overrides: tuple[str, ...]) -> None:
-    """Search and run every baseline over several seeds, with tests."""
+    """Compare the search with every baseline over several seeds.
+
+    Each seed is a run of its own, in its own process; workers=N runs N of them at once. Prints a table with means,
+    standard deviations and significance tests, and writes them to comparison.json and report.html.
+    """
     from grownas.config.loading import load
     from grownas.runs import commands as run
 
@@ -72,12 +94,12 @@ def compare(config: str, overrides: tuple[str, ...]) -> None:
 
 
 @cli.command(epilog=KEYS)
-@click.argument("config")
+@CONFIG
 @OVERRIDES
 def train(config: str, overrides: tuple[str, ...]) -> None:
-    """Train a cell or a baseline from scratch and score it.
+    """Train a given cell or baseline anew and score it.
 
-    genotype=PATH takes the genotype.json of a cell, genotype=darts_v2 a published cell, genotype=gru a baseline.
+    genotype=PATH takes a genotype.json, genotype=darts_v2 a published cell, genotype=gru a baseline.
     """
     from grownas.config.loading import load
     from grownas.runs import commands as run
@@ -85,8 +107,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     what = [item.partition("=")[2] for item in overrides if item.startswith("genotype=")]
     if len(what) != 1 or not what[0]:
         raise ConfigError(
-            "train needs one genotype=: the path of a genotype.json, a published cell such as genotype=darts_v2, or a "
-            "baseline such as genotype=gru"
+            f"train needs genotype= exactly once, got it {len(what)} times; give the path of a genotype.json, a "
+            "published cell such as genotype=darts_v2, or a baseline such as genotype=gru"
         )
     run.train(load(config, [item for item in overrides if not item.startswith("genotype=")]), what[0])
 
@@ -95,7 +117,11 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @RUN
 @OVERRIDES
 def resume(run: Path, overrides: tuple[str, ...]) -> None:
-    """Go on with an interrupted run."""
+    """Continue an interrupted run or comparison.
+
+    The result is the same as without the interruption. Only keys that do not change it can be set, such as quiet=true
+    or workers=2.
+    """
     from grownas.runs.commands import resume as go_on
 
     go_on(run, overrides)
@@ -105,7 +131,7 @@ def resume(run: Path, overrides: tuple[str, ...]) -> None:
 @RUN
 @OVERRIDES
 def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
-    """Reload the saved model and score it again, also on other data.
+    """Score the saved model of a run again, also on other data.
 
     task.data=NEW names other series, with the run's columns among theirs, or another text. Of other series, rows dated
     up to the end of the run's own data are scored as `seen`, later ones as `new`; since=DATE scores only rows after a
@@ -158,24 +184,31 @@ def _taken(key: str, overrides: tuple[str, ...]) -> tuple[str | None, tuple[str,
 
 
 @cli.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN [RUN]...")
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN [RUN]...",
+    shell_complete=_complete,
+)
 def report(runs: tuple[Path, ...]) -> None:
-    """Write report.html of one run, or a comparison of several."""
+    """Write report.html for one run, or a comparison of several."""
     from grownas.report.page import write_report
 
     click.echo(write_report(runs))
 
 
 @cli.command()
-@click.argument("what", metavar="RUN|GENOTYPE|CONFIG")
+@click.argument("what", metavar="RUN|GENOTYPE|CONFIG", shell_complete=_complete)
 @OVERRIDES
 def show(what: str, overrides: tuple[str, ...]) -> None:
-    """Print the cell of a run or genotype, or all keys of a config.
+    """Print the cell of a run or genotype, or every key of a config.
 
-    A genotype is the path of a genotype.json or a published cell: darts_v1, darts_v2, enas.
+    GENOTYPE is the path of a genotype.json or a published cell: darts_v1, darts_v2, enas. Its nodes, ops, shares and
+    parameters are printed.
 
-    Of a cell: nodes, ops, shares, parameters. Of a config, a path or the name of a shipped one: every key, its value
-    with the overrides given, and what it means, in YAML that can be saved as a config of your own.
+    CONFIG is printed as YAML with the keys set as given, each with what it means; save it as a config of your own.
     """
     from grownas.config.listing import is_config, listing
 
@@ -185,7 +218,7 @@ def show(what: str, overrides: tuple[str, ...]) -> None:
         click.echo(listing(load(what, overrides)))
         return
     if overrides:
-        raise ConfigError(f"{' '.join(overrides)}: only a config takes key=value, and {what} is none")
+        raise ConfigError(f"{' '.join(overrides)}: key=value needs a config, but {what} is a run or a genotype")
     from grownas.runs import reload
 
     click.echo(reload.show(Path(what)))
@@ -193,14 +226,16 @@ def show(what: str, overrides: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.option("--quick", is_flag=True, help="Measure for less than a minute.")
-@click.option("--only", default="", metavar="TEXT", help="Only the rows whose name holds TEXT, such as 'T20 B32'.")
-@click.option("--json", "json_path", type=FILE, help="Write all figures, the machine and versions.")
-@click.option("--picture", type=FILE, help="Draw each backend's ratio to the floor; .svg or .png.")
-@click.option("--against", type=FILE, help="Compare ratios with what --json wrote; exit with 1 if one is worse.")
+@click.option(
+    "--only", default="", metavar="TEXT", help="Measure only the rows whose name contains TEXT, such as 'T20 B32'."
+)
+@click.option("--json", "json_path", type=FILE, help="Write all figures to this file, with the machine and versions.")
+@click.option("--picture", type=FILE, help="Draw each backend's ratio to the floor into this .svg or .png file.")
+@click.option("--against", type=FILE, help="Compare with a file that --json wrote; exit with 1 if a ratio is worse.")
 def bench(quick: bool, only: str, json_path: Path | None, picture: Path | None, against: Path | None) -> None:
-    """Time this machine's backends against nn.LSTM and plain autograd.
+    """Time the backends here against nn.LSTM and plain autograd.
 
-    Also says which bars hold.
+    Prints one row for each size, and which of the promised ratios hold on this machine.
     """
     from grownas.bench import suite
 
@@ -208,8 +243,30 @@ def bench(quick: bool, only: str, json_path: Path | None, picture: Path | None, 
         raise click.exceptions.Exit(FAILURE)
 
 
+@cli.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print a script by which the Tab key completes what you type.
+
+    It completes commands, configs, keys, values and run folders. To switch it on, add one line to your shell's settings
+    and open a new shell:
+
+    \b
+      bash  eval "$(grownas completion bash)"   in ~/.bashrc
+      zsh   eval "$(grownas completion zsh)"    in ~/.zshrc, after compinit
+      fish  grownas completion fish | source    in ~/.config/fish/config.fish
+    """  # noqa: D301, click reads the sign
+    from grownas.completion import script
+
+    click.echo(script(cli, shell, COMPLETE), nl=False)
+
+
 def main() -> None:
     """Run the command line and exit with the status that CONTRACT gives."""
+    if COMPLETE in os.environ:
+        from grownas.completion import register
+
+        register()
     warnings.formatwarning = _plain
     sys.exit(_status(cli))
 
@@ -236,8 +293,9 @@ def _status(command: Callable[..., Any]) -> int:
 
 
 def _interrupted(error: BaseException | None) -> int:
-    where = f"; `grownas resume {error.args[0]}` goes on" if error is not None and error.args else ""
-    return _say(f"interrupted{where}", INTERRUPTED)
+    if error is not None and error.args:
+        return _say(f"interrupted; `grownas resume {error.args[0]}` continues the run", INTERRUPTED)
+    return _say("interrupted before anything was saved: start the command again", INTERRUPTED)
 
 
 def _say(text: str, status: int) -> int:

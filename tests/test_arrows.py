@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = """
     __main__
     cli
+    completion
     runs.reload  bench.suite
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
@@ -65,12 +66,12 @@ LAYERS = """
     training.recipe
     evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
-    config.messages  config.sections
+    config.messages  config.sections  config.shipped
     space
     genotype
     ops
     combine
-    evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress
+    evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     protocols  config.schema  baselines.table  grownas
     errors
 """
@@ -132,7 +133,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "jinja2": {"grownas.report.diagram"},
     "rich": {"grownas.runs.progress"},
     "filelock": {"grownas.runs.rundir"},
-    "click": {"grownas.cli"},
+    "click": {"grownas.cli", "grownas.completion"},
     "triton": {"grownas.cells.triton_pointwise"},
     "statsmodels": {"grownas.evaluation.statistics"},
     "scipy": {"grownas.evaluation.statistics"},

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import yaml
 
-from grownas.config.loading import shipped
 from grownas.config.schema import Section
+from grownas.config.shipped import shipped
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -41,7 +41,7 @@ def _lines(section: Section, indent: str) -> Iterator[str]:
             yield _with_comment(f"{indent}{name}:", (type(value).__doc__ or "").partition("\n")[0])
             yield from _lines(value, f"{indent}  ")
         else:
-            yield _with_comment(f"{indent}{name}: {_on_one_line(plain[name])}", _meaning(field))
+            yield _with_comment(f"{indent}{name}: {_on_one_line(plain[name])}", meaning(field))
 
 
 def _with_comment(text: str, comment: str) -> str:
@@ -56,16 +56,16 @@ def _on_one_line(value: Any) -> str:
     return text[1:-1]
 
 
-def _meaning(field: FieldInfo) -> str:
+def meaning(field: FieldInfo) -> str:
     """Return the words that a field takes, if there is a choice, and what it means."""
-    words = list(_words(field.annotation))
+    words = list(words_of(field.annotation))
     return ": ".join(part for part in (" | ".join(words) if len(words) > 1 else "", field.description or "") if part)
 
 
-def _words(annotation: Any) -> Iterator[str]:
+def words_of(annotation: Any) -> Iterator[str]:
     """Yield the words that a type allows, also within lists and beside other types."""
     for one in get_args(annotation):
         if get_origin(annotation) is Literal:
             yield str(one)
         else:
-            yield from _words(one)
+            yield from words_of(one)

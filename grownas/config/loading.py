@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, create_model
 
 from grownas.config.messages import explain, hint, moved_keys, unknown_names
 from grownas.config.sections import SECTIONS, Config
+from grownas.config.shipped import shipped
 from grownas.errors import ConfigError
 from grownas.protocols import KINDS, Strategy, Task
 
@@ -56,16 +57,31 @@ def load(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def class_for(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> type[Config]:
+    """Return the class of a config, which says the keys it takes; values are not checked.
+
+    Args:
+        name: as in `load`.
+        overrides: as in `load`; one of them may choose the task.
+
+    Raises:
+        ConfigError: the config cannot be read, or there is no such task.
+    """
+    tree = _read(find(name))
+    for item in overrides:
+        _override(tree, item)
+    return config_class(_used(tree, "task", "index_returns"), _used(tree, "strategy", "growing"))
+
+
+def plugin_names(kind: str) -> list[str]:
+    """Return the names that `task.use` or `strategy.use` takes; `kind` is the section."""
+    return sorted(entry.name for entry in metadata.entry_points(group=GROUPS[kind]))
+
+
 def notes_of(path: Path) -> dict[str, Any]:
     """Return the notes in a run folder's config.yaml: versions and the data's checksum."""
     tree = _read(path)
     return {key: tree[key] for key in NOTES if key in tree}
-
-
-def shipped() -> dict[str, Path]:
-    """Return name and path of every shipped config."""
-    root = Path(str(resources.files("grownas.configs")))
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
 
 
 def find(name: str | os.PathLike[str]) -> Path:

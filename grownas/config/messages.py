@@ -61,7 +61,7 @@ def _dotted(loc: Sequence[str | int], model: type[BaseModel], tree: Mapping[str,
             parts.append(part)
             value = value.get(part) if isinstance(value, Mapping) else None
             field = section.model_fields.get(part)
-            section = next(_sections(field.annotation), None) if field else None
+            section = next(sections_in(field.annotation), None) if field else None
     return ".".join(parts)
 
 
@@ -102,11 +102,11 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield every field's dotted name."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        for section in _sections(field.annotation):
+        for section in sections_in(field.annotation):
             yield from _keys(section, f"{prefix}{name}.")
 
 
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
     """Yield the sections that a field's type allows."""
     for one in (annotation, *get_args(annotation)):
         if isinstance(one, type) and issubclass(one, BaseModel):
@@ -120,15 +120,8 @@ def unknown_names(tree: Mapping[str, Any], task: Any | None) -> list[str]:
         tree: the config as read.
         task: the task's class; None if the task itself is unknown.
     """
-    from grownas.baselines.table import names as baseline_names
-    from grownas.ops import ACTIVATION
-
-    tables: dict[str, Sequence[str]] = {"space.activation": list(ACTIVATION)}
-    if task is not None:
-        names = baseline_names(task.kind)
-        tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": task.losses}
     problems = []
-    for key, known in tables.items():
+    for key, known in known_names(task).items():
         section, _, leaf = key.partition(".")
         given = tree[section].get(leaf, []) if isinstance(tree.get(section), Mapping) else []
         for name in given if isinstance(given, list) else [given]:
@@ -138,3 +131,19 @@ def unknown_names(tree: Mapping[str, Any], task: Any | None) -> list[str]:
                     continue
                 problems.append(f"{key}: unknown {name!r}, expected some of {', '.join(known)}{hint(name, known)}")
     return problems
+
+
+def known_names(task: Any | None) -> dict[str, Sequence[str]]:
+    """Return the names that each key takes which refers to a table elsewhere.
+
+    Args:
+        task: the task's class; None if the task itself is unknown.
+    """
+    from grownas.baselines.table import names as baseline_names
+    from grownas.ops import ACTIVATION
+
+    tables: dict[str, Sequence[str]] = {"space.activation": list(ACTIVATION)}
+    if task is not None:
+        names = baseline_names(task.kind)
+        tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": task.losses}
+    return tables

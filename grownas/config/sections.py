@@ -182,7 +182,7 @@ class Config(Section):
     backend: Annotated[Backend, about("what runs the cells; auto: the fastest that can")] = "auto"
     runs: Annotated[str, about("where run folders go")] = "runs"
     name: Annotated[str | None, about("of the run folder; null: task, what is done, and seed")] = None
-    quiet: Annotated[bool, about("show no progress and no table")] = False
+    quiet: Annotated[bool, about("show no progress and print no results")] = False
     checkpoint_seconds: Annotated[NonNegative, about("between snapshots of a fit")] = 30.0
 
     @field_validator("name")

@@ -8,8 +8,6 @@ from __future__ import annotations
 import difflib
 import os
 import platform
-import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +30,7 @@ from grownas.report.verdicts import verdict
 from grownas.runs.journal import Interrupted, Journal
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
+from grownas.runs.signals import stop_signals
 
 Work = Callable[..., tuple[experiment.Summary, Any]]  # `experiment.search`, `experiment.train`
 
@@ -125,12 +124,10 @@ def _compare(config: Config, rundir: RunDir) -> Path:
         compared = comparison if config.panels is None else panels
         result = compared.compare(sweep.runs_of(config, rundir))
         rundir.write_json(compared.FILE, result)
+    where = f"regrets: {rundir.path / compared.FILE}" if config.panels else f"report: {_report(rundir.path)}"
     if not config.quiet:
         print(compared.table(result))
-    if config.panels is None:
-        print(f"report: {_report(rundir.path)}")
-    else:
-        print(f"regrets: {rundir.path / compared.FILE}")
+        print(where)
     return rundir.path
 
 
@@ -213,28 +210,21 @@ def _work(config: Config, rundir: RunDir, task: Any, work: Work) -> Path:
     if not config.quiet:
         print(score_table(summary))
         print(f"\n{summary['verdict']}")
-    print(f"report: {report}")
+        print(f"report: {report}")
     return rundir.path
 
 
 @contextmanager
 def _interrupts(journal: Journal) -> Iterator[None]:
     """Let the first Ctrl-C finish the step and save; the second stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def handle(number: int, frame: Any) -> None:
         if journal.interrupted:
             raise Interrupted
         journal.interrupt()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stop_signals(handle):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _report(folder: Path) -> Path:

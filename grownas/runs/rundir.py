@@ -18,6 +18,10 @@ MARK = "run.json"  # says which command made the folder, and that it is one of o
 COMMANDS = ("search", "compare", "train")
 
 
+class LockedError(RunError):
+    """Another process writes to a run folder."""
+
+
 class RunDir:
     """A run folder. See CONTRACT for what lies in it."""
 
@@ -50,7 +54,7 @@ class RunDir:
                     number += 1
         except OSError as error:
             raise RunError(
-                f"{parent}: no run folder can be made there: {error.strerror}; give another runs="
+                f"{parent}: cannot create a run folder there: {error.strerror}; choose another place with runs=DIR"
             ) from error
         rundir = cls(path)
         rundir.write_json(MARK, {"command": command, "what": what})
@@ -61,13 +65,22 @@ class RunDir:
         """Take a run folder that exists.
 
         Raises:
-            RunError: it is none.
+            RunError: there is no such folder, or it is not a run folder.
         """
         if not path.is_dir():
             what = "not a folder" if path.exists() else "no such folder"
             raise RunError(f"{path}: {what}; give the path of a run folder, such as runs/NAME")
-        if not (path / MARK).is_file() or not (path / "config.yaml").is_file():
-            raise RunError(f"{path}: not a run folder: {MARK} or config.yaml is missing")
+        missing = [name for name in (MARK, "config.yaml") if not (path / name).is_file()]
+        if missing == ["config.yaml"]:
+            raise RunError(
+                f"{path}: config.yaml is missing: the run was stopped before it saved anything, so nothing can be "
+                "resumed; start it again, in a new folder"
+            )
+        if missing:
+            raise RunError(
+                f"{path}: not a run folder: it has no {' and no '.join(missing)}; give the path of a run folder, such "
+                "as runs/NAME"
+            )
         return cls(path)
 
     @property
@@ -96,7 +109,8 @@ class RunDir:
         """Keep other writers out; the lock falls with the process, however it ends.
 
         Raises:
-            RunError: another process writes here.
+            LockedError: another process writes here.
+            RunError: the folder cannot be written to.
         """
         from filelock import FileLock, Timeout
 
@@ -104,20 +118,27 @@ class RunDir:
         try:
             lock.acquire()
         except Timeout as error:
-            raise RunError(f"{self.path}: another process is writing to this run; wait for it or stop it") from error
+            raise LockedError(f"{self.path}: another process is writing to this run; wait for it or stop it") from error
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written to: {error.strerror}") from error
+            raise RunError(
+                f"{self.path}: cannot be written to ({error.strerror}: {lock.lock_file}); "
+                "make the folder writable or start a new run in another place, with runs="
+            ) from error
         try:
             yield
         finally:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Say whether a process writes here."""
+        """Say whether a process writes here.
+
+        Raises:
+            RunError: the folder cannot be written to.
+        """
         try:
             with self.lock():
                 return False
-        except RunError:
+        except LockedError:
             return True
 
     def write_text(self, name: str, text: str) -> None:

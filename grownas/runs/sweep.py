@@ -19,6 +19,7 @@ from grownas.errors import USER_ERROR, ConfigError, RunError, TrainingError
 from grownas.runs.journal import Interrupted
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
+from grownas.runs.signals import stop_signals
 
 LOOK_EVERY_S = 0.2
 
@@ -58,7 +59,7 @@ def run_all(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
 
     Raises:
         Interrupted: a signal came; the runs have saved their state.
-        RunError: a run refused its input; the others are finished first.
+        RunError: a run's folder cannot be written to; or a run refused its input, and the others are finished first.
         TrainingError: a run failed in another way; likewise.
     """
     return [folder for group in members(config) for folder in _run_group(config, rundir, group, progress)]
@@ -73,6 +74,8 @@ def runs_of(config: Config, rundir: RunDir) -> list[list[Path]]:
 def _run_group(config: Config, rundir: RunDir, group: dict[str, dict[str, Any]], progress: Progress) -> list[Path]:
     folders = [_folder(config, rundir, name, changes) for name, changes in group.items()]
     waiting = [folder for folder in folders if not (folder / "summary.json").exists()]
+    for folder in waiting:
+        RunDir(folder).is_locked()  # raises before any work begins if the folder cannot be written to
     running: dict[Path, subprocess.Popen[bytes]] = {}
     failed: dict[Path, int] = {}
     workers = config.workers or _cores()
@@ -152,7 +155,10 @@ def _start(folder: Path, threads: int) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def _forwarding(running: dict[Path, subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Pass SIGINT and SIGTERM on to the runs; yield a list that is not empty once one came."""
+    """Pass SIGINT and SIGTERM on to the runs; yield a list that is not empty once a signal came.
+
+    In another thread than the main one no signal comes; the runs are killed if the caller stops with an error.
+    """
     stopped: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
@@ -160,11 +166,9 @@ def _forwarding(running: dict[Path, subprocess.Popen[bytes]]) -> Iterator[list[i
         for process in running.values():
             process.send_signal(signal.SIGINT)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stopped
+        with stop_signals(handle):
+            yield stopped
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for process in running.values():
             process.kill()

@@ -15,7 +15,7 @@ from grownas import cli
 from grownas.errors import ConfigError, DataError, GenotypeError, GrownasError, RunError, TrainingError
 
 AHEAD = {f"S{number}": 0.1 + number for number in range(22)}
-COMMANDS = ("bench", "compare", "evaluate", "predict", "report", "resume", "search", "show", "train")
+COMMANDS = ("bench", "compare", "completion", "evaluate", "predict", "report", "resume", "search", "show", "train")
 
 
 @pytest.fixture
@@ -88,13 +88,16 @@ def test_train_takes_the_genotype_from_among_the_overrides(call, calls, what):
     assert (name, config.seed, config.quiet, given) == ("train", 3, True, what)
 
 
-@pytest.mark.parametrize("arguments", [(), ("genotype=",), ("genotype=gru", "genotype=lstm"), ("genotyp=gru",)])
-def test_train_needs_one_genotype(call, calls, arguments):
+@pytest.mark.parametrize(
+    ("count", "arguments"),
+    [(0, ()), (1, ("genotype=",)), (2, ("genotype=gru", "genotype=lstm")), (0, ("genotyp=gru",))],
+)
+def test_train_needs_one_genotype(call, calls, count, arguments):
     status, out, err = call("train", "index_returns/growing", *arguments)
     assert (status, out, calls) == (2, "", [])
     assert err == (
-        "error: train needs one genotype=: the path of a genotype.json, a published cell such as genotype=darts_v2, "
-        "or a baseline such as genotype=gru\n"
+        f"error: train needs genotype= exactly once, got it {count} times; give the path of a genotype.json, a "
+        "published cell such as genotype=darts_v2, or a baseline such as genotype=gru\n"
     )
 
 
@@ -164,7 +167,7 @@ def test_show_prints_a_config_with_its_overrides(call, calls, tmp_path):
         (["index_returns/growin"], "index_returns/growin: no such file, and no shipped config; did you mean "),
         (["index_returns/growing", "sed=3"], "sed: unknown key; did you mean seed?"),
         (["own.yaml"], "own.yaml: no such file, and no shipped config; shipped: "),
-        (["runs/a", "seed=3"], "seed=3: only a config takes key=value, and runs/a is none"),
+        (["runs/a", "seed=3"], "seed=3: key=value needs a config, but runs/a is a run or a genotype"),
     ],
 )
 def test_show_says_what_is_wrong(call, calls, arguments, words):
@@ -186,7 +189,7 @@ def test_the_help_says_how_to_see_all_keys_and_loads_nothing_heavy(command):
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *words, heavy = done.stdout.splitlines()
-    assert "`grownas show CONFIG` prints all keys" in " ".join(" ".join(words).split())
+    assert "`grownas show CONFIG` prints every key" in " ".join(" ".join(words).split())
     assert heavy == "[]"
 
 
@@ -223,16 +226,16 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(call, monkeypatch):
     monkeypatch.setattr("grownas.runs.commands.search", stop)
     status, out, err = call("search", "index_returns/growing")
     assert (status, out) == (130, "")
-    assert err.strip() == "interrupted; `grownas resume runs/a` goes on"
+    assert err.strip() == "interrupted; `grownas resume runs/a` continues the run"
 
 
-def test_an_interrupt_before_there_is_a_run_says_no_more(call, monkeypatch):
+def test_an_interrupt_before_there_is_a_run_says_that_nothing_can_be_resumed(call, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("grownas.runs.commands.search", stop)
     status, _, err = call("search", "index_returns/growing")
-    assert (status, err.strip()) == (130, "interrupted")
+    assert (status, err.strip()) == (130, "interrupted before anything was saved: start the command again")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt("runs/a"), KeyboardInterrupt()])

@@ -66,7 +66,7 @@ def options(text, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def searched(call, options) -> Path:
-    ended = call("search", *options("name=searched"))
+    ended = call("search", *options("name=searched", "quiet=false"))
     assert ended.code == 0, ended.err
     return Path(ended.out.splitlines()[-1].removeprefix("report: ")).parent
 
@@ -260,7 +260,7 @@ def trained(call, options):
 
     @functools.cache
     def train(what: str) -> Path:
-        ended = call("train", *options(f"genotype={what}", "retrain.epochs=8", "retrain.rate=0.05"))
+        ended = call("train", *options(f"genotype={what}", "retrain.epochs=8", "retrain.rate=0.05", "quiet=false"))
         assert ended.code == 0, ended.err
         return Path(ended.out.splitlines()[-1].removeprefix("report: ")).parent
 
@@ -380,7 +380,7 @@ def whole(call, options):
 
     @functools.cache
     def search(*overrides: str) -> Path:
-        ended = call("search", *options("name=whole", *overrides))
+        ended = call("search", *options("name=whole", *overrides, "quiet=false"))
         assert ended.code == 0, ended.err
         return Path(ended.out.splitlines()[-1].removeprefix("report: ")).parent
 

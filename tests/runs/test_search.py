@@ -283,7 +283,7 @@ def test_a_file_where_run_folders_should_go_is_refused(runner, call, tmp_path):
     taken.write_text("")
     ended = call("search", *runner.options(f"runs={taken}"))
     assert ended.code == 2
-    assert "no run folder can be made" in ended.err
+    assert "cannot create a run folder" in ended.err
 
 
 def test_a_hidden_size_below_the_starts_register_is_refused(runner, call):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from grownas.errors import RunError
-from grownas.runs.rundir import MARK, JsonLines, RunDir
+from grownas.runs.rundir import MARK, JsonLines, LockedError, RunDir
 
 
 @pytest.fixture
@@ -45,24 +45,35 @@ def test_a_name_that_is_taken_gets_a_number(tmp_path):
 @pytest.mark.parametrize("parent", ["file", "file/inside"])
 def test_a_place_where_no_folder_can_be_made_is_the_users_error(tmp_path, parent):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"no run folder can be made there: .*; give another runs="):
+    with pytest.raises(RunError, match=r"cannot create a run folder there: .*; choose another place with runs=DIR"):
         RunDir.create(tmp_path / parent, "a", "search")
 
 
 def test_a_name_too_long_is_the_users_error(tmp_path):
-    with pytest.raises(RunError, match="no run folder can be made there"):
+    with pytest.raises(RunError, match="cannot create a run folder there"):
         RunDir.create(tmp_path, "x" * 300, "search")
 
 
 def test_opening_takes_run_folders_only(tmp_path, rundir):
-    with pytest.raises(RunError, match=r"a: not a run folder: run\.json or config\.yaml is missing"):
-        RunDir.open(rundir.path)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(
+        RunError, match=r"other: not a run folder: it has no run\.json and no config\.yaml; give the path"
+    ):
+        RunDir.open(tmp_path / "other")
+    (tmp_path / "other" / "config.yaml").write_text("seed: 1\n")
+    with pytest.raises(RunError, match=r"other: not a run folder: it has no run\.json; give the path"):
+        RunDir.open(tmp_path / "other")
     rundir.write_text("config.yaml", "seed: 1\n")
     assert RunDir.open(rundir.path).command == "search"
     with pytest.raises(RunError, match="nothing: no such folder; give the path of a run folder"):
         RunDir.open(tmp_path / "nothing")
     with pytest.raises(RunError, match=r"config\.yaml: not a folder"):
         RunDir.open(rundir.path / "config.yaml")
+
+
+def test_a_run_stopped_before_it_saved_anything_is_to_be_started_again(rundir):
+    with pytest.raises(RunError, match=r"a: config\.yaml is missing: .* nothing can be resumed; start it again"):
+        RunDir.open(rundir.path)
 
 
 @pytest.mark.parametrize(
@@ -254,3 +265,20 @@ def test_the_lock_falls_with_a_process_that_is_killed(rundir):
         holder.kill()
     with rundir.lock():
         pass
+
+
+def test_a_folder_is_locked_while_another_process_writes_to_it(rundir):
+    assert not rundir.is_locked()
+    with rundir.lock():
+        assert RunDir(rundir.path).is_locked()
+    assert not rundir.is_locked()
+
+
+def test_a_folder_that_cannot_be_written_to_is_not_taken_for_locked(rundir):
+    (rundir.path / ".lock").mkdir()  # refuses every user, root too
+    for ask in (rundir.is_locked, rundir.lock().__enter__):
+        with pytest.raises(
+            RunError, match=r"a: cannot be written to \(.*\.lock\); make the folder writable or"
+        ) as caught:
+            ask()
+        assert not isinstance(caught.value, LockedError)

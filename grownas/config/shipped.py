@@ -1,0 +1,12 @@
+"""Finds the configs that come with the package; imports nothing heavy, since shell completion lists them."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+
+def shipped() -> dict[str, Path]:
+    """Return name and path of every shipped config."""
+    root = Path(str(resources.files("grownas.configs")))
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
