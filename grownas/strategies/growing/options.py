@@ -66,7 +66,12 @@ class Options(StrategySection):
     later_epochs: Annotated[
         Count | None, about("of every stage but the first, which share a decay with it; null: as many")
     ] = None
-    patience: Annotated[Count, about("epochs without a lower validation loss before a stage ends")] = 8
+    patience: Annotated[
+        Count | None,
+        about(
+            "epochs without a lower validation loss before a stage ends; null: it has all epochs, and the last is kept"
+        ),
+    ] = 8
     mode: Annotated[
         Literal["nodes", "ops_duplicate", "ops_split", "nodes_and_ops"], about("what a stage may begin with")
     ] = "nodes"
