@@ -24,7 +24,7 @@ from grownas.tasks.index_returns.frequency import Moment
 Kind = Literal["prices", "returns", "levels"]
 
 DATE_NAMES = ("date", "datetime", "timestamp", "time")  # of the column of dates, in any case
-BLANKS = frozenset(("", "n/a", "#n/a", "na", "nan", "<na>", "null", "none", "-", "--", "."))  # in any case
+BLANKS = frozenset(("", "n/a", "#n/a", "na", "null", "-", "--", "."))  # in any case; nan is no blank: a sum that failed
 SEPARATORS = (",", ";", "\t")
 POINT_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+")  # 1.234.567
 COMMA_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")  # 1,234,567
@@ -381,10 +381,10 @@ def _check_numbers(cells: Cells, number: int, column: np.ndarray, kind: Kind) ->
 
 def _check_value(place: str, value: float, cell: str, kind: Kind) -> None:
     if kind == "prices" and (not math.isfinite(value) or value <= 0):
-        hint = INSTEAD if math.isfinite(value) else ""
+        hint = INSTEAD if math.isfinite(value) else "; leave a cell blank where a market was shut"
         raise DataError(f"{place}: a close must be finite and above 0, got {cell}{hint}")
     if not math.isfinite(value):
-        raise DataError(f"{place}: a value must be finite, got {cell}")
+        raise DataError(f"{place}: a value must be finite, got {cell}; leave a cell blank where there is none")
 
 
 def _doubt_returns(source: str, names: Sequence[str], values: np.ndarray, kind: Kind) -> None:

@@ -178,7 +178,7 @@ def swap(text: str) -> str:
 BROKEN = {
     "zero": (replace_cell(7, 1, "0"), ["row 7", "column A", "got 0"]),
     "negative": (replace_cell(9, 2, "-3.5"), ["row 9", "column B", "-3.5"]),
-    "text": (replace_cell(12, 3, "n/a"), ["row 12", "column C", "'n/a'"]),
+    "text": (replace_cell(12, 3, "shut"), ["row 12", "column C", "'shut'"]),
     "nan": (replace_cell(12, 3, "nan"), ["row 12", "column C", "nan"]),
     "infinite": (replace_cell(12, 3, "inf"), ["row 12", "column C", "inf"]),
     "bad date": (replace_cell(20, 0, "2020-13-01"), ["row 20", "column date", "'2020-13-01'"]),

@@ -79,6 +79,7 @@ def test_rows_are_not_split_at_odd_line_separators(write):
 TWO_DATES = (
     "row 1: date and Time could each hold the dates; keep one column, with cells such as 2024-12-31 or 2024-12-31 15:30"
 )
+BLANK = "; leave a cell blank where a market was shut"
 INSTEAD = "; for ready returns set task.values=returns, for yields or temperatures task.values=levels"
 REFUSED = [  # the row that is replaced in a good file, what stands there, what is said after the file's name
     (1, "day,a,b", "row 1: no column called date, datetime, timestamp or time; found day, a, b"),
@@ -102,9 +103,10 @@ REFUSED = [  # the row that is replaced in a good file, what stands there, what 
     (5, "2020-01-04,100,1_000", "row 5, column b: '1_000' is not a number"),
     (5, "2020-01-04,0,50", "row 5, column a: a close must be finite and above 0, got 0" + INSTEAD),
     (5, "2020-01-04,100,-3.5", "row 5, column b: a close must be finite and above 0, got -3.5" + INSTEAD),
-    (5, "2020-01-04,inf,50", "row 5, column a: a close must be finite and above 0, got inf"),
-    (5, "2020-01-04,-Infinity,50", "row 5, column a: a close must be finite and above 0, got -Infinity"),
-    (5, "2020-01-04,1e999,50", "row 5, column a: a close must be finite and above 0, got 1e999"),
+    (5, "2020-01-04,inf,50", "row 5, column a: a close must be finite and above 0, got inf" + BLANK),
+    (5, "2020-01-04,-Infinity,50", "row 5, column a: a close must be finite and above 0, got -Infinity" + BLANK),
+    (5, "2020-01-04,nan,50", "row 5, column a: a close must be finite and above 0, got nan" + BLANK),
+    (5, "2020-01-04,1e999,50", "row 5, column a: a close must be finite and above 0, got 1e999" + BLANK),
     (5, "2020-01-04,1", "row 5: 2 fields, the header has 3"),
     (5, "2020-01-04,1,2,3", "row 5: 4 fields, the header has 3"),
     (5, "", "row 5: 0 fields, the header has 3"),
@@ -234,7 +236,7 @@ OTHERWISE = {  # other ways to write the same, and what is told of them
             ["date,a,b", "2020-01-01,1234.5,2", f"2020-01-02,{word},3.25", "2020-01-14,7,4"],
             f"{word!r} in 1 cell as blank",
         )
-        for word in ("n/a", "NA", "-", ".", "NaN", "#N/A", "null")
+        for word in ("n/a", "NA", "-", ".", "#N/A", "null")
     },
     "blank among decimal commas": (
         ["date;a;b", "2020-01-01;1234,5;2", "2020-01-02;.;3,25", "2020-01-14;7;4"],

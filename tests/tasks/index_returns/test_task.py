@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -756,3 +757,198 @@ def test_an_origin_with_too_few_rows_is_refused():
     words = r"counting: 3 validation parts of 45 rows before the last leave 75 of 210 training rows; at least 76 are"
     with pytest.raises(DataError, match=words):
         task.at_origin(3)
+
+
+# ---- data for a finished run's model
+
+
+@pytest.fixture(scope="session")
+def read_for(load):
+    """Load data for a model of A, B and C."""
+
+    def read_for(run_dates=(), **options):
+        return IndexReturns.load_for(load(**options).options, ["A", "B", "C"], run_dates=run_dates)
+
+    return read_for
+
+
+def test_data_for_a_model_have_all_rows_and_no_training_part(load, read_for):
+    own, task = load(), read_for()
+    np.testing.assert_array_equal(task.panel.returns, own.panel.returns)
+    assert task.checksum == own.checksum
+    assert task.rows("train") == slice(0, 0)
+    assert task.scored_parts(("seen", "new")) == ("new",)
+    assert task.rows("new") == task.rows("all") == slice(1, ROWS)
+    parts = task.with_parts()
+    assert (parts.n_train, parts.n_val, parts.seen) == (own.n_train, own.n_val, 0)
+    np.testing.assert_array_equal(parts.values, own.values)
+
+
+@given(last=st.integers(0, ROWS - 1), since=st.integers(-1, ROWS - 2))
+def test_rows_of_the_run_and_new_rows_share_all_rows_out(read_for, last, since):
+    days = [str(day) for day in read_for().panel.dates]
+    task = read_for(run_dates=days[: last + 1])
+    one, other = task.rows("seen"), task.rows("new")
+    assert (one.start, max(one.stop, one.start), other.stop) == (1, max(other.start, 1), ROWS)
+    assert all(day <= days[last] for day in task.dates("seen"))
+    assert all(day > days[last] for day in task.dates("new"))
+    if since < 0:
+        return
+    after = task.after(days[since])
+    wanted = [day for part in ("seen", "new") for day in task.dates(part) if day > days[since]]
+    assert [day for part in after.scored_parts(("seen", "new")) for day in after.dates(part)] == wanted
+
+
+def test_new_rows_are_forecast_with_the_rows_before_them(load, read_for):
+    """What a part's forecasts read does not depend on how long the past before `context` is."""
+    days = [str(day) for day in load().panel.dates]
+    task, model = read_for(run_dates=days[:250]), gru(load())
+    scaled = task.with_scaling(load().mean, load().sd, task.names)
+    found = scaled.evaluate(model, "new")
+    by_hand = load().at_origin(0)
+    by_hand = replace(by_hand, n_train=205, n_val=45)  # its test part begins where the new rows begin
+    np.testing.assert_array_equal(found.forecasts, by_hand.evaluate(model, "test").forecasts)
+    assert scaled.short_past("new") == 0
+    assert scaled.short_past("seen") == 30  # the context
+
+
+@pytest.mark.parametrize("loss", ["squared", "huber", "volatility"])
+def test_without_a_training_part_every_loss_scores(read_for, loss):
+    task = read_for().with_loss(loss)
+    task = task.with_scaling(np.zeros(3), np.ones(3), task.names)
+    found = task.evaluate(gru(task), "new")
+    assert np.isfinite(found.losses).all()
+    assert found.metric == pytest.approx(((found.forecasts - task.values[1:]) ** 2).mean())
+
+
+def test_synthetic_dates_say_nothing_about_what_was_seen():
+    options = Options(data="white_noise", data_seed=2)
+    names = [f"x{i}" for i in (1, 2, 3, 4)]
+    task = IndexReturns.load_for(options, names, run_dates=["2000-01-03", "2010-01-01"])
+    assert task.scored_parts(("seen", "new")) == ("new",)
+
+
+def test_a_named_source_gives_a_models_series():
+    with pytest.warns(UserWarning, match="bundled .*: left out NASDAQ, NASDAQ_range, which the model does not read"):
+        task = IndexReturns.load_for(Options(), ["SP500_range", "SP500"])
+    whole = IndexReturns.load(Options())
+    np.testing.assert_array_equal(task.panel.returns, whole.panel.returns[:, [2, 0]])
+    with pytest.raises(DataError, match="DAX missing; its columns are SP500, NASDAQ"):
+        IndexReturns.load_for(Options(), ["SP500", "DAX"])
+
+
+@pytest.mark.parametrize(
+    ("last", "since", "is_after"),
+    [
+        ("2024-01-05", "2024-01-05", False),
+        ("2024-01-06", "2024-01-05", True),
+        ("2024-01-05", "2024-01-05 09:00", False),  # a day has no hours that come later
+        ("2024-01-06", "2024-01-05 09:00", True),
+        ("2024-01-05 10:00", "2024-01-05", False),  # the day is over at midnight
+        ("2024-01-05 10:00", "2024-01-05 09:00", True),
+        ("2024-01-05 10:00", "2024-01-05 10:00", False),
+        ("2024-01-05 10:00+01:00", "2024-01-05 09:30+00:00", False),
+        ("2024-01-05 10:00+01:00", "2024-01-05 08:30+00:00", True),
+        ("2024-01-05 10:00+01:00", "2024-01-05 09:30", True),  # by the clock at the place
+    ],
+)
+def test_a_row_is_after_a_day_or_a_time(last, since, is_after):
+    task = counting()
+    first = datetime.datetime.fromisoformat(last)
+    dates = [first - datetime.timedelta(days=i) for i in range(ROWS - 1, -1, -1)]
+    if len(last) == 10:
+        dates = [day.date() for day in dates]
+    task = replace(task, panel=replace(task.panel, dates=dates))
+    if is_after:
+        assert task.after(since).dates("test")[-1] == last.replace("10:00", "10:00:00")
+        return
+    with pytest.raises(DataError, match="no row after since=; the last is of 2024-01-05"):
+        task.after(since).scored_parts(("val", "test"))
+
+
+# ---- units of what is written
+
+
+def of_kind(tmp_path, closes, kind, **options):
+    values = closes if kind == "prices" else closes - 100
+    path = write_closes(tmp_path / f"{kind}.csv", values)
+    given = {"loss": "squared", "bptt": 5, "streams": 4, "context": 30, "longest_still": 300}
+    return IndexReturns.load(Options(data=str(path), values=kind, **{**given, **options}))
+
+
+def write_closes(path, values):
+    lines = ["date,A,B,C"]
+    for number, row in enumerate(values.tolist()):
+        day = datetime.date(2020, 1, 1) + datetime.timedelta(days=number)
+        lines.append(",".join([day.isoformat(), *("" if value != value else repr(value) for value in row)]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["prices", "levels"])
+@pytest.mark.parametrize("part", ["val", "test", "all"])
+def test_prices_and_levels_go_on_from_the_last_known_value(tmp_path, closes, kind, part):
+    task = of_kind(tmp_path, closes, kind, units="prices")
+    rows = task.rows(part)
+    filled = closes.copy()
+    for row in range(1, len(filled)):
+        filled[row] = np.where(np.isnan(filled[row]), filled[row - 1], filled[row])
+    filled = (filled if kind == "prices" else filled - 100)[LATE:]  # row t + 1 is that of return t
+    np.testing.assert_array_equal(task.actual(part), filled[rows.start + 1 : rows.stop + 1])
+    nothing = np.zeros((rows.stop - rows.start, 3)) - task.mean / task.sd  # a forecast of no change
+    np.testing.assert_allclose(task.written(nothing, part), filled[rows.start : rows.stop], rtol=1e-12)
+    perfect = task.written(task.values[rows], part)
+    np.testing.assert_allclose(perfect, task.actual(part), rtol=1e-9, atol=1e-9)
+    one = task.written((1 - task.mean)[None] / task.sd, None)
+    np.testing.assert_allclose(one[0], filled[-1] * np.e if kind == "prices" else filled[-1] + 1, rtol=1e-12)
+    assert task.units == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("prices", "log returns in decimals; task.units=prices gives prices"),
+        ("levels", "changes of the levels; task.units=prices gives levels"),
+        ("returns", "the data's own units"),
+    ],
+)
+def test_returns_are_written_as_they_are_forecast(tmp_path, closes, kind, words):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*blank returns are taken as 0")
+        task = of_kind(tmp_path, closes, kind)
+    rows = task.rows("val")
+    np.testing.assert_array_equal(task.written(task.values[rows], "val"), task.in_own_units(task.values[rows]))
+    np.testing.assert_array_equal(task.actual("val"), task.in_own_units(task.values[rows]))
+    assert task.units == words
+
+
+def test_prices_of_returns_are_refused(tmp_path, closes):
+    words = "bundled .*: task.units=prices, but the data are returns: there is no price to compound them with; set task"
+    task = IndexReturns.load(Options(units="prices"))
+    for ask in (lambda: task.units, lambda: task.actual("val"), lambda: task.written(np.zeros((1, 4)), None)):
+        with pytest.raises(DataError, match=words):
+            ask()
+    differenced = of_kind(tmp_path, closes, "prices", units="prices", difference=("B",))
+    with pytest.raises(DataError, match="returns that are differenced make no prices"):
+        differenced.actual("val")
+
+
+def test_a_subpanel_knows_its_prices():
+    whole = IndexReturns.load(Options(data="random_walk", units="prices"))
+    part = IndexReturns.load(Options(data="random_walk", units="prices", subpanel=3))
+    drawn = part.panel.report["subpanel"]
+    columns = [whole.names.index(name) for name in part.names]
+    first = drawn["first_row"]
+    np.testing.assert_array_equal(part.panel.known, whole.panel.known[first : first + drawn["rows"] + 1, columns])
+    perfect = part.written(part.values[part.rows("test")], "test")
+    np.testing.assert_allclose(perfect, part.actual("test"), rtol=1e-9)
+
+
+def test_intraday_rows_are_dated_with_their_time(tmp_path, closes):
+    times = [datetime.datetime(2020, 1, 1) + datetime.timedelta(hours=i) for i in range(len(closes))]
+    lines = ["timestamp,A"] + [f"{time},{value!r}" for time, value in zip(times, closes[:, 0].tolist(), strict=True)]
+    (tmp_path / "hours.csv").write_text("\n".join(lines).replace("nan", "") + "\n")
+    task = IndexReturns.load(Options(data=str(tmp_path / "hours.csv"), bptt=5, longest_still=300))
+    assert task.dates("test")[-1] == str(times[-1]) == "2020-01-13 15:00:00"
+    assert task.next_day == "2020-01-13 16:00:00"
+    assert task.describe()["next"] == {"when": task.next_day, "frequency": task.next_step.frequency, "doubt": ""}
