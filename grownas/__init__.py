@@ -6,16 +6,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grownas.api import Comparison, Run, compare, load, search
     from grownas.backbones.chain import Backbone
     from grownas.cells.cell import GrownRNN
     from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op
 
-__all__ = ["Backbone", "DagGenotype", "DagNode", "Genotype", "GrownRNN", "Node", "Op", "__version__"]
+__all__ = [
+    "Backbone",
+    "Comparison",
+    "DagGenotype",
+    "DagNode",
+    "Genotype",
+    "GrownRNN",
+    "Node",
+    "Op",
+    "Run",
+    "__version__",
+    "compare",
+    "load",
+    "search",
+]
 
 __version__ = "0.1.0"
 
 _HOME = {  # name -> module; imported on first use, since torch takes seconds
     "Backbone": "grownas.backbones.chain",
+    "Comparison": "grownas.api",
+    "Run": "grownas.api",
+    "compare": "grownas.api",
+    "load": "grownas.api",
+    "search": "grownas.api",
     "GrownRNN": "grownas.cells.cell",
     "DagGenotype": "grownas.genotype",
     "DagNode": "grownas.genotype",

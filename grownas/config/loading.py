@@ -24,12 +24,12 @@ GROUPS = {"task": "grownas.tasks", "strategy": "grownas.strategies"}  # entry po
 NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
 
 
-def load(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
+def load(name: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
     """Load a config and apply overrides.
 
     Args:
         name: a path, or the name of a shipped config such as `index_returns/growing`.
-        overrides: `section.key=value`, the value in YAML.
+        overrides: `section.key=value`, the value in YAML; or values by dotted key.
 
     Raises:
         ConfigError: anything is wrong; the message lists every problem with its key, value and nearest name.
@@ -37,7 +37,10 @@ def load(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     tree = _read(find(name))
     for key in NOTES:  # what a run folder says about the past does not govern the present
         tree.pop(key, None)
-    problems = [problem for item in overrides if (problem := _override(tree, item))]
+    if isinstance(overrides, Mapping):
+        problems = [problem for key, value in overrides.items() if (problem := _put(tree, key, value))]
+    else:
+        problems = [problem for item in overrides if (problem := _override(tree, item))]
     model: type[Config] = Config
     config = task = None
     try:
@@ -199,7 +202,8 @@ def check_task(task: Task) -> None:
         ConfigError: it does; the message names all that it lacks.
     """
     protocol = KINDS[task.kind]
-    missing = [name for name in members(protocol) if not hasattr(task, name)]
+    nothing = object()  # properties are not computed
+    missing = [name for name in members(protocol) if inspect.getattr_static(task, name, nothing) is nothing]
     if missing:
         where = f"{type(task).__module__}.{type(task).__qualname__}"
         raise ConfigError(
@@ -260,8 +264,19 @@ def _read(path: Path) -> dict[str, Any]:
 def _override(tree: dict[str, Any], item: str) -> str | None:
     """Write `a.b=value` into a tree; return what is wrong with it, or None."""
     key, equals, text = item.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
+    if not equals:
+        return f"{item}: expected section.key=value"
+    try:
+        value = text if key.strip() in ("name", "runs") else yaml.load(text, _Loader)  # noqa: S506
+    except (yaml.YAMLError, RecursionError) as error:
+        return f"{item}: {text!r} is not a value in YAML: {str(error).splitlines()[0]}"
+    return _put(tree, key, value, item)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, item: str | None = None) -> str | None:
+    """Write a value into a tree by its dotted key; return what is wrong with it, or None."""
+    item, parts = item or f"{key}={value}", [part.strip() for part in key.split(".")]
+    if not all(parts):
         return f"{item}: expected section.key=value"
     *parents, leaf = parts
     node: Any = tree
@@ -269,10 +284,7 @@ def _override(tree: dict[str, Any], item: str) -> str | None:
         node = node.setdefault(parent, {}) if isinstance(node, dict) else None
     if not isinstance(node, dict):
         return f"{item}: {'.'.join(parents)} is not a section"
-    try:
-        node[leaf] = text if key in ("name", "runs") else yaml.load(text, _Loader)  # noqa: S506
-    except (yaml.YAMLError, RecursionError) as error:
-        return f"{item}: {text!r} is not a value in YAML: {str(error).splitlines()[0]}"
+    node[leaf] = value
     return None
 
 

@@ -6,10 +6,11 @@ What a run does stands in `experiments.search`.
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
@@ -25,9 +26,11 @@ from grownas.errors import ConfigError, DataError, RunError
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import space_of
 from grownas.genotype import AnyGenotype, Genotype, published
+from grownas.protocols import Folder
 from grownas.report.tables import score_table
 from grownas.report.verdicts import verdict
-from grownas.runs.journal import Interrupted, Journal
+from grownas.runs.journal import Interrupted, Journal, MemoryLog
+from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 from grownas.runs.signals import stop_signals
@@ -40,6 +43,32 @@ def search(config: Config) -> Path:
     task = load_task(config)
     check_search(config, task)
     return _work(config, new_folder(config, "search", task.checksum), task, experiment.search)
+
+
+def search_in(config: Config, rundir: RunDir) -> Path:
+    """Search in a folder that was made before; return its path."""
+    task = load_task(config)
+    check_search(config, task)
+    write_config(config, rundir, task.checksum)
+    return _work(config, rundir, task, experiment.search)
+
+
+def search_in_memory(config: Config, task: Any) -> tuple[experiment.Summary, MemoryFolder, Sequence[Mapping[str, Any]]]:
+    """Search without writing anything; return the summary, what a run folder would hold, and the log of morphisms."""
+    check_search(config, task)
+    folder = MemoryFolder()
+    folder.write_json("run.json", {"command": "search", "what": None})
+    write_config(config, folder, task.checksum)
+    growth = MemoryLog()
+    with Progress(quiet=config.quiet) as progress, _threads(config.threads):
+        journal = Journal.in_memory(progress, growth=growth)
+        summary, _ = experiment.search(config, folder, journal, task)
+    summary["verdict"] = verdict(summary["scores"], summary.get("stopped"), summary["metric"])
+    folder.write_json("summary.json", summary)
+    if not config.quiet:
+        print(score_table(summary))
+        print(f"\n{summary['verdict']}")
+    return summary, folder, growth
 
 
 def train(config: Config, what: str) -> Path:
@@ -112,6 +141,14 @@ def compare(config: Config) -> Path:
     return _compare(config, new_folder(config, "compare", task.checksum))
 
 
+def compare_in(config: Config, rundir: RunDir) -> Path:
+    """Compare in a folder that was made before; return its path."""
+    task = load_task(config)
+    check_search(config, task)
+    write_config(config, rundir, task.checksum)
+    return _compare(config, rundir)
+
+
 def _compare(config: Config, rundir: RunDir) -> Path:
     from grownas.evaluation import comparison, panels
     from grownas.runs import sweep
@@ -135,8 +172,13 @@ def new_folder(config: Config, command: str, checksum: str, what: str | None = N
     """Make a run folder that holds its config."""
     parent, name = Path(os.path.expanduser(config.runs)), config.folder_name(command, what)
     rundir = RunDir.create(parent, name, command, what)
-    rundir.write_text("config.yaml", config.dump({"versions": versions(), "data_checksum": checksum}))
+    write_config(config, rundir, checksum)
     return rundir
+
+
+def write_config(config: Config, folder: Folder, checksum: str) -> None:
+    """Write a run's config, with versions and the data's checksum."""
+    folder.write_text("config.yaml", config.dump({"versions": versions(), "data_checksum": checksum}))
 
 
 def kept_notes(path: Path) -> dict[str, Any]:
@@ -170,7 +212,10 @@ def load_task(
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: PyTorch finds no GPU here; set device=cpu")
-    task_class, given = configs.task_class(config.task.use), {} if frame is None else {"frame": frame}
+    task_class: Any = configs.task_class(config.task.use)
+    given = {} if frame is None else {"frame": frame}
+    if given and "frame" not in inspect.signature(task_class.load).parameters:
+        raise ConfigError(f"data: {config.task.use} does not read data frames; give a path")
     if names is None:
         task = task_class.load(config.task, architecture_share=config.strategy.architecture_share, **given)
     else:
@@ -196,8 +241,7 @@ def check_search(config: Config, task: Any) -> None:
 
 def _work(config: Config, rundir: RunDir, task: Any, work: Work) -> Path:
     """Do the work of a run in its folder: lock, threads, journal, interrupts, and at the end the report."""
-    with rundir.lock(), Progress(quiet=config.quiet) as progress:
-        torch.set_num_threads(config.threads)
+    with rundir.lock(), Progress(quiet=config.quiet) as progress, _threads(config.threads):
         journal = Journal.in_folder(rundir, config.fingerprint(), progress=progress, every_s=config.checkpoint_seconds)
         try:
             with _interrupts(journal):
@@ -212,6 +256,17 @@ def _work(config: Config, rundir: RunDir, task: Any, work: Work) -> Path:
         print(f"\n{summary['verdict']}")
         print(f"report: {report}")
     return rundir.path
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads for a while: the last digits of results depend on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -155,11 +155,17 @@ class Journal:
         return cls(store, **logs, progress=progress, every_s=every_s)
 
     @classmethod
-    def in_memory(cls, progress: Progress | None = None) -> Journal:
+    def in_memory(cls, progress: Progress | None = None, *, growth: Log | None = None) -> Journal:
         """Open a journal that writes nothing; what was done is gone with it."""
         progress = Progress(quiet=True) if progress is None else progress
-        logs = {name: MemoryLog() for name in ("metrics", "growth", "shares")}
-        return cls(MemoryStore(), **logs, progress=progress, every_s=math.inf)
+        return cls(
+            MemoryStore(),
+            metrics=MemoryLog(),
+            growth=MemoryLog() if growth is None else growth,
+            shares=MemoryLog(),
+            progress=progress,
+            every_s=math.inf,
+        )
 
     def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
         """Do a piece of work, or give back what it gave before. The tree also holds its `seconds`.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from grownas.runs.rundir import RunDir
 
 
 class MemoryFolder:
@@ -30,3 +33,14 @@ class MemoryFolder:
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
         """Keep copies of tensors on the CPU, and notes."""
         self.files[name] = {key: one.detach().cpu().clone() for key, one in tensors.items()}, dict(notes or {})
+
+    def dump(self, folder: Path) -> None:
+        """Write all that is kept into an existing folder, as a run writes it."""
+        rundir = RunDir(folder)
+        for name, content in self.files.items():
+            if name.endswith(".safetensors"):
+                rundir.write_tensors(name, *content)
+            elif isinstance(content, str):
+                rundir.write_text(name, content)
+            else:
+                rundir.write_json(name, content)

@@ -169,12 +169,22 @@ def _forecasts(
     return rows, task, name
 
 
+def model(path: Path, *, data: Any = None) -> Any:
+    """Return a run's model with its trained weights, in evaluation mode.
+
+    Args:
+        path: a finished run folder.
+        data: the run's own data where they are a data frame.
+    """
+    return _reload(path, (), data).model
+
+
 def show(path: Path) -> str:
     """Return a cell in words, of a run folder, of a genotype.json or by a published name: nodes, ops, parameters."""
     params = None
     if path.is_dir():
         RunDir.open(path)
-        summary = _summary(path)
+        summary = summary_of(path)
         params, path = summary["params"], path / "genotype.json"
         if not path.exists():
             raise RunError(f"{path.parent}: this run trained a baseline; it has no cell to show")
@@ -202,7 +212,7 @@ class _Reloaded(NamedTuple):
 def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | None = None) -> _Reloaded:
     """Load a run's model and the data that it is to be used on."""
     rundir = RunDir.open(path)
-    summary, notes = _summary(path), kept_notes(path)
+    summary, notes = summary_of(path), kept_notes(path)
     frame = None if data is None or isinstance(data, str | os.PathLike) else data
     if data is not None:
         overrides = [*overrides, f"task.data={json.dumps(FRAME if frame is not None else os.fspath(data))}"]
@@ -309,7 +319,12 @@ def _check_overrides(kept: Config, config: Config) -> None:
         )
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def summary_of(path: Path) -> dict[str, Any]:
+    """Return the summary of a finished run.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
     if RunDir.open(path).command == "compare":
         what, run = ("panels", "panel-1") if (path / "panel-1").is_dir() else ("seeds", "seed-1")
         raise RunError(f"{path}: a comparison over {what}; give one of its runs, such as {path / run}")
