@@ -36,14 +36,14 @@ PROGRAMS: dict[str, Program] = {"search": search_program, "train": train_program
 
 def search(config: Config) -> Path:
     """Grow a cell, retrain it, run the baselines, score all and write a run folder; return its path."""
-    task = load_task(config)
+    task = _read_data(config)
     _check_search(config, task)
     return _work(config, new_folder(config, "search", task.checksum), task, search_program)
 
 
 def train(config: Config, what: str) -> Path:
     """Train a genotype, given by its path or a published cell's name, or a baseline from scratch; score it."""
-    task = load_task(config)
+    task = _read_data(config)
     _check_search(config, task)
     names = [name for name in NAMES[task.kind] if name not in published()]  # those have a cell to keep
     genotype = None if what in names else _genotype(what, names)
@@ -82,7 +82,7 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
         )
     if rundir.command == "compare":
         return _compare(config, rundir)
-    task = load_task(config)
+    task = _read_data(config)
     if before["data_checksum"] != task.checksum:
         raise DataError(f"{path}: the data have changed since the run began ({task.source}); start a new run")
     then = before["versions"]
@@ -97,7 +97,7 @@ def compare(config: Config) -> Path:
     """Search and run every baseline for each seed or sub-panel, in parallel processes; compare over them."""
     from grownas.runs import sweep
 
-    task = load_task(config)
+    task = _read_data(config)
     _check_search(config, task)
     if config.panels is not None:
         load_task(config.model_copy(update=next(iter(sweep.members(config).values()))))  # raises if none can be drawn
@@ -157,6 +157,24 @@ def load_task(config: Config) -> Any:
     return task.with_device(config.device)
 
 
+def _read_data(config: Config) -> Any:
+    """Load the config's task, after one line that says so: much data take a while."""
+    Progress(quiet=config.quiet).say(f"{config.task.use}: reading the data")
+    return load_task(config)
+
+
+def _plan(config: Config, rundir: RunDir, task: Any) -> str:
+    """Return in one line what a run is about to do, and where."""
+    if rundir.command == "train":
+        steps = [f"train {rundir.what or 'the given cell'}"]
+    else:
+        by_folds = ["choose a linear start by folds"] if task.kind == "series" and config.start.use == "var" else []
+        steps = [*by_folds, f"search by {config.strategy.use}"]
+        steps += ["retrain"] * config.retrain.grown
+        steps += [f"fit {', '.join(config.baselines.use)}"] if config.baselines.use else []
+    return f"{rundir.path}: {'; '.join(steps)}"
+
+
 def _check_search(config: Config, task: Any) -> None:
     """Refuse before work begins what a search would meet in the middle of it."""
     growth_of(config, space_of(config))  # raises if its keys contradict each other
@@ -169,6 +187,7 @@ def _check_search(config: Config, task: Any) -> None:
 def _work(config: Config, rundir: RunDir, task: Any, program: Program) -> Path:
     """Run a program in a run folder: lock, threads, journal, interrupts, and at the end the report."""
     with rundir.lock(), Progress(quiet=config.quiet) as progress:
+        progress.say(_plan(config, rundir, task))
         torch.set_num_threads(config.threads)
         journal = Journal(
             rundir.path / "checkpoint",
