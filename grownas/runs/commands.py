@@ -40,7 +40,7 @@ Work = Callable[..., tuple[experiment.Summary, Any]]  # `experiment.search`, `ex
 
 def search(config: Config) -> Path:
     """Search for a cell, retrain it, run the baselines, score all and write a run folder; return its path."""
-    task = load_task(config)
+    task = _read_data(config)
     check_search(config, task)
     return _work(config, new_folder(config, "search", task.checksum), task, experiment.search)
 
@@ -73,7 +73,7 @@ def search_in_memory(config: Config, task: Any) -> tuple[experiment.Summary, Mem
 
 def train(config: Config, what: str) -> Path:
     """Train a genotype, given by its path or a published cell's name, or a baseline from scratch; score it."""
-    task = load_task(config)
+    task = _read_data(config)
     check_search(config, task)
     names = [name for name in baseline_names(task.kind) if name not in published()]  # those have a cell to keep
     genotype = None if what in names else _genotype(what, names)
@@ -112,7 +112,7 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
         )
     if rundir.command == "compare":
         return _compare(config, rundir)
-    task = load_task(config)
+    task = _read_data(config)
     if before["data_checksum"] != task.checksum:
         raise DataError(f"{path}: the data have changed since the run began ({task.source}); start a new run")
     then = before["versions"]
@@ -130,7 +130,7 @@ def compare(config: Config) -> Path:
     """Search and run every baseline for each seed or sub-panel, in parallel processes; compare over them."""
     from grownas.runs import sweep
 
-    task = load_task(config)
+    task = _read_data(config)
     check_search(config, task)
     for section in configs.strategies_of(config):
         configs.strategy_class(section.use)(section)  # raises if its options contradict each other
@@ -224,6 +224,24 @@ def load_task(
     return task.with_device(config.device)
 
 
+def _read_data(config: Config) -> Any:
+    """Load the config's task, after one line that says so: much data take a while."""
+    Progress(quiet=config.quiet).say(f"{config.task.use}: reading the data")
+    return load_task(config)
+
+
+def _plan(config: Config, rundir: RunDir, task: Any) -> str:
+    """Return in one line what a run is about to do, and where."""
+    if rundir.command == "train":
+        steps = [f"train {rundir.what or 'the given cell'}"]
+    else:
+        by_folds = ["choose a linear start by folds"] if task.kind == "series" and config.start.use == "var" else []
+        steps = [*by_folds, f"search by {config.strategy.use}"]
+        steps += ["retrain"] * config.retrain.grown
+        steps += [f"fit {', '.join(config.baselines.use)}"] if config.baselines.use else []
+    return f"{rundir.path}: {'; '.join(steps)}"
+
+
 def check_search(config: Config, task: Any) -> None:
     """Refuse before work begins what a search would meet in the middle of it.
 
@@ -242,6 +260,7 @@ def check_search(config: Config, task: Any) -> None:
 def _work(config: Config, rundir: RunDir, task: Any, work: Work) -> Path:
     """Do the work of a run in its folder: lock, threads, journal, interrupts, and at the end the report."""
     with rundir.lock(), Progress(quiet=config.quiet) as progress, _threads(config.threads):
+        progress.say(_plan(config, rundir, task))
         journal = Journal.in_folder(rundir, config.fingerprint(), progress=progress, every_s=config.checkpoint_seconds)
         try:
             with _interrupts(journal):

@@ -271,6 +271,12 @@ def test_wrong_input_exits_with_2_and_makes_no_folder(call, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_says_that_it_reads_the_data_before_it_does(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = call("search", "index_returns/growing", "task.data=nothing.csv")
+    assert ended.err.startswith("index_returns: reading the data\nerror: ")
+
+
 def test_all_problems_of_a_config_are_told_at_once(runner, call):
     ended = call("search", *runner.options("strategy.patience=0", "strategy.use=grwing", "seeds=[x]"))
     assert ended.code == 2

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import re
+import sys
+import threading
+import types
 
 import pytest
 
@@ -122,3 +126,113 @@ def test_results_go_to_standard_output_progress_does_not(capsys):
     with Progress() as shown:
         shown.say("seed-1: started")
     assert capsys.readouterr() == ("", "seed-1: started\n")
+
+
+# ---- several at a time
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "")
+
+
+def test_one_after_the_other_works(terminal):
+    for number in (1, 2):
+        with Progress(stream=terminal) as shown:
+            shown.say(f"run {number}")
+    assert "run 1\n" in plain(terminal.getvalue())
+    assert "run 2\n" in plain(terminal.getvalue())
+    assert module._displays == {}
+
+
+def test_one_within_another_has_a_line_of_its_own(terminal):
+    with Progress(stream=terminal) as outer:
+        outer.show("comparison")
+        with Progress(stream=terminal) as inner:
+            inner.show("folds", "3 of 5", done=3, total=5)
+            assert inner.bar is outer.bar
+            assert [task.description for task in inner.bar.tasks] == ["comparison", "folds"]
+        assert [task.description for task in outer.bar.tasks] == ["comparison"]
+        assert outer.bar.live.is_started
+    assert not outer.bar.live.is_started
+    assert module._displays == {}
+
+
+def test_the_error_stream_that_a_display_stands_in_for_is_found(terminal, monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress() as outer, Progress() as inner:  # rich has put its own stream in place of the outer one's
+        assert inner.stream is terminal
+        assert inner.bar is outer.bar
+
+
+def test_it_works_in_threads_at_the_same_time(terminal):
+    ready = threading.Barrier(2, timeout=30)
+    errors = []
+
+    def run(number):
+        try:
+            with Progress(stream=terminal) as shown:
+                ready.wait()
+                shown.update(**{**EPOCH, "stage": number})
+                shown.say(f"run {number} is done")
+                ready.wait()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert all(f"run {number} is done\n" in plain(terminal.getvalue()) for number in (1, 2))
+    assert module._displays == {}
+
+
+# ---- work that is no fit
+
+
+def test_any_work_can_show_how_far_it_is(clock):
+    stream = io.StringIO()
+    with Progress(stream=stream) as shown:
+        shown.say("reading the data")
+        for fold in range(1, 6):
+            shown.show("linear start", f"fold {fold} of 5", done=fold, total=5)
+            clock[0] += PLAIN_EVERY_S / 2
+        shown.show("growth")
+    assert stream.getvalue().splitlines() == [
+        "reading the data",
+        "linear start: fold 1 of 5",
+        "linear start: fold 3 of 5",
+        "linear start: fold 5 of 5",
+    ]
+
+
+def test_a_live_line_shows_any_work_at_once(terminal):
+    with Progress(stream=terminal) as shown:
+        shown.show("linear start [of 3]", "fold 3 of 5", done=3, total=5)
+        task = shown.bar.tasks[0]
+        assert (task.description, task.completed, task.total) == ("linear start [of 3]", 3, 5)
+        shown.show("reading the data")  # nobody knows how long
+        assert (shown.bar.tasks[0].completed, shown.bar.tasks[0].total) == (0, 1)
+        shown.show("linear start [of 3]", "fold 4 of 5", done=4, total=5)
+        shown.bar.refresh()
+    assert re.search(r"linear start \[of 3\] [━╸╺]+ fold 4 of 5", plain(terminal.getvalue()))
+
+
+# ---- notebooks
+
+
+class ZMQInteractiveShell:
+    """What rich takes a notebook by: the name of the shell's class."""
+
+
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_has_a_live_line_where_widgets_are_installed(monkeypatch, widgets):
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setattr("rich.console.get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setattr(module, "find_spec", lambda name: widgets or None)
+    monkeypatch.setattr("sys.stderr", io.StringIO())  # as the kernel's, which is no terminal
+    assert Progress().live is widgets
+    assert Progress(quiet=True).live is False
+    assert Progress(stream=io.StringIO()).live is False
