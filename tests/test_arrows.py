@@ -28,12 +28,13 @@ LAYERS = """
     runs.commands
     experiments.programs
     experiments.text  experiments.series
-    experiments.common  runs.sweep  evaluation.comparison  evaluation.panels  report.page
+    experiments.common  runs.sweep  report.page
     runs.journal  report.plots
     report.growth_plots
     report.history  report.canvas
     report.growth_log
     report.dag_diagram
+    report.verdicts
     report.tables  report.diagram  report.reading
     equations
     strategies.growing.strategy
@@ -59,7 +60,8 @@ LAYERS = """
     training.loop
     training.bilevel  criteria.early_stop
     training.recipe
-    evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
+    evaluation.comparison  evaluation.panels
+    evaluation.models  evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections
     space
@@ -85,6 +87,7 @@ EMPTY = {
     "training",
 }  # packages that hold nothing themselves
 
+REPORT = {name for name in LAYERS.split() if name.startswith("report.")}  # reads results; only the top imports it
 OUT_OF_SIGHT = {  # module -> what it must never know, not even through others
     "training.loop": {
         "genotype",
@@ -113,7 +116,8 @@ OUT_OF_SIGHT = {  # module -> what it must never know, not even through others
         "runs.checkpoint",
         "config.loading",
     },
-    "evaluation.comparison": {"runs.commands", "training.loop", "runs.journal", "runs.checkpoint"},
+    "evaluation.comparison": {"runs.commands", "training.loop", "runs.journal", "runs.checkpoint", *REPORT},
+    "evaluation.panels": REPORT,
     "strategies.growing.strategy": {
         "config.loading",
         "runs.commands",
@@ -338,6 +342,7 @@ def test_help_of_every_command_is_free_of_slow_imports():
         ("grownas", ("torch", "numpy")),
         ("grownas.config.loading", ("torch", "numpy", "statsmodels", "arch", "matplotlib", "pandas")),
         ("grownas.genotype", ("torch", "numpy")),
+        ("grownas.evaluation.models", ("torch", "numpy")),
         ("grownas.runs.rundir", ("torch", "filelock")),
         ("grownas.criteria.threshold", ("torch", "numpy")),
         ("grownas.runs.progress", ("torch", "rich")),

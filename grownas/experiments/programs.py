@@ -20,8 +20,7 @@ from grownas.experiments.common import Contest, choose, is_capped, retrain, scor
 from grownas.experiments.series import SeriesContest
 from grownas.experiments.text import LanguageContest
 from grownas.genotype import Genotype
-from grownas.report.reading import OURS
-from grownas.report.tables import WORDS, score
+from grownas.report import verdicts
 from grownas.runs.journal import Journal
 from grownas.runs.rundir import RunDir
 from grownas.space import SearchSpace
@@ -130,7 +129,7 @@ def train_program(config: Config, rundir: RunDir, journal: Journal, task: Any) -
 
 def _contest(config: Config, rundir: RunDir, journal: Journal, task: Any) -> Contest:
     """Gather what growth and baselines need."""
-    rundir.write_json("data.json", task.describe())
+    rundir.write_json("data.json", {"kind": task.kind, **task.describe()})
     space = space_of(config)
     contest: Contest = CONTESTS[task.kind].enter(
         config,
@@ -286,25 +285,8 @@ def _write(
         "loss": task.loss_name,
         **about,
         **found,
-        "verdict": verdict(entries, found.get("stopped"), task.metric),
         "scores": entries,
     }
+    summary["verdict"] = verdicts.of_run(summary)
     rundir.write_json("summary.json", summary)
     return summary
-
-
-def verdict(entries: list[Summary], stopped: str | None, metric: str) -> str:
-    """Say in words what was found, and which model is best on the test part."""
-    words = [f"Growth ended: {stopped}."] if stopped else []
-    ours, word = entries[0], WORDS.get(metric, metric)
-    simple = [entry for entry in entries if entry["model"] not in OURS]
-    if simple and ours["model"] in OURS:
-        best = min(simple, key=lambda entry: entry["test"])
-        relation = "lower than" if ours["test"] < best["test"] else "not lower than"
-        words.append(
-            f"The test {word} of {ours['model']}, {score(ours['test'], metric)}, is {relation} that of the best "
-            f"baseline, {best['model']}, {score(best['test'], metric)}."
-        )
-    else:
-        words.append(f"The test {word} of {ours['model']} is {score(ours['test'], metric)}.")
-    return " ".join(words)

@@ -32,6 +32,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.equations import equations
 from grownas.errors import ConfigError, DataError, TrainingError
+from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score, free_running
 from grownas.experiments.common import (
     Contest,
@@ -262,11 +263,18 @@ class SeriesContest(Contest):
         actual = np.concatenate([task.values[task.rows(part)] for part in ("val", "test")])
         forecasts = {score.model: torch.from_numpy(score.forecasts()) for score in scores}
         rundir.write_tensors("forecasts.safetensors", {"actual": torch.from_numpy(actual), **forecasts})
+        came = task.values[task.rows("test")]
+        tests = pair_tests({score.model: ((came - score.test.forecasts) ** 2).mean(axis=1) for score in scores})
         if model is None:
-            return {"free_running": None}
+            return {"free_running": None, "tests": tests}
         rundir.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(task.names)})
         rundir.write_text("equations.txt", equations(model.core, model.readout, task.names, task.mean, task.sd))
-        return {"free_running": free_running(model, task.tensor("test"))}
+        ahead = task.in_own_units(task.day_ahead(model)).tolist()
+        return {
+            "free_running": free_running(model, task.tensor("test")),
+            "tests": tests,
+            "next_step": {"date": task.next_day, "forecasts": ahead},
+        }
 
 
 def _room(config: Config, task: Any) -> int | None:

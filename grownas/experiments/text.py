@@ -21,6 +21,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.equations import language_equations
 from grownas.errors import ConfigError
+from grownas.evaluation.comparison import pair_tests, step_losses
 from grownas.evaluation.scoring import Score
 from grownas.experiments.common import Contest, Setting, choose, is_capped, score_model, train_and_choose, train_random
 from grownas.genotype import AnyGenotype, Genotype, published
@@ -216,7 +217,7 @@ class LanguageContest(Contest):
         if model is not None:
             rundir.write_text("equations.txt", language_equations(model))
             rundir.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(self.task.words)})
-        return {}
+        return {"tests": pair_tests({score.model: step_losses(score.test.losses) for score in scores})}
 
 
 def with_rate(recipe: Recipe, setting: Mapping[str, float]) -> Recipe:

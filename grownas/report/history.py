@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from grownas.criteria.threshold import SOURCES
+from grownas.evaluation.models import model_of_fit
 from grownas.genotype import Genotype
 from grownas.report.growth_log import move
 
@@ -330,7 +331,6 @@ def _is_plain(line: Line) -> bool:
 # --- curves ---
 
 NO_CURVE = re.compile(r"-refit$|-to-\d+$")  # fits on more data, and those of settings that were dropped early
-FITTED = {"retrained": "grown_retrained"}  # what the name of a model's fit begins with -> the model, if not that
 
 
 def curves(
@@ -365,9 +365,8 @@ def curves(
             if part in path:
                 grown += [(steps + step, seconds + wall_s, value) for step, wall_s, value in points[: lowest + 1]]
             steps, seconds = steps + points[-1][0], seconds + points[-1][1]
-        elif not NO_CURVE.search(part):
-            begin = part.partition("-")[0]
-            fitted.setdefault(FITTED.get(begin, begin), []).append((points[lowest][2], points))
+        elif not NO_CURVE.search(part) and (model := model_of_fit(part, models)) is not None:
+            fitted.setdefault(model, []).append((points[lowest][2], points))
     fitted |= {"grown": [(0.0, grown)]} if grown else {}
     best = {model: min(several, key=lambda one: one[0])[1] for model, several in fitted.items()}
     return [Curve(model, best[model]) for model in models if model in best]

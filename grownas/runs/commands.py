@@ -25,7 +25,7 @@ from grownas.config.sections import WHERE_AND_HOW, Config
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.experiments.programs import CONTESTS, Summary, growth_of, search_program, space_of, train_program
 from grownas.genotype import AnyGenotype, Genotype, published
-from grownas.report.tables import score_table
+from grownas.report import tables, verdicts
 from grownas.runs.journal import Interrupted, Journal
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
@@ -114,15 +114,20 @@ def _compare(config: Config, rundir: RunDir) -> Path:
             folders = sweep.run_all(config, rundir, progress)
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
-        compared = comparison if config.panels is None else panels
-        result = compared.compare(folders)
-        rundir.write_json(compared.FILE, result)
+        if config.panels is None:
+            result = comparison.compare(folders)
+            result["verdict"] = verdicts.of_comparison(result)
+            text, file = tables.comparison_text(result), comparison.FILE
+        else:
+            result = panels.compare(folders)
+            text, file = tables.regret_table(result), panels.FILE
+        rundir.write_json(file, result)
     if not config.quiet:
-        print(compared.table(result))
+        print(text)
     if config.panels is None:
         print(f"report: {_report(rundir.path)}")
     else:
-        print(f"regrets: {rundir.path / compared.FILE}")
+        print(f"regrets: {rundir.path / file}")
     return rundir.path
 
 
@@ -189,7 +194,7 @@ def _work(config: Config, rundir: RunDir, task: Any, program: Program) -> Path:
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
     if not config.quiet:
-        print(score_table(summary))
+        print(tables.score_table(summary))
         print(f"\n{summary['verdict']}")
     print(f"report: {report}")
     return rundir.path
