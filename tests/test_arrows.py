@@ -20,7 +20,8 @@ LAYERS = """
     __main__
     cli
     completion
-    runs.reload  bench.suite
+    api  bench.suite
+    runs.reload
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
     bench.peers  bench.timing
@@ -31,12 +32,13 @@ LAYERS = """
     experiments.text  experiments.series
     experiments.experiment
     experiments.choosing
-    evaluation.comparison  evaluation.panels  report.page  report.verdicts
+    report.page
     runs.journal  runs.memory  report.plots
     report.growth_plots
     report.history  report.canvas
     report.growth_log
     report.dag_diagram
+    report.verdicts
     report.tables  report.diagram  report.reading
     equations
     baselines.series  baselines.text  baselines.plain
@@ -64,6 +66,7 @@ LAYERS = """
     training.loop
     training.bilevel  criteria.early_stop
     training.recipe
+    evaluation.comparison  evaluation.panels
     evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections  config.shipped
@@ -72,6 +75,7 @@ LAYERS = """
     ops
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
+    evaluation.models
     protocols  config.schema  baselines.table  grownas
     errors
 """

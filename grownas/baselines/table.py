@@ -14,17 +14,16 @@ class Baseline(NamedTuple):
     """A model that the cell found by the search is compared with.
 
     Attributes:
-        functions: by kind of task, `module:function` of the function that computes it.
+        words: what it is.
+        functions: by kind of task, `module:function` in this package, of the function that computes it.
         fitted: its forecasts come out of a fit that does not depend on the seed; else it is trained.
+        tuned: validation chooses its settings.
     """
 
+    words: str
     functions: dict[str, str]
     fitted: bool = False
-
-    @property
-    def kinds(self) -> set[str]:
-        """The kinds of tasks that it is for."""
-        return set(self.functions)
+    tuned: bool = False
 
     def function(self, kind: str) -> Callable[[Any], Any]:
         """Import the function for a kind of task."""
@@ -33,20 +32,40 @@ class Baseline(NamedTuple):
         return function
 
 
+def _series(function: str) -> dict[str, str]:
+    return {"series": f"series:{function}"}
+
+
+def _any(function: str) -> dict[str, str]:
+    return {"series": f"series:{function}", "language": f"text:{function}", "plain": f"plain:{function}"}
+
+
+def _text(function: str) -> dict[str, str]:
+    return {"language": f"text:{function}"}
+
+
 BASELINES: dict[str, Baseline] = {
-    "zero": Baseline({"series": "series:zero"}, fitted=True),
-    "var1": Baseline({"series": "series:var1"}, fitted=True),
-    "var": Baseline({"series": "series:var"}, fitted=True),
-    "var_robust": Baseline({"series": "series:var_robust"}, fitted=True),
-    "har": Baseline({"series": "series:har"}, fitted=True),
-    "lstm": Baseline({"series": "series:lstm", "language": "text:lstm", "plain": "plain:lstm"}),
-    "gru": Baseline({"series": "series:gru", "language": "text:gru", "plain": "plain:gru"}),
-    "gru_var": Baseline({"series": "series:gru_var"}),
-    "fixed_size_random": Baseline({"series": "series:fixed_size_random"}),
-    "sizes": Baseline({"series": "series:sizes"}),
-    "darts_v1": Baseline({"language": "text:darts_v1"}),
-    "darts_v2": Baseline({"language": "text:darts_v2"}),
-    "enas": Baseline({"language": "text:enas"}),
+    "zero": Baseline("forecasts the mean of the training part", _series("zero"), fitted=True),
+    "var1": Baseline("VAR(1), least squares", _series("var1"), fitted=True),
+    "var": Baseline("VAR, least squares, order chosen on validation", _series("var"), fitted=True),
+    "var_robust": Baseline("VAR; loss, ridge and order chosen by blocked folds", _series("var_robust"), fitted=True),
+    "har": Baseline(
+        "last value and means of 5 and 22 days, ridge chosen by blocked folds", _series("har"), fitted=True
+    ),
+    "lstm": Baseline("long short-term memory", _any("lstm"), tuned=True),
+    "gru": Baseline("gated recurrent units", _any("gru"), tuned=True),
+    "gru_var": Baseline("GRU added to the same start", _series("gru_var"), tuned=True),
+    "fixed_size_random": Baseline(
+        "a cell of the largest size that growth may reach, from random weights",
+        _series("fixed_size_random"),
+        tuned=True,
+    ),
+    "sizes": Baseline(
+        "cells of 1, 2, ... nodes from random weights; the search's criterion chooses the size", _series("sizes")
+    ),
+    "darts_v1": Baseline("published cell, found by first-order DARTS", _text("darts_v1"), tuned=True),
+    "darts_v2": Baseline("published cell, found by second-order DARTS", _text("darts_v2"), tuned=True),
+    "enas": Baseline("published cell, found by ENAS", _text("enas"), tuned=True),
 }
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -161,14 +161,6 @@ def moves(state: State, thresholds: Thresholds, growable: Container[int] | None 
 def decline(state: State, op: int) -> State:
     """Return the state after the proposal for an op was declined."""
     return (*state[:op], state[op]._replace(declined=True), *state[op + 1 :])
-
-
-SOURCES: dict[str, Callable[[int, int], Sequence[int | None]]] = {  # K, op -> the old number of each of the new ops
-    "duplicate_op": lambda K, op: [*range(K), op],
-    "split_op": lambda K, op: [*range(K), op],
-    "prune_op": lambda K, op: [number for number in range(K) if number != op],
-    "replace_op": lambda K, op: [number if number != op else None for number in range(K)],
-}
 
 
 def carry(state: State, sources: Sequence[int | None], before: Sequence[float], after: Sequence[float]) -> State:

@@ -1,15 +1,16 @@
-"""Compares the models of several runs that differ in their seed alone: `comparison.json` and its table."""
+"""Compares the models of several runs that differ in their seed alone: the figures of `comparison.json`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from grownas.errors import RunError
+from grownas.evaluation.models import FITTED, MAIN, is_text, main_of
 from grownas.evaluation.statistics import (
     MEASURED_SIZE,
     ConfidenceSet,
@@ -20,16 +21,12 @@ from grownas.evaluation.statistics import (
     two_way_t,
     welch_t,
 )
-from grownas.report.reading import OURS
-from grownas.report.tables import WORDS, comparison_table, score, size_words
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Tree = dict[str, Any]
 
 FILE = "comparison.json"  # in the comparison's folder
-REFERENCES = ("chosen", "grown")  # what the others are tested against: the first of these that was compared
-SIMPLE = ("zero", "var1", "var", "var_robust", "har")  # fitted, not trained: their forecasts do not depend on the seed
-LEVEL = 0.05  # of the tests in the verdict
+LEVEL = 0.05  # of the tests behind a finding
 SIZE = 0.1  # of the model confidence set
 FORECASTS, LOSSES = "forecasts.safetensors", "losses.safetensors"  # of a run on series, on a text
 NO_SET = ConfidenceSet([], {}, SIZE, 0)  # of no models
@@ -57,7 +54,8 @@ def compare(folders: Sequence[Path]) -> Tree:
     with one seed. `sizes` says how often each test rejects equal kinds of models (`statistics.MEASURED_SIZE`).
 
     Returns:
-        The tree of `comparison.json`: `metric, seeds, models, reference, steps, tests, mcs, sizes, verdict`.
+        The tree of `comparison.json` but for its verdict: `metric, seeds, strategies, models, reference, kept_starts,
+        steps, tests, mcs, sizes`. `kept_starts` counts the seeds whose reference forecasts as its start does.
 
     Raises:
         RunError: a folder is not finished or damaged, or the seeds saw different data.
@@ -70,27 +68,54 @@ def compare(folders: Sequence[Path]) -> Tree:
             raise RunError(f"{folder}: its test data differ from those of {folders[0]}; compare runs on the same data")
     names = list(dict.fromkeys(name for run in runs for name in run["entries"]))
     daily = {name: np.stack([run["losses"][name] for run in runs if name in run["entries"]]) for name in names}
-    reference = next((name for name in REFERENCES if name in names), REFERENCES[-1])
+    reference = next((name for name in MAIN if name in names), MAIN[-1])
     testable = [name for name in names if _is_testable(name, daily)]
     confidence = model_confidence_set({name: daily[name] for name in testable}, size=SIZE) if testable else NO_SET
     models = [_model(name, runs, name in confidence.members if name in testable else None) for name in names]
     tests = [_test(name, reference, daily) for name in names if name != reference and reference in names]
-    result = {
+    return {
         "metric": runs[0]["summary"]["metric"],
         "seeds": [run["summary"]["seed"] for run in runs],
+        "strategies": sorted({run["summary"]["strategy"] for run in runs}),
         "models": models,
         "reference": reference,
+        "kept_starts": _kept_starts(runs, reference),
         "steps": {"count": daily[names[0]].shape[1], "unit": runs[0]["unit"]},
         "tests": tests,
         "mcs": {**confidence._asdict(), "untested": [name for name in names if name not in testable]},
         "sizes": [one._asdict() for one in MEASURED_SIZE],
     }
-    return {**result, "verdict": verdict(result, _kept_starts(runs, reference))}
 
 
-def table(comparison: Tree) -> str:
-    """Return a comparison as text for the terminal: a row a model, the verdict, and how often each test is wrong."""
-    return f"{comparison_table(comparison)}\n\n{comparison['verdict']}\n\n{size_words(comparison)}"
+def pair_tests(losses: Mapping[str, Array]) -> list[Tree]:
+    """Test the forecasts that one run is about against those of its other models, pair by pair.
+
+    Diebold and Mariano's test is of the two given forecasts and says nothing of other seeds.
+
+    Args:
+        losses: of each model at each step of the test part, shape `(n,)`, at least 0.
+
+    Returns:
+        For each other model `baseline, statistic, p_value, loss_difference, equal`; statistic and difference are above
+        0 where the run's own model is better.
+    """
+    main = main_of(losses)
+    found = {name: diebold_mariano(each, losses[main]) for name, each in losses.items() if main and name != main}
+    return [
+        {
+            "baseline": name,
+            "statistic": test.statistic,
+            "p_value": test.p_value,
+            "loss_difference": test.difference,
+            "equal": test.equal,
+        }
+        for name, test in found.items()
+    ]
+
+
+def step_losses(tokens: Array) -> Array:
+    """Return the losses of a text's steps, means over blocks of tokens, of the losses of its tokens, shape `(n,)`."""
+    return _blocks(tokens, _block_size(len(tokens)))
 
 
 def _read(folder: Path) -> Tree:
@@ -110,15 +135,15 @@ def _read(folder: Path) -> Tree:
     try:
         summary, data = (json.loads(existing(name).read_text("utf-8")) for name in ("summary.json", "data.json"))
         entries = {entry["model"]: entry for entry in summary["scores"]}
-        is_text = "words" in data
-        tensors = load_file(existing(LOSSES if is_text else FORECASTS))
+        on_text = is_text(data)
+        tensors = load_file(existing(LOSSES if on_text else FORECASTS))
         values = {name: tensors[name].astype(np.float64) for name in entries}
         if len({each.shape for each in values.values()}) != 1:
             raise ValueError("its models were not scored on the same steps, or there are none")
-        if is_text:
+        if on_text:
             target, test = np.array(str(data["checksum"])), {}
             size = _block_size(len(next(iter(values.values()))))
-            unit, losses = f"blocks of {size} tokens", {name: _blocks(each, size) for name, each in values.items()}
+            unit, losses = f"blocks of {size} tokens", {name: step_losses(each) for name, each in values.items()}
         else:
             first = int(data["n_val"])
             target, test = tensors["actual"][first:].astype(np.float64), {n: v[first:] for n, v in values.items()}
@@ -144,7 +169,7 @@ def _blocks(losses: Array, size: int) -> Array:
 
 def _is_testable(name: str, daily: Mapping[str, Array]) -> bool:
     """Say whether it is known how a model's losses vary over seeds: it does not depend on them or has several."""
-    return name in SIMPLE or len(daily[name]) > 1
+    return name in FITTED or len(daily[name]) > 1
 
 
 def _model(name: str, runs: Sequence[Tree], in_mcs: bool | None) -> Tree:
@@ -226,87 +251,3 @@ def _kept_starts(runs: Sequence[Tree], reference: str) -> int:
     """Count the seeds whose reference forecasts as its start does."""
     both = [run for run in runs if {reference, "start"} <= run["entries"].keys()]
     return sum(equal_losses(run["losses"]["start"], run["losses"][reference]) for run in both)
-
-
-def verdict(comparison: Tree, kept_starts: int) -> str:
-    """Say in words which model is best, where simple models win and what the tests find.
-
-    Args:
-        comparison: the tree without its verdict.
-        kept_starts: in how many seeds the reference is the start.
-    """
-    means = {entry["model"]: entry["test"]["mean"] for entry in comparison["models"]}
-    best, seeds = min(means, key=lambda name: means[name]), len(comparison["seeds"])
-    metric = comparison["metric"]
-    lowest = f"Lowest mean test {WORDS.get(metric, metric)} over {_count(seeds)}"
-    words = [f"{lowest}: {best} ({score(means[best], metric)})."]
-    if comparison["reference"] in means:
-        words += [_start_words(kept_starts, seeds), *_reference_words(comparison, means)]
-    words.append(_set_words(comparison, means))
-    return " ".join(word for word in words if word)
-
-
-def _set_words(comparison: Tree, compared: Container[str]) -> str:
-    """Say whether the confidence set holds the reference, and which simple models, or where there are none, which."""
-    confidence, reference = comparison["mcs"], comparison["reference"]
-    members, the_set = confidence["members"], f"{confidence['size']:.0%} model confidence set"
-    if not members:
-        return ""
-    if reference not in compared or reference in confidence["untested"]:
-        among = f" of {_list(list(confidence['p_values']))}" if confidence["untested"] else ""
-        return f"The {the_set}{among} holds {_list(members)}."
-    lead = f"{reference} is {'in' if reference in members else 'not in'} the {the_set}"
-    if any(name in compared for name in SIMPLE):
-        simple = [name for name in SIMPLE if name in members]
-        return lead + (
-            f"; of the simple models it holds {_list(simple)}." if simple else ", which holds no simple model."
-        )
-    others = [name for name in members if name != reference]
-    if reference not in members:
-        return f"{lead}, which holds {_list(others)}."
-    return lead + (f", with {_list(others)}." if others else ", alone.")
-
-
-def _start_words(kept: int, seeds: int) -> str:
-    if not kept:
-        return ""
-    return "The start is kept, nothing found" + ("." if kept == seeds else f", in {kept} of {seeds} seeds.")
-
-
-FINDINGS = {  # of a test -> how the verdict says it of the reference
-    "better": "better than",
-    "worse": "worse than",
-    "not told apart": "not told apart from",
-    "same": "the same as",
-}
-
-
-def _reference_words(comparison: Tree, means: Mapping[str, float]) -> list[str]:
-    """Compare the reference with the baselines: lower means first, then what the tests of kinds of models find."""
-    metric, steps, reference = comparison["metric"], comparison["steps"], comparison["reference"]
-    rivals = {test["baseline"]: test for test in comparison["tests"] if test["baseline"] not in OURS}
-    ahead = [name for name, test in rivals.items() if not test["equal"] and means[name] < means[reference]]
-    words = [
-        f"{name} has a lower mean than {reference} "
-        f"({score(means[name], metric)} against {score(means[reference], metric)})."
-        for name in ahead
-    ]
-    groups: dict[str, list[str]] = {}
-    for name, test in rivals.items():
-        groups.setdefault(test["finding"], []).append(name)
-    untested = groups.pop("untested", [])
-    found = [f"{FINDINGS[finding]} {_list(names)}" for finding, names in groups.items()]
-    if found:
-        where = f"{steps['count']} {steps['unit']} and {_count(len(comparison['seeds']))}"
-        words.append(f"By the tests over {where} at the {LEVEL:.0%} level {reference} is {'; '.join(found)}.")
-    if untested:
-        words.append(f"{reference} is not tested against {_list(untested)}: a trained model needs at least 2 seeds.")
-    return words
-
-
-def _count(seeds: int) -> str:
-    return f"{seeds} seed{'s' * (seeds > 1)}"
-
-
-def _list(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

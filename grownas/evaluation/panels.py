@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from grownas.errors import RunError
-from grownas.report.tables import Column, Row, Table, as_text
+from grownas.evaluation.models import FITTED
 
 Tree = dict[str, Any]
 
 FILE = "panels.json"  # in the comparison's folder
-SIMPLE = ("zero", "var1", "var", "var_robust", "har")  # fitted in closed form or by folds; the best is known afterwards
 
 
 def compare(folders: Sequence[Path]) -> Tree:
@@ -35,10 +34,10 @@ def compare(folders: Sequence[Path]) -> Tree:
         raise RunError("nothing to compare: no run folder was given; give at least one")
     runs = [_read(Path(folder)) for folder in folders]
     metrics = [run.pop("metric") for run in runs]
-    simple = [name for name in SIMPLE if all(name in run["test"] for run in runs)]
+    simple = [name for name in FITTED if all(name in run["test"] for run in runs)]
     if not simple:
         raise RunError(
-            f"{folders[0]}: regret needs one of {', '.join(SIMPLE)} in every run; name some in baselines.use and run "
+            f"{folders[0]}: regret needs one of {', '.join(FITTED)} in every run; name some in baselines.use and run "
             "the comparison anew"
         )
     for run in runs:
@@ -82,17 +81,3 @@ def _model(name: str, each: Sequence[float]) -> Tree:
         "losses": int((found > 0).sum()),
         "each": found.tolist(),
     }
-
-
-def table(result: Tree) -> str:
-    """Return the regrets as text for the terminal: a row a model, then what they are."""
-    figures, counts = ("mean", "median", "p90", "worst"), ("n", "wins", "ties", "losses")
-    columns = [Column("model", figures=False), *(Column(f"{name} %") for name in figures), *map(Column, counts)]
-    rows = [
-        Row((one["model"], *(f"{one[name]:.2f}" for name in figures), *(str(one[name]) for name in counts)))
-        for one in result["models"]
-    ]
-    return (
-        f"{as_text(Table(tuple(columns), tuple(rows)))}\n\nRegret: 100 * log of the test {result['metric']} over the "
-        f"lowest of {', '.join(result['simple'])}, on {len(result['panels'])} panels."
-    )

@@ -18,6 +18,7 @@ from grownas.baselines.table import BASELINES, Baseline
 from grownas.cells.cell import GrownRNN
 from grownas.config.loading import strategy_class
 from grownas.config.sections import Config
+from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Choice, Halving, Setting, choose
 from grownas.genotype import AnyGenotype
@@ -158,7 +159,7 @@ class Experiment:
     @property
     def baselines(self) -> dict[str, Baseline]:
         """The baselines of the task's kind."""
-        return {name: one for name, one in BASELINES.items() if self.task.kind in one.kinds}
+        return {name: one for name, one in BASELINES.items() if self.task.kind in one.functions}
 
     def settings_of(self, genotype: AnyGenotype) -> list[list[Setting]]:
         """Return the ways to train a genotype from random weights, as candidates of `choose`."""
@@ -270,7 +271,7 @@ class Experiment:
         folder.write_tensors("losses.safetensors", losses)
         if model is not None:
             self.write_weights(folder, model, [])
-        return {}
+        return {"tests": pair_tests({score.model: score.test.losses for score in scores})}
 
     @staticmethod
     def write_weights(folder: Folder, model: Any, names: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     Returns:
         The summary, and the model that was chosen.
     """
-    folder.write_json("data.json", task.describe())
+    folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     nodes = [experiment.space.ops] * config.start.nodes
     experiment = experiment.tuned(nodes)
@@ -79,7 +79,7 @@ def train(
     config: Config, folder: Folder, journal: Journal, task: Task, *, what: str | AnyGenotype
 ) -> tuple[Summary, Any]:
     """Train a genotype, or the baseline of a name, from random weights and score it; return as `search` does."""
-    folder.write_json("data.json", task.describe())
+    folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     score, model = (run_baseline(experiment, what), None) if isinstance(what, str) else experiment.retrain(what)
     about = {"retrain_seconds": round(score.seconds, 3)}

@@ -19,6 +19,7 @@ from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance
 from grownas.equations import equations
 from grownas.errors import ConfigError, DataError
+from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score, free_running
 from grownas.experiments.choosing import Halving, Setting
 from grownas.experiments.experiment import Experiment
@@ -176,11 +177,22 @@ class SeriesExperiment(Experiment):
         actual = np.concatenate([task.values[task.rows(part)] for part in ("val", "test")])
         forecasts = {score.model: torch.from_numpy(score.forecasts()) for score in scores}
         folder.write_tensors("forecasts.safetensors", {"actual": torch.from_numpy(actual), **forecasts})
+        came = task.values[task.rows("test")]
+        losses = {score.model: ((came - score.test.forecasts) ** 2).mean(axis=1) for score in scores}
+        tests = pair_tests(losses)
         if model is None:
-            return {"free_running": None}
+            return {"free_running": None, "tests": tests}
         self.write_weights(folder, model, task.names)
         folder.write_text("equations.txt", equations(model.core, model.readout, task.names, task.mean, task.sd))
-        return {"free_running": free_running(model, task.tensor("test"))}
+        return {"free_running": free_running(model, task.tensor("test")), "tests": tests, **_next_step(task, model)}
+
+
+def _next_step(task: Any, model: Any) -> dict[str, Any]:
+    """Return the forecast of the step after the last row, in the task's units, where the task dates it."""
+    if not hasattr(task, "day_ahead"):
+        return {}
+    ahead = task.written(task.day_ahead(model)[None], None)[0].tolist()
+    return {"next_step": {"date": task.next_day, "forecasts": ahead, "units": task.units}}
 
 
 def _room(config: Config, task: Any) -> int | None:

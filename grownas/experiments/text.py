@@ -19,6 +19,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.equations import language_equations
 from grownas.errors import ConfigError
+from grownas.evaluation.comparison import pair_tests, step_losses
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Setting
 from grownas.experiments.experiment import Experiment
@@ -172,7 +173,7 @@ class TextExperiment(Experiment):
         if model is not None:
             folder.write_text("equations.txt", language_equations(model))
             self.write_weights(folder, model, self.task.words)
-        return {}
+        return {"tests": pair_tests({score.model: step_losses(score.test.losses) for score in scores})}
 
 
 def with_rate(recipe: Recipe, setting: Mapping[str, float]) -> Recipe:

@@ -78,8 +78,8 @@ def _columns(lines: Sequence[Entry]) -> list[tuple[Column, Callable[[Entry], str
 
 
 def _first_stage(line: Entry) -> Entry:
-    pull = "" if line.get("pull") is None else f", pull {plain(line['pull'])}"
-    shown = {"kind": f"train the start{pull}", "params_after": line.get("params"), "wall_s": line.get("seconds")}
+    l2_sp = f", L2-SP {plain(line['l2_sp'])}" if line.get("l2_sp") else ""
+    shown = {"kind": f"train the start{l2_sp}", "params_after": line.get("params"), "wall_s": line.get("seconds")}
     return {**line, **shown}
 
 
@@ -102,16 +102,16 @@ def is_loser(line: Entry) -> bool:
 def move(line: Entry) -> str:
     """Return a move in words, nodes and ops counted from 1; an op is named where the line has its name."""
     kind, node, name, op = (line.get(key) for key in ("kind", "node", "op_name", "op"))
-    words = str(kind or "").replace("_", " ")
-    if node is None or kind == "add_node":
+    words = str(line.get("words") or kind or "").replace("_", " ")
+    if node is None or (op is None and name is None):
         return words if node is None else f"{words} {node + 1}"
     name = op if name is None and isinstance(op, str) else name
     if name is not None:
         words = f"{words.removesuffix(' op')} {op_label(name)}"
     elif op is not None:
         words = f"{words} {op + 1}"
-    heir = "" if line.get("new_op") is None else f" by {op_label(line['new_op'])}"
-    return f"{words} of node {node + 1}{heir}"
+    by = "" if line.get("new_op") is None else f" by {op_label(line['new_op'])}"
+    return f"{words} of node {node + 1}{by}"
 
 
 def op_label(name: Any) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from grownas.criteria.threshold import SOURCES
+from grownas.evaluation.models import model_of_fit
 from grownas.genotype import Genotype
 from grownas.report.growth_log import move
 
@@ -160,8 +160,9 @@ def marks(all_fits: Iterable[Fit], found: Iterable[Event], stages: Iterable[Line
     """
     answers = {event.part: (in_few_words(event.lines), event.accepted) for event in found}
     for line in stages:
-        if line["stage"] == 1 and line.get("pull") is not None:
-            answers[line.get("part")] = (f"start, pull {line['pull']:g}", line["accepted"])
+        if line["stage"] == 1 and line.get("l2_sp") is not None:
+            label = f"start, L2-SP {line['l2_sp']:g}" if line["l2_sp"] else "start"
+            answers[line.get("part")] = (label, line["accepted"])
             answers |= dict.fromkeys(_later_parts(line), ("trained on", line["accepted"]))
     marked = []
     for fit in all_fits:
@@ -187,12 +188,15 @@ def in_few_words(lines: Sequence[Line]) -> str:
 
 def follow(cell: list[Node], line: Line) -> None:
     """Do to a cell's bookkeeping what a move did to the cell."""
-    kind, place = line.get("kind"), line.get("node")
-    if kind == "add_node" and place is not None:
+    place, sources = line.get("node"), line.get("sources")
+    if place is None:
+        return
+    if line.get("op") is None:
         cell.insert(place, Node())
-    elif kind in SOURCES and place is not None and place < len(cell) and line["op"] < len(cell[place].ops):
+    elif sources is not None and place < len(cell):
         ops = cell[place].ops
-        sources = SOURCES[kind](len(ops), line["op"])
+        if any(source is not None and source >= len(ops) for source in sources):
+            return
         cell[place].ops = [  # the first of an op's copies goes on as it, what follows is new
             Track() if source is None or source in sources[:number] else ops[source]
             for number, source in enumerate(sources)
@@ -330,7 +334,6 @@ def _is_plain(line: Line) -> bool:
 # --- curves ---
 
 NO_CURVE = re.compile(r"-refit$|-to-\d+$")  # fits on more data, and those of settings that were dropped early
-FITTED = {"retrained": "grown_retrained"}  # what the name of a model's fit begins with -> the model, if not that
 
 
 def curves(
@@ -365,9 +368,8 @@ def curves(
             if part in path:
                 grown += [(steps + step, seconds + wall_s, value) for step, wall_s, value in points[: lowest + 1]]
             steps, seconds = steps + points[-1][0], seconds + points[-1][1]
-        elif not NO_CURVE.search(part):
-            begin = part.partition("-")[0]
-            fitted.setdefault(FITTED.get(begin, begin), []).append((points[lowest][2], points))
+        elif not NO_CURVE.search(part) and (model := model_of_fit(part, models)) is not None:
+            fitted.setdefault(model, []).append((points[lowest][2], points))
     fitted |= {"grown": [(0.0, grown)]} if grown else {}
     best = {model: min(several, key=lambda one: one[0])[1] for model, several in fitted.items()}
     return [Curve(model, best[model]) for model in models if model in best]

@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 
 from grownas.errors import GenotypeError, RunError
+from grownas.evaluation.models import is_text, lowest, main_of, rivals_of
 from grownas.genotype import AnyGenotype, Genotype
 
-OURS = ("chosen", "grown", "grown_retrained", "first_stage", "start")  # all other models are baselines
 ENTRY = {"model", "params", "val", "test", "seconds"}  # keys of a score
 SHARES = {"part", "epoch", "node", "ops", "shares"}  # keys of a line of shares.jsonl
 CELLS = {"cell_before", "cell_after"}  # keys of a line of growth.jsonl
@@ -74,7 +74,7 @@ class Run:
     @property
     def is_text(self) -> bool:
         """Whether the run is on a text, not on series."""
-        return "words" in self.data
+        return is_text(self.data)
 
     def score(self, model: str) -> Tree | None:
         """Return a model's entry."""
@@ -83,13 +83,16 @@ class Run:
     @property
     def main(self) -> str:
         """The model that the run is about: `chosen`, else `grown`, or what was trained in its place."""
-        names = [entry["model"] for entry in self.scores]
-        return next((name for name in (*OURS, *names) if name in names), OURS[0])
+        return main_of([entry["model"] for entry in self.scores]) or ""
 
     @property
     def best_baseline(self) -> str | None:
-        """The baseline with the lowest test figure, if that is not what the run is about."""
-        return lowest({entry["model"]: entry["test"] for entry in self.scores if entry["model"] != self.main})
+        """The start or the baseline with the lowest test figure, if the run is about another model."""
+        summary = self.summary or {}
+        figures = {entry["model"]: entry["test"] for entry in self.scores}
+        rivals = rivals_of(self.main, figures, [summary.get("strategy", "")])
+        kept = summary.get("chosen") == "start"  # then the main model is the start
+        return lowest({name: figures[name] for name in rivals if not (kept and name == "start")})
 
     @cached_property
     def test(self) -> dict[str, np.ndarray]:
@@ -120,22 +123,19 @@ class Comparison:
 
     @property
     def best_baseline(self) -> str | None:
-        """The baseline with the lowest mean test figure."""
+        """The start or the baseline with the lowest mean test figure, of those that differ from the reference."""
         if self.result is None:
             return None
-        return lowest({entry["model"]: entry["test"]["mean"] for entry in self.result["models"]})
+        means = {entry["model"]: entry["test"]["mean"] for entry in self.result["models"]}
+        same = {test["baseline"] for test in self.result.get("tests", []) if test.get("equal")}
+        rivals = rivals_of(self.result.get("reference", "grown"), means, self.result.get("strategies", ()))
+        return lowest({name: means[name] for name in rivals if name not in same})
 
     @property
     def shown(self) -> Run | None:
         """The finished run with the lowest validation figure: the one drawn in full."""
         finished = [run for run in self.runs if run.summary]
         return min(finished, key=lambda run: run.summary["val"] if run.summary else 0.0, default=None)
-
-
-def lowest(figures: dict[str, float | None]) -> str | None:
-    """Return the baseline with the lowest figure."""
-    found = {model: value for model, value in figures.items() if model not in OURS and value is not None}
-    return min(found, key=lambda model: found[model]) if found else None
 
 
 def read(path: Path) -> Run | Comparison:

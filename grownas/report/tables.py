@@ -10,33 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from grownas.evaluation.models import main_of, named
+
 Entry = Mapping[str, Any]
 
-MODELS = {  # name -> what it is, in words
-    "chosen": "what the judge chose of start, first stage, grown and retrained",
-    "grown": "the cell found, with the weights it grew with",
-    "grown_retrained": "the same cell, trained anew from random weights",
-    "first_stage": "the start after training, before any node was added",
-    "start": "where growth began, untrained",
-    "zero": "always the mean of the training part",
-    "var1": "VAR(1), least squares",
-    "var": "VAR, order chosen on validation",
-    "var_robust": "VAR, loss, ridge and order by blocked folds",
-    "har": "last value, means of 5 and 22 days, ridge by blocked folds",
-    "lstm": "long short-term memory",
-    "gru": "gated recurrent units",
-    "gru_var": "GRU beside the same start",
-    "random": "random cells, same budget",
-    "fixed_size_random": "a cell of as many nodes as growth may reach, from random weights",
-    "sizes": "cells of 1, 2, .. nodes from random weights, the number chosen by growth's judge",
-    "darts_v1": "published cell, found by DARTS with first order",
-    "darts_v2": "published cell, found by DARTS with second order",
-    "enas": "published cell, found by ENAS",
-}
-TUNED = (  # by validation, of several settings
-    *("grown_retrained", "lstm", "gru", "gru_var", "fixed_size_random"),
-    *("darts_v1", "darts_v2", "enas"),
-)
 METRICS = {"mse": "MSE"}  # what tables call a metric, if not by its name
 WORDS = {"mse": "error"}  # what sentences call it
 DIGITS = {"perplexity": 2}  # decimals of a metric, if not 4
@@ -121,6 +98,25 @@ def comparison_table(result: Entry) -> str:
     return as_text(comparison(result))
 
 
+def comparison_text(result: Entry) -> str:
+    """Return a comparison as text: a row a model, the verdict, and how often each test is wrong."""
+    return f"{comparison_table(result)}\n\n{result['verdict']}\n\n{size_words(result)}"
+
+
+def regret_table(result: Entry) -> str:
+    """Return a comparison over panels, `panels.json`, as text: a row a model, then what its figures are."""
+    figures, counts = ("mean", "median", "p90", "worst"), ("n", "wins", "ties", "losses")
+    columns = [Column("model", figures=False), *(Column(f"{name} %") for name in figures), *map(Column, counts)]
+    rows = [
+        Row((one["model"], *(f"{one[name]:.2f}" for name in figures), *(str(one[name]) for name in counts)))
+        for one in result["models"]
+    ]
+    return (
+        f"{as_text(Table(tuple(columns), tuple(rows)))}\n\nRegret: 100 * log of the test {result['metric']} over the "
+        f"lowest of {', '.join(result['simple'])}, on {len(result['panels'])} panels."
+    )
+
+
 def scores(summary: Entry) -> Table:
     """Return one run's scores, `summary.json`, the lowest test figure first."""
     label = METRICS.get(summary["metric"], summary["metric"])
@@ -136,7 +132,8 @@ def scores(summary: Entry) -> Table:
         Column("tried", "settings tried"),
     )
     ordered = sorted(summary["scores"], key=lambda entry: _rank(entry["test"]))
-    rows = tuple(_score_row(entry, summary["metric"]) for entry in ordered)
+    main, strategies = main_of([entry["model"] for entry in summary["scores"]]), [summary.get("strategy", "")]
+    rows = tuple(_score_row(entry, summary["metric"], main, strategies) for entry in ordered)
     return Table(columns, rows, _capped_notes(ordered)).without_empty()
 
 
@@ -152,7 +149,7 @@ def _name(entry: Entry) -> str:
     return f"{entry['model']} {CAPPED}" if entry.get("capped") else str(entry["model"])
 
 
-def _score_row(entry: Entry, metric: str) -> Row:
+def _score_row(entry: Entry, metric: str, main: str | None, strategies: Sequence[str]) -> Row:
     detail = entry.get("detail", {}).get("test", {})
     cells = (
         _name(entry),
@@ -165,8 +162,8 @@ def _score_row(entry: Entry, metric: str) -> Row:
         count(entry.get("words_per_s")),
         count(entry.get("settings")),
     )
-    about = _about(entry["model"], entry.get("chosen", {}), entry.get("settings"))
-    return Row(cells, about, entry["model"] == "grown")
+    about = _about(entry["model"], entry.get("chosen", {}), entry.get("settings"), strategies)
+    return Row(cells, about, entry["model"] == main)
 
 
 def comparison(result: Entry) -> Table:
@@ -209,7 +206,7 @@ def comparison(result: Entry) -> Table:
     )
     tests = {test["baseline"]: test for test in result.get("tests", [])}
     ordered = sorted(result["models"], key=lambda entry: _rank(entry["test"]["mean"]))
-    rows = (_comparison_row(entry, tests, reference, result["metric"]) for entry in ordered)
+    rows = (_comparison_row(entry, tests, reference, result) for entry in ordered)
     return Table(columns, tuple(rows), _capped_notes(ordered)).without_empty()
 
 
@@ -255,8 +252,8 @@ def _share(size: Entry) -> str:
     return f"{100 * size['lowest']:.1f} to {100 * size['highest']:.1f} %"
 
 
-def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, metric: str) -> Row:
-    name = entry["model"]
+def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, result: Entry) -> Row:
+    name, metric, strategies = entry["model"], result["metric"], result.get("strategies", ())
     test = tests.get(name, {})
     cells = (
         _name(entry),
@@ -277,14 +274,15 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, me
         count(entry.get("words_per_s")),
         count(entry.get("settings")),
     )
-    return Row(cells, _about(name, {}, entry.get("settings")), name == reference)
+    return Row(cells, _about(name, {}, entry.get("settings"), strategies), name == reference)
 
 
-def _about(model: str, chosen: Entry, settings: int | None) -> str:
+def _about(model: str, chosen: Entry, settings: int | None, strategies: Sequence[str]) -> str:
     """Say in words what a model is and which settings were chosen, of how many."""
-    values = ", ".join(f"{key} {plain(value)}" for key, value in chosen.items() if value is not None)
-    by = "settings chosen on validation" if model in TUNED and (settings or 1) > 1 else ""
-    return "; ".join(part for part in (MODELS.get(model, ""), by, values.replace("_", " ")) if part)
+    what = named(model, strategies)
+    values = ", ".join(f"{key} {plain(value)}" for key, value in chosen.items() if isinstance(value, str | int | float))
+    by = "settings chosen on validation" if what.tuned and (settings or 1) > 1 else ""
+    return "; ".join(part for part in (what.words, by, values.replace("_", " ")) if part)
 
 
 def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Table:
@@ -403,6 +401,12 @@ def probability(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return NONE
     return "<.001" if value < 0.001 else f"{value:.3f}"
+
+
+def p_value(value: float) -> str:
+    """Return a p-value as an equation."""
+    shown = probability(value)
+    return f"p {shown.replace('<', '< ')}" if shown.startswith("<") else f"p = {shown}"
 
 
 def plain(value: Any) -> str:

@@ -1,27 +1,189 @@
-"""Verdicts: what a run's figures say, in words."""
+"""What a run or a comparison found, in sentences for its user, made of figures alone.
+
+`of_run` reads the tree of `summary.json`, `of_comparison` that of `comparison.json`. A difference is called more than
+chance only where a test says so.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from grownas.report.reading import OURS
-from grownas.report.tables import WORDS, score
+from grownas.evaluation.models import FITTED, lowest, main_of, named, rivals_of
+from grownas.report.tables import WORDS, p_value, score
 
-Summary = dict[str, Any]
+Tree = Mapping[str, Any]
+
+LEVEL = 0.05  # of all tests
+KEPT = "The search added nothing: the start is kept"
+CHANCE = {True: "which is more than chance", False: "which may be chance", None: "which is not tested"}
+FINDINGS = {  # of a comparison's tests -> how they are said of the model that was tested
+    "better": "better than",
+    "worse": "worse than",
+    "not told apart": "not told apart from",
+    "same": "the same as",
+}
 
 
-def verdict(entries: list[Summary], stopped: str | None, metric: str) -> str:
-    """Say in words what was found, and which model is best on the test part."""
-    words = [f"Growth ended: {stopped}."] if stopped else []
-    ours, word = entries[0], WORDS.get(metric, metric)
-    simple = [entry for entry in entries if entry["model"] not in OURS]
-    if simple and ours["model"] in OURS:
-        best = min(simple, key=lambda entry: entry["test"])
-        relation = "lower than" if ours["test"] < best["test"] else "not lower than"
-        words.append(
-            f"The test {word} of {ours['model']}, {score(ours['test'], metric)}, is {relation} that of the best "
-            f"baseline, {best['model']}, {score(best['test'], metric)}."
-        )
-    else:
-        words.append(f"The test {word} of {ours['model']} is {score(ours['test'], metric)}.")
+def of_run(summary: Tree) -> str:
+    """Say what the model of one run gains over the best simple model and the best baseline, and why growth stopped.
+
+    Args:
+        summary: the tree of `summary.json`; `tests`, `chosen`, `stage_log` and `stopped` may be missing.
+    """
+    figures = {entry["model"]: entry["test"] for entry in summary["scores"]}
+    main, chosen = main_of(figures), summary.get("chosen")
+    if main is None:
+        return ""
+    tests = {test["baseline"]: test for test in summary.get("tests", [])}
+
+    def chance(name: str) -> str:
+        if name not in tests:
+            return CHANCE[None]
+        p = tests[name]["p_value"]
+        of = f"Diebold-Mariano test of these two forecasts, {p_value(p)}; other seeds are not tested"
+        return f"{CHANCE[p < LEVEL]} ({of})"
+
+    rivals = rivals_of(main, figures, [summary.get("strategy", "")])
+    others = {name: figures[name] for name in rivals if (chosen, name) != ("start", "start")}
+    who = f"The chosen model, {chosen}," if main == "chosen" and chosen else main
+    words = _gains(who, figures[main], others, summary["metric"], chance)
+    if chosen == "start":
+        return " ".join([*words, f"{KEPT}."])
+    stages = summary.get("stage_log", [])
+    if stages and not any(line.get("accepted") and line.get("stage", 0) > 1 for line in stages):
+        words.append("Growth added nothing: no change after the first stage was accepted.")
+    if summary.get("stopped"):
+        words.append(f"Growth stopped: {summary['stopped']}.")
     return " ".join(words)
+
+
+def of_comparison(comparison: Tree) -> str:
+    """Say what the reference gains over the best simple model and the best baseline, and what the tests find.
+
+    Args:
+        comparison: the tree of `comparison.json`; `strategies` and `kept_starts` may be missing.
+    """
+    models = comparison["models"]
+    means = {entry["model"]: entry["test"]["mean"] for entry in models if entry["test"]["mean"] is not None}
+    best, seeds, metric = lowest(means), len(comparison["seeds"]), comparison["metric"]
+    reference = comparison["reference"]
+    words = []
+    if reference in means:
+        tests = {test["baseline"]: test for test in comparison["tests"]}
+        rivals = [name for name in rivals_of(reference, means, comparison.get("strategies", ())) if name in tests]
+        words += _reference_words(comparison, means, {name: tests[name] for name in rivals})
+    if best is not None:
+        lead = f"Lowest mean test {WORDS.get(metric, metric)} over {_count(seeds)}"
+        words.append(f"{lead}: {best} ({score(means[best], metric)}).")
+    words.append(_set_words(comparison, means))
+    return " ".join(word for word in words if word)
+
+
+def _gains(
+    who: str, ours: float, others: Mapping[str, float], metric: str, chance: Callable[[str], str], mean: str = ""
+) -> list[str]:
+    """Compare a model with the best simple model, and with the best baseline where that is another.
+
+    Args:
+        who: the model, as the sentence begins.
+        ours: its test figure.
+        others: those of the start and the baselines.
+        metric: what the figures are.
+        chance: says of a model whether the difference is more than chance.
+        mean: `mean` where the figures are means over seeds.
+    """
+    figure = " ".join(word for word in (mean, "test", WORDS.get(metric, metric)) if word)
+    simple = {name: value for name, value in others.items() if named(name).kind in ("start", "fitted")}
+    if not any(name in FITTED for name in simple):
+        simple = {}  # the start of a search without a fitted model is untrained, which is easy to beat
+    nearest, best = lowest(simple), lowest(others)
+    lead = f"{who} has a {figure} of {score(ours, metric)}"
+    if best is None:
+        return [f"{lead}."]
+    first = best if nearest is None else nearest
+    rank = "the best baseline" if nearest is None else "the best simple model"
+
+    def against(name: str) -> str:
+        return f"{_gap(ours, others[name])} {name}"
+
+    words = [f"{lead}, {against(first)}, {rank} ({score(others[first], metric)}), {chance(first)}."]
+    if best != first:
+        words.append(
+            f"It is {against(best)}, the best of all baselines ({score(others[best], metric)}), {chance(best)}."
+        )
+    return words
+
+
+def _gap(ours: float, theirs: float) -> str:
+    """Say how far a figure is from another, in per cent where both are above 0."""
+    if ours == theirs:
+        return "the same as"
+    side = "lower than" if ours < theirs else "higher than"
+    if min(ours, theirs) <= 0:
+        return f"{abs(ours - theirs):.3g} {side}"
+    share = 100 * abs(ours / theirs - 1)
+    return f"less than 0.1 % {side}" if share < 0.1 else f"{share:.1f} % {side}"
+
+
+def _reference_words(comparison: Tree, means: Mapping[str, float], tests: Mapping[str, Tree]) -> list[str]:
+    """Say what the reference gains, in how many seeds the start was kept, and what the tests find.
+
+    Args:
+        comparison: the whole tree.
+        means: mean test figure of each model.
+        tests: of the start and the baselines against the reference.
+    """
+    metric, steps, reference = comparison["metric"], comparison["steps"], comparison["reference"]
+    seeds = len(comparison["seeds"])
+    where = f"{steps['count']:,} {steps['unit']} and {_count(seeds)}"
+
+    def chance(name: str) -> str:
+        finding = tests[name]["finding"]
+        if finding == "untested":
+            return f"{CHANCE[None]}: a trained model needs at least 2 seeds"
+        return CHANCE[finding in ("better", "worse")]
+
+    others = {name: means[name] for name, test in tests.items() if not test["equal"]}
+    words = _gains(f"Over {_count(seeds)} {reference}", means[reference], others, metric, chance, "mean")
+    if kept := comparison.get("kept_starts", 0):
+        words.append(f"{KEPT}." if kept == seeds else f"{KEPT} in {kept} of {seeds} seeds.")
+    groups: dict[str, list[str]] = {}
+    for name, test in tests.items():
+        groups.setdefault(test["finding"], []).append(name)
+    untested = groups.pop("untested", [])
+    found = [f"{FINDINGS[finding]} {_list(names)}" for finding, names in groups.items()]
+    if found:
+        words.append(f"By the tests over {where} at the {LEVEL:.0%} level {reference} is {'; '.join(found)}.")
+    if untested:
+        words.append(f"{reference} is not tested against {_list(untested)}: a trained model needs at least 2 seeds.")
+    return words
+
+
+def _set_words(comparison: Tree, compared: Mapping[str, float]) -> str:
+    """Say whether the confidence set holds the reference, and which simple models; where there are none, which."""
+    confidence, reference = comparison["mcs"], comparison["reference"]
+    members, the_set = confidence["members"], f"{confidence['size']:.0%} model confidence set"
+    if not members:
+        return ""
+    if reference not in compared or reference in confidence["untested"]:
+        among = f" of {_list(list(confidence['p_values']))}" if confidence["untested"] else ""
+        return f"The {the_set}{among} holds {_list(members)}."
+    lead = f"{reference} is {'in' if reference in members else 'not in'} the {the_set}"
+    if any(name in compared for name in FITTED):
+        simple = [name for name in ("start", *FITTED) if name in members]
+        return lead + (
+            f"; of the simple models it holds {_list(simple)}." if simple else ", which holds no simple model."
+        )
+    others = [name for name in members if name != reference]
+    if reference not in members:
+        return f"{lead}, which holds {_list(others)}."
+    return lead + (f", with {_list(others)}." if others else ", alone.")
+
+
+def _count(seeds: int) -> str:
+    return f"{seeds} seed{'s' * (seeds > 1)}"
+
+
+def _list(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

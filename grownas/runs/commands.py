@@ -27,8 +27,7 @@ from grownas.experiments import search as experiment
 from grownas.experiments.experiment import space_of
 from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.protocols import Folder
-from grownas.report.tables import score_table
-from grownas.report.verdicts import verdict
+from grownas.report import tables, verdicts
 from grownas.runs.journal import Interrupted, Journal, MemoryLog
 from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
@@ -63,10 +62,10 @@ def search_in_memory(config: Config, task: Any) -> tuple[experiment.Summary, Mem
     with Progress(quiet=config.quiet) as progress, _threads(config.threads):
         journal = Journal.in_memory(progress, growth=growth)
         summary, _ = experiment.search(config, folder, journal, task)
-    summary["verdict"] = verdict(summary["scores"], summary.get("stopped"), summary["metric"])
+    summary["verdict"] = verdicts.of_run(summary)
     folder.write_json("summary.json", summary)
     if not config.quiet:
-        print(score_table(summary))
+        print(tables.score_table(summary))
         print(f"\n{summary['verdict']}")
     return summary, folder, growth
 
@@ -158,12 +157,18 @@ def _compare(config: Config, rundir: RunDir) -> Path:
             sweep.run_all(config, rundir, progress)
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
-        compared = comparison if config.panels is None else panels
-        result = compared.compare(sweep.runs_of(config, rundir))
-        rundir.write_json(compared.FILE, result)
-    where = f"regrets: {rundir.path / compared.FILE}" if config.panels else f"report: {_report(rundir.path)}"
+        runs = sweep.runs_of(config, rundir)
+        if config.panels is None:
+            result = comparison.compare(runs)
+            result["verdict"] = verdicts.of_comparison(result)
+            text, file = tables.comparison_text(result), comparison.FILE
+        else:
+            result = panels.compare(runs)
+            text, file = tables.regret_table(result), panels.FILE
+        rundir.write_json(file, result)
+    where = f"regrets: {rundir.path / file}" if config.panels else f"report: {_report(rundir.path)}"
     if not config.quiet:
-        print(compared.table(result))
+        print(text)
         print(where)
     return rundir.path
 
@@ -265,13 +270,13 @@ def _work(config: Config, rundir: RunDir, task: Any, work: Work) -> Path:
         try:
             with _interrupts(journal):
                 summary, _ = work(config, rundir, journal, task)
-                summary["verdict"] = verdict(summary["scores"], summary.get("stopped"), summary["metric"])
+                summary["verdict"] = verdicts.of_run(summary)
                 rundir.write_json("summary.json", summary)  # last: it says that the run is complete
                 report = _report(rundir.path)
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
     if not config.quiet:
-        print(score_table(summary))
+        print(tables.score_table(summary))
         print(f"\n{summary['verdict']}")
         print(f"report: {report}")
     return rundir.path

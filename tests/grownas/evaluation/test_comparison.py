@@ -1,4 +1,4 @@
-"""Comparisons of fabricated runs: figures by hand, verdicts in words, and what is refused."""
+"""Comparisons of fabricated runs: figures by hand, findings of the tests, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from grownas.errors import RunError
-from grownas.evaluation.comparison import compare, table
+from grownas.evaluation.comparison import compare, pair_tests, step_losses
 from grownas.evaluation.statistics import MEASURED_SIZE, diebold_mariano, two_way_t, welch_t
 
 N_VAL, N_TEST, SERIES = 20, 120, 3
@@ -45,8 +45,10 @@ def write_run(folder, parts, *, seed=1, data=0, same=()):
     ]  # fmt: skip
     folder.mkdir(parents=True)
     save_file({"actual": actual, **forecasts}, folder / "forecasts.safetensors")
-    (folder / "data.json").write_text(json.dumps({"n_val": N_VAL, "n_test": N_TEST}))
-    (folder / "summary.json").write_text(json.dumps({"seed": seed, "metric": "mse", "scores": entries}))
+    (folder / "data.json").write_text(json.dumps({"kind": "series", "n_val": N_VAL, "n_test": N_TEST}))
+    (folder / "summary.json").write_text(
+        json.dumps({"seed": seed, "strategy": "growing", "metric": "mse", "scores": entries})
+    )
     return folder
 
 
@@ -199,8 +201,10 @@ def write_text_run(folder, means, *, seed=1, tokens=2345, text="one", without=No
     ]
     folder.mkdir(parents=True)
     save_file(losses, folder / "losses.safetensors")
-    (folder / "data.json").write_text(json.dumps({"words": 50, "n_test": tokens + 1, "checksum": text}))
-    (folder / "summary.json").write_text(json.dumps({"seed": seed, "metric": "perplexity", "scores": entries}))
+    (folder / "data.json").write_text(json.dumps({"kind": "language", "words": 50, "checksum": text}))
+    (folder / "summary.json").write_text(
+        json.dumps({"seed": seed, "strategy": "growing", "metric": "perplexity", "scores": entries})
+    )
     if without:
         (folder / without).unlink()
     return folder
@@ -242,35 +246,6 @@ def test_means_of_perplexity_are_over_seeds_and_all_tokens(texts):
         assert entry["test"]["mean"] == pytest.approx(np.mean(each), rel=1e-9)
         assert entry["test"]["sd"] == pytest.approx(np.std(each, ddof=1), rel=1e-9)
         assert entry["averaged_test"] is None
-
-
-def test_the_words_about_a_text_are_of_perplexity_and_blocks(texts):
-    result = compare(texts())
-    gru, grown = (by_model(result)[name]["test"]["mean"] for name in ("gru", "grown"))
-    assert result["verdict"].startswith(f"Lowest mean test perplexity over 3 seeds: gru ({gru:.2f}).")
-    assert f"gru has a lower mean than grown ({gru:.2f} against {grown:.2f})." in result["verdict"]
-    assert (
-        "By the tests over 23 blocks of 100 tokens and 3 seeds at the 5% level grown is better than lstm;"
-        in result["verdict"]
-    )
-    assert result["verdict"].endswith("grown is not in the 10% model confidence set, which holds gru.")
-    assert "simple" not in result["verdict"]
-    assert "error" not in result["verdict"]
-    header, _, *rows = table(result).splitlines()
-    assert "test perplexity" in header
-    assert not any(word in header for word in ("averaged", "R²", "hits", "MSE"))
-    assert rows[0].split()[:2] == ["gru", f"{gru:.2f}"]
-
-
-@pytest.mark.parametrize(
-    ("means", "words"),
-    [
-        ({"grown": 3.0, "lstm": 4.2}, "grown is in the 10% model confidence set, alone."),
-        ({"grown": 4.0, "lstm": 4.0, "gru": 5.0}, "grown is in the 10% model confidence set, with lstm."),
-    ],
-)
-def test_a_confidence_set_that_holds_the_grown_cell_is_told(texts, means, words):
-    assert compare(texts(means))["verdict"].endswith(words)
 
 
 def test_a_short_text_has_shorter_blocks(texts):
@@ -316,53 +291,38 @@ def test_a_run_without_scores_is_refused(tmp_path):
         compare([write_text_run(tmp_path / "run", {})])
 
 
-# Verdicts
+# Findings
 
 
-def test_verdict_where_the_grown_cell_wins(runs):
-    words = compare(runs(MODELS))["verdict"]
-    assert words.startswith("Lowest mean test error over 3 seeds: grown (0.")
-    assert "By the tests over 120 days and 3 seeds at the 5% level grown is better than zero, var1 and gru." in words
-    assert "grown is in the 10% model confidence set, which holds no simple model." in words
-    assert "has a lower mean" not in words
-    assert "nothing found" not in words
+def findings(result):
+    return {test["baseline"]: test["finding"] for test in result["tests"]}
 
 
-def test_verdict_where_a_simple_model_wins_says_so(runs):
+def test_findings_say_of_the_reference_what_the_tests_find(runs):
     result = compare(runs({"grown": FAIR, "start": FAIR, "zero": 0.0, "var": GOOD, "gru": POOR}))
-    grown, var = (by_model(result)[model]["test"]["mean"] for model in ("grown", "var"))
-    words = result["verdict"]
-    assert words.startswith(f"Lowest mean test error over 3 seeds: var ({var:.4f}).")
-    assert f"var has a lower mean than grown ({var:.4f} against {grown:.4f})." in words
-    assert "gru has a lower mean" not in words
-    assert "grown is better than zero and gru; worse than var." in words
-    assert "grown is not in the 10% model confidence set; of the simple models it holds var." in words
+    found = findings(result)
+    assert (found["zero"], found["gru"], found["var"]) == ("better", "better", "worse")
+    assert result["strategies"] == ["growing"]
+    assert "var" in result["mcs"]["members"]
+    assert "grown" not in result["mcs"]["members"]
+    assert "verdict" not in result  # words are the report's
 
 
-def test_verdict_where_the_start_is_kept(runs):
+def test_seeds_in_which_the_start_is_kept_are_counted(runs, tmp_path):
     result = compare(runs({**MODELS, "grown": FAIR}, same=[("grown", "start")]))
-    assert "The start is kept, nothing found." in result["verdict"]
+    assert result["kept_starts"] == 3
     assert next(test for test in result["tests"] if test["baseline"] == "start")["equal"]
     assert {entry["in_mcs"] for model, entry in by_model(result).items() if model in ("grown", "start")} == {True}
+    folders = [
+        *(write_run(tmp_path / f"free-{seed}", MODELS, seed=seed) for seed in (1, 2)),
+        write_run(tmp_path / "kept", MODELS, seed=3, same=[("grown", "start")]),
+    ]
+    assert compare(folders)["kept_starts"] == 1
 
 
-def test_verdict_where_the_start_is_kept_in_some_seeds(runs, tmp_path):
-    folders = [*runs(MODELS, seeds=(1, 2)), write_run(tmp_path / "kept", MODELS, seed=3, same=[("grown", "start")])]
-    assert "The start is kept, nothing found, in 1 of 3 seeds." in compare(folders)["verdict"]
-
-
-def test_verdict_where_a_baseline_forecasts_the_same_and_another_is_as_good(runs):
+def test_a_baseline_that_forecasts_the_same_is_found_to(runs):
     result = compare(runs({"grown": FAIR, "var_robust": FAIR, "lstm": FAIR}, same=[("grown", "var_robust")]))
-    words = result["verdict"]
-    assert "not told apart from lstm" in words
-    assert "the same as var_robust" in words
-    assert "var_robust has a lower mean" not in words
-
-
-def test_verdict_of_one_seed_and_of_baselines_alone(runs):
-    words = compare(runs({"zero": 0.0, "var1": GOOD}, seeds=(1,)))["verdict"]
-    assert words.startswith("Lowest mean test error over 1 seed: var1 (")
-    assert words.endswith("The 10% model confidence set holds var1.")
+    assert findings(result) == {"var_robust": "same", "lstm": "not told apart"}
 
 
 def test_one_seed_says_nothing_of_trained_models(runs):
@@ -373,32 +333,39 @@ def test_one_seed_says_nothing_of_trained_models(runs):
     assert result["mcs"]["untested"] == ["grown", "start", "gru"]
     assert set(result["mcs"]["p_values"]) == {"zero", "var1"}
     assert {name for name, entry in by_model(result).items() if entry["in_mcs"] is None} == {"grown", "start", "gru"}
-    words = result["verdict"]
-    assert "grown is not tested against zero, var1 and gru: a trained model needs at least 2 seeds." in words
-    assert "better than" not in words
-    assert words.endswith("The 10% model confidence set of zero and var1 holds var1.")
 
 
 def test_one_seed_without_a_fitted_model_has_no_set(runs):
     result = compare(runs({"grown": GOOD, "gru": POOR}, seeds=(1,)))
     assert (result["mcs"]["members"], result["mcs"]["p_values"]) == ([], {})
-    assert "confidence set" not in result["verdict"]
 
 
 def test_the_chosen_model_is_the_reference_where_there_is_one(runs):
     result = compare(runs({**MODELS, "chosen": GOOD}, same=[("chosen", "grown")]))
     assert result["reference"] == "chosen"
     assert [test["baseline"] for test in result["tests"]] == list(MODELS)
-    assert next(test for test in result["tests"] if test["baseline"] == "grown")["finding"] == "same"
-    words = result["verdict"]
-    assert "at the 5% level chosen is better than zero, var1 and gru." in words
-    assert "chosen is in the 10% model confidence set, which holds no simple model." in words
-    assert "grown is" not in words
+    assert findings(result)["grown"] == "same"
+    kept = compare(runs({**MODELS, "chosen": FAIR}, seeds=(4, 5), same=[("chosen", "start")]))
+    assert kept["kept_starts"] == 2
 
 
-def test_the_start_may_be_what_was_chosen(runs):
-    result = compare(runs({**MODELS, "chosen": FAIR}, same=[("chosen", "start")]))
-    assert "The start is kept, nothing found." in result["verdict"]
+def test_the_pairs_of_one_run_are_tested_by_diebold_and_mariano(runs):
+    (folder,) = runs({**MODELS, "chosen": GOOD}, seeds=(1,), same=[("chosen", "grown")])
+    actual = forecasts_of(folder, "actual")
+    losses = {name: ((actual - forecasts_of(folder, name)) ** 2).mean(1) for name in (*MODELS, "chosen")}
+    tests = {test["baseline"]: test for test in pair_tests(losses)}
+    assert list(tests) == list(MODELS)
+    assert (tests["grown"]["equal"], tests["grown"]["p_value"]) == (True, 1.0)
+    judge = diebold_mariano(losses["gru"], losses["chosen"])
+    assert (tests["gru"]["statistic"], tests["gru"]["p_value"]) == (judge.statistic, judge.p_value)
+    assert tests["gru"]["loss_difference"] == pytest.approx(losses["gru"].mean() - losses["chosen"].mean())
+    assert tests["gru"]["loss_difference"] > 0
+    assert pair_tests({}) == pair_tests({"gru": losses["gru"]}) == []
+
+
+def test_the_steps_of_a_text_are_means_of_blocks():
+    tokens = np.arange(2345.0)
+    assert step_losses(tokens).tolist() == [tokens[first : first + 100].mean() for first in range(0, 2300, 100)]
 
 
 def write_kinds(folder, seed_means, seed):
@@ -415,8 +382,10 @@ def write_kinds(folder, seed_means, seed):
     save_file(
         {"actual": actual, **{m: np.sqrt(e)[:, None] for m, e in errors.items()}}, folder / "forecasts.safetensors"
     )
-    (folder / "data.json").write_text(json.dumps({"n_val": N_VAL, "n_test": N_TEST}))
-    (folder / "summary.json").write_text(json.dumps({"seed": seed, "metric": "mse", "scores": entries}))
+    (folder / "data.json").write_text(json.dumps({"kind": "series", "n_val": N_VAL, "n_test": N_TEST}))
+    (folder / "summary.json").write_text(
+        json.dumps({"seed": seed, "strategy": "growing", "metric": "mse", "scores": entries})
+    )
     return folder
 
 
@@ -429,7 +398,6 @@ def test_a_difference_that_other_seeds_would_undo_is_not_told(tmp_path):
     assert tests["lstm"]["days_and_seeds"]["p_value"] > 0.3
     assert tests["lstm"]["over_seeds"]["p_value"] > 0.3
     assert (tests["lstm"]["finding"], tests["gru"]["finding"]) == ("not told apart", "better")
-    assert "grown is not told apart from lstm; better than gru." in result["verdict"]
     assert result["mcs"]["members"] == ["grown", "lstm"]
 
 
@@ -444,17 +412,6 @@ def test_both_tests_must_reject(tmp_path):
     (test,) = compare(folders)["tests"]
     assert test["over_seeds"]["p_value"] < 0.05 < test["days_and_seeds"]["p_value"]
     assert test["finding"] == "not told apart"
-
-
-def test_the_table_shows_every_model_and_then_the_verdict(runs):
-    result = compare(runs(MODELS))
-    lines = table(result).splitlines()
-    assert [line.split()[0] for line in lines[2:7]] == sorted(
-        MODELS, key=lambda model: by_model(result)[model]["test"]["mean"]
-    )
-    assert f"{by_model(result)['grown']['test']['mean']:.4f}" in lines[2]
-    assert lines[-3] == result["verdict"]
-    assert lines[-1].startswith("Measured size of the tests, on equal models: ")
 
 
 # Refused

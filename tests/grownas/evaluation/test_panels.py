@@ -8,7 +8,9 @@ import math
 import pytest
 
 from grownas.errors import RunError
-from grownas.evaluation.panels import SIMPLE, compare, table
+from grownas.evaluation.models import FITTED
+from grownas.evaluation.panels import compare
+from grownas.report.tables import regret_table
 
 RUNS = [
     {"grown": 0.9, "chosen": 1.0, "zero": 1.2, "har": 1.0},
@@ -84,11 +86,11 @@ def test_a_simple_model_that_some_panels_lack_is_no_measure(folders):
 
 def test_no_simple_model_is_below_the_best_simple_one(folders):
     result = compare(folders())
-    assert all(min(one["each"]) >= 0 for one in result["models"] if one["model"] in SIMPLE)
+    assert all(min(one["each"]) >= 0 for one in result["models"] if one["model"] in FITTED)
 
 
 def test_the_table_has_a_row_a_model(folders):
-    lines = table(compare(folders())).splitlines()
+    lines = regret_table(compare(folders())).splitlines()
     assert " ".join(lines[0].split()) == "model mean % median % p90 % worst % n wins ties losses"
     assert lines[2].split() == ["chosen", *["0.00"] * 4, "3", "0", "3", "0"]
     assert "of the test mse over the lowest of zero, har, on 3 panels" in lines[-1]

@@ -214,6 +214,7 @@ def _shares(rng: np.random.Generator) -> list[dict[str, Any]]:
 def _data(names: Sequence[str], rng: np.random.Generator) -> dict[str, Any]:
     first = datetime.date(2012, 11, 20)
     return {
+        "kind": "series",
         "names": list(names),
         "dates": [(first + datetime.timedelta(days=day)).isoformat() for day in range(N_VAL + N_TEST)],
         "n_train": 1200, "n_val": N_VAL, "n_test": N_TEST,

@@ -23,7 +23,7 @@ def test_scores_stand_with_the_lowest_first(summary):
     assert [row.cells[1] for row in table.rows] == [f"{value:.4f}" for value in sorted(tests.values())]
     assert [row.cells[0] for row in table.rows if row.marked] == ["grown"]
     var = next(row for row in table.rows if row.cells[0] == "var")
-    assert var.note == "VAR, order chosen on validation; order 15"
+    assert var.note == "VAR, least squares, order chosen on validation; order 15"
 
 
 def test_text_lines_up_and_fits_a_terminal(summary):
