@@ -90,10 +90,14 @@ class Saved(ABC):
         """Read JSON, of whichever backbone it names; every error quotes the file and the place in it.
 
         Args:
-            path: of a file; or, where there is no such file, the name of one of the `published` cells.
+            path: of a file, or of a run folder; or, where there is neither, the name of one of the `published` cells.
         """
         name, cells = os.fspath(path), published()
-        file = cells[name] if name in cells and not os.path.exists(path) else Path(path)
+        file = cells[name] if name in cells and not os.path.exists(path) else Path(os.path.expanduser(path))
+        if file.is_dir():
+            file = file / "genotype.json"
+            if not file.exists():
+                raise GenotypeError(f"{name}: a folder without a genotype.json; give a finished run's folder")
         try:
             tree = json.loads(
                 file.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant

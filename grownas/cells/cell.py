@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
@@ -22,7 +23,7 @@ class GrownRNN(nn.Module):
     """A derived cell, stacked; behaves as `nn.GRU`, whose options it has by name.
 
     Args:
-        genotype: the cell, a chain or a DAG.
+        genotype: the cell, a chain or a DAG; or the path of its file or run folder, or the name of a published one.
         input_size: I.
         hidden_size: H.
         num_layers: L; every layer has the same genotype and weights of its own.
@@ -42,7 +43,7 @@ class GrownRNN(nn.Module):
 
     def __init__(
         self,
-        genotype: AnyGenotype,
+        genotype: AnyGenotype | str | os.PathLike[str],
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
@@ -57,8 +58,12 @@ class GrownRNN(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
+        if isinstance(genotype, str | os.PathLike):
+            genotype = Genotype.load(genotype)
         if type(genotype) not in LAYERS:
-            raise TypeError(f"genotype is a {type(genotype).__name__}, expected one that Genotype.load returns")
+            raise TypeError(
+                f"genotype is a {type(genotype).__name__}, expected a Genotype, a DagGenotype, a path or a name"
+            )
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number above 0, got {value!r}")

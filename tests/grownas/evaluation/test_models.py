@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from grownas.baselines import NAMES
+from grownas.baselines.table import BASELINES
 from grownas.evaluation.models import FITTED, MODELS, is_text, lowest, main_of, model_of_fit, named, rivals_of
 from grownas.genotype import published
 
 
 def test_every_baseline_is_in_the_table():
-    names = {name for kind in NAMES.values() for name in kind} | set(published())
+    names = set(BASELINES) | set(published())
     assert {MODELS[name].kind for name in names} == {"fitted", "trained"}
     assert all(model.words for model in MODELS.values())
 
