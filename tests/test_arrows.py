@@ -60,6 +60,7 @@ LAYERS = """
     cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence
     cells.sequence  cells.triton_pointwise
     cells.node
+    cells.operators
     cells.plan
     baselines.recurrent  baselines.combination  baselines.har
     baselines.var  baselines.naive

@@ -66,6 +66,9 @@ def _engine(
     why_not: Callable[[torch.device, torch.dtype, set[str]], str | None],
     dag: dag_sequence.DagLoop | None = None,
 ) -> Backend:
+    sequence.LOOPS[loop.name] = loop
+    if dag is not None:
+        dag_sequence.LOOPS[dag.name] = dag
     run, tracer = functools.partial(sequence.run, loop), functools.partial(sequence.tracer, loop)
     return Backend(run, why_not, tracer, loop.multiply, dag and functools.partial(dag_sequence.run, dag))
 
@@ -97,7 +100,7 @@ def choose(name: str, nodes: Sequence[Node]) -> str:
         BackendError: the backend that was asked for by name cannot run this chain.
     """
     weight = nodes[0].W_x
-    return _choose(name, weight.device, weight.dtype, tuple(node.plan.activations for node in nodes))
+    return _chooser()(name, weight.device, weight.dtype, tuple(node.plan.activations for node in nodes))
 
 
 def choose_dag(name: str, genotype: DagGenotype, weight: Tensor) -> str:
@@ -107,7 +110,12 @@ def choose_dag(name: str, genotype: DagGenotype, weight: Tensor) -> str:
         BackendError: the backend that was asked for by name cannot run this DAG.
     """
     used = ("tanh", "sigmoid", *(node.activation for node in genotype.nodes))  # the input node's op, the gates
-    return _choose(name, weight.device, weight.dtype, (used,), "dag")
+    return _chooser()(name, weight.device, weight.dtype, (used,), "dag")
+
+
+def _chooser() -> Callable[..., str]:
+    """Return `_choose`, without its cache where a compiler reads it, which would warn."""
+    return _choose.__wrapped__ if torch.compiler.is_compiling() else _choose
 
 
 @functools.lru_cache

@@ -88,12 +88,10 @@ class GrownRNN(nn.Module):
 
         def stack() -> nn.ModuleList:
             sizes = [input_size, *[later] * (num_layers - 1)]
-            return nn.ModuleList(make(genotype, size, hidden_size) for size in sizes)
+            return nn.ModuleList(make(genotype, size, hidden_size, device=device, dtype=dtype) for size in sizes)
 
         self.layers = stack()
         self.reverse_layers = stack() if bidirectional else nn.ModuleList()
-        if device is not None or dtype is not None:
-            self.to(device=device, dtype=dtype)
 
     def forward(self, x: Tensor | PackedSequence, h_0: Tensor | None = None) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run over a sequence.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -46,8 +46,8 @@ class ChainLayer(nn.ModuleList):
     """One layer of a derived cell: a list of its nodes."""
 
     @classmethod
-    def of(cls, genotype: Genotype, input_size: int, hidden_size: int) -> ChainLayer:
-        """Make a genotype's nodes and draw their parameters."""
+    def of(cls, genotype: Genotype, input_size: int, hidden_size: int, **where: Any) -> ChainLayer:
+        """Make a genotype's nodes and draw their parameters; `where` is their device and dtype."""
         return cls(
             FixedNode(
                 input_size,
@@ -55,6 +55,7 @@ class ChainLayer(nn.ModuleList):
                 node.ops,
                 highway=genotype.highway,
                 share_projection=genotype.share_projection,
+                **where,
             )
             for node in genotype.nodes
         )

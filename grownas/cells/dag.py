@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,12 +24,12 @@ class DagLayer(nn.Module):
             What is published as W_0 is `[W_x; W_h[0]]`, as W_i `W_h[i]`.
     """
 
-    def __init__(self, genotype: DagGenotype, input_size: int, hidden_size: int) -> None:
-        """Make the weights and draw them."""
+    def __init__(self, genotype: DagGenotype, input_size: int, hidden_size: int, **where: Any) -> None:
+        """Make the weights and draw them; `where` is their device and dtype."""
         super().__init__()
         self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
-        self.W_x = nn.Parameter(torch.empty(input_size, 2 * hidden_size))
-        self.W_h = nn.Parameter(torch.empty(len(genotype.nodes) + 1, hidden_size, 2 * hidden_size))
+        self.W_x = nn.Parameter(torch.empty(input_size, 2 * hidden_size, **where))
+        self.W_h = nn.Parameter(torch.empty(len(genotype.nodes) + 1, hidden_size, 2 * hidden_size, **where))
         self.draw_parameters()
 
     def run(self, backend: str, x: Tensor, h_0: Tensor) -> Tensor:

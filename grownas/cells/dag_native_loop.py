@@ -25,7 +25,7 @@ def backward(genotype: DagGenotype, W_h: Tensor, buffers: DagBuffers, h_0: Tenso
     return dh_0
 
 
-LOOP = DagLoop(forward, backward, native_loop.multiply, keeps_values=True)
+LOOP = DagLoop("native", forward, backward, native_loop.multiply, keeps_values=True)
 
 
 def _run(

@@ -16,14 +16,16 @@ A backend is a `DagLoop`, as it is a `sequence.Loop` for chains.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from grownas.cells.operators import Engine, define, is_traced
 from grownas.cells.sequence import first_only, full_precision, is_repeatable
-from grownas.genotype import DagGenotype
+from grownas.genotype import DagGenotype, DagNode
 
 INPUT_OP = "tanh"  # of the input node
 
@@ -52,6 +54,7 @@ class DagLoop(NamedTuple):
     """A backend: the time loop forward and backward, and the products outside it.
 
     Attributes:
+        name: of the backend.
         forward: `(genotype, W_h, buffers, h_0)`; fills the buffers.
         backward: `(genotype, W_h, buffers, h_0, grad)`, grad `(T, B, H)` of `out`; turns A_0 and A into their
             gradients and returns that of h_0.
@@ -59,6 +62,7 @@ class DagLoop(NamedTuple):
         keeps_values: whether it needs `values`.
     """
 
+    name: str
     forward: Callable[[DagGenotype, Tensor, DagBuffers, Tensor], None]
     backward: Callable[[DagGenotype, Tensor, DagBuffers, Tensor, Tensor], Tensor]
     multiply: Callable[[Tensor, Tensor, Tensor], object]
@@ -77,6 +81,8 @@ def run(loop: DagLoop, genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tenso
         raise RuntimeError(
             f"x, h_0 and the weights must have the same dtype, got {' and '.join(sorted(map(str, dtypes)))}"
         )
+    if is_traced(flat):
+        return _operator(flat, "\n".join([loop.name, write_dag(genotype)]))
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat)):
         return _forward(loop, genotype, *flat, keep=False).out
     out: Tensor = _DagSequence.apply(loop, genotype, *flat)  # type: ignore[no-untyped-call]
@@ -155,3 +161,49 @@ def _backward(
     for s, A, to in zip(inputs(genotype, buffers, h_0), [A_0, *buffers.A.flatten(1, 2)], dW_h, strict=True):
         loop.multiply(s.flatten(0, 1).t(), A, to)
     return [dx, dh_0, dW_x, dW_h]
+
+
+# ------------------------------------------------------------------------------------------- as an operator, see there
+
+LOOPS: dict[str, DagLoop] = {}  # by name; `backends` puts them here
+
+
+def write_dag(genotype: DagGenotype) -> str:
+    """Return a genotype as a text: each node's source and activation, then what h_t is the mean of."""
+    nodes = [f"{node.reads} {node.activation}" for node in genotype.nodes]
+    return ",".join(nodes) + "|" + ",".join([str(number) for number in genotype.concat])
+
+
+@functools.lru_cache
+def _read(text: str) -> tuple[DagLoop, DagGenotype]:
+    name, rest = text.split("\n")
+    nodes, concat = rest.split("|")
+    pairs = [node.split(" ", 1) for node in nodes.split(",")]
+    made = tuple(DagNode(int(reads), activation) for reads, activation in pairs)
+    return LOOPS[name], DagGenotype(made, tuple(int(number) for number in concat.split(",")))
+
+
+def _operator_forward(inputs: Sequence[Tensor], text: str, keep: bool) -> list[Tensor]:
+    loop, genotype = _read(text)
+    buffers = _forward(loop, genotype, *inputs, keep=keep)
+    kept = [one for one in buffers[:-1] if one is not None] if keep else []
+    return [buffers.out, *kept]
+
+
+def _operator_shapes(inputs: Sequence[Tensor], text: str, keep: bool) -> list[tuple[int, ...]]:
+    loop, genotype = _read(text)
+    (T, B, _), H, N = inputs[0].shape, inputs[1].shape[1], len(genotype.nodes)
+    kept = [(T, B, 2 * H), (N, T, B, 2 * H), *[(N + 1, T, B, H)] * (1 + loop.keeps_values)]
+    return [(T, B, H), *(kept if keep else [])]
+
+
+def _operator_backward(inputs: Sequence[Tensor], text: str, kept: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
+    loop, genotype = _read(text)
+    out, A_0, A, states, *values = kept
+    buffers = DagBuffers(A_0, A, states, values[0] if values else None, out)
+    with torch.no_grad(), full_precision(grad.device.type):
+        results = _backward(loop, genotype, buffers, tuple(inputs), grad, needs_dx=True)
+    return [one for one in results if one is not None]
+
+
+_operator = define("dag", Engine(_operator_forward, _operator_shapes, _operator_backward))

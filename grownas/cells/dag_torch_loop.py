@@ -75,4 +75,4 @@ def _prepare(name: str, A: Tensor, s: Tensor) -> Tensor:
     return through
 
 
-LOOP = DagLoop(forward, backward, torch_loop.multiply, keeps_values=False)
+LOOP = DagLoop("torch", forward, backward, torch_loop.multiply, keeps_values=False)

@@ -73,7 +73,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     )
 
 
-LOOP = Loop(forward, backward, multiply)
+LOOP = Loop("native", forward, backward, multiply)
 
 
 def _run(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from grownas.cells.operators import is_symbolic
 from grownas.cells.plan import make_plan
 from grownas.errors import GenotypeError
 from grownas.genotype import Op
@@ -56,6 +57,8 @@ class Node(nn.Module):
         highway: bool = False,
         share_projection: bool = False,
         generator: Generator | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Make the parameters and draw them.
 
@@ -66,6 +69,8 @@ class Node(nn.Module):
             highway: give the node a gate.
             share_projection: let ops of the same combine share W_x and W_h, but for those with `own_projection`.
             generator: draws the parameters.
+            device: where the parameters are made.
+            dtype: of the parameters.
         """
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
@@ -74,13 +79,14 @@ class Node(nn.Module):
         self.bias = hadamard_rows(self.ops)  # row of b_h of each Hadamard op
         self.plan = make_plan(self.ops, self.projection, highway=highway)  # for the engine
         projected = max(self.projection) + 1
-        self.W_x = nn.Parameter(torch.empty(input_size, projected, hidden_size))
-        self.b_x = nn.Parameter(torch.empty(len(self.ops), hidden_size))
-        self.W_h = nn.Parameter(torch.empty(hidden_size, projected, hidden_size))
-        self.b_h = nn.Parameter(torch.empty(len(self.bias), hidden_size))
+
+        def empty(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        self.W_x, self.b_x = empty(input_size, projected, hidden_size), empty(len(self.ops), hidden_size)
+        self.W_h, self.b_h = empty(hidden_size, projected, hidden_size), empty(len(self.bias), hidden_size)
         if highway:
-            self.gate_x = nn.Parameter(torch.empty(input_size, hidden_size))
-            self.gate_h = nn.Parameter(torch.empty(hidden_size, hidden_size))
+            self.gate_x, self.gate_h = empty(input_size, hidden_size), empty(hidden_size, hidden_size)
         self.register_buffer("blend", None)
         self.draw_parameters(generator)
 
@@ -134,7 +140,8 @@ class FixedNode(Node):
         found = self._shares
         if found is None or found.dtype != self.W_x.dtype or found.device != self.W_x.device:
             found = torch.tensor([op.share for op in self.ops], dtype=self.W_x.dtype, device=self.W_x.device)
-            self._shares = found
+            if not is_symbolic([found]):
+                self._shares = found
         return found
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from grownas.combine import ADD
@@ -40,6 +43,13 @@ class Plan:
     additive_projections: int
     gate: int
     apart: bool = False
+    text: str = field(init=False, compare=False, repr=False)  # the whole plan; read back by `read_plan`
+
+    def __post_init__(self) -> None:
+        """Work out, once, what a compiler can read but not work out."""
+        known = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.init}
+        object.__setattr__(self, "text", json.dumps(known, separators=(",", ":")))
+        _ = self.is_natural  # is kept
 
     @cached_property
     def hadamard_projections(self) -> int:
@@ -78,6 +88,13 @@ class Plan:
             else:
                 runs.append((name, at, at + 1))
         return runs
+
+
+@functools.lru_cache
+def read_plan(text: str) -> Plan:
+    """Return the plan that a text says."""
+    known = json.loads(text)
+    return Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
 
 
 def make_plan(ops: Sequence[Op], projections: Sequence[int], *, highway: bool) -> Plan:

@@ -42,7 +42,8 @@ import torch
 from torch import Tensor
 
 from grownas.cells.node import Node, Pull, Trace, Tracer
-from grownas.cells.plan import Plan, make_plan
+from grownas.cells.operators import NO_SECOND, Engine, define, is_symbolic, is_traced
+from grownas.cells.plan import Plan, make_plan, read_plan
 from grownas.genotype import Op
 
 
@@ -86,12 +87,14 @@ class Loop(NamedTuple):
     """A backend: the time loop forward and backward, and the products outside it.
 
     Attributes:
+        name: of the backend.
         forward: `(plans, packed, buffers, h_0)`; fills the buffers.
         backward: `(plans, packed, buffers, h_0, grad)`, grad `(T, B, H)` of the last node's states; turns A and Q into
             their gradients; returns the gradient of h_0 `(B, H)` and each node's.
         multiply: `(a, b, out)`; writes the product of two matrices, any of them transposed or a part of another.
     """
 
+    name: str
     forward: Callable[[Sequence[Plan], Sequence[Packed], Buffers, Tensor], None]
     backward: Callable[[Sequence[Plan], Sequence[Packed], Buffers, Tensor, Tensor], tuple[Tensor, list[NodeGradients]]]
     multiply: Callable[[Tensor, Tensor, Tensor], object]
@@ -112,6 +115,8 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
         raise RuntimeError(
             f"x, h_0 and the weights must have the same dtype, got {' and '.join(sorted(map(str, dtypes)))}"
         )
+    if is_traced(flat):
+        return _operator(flat, "\n".join([loop.name, *(plan.text for plan in plans)]))
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat)):
         return _forward(loop, plans, packed, x, h_0, keep=False).states[-1]
     states: Tensor = _Sequence.apply(loop, plans, *flat)  # type: ignore[no-untyped-call]
@@ -180,7 +185,8 @@ def pack(node: Node, shares: Tensor) -> Packed:
     tensors: tuple[Tensor, ...] = (node.W_x, node.W_h, node.b_x, node.b_h)
     W_x, W_h, b_x, b_h = tensors
     if not plan.is_natural:
-        order, rows, places = _indices(plan, W_x.device)
+        make = _indices.__wrapped__ if is_symbolic(tensors) else _indices
+        order, rows, places = make(plan, W_x.device)
         b_x, b_h, shares = b_x[order], b_h[rows], shares[order]
         # its derivative takes less than half the time of indexing's
         W_x, W_h = W_x.index_select(1, places), W_h.index_select(1, places)
@@ -260,7 +266,7 @@ class _First(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError("the sequence engine has no second derivative; build the model with backend='reference'")
+        raise RuntimeError(NO_SECOND)
 
 
 def is_repeatable() -> bool:
@@ -293,11 +299,32 @@ def _side_by_side(weights: list[Tensor]) -> Tensor:
     return (weights[0] if len(weights) == 1 else torch.cat(weights, 1)).flatten(1)
 
 
-def _forward(loop: Loop, plans: list[Plan], packed: list[Packed], x: Tensor, h_0: Tensor, *, keep: bool) -> Buffers:
+def _widths(plans: Sequence[Plan], H: int) -> tuple[int, int]:
+    """Return how many columns A and Q have."""
+    return sum(plan.blocks for plan in plans) * H, sum(plan.hadamard_projections for plan in plans) * H
+
+
+def _memory(plans: Sequence[Plan], x: Tensor, H: int, *, keep: bool) -> Tensor:
+    """Return memory for A and, if it is kept, Q: one piece, which malloc is more likely to find again."""
+    in_A, in_Q = _widths(plans, H)
+    return x.new_empty(x.shape[0] * x.shape[1] * (in_A + in_Q * keep))
+
+
+def _forward(
+    loop: Loop,
+    plans: list[Plan],
+    packed: list[Packed],
+    x: Tensor,
+    h_0: Tensor,
+    *,
+    keep: bool,
+    memory: Tensor | None = None,
+) -> Buffers:
     T, B, _ = x.shape
     H = h_0.shape[1]
-    in_A, in_Q = sum(plan.blocks for plan in plans) * H, sum(plan.hadamard_projections for plan in plans) * H
-    memory = x.new_empty(T * B * (in_A + in_Q * keep))  # one piece, which malloc is more likely to find again
+    in_A, in_Q = _widths(plans, H)
+    if memory is None:
+        memory = _memory(plans, x, H, keep=keep)
     A = memory[: T * B * in_A].view(T * B, in_A)
     _read_x(loop, plans, packed, x, A, H)
     buffers = Buffers(
@@ -360,3 +387,45 @@ def _backward(
             loop.multiply(S, Q[:, in_Q], dW_h[:, split:])
         results += [dW_x[:, in_A].view(x.shape[2], plan.blocks, H), dW_h.view(H, plan.blocks, H), *own]
     return [dx, dh_0, *results]
+
+
+# ------------------------------------------------------------------------------------------- as an operator, see there
+
+LOOPS: dict[str, Loop] = {}  # by name; `backends` puts them here
+
+
+def _read(inputs: Sequence[Tensor], text: str) -> tuple[Loop, list[Plan], list[Packed]]:
+    name, *plans = text.split("\n")
+    return LOOPS[name], [read_plan(one) for one in plans], _grouped(inputs[2:])
+
+
+def _operator_forward(inputs: Sequence[Tensor], text: str, keep: bool) -> list[Tensor]:
+    loop, plans, packed = _read(inputs, text)
+    x, h_0 = inputs[:2]
+    memory = _memory(plans, x, h_0.shape[1], keep=keep)
+    _, _, states, mixed = _forward(loop, plans, packed, x, h_0, keep=keep, memory=memory)
+    kept = [memory, *states[:-1], *(one for one in mixed if one is not None)]
+    return [states[-1], *(kept if keep else [])]
+
+
+def _operator_shapes(inputs: Sequence[Tensor], text: str, keep: bool) -> list[tuple[int, ...]]:
+    _, plans, _ = _read(inputs, text)
+    (T, B, _), H = inputs[0].shape, inputs[1].shape[1]
+    kept = [(T * B * sum(_widths(plans, H)),), *[(T, B, H)] * (len(plans) - 1 + sum(plan.gate for plan in plans))]
+    return [(T, B, H), *(kept if keep else [])]
+
+
+def _operator_backward(inputs: Sequence[Tensor], text: str, kept: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
+    loop, plans, packed = _read(inputs, text)
+    (out, memory, *rest), J = kept, len(plans)
+    (T, B), (in_A, in_Q) = out.shape[:2], _widths(plans, out.shape[2])
+    A, Q = memory.split([T * B * in_A, T * B * in_Q])
+    gated = iter(rest[J - 1 :])
+    mixed = [next(gated) if plan.gate else None for plan in plans]
+    buffers = Buffers(A.view(T, B, in_A), Q.view(T, B, in_Q), [*rest[: J - 1], out], mixed)
+    with torch.no_grad(), full_precision(grad.device.type):
+        needed = [True] * len(inputs)
+        return [one for one in _backward(loop, plans, packed, buffers, *inputs[:2], grad, needed) if one is not None]
+
+
+_operator = define("chain", Engine(_operator_forward, _operator_shapes, _operator_backward))

@@ -63,7 +63,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     torch.mm(a, b, out=out)
 
 
-LOOP = Loop(forward, backward, multiply)
+LOOP = Loop("torch", forward, backward, multiply)
 
 
 class _Blocks(NamedTuple):

@@ -68,7 +68,7 @@ def backward(
     return dh_0, [NodeGradients(*sums[i : i + 3]) for i in range(0, len(sums), 3)]
 
 
-LOOP = Loop(forward, backward, multiply)
+LOOP = Loop("triton", forward, backward, multiply)
 
 
 class Arguments(NamedTuple):
