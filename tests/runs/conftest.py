@@ -26,7 +26,8 @@ from safetensors.numpy import save_file
 
 from grownas import cli
 from grownas.errors import RunError
-from grownas.runs import reload
+from grownas.report import growth_plots, plots
+from grownas.runs import reload, sweep
 
 NAMES = ("A", "B", "C")
 DAYS = 300
@@ -61,7 +62,7 @@ FAST = (
     "baselines.losses=[squared]",
     "baselines.rates=[0.001]",
     "baselines.weight_decays=[0]",
-    "checkpoint_seconds=0",
+    "checkpoint_seconds=1000",
     "quiet=true",
 )
 SAME = (
@@ -203,10 +204,17 @@ def call(*args) -> Ended:
 
 
 @pytest.fixture(scope="session")
-def fork():
-    """Start `grownas` in a process that shares the imports, so that many are cheap."""
+def fork_server():
+    """Starts processes that share the imports, so that many are cheap."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["grownas.runs.commands", "grownas.report.page"])
+    return context
+
+
+@pytest.fixture(scope="session")
+def fork(fork_server):
+    """Start `grownas` in a process of the fork server."""
+    context = fork_server
 
     def begin(*args) -> multiprocessing.Process:
         process = context.Process(target=runpy.run_module, args=("grownas",), kwargs={"run_name": "__main__"})
@@ -216,6 +224,48 @@ def fork():
         return process
 
     return begin
+
+
+class ForkedSeed:
+    """What `sweep` needs of `subprocess.Popen`, of a process of the fork server."""
+
+    def __init__(self, process: multiprocessing.Process) -> None:
+        self.process = process
+        process.start()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
+@pytest.fixture
+def forked_seeds(fork_server, monkeypatch) -> None:
+    """A comparison in this process has the fork server start its seeds."""
+    script = str(Path(__file__).with_name("forked_seed.py"))
+
+    def begin(folder: Path, threads: int) -> ForkedSeed:
+        kwargs = {"init_globals": {"folder": str(folder)}, "run_name": "__main__"}
+        return ForkedSeed(fork_server.Process(target=runpy.run_path, args=(script,), kwargs=kwargs))
+
+    monkeypatch.setattr(sweep, "_start", begin)
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Asked for by a test that looks at the drawings of a report, see `undrawn`."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch) -> None:
+    """A report is written whole, but its drawings are left blank: they take half of the time of a tiny run."""
+    if "drawn" not in request.fixturenames:
+        for module in (plots, growth_plots):
+            monkeypatch.setattr(module, "as_svg", lambda canvas: "<svg></svg>")
 
 
 @pytest.fixture(scope="session")

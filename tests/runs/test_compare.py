@@ -116,8 +116,10 @@ def test_a_finished_comparison_comes_out_the_same_and_takes_more_seeds(compared,
     "orphans",
     [pytest.param(False, id="all killed"), pytest.param(True, id="parent killed", marks=pytest.mark.slow)],
 )
-def test_a_killed_comparison_goes_on(runner, fork, wait_for, seeds_processes, assert_same_comparison, call, orphans):
-    process = fork("compare", *runner.options("name=compared", *SEEDS))
+def test_a_killed_comparison_goes_on(
+    forked_seeds, runner, fork, wait_for, seeds_processes, assert_same_comparison, call, orphans
+):
+    process = fork("compare", *runner.options("name=compared", "checkpoint_seconds=0", *SEEDS))
     folder = runner.folder / "compared"
     parts = [folder / f"seed-{seed}/checkpoint/stage-1-pull-10.part" for seed in (1, 2)]
     wait_for(lambda: any(part.exists() for part in parts))
@@ -135,8 +137,10 @@ def test_a_killed_comparison_goes_on(runner, fork, wait_for, seeds_processes, as
     assert_same_comparison(folder)
 
 
-def test_ctrl_c_stops_the_seeds_and_says_how_to_go_on(runner, finish, wait_for, call, assert_same_comparison):
-    process = runner.start("compare", "name=compared", *SEEDS)
+def test_ctrl_c_stops_the_seeds_and_says_how_to_go_on(
+    forked_seeds, runner, finish, wait_for, call, assert_same_comparison
+):
+    process = runner.start("compare", "name=compared", "checkpoint_seconds=0", *SEEDS)
     folder = runner.folder / "compared"
     wait_for(lambda: (folder / "seed-1/checkpoint/stage-1-pull-10.part").exists(), process)
     process.send_signal(signal.SIGINT)
@@ -159,7 +163,7 @@ def test_a_second_writer_is_refused(compared, tmp_path, fork):
     assert process.exitcode == 2
 
 
-def test_seeds_that_fail_are_named_with_their_logs(runner, call):
+def test_seeds_that_fail_are_named_with_their_logs(forked_seeds, runner, call):
     diverging = ("strategy.weights.optimizer=sgd", "strategy.weights.rate=1e9", "strategy.pull=0")
     ended = call("compare", *runner.options("name=bad", *SEEDS, *diverging))
     assert ended.code == 1
@@ -170,7 +174,7 @@ def test_seeds_that_fail_are_named_with_their_logs(runner, call):
     assert "2 of 2 seeds failed" in ended.err
 
 
-def test_seeds_whose_data_changed_are_refused(compared, data, tmp_path, runner, call):
+def test_seeds_whose_data_changed_are_refused(forked_seeds, compared, data, tmp_path, runner, call):
     mine = Path(shutil.copy(data, tmp_path / "mine.csv"))
     folder = Path(shutil.copytree(compared, tmp_path / "compared"))
     for config in (folder / "config.yaml", folder / "seed-2/config.yaml"):

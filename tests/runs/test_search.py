@@ -144,7 +144,7 @@ def test_the_same_seed_gives_the_same_bits_again(finished, runner, assert_same_r
 
 
 def test_where_and_how_a_run_is_written_changes_no_bit(finished, runner, assert_same_run):
-    assert_same_run(finished, runner.search("other", "checkpoint_seconds=1000", "quiet=false", "workers=3"))
+    assert_same_run(finished, runner.search("other", "checkpoint_seconds=0", "quiet=false", "workers=3"))
 
 
 def test_another_seed_gives_another_cell(finished, runner):
@@ -155,9 +155,9 @@ def test_another_seed_gives_another_cell(finished, runner):
 
 def test_a_name_that_is_taken_gets_a_number(runner, call):
     fast = ("name=run", "baselines.use=[zero]", "strategy.max_epochs=1", "retrain.epochs=1")
-    for _ in range(3):
+    for _ in range(2):
         assert call("search", *runner.options(*fast)).code == 0
-    assert sorted(path.name for path in runner.folder.iterdir()) == ["run", "run-2", "run-3"]
+    assert sorted(path.name for path in runner.folder.iterdir()) == ["run", "run-2"]
 
 
 def replace_cell(row: int, column: int, cell: str):
@@ -500,6 +500,8 @@ def test_every_shipped_config_trains(name, call, read_json, read_lines, tmp_path
         "index_returns": ("start.max_order=1", "task.train=0.9", "task.val=0.05", "baselines.use=zero"),
         "penn_treebank": ("task.data=embedded", "device=cpu", "strategy.later_epochs=1", "baselines.use=[]"),
     }[name.partition("/")[0]]
+    if name == "penn_treebank/compare_cpu":
+        own = *own, "baselines.grid.gain=5", "baselines.grid.dropout=0.1"  # two settings instead of eight
     ended = call("search", name, *shorter, *own, f"runs={tmp_path}", "name=run", "quiet=true")
     assert ended.code == 0, ended.err
     assert sum(line["steps"] for line in read_json(tmp_path / "run" / "summary.json")["stage_log"]) >= 2

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,13 +15,12 @@ from hypothesis import strategies as st
 from grownas.backbones.chain import Backbone
 from grownas.cells import backends, native_loop
 from grownas.ops import ACTIVATION, BUILT_IN, DEFAULT_OPS, Activation
-from tests.grownas.cells.test_sequence import FLOAT32, TIGHT, compare, data, make
+from support.sequences import FLOAT32, REAL, TIGHT, compare, data, exact, make, ulps
 
 native = native_loop._native
 pytestmark = pytest.mark.skipif(native_loop.MISSING is not None, reason=str(native_loop.MISSING))
 ISAS = [] if native_loop.MISSING else native.instruction_sets()
 KERNELS = [name for name, one in BUILT_IN.items() if one.code is not None]
-REAL = {torch.float32: (np.float32, np.int32), torch.float64: (np.float64, np.int64)}
 
 
 @pytest.fixture(params=ISAS)
@@ -36,20 +34,6 @@ def activate(name, z):
     y, padded = torch.empty(-(-len(z) // 16) * 16, dtype=z.dtype), torch.nn.functional.pad(z, (0, -len(z) % 16))
     native.activate(z.dtype == torch.float64, ACTIVATION[name].code, len(padded), padded.data_ptr(), y.data_ptr())
     return y[: len(z)]
-
-
-def ulps(found, truth):
-    """How many representable numbers lie between two arrays of one sign."""
-    steps = REAL[found.dtype][1]
-    return np.abs(found.numpy().view(steps).astype(object) - truth.view(steps).astype(object)).astype(float)
-
-
-def exact(name, z):
-    """The value in a precision in which it is correctly rounded but for one case in some thousands."""
-    z = z.numpy().astype(np.longdouble)
-    if name == "tanh":
-        return np.tanh(z)
-    return np.where(z < 0, np.exp(np.minimum(z, 0)), 1) / (1 + np.exp(-np.abs(z)))
 
 
 @pytest.mark.parametrize("dtype", REAL, ids=str)

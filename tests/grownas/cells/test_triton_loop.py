@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-import tests.grownas.cells.test_sequence as suite
 from grownas.backbones.chain import Backbone
 from grownas.cells import backends, chain, triton_loop
 from grownas.cells.sequence import Buffers, Packed
 from grownas.genotype import Op
 from grownas.ops import ACTIVATION, BUILT_IN, DEFAULT_OPS, Activation
-from tests.grownas.cells.test_native_loop import exact, ulps
+from support import sequences as suite
+from support.sequences import exact, ulps
 
 IS_THERE = importlib.util.find_spec("triton") is not None
 if IS_THERE and not torch.cuda.is_available():
@@ -97,7 +98,7 @@ def test_odd_sizes(device, T, B, inputs, hidden, dtype, switches):
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(ops=suite.ops_lists, highway=suite.st.booleans(), share=suite.st.booleans(), seed=suite.st.integers(0, 99))
+@given(ops=suite.ops_lists, highway=st.booleans(), share=st.booleans(), seed=st.integers(0, 99))
 def test_any_chain(device, ops, highway, share, seed):
     backbone = make(device, ops, highway=highway, share=share, seed=seed)
     suite.compare(backbone, *data(device, 2, 2, 3, 5, seed=seed))

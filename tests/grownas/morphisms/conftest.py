@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.grownas.morphisms import laboratory
+from support import morphisms
 
 
 @pytest.fixture(scope="session")
 def lab():
-    """The module `laboratory`."""
-    return laboratory
+    """The module `support.morphisms`."""
+    return morphisms

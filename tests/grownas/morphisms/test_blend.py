@@ -13,7 +13,7 @@ from grownas import morphisms
 from grownas.backbones.chain import Backbone
 from grownas.ops import DEFAULT_OPS
 from grownas.training.migrate import migrate
-from tests.grownas.morphisms.laboratory import SWITCHES, H, I, op_lists, seeds
+from support.morphisms import SWITCHES, H, I, op_lists, seeds
 
 EXACT = ["native", "torch", "reference"]  # backends that run here without an interpreter
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from grownas import morphisms
 from grownas.ops import ACTIVATION, DEFAULT_OPS
-from tests.grownas.morphisms.laboratory import IDENTITY, RELU, SIGMOID, SWITCHES, TANH, H, I, op_lists, seeds
+from support.morphisms import IDENTITY, RELU, SIGMOID, SWITCHES, TANH, H, I, op_lists, seeds
 
 CURVED = [op for op in DEFAULT_OPS if op not in (IDENTITY, RELU)]
 

@@ -14,7 +14,7 @@ from grownas import morphisms
 from grownas.backbones.chain import Backbone
 from grownas.genotype import Op
 from grownas.ops import DEFAULT_OPS
-from tests.grownas.morphisms.laboratory import IDENTITY, RELU, SIGMOID, SWITCHES, TANH, H, I, op_lists, seeds
+from support.morphisms import IDENTITY, RELU, SIGMOID, SWITCHES, TANH, H, I, op_lists, seeds
 
 
 @settings(deadline=None, max_examples=60)

@@ -15,7 +15,7 @@ from grownas.errors import GenotypeError
 from grownas.genotype import Op
 from grownas.ops import DEFAULT_OPS
 from grownas.space import SearchSpace
-from tests.grownas.morphisms.laboratory import IDENTITY, RELU, SIGMOID, SWITCHES, TANH, H, I, op_lists, seeds
+from support.morphisms import IDENTITY, RELU, SIGMOID, SWITCHES, TANH, H, I, op_lists, seeds
 
 
 def with_a_carrier(lab, rest, place, victim, switches, seed):

@@ -19,7 +19,7 @@ from grownas.ops import ACTIVATION, DEFAULT_OPS
 from grownas.runs import checkpoint
 from grownas.space import SearchSpace
 from grownas.training.migrate import POWERS, migrate
-from tests.grownas.morphisms.laboratory import IDENTITY, SWITCHES, H, I
+from support.morphisms import IDENTITY, SWITCHES, H, I
 
 SPACE = SearchSpace(combine=("add", "hadamard"), activation=("identity", "tanh", "sigmoid", "relu"))
 OPTIMIZERS = [

@@ -13,55 +13,15 @@ import torch
 from grownas.criteria.threshold import Thresholds
 from grownas.errors import TrainingError
 from grownas.runs import checkpoint
-from grownas.runs.journal import Interrupted, Journal
+from grownas.runs.journal import Interrupted
 from grownas.strategies.growing.moves import MODES, Scene, add_node_at
 from grownas.strategies.growing.state import Candidate, Growth, Splits
 from grownas.strategies.growing.strategy import _change, grow
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe
+from support.journals import ALWAYS, NEVER, Folder, Killed
 
 RECIPE = Recipe(epochs=3, patience=2, weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05))
-ALWAYS, NEVER = -1.0, 1e9  # seconds between snapshots
-
-
-class Log(list):
-    """A log in memory, with the two methods of `rundir.JsonLines`."""
-
-    def append(self, line):
-        super().append(dict(line))
-
-    def truncate(self, size=0):
-        del self[size:]
-
-    @property
-    def timeless(self):
-        return [{key: value for key, value in line.items() if key != "wall_s"} for line in self]
-
-
-class Progress:
-    def __init__(self):
-        self.shown = []
-
-    def update(self, **words):
-        self.shown.append(words)
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the code catches it to save."""
-
-
-class Folder:
-    """One run folder: its logs stay while journals come and go."""
-
-    def __init__(self, path):
-        self.path, self.metrics, self.growth, self.shares, self.progress = path, Log(), Log(), Log(), Progress()
-
-    def journal(self, *, identity="config", every_s=ALWAYS):
-        logs = {"metrics": self.metrics, "growth": self.growth, "shares": self.shares}
-        return Journal(self.path, identity, every_s=every_s, progress=self.progress, **logs)
-
-    def names(self):
-        return sorted(each.name for each in self.path.iterdir())
 
 
 @pytest.fixture

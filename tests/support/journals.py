@@ -1,0 +1,47 @@
+"""A run folder in memory, and a kill that nothing in the code catches: for tests of journals and of what uses them."""
+
+from __future__ import annotations
+
+from grownas.runs.journal import Journal
+
+ALWAYS, NEVER = -1.0, 1e9  # seconds between snapshots
+
+
+class Log(list):
+    """A log in memory, with the two methods of `rundir.JsonLines`."""
+
+    def append(self, line):
+        super().append(dict(line))
+
+    def truncate(self, size=0):
+        del self[size:]
+
+    @property
+    def timeless(self):
+        return [{key: value for key, value in line.items() if key != "wall_s"} for line in self]
+
+
+class Progress:
+    def __init__(self):
+        self.shown = []
+
+    def update(self, **words):
+        self.shown.append(words)
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing in the code catches it to save."""
+
+
+class Folder:
+    """One run folder: its logs stay while journals come and go."""
+
+    def __init__(self, path):
+        self.path, self.metrics, self.growth, self.shares, self.progress = path, Log(), Log(), Log(), Progress()
+
+    def journal(self, *, identity="config", every_s=ALWAYS):
+        logs = {"metrics": self.metrics, "growth": self.growth, "shares": self.shares}
+        return Journal(self.path, identity, every_s=every_s, progress=self.progress, **logs)
+
+    def names(self):
+        return sorted(each.name for each in self.path.iterdir())
