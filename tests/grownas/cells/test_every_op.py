@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.cells import reference, torch_loop
 from grownas.cells.backends import BACKENDS
 from grownas.criteria.curvature import UnitSearch

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from grownas.backbone import Backbone
+from grownas.backbones.chain import Backbone
 from grownas.cells import dag_sequence, sequence
 from grownas.cells.backends import BACKENDS
 from grownas.cells.cell import GrownRNN
