@@ -159,6 +159,11 @@ class Journal:
         self.elapsed += spent.seconds - counted["seconds"]
         self.cpu_seconds += spent.cpu_seconds - counted["cpu_seconds"]
 
+    def note(self, words: str) -> None:
+        """Show what is being done, such as a fold; stop there if the user asked to."""
+        self._stop_if_asked()
+        self.progress.note(words)
+
     def grew(self, line: Mapping[str, Any]) -> None:
         """Take one line of the growth log."""
         self.growth.append(line)

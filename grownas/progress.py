@@ -89,6 +89,19 @@ class Progress:
             self.shown = now
             self.say(f"{part}: {describe(nodes=nodes, epoch=epoch, best=best, left_s=left_s, speed=speed)}")
 
+    def note(self, words: str) -> None:
+        """Show what is being done where there are no epochs, such as `choosing the linear start: fold 3 of 10`."""
+        if self.quiet:
+            return
+        if self.bar is not None:
+            what, _, rest = words.partition(": ")
+            self.bar.update(self.line, description=what, completed=0, words=rest)
+            return
+        now = time.monotonic()
+        if now - self.shown >= PLAIN_EVERY_S:
+            self.shown = now
+            self.say(words)
+
     def say(self, text: str) -> None:
         """Print a line of its own."""
         if self.quiet:

@@ -27,7 +27,15 @@ from grownas.baselines.recurrent import (
     recurrent_core,
     start_gru_at_var,
 )
-from grownas.baselines.var import VAR, Selection, fit_var, select_by_folds, select_by_validation, usable_orders
+from grownas.baselines.var import (
+    VAR,
+    Selection,
+    fit_var,
+    prefixed,
+    select_by_folds,
+    select_by_validation,
+    usable_orders,
+)
 from grownas.cells.cell import GrownRNN
 from grownas.config import Config
 from grownas.contests.common import (
@@ -97,11 +105,12 @@ class SeriesContest(Contest):
         room = _room(config, task)
         orders = tuple(range(1, min(config.start.max_order, room or config.start.max_order) + 1))
         selection: Selection | Combination
+        told = prefixed(journal.note, "choosing the linear start: ")
         if config.start.rule == "combined":
-            done = journal.remember("selection", lambda: combine_by_folds(rows, blocks=room).to_tree())
+            done = journal.remember("selection", lambda: combine_by_folds(rows, blocks=room, notify=told).to_tree())
             selection = Combination.from_tree(done)
         else:
-            done = journal.remember("selection", lambda: select_by_folds(rows, orders=orders).to_tree())
+            done = journal.remember("selection", lambda: select_by_folds(rows, orders=orders, notify=told).to_tree())
             selection = Selection.from_tree(done)
         if task.loss_name == "auto":
             task = task.with_loss(selection.var.loss if at_var else "squared")
@@ -291,7 +300,8 @@ def var(contest: SeriesContest) -> Score:
     values, rows = contest.task.values, contest.task.rows
 
     def fit() -> Selection:
-        selected = select_by_validation(values, rows("train").stop, rows("val").stop)
+        told = prefixed(contest.journal.note, "var: ")
+        selected = select_by_validation(values, rows("train").stop, rows("val").stop, notify=told)
         return replace(selected, var=fit_var(values[: contest.fit_end], selected.order))
 
     return _fitted_var(contest, "var", fit)
@@ -305,7 +315,10 @@ def var_robust(contest: SeriesContest) -> Score:
         score = _fitted_var(contest, "var_robust", lambda: chosen.robust(rows))
         return replace(score, seconds=contest.selection_seconds)
     known = values[contest.task.rows("train")]
-    return _fitted_var(contest, "var_robust", lambda: select_by_folds(known, orders=contest.orders).robust(rows))
+    told = prefixed(contest.journal.note, "var_robust: ")
+    return _fitted_var(
+        contest, "var_robust", lambda: select_by_folds(known, orders=contest.orders, notify=told).robust(rows)
+    )
 
 
 def har(contest: SeriesContest) -> Score:
@@ -313,7 +326,7 @@ def har(contest: SeriesContest) -> Score:
     values = contest.task.values
 
     def fit() -> Selection:
-        selected = select_har(values[contest.task.rows("train")])
+        selected = select_har(values[contest.task.rows("train")], notify=prefixed(contest.journal.note, "har: "))
         return replace(selected, var=fit_har(values[: contest.fit_end], ridge=selected.chosen["ridge"]))
 
     return _fitted_var(contest, "har", fit, har_parameters(contest.task.input_size))

@@ -83,10 +83,32 @@ def test_plain_lines_come_now_and_then_also_where_fits_are_short(clock):
     ]
 
 
+def test_the_first_note_comes_at_once_and_the_next_when_it_is_time(clock):
+    stream = io.StringIO()
+    with Progress(stream=stream) as shown:
+        for fold in range(1, 5):
+            shown.note(f"choosing the linear start: fold {fold} of 4")
+            clock[0] += PLAIN_EVERY_S / 2
+        shown.update(**EPOCH)
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["choosing the linear start: fold 1 of 4", "choosing the linear start: fold 3 of 4"]
+    assert lines[2].startswith("stage-1")
+
+
+def test_a_note_stands_on_the_live_line(terminal):
+    with Progress(stream=terminal) as shown:
+        shown.note("choosing the linear start: fold 3 of 10")
+        shown.bar.refresh()
+    text = terminal.getvalue()
+    assert "choosing the linear start" in text
+    assert "fold 3 of 10" in text
+
+
 @pytest.mark.parametrize("make", [io.StringIO, Terminal])
 def test_quiet_shows_nothing(make):
     stream = make()
     with Progress(quiet=True, stream=stream) as shown:
+        shown.note("fold 1 of 10")
         shown.update(**EPOCH)
         shown.say("growth ended")
     assert stream.getvalue() == ""
