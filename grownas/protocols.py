@@ -417,6 +417,10 @@ class Journal(Protocol):
         """Do a piece of work, or return what was done under this key; a tree of tensors, arrays and plain values."""
         ...
 
+    def note(self, words: str) -> None:
+        """Show what is being done where there are no epochs, as `title: words`."""
+        ...
+
     def log_morphism(self, line: Mapping[str, Any]) -> None:
         """Write one line of `growth.jsonl`."""
         ...

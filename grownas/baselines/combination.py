@@ -24,11 +24,14 @@ from grownas.baselines.var import (
     FOLDS,
     RIDGES,
     VAR,
+    Notify,
     cut_blocks,
     exponential_average,
     fit_rows,
     held_out,
     lagged,
+    prefixed,
+    silent,
     unpack,
     usable_orders,
 )
@@ -115,6 +118,7 @@ def combine_by_folds(
     ridges: Sequence[float] = RIDGES,
     losses: Sequence[str] = ("squared", "huber"),
     folds: int = FOLDS,
+    notify: Notify = silent,
 ) -> Combination:
     """Choose the parts and their weights by blocked folds, then fit the parts on all rows.
 
@@ -128,6 +132,7 @@ def combine_by_folds(
         ridges: candidates, per observation.
         losses: candidates.
         folds: how many blocks of rows.
+        notify: is told of each regression and fold.
 
     Raises:
         DataError: there are too few rows even for a VAR(1).
@@ -143,9 +148,12 @@ def combine_by_folds(
     kinds: list[Kind] = [[(1, CENTRES)]] if has_averages else []
     kinds.append([(order, ()) for order in orders])
     parts, forecasts = [], []
+    count, done = sum(map(len, kinds)), 0
     scores: dict[str, float] = {}
     for kind in kinds:
-        found = _held_out_forecasts(values, kind, first, cut, ridges, losses)
+        told = [prefixed(notify, f"model {done + number} of {count}, ") for number in range(1, len(kind) + 1)]
+        done += len(kind)
+        found = _held_out_forecasts(values, kind, first, cut, ridges, losses, told)
         errors = {part: float(((values[first:] - ahead) ** 2).mean()) for part, ahead in found.items()}
         parts.append(min(errors, key=lambda part: (errors[part], part)))
         forecasts.append(found[parts[-1]])
@@ -163,13 +171,14 @@ def _held_out_forecasts(
     cut: Sequence[slice],
     ridges: Sequence[float],
     losses: Sequence[str],
+    notify: Sequence[Notify],
 ) -> dict[Part, Array]:
     """Forecast rows from `first` on, each block by fits without it; for each order, loss and ridge, `(n, I)`."""
     found: dict[Part, Array] = {}
-    for order, centres in kind:
+    for (order, centres), told in zip(kind, notify, strict=True):
         design, target = _regression(values, order, centres, first)
         gap = WARM_UP if centres else order
-        for loss, ridge, block, ahead in held_out(design, target, cut, gap, ridges, losses):
+        for loss, ridge, block, ahead in held_out(design, target, cut, gap, ridges, losses, told):
             found.setdefault(Part(order, centres, loss, ridge), np.empty_like(target))[block] = ahead
     return found
 

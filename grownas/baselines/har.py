@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from grownas.baselines.var import FOLDS, RIDGES, VAR, Selection, cut_blocks, fit_rows, held_out
+from grownas.baselines.var import FOLDS, RIDGES, VAR, Notify, Selection, cut_blocks, fit_rows, held_out, silent
 from grownas.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -52,13 +52,16 @@ def parameters(series: int) -> int:
     return series + len(SPANS) * series**2
 
 
-def select_har(values: Array, *, ridges: Sequence[float] = RIDGES, folds: int = FOLDS) -> Selection:
+def select_har(
+    values: Array, *, ridges: Sequence[float] = RIDGES, folds: int = FOLDS, notify: Notify = silent
+) -> Selection:
     """Choose the ridge by blocked folds, as `var.select_by_folds` does, then fit on all rows.
 
     Args:
         values: training rows only, shape `(n, I)`, standardised.
         ridges: candidates, per observation.
         folds: how many blocks.
+        notify: is told of each fold.
 
     Raises:
         DataError: the folds leave fewer rows than coefficients.
@@ -71,7 +74,7 @@ def select_har(values: Array, *, ridges: Sequence[float] = RIDGES, folds: int = 
         )
     scores = dict.fromkeys(ridges, 0.0)
     blocks = cut_blocks(0, len(target), folds)
-    for _, ridge, block, forecasts in held_out(design, target, blocks, max(SPANS), ridges, ("squared",)):
+    for _, ridge, block, forecasts in held_out(design, target, blocks, max(SPANS), ridges, ("squared",), notify):
         scores[ridge] += float(((target[block] - forecasts) ** 2).mean()) / folds
     best = min(scores, key=lambda ridge: scores[ridge])
     named = {f"squared ridge={ridge:g}": score for ridge, score in scores.items()}

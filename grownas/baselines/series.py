@@ -16,7 +16,7 @@ from grownas.baselines.har import fit_har, select_har
 from grownas.baselines.har import parameters as har_parameters
 from grownas.baselines.naive import zero_forecast
 from grownas.baselines.recurrent import GRUOnVAR, hidden_size_for_parameters, recurrent_core, start_gru_at_var
-from grownas.baselines.var import VAR, Selection, fit_var, select_by_folds, select_by_validation
+from grownas.baselines.var import VAR, Selection, fit_var, prefixed, select_by_folds, select_by_validation
 from grownas.criteria.acceptance import Untrained
 from grownas.evaluation.scoring import Score
 
@@ -41,7 +41,8 @@ def var(experiment: SeriesExperiment) -> Score:
     values, rows = experiment.task.values, experiment.task.rows
 
     def fit() -> Selection:
-        selected = select_by_validation(values, rows("train").stop, rows("val").stop)
+        told = prefixed(experiment.journal.note, "var: ")
+        selected = select_by_validation(values, rows("train").stop, rows("val").stop, notify=told)
         return replace(selected, var=fit_var(values[: experiment.fit_end], selected.order))
 
     return _fitted_var(experiment, "var", fit)
@@ -55,7 +56,10 @@ def var_robust(experiment: SeriesExperiment) -> Score:
         score = _fitted_var(experiment, "var_robust", lambda: chosen.robust(rows))
         return replace(score, seconds=experiment.selection_seconds)
     known = values[experiment.task.rows("train")]
-    return _fitted_var(experiment, "var_robust", lambda: select_by_folds(known, orders=experiment.orders).robust(rows))
+    told = prefixed(experiment.journal.note, "var_robust: ")
+    return _fitted_var(
+        experiment, "var_robust", lambda: select_by_folds(known, orders=experiment.orders, notify=told).robust(rows)
+    )
 
 
 def har(experiment: SeriesExperiment) -> Score:
@@ -63,7 +67,7 @@ def har(experiment: SeriesExperiment) -> Score:
     values = experiment.task.values
 
     def fit() -> Selection:
-        selected = select_har(values[experiment.task.rows("train")])
+        selected = select_har(values[experiment.task.rows("train")], notify=prefixed(experiment.journal.note, "har: "))
         return replace(selected, var=fit_har(values[: experiment.fit_end], ridge=selected.chosen["ridge"]))
 
     return _fitted_var(experiment, "har", fit, har_parameters(experiment.task.input_size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,12 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 DELTA = 1.5  # where the Huber loss turns linear, in standard deviations of the training part (ALGORITHMS 8)
 RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # per observation: 1 halves a coefficient, 100 removes it
 FOLDS = 10
+
+Notify = Callable[[str], None]  # is told in words how far a choice is
+
+
+def silent(words: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -230,9 +236,13 @@ def huber(
     if solver is None:
         solver = _inverse(design.T @ design + _penalty(design, ridge))
     project = solver @ design.T
+    modified = np.empty_like(target)
     for _ in range(rounds):
         fitted = design @ beta
-        new = project @ (fitted + np.clip(target - fitted, -delta, delta))
+        np.subtract(target, fitted, out=modified)
+        np.clip(modified, -delta, delta, out=modified)
+        modified += fitted
+        new = project @ modified
         change = float(np.abs(new - beta).max())
         beta = new
         if change < tolerance:
@@ -241,14 +251,18 @@ def huber(
 
 
 def select_by_validation(
-    values: Array, train_end: int, val_end: int, orders: Iterable[int] = range(1, 23)
+    values: Array, train_end: int, val_end: int, orders: Iterable[int] = range(1, 23), *, notify: Notify = silent
 ) -> Selection:
-    """Choose the order of a least-squares VAR, fitted on the training rows, by the validation rows' squared error."""
+    """Choose the order of a least-squares VAR, fitted on the training rows, by the validation rows' squared error.
+
+    `notify` is told of each order.
+    """
     scores: dict[int, float] = {}
     fitted: dict[int, VAR] = {}
     for order in orders:
         if train_end - order <= 1 + order * values.shape[1]:
             break  # more coefficients than rows, here and at every higher order
+        notify(f"VAR({order})")
         fitted[order] = fit_var(values[:train_end], order)
         forecasts = fitted[order].forecast(values[:val_end])[train_end - 1 : val_end - 1]
         scores[order] = float(((values[train_end:val_end] - forecasts) ** 2).mean())
@@ -266,6 +280,7 @@ def select_by_folds(
     ridges: Sequence[float] = RIDGES,
     losses: Sequence[str] = ("squared", "huber"),
     folds: int = FOLDS,
+    notify: Notify = silent,
 ) -> Selection:
     """Choose loss, order and ridge by blocked folds, then fit on all rows.
 
@@ -280,17 +295,24 @@ def select_by_folds(
         ridges: candidates, per observation.
         losses: candidates.
         folds: how many blocks.
+        notify: is told of each order and fold.
     """
     usable = usable_orders(len(values), values.shape[1], orders, folds)
     first = max(usable)  # every order predicts the same targets
     scores: dict[tuple[str, int, float], float] = {}
     for order in usable:
-        for loss, ridge, error in _fold_errors(values, order, first, ridges, losses, folds):
+        told = prefixed(notify, f"VAR({order}), ")
+        for loss, ridge, error in _fold_errors(values, order, first, ridges, losses, folds, told):
             scores[loss, order, ridge] = scores.get((loss, order, ridge), 0.0) + error / folds
     loss, order, ridge = min(scores, key=lambda key: (scores[key], key))
     var = FITS[loss](values, order, ridge=ridge)
     named = {f"{a} p={p} ridge={r:g}": score for (a, p, r), score in scores.items()}
     return Selection(var, {"loss": loss, "order": order, "ridge": ridge}, len(scores), named)
+
+
+def prefixed(notify: Notify, words: str) -> Notify:
+    """Return what tells the same with some words before it."""
+    return lambda rest: notify(words + rest)
 
 
 def usable_orders(rows: int, series: int, orders: Iterable[int], folds: int = FOLDS) -> list[int]:
@@ -306,12 +328,12 @@ def usable_orders(rows: int, series: int, orders: Iterable[int], folds: int = FO
 
 
 def _fold_errors(
-    values: Array, order: int, first: int, ridges: Sequence[float], losses: Sequence[str], folds: int
+    values: Array, order: int, first: int, ridges: Sequence[float], losses: Sequence[str], folds: int, notify: Notify
 ) -> Iterator[tuple[str, float, float]]:
     """Yield loss, ridge and held-out mean squared error for every fold of one order."""
     design, target = lagged(values, order)
     blocks = cut_blocks(first - order, len(target), folds)
-    for loss, ridge, block, forecasts in held_out(design, target, blocks, order, ridges, losses):
+    for loss, ridge, block, forecasts in held_out(design, target, blocks, order, ridges, losses, notify):
         yield loss, ridge, float(((target[block] - forecasts) ** 2).mean())
 
 
@@ -327,6 +349,7 @@ def held_out(
     gap: int,
     ridges: Sequence[float] = RIDGES,
     losses: Sequence[str] = ("squared", "huber"),
+    notify: Notify = silent,
 ) -> Iterator[tuple[str, float, slice, Array]]:
     """Forecast each block of rows by regressions that were fitted without it.
 
@@ -337,11 +360,13 @@ def held_out(
         gap: rows after a block that are left out as well, since their regressors read the block.
         ridges: strengths per observation.
         losses: `squared`, `huber`, or both.
+        notify: is told of each fold.
 
     Yields:
         Loss, ridge, block and the block's forecasts, `(rows, I)`, for each block, ridge and loss.
     """
-    for block in blocks:
+    for number, block in enumerate(blocks, start=1):
+        notify(f"fold {number} of {len(blocks)}")
         keep = np.r_[0 : block.start, min(block.stop + gap, len(target)) : len(target)]
         x, y = design[keep], target[keep]
         gram, cross = x.T @ x, x.T @ y

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from grownas.baselines.combination import Combination, combine_by_folds
-from grownas.baselines.var import VAR, Selection, select_by_folds, usable_orders
+from grownas.baselines.var import VAR, Selection, prefixed, select_by_folds, usable_orders
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance
 from grownas.equations import equations
@@ -55,11 +55,12 @@ class SeriesExperiment(Experiment):
         room = _room(config, task)
         orders = tuple(range(1, min(config.start.max_order, room or config.start.max_order) + 1))
         selection: Selection | Combination
+        told = prefixed(journal.note, "choosing the linear start: ")
         if config.start.rule == "combined":
-            done = journal.remember("selection", lambda: combine_by_folds(rows, blocks=room).to_tree())
+            done = journal.remember("selection", lambda: combine_by_folds(rows, blocks=room, notify=told).to_tree())
             selection = Combination.from_tree(done)
         else:
-            done = journal.remember("selection", lambda: select_by_folds(rows, orders=orders).to_tree())
+            done = journal.remember("selection", lambda: select_by_folds(rows, orders=orders, notify=told).to_tree())
             selection = Selection.from_tree(done)
         if task.loss_name == "auto":
             task = task.with_loss(selection.var.loss if at_var else "squared")

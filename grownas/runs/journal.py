@@ -256,6 +256,12 @@ class Journal:
         self.elapsed += spent.seconds - counted["seconds"]
         self.cpu_seconds += spent.cpu_seconds - counted["cpu_seconds"]
 
+    def note(self, words: str) -> None:
+        """Show what is being done, `title: words`, such as a fold; stop there if the user asked to."""
+        self._stop_if_asked()
+        title, _, rest = words.partition(": ")
+        self.progress.show(title, rest)
+
     def log_morphism(self, line: Mapping[str, Any]) -> None:
         """Take one line of the growth log."""
         self.growth.append(line)

@@ -11,7 +11,7 @@ import torch
 from grownas import ops
 from grownas.cells import backends
 from grownas.cells.cell import GrownRNN
-from grownas.config import load
+from grownas.config.loading import load
 from grownas.errors import ConfigError, GenotypeError
 from grownas.genotype import Genotype, Node, Op
 from grownas.ops import ACTIVATION, BUILT_IN, Activation, Activations

@@ -306,3 +306,9 @@ def test_it_is_not_worse_than_a_single_var_on_twelve_indices():
     found = combine_by_folds(values[:train_end])
     ahead = found.var.forecast(values)[val_end - 1 : -1]
     assert ((values[val_end:] - ahead) ** 2).mean() < 1.2520  # of the single VAR (ALGORITHMS 8)
+
+
+def test_a_combination_tells_each_model_and_fold():
+    told = []
+    combine_by_folds(np.random.default_rng(0).normal(size=(300, 2)), ridges=(0.1,), folds=3, notify=told.append)
+    assert told == [f"model {model} of 3, fold {fold} of 3" for model in (1, 2, 3) for fold in (1, 2, 3)]

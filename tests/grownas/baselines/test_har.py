@@ -104,3 +104,9 @@ def test_too_few_rows_are_refused():
         fit_har(np.zeros((22, 2)))
     with pytest.raises(DataError, match="30 training rows are too few to choose a HAR of 2 series by folds"):
         select_har(np.random.default_rng(0).normal(size=(30, 2)))
+
+
+def test_the_choice_tells_each_fold():
+    told = []
+    select_har(np.random.default_rng(0).normal(size=(200, 2)), ridges=(0.1,), folds=3, notify=told.append)
+    assert told == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]

@@ -378,3 +378,14 @@ def test_robust_var_on_twelve_indices(closes):
     assert (chosen.chosen["loss"], chosen.order) == ("huber", 1)
     forecasts = chosen.var.forecast(values)[val_end - 1 : -1]
     assert ((values[val_end:] - forecasts) ** 2).mean() == pytest.approx(1.2520, abs=0.002)
+
+
+def test_a_choice_tells_each_order_and_fold():
+    values, told = np.random.default_rng(0).normal(size=(200, 2)), []
+    chosen = select_by_folds(values, orders=(1, 3), ridges=(0.1,), losses=("squared",), folds=4, notify=told.append)
+    assert told == [f"VAR({order}), fold {fold} of 4" for order in (1, 3) for fold in (1, 2, 3, 4)]
+    silent = select_by_folds(values, orders=(1, 3), ridges=(0.1,), losses=("squared",), folds=4)
+    np.testing.assert_array_equal(chosen.var.coefficients, silent.var.coefficients)
+    told.clear()
+    select_by_validation(values, 150, 190, range(1, 4), notify=told.append)
+    assert told == ["VAR(1)", "VAR(2)", "VAR(3)"]

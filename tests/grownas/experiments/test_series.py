@@ -81,7 +81,10 @@ class Journal:
     """Gives each fit a model with a scripted validation loss and writes down what was asked."""
 
     def __init__(self, says=lambda key: 1.0):
-        self.says, self.asked, self.remembered = says, [], []
+        self.says, self.asked, self.remembered, self.notes = says, [], [], []
+
+    def note(self, words):
+        self.notes.append(words)
 
     def remember(self, key, work):
         self.remembered.append(key)
@@ -556,7 +559,7 @@ def test_on_white_noise_one_node_is_chosen_and_all_steps_are_counted(tmp_path):
     config = load("index_returns/growing", [f"task.data={path}", *options])
     task, space = load_task(config), space_of(config)
     log = SimpleNamespace(truncate=lambda size: None, append=lambda line: None)
-    progress = SimpleNamespace(update=lambda **words: None)
+    progress = SimpleNamespace(note=lambda words: None, update=lambda **words: None)
     logs = {"metrics": log, "growth": log, "shares": log, "progress": progress}
     journal = kept.Journal(tmp_path / "checkpoint", "config", **logs)
     about = {"growth": growth_of(config, space), "space": space, "recipe": retrain_recipe(config), "seed": 1}
@@ -594,3 +597,13 @@ def test_a_generator_depends_on_seed_and_purpose(seed, one, other):
     assert draw(seed, one) == draw(seed, one)
     assert (draw(seed, one) == draw(seed, other)) == (one == other)
     assert draw(seed, one) != draw(seed ^ 1, one)
+
+
+def test_the_choice_of_the_start_and_of_each_linear_model_is_shown():
+    journal = Journal()
+    found = entered(journal=journal)
+    assert journal.notes[0] == "choosing the linear start: model 1 of 3, fold 1 of 10"
+    for name in ("var", "var_robust", "har"):
+        journal.notes.clear()
+        BASELINES[name](found)
+        assert journal.notes[0].startswith(f"{name}: ")
