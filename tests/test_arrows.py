@@ -139,7 +139,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "scipy": {"grownas.evaluation.statistics"},
     "arch": {"grownas.evaluation.statistics", "grownas.tasks.index_returns.sources"},
     "yfinance": {"grownas.tasks.index_returns.sources"},
-    "pandas": {"grownas.reload", "grownas.tasks.index_returns.sources"},
+    "pandas": {"grownas.runs.reload", "grownas.tasks.index_returns.sources"},
     "pooch": {"grownas.tasks.penn_treebank.sources"},
     "torchtext": {"grownas.tasks.penn_treebank.sources"},
     "yaml": {"grownas.config.loading", "grownas.config.sections", "grownas.config.listing", "grownas.report.reading"},
