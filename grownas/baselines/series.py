@@ -54,7 +54,7 @@ def var_robust(experiment: SeriesExperiment) -> Score:
     if isinstance(experiment.selection, Selection):
         chosen = experiment.selection
         score = _fitted_var(experiment, "var_robust", lambda: chosen.robust(rows))
-        return replace(score, seconds=experiment.selection_seconds)
+        return replace(score, seconds=experiment.seconds_before)
     known = values[experiment.task.rows("train")]
     told = prefixed(experiment.journal.note, "var_robust: ")
     return _fitted_var(

@@ -121,8 +121,9 @@ def task_class(name: str) -> type[Task]:
         ConfigError: there is none of this name, or it is no task.
     """
     found: type[Task] = _plugin("task", name)
-    if found.kind not in KINDS:
-        raise ConfigError(f"task.use={name}: its kind is {found.kind!r}, expected one of {', '.join(KINDS)}")
+    kind = getattr(found, "kind", None)
+    if kind not in KINDS:
+        raise ConfigError(f"task.use={name}: its kind is {kind!r}, expected one of {', '.join(KINDS)}")
     _check_members(f"task.use={name}", found, KINDS[found.kind], ("name", "metric", "section", "losses"))
     return found
 
@@ -150,7 +151,9 @@ def strategies_of(config: Config) -> list[Any]:
         given = {"use": entry} if isinstance(entry, str) else entry
         if not isinstance(given, Mapping) or not isinstance(given.get("use"), str):
             raise ConfigError(f"strategies: expected names or sections with use, got {entry!r}")
-        if entry == config.strategy.use:
+        if given["use"] == config.strategy.use:
+            if len(given) > 1:
+                raise ConfigError(f"strategies: {given['use']} has its options in the section strategy, got {given!r}")
             sections.append(config.strategy)
             continue
         section = strategy_class(given["use"]).section

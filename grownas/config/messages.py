@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
@@ -23,7 +24,8 @@ def moved_keys(tree: dict[str, Any]) -> list[str]:
         section, _, key = old.partition(".")
         if isinstance(tree.get(section), dict) and key in tree[section]:
             value = tree[section].pop(key)
-            problems.append(f"{old}: is called {new} now; write {new}={value}")
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            problems.append(f"{old}: is called {new} now; write {new}={text}")
     return problems
 
 

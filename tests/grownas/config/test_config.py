@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from grownas.config import loading as configs
 from grownas.config.loading import load
-from grownas.config.schema import Section
+from grownas.config.schema import Section, StrategySection
 from grownas.config.sections import WHERE_AND_HOW
 from grownas.errors import ConfigError
 from grownas.ops import ACTIVATION
+from grownas.protocols import SeriesTask, Strategy, Task, TextTask
 
 SHIPPED = sorted(configs.shipped())
 
@@ -95,7 +96,7 @@ def test_all_problems_are_said_at_once(tmp_path):
     headline, *lines = problems("name=../x", "nonsense", config=path)
     assert headline == f"{path}: 9 problems"
     assert sorted(lines) == [
-        "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, har, lstm, gru, gru_var, random, "
+        "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, har, lstm, gru, gru_var, "
         "fixed_size_random, sizes; did you mean lstm?",
         "name: expected the name of one folder (runs=DIR sets the place), got '../x'",
         "nonsense: expected section.key=value",
@@ -128,17 +129,17 @@ def test_an_unknown_task_does_not_hide_the_other_problems():
         ("strategy.max_params=0", "strategy.max_params: expected greater than or equal to 1, got 0"),
         # an element of a list has its place, a single value has none
         (
-            "strategy.pull=[1,x]",
-            "strategy.pull.1: expected a valid number, unable to parse string as a number, got 'x'",
+            "strategy.l2_sp=[1,x]",
+            "strategy.l2_sp.1: expected a valid number, unable to parse string as a number, got 'x'",
         ),
-        ("strategy.pull=x", "strategy.pull: expected a valid number, unable to parse string as a number, got 'x'"),
-        ("strategy.pull=[0, -1]", "strategy.pull.1: expected greater than or equal to 0, got -1"),
-        ("strategy.pull=[]", "strategy.pull: expected at least 1 of them, got []"),
+        ("strategy.l2_sp=x", "strategy.l2_sp: expected a valid number, unable to parse string as a number, got 'x'"),
+        ("strategy.l2_sp=[0, -1]", "strategy.l2_sp.1: expected greater than or equal to 0, got -1"),
+        ("strategy.l2_sp=[]", "strategy.l2_sp: expected at least 1 of them, got []"),
         ("baselines.hidden_sizes=[8, 0]", "baselines.hidden_sizes.1: expected greater than or equal to 1, got 0"),
         ("space.combine=[add, hadamrd]", "space.combine.1: expected 'add' or 'hadamard', got 'hadamrd'; "
          "did you mean hadamard?"),
         # sections
-        ("strategy=5", "strategy: expected a section of keys, got 5"),
+        ("strategy=5", "strategy: expected a section, got 5"),
         ("strategy.weights=5", "strategy.weights: expected a section of keys, got 5"),
         ("task=5", "task: expected a section, got 5"),
         ("task.use=5", "task.use: unknown task '5'; installed: index_returns, penn_treebank"),
@@ -189,7 +190,7 @@ def test_a_name_is_that_of_one_folder(name):
 
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "inf", "nan", "1e999"])
 def test_a_number_is_finite(value):
-    for key in ("strategy.weights.rate", "strategy.threshold", "strategy.pull", "task.train"):
+    for key in ("strategy.weights.rate", "strategy.threshold", "strategy.l2_sp", "task.train"):
         assert problems(f"{key}={value}")[1].startswith(f"{key}: expected a finite number")
 
 
@@ -238,7 +239,7 @@ def test_an_override_has_a_key_and_a_value(item):
 def test_an_override_says_what_is_wrong_with_it():
     assert problems("seed.x=3")[1] == "seed.x=3: seed is not a section"
     assert problems("seed=[1")[1].startswith("seed=[1: '[1' is not a value in YAML: ")
-    assert problems("strategy={pull: 1, pull: 2}")[1].startswith("strategy={pull: 1, pull: 2}: ")
+    assert problems("strategy={l2_sp: 1, l2_sp: 2}")[1].startswith("strategy={l2_sp: 1, l2_sp: 2}: ")
 
 
 def test_names_and_folders_are_taken_as_they_are():
@@ -299,7 +300,7 @@ def test_a_date_is_text(tmp_path):
     assert load(write(tmp_path, "task: {end: 2021-12-31}")).task.end == "2021-12-31"
 
 
-@pytest.mark.parametrize("key", ["strategy.pull", "task.difference", "seeds", "baselines.hidden_sizes"])
+@pytest.mark.parametrize("key", ["strategy.l2_sp", "task.difference", "seeds", "baselines.hidden_sizes"])
 def test_one_value_stands_for_a_list_of_one(key):
     config = load("index_returns/growing", [f"{key}=30" if key != "task.difference" else f"{key}=ranges"])
     section, _, leaf = key.rpartition(".")
@@ -356,7 +357,7 @@ CHANGES = {  # another valid value for every key
         "difference": ["a"], "longest_still": 20, "train": 0.6, "val": 0.1, "loss": "huber", "batches": "windows",
         "streams": 8, "bptt": 10, "context": 50,
     },
-    "start": {"use": "random", "rule": "single", "nodes": 2, "max_order": 5},
+    "start": {"use": "random", "rule": "single", "nodes": 2, "carrier_share": 0.4, "max_order": 5},
     "space": {
         "combine": ["add"], "activation": ["tanh"], "hidden_size": 16, "highway": True, "share_projection": True,
     },
@@ -366,9 +367,9 @@ CHANGES = {  # another valid value for every key
         "weights": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.7, "clip": 0.5,
             "warm_up": 3, "decay": "linear", "average": 0.5, "non_monotone": 3},
         "alpha": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5},
-        "pull": [3.0], "judge": "better", "threshold": 2.0, "origins": 5, "guard": False,
+        "l2_sp": [3.0], "accept": "better", "threshold": 2.0, "origins": 5, "guard": False,
         "outer_patience": 2, "max_nodes": 5, "max_params": 9,
-        "max_seconds": 9.0, "nodes_at_once": 3, "birth": "drawn",
+        "nodes_at_once": 3, "birth": "drawn",
         "blend_steps": 7, "candidates": 3, "carrier_share": 0.4, "noise": 0.5, "new_rate": 2.0, "old_rate": 0.5,
         "position": "first", "prune": "each_stage",
         "prune_threshold": 0.1, "top_k": 2, "fine_tune_epochs": 3, "mode": "ops_split", "choice": "random",
@@ -376,12 +377,13 @@ CHANGES = {  # another valid value for every key
         "readout": "ablation", "replace": "missing", "restarts": 2,
         "splitting": {"rule": "neg_count", "count": 2, "part": "val", "curvature": "softplus"},
     },
+    "strategies": ["growing"], "budget": {"steps": 99, "seconds": 9.0, "genotypes": 9},
     "retrain": {
         "optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5, "clip": 0.5, "warm_up": 3,
         "decay": "linear", "average": 0.5, "non_monotone": 3, "grown": False, "epochs": 3, "patience": 3,
     },
     "baselines": {
-        "use": ["gru"], "compare": ["random"], "hidden_sizes": [4], "losses": ["huber"], "rates": [0.02],
+        "use": ["gru"], "compare": ["sizes"], "hidden_sizes": [4], "losses": ["huber"], "rates": [0.02],
         "weight_decays": [0.5], "halving": {"first_epochs": 3, "reduction_factor": 2, "finalists": 3},
     },
     "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "threads": 2, "device": "cuda", "bf16": True,
@@ -412,7 +414,7 @@ def test_the_fingerprint_tells_what_changes_a_result(key, value):
         "index_returns/growing", [*needed, f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"]
     )
     assert after != before
-    ignored = key in ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds", "panels")
+    ignored = key in ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds", "panels", "strategies")
     assert (after.fingerprint() == before.fingerprint()) == ignored
     assert ignored == (key in WHERE_AND_HOW)
 
@@ -431,14 +433,14 @@ def test_a_dumped_config_is_the_same_config(tmp_path):
 
 @given(
     rate=st.floats(1e-300, 1e300),
-    pull=st.lists(st.floats(0, 1e300), min_size=1, max_size=4, unique=True),
+    l2_sp=st.lists(st.floats(0, 1e300), min_size=1, max_size=4, unique=True),
     text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     seed=st.integers(0, 2**63 - 1),
 )
-def test_any_values_survive_the_file(tmp_path_factory, rate, pull, text, seed):
+def test_any_values_survive_the_file(tmp_path_factory, rate, l2_sp, text, seed):
     path = tmp_path_factory.getbasetemp() / "round-trip.yaml"
-    first = configs.config_class("index_returns").model_validate(
-        {"task": {"cache": text}, "strategy": {"weights": {"rate": rate}, "pull": pull}, "seed": seed}
+    first = configs.config_class("index_returns", "growing").model_validate(
+        {"task": {"cache": text}, "strategy": {"weights": {"rate": rate}, "l2_sp": l2_sp}, "seed": seed}
     )
     path.write_text(first.dump({}), "utf-8")
     assert load(path) == first
@@ -449,7 +451,7 @@ def test_any_values_survive_the_file(tmp_path_factory, rate, pull, text, seed):
     "text", ["NO", "010", "1:30", "2020-01-01", "1e-3", "null", "", "~", "a: b", "#x", "<<", "=", "\x85", "é\u2028"]
 )
 def test_text_that_looks_like_something_else_survives_the_file(tmp_path, text):
-    first = configs.config_class("index_returns").model_validate({"task": {"cache": text}})
+    first = configs.config_class("index_returns", "growing").model_validate({"task": {"cache": text}})
     assert load(write(tmp_path, first.dump({}))).task.cache == text
 
 
@@ -465,33 +467,184 @@ def test_a_config_cannot_be_changed():
         config.strategy.weights.rate = 2.0
 
 
-def test_a_task_of_another_package_is_found(monkeypatch):
+@pytest.fixture
+def installed(monkeypatch):
+    """Install plug-ins: `installed("task", theirs=Class)`."""
+
+    def install(kind, **classes):
+        known = configs.metadata.entry_points
+        entries = [SimpleNamespace(name=name, load=lambda found=found: found) for name, found in classes.items()]
+        group = configs.GROUPS[kind]
+        monkeypatch.setattr(
+            configs.metadata, "entry_points", lambda group, own=group: entries if group == own else known(group=group)
+        )
+
+    caches = (configs._plugin, configs.config_class)
+    for cache in caches:
+        cache.cache_clear()
+    yield install
+    for cache in caches:
+        cache.cache_clear()
+
+
+class TheirTask(Task):
+    """All that a class of a plain task must have; nothing of it is called."""
+
+    name, metric, losses = "theirs", "mse", ("theirs",)
+    source = checksum = input_size = None
+
+    class section(Section):  # noqa: N801
+        use: str = "theirs"
+        depth: int = 1
+
+    def load(self): ...
+    def model(self): ...
+    def windows(self): ...
+    def loss(self): ...
+    def evaluate(self): ...
+
+
+class TheirStrategy(Strategy):
+    class section(StrategySection):  # noqa: N801
+        use: str = "their_search"
+        width: int = 1
+
+    def recipe(self): ...
+    def search(self): ...
+
+
+def test_a_task_of_another_package_is_found(installed):
     """The entry-point group is the only link to tasks."""
+    installed("task", theirs=TheirTask)
+    made = configs.config_class("theirs", "growing").model_validate({"task": {"depth": 3}})
+    assert (made.task.depth, made.strategy.use) == (3, "growing")
+    with pytest.raises(ConfigError, match="unknown task 'their'; installed: theirs; did you mean theirs"):
+        configs.task_class("their")
 
-    class Entry:
-        name = "theirs"
 
-        @staticmethod
-        def load():
-            class Task:
-                kind, losses = "series", ("theirs",)
+def test_a_strategy_of_another_package_is_found_with_its_options(installed, tmp_path):
+    installed("strategy", their_search=TheirStrategy)
+    path = write(tmp_path, "strategy: {use: their_search, width: 4, accept: better}")
+    assert (load(path).strategy.width, load(path).strategy.accept) == (4, "better")
+    assert problems("strategy.widht=1", config=path)[1] == "strategy.widht: unknown key; did you mean strategy.width?"
+    with pytest.raises(ConfigError, match="unknown strategy 'growing'; installed: their_search"):
+        configs.strategy_class("growing")
 
-                class section(Section):  # noqa: N801
-                    use: str = "theirs"
-                    depth: int = 1
 
-            return Task
+@pytest.mark.parametrize("left_out", ["load", "model", "windows", "loss", "evaluate", "source", "checksum"])
+def test_a_task_that_lacks_a_member_is_refused_in_one_sentence(installed, left_out):
+    members = {name: value for name, value in vars(TheirTask).items() if name != left_out and name[0] != "_"}
+    installed("task", theirs=type("Half", (Task,), {**members, "__module__": "their.package"}))
+    with pytest.raises(ConfigError) as caught:
+        configs.task_class("theirs")
+    assert str(caught.value) == (
+        f"task.use=theirs: their.package.Half lacks {left_out}, which grownas.protocols.Task asks for"
+    )
 
-    configs.task_class.cache_clear()
-    configs.config_class.cache_clear()
-    monkeypatch.setattr(configs.metadata, "entry_points", lambda group: [Entry] if group == "grownas.tasks" else [])
-    try:
-        assert configs.config_class("theirs").model_validate({"task": {"depth": 3}}).task.depth == 3
-        with pytest.raises(ConfigError, match="unknown task 'their'; installed: theirs; did you mean theirs"):
-            configs.task_class("their")
-    finally:
-        configs.task_class.cache_clear()
-        configs.config_class.cache_clear()
+
+def test_all_that_a_task_lacks_is_named_at_once_also_where_it_is_no_subclass(installed):
+    class Nothing:
+        kind = "plain"
+
+    installed("task", theirs=Nothing)
+    message = "lacks name, metric, section, losses, load, .*evaluate.* which grownas.protocols.Task asks for"
+    with pytest.raises(ConfigError, match=message):
+        configs.task_class("theirs")
+
+
+@pytest.mark.parametrize(("kind", "words"), [("serie", "its kind is 'serie'"), (None, "its kind is None")])
+def test_an_unknown_kind_of_task_is_refused(installed, kind, words):
+    members = {} if kind is None else {"kind": kind}
+    installed("task", theirs=type("Odd", (), members))
+    with pytest.raises(ConfigError, match=f"task.use=theirs: {words}, expected one of plain, series, language"):
+        configs.task_class("theirs")
+
+
+@pytest.mark.parametrize("left_out", ["section", "recipe", "search"])
+def test_a_strategy_that_lacks_a_member_is_refused(installed, left_out):
+    members = {name: value for name, value in vars(TheirStrategy).items() if name != left_out and name[0] != "_"}
+    installed("strategy", theirs=type("Half", (Strategy,), {**members, "__module__": "their.package"}))
+    with pytest.raises(ConfigError) as caught:
+        configs.strategy_class("theirs")
+    assert str(caught.value) == (
+        f"strategy.use=theirs: their.package.Half lacks {left_out}, which grownas.protocols.Strategy asks for"
+    )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("index_returns", SeriesTask), ("penn_treebank", TextTask)])
+def test_the_tasks_that_come_with_grownas_have_every_member(name, kind):
+    found = configs.task_class(name)
+    assert (found.name, configs.KINDS[found.kind]) == (name, kind)
+    assert not getattr(found, "__abstractmethods__", ())
+
+
+# ---- strategies
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        ((), ["growing", "random"]),
+        (("strategy={use: random}",), ["random"]),
+        (("strategies=growing",), ["growing"]),
+        (("strategies=[growing,{use: random, genotypes: 3}]",), ["growing", "random"]),
+        (("strategies=[{use: growing},random]",), ["growing", "random"]),
+    ],
+)
+def test_a_comparison_has_the_configs_strategy_first_and_random_search_unless_told(overrides, names):
+    config = load("index_returns/growing", overrides)
+    sections = configs.strategies_of(config)
+    assert [section.use for section in sections] == names
+    assert sections[0] is config.strategy
+    if "genotypes" in "".join(overrides):
+        assert sections[1].genotypes == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            "[random,growing]",
+            "strategies: got random, growing; expected each once, the first of them strategy.use=growing",
+        ),
+        ("[random]", "strategies: got random; expected each once, the first of them strategy.use=growing"),
+        ("[growing,random,random]", "strategies: got growing, random, random; expected each once"),
+        ("[growing,randm]", "strategy.use: unknown strategy 'randm'; installed: .*; did you mean random?"),
+        ("[growing,3]", "strategies: expected names or sections with use, got 3"),
+        ("[growing,{genotypes: 3}]", "strategies: expected names or sections with use, got {'genotypes': 3}"),
+        ("[growing,{use: random, genotype: 3}]", "genotype: unknown key; did you mean genotypes?"),
+        (
+            "[{use: growing, patience: 3},random]",
+            "strategies: growing has its options in the section strategy, got {'use': 'growing', 'patience': 3}",
+        ),
+    ],
+)
+def test_strategies_that_cannot_be_compared_are_refused(value, words):
+    with pytest.raises(ConfigError, match=re.escape(words).replace(r"\.\*", ".*")):
+        configs.strategies_of(load("index_returns/growing", [f"strategies={value}"]))
+
+
+@pytest.mark.parametrize(
+    ("old", "line"),
+    [
+        ("strategy.judge=better", "strategy.judge: is called strategy.accept now; write strategy.accept=better"),
+        ("strategy.pull=30", "strategy.pull: is called strategy.l2_sp now; write strategy.l2_sp=30"),
+        ("strategy.pull=[100,0]", "strategy.pull: is called strategy.l2_sp now; write strategy.l2_sp=[100,0]"),
+        ("strategy.max_seconds=9.5", "strategy.max_seconds: is called budget.seconds now; write budget.seconds=9.5"),
+        ("strategy.max_seconds=null", "strategy.max_seconds: is called budget.seconds now; write budget.seconds=null"),
+        (
+            "baselines.compare=[random,sizes]",
+            "baselines.compare: random is a strategy now; write strategies=[growing,random]",
+        ),
+        ("baselines.use=random", "baselines.use: random is a strategy now; write strategies=[growing,random]"),
+    ],
+)
+def test_a_key_that_has_moved_is_told_its_new_name(old, line):
+    assert problems(old) == ["index_returns/growing: 1 problem", line]
+
+
+def test_keys_that_have_moved_are_told_beside_other_problems():
+    assert problems("strategy.judge=better", "seed=x")[0] == "index_returns/growing: 2 problems"
 
 
 def test_a_list_without_brackets_is_told_how_to_be_written():
@@ -513,59 +666,40 @@ def test_the_names_of_growth_are_those_there_are():
     """The config names them anew, too."""
     from typing import get_args
 
-    from grownas.config.sections import Growing, Splitting
     from grownas.criteria.curvature import CURVATURE
-    from grownas.criteria.early_stop import JUDGES
+    from grownas.criteria.early_stop import ACCEPT
     from grownas.criteria.readout import CHOICES
     from grownas.criteria.splitting import RULES
     from grownas.morphisms import DRAWS
-    from grownas.strategies.growing.moves import MODES
+    from grownas.strategies.growing.options import MODES, Options, Splitting
 
     def names(section, field):
         return set(get_args(section.model_fields[field].annotation))
 
-    assert names(Growing, "mode") == set(MODES)
-    assert names(Growing, "judge") == set(JUDGES)
-    assert names(Growing, "readout") == set(CHOICES)
-    assert names(Growing, "replace") == {"none", *DRAWS}
+    assert names(Options, "mode") == set(MODES)
+    assert names(StrategySection, "accept") == set(ACCEPT)
+    assert names(Options, "readout") == set(CHOICES)
+    assert names(Options, "replace") == {"none", *DRAWS}
     assert names(Splitting, "rule") == set(RULES)
     assert names(Splitting, "curvature") == set(CURVATURE)
 
 
-def test_the_defaults_are_those_of_growth():
-    """Two places name them; whoever grows without a config gets the same."""
-    from grownas.experiments.programs import growth_of, space_of
-    from grownas.strategies.growing.state import Growth
-
-    config = configs.config_class("index_returns")()
-    found = growth_of(config, space_of(config))
-    known = Growth(recipe=found.recipe, space=space_of(config))
-    assert known.mode == "nodes"  # in which no upper threshold counts, see below
-    assert found == replace(known, thresholds=replace(known.thresholds, grow_threshold=math.inf))
-
-
 @pytest.mark.parametrize("mode", ["nodes", "ops_duplicate", "ops_split", "nodes_and_ops"])
 def test_the_upper_threshold_counts_where_ops_are_duplicated(mode):
-    from grownas.experiments.programs import growth_of, space_of
-
     config = load("index_returns/growing", [f"strategy.mode={mode}", "strategy.grow_threshold=0.3"])
-    thresholds = growth_of(config, space_of(config)).thresholds
-    assert thresholds.grow_threshold == (0.3 if mode in ("ops_duplicate", "nodes_and_ops") else math.inf)
+    wanted = 0.3 if mode in ("ops_duplicate", "nodes_and_ops") else math.inf
+    assert config.strategy.thresholds.grow_threshold == wanted
 
 
 def test_thresholds_that_contradict_each_other_are_refused():
-    from grownas.experiments.programs import growth_of, space_of
-
     for mode in ("ops_duplicate", "nodes_and_ops"):
         config = load("index_returns/growing", [f"strategy.mode={mode}", "strategy.prune_threshold=0.15"])
         with pytest.raises(ConfigError, match=r"0\.15 is too close to grow_threshold 0\.2: with hysteresis"):
-            growth_of(config, space_of(config))
+            configs.strategy_class("growing")(config.strategy)
 
 
 @pytest.mark.parametrize("mode", ["nodes", "ops_split"])
 @pytest.mark.parametrize("least", [0.15, 0.34, 0.99])
 def test_without_duplication_any_share_may_be_too_small(mode, least):
-    from grownas.experiments.programs import growth_of, space_of
-
     config = load("index_returns/growing", [f"strategy.mode={mode}", f"strategy.prune_threshold={least}"])
-    assert growth_of(config, space_of(config)).thresholds.prune_threshold == least
+    assert configs.strategy_class("growing")(config.strategy).options.thresholds.prune_threshold == least

@@ -27,8 +27,8 @@ def shares_of(folder) -> history.Shares:
 def test_fits_follow_each_other_and_leave_the_baselines_out(make_run):
     read, fits, _ = told(make_run())
     assert [fit.part for fit in fits] == [
-        "stage-1-pull-100", "stage-1-pull-0", "stage-2-try-add_node", "stage-2-try-split_op", "stage-2",
-        "stage-2-pull-0-pruned-each_stage", "stage-3", "stage-4",
+        "stage-1-l2_sp-100", "stage-1-l2_sp-0", "stage-2-try-add_node", "stage-2-try-split_op", "stage-2",
+        "stage-2-l2_sp-0-pruned-each_stage", "stage-3", "stage-4",
     ]  # fmt: skip
     assert [fit.begin for fit in fits] == [0, *(fit.end for fit in fits[:-1])]
     assert [fit.part for fit in fits if fit.is_trial] == ["stage-2-try-add_node", "stage-2-try-split_op"]
@@ -51,7 +51,7 @@ def test_events_know_the_fit_that_followed(make_run):
     assert [(event.stage, event.part, event.accepted) for event in events] == [
         (2, "stage-2-try-add_node", False),
         (2, "stage-2", True),
-        (2, "stage-2-pull-0-pruned-each_stage", True),
+        (2, "stage-2-l2_sp-0-pruned-each_stage", True),
         (3, "stage-3", True),
         (4, "stage-4", False),
     ]
@@ -73,8 +73,8 @@ def test_each_fit_is_marked_with_what_it_began_with(make_run):
     read, fits, events = told(make_run())
     marks = history.marks(fits, events, read.summary["stage_log"])
     assert [(mark.label, mark.accepted, mark.is_trial) for mark in marks] == [
-        ("start, pull 100", False, False),
-        ("start, pull 0", True, False),
+        ("start, L2-SP 100", False, False),
+        ("start", True, False),
         ("add node 2", False, True),  # the winner of the trial is marked where it is trained in full
         ("split ⊗ tanh of node 1", True, False),
         ("prune ⊕ sigmoid of node 1", True, False),
@@ -165,7 +165,7 @@ def test_shares_end_at_the_best_epoch_of_a_fit(make_run):
 
 def test_a_node_put_before_others_moves_them():
     nodes = [["add/tanh"], ["add/relu"]]
-    stage = {"stage": 1, "pull": 0.0, "accepted": True, "part": "first"}
+    stage = {"stage": 1, "l2_sp": 0.0, "accepted": True, "part": "first"}
     line = {"stage": 2, "step": 0, "kind": "add_node", "node": 0, "op": None, "accepted": True, "part": "stage-2"}
     logged = [{"part": "first", "epoch": 0, "node": 0, "ops": nodes[1], "shares": [0.9]}]
     logged += [{"part": "stage-2", "epoch": 0, "node": i, "ops": ops, "shares": [i / 2]} for i, ops in enumerate(nodes)]
@@ -186,7 +186,7 @@ def test_where_the_moves_do_not_lead_to_the_ops_their_lines_begin_anew(make_run)
 
 
 @pytest.mark.parametrize(
-    "stages", [[], [{"stage": 1, "pull": 0.0, "accepted": False}], [{"stage": 1, "accepted": True}]]
+    "stages", [[], [{"stage": 1, "l2_sp": 0.0, "accepted": False}], [{"stage": 1, "accepted": True}]]
 )
 def test_without_an_accepted_start_no_shares_led_to_the_cell(make_run, stages):
     read, _, events = told(make_run())
@@ -248,16 +248,16 @@ def evaluations(part, stage, values, seconds=1.0):
 
 def test_curves_are_of_the_path_of_growth_and_of_the_lowest_fit_of_each_model():
     stages = [
-        {"stage": 1, "accepted": False, "part": "stage-1-pull-9"},
-        {"stage": 1, "accepted": True, "part": "stage-1-pull-0"},
+        {"stage": 1, "accepted": False, "part": "stage-1-l2_sp-9"},
+        {"stage": 1, "accepted": True, "part": "stage-1-l2_sp-0"},
     ]
     growth = [
         {"stage": 2, "part": "stage-2", "kind": "add_node", "accepted": False},
         {"stage": 3, "part": "stage-3", "kind": "add_node", "accepted": True},
     ]
     metrics = [
-        *evaluations("stage-1-pull-9", 1, [99, 80]),  # 10 steps that led nowhere
-        *evaluations("stage-1-pull-0", 1, [99, 60, 50, 55]),
+        *evaluations("stage-1-l2_sp-9", 1, [99, 80]),  # 10 steps that led nowhere
+        *evaluations("stage-1-l2_sp-0", 1, [99, 60, 50, 55]),
         *evaluations("stage-2", 2, [50, 51]),
         *evaluations("stage-3", 3, [50, 40], seconds=2.0),
         *evaluations("retrained-rate-0.1", 0, [99, 70, None]),
@@ -282,16 +282,16 @@ def blended(line, blend):
 
 
 # A first stage that was cut short, trained on, and judged at two earlier origins; then a blended node.
-SHORT = [{"stage": 1, "accepted": True, "part": "stage-1-pull-0", "fits": 2, "pull": 0.0}]
+SHORT = [{"stage": 1, "accepted": True, "part": "stage-1-l2_sp-0", "fits": 2, "l2_sp": 0.0}]
 NODES = [
     {"stage": 2, "part": "stage-2", "trial": None, "kind": "add_node", "node": node, "op": None, "accepted": True}
     for node in (1, 2)
 ]
 LONG = [
-    *evaluations("stage-1-pull-0", 1, [99, 80, 81]),  # 20 steps
-    *evaluations("stage-1-pull-0-origin-1", 1, [7, 6, 5]),  # 20 steps, of other days
-    *evaluations("stage-1-pull-0-on-1", 1, [80, 70, 75]),  # 20 steps
-    *evaluations("stage-1-pull-0-origin-2", 1, [7, 4]),  # 10 steps
+    *evaluations("stage-1-l2_sp-0", 1, [99, 80, 81]),  # 20 steps
+    *evaluations("stage-1-l2_sp-0-origin-1", 1, [7, 6, 5]),  # 20 steps, of other days
+    *evaluations("stage-1-l2_sp-0-on-1", 1, [80, 70, 75]),  # 20 steps
+    *evaluations("stage-1-l2_sp-0-origin-2", 1, [7, 4]),  # 10 steps
     *[blended(line, blend) for line, blend in zip(evaluations("stage-2", 2, [70, 55]), (0.0, 0.5), strict=True)],
     *evaluations("stage-2", 2, [70, 55, 65, 60, 62])[2:],
 ]
@@ -307,15 +307,15 @@ def test_the_names_of_fits_are_those_of_growth():
 def test_fits_at_origins_have_no_curve_and_their_steps_count():
     _, fits = history.fits(BLENDED, NODES)
     assert [(fit.part, fit.begin, fit.end, len(fit.val), fit.is_trial) for fit in fits] == [
-        ("stage-1-pull-0", 0, 20, 3, False),
-        ("stage-1-pull-0-origin-1", 20, 40, 0, True),
-        ("stage-1-pull-0-on-1", 40, 60, 3, False),
-        ("stage-1-pull-0-origin-2", 60, 70, 0, True),
+        ("stage-1-l2_sp-0", 0, 20, 3, False),
+        ("stage-1-l2_sp-0-origin-1", 20, 40, 0, True),
+        ("stage-1-l2_sp-0-on-1", 40, 60, 3, False),
+        ("stage-1-l2_sp-0-origin-2", 60, 70, 0, True),
         ("stage-2", 70, 110, 5, False),
     ]
     marks = history.marks(fits, history.events(NODES), SHORT)
     assert [(mark.step, mark.label, mark.accepted) for mark in marks] == [
-        (0, "start, pull 0", True), (40, "trained on", True), (70, "add 2 nodes", True),
+        (0, "start", True), (40, "trained on", True), (70, "add 2 nodes", True),
     ]  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from grownas.baselines.var import VAR, fit_var, fit_var_robust
 from grownas.errors import ConfigError
 from grownas.morphisms import is_carrier, with_carrier
 from grownas.ops import DEFAULT_OPS
-from grownas.starts.var import build_start, hidden_size_for, start_at_var
+from grownas.starts.random import random_start
+from grownas.starts.var import hidden_size_for, start_at_var, var_start
 
 SERIES = 3
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -59,7 +60,7 @@ def values():
 
 
 def build(dtype=torch.float64, *, nodes=(DEFAULT_OPS,), hidden=16, seed=0, **options):
-    return build_start(
+    return var_start(
         Task(dtype),
         [list(ops) for ops in nodes],
         hidden_size=hidden,
@@ -197,9 +198,10 @@ def test_a_generator_fixes_the_start(values):
     assert not torch.equal(first, other)
 
 
-def test_without_a_var_all_weights_are_drawn():
+def test_at_a_random_start_all_weights_are_drawn():
     ops = [[("add", "tanh")], [("hadamard", "relu"), ("add", "sigmoid")]]
-    model = build(nodes=ops, hidden=5)
+    generator = torch.Generator().manual_seed(0)
+    model = random_start(Task(), ops, input_size=SERIES, hidden_size=5, generator=generator)
     assert [model.core.op_names(node) for node in range(2)] == ops
     assert all((alpha == 0).all() for alpha in model.core.alpha)
     weights = [p for name, p in model.named_parameters() if not name.endswith("alpha") and p.numel()]

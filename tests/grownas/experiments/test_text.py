@@ -1,4 +1,4 @@
-"""The contest of language models: sizes that match, one grid for all, and the setting that growth takes from it."""
+"""Experiments on texts: sizes that match, one grid for all, and the setting that growth takes from it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from grownas.baselines import NAMES
 from grownas.baselines.recurrent import recurrent_core
 from grownas.config.loading import load
 from grownas.errors import ConfigError, TrainingError
-from grownas.experiments.programs import growth_of, retrain_recipe, space_of
-from grownas.experiments.text import BASELINES, LanguageContest, named, random_cells
+from grownas.experiments.search import run_baseline
+from grownas.experiments.text import TextExperiment, named
 from grownas.genotype import Genotype, Node, Op, published
 from grownas.protocols import Evaluation
 from grownas.tasks.penn_treebank.model import LanguageModel, Stack
@@ -28,7 +27,7 @@ WORDS = 50
 class Task:
     """Builds real models; what a fit reaches is told by the journal."""
 
-    name, unit = "text", "words"
+    name, kind, unit = "text", "language", "words"
 
     def __init__(self, **options):
         self.options = options
@@ -66,52 +65,38 @@ class Journal:
         )
 
 
-def contest(journal=None, *overrides, **changes):
-    config = load("penn_treebank/compare_cpu", ["space.hidden_size=9", "baselines.grid={}", *overrides])
-    space = space_of(config)
-    made = LanguageContest.enter(
-        config,
-        journal or Journal(lambda key: 1.0),
-        Task(),
-        growth=growth_of(config, space),
-        space=space,
-        recipe=retrain_recipe(config),
-        seed=3,
-    )
-    return replace(made, **changes)
+def experiment(journal=None, *overrides, **changes):
+    config = load("penn_treebank/compare_cpu", ["space.hidden_size=9", "baselines.grid={}", "seed=3", *overrides])
+    return replace(TextExperiment.of(config, journal or Journal(lambda key: 1.0), Task()), **changes)
 
 
-def cores(contest):
+def cores(experiment):
     node = Node((Op("add", "tanh", 0.5), Op("hadamard", "relu", 0.25), Op("hadamard", "tanh", 0.25)))
     cells = [Genotype((node,), highway=True), Genotype((node, node), share_projection=True), Genotype.load("darts_v2")]
     yield from ((kind, lambda H, g, kind=kind: recurrent_core(kind, H, H, generator=g)) for kind in ("lstm", "gru"))
     for genotype in cells:
-        yield "grown", contest.settings_of(genotype)[0][0].build.args[0]
-
-
-def test_configs_know_the_names_of_the_table():
-    assert tuple(BASELINES) == NAMES["language"]
+        yield "grown", experiment.settings_of(genotype)[0][0].build.args[0]
 
 
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("params", [700, 2_345, 9_999])
 def test_every_kind_is_given_the_size_that_comes_nearest_to_the_parameters(params, layers):
-    made, g = contest(params=params), torch.Generator()
+    made, g = experiment(params=params), torch.Generator()
     for _, core in cores(made):
 
         def count(units, core=core):
             return count_parameters(Task().model(*(core(units, g) for _ in range(layers)), generator=g))
 
-        found = made.size_of(core, params, layers)
+        found = made.units(core, layers)
         nearest = min(range(1, 60), key=lambda units: abs(count(units) - params))
         assert abs(count(found) - params) == abs(count(nearest) - params)
 
 
 def test_all_models_are_tried_with_the_same_grid():
     journal = Journal(lambda key: 1.0)
-    made = contest(journal, "baselines.grid.rate=[0.1,0.2]", "baselines.grid.gain=[1,3]", params=3_000)
+    made = experiment(journal, "baselines.grid.rate=[0.1,0.2]", "baselines.grid.gain=[1,3]", params=3_000)
     for name in ("lstm", "gru"):
-        assert BASELINES[name](made).settings == 4
+        assert run_baseline(made, name).settings == 4
     settings = [(recipe.weights.rate, task.options["gain"]) for _, task, recipe in journal.fits.values()]
     assert settings == 2 * list(itertools.product([0.1, 0.2], [1.0, 3.0]))
     for model, task, _ in journal.fits.values():
@@ -119,28 +104,27 @@ def test_all_models_are_tried_with_the_same_grid():
     kinds = {key.partition("-")[0]: model for key, (model, *_) in journal.fits.items()}
     again = replace(made, journal=Journal(lambda key: 0.5 if "rate-0.2-gain-3" in key else 1.0))
     for name, model in kinds.items():
-        assert BASELINES[name](again).chosen == {"rate": 0.2, "gain": 3.0, "hidden_size": model.core.hidden_size}
+        assert run_baseline(again, name).chosen == {"rate": 0.2, "gain": 3.0, "hidden_size": model.core.hidden_size}
     genotype = Genotype((Node((Op("add", "tanh"),)),))
     assert len({one.key for (one,) in made.settings_of(genotype)}) == 4
 
 
 def test_layers_are_of_the_models_trained_from_random_weights_alone():
     journal = Journal(lambda key: 1.0)
-    made = contest(journal, "retrain.layers=2", params=3_000, steps=10)
-    for name in ("lstm", "random", "enas"):
-        BASELINES[name](made)
+    made = experiment(journal, "retrain.layers=2", params=3_000)
+    for name in ("lstm", "enas"):
+        run_baseline(made, name)
     counts = {key: len(getattr(model.core, "layers", [1])) for key, (model, *_) in journal.fits.items()}
-    assert counts.pop("random-0") == 1
     assert set(counts.values()) == {2}
-    chosen = BASELINES["gru"](made).chosen
+    chosen = run_baseline(made, "gru").chosen
     assert (chosen["layers"], chosen["hidden_size"]) == (2, made.units(dict(cores(made))["gru"], 2))
     assert len(made.start([made.space.ops], "start").core.nodes) == 1  # a backbone
 
 
 def test_a_published_cell_is_a_baseline_of_the_same_size():
     journal = Journal(lambda key: 1.0)
-    made = contest(journal, "baselines.grid.rate=[0.1,0.2]", params=3_000)
-    assert BASELINES["darts_v1"](made).settings == 2
+    made = experiment(journal, "baselines.grid.rate=[0.1,0.2]", params=3_000)
+    assert run_baseline(made, "darts_v1").settings == 2
     assert set(journal.fits) == {"darts_v1-rate-0.1", "darts_v1-rate-0.2"}
     for model, *_ in journal.fits.values():
         assert model.core.genotype == Genotype.load("darts_v1")
@@ -148,43 +132,31 @@ def test_a_published_cell_is_a_baseline_of_the_same_size():
 
 
 def test_a_setting_with_which_training_diverges_is_passed_over_and_its_seconds_count():
-    made = contest(
+    made = experiment(
         Journal(lambda key: None if "rate-0.2" in key else 1.0), "baselines.grid.rate=[0.1,0.2]", params=3_000
     )
     with pytest.warns(UserWarning, match=r"passed over: lstm-rate-0\.2 diverged"):
-        score = BASELINES["lstm"](made)
+        score = run_baseline(made, "lstm")
     assert (score.settings, score.seconds, score.steps, score.chosen["rate"]) == (2, 3.0, 17, 0.1)
     with pytest.warns(UserWarning, match=r"tune-rate-0\.2"):
         tuned = made.tuned([made.space.ops])
-    assert (tuned.growth.recipe.weights.rate, tuned.seconds_before, tuned.steps_before) == (0.1, 3.0, 17)
-
-
-def test_a_random_cell_that_diverges_is_passed_over():
-    journal = Journal(lambda key: None if key in ("random-0", "random-2") else 1.0)
-    made = contest(journal, steps=25, params=4_000)
-    with pytest.warns(UserWarning, match=r"passed over: random-[02] diverged"):
-        score = random_cells(made)
-    # 7 steps of random-0, 10 of random-1, 7 of random-2, 10 of random-3: those that diverged count, too
-    assert (score.settings, list(journal.fits)) == (4, ["random-1", "random-3"])
-    assert (score.steps, score.seconds) == (34, 6.0)
-    with pytest.warns(UserWarning, match=r"random-3"), pytest.raises(TrainingError, match=r"random-4 diverged"):
-        random_cells(replace(made, journal=Journal(lambda key: None)))
+    assert (tuned.strategy.recipe().weights.rate, tuned.seconds_before, tuned.steps_before) == (0.1, 3.0, 17)
 
 
 def test_a_file_of_a_published_cells_name_is_not_taken_for_it(tmp_path, monkeypatch):
     (tmp_path / "enas").mkdir()
     monkeypatch.chdir(tmp_path)
     journal = Journal(lambda key: 1.0)
-    BASELINES["enas"](contest(journal, params=3_000))
+    run_baseline(experiment(journal, params=3_000), "enas")
     assert journal.fits["enas"][0].core.genotype == Genotype.load(published()["enas"])
 
 
 def test_where_every_setting_diverges_the_last_error_is_raised():
-    made = contest(Journal(lambda key: None), "baselines.grid.rate=[0.1,0.2]", params=3_000)
+    made = experiment(Journal(lambda key: None), "baselines.grid.rate=[0.1,0.2]", params=3_000)
     with pytest.warns(UserWarning, match=r"rate-0\.1"), pytest.raises(TrainingError, match=r"gru-rate-0\.2"):
-        BASELINES["gru"](made)
+        run_baseline(made, "gru")
     with pytest.raises(TrainingError, match=r"^gru diverged"):
-        BASELINES["gru"](contest(Journal(lambda key: None), "baselines.grid={}", params=3_000))
+        run_baseline(experiment(Journal(lambda key: None), "baselines.grid={}", params=3_000), "gru")
 
 
 @pytest.mark.parametrize(
@@ -199,20 +171,21 @@ def test_where_every_setting_diverges_the_last_error_is_raised():
 )
 def test_what_a_search_of_a_text_cannot_use_is_refused(override, words):
     task = SimpleNamespace(name="text", section=Options)
-    LanguageContest.check(load("penn_treebank/compare_cpu"), task)
+    TextExperiment.check(load("penn_treebank/compare_cpu"), task)
     with pytest.raises(ConfigError, match=words):
-        LanguageContest.check(load("penn_treebank/compare_cpu", [override]), task)
+        TextExperiment.check(load("penn_treebank/compare_cpu", [override]), task)
 
 
 def test_growth_takes_the_setting_whose_first_stage_is_best():
     grid = "baselines.grid.rate=[0.1,0.2]", "baselines.grid.gain=[1,3]"
     best = named({"rate": 0.2, "gain": 1.0})
     journal = Journal(lambda key: 0.5 if key == f"tune-{best}" else 1.0)
-    made = contest(journal, *grid)
+    made = experiment(journal, *grid)
     tuned = made.tuned([made.space.ops])
     assert list(journal.fits) == [f"tune-rate-{rate}-gain-{gain}" for rate in ("0.1", "0.2") for gain in ("1", "3")]
-    assert {recipe.epochs for *_, recipe in journal.fits.values()} == {made.growth.stage_recipe(1, 0.0).epochs}
-    assert tuned.growth.recipe.weights.rate == tuned.recipe.weights.rate == 0.2
+    first_stage = made.strategy.options.stage_recipe(1, 0.0)
+    assert {recipe.epochs for *_, recipe in journal.fits.values()} == {first_stage.epochs}
+    assert tuned.strategy.recipe().weights.rate == tuned.recipe.weights.rate == 0.2
     assert (tuned.task.options["gain"], tuned.seconds_before) == (1.0, 4.0)
     assert (tuned.setting, tuned.tried) == ({"rate": 0.2, "gain": 1.0}, 4)
     starts = [model for model, *_ in journal.fits.values()]
@@ -222,23 +195,6 @@ def test_growth_takes_the_setting_whose_first_stage_is_best():
 
 def test_without_a_grid_nothing_is_tuned():
     journal = Journal(lambda key: 1.0)
-    made = contest(journal, "baselines.grid={}")
+    made = experiment(journal, "baselines.grid={}")
     tuned = made.tuned([made.space.ops])
     assert (journal.fits, tuned.seconds_before, tuned.grid) == ({}, 0.0, ({},))
-
-
-def test_random_cells_take_the_growths_steps_and_size():
-    journal = Journal(lambda key: {"random-1": 0.5}.get(key, 1.0))
-    made = contest(journal, steps=25, params=4_000)
-    score = random_cells(made)
-    assert list(journal.fits) == ["random-0", "random-1", "random-2"]  # of 10 steps each
-    assert (score.settings, score.seconds, score.val.metric, score.speed) == (3, 3.0, 0.5, 5.0)
-    core = journal.fits["random-1"][0].core
-    ops = sum(len(node.ops) for node in core.genotype().nodes)
-    assert score.chosen == {"nodes": len(core.nodes), "ops": ops, "hidden_size": core.hidden_size}
-    for model, *_ in journal.fits.values():
-        assert count_parameters(model) == pytest.approx(4_000, rel=0.1)
-    again = Journal(lambda key: 1.0)
-    assert random_cells(replace(made, journal=again, setting={"rate": 0.2})).chosen["rate"] == 0.2
-    genotypes = [[one.core.genotype() for one, *_ in each.fits.values()] for each in (journal, again)]
-    assert genotypes[0] == genotypes[1]

@@ -1,28 +1,20 @@
-"""What all contests share: successive halving over scripted fits, random genotypes' budget, and the epoch limit."""
+"""Choosing a setting: successive halving over scripted fits, and the epoch limit."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grownas.errors import TrainingError
-from grownas.experiments.common import (
-    Halving,
-    Setting,
-    choose,
-    is_capped,
-    train_and_choose,
-    train_random,
-)
+from grownas.experiments.choosing import Halving, Setting, choose
+from grownas.experiments.experiment import Experiment
 from grownas.protocols import Evaluation
-from grownas.space import SearchSpace
 from grownas.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=100, patience=3)
@@ -83,21 +75,6 @@ class Journal:
 
 
 TASK, HALVING = Task(), Halving(2, 2, 1)
-SPACE = SearchSpace(combine=("add",), activation=("tanh", "relu"), max_nodes=2)
-
-
-@dataclass(frozen=True)
-class Contest:
-    journal: Any
-    halving: Halving = HALVING
-    seed: int = 1
-    refit: bool = False
-    task: Any = TASK
-    steps: int = 0
-    space: Any = SPACE
-
-    def start(self, nodes, purpose):
-        return purpose
 
 
 def falling(to, epochs=20):
@@ -110,9 +87,9 @@ def settings(keys, recipe=RECIPE):
     return [[Setting(key, {"key": key}, lambda: None, TASK, recipe) for key in each.split()] for each in keys]
 
 
-def run(curves, **changes):
+def run(curves, halving=HALVING):
     journal = Journal(curves)
-    return choose(replace(Contest(journal), **changes), settings(curves)), journal
+    return choose(settings(curves), journal=journal, seed=1, halving=halving), journal
 
 
 # ---- the plan
@@ -167,7 +144,7 @@ def test_a_setting_whose_patience_has_run_out_is_not_trained_again():
 def test_a_rung_that_reaches_the_limit_is_the_end():
     curves = {"a": [9.0 - i for i in range(9)], "b": [9.5 - i for i in range(9)]}
     journal = Journal(curves)
-    choice = choose(Contest(journal, halving=Halving(5, 2, 1)), settings(curves, replace(RECIPE, epochs=5)))
+    choice = choose(settings(curves, replace(RECIPE, epochs=5)), journal=journal, seed=1, halving=Halving(5, 2, 1))
     assert journal.asked == ["a", "b"]
     assert choice.capped
 
@@ -185,7 +162,7 @@ def test_a_setting_that_diverges_at_a_rung_gives_way_to_the_next_best(at, asked,
     curves = {"a": best, "b": falling(3), "c": falling(4), "d": falling(2)}
     journal = Journal(curves)
     with pytest.warns(UserWarning, match="passed over: a diverged"):
-        choice = choose(Contest(journal), settings(curves))
+        choice = choose(settings(curves), journal=journal, seed=1, halving=HALVING)
     assert journal.asked == asked
     assert (choice.setting.key, choice.tried, choice.steps) == ("d", 4, steps)  # what was spent in vain counts
 
@@ -211,10 +188,10 @@ def test_candidates_compete_with_one_rate_and_finalists_have_all():
         "b-low": falling(0, epochs=40),
     }
     journal = Journal(curves)
-    choice = choose(Contest(journal), settings(["a-high a-low", "b-high b-low"]))
+    choice = choose(settings(["a-high a-low", "b-high b-low"]), journal=journal, seed=1, halving=HALVING)
     assert journal.asked == ["a-high-to-2", "b-high-to-2", "a-high", "a-low"]
     assert (choice.setting.key, choice.tried, choice.steps) == ("a-low", 3, 20 + 90 + 440)
-    both = choose(Contest(Journal(curves), Halving(2, 2, 2)), settings(["a-high a-low", "b-high b-low"]))
+    both = choose(settings(["a-high a-low", "b-high b-low"]), journal=Journal(curves), seed=1, halving=Halving(2, 2, 2))
     assert both.setting.key == "b-low"
 
 
@@ -229,7 +206,7 @@ def test_where_one_rate_diverges_the_next_takes_its_place(at):
     journal = Journal(curves)
     curves["a-high"] = [value - i / 100 for i, value in enumerate(curves["a-high"])]  # patience does not run out
     with pytest.warns(UserWarning, match="passed over: a-high diverged"):
-        choice = choose(Contest(journal), settings(["a-high a-low", "b-high b-low"]))
+        choice = choose(settings(["a-high a-low", "b-high b-low"]), journal=journal, seed=1, halving=HALVING)
     assert choice.setting.key == "a-low"
     assert choice.steps == 10 * at + 340 + 20
     assert ("a-low-to-2" in journal.asked) == (at <= 2)
@@ -250,32 +227,18 @@ def test_where_one_rate_diverges_the_next_takes_its_place(at):
     ],
 )
 def test_a_fit_is_capped_if_patience_has_not_run_out(changes, epochs, best_epoch, capped):
-    assert is_capped(epochs, best_epoch, replace(RECIPE, **changes)) == capped
+    assert replace(RECIPE, **changes).is_capped(epochs, best_epoch) == capped
 
 
 def test_the_score_says_that_the_limit_was_reached():
+    def score_of(curves, recipe):
+        given = {"task": TASK, "strategy": None, "space": None, "recipe": recipe, "seed": 1, "hidden_size": 1}
+        experiment = Experiment(journal=Journal(curves), halving=HALVING, **given)
+        return experiment.train_and_score("mine", settings(curves, recipe))[0]
+
     curves = {"a": [60.0 - i for i in range(60)]}
-    score, _ = train_and_choose(Contest(Journal(curves)), "mine", settings(curves, replace(RECIPE, epochs=50)))
+    score = score_of(curves, replace(RECIPE, epochs=50))
     task = SimpleNamespace(score=lambda evaluation, part: {}, unit=None)
     assert (score.entry(task)["capped"], score.entry(task)["steps"]) == (True, 500)
-    score, _ = train_and_choose(Contest(Journal(curves | {"a": falling(1)})), "mine", settings(curves))
+    score = score_of({"a": falling(1)}, RECIPE)
     assert (score.entry(task)["capped"], score.entry(task)["steps"]) == (False, 240)
-
-
-# ---- random genotypes
-
-
-def test_random_genotypes_take_growths_steps_those_of_diverged_ones_included():
-    def train(key, start):
-        assert start == key
-        if key in ("random-0", "random-2"):
-            raise TrainingError(f"{key} diverged", seconds=2.0, steps=30)
-        return SimpleNamespace(seconds=1.0, steps=20)
-
-    with pytest.warns(UserWarning, match="passed over"):
-        drawn = train_random(Contest(None, steps=81), train)
-    assert [key for *_, key in drawn.trained] == ["random-1", "random-3"]
-    assert (drawn.tried, drawn.steps, drawn.seconds) == (4, 100, 6.0)
-    with pytest.warns(UserWarning, match="passed over"):
-        drawn = train_random(Contest(None, steps=10), train)  # the first alone takes more, but it diverges
-    assert [key for *_, key in drawn.trained] == ["random-1"]

@@ -1,0 +1,33 @@
+"""The table of baselines: each line is a function that there is, for kinds of tasks that there are."""
+
+from __future__ import annotations
+
+import pytest
+
+from grownas.baselines.table import BASELINES, names
+from grownas.evaluation import comparison, panels
+from grownas.genotype import published
+from grownas.protocols import KINDS
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, one in BASELINES.items() for kind in sorted(one.kinds)]
+)
+def test_every_line_names_a_function_for_a_kind_that_there_is(name, kind):
+    assert kind in KINDS
+    assert callable(BASELINES[name].function(kind))
+    assert name in names(kind)
+
+
+def test_every_kind_has_baselines_and_no_other_has_any():
+    assert all(names(kind) for kind in KINDS)
+    assert names("another") == []
+
+
+def test_every_published_cell_is_a_baseline_of_texts():
+    assert set(published()) <= set(names("language"))
+
+
+def test_what_is_fitted_is_what_a_comparison_takes_for_fitted():
+    fitted = {name for name, one in BASELINES.items() if one.fitted}
+    assert fitted == set(comparison.SIMPLE) == set(panels.SIMPLE)
