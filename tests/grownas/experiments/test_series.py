@@ -518,5 +518,5 @@ def test_the_choice_of_the_start_and_of_each_linear_model_is_shown():
     assert journal.notes[0] == "choosing the linear start: model 1 of 3, fold 1 of 10"
     for name in ("var", "var_robust", "har"):
         journal.notes.clear()
-        BASELINES[name](found)
+        run_baseline(found, name)
         assert journal.notes[0].startswith(f"{name}: ")

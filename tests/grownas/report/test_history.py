@@ -93,10 +93,10 @@ def test_what_was_not_judged_yet_is_marked_as_such(make_run):
     marks = history.marks(fits, [], [])
     assert {mark.accepted for mark in marks} == {None}
     assert [mark.label for mark in marks] == [
-        "stage 1 pull 100",
-        "stage 1 pull 0",
+        "stage 1 l2_sp 100",
+        "stage 1 l2_sp 0",
         "stage 2",
-        "stage 2 pull 0 pruned each_stage",
+        "stage 2 l2_sp 0 pruned each_stage",
         "stage 3",
         "stage 4",
     ]
