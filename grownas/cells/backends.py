@@ -100,7 +100,8 @@ def choose(name: str, nodes: Sequence[Node]) -> str:
         BackendError: the backend that was asked for by name cannot run this chain.
     """
     weight = nodes[0].W_x
-    return _chooser()(name, weight.device, weight.dtype, tuple(node.plan.activations for node in nodes))
+    pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
+    return pick(name, weight.device, weight.dtype, tuple([node.plan.activations for node in nodes]))
 
 
 def choose_dag(name: str, genotype: DagGenotype, weight: Tensor) -> str:
@@ -110,12 +111,8 @@ def choose_dag(name: str, genotype: DagGenotype, weight: Tensor) -> str:
         BackendError: the backend that was asked for by name cannot run this DAG.
     """
     used = ("tanh", "sigmoid", *(node.activation for node in genotype.nodes))  # the input node's op, the gates
-    return _chooser()(name, weight.device, weight.dtype, (used,), "dag")
-
-
-def _chooser() -> Callable[..., str]:
-    """Return `_choose`, without its cache where a compiler reads it, which would warn."""
-    return _choose.__wrapped__ if torch.compiler.is_compiling() else _choose
+    pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
+    return pick(name, weight.device, weight.dtype, (used,), "dag")
 
 
 @functools.lru_cache

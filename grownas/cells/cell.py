@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -83,6 +84,7 @@ class GrownRNN(nn.Module):
         self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
         self.num_layers, self.batch_first, self.dropout = num_layers, batch_first, dropout
         self.bias, self.bidirectional = bias, bidirectional
+        self._state_count = num_layers * (1 + bidirectional)  # D L
         self.backend = backends.check_name(backend)
         make, later = LAYERS[type(genotype)], hidden_size * (1 + bidirectional)
 
@@ -123,40 +125,29 @@ class GrownRNN(nn.Module):
             batch_first=self.batch_first,
             unbatched=True,
         )
-        batched = x.dim() == 3
-        if not batched:
-            x = x.unsqueeze(1)
-        elif self.batch_first:
-            x = x.transpose(0, 1)
-        x, h_n = self._run(x, states)
-        if not batched:
-            return x.squeeze(1), h_n.squeeze(1)
-        return (x.transpose(0, 1) if self.batch_first else x), h_n
+        if x.dim() == 2:
+            out, h_n = self._run(x.unsqueeze(1), states)
+            return out.squeeze(1), h_n.squeeze(1)
+        if self.batch_first:
+            out, h_n = self._run(x.transpose(0, 1), states)
+            return out.transpose(0, 1), h_n
+        return self._run(x, states)
 
     def _run(self, x: Tensor, states: Tensor, batch_sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Run all layers over `(T, B, I)`, or over packed rows; return outputs and last states."""
-        last, stacks = [], [self.layers, self.reverse_layers][: 1 + self.bidirectional]
+        last, first = [], iter(states)
         for number in range(self.num_layers):
             if number and self.dropout:
                 x = nn.functional.dropout(x, self.dropout, self.training)
-            outputs = []
-            for reverse in range(len(stacks)):
-                state = states[number * len(stacks) + reverse]
-                out, h = self._run_layer(
-                    self.layer(number, reverse=bool(reverse)), x, state, batch_sizes, bool(reverse)
-                )
-                outputs.append(out)
+            out, h = _run_layer(self.layer(number), self.backend, x, next(first), batch_sizes)
+            last.append(h)
+            if self.bidirectional:
+                layer = self.layer(number, reverse=True)
+                back, h = _run_layer(layer, self.backend, x, next(first), batch_sizes, reverse=True)
                 last.append(h)
-            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+                out = torch.cat([out, back], -1)
+            x = out
         return x, torch.stack(last)
-
-    def _run_layer(
-        self, layer: Layer, x: Tensor, h_0: Tensor, batch_sizes: Sequence[int] | None, reverse: bool
-    ) -> tuple[Tensor, Tensor]:
-        if batch_sizes is not None:
-            return packed.run(lambda x, h: layer.run(self.backend, x, h), x, batch_sizes, h_0, reverse=reverse)
-        out = layer.run(self.backend, x.flip(0) if reverse else x, h_0)
-        return (out.flip(0) if reverse else out), out[-1]
 
     def _run_packed(self, x: PackedSequence, h_0: Tensor | None) -> tuple[PackedSequence, Tensor]:
         data, batch_sizes, order, back = x
@@ -189,11 +180,6 @@ class GrownRNN(nn.Module):
         time = 1 if self.batch_first and x_t.dim() == 2 else 0
         out, h = self(x_t.unsqueeze(time), h)
         return out.squeeze(time), h
-
-    @property
-    def _state_count(self) -> int:
-        """D L."""
-        return self.num_layers * (1 + self.bidirectional)
 
     def layer(self, number: int, *, reverse: bool = False) -> Layer:
         """Return a layer, counted from 0; of a bidirectional cell that of either direction."""
@@ -228,3 +214,16 @@ class GrownRNN(nn.Module):
         """Return sizes for printing."""
         both = ", bidirectional=True" if self.bidirectional else ""
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}{both}, backend={self.backend}"
+
+
+def _run_layer(
+    layer: Layer, backend: str, x: Tensor, h_0: Tensor, batch_sizes: Sequence[int] | None, reverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Run a layer in one direction; return its states and the last of them."""
+    if batch_sizes is not None:
+        return packed.run(functools.partial(layer.run, backend), x, batch_sizes, h_0, reverse=reverse)
+    if reverse:
+        out = layer.run(backend, x.flip(0), h_0)
+        return out.flip(0), out[-1]
+    out = layer.run(backend, x, h_0)
+    return out, out[-1]

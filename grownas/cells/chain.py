@@ -136,13 +136,14 @@ def check_input(
     Raises:
         ValueError: a shape does not fit.
     """
-    has_batch = not (unbatched and x.dim() == 2)
+    shape = x.shape
+    has_batch = not (unbatched and len(shape) == 2)
     time = 1 if batch_first and has_batch else 0
-    if x.dim() != 2 + has_batch or x.shape[time] == 0 or x.shape[-1] != input_size:
+    if len(shape) != 2 + has_batch or shape[time] == 0 or shape[-1] != input_size:
         expected = f"({'B, T' if batch_first else 'T, B'}, {input_size}) with T >= 1"
         expected += f", or (T, {input_size}) without a batch" if unbatched else ""
-        raise ValueError(f"x has shape {tuple(x.shape)}, expected {expected}")
-    wanted = (layers, x.shape[1 - time], hidden_size) if has_batch else (layers, hidden_size)
+        raise ValueError(f"x has shape {tuple(shape)}, expected {expected}")
+    wanted = (layers, shape[1 - time], hidden_size) if has_batch else (layers, hidden_size)
     if h_0 is None:
         h_0 = x.new_zeros(wanted)
     elif h_0.shape != wanted:

@@ -42,10 +42,10 @@ def is_symbolic(tensors: Sequence[Tensor]) -> bool:
     """Return whether tensors that are made now are stand-ins or parts of a graph, not to be kept for later calls."""
     return (
         torch.compiler.is_compiling()
-        or torch._C._is_tracing()  # type: ignore[attr-defined]
+        or torch._C._is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
-        or not {type(tensor) for tensor in tensors} <= PLAIN  # a fake one outside its mode
+        or not PLAIN.issuperset(map(type, tensors))  # a fake one outside its mode
     )
 
 
@@ -100,7 +100,7 @@ def define(name: str, engine: Engine) -> Apply:
         elif torch._C._functorch.peek_interpreter_stack() is not None:
             results = _Transformed.apply(forward, backward, text, *inputs)  # type: ignore[no-untyped-call]
         else:  # a trace is checked without gradients, and must be the same then
-            results = forward(list(inputs), text, keep or torch._C._is_tracing())  # type: ignore[attr-defined]
+            results = forward(list(inputs), text, keep or torch._C._is_tracing())
         out: Tensor = results[0]
         return out
 

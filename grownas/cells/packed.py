@@ -26,7 +26,9 @@ def run(layer: Run, data: Tensor, batch_sizes: Sequence[int], h_0: Tensor, *, re
         step if `reverse`.
     """
     parts = [(B, len(list(steps))) for B, steps in itertools.groupby(batch_sizes)]
-    rows = [part.view(T, B, -1) for part, (B, T) in zip(data.split([B * T for B, T in parts]), parts, strict=True)]
+    rows = [
+        part.view(T, B, -1) for part, (B, T) in zip(torch.split(data, [B * T for B, T in parts]), parts, strict=True)
+    ]
     return _backwards(layer, rows, h_0) if reverse else _forwards(layer, rows, h_0)
 
 

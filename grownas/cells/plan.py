@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from grownas.combine import ADD
 from grownas.genotype import Op
@@ -93,8 +94,9 @@ class Plan:
 @functools.lru_cache
 def read_plan(text: str) -> Plan:
     """Return the plan that a text says."""
-    known = json.loads(text)
-    return Plan(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    known: dict[str, Any] = json.loads(text)
+    fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in known.items()}
+    return Plan(**fields)
 
 
 def make_plan(ops: Sequence[Op], projections: Sequence[int], *, highway: bool) -> Plan:

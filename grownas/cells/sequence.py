@@ -24,9 +24,10 @@ block; its gradient is the sum of theirs.
 A backend is a `Loop`: the two functions that take `Buffers` through time, forward and backward, and a matrix product.
 Everything outside the loop stands here, once. `torch_loop` does it in PyTorch calls, `native_loop` in C, `triton_loop`
 on a GPU; `reference` is the definition of truth that all of them are tested against. To add a backend, write a `Loop`
-and a line in `backends.BACKENDS`; to add an activation, a line in `ops.ACTIVATION`, and in `native/kernels.h` its value
-and slope and in `native/module.c` its name (the like in `triton_pointwise`), without which `torch_loop` runs the cells
-that use it.
+and a line in `backends.BACKENDS`; to add an activation, a line in `ops.BUILT_IN`, or an entry point of another package.
+For speed give it a code, and write its value and slope in `native/kernels.h` and its name in `native/module.c` (the
+like in `triton_pointwise`); without, `torch_loop` runs the cells that use it. `operators` says how compilers see all
+this.
 """
 
 from __future__ import annotations
@@ -304,12 +305,6 @@ def _widths(plans: Sequence[Plan], H: int) -> tuple[int, int]:
     return sum(plan.blocks for plan in plans) * H, sum(plan.hadamard_projections for plan in plans) * H
 
 
-def _memory(plans: Sequence[Plan], x: Tensor, H: int, *, keep: bool) -> Tensor:
-    """Return memory for A and, if it is kept, Q: one piece, which malloc is more likely to find again."""
-    in_A, in_Q = _widths(plans, H)
-    return x.new_empty(x.shape[0] * x.shape[1] * (in_A + in_Q * keep))
-
-
 def _forward(
     loop: Loop,
     plans: list[Plan],
@@ -324,7 +319,7 @@ def _forward(
     H = h_0.shape[1]
     in_A, in_Q = _widths(plans, H)
     if memory is None:
-        memory = _memory(plans, x, H, keep=keep)
+        memory = x.new_empty(T * B * (in_A + in_Q * keep))  # one piece, which malloc is more likely to find again
     A = memory[: T * B * in_A].view(T * B, in_A)
     _read_x(loop, plans, packed, x, A, H)
     buffers = Buffers(
@@ -402,7 +397,8 @@ def _read(inputs: Sequence[Tensor], text: str) -> tuple[Loop, list[Plan], list[P
 def _operator_forward(inputs: Sequence[Tensor], text: str, keep: bool) -> list[Tensor]:
     loop, plans, packed = _read(inputs, text)
     x, h_0 = inputs[:2]
-    memory = _memory(plans, x, h_0.shape[1], keep=keep)
+    in_A, in_Q = _widths(plans, h_0.shape[1])
+    memory = x.new_empty(x.shape[0] * x.shape[1] * (in_A + in_Q * keep))  # A and Q, as one result
     _, _, states, mixed = _forward(loop, plans, packed, x, h_0, keep=keep, memory=memory)
     kept = [memory, *states[:-1], *(one for one in mixed if one is not None)]
     return [states[-1], *(kept if keep else [])]
@@ -419,13 +415,17 @@ def _operator_backward(inputs: Sequence[Tensor], text: str, kept: Sequence[Tenso
     loop, plans, packed = _read(inputs, text)
     (out, memory, *rest), J = kept, len(plans)
     (T, B), (in_A, in_Q) = out.shape[:2], _widths(plans, out.shape[2])
-    A, Q = memory.split([T * B * in_A, T * B * in_Q])
+    A, Q = torch.split(memory, [T * B * in_A, T * B * in_Q])
     gated = iter(rest[J - 1 :])
     mixed = [next(gated) if plan.gate else None for plan in plans]
     buffers = Buffers(A.view(T, B, in_A), Q.view(T, B, in_Q), [*rest[: J - 1], out], mixed)
     with torch.no_grad(), full_precision(grad.device.type):
         needed = [True] * len(inputs)
-        return [one for one in _backward(loop, plans, packed, buffers, *inputs[:2], grad, needed) if one is not None]
+        return [
+            one
+            for one in _backward(loop, plans, packed, buffers, inputs[0], inputs[1], grad, needed)
+            if one is not None
+        ]
 
 
 _operator = define("chain", Engine(_operator_forward, _operator_shapes, _operator_backward))
