@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.grownas.strategies.growing.laboratory import CHANGED, DAYS, PLAIN, START, ScriptedJournal, model_of, verdicts
 
 from grownas.criteria.early_stop import JUDGES
 from grownas.protocols import Evaluation
 from grownas.strategies.growing.strategy import grow
+from support.growing import CHANGED, DAYS, PLAIN, START, ScriptedJournal, model_of, verdicts
 
 
 @pytest.fixture

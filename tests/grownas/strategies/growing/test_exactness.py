@@ -12,14 +12,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.grownas.strategies.growing.laboratory import (
-    QUICK,
-    TRAINED,
-    ScriptedJournal,
-    TrainingJournal,
-    model_of,
-    timeless,
-)
 
 from grownas.criteria.threshold import Thresholds
 from grownas.space import SearchSpace
@@ -28,6 +20,14 @@ from grownas.strategies.growing.moves import KINDS, MODES, Scene
 from grownas.strategies.growing.state import Candidate, Splits
 from grownas.strategies.growing.strategy import grow, replay, stirred
 from grownas.training.loop import fit
+from support.growing import (
+    QUICK,
+    TRAINED,
+    ScriptedJournal,
+    TrainingJournal,
+    model_of,
+    timeless,
+)
 
 SEED = 1
 MANY = Thresholds(min_age=1, grow_threshold=0.1, prune_threshold=0.01)  # every op is high

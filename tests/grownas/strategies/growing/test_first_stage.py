@@ -7,7 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from tests.grownas.strategies.growing.laboratory import (
+
+from grownas.protocols import Evaluation
+from grownas.strategies.growing.state import Growth, Origin
+from grownas.strategies.growing.strategy import GUARD, NOTHING_FOUND, grow
+from grownas.training.recipe import Recipe
+from support.growing import (
     BEST,
     CHANGED,
     DAYS,
@@ -18,11 +23,6 @@ from tests.grownas.strategies.growing.laboratory import (
     STEPS,
     ScriptedJournal,
 )
-
-from grownas.protocols import Evaluation
-from grownas.strategies.growing.state import Growth, Origin
-from grownas.strategies.growing.strategy import GUARD, NOTHING_FOUND, grow
-from grownas.training.recipe import Recipe
 
 FIRST, ON, AGAIN = "stage-1-pull-0", "stage-1-pull-0-on-1", "stage-1-pull-0-on-2"
 MOST = 2 * EPOCHS + 10  # epochs of a first stage: twice as many as are given at a time, and some more

@@ -9,7 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.grownas.strategies.growing.laboratory import (
+
+from grownas.criteria.threshold import Thresholds
+from grownas.errors import ConfigError
+from grownas.space import SearchSpace
+from grownas.strategies.growing import strategy as growing
+from grownas.strategies.growing.moves import KINDS, MODES
+from grownas.strategies.growing.state import output_drift, with_core
+from grownas.strategies.growing.strategy import NOTHING_FOUND, grow, replay
+from grownas.training.recipe import OptimizerRecipe, Recipe, count_parameters
+from support.growing import (
     BEST,
     CHANGED,
     DAYS,
@@ -24,15 +33,6 @@ from tests.grownas.strategies.growing.laboratory import (
     TrainingJournal,
     rounded,
 )
-
-from grownas.criteria.threshold import Thresholds
-from grownas.errors import ConfigError
-from grownas.space import SearchSpace
-from grownas.strategies.growing import strategy as growing
-from grownas.strategies.growing.moves import KINDS, MODES
-from grownas.strategies.growing.state import output_drift, with_core
-from grownas.strategies.growing.strategy import NOTHING_FOUND, grow, replay
-from grownas.training.recipe import OptimizerRecipe, Recipe, count_parameters
 
 
 def stage_figures(grown):

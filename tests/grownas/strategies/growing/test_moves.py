@@ -12,16 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.grownas.strategies.growing.laboratory import (
-    ONE_PULL,
-    QUICK,
-    TRAINED,
-    TrainingJournal,
-    aged,
-    model_of,
-    scene_of,
-    set_shares,
-)
 
 from grownas import morphisms
 from grownas.criteria import splitting, threshold
@@ -46,6 +36,16 @@ from grownas.strategies.growing.moves import (
 from grownas.strategies.growing.state import Splits
 from grownas.strategies.growing.strategy import _change, _choose, grow
 from grownas.training.loop import fit
+from support.growing import (
+    ONE_PULL,
+    QUICK,
+    TRAINED,
+    TrainingJournal,
+    aged,
+    model_of,
+    scene_of,
+    set_shares,
+)
 
 OPS = [("add", "identity"), ("add", "tanh"), ("hadamard", "sigmoid")]  # of `make_model`
 RANDOM = replace(TRAINED, choice="random")

@@ -12,7 +12,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.grownas.strategies.growing.laboratory import (
+
+from grownas.backbones.chain import shares_of
+from grownas.criteria import threshold
+from grownas.criteria.readout import CHOICES, Readout, Removal
+from grownas.criteria.threshold import Thresholds, Watched
+from grownas.ops import DEFAULT_OPS
+from grownas.protocols import Evaluation
+from grownas.space import SearchSpace
+from grownas.strategies.growing.moves import prune_at, replace_at
+from grownas.strategies.growing.pruning import log_prunings, prune_stage
+from grownas.strategies.growing.state import Stage, with_core
+from grownas.strategies.growing.strategy import grow
+from grownas.training.recipe import OptimizerRecipe, Recipe, count_parameters
+from support.growing import (
     BEST,
     CHANGED,
     DAYS,
@@ -28,19 +41,6 @@ from tests.grownas.strategies.growing.laboratory import (
     scene_of,
     set_shares,
 )
-
-from grownas.backbones.chain import shares_of
-from grownas.criteria import threshold
-from grownas.criteria.readout import CHOICES, Readout, Removal
-from grownas.criteria.threshold import Thresholds, Watched
-from grownas.ops import DEFAULT_OPS
-from grownas.protocols import Evaluation
-from grownas.space import SearchSpace
-from grownas.strategies.growing.moves import prune_at, replace_at
-from grownas.strategies.growing.pruning import log_prunings, prune_stage
-from grownas.strategies.growing.state import Stage, with_core
-from grownas.strategies.growing.strategy import grow
-from grownas.training.recipe import OptimizerRecipe, Recipe, count_parameters
 
 OPS = [("add", "identity"), ("add", "tanh"), ("hadamard", "sigmoid")]  # of `make_model`
 LOSSES = {"stage-1-pull-0": 0.9, "stage-2": 0.8, "stage-3": 0.95}
