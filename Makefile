@@ -17,7 +17,7 @@ search: install
 	$(BIN)/grownas search index_returns/growing
 
 test: install
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks -m slow -s

@@ -316,6 +316,39 @@ def test_a_tasks_modules_form_no_circle():
         tasks -= ends
 
 
+def foreign_tests(source: str) -> list[str]:
+    """Return the imported names that are test files, conftest or the package `tests`."""
+    parts = {name: name.split(".") for name in imports(source)}
+    return sorted(
+        name
+        for name, words in parts.items()
+        if words[0] == "tests" or any(word == "conftest" or word.startswith("test_") for word in words)
+    )
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.relative_to(ROOT / "tests").as_posix())
+def test_no_test_file_imports_another(path):
+    assert foreign_tests(path.read_text("utf-8")) == [], "share it through a fixture or tests/support"
+
+
+def test_an_import_of_a_test_file_is_found():
+    source = """
+import support.growing
+from support import following
+from tests.grownas.runs.test_journal import Folder
+from tests import support
+import test_ops as ops
+from conftest import CopyTask
+"""
+    assert foreign_tests(source) == [
+        "conftest", "conftest.CopyTask", "test_ops", "tests", "tests.grownas.runs.test_journal",
+        "tests.grownas.runs.test_journal.Folder", "tests.support",
+    ]  # fmt: skip
+
+
 def test_protocols_import_library_classes_for_type_checking_only():
     assert {one.split(".")[0] for one in IMPORTS["grownas.protocols"]} == {
         "__future__",

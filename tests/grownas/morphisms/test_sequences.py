@@ -94,7 +94,7 @@ def possible(core):
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(seed=st.integers(0, 10_000))
 def test_thirty_morphisms_in_a_row(lab, tmp_path_factory, switches, seed):
     """Two training steps before each, by three optimisers that divide the parameters among them."""

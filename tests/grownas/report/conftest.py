@@ -17,6 +17,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.equations import equations
 from grownas.genotype import Genotype, Node, Op
 from grownas.ops import DEFAULT_OPS
+from grownas.report import growth_plots, plots
 
 N_VAL, N_TEST = 150, 160
 NAMES = ("SP500", "NASDAQ", "SP500_range", "NASDAQ_range")
@@ -335,3 +336,10 @@ def make_comparison(tmp_path: Path) -> Callable[..., Path]:
 def genotype() -> Genotype:
     """Two nodes of eight ops."""
     return make_genotype(np.random.default_rng(0))
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Leave drawings blank, for a test of a page's words: they take most of its time."""
+    for module in (plots, growth_plots):
+        monkeypatch.setattr(module, "as_svg", lambda canvas: "<svg></svg>")

@@ -127,6 +127,7 @@ def test_every_reference_inside_the_page_has_exactly_one_target(make_run):
     assert len(page.ids) == len(set(page.ids))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_and_config_are_escaped(make_run):
     run = make_run(names=(NASTY, "a$b_{c}$", "-->", "&amp;", "x" * 300))
     (run / "config.yaml").write_text(
@@ -153,6 +154,7 @@ def test_the_same_folder_gives_the_same_bytes(make_run):
     assert write_report([run]).read_bytes() == write_report([run]).read_bytes()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("missing", "section"),
     [
@@ -183,6 +185,7 @@ def test_a_missing_file_costs_only_what_it_holds(make_run, missing, section):
     assert [heading for heading in SECTIONS if heading not in page.headings] == [h for h in SECTIONS if h in lost]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_summary_with_nothing_but_the_contract_is_enough(make_run):
     run = make_run()
     for extra in ("data.json", "forecasts.safetensors", "growth.jsonl", "run.json", "config.yaml"):
@@ -241,6 +244,7 @@ def rewritten(run, keep=lambda line: True, **keys):
     return read(write_report([run]))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_few_moves_stand_open_and_many_folded(make_run):
     few = rewritten(make_run("few"), lambda line: line["kind"] != "prune_op")
     assert "2 accepted moves" in few.text
@@ -249,6 +253,7 @@ def test_few_moves_stand_open_and_many_folded(make_run):
     assert "accepted move " in rewritten(make_run("one"), lambda line: line["stage"] == 3).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_accepted_moves_or_predictions_there_is_no_section_of_them(make_run):
     page = rewritten(make_run(), accepted=False, predicted_change=0.0)
     assert not set(OF_MOVES) & set(page.headings)
@@ -256,6 +261,7 @@ def test_without_accepted_moves_or_predictions_there_is_no_section_of_them(make_
     assert "Growth timeline" in page.headings
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("keep", "words"),
     [
@@ -270,6 +276,7 @@ def test_one_prediction_has_a_sentence_of_its_own(make_run, keep, words):
     assert words in rewritten(make_run(), keep).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_prediction_on_no_known_part_names_none(make_run):
     page = rewritten(make_run(), change_on=None, kind="other")
     assert "Together the 2 moves were predicted to change the loss by" in page.text
@@ -314,6 +321,7 @@ def test_a_comparison_of_which_no_seed_is_done_is_readable(make_comparison):
     assert "0 of 1 seeds begun are done" in read(write_report([folder])).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_runs_stand_side_by_side(make_run, tmp_path):
     runs = [make_run("one", seed=1), make_run("two", seed=2), make_run("late", finished=False)]
     path = write_report(runs)
@@ -326,6 +334,7 @@ def test_several_runs_stand_side_by_side(make_run, tmp_path):
     assert page.tags.count("svg") == 4  # two variants of the dots, two cells
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_output_can_be_chosen(make_run, tmp_path):
     runs = [make_run("one", seed=1), make_run("two", seed=2)]
     assert write_report(runs, tmp_path / "mine.html") == tmp_path / "mine.html"
@@ -344,6 +353,7 @@ def test_what_is_no_run_folder_is_refused_with_its_name(tmp_path):
         write_report([])
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
@@ -376,6 +386,7 @@ def test_a_damaged_file_is_named_and_the_old_report_stays(make_run, file, conten
     assert (run / "report.html").read_bytes() == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_folder_may_be_where_one_stands(make_run, make_comparison, monkeypatch):
     monkeypatch.chdir(make_run("mine"))
     assert "<h1>mine</h1>" in write_report([Path(".")]).read_text()

@@ -25,8 +25,8 @@ from grownas.tasks.penn_treebank.options import Options
 from grownas.tasks.penn_treebank.task import PennTreebank
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe
+from support.growing import TrainingJournal, scene_of, timeless, verdicts
 from support.journals import NEVER, Folder, Killed
-from tests.grownas.strategies.growing.laboratory import TrainingJournal, scene_of, timeless, verdicts
 
 WORDS, H = ["the", "cat", "dog", "sat", "ran", "on", "mat", "road", "<unk>"], 5
 OPS = [("add", "identity"), ("add", "tanh"), ("add", "sigmoid"), ("hadamard", "tanh"), ("hadamard", "identity")]

@@ -9,7 +9,7 @@ import torch
 from grownas.criteria.early_stop import JUDGES
 from grownas.protocols import Evaluation
 from grownas.strategies.growing.strategy import grow
-from tests.grownas.strategies.growing.laboratory import CHANGED, DAYS, PLAIN, START, ScriptedJournal, model_of, verdicts
+from support.growing import CHANGED, DAYS, PLAIN, START, ScriptedJournal, model_of, verdicts
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from grownas.strategies.growing.state import apply
 from grownas.strategies.growing.strategy import grow, replay
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, count_parameters
-from tests.grownas.strategies.growing.laboratory import QUICK, TRAINED, TrainingJournal, scene_of
+from support.growing import QUICK, TRAINED, TrainingJournal, scene_of
 
 BLENDED = replace(TRAINED, birth="blend", blend_steps=5, recipe=replace(QUICK, epochs=6, patience=6))
 DRAWN = replace(BLENDED, birth="drawn")

@@ -20,7 +20,7 @@ from grownas.strategies.growing.moves import KINDS, MODES, Scene
 from grownas.strategies.growing.state import Candidate, Splits
 from grownas.strategies.growing.strategy import grow, replay, stirred
 from grownas.training.loop import fit
-from tests.grownas.strategies.growing.laboratory import (
+from support.growing import (
     QUICK,
     TRAINED,
     ScriptedJournal,
@@ -53,7 +53,7 @@ def alone(copy_task, make_model):
 
     def run(options, kind, places, number):
         task, (pull,) = copy_task(dropout=0.1), options.pulls
-        start, recipe = make_model(task), replace(options.recipe, l2_sp=pull)
+        start, recipe = make_model(task), replace(options.recipe, pull=pull)
         first = fit(stirred(start, options.noise, pull, seed=SEED), task, recipe, seed=SEED)
         best = Candidate.start(start, task.evaluate(start, "val")).trained(first, options.thresholds)
         scene = Scene(best, task, ScriptedJournal({}), options, pull, SEED, number, source=1)
@@ -134,7 +134,7 @@ def test_the_winner_of_the_trials_is_what_the_mode_of_its_kind_does(search, judg
         assert [line["kind"] for line in lines] == [kind]
         assert [move["kind"] for move in grown.stages[1]["moves"]] == [kind]
         tries = [asked["recipe"] for key, asked in journal.fits.items() if key.startswith("stage-2-try-")]
-        assert tries == [replace(options.recipe, l2_sp=5.0).first(2)] * (3 if one == "nodes_and_ops" else 0)
+        assert tries == [replace(options.recipe, pull=5.0).first(2)] * (3 if one == "nodes_and_ops" else 0)
     assert_equal(*found)
 
 
@@ -162,7 +162,7 @@ def test_a_path_repeated_on_the_same_data_ends_at_the_same_bits(
     assert_equal(dict(model.state_dict()), dict(grown.model.state_dict()))
     assert list(again.fits) == ["refit-stage-1-pull-5", "refit-stage-2"]
     for line, asked in zip(path, again.fits.values(), strict=True):
-        assert asked["recipe"] == replace(options.recipe, l2_sp=5.0).refit(line["best_epoch"])
+        assert asked["recipe"] == replace(options.recipe, pull=5.0).refit(line["best_epoch"])
     assert again.lines == []
 
 

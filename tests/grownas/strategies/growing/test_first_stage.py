@@ -12,7 +12,7 @@ from grownas.protocols import Evaluation
 from grownas.strategies.growing.state import Growth, Origin
 from grownas.strategies.growing.strategy import GUARD, NOTHING_FOUND, grow
 from grownas.training.recipe import Recipe
-from tests.grownas.strategies.growing.laboratory import (
+from support.growing import (
     BEST,
     CHANGED,
     DAYS,

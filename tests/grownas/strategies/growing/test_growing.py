@@ -18,7 +18,7 @@ from grownas.strategies.growing.moves import KINDS, MODES
 from grownas.strategies.growing.state import output_drift, with_core
 from grownas.strategies.growing.strategy import NOTHING_FOUND, grow, replay
 from grownas.training.recipe import OptimizerRecipe, Recipe, count_parameters
-from tests.grownas.strategies.growing.laboratory import (
+from support.growing import (
     BEST,
     CHANGED,
     DAYS,
@@ -68,7 +68,7 @@ def test_pulls_are_tried_in_order_from_the_same_start(search, assert_equal):
     for asked, pull in zip(journal.fits.values(), options.pulls, strict=True):
         assert_equal(dict(asked["model"].state_dict()), dict(start.state_dict()))
         assert asked["optimizers"] is None
-        assert asked["recipe"] == replace(options.recipe, l2_sp=pull)
+        assert asked["recipe"] == replace(options.recipe, pull=pull)
     # each is judged against the best so far
     assert stage_figures(grown) == [
         (1, 7.0, START, 0.9, True), (1, 100.0, 0.9, 0.95, False), (1, 0.0, 0.9, 0.8, True),
@@ -93,7 +93,7 @@ def test_the_first_stage_begins_at_the_start_with_noise_on_all_but_the_carrier(s
 def test_later_nodes_are_trained_with_the_pull_accepted_last(search, second, pull):
     losses = {"stage-1-pull-100": 0.9, "stage-1-pull-0": second, "stage-2": 0.5, "stage-3": 0.6}
     grown, journal, _ = search(losses)
-    assert [journal.fits[key]["recipe"].l2_sp for key in ("stage-2", "stage-3")] == [pull, pull]
+    assert [journal.fits[key]["recipe"].pull for key in ("stage-2", "stage-3")] == [pull, pull]
     assert grown.pull == pull
 
 
@@ -426,9 +426,9 @@ def test_each_kind_is_tried_and_the_largest_gain_a_parameter_wins(search):
     assert list(journal.fits) == list(losses)
     for key in TRIES:
         asked = journal.fits[key]
-        assert asked["recipe"] == replace(options.recipe, l2_sp=0.0).first(3)
+        assert asked["recipe"] == replace(options.recipe, pull=0.0).first(3)
         assert (asked["seed"], asked["stage"]) == (4, 2)
-    assert journal.fits["stage-2"]["recipe"] == replace(options.recipe, l2_sp=0.0)
+    assert journal.fits["stage-2"]["recipe"] == replace(options.recipe, pull=0.0)
     *lost, won = journal.lines[:3]
     assert [(line["kind"], line["node"], line["op"]) for line in lost] == [("add_node", 1, None), ("split_op", 0, 1)]
     assert (won["kind"], won["op"], won["op_name"], won["accepted"]) == ("duplicate_op", 2, "hadamard/sigmoid", True)

@@ -36,7 +36,7 @@ from grownas.strategies.growing.moves import (
 from grownas.strategies.growing.state import Splits
 from grownas.strategies.growing.strategy import _change, _choose, grow
 from grownas.training.loop import fit
-from tests.grownas.strategies.growing.laboratory import (
+from support.growing import (
     ONE_PULL,
     QUICK,
     TRAINED,
@@ -82,9 +82,9 @@ def all_ops(core):
 def windows_of(flags, seed):
     """Windows of lengths 1 to 3, fresh or warm-up as flags say."""
     generator = torch.Generator().manual_seed(seed)
-    for number, (fresh, burn_in) in enumerate(flags):
+    for number, (fresh, warm_up) in enumerate(flags):
         x = torch.randn(1 + number % 3, 2, 2, generator=generator, dtype=torch.float64)
-        yield Window(x, x + number, fresh=fresh or number == 0, burn_in=burn_in)
+        yield Window(x, x + number, fresh=fresh or number == 0, warm_up=warm_up)
 
 
 @given(flags=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=8), seed=st.integers(0, 99))
@@ -100,7 +100,7 @@ def test_windows_begin_in_the_state_of_reading_the_stream_in_one_go(copy_task, m
     found = list(Batches(model, task, "val"))
     for window in windows_of(flags, seed):
         read = [] if window.fresh else read
-        if not window.burn_in:
+        if not window.warm_up:
             x, given_window, hidden = found.pop(0)
             assert torch.equal(x, window.x)
             assert torch.equal(given_window.target, window.target)
