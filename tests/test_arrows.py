@@ -71,7 +71,7 @@ LAYERS = """
     genotype
     ops
     combine
-    evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
+    evaluation.scoring  evaluation.groups  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     protocols  config.schema  baselines.table  grownas
     errors
 """

@@ -13,6 +13,7 @@ from typing import Any
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
+from grownas.evaluation.groups import row_name
 from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
 from grownas.experiments.series import SeriesExperiment
@@ -35,7 +36,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     Returns:
         The summary, and the model that was chosen.
     """
-    folder.write_json("data.json", task.describe())
+    folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     nodes = [experiment.space.ops] * config.start.nodes
     experiment = experiment.tuned(nodes)
@@ -79,7 +80,7 @@ def train(
     config: Config, folder: Folder, journal: Journal, task: Task, *, what: str | AnyGenotype
 ) -> tuple[Summary, Any]:
     """Train a genotype, or the baseline of a name, from random weights and score it; return as `search` does."""
-    folder.write_json("data.json", task.describe())
+    folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     score, model = (run_baseline(experiment, what), None) if isinstance(what, str) else experiment.retrain(what)
     about = {"retrain_seconds": round(score.seconds, 3)}
@@ -96,11 +97,6 @@ def derived_genotype(model: Any) -> AnyGenotype:
     """Return the genotype of a model's derived cell."""
     genotype: AnyGenotype = model.core.genotype
     return genotype
-
-
-def row_name(strategy: str) -> str:
-    """Return the name of the row of the model that a strategy found."""
-    return "grown" if strategy == "growing" else strategy
 
 
 def _last(results: Any) -> SearchResult:
