@@ -1,7 +1,7 @@
 """Shell completion: what may stand at a place of the command line, and the shells that ask.
 
 click finds the place and calls a function below with what was typed so far. A name or a run folder costs no heavy
-import. A key costs pydantic; it costs the whole task only where the task decides which keys there are.
+import. A key costs pydantic; it costs the whole task and strategy only where these decide which keys there are.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from grownas.errors import GrownasError
 
 Items = Iterator[CompletionItem[str]]
 MARK = "run.json"  # of a run folder, see `runs.rundir`
+CHOSEN = ("task", "strategy")  # sections whose `use` decides which keys they have
 
 # What ends in `=`, `.` or `/` goes on: no space comes after it. fish does so by itself.
 BASH = """\
@@ -211,7 +212,7 @@ def _keys(config: str, given: Sequence[str], incomplete: str, allowed: Callable[
     parent, dot, leaf = incomplete.rpartition(".")
     fields = _fields(config, given, parent)
     names = [name for name in fields if name.startswith(leaf) and allowed(f"{parent}{dot}{name}")]
-    is_section = {name: name == "task" or any(sections_in(fields[name].annotation)) for name in names}
+    is_section = {name: name in CHOSEN or any(sections_in(fields[name].annotation)) for name in names}
     if len(names) == 1 and is_section[names[0]]:
         yield from _keys(config, given, f"{parent}{dot}{names[0]}.", allowed)
         return
@@ -225,7 +226,7 @@ def _fields(config: str, given: Sequence[str], path: str) -> dict[str, Any]:
     from grownas.config.messages import sections_in
     from grownas.config.sections import SECTIONS, Config
 
-    own = {"task", *(name for sections in SECTIONS.values() for name in sections)}  # as the task decides
+    own = {*CHOSEN, *(name for sections in SECTIONS.values() for name in sections)}  # the latter as the task decides
     names = path.split(".") if path else []
     section: Any = Config
     if names and names[0] in own:

@@ -76,7 +76,7 @@ LAYERS = """
     ops
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
-    evaluation.models
+    evaluation.groups  evaluation.models
     protocols  config.schema  baselines.table  grownas
     errors
 """

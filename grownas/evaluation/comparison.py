@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from grownas.errors import RunError
-from grownas.evaluation.models import FITTED, MAIN, is_text, main_of
+from grownas.evaluation.groups import Group, grouped, rows_of
+from grownas.evaluation.models import FITTED, MAIN, kind_of, main_of
 from grownas.evaluation.statistics import (
     MEASURED_SIZE,
     ConfidenceSet,
@@ -28,17 +29,20 @@ Tree = dict[str, Any]
 FILE = "comparison.json"  # in the comparison's folder
 LEVEL = 0.05  # of the tests behind a finding
 SIZE = 0.1  # of the model confidence set
-FORECASTS, LOSSES = "forecasts.safetensors", "losses.safetensors"  # of a run on series, on a text
+FORECASTS, LOSSES = "forecasts.safetensors", "losses.safetensors"  # of a run on series, on anything else
 NO_SET = ConfidenceSet([], {}, SIZE, 0)  # of no models
 BLOCK = 100  # tokens of a text whose losses are averaged before they are tested
 
 
-def compare(folders: Sequence[Path]) -> Tree:
-    """Compare the models over finished run folders, one a seed.
+def compare(folders: Sequence[Group]) -> Tree:
+    """Compare the models over finished run folders, one a seed, or several of a seed that differ in their strategy.
+
+    Of several, all models of the first are compared, and of the others those that their strategies found.
 
     Means and sds (n - 1; None for one seed) are over seeds. Steps are those of the test part. A step is a day, its loss
-    the mean over series of the squared error; or it is a block of 100 tokens of a text, its loss their mean nll. The
-    tokens at the end that do not fill a block are left out of the tests, not of the means.
+    the mean over series of the squared error; or it is a block of 100 tokens of a text, its loss their mean nll (the
+    tokens at the end that do not fill a block are left out of the tests, not of the means); or, for a task of another
+    kind, it is one of the losses that the task gives.
 
     The reference is `chosen`, or `grown` where that is not among the models. Each other model is tested against it:
 
@@ -62,10 +66,10 @@ def compare(folders: Sequence[Path]) -> Tree:
     """
     if not folders:
         raise RunError("nothing to compare: no run folder was given; give at least one")
-    runs = [_read(Path(folder)) for folder in folders]
-    for folder, run in zip(folders, runs, strict=True):
-        if not np.array_equal(run["target"], runs[0]["target"]):
-            raise RunError(f"{folder}: its test data differ from those of {folders[0]}; compare runs on the same data")
+    groups = grouped(folders)
+    runs = [_read_group(group) for group in groups]
+    for (folder, *_), run in zip(groups, runs, strict=True):
+        _check_target(folder, run, groups[0][0], runs[0])
     names = list(dict.fromkeys(name for run in runs for name in run["entries"]))
     daily = {name: np.stack([run["losses"][name] for run in runs if name in run["entries"]]) for name in names}
     reference = next((name for name in MAIN if name in names), MAIN[-1])
@@ -118,11 +122,30 @@ def step_losses(tokens: Array) -> Array:
     return _blocks(tokens, _block_size(len(tokens)))
 
 
+def _read_group(folders: Sequence[Path]) -> Tree:
+    """Read the runs of one seed as one: all of the first, and the models that the others' strategies found."""
+    first, *others = folders
+    run = _read(first)
+    for folder in others:
+        other = _read(folder)
+        _check_target(folder, other, first, run)
+        for name in rows_of(other["strategy"]):
+            for part in ("entries", "test", "losses"):
+                if name in other[part]:
+                    run[part][name] = other[part][name]
+    return run
+
+
+def _check_target(folder: Path, run: Tree, first: Path, known: Tree) -> None:
+    if not np.array_equal(run["target"], known["target"]):
+        raise RunError(f"{folder}: its test data differ from those of {first}; compare runs on the same data")
+
+
 def _read(folder: Path) -> Tree:
     """Read a run: its summary, the entry of each model, and each model's losses at the steps of the test part.
 
-    `target` is equal where the test data are; `test` holds the forecasts of series, nothing for a text; `unit` says
-    what a step is.
+    `target` is equal where the test data are; `test` holds the forecasts of series, nothing for other tasks; `unit`
+    says what a step is.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -134,13 +157,15 @@ def _read(folder: Path) -> Tree:
 
     try:
         summary, data = (json.loads(existing(name).read_text("utf-8")) for name in ("summary.json", "data.json"))
-        entries = {entry["model"]: entry for entry in summary["scores"]}
-        on_text = is_text(data)
-        tensors = load_file(existing(LOSSES if on_text else FORECASTS))
+        entries, strategy = {entry["model"]: entry for entry in summary["scores"]}, str(summary["strategy"])
+        kind = kind_of(data)
+        tensors = load_file(existing(FORECASTS if kind == "series" else LOSSES))
         values = {name: tensors[name].astype(np.float64) for name in entries}
         if len({each.shape for each in values.values()}) != 1:
             raise ValueError("its models were not scored on the same steps, or there are none")
-        if on_text:
+        if kind == "plain":
+            target, test, unit, losses = np.array(str(data["checksum"])), {}, "steps", values
+        elif kind == "language":
             target, test = np.array(str(data["checksum"])), {}
             size = _block_size(len(next(iter(values.values()))))
             unit, losses = f"blocks of {size} tokens", {name: step_losses(each) for name, each in values.items()}
@@ -153,7 +178,15 @@ def _read(folder: Path) -> Tree:
         raise RunError(f"{folder}: damaged: {error}") from error
     except KeyError as error:
         raise RunError(f"{folder}: damaged: {error} is missing in its files; run it again") from error
-    return {"summary": summary, "entries": entries, "target": target, "test": test, "losses": losses, "unit": unit}
+    return {
+        "summary": summary,
+        "strategy": strategy,
+        "entries": entries,
+        "target": target,
+        "test": test,
+        "losses": losses,
+        "unit": unit,
+    }
 
 
 def _block_size(tokens: int) -> int:

@@ -97,6 +97,11 @@ def model_of_fit(part: str, models: Iterable[str]) -> str | None:
     return begins[max(found, key=len)] if found else None
 
 
+def kind_of(data: Mapping[str, Any]) -> str:
+    """Return the kind of a run's task by its `data.json`; folders of early versions do not say it."""
+    return str(data.get("kind", "language" if "words" in data else "series"))
+
+
 def is_text(data: Mapping[str, Any]) -> bool:
-    """Say whether a run is on a text, by its `data.json`; folders of early versions do not say their kind of data."""
-    return bool(data.get("kind", "language" if "words" in data else "series") == "language")
+    """Say whether a run is on a text, by its `data.json`."""
+    return kind_of(data) == "language"

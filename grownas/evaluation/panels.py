@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from grownas.errors import RunError
+from grownas.evaluation.groups import Group, grouped, rows_of
 from grownas.evaluation.models import FITTED
 
 Tree = dict[str, Any]
@@ -17,8 +18,10 @@ Tree = dict[str, Any]
 FILE = "panels.json"  # in the comparison's folder
 
 
-def compare(folders: Sequence[Path]) -> Tree:
-    """Return every model's regret over finished run folders, one a panel.
+def compare(folders: Sequence[Group]) -> Tree:
+    """Return every model's regret over finished run folders, one a panel, or several that differ in their strategy.
+
+    Of several, all models of the first are compared, and of the others those that their strategies found.
 
     A model's regret on a panel is 100 * log(its test metric / the lowest test metric of the simple models), about the
     difference in per cent. It is a hard measure: nobody knows beforehand which simple model is the best. A model wins
@@ -32,12 +35,13 @@ def compare(folders: Sequence[Path]) -> Tree:
     """
     if not folders:
         raise RunError("nothing to compare: no run folder was given; give at least one")
-    runs = [_read(Path(folder)) for folder in folders]
+    groups = grouped(folders)
+    runs = [_read_group(group) for group in groups]
     metrics = [run.pop("metric") for run in runs]
     simple = [name for name in FITTED if all(name in run["test"] for run in runs)]
     if not simple:
         raise RunError(
-            f"{folders[0]}: regret needs one of {', '.join(FITTED)} in every run; name some in baselines.use and run "
+            f"{groups[0][0]}: regret needs one of {', '.join(FITTED)} in every run; name some in baselines.use and run "
             "the comparison anew"
         )
     for run in runs:
@@ -49,6 +53,17 @@ def compare(folders: Sequence[Path]) -> Tree:
     return {"metric": metrics[0], "simple": simple, "panels": runs, "models": models}
 
 
+def _read_group(folders: Sequence[Path]) -> Tree:
+    """Return the runs of one panel as one: all of the first, and the models that the others' strategies found."""
+    first, *others = map(_read, folders)
+    for folder, other in zip(folders[1:], others, strict=True):
+        if any(other[key] != first[key] for key in ("series", "days", "metric")):
+            raise RunError(f"{folder}: its test data differ from those of {folders[0]}; compare runs on the same data")
+        first["test"] |= {name: other["test"][name] for name in rows_of(other["strategy"]) if name in other["test"]}
+    del first["strategy"]
+    return first
+
+
 def _read(folder: Path) -> Tree:
     """Return a finished run's panel and its models' test metrics."""
     path = folder / "summary.json"
@@ -58,12 +73,12 @@ def _read(folder: Path) -> Tree:
         summary, data = (json.loads((folder / name).read_text("utf-8")) for name in (path.name, "data.json"))
         test = {entry["model"]: float(entry["test"]) for entry in summary["scores"]}
         about = {"panel": folder.name, "series": data["names"], "days": [data["dates"][0], data["dates"][-1]]}
-        metric = str(summary["metric"])
+        metric, strategy = str(summary["metric"]), str(summary["strategy"])
     except (OSError, ValueError, TypeError, LookupError) as error:  # text that is no JSON is a ValueError
         raise RunError(f"{folder}: damaged: {error}; run it again") from error
     if not all(value > 0 for value in test.values()):
         raise RunError(f"{folder}: a test metric is not above 0, so it has no logarithm: {test}")
-    return {"metric": metric, **about, "test": test}
+    return {"metric": metric, "strategy": strategy, **about, "test": test}
 
 
 def _model(name: str, each: Sequence[float]) -> Tree:

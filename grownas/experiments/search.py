@@ -13,6 +13,7 @@ from typing import Any
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
+from grownas.evaluation.groups import row_name
 from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
 from grownas.experiments.series import SeriesExperiment
@@ -96,11 +97,6 @@ def derived_genotype(model: Any) -> AnyGenotype:
     """Return the genotype of a model's derived cell."""
     genotype: AnyGenotype = model.core.genotype
     return genotype
-
-
-def row_name(strategy: str) -> str:
-    """Return the name of the row of the model that a strategy found."""
-    return "grown" if strategy == "growing" else strategy
 
 
 def _last(results: Any) -> SearchResult:

@@ -13,7 +13,7 @@ import pytest
 from click.shell_completion import get_completion_class
 
 from grownas import cli, completion
-from grownas.baselines import NAMES
+from grownas.baselines.table import names
 from grownas.config.shipped import shipped
 
 
@@ -70,10 +70,11 @@ def test_all_that_is_shown_is_offered(folder):
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("st", ["start.", "strategy."]),
+        ("st", ["start.", "strategy.", "strategies="]),
         ("see", ["seed=", "seeds="]),
         ("strategy.pr", ["strategy.prune=", "strategy.prune_threshold="]),
         ("strategy.weights.op", ["strategy.weights.optimizer="]),
+        ("budg", [f"budget.{key}=" for key in ("steps", "seconds", "genotypes")]),
         ("strategy.spl", [f"strategy.splitting.{key}=" for key in ("rule", "count", "part", "curvature")]),
         ("task.d", ["task.data=", "task.data_seed=", "task.difference="]),
         ("nothing.a", []),
@@ -85,7 +86,7 @@ def test_keys_are_offered_level_by_level(typed, expected):
 
 
 def test_a_single_section_is_offered_with_its_keys():
-    keys = offered(*SEARCH, "strat")
+    keys = offered(*SEARCH, "strategy")
     assert "strategy.use=" in keys
     assert "strategy.weights." in keys
     assert all(key.startswith("strategy.") and key.endswith(("=", ".")) for key in keys)
@@ -95,6 +96,11 @@ def test_the_task_decides_which_keys_there_are():
     assert offered(*SEARCH, "retrain.la") == []
     assert offered("search", "penn_treebank/growing", "retrain.la") == ["retrain.layers="]
     assert offered("search", "penn_treebank/growing", "task.use=index_returns", "retrain.la") == []
+
+
+def test_the_strategy_decides_which_keys_it_has():
+    assert offered(*SEARCH, "strategy.geno") == []
+    assert offered(*SEARCH, "strategy.use=random", "strategy.geno") == ["strategy.genotypes="]
 
 
 def test_a_key_that_is_given_is_not_offered_again():
@@ -107,6 +113,7 @@ def test_a_key_that_is_given_is_not_offered_again():
         ("strategy.mode=n", ["strategy.mode=nodes", "strategy.mode=nodes_and_ops"]),
         ("quiet=", ["quiet=true", "quiet=false"]),
         ("task.use=", ["task.use=index_returns", "task.use=penn_treebank"]),
+        ("strategy.use=", ["strategy.use=growing", "strategy.use=random"]),
         ("space.combine=[add,h", ["space.combine=[add,hadamard"]),
         ("space.activation=ta", ["space.activation=tanh"]),
         ("baselines.use=[zero,l", ["baselines.use=[zero,lstm"]),
@@ -125,13 +132,14 @@ def test_train_is_offered_cells_and_baselines(folder):
     assert offered("train", "index_returns/growing", "gen") == ["genotype="]
     assert offered("train", "index_returns/growing", "genotype=gen") == ["genotype=genotype.json"]
     assert offered("train", "index_returns/growing", "genotype=darts_v") == ["genotype=darts_v1", "genotype=darts_v2"]
-    assert {f"genotype={name}" for name in NAMES["series"]} <= set(offered("train", SEARCH[1], "genotype="))
+    assert {f"genotype={name}" for name in names("series")} <= set(offered("train", SEARCH[1], "genotype="))
     assert offered(*SEARCH, "gen") == []
 
 
 def test_a_run_is_offered_only_the_keys_that_it_takes(folder):
-    assert offered("resume", "runs/first", "s") == ["seeds="]
-    assert offered("resume", "runs/first", "strat") == []
+    assert offered("resume", "runs/first", "see") == ["seeds="]
+    assert offered("resume", "runs/first", "strategy") == []
+    assert offered("resume", "runs/first", "strat") == ["strategies="]
     assert offered("evaluate", "runs/first", "task.dy")[0].startswith("task.dynamic")
     assert offered("evaluate", "runs/first", "task.bptt") == []
     assert offered("predict", "runs/first", "") == ["task.", "threads=", "device=", "backend="]
@@ -160,7 +168,7 @@ print(json.dumps([name for name in ("pydantic", "yaml", "torch", "numpy") if nam
     ("lines", "loaded"),
     [
         ([["se"], ["search", ""], ["resume", ""], ["completion", ""], ["show", "index"]], []),
-        ([[*SEARCH, ""], [*SEARCH, "strat"], [*SEARCH, "strategy.mode="], [*SEARCH, "space."]], ["pydantic", "yaml"]),
+        ([[*SEARCH, ""], [*SEARCH, "st"], [*SEARCH, "budget."], [*SEARCH, "space."]], ["pydantic", "yaml"]),
     ],
     ids=["names", "keys"],
 )

@@ -16,7 +16,7 @@ N_VAL, N_TEST, SERIES = 20, 120, 3
 GOOD, FAIR, POOR = 0.9, 0.6, 0.2  # parts of the signal that a model's forecasts hold
 
 
-def write_run(folder, parts, *, seed=1, data=0, same=()):
+def write_run(folder, parts, *, seed=1, data=0, same=(), strategy="growing"):
     """Write the files that a comparison reads.
 
     Args:
@@ -46,9 +46,8 @@ def write_run(folder, parts, *, seed=1, data=0, same=()):
     folder.mkdir(parents=True)
     save_file({"actual": actual, **forecasts}, folder / "forecasts.safetensors")
     (folder / "data.json").write_text(json.dumps({"kind": "series", "n_val": N_VAL, "n_test": N_TEST}))
-    (folder / "summary.json").write_text(
-        json.dumps({"seed": seed, "strategy": "growing", "metric": "mse", "scores": entries})
-    )
+    summary = {"seed": seed, "strategy": strategy, "metric": "mse", "scores": entries}
+    (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
 
@@ -201,7 +200,9 @@ def write_text_run(folder, means, *, seed=1, tokens=2345, text="one", without=No
     ]
     folder.mkdir(parents=True)
     save_file(losses, folder / "losses.safetensors")
-    (folder / "data.json").write_text(json.dumps({"kind": "language", "words": 50, "checksum": text}))
+    (folder / "data.json").write_text(
+        json.dumps({"kind": "language", "words": 50, "n_test": tokens + 1, "checksum": text})
+    )
     (folder / "summary.json").write_text(
         json.dumps({"seed": seed, "strategy": "growing", "metric": "perplexity", "scores": entries})
     )
@@ -477,3 +478,78 @@ def test_forecasts_that_lack_a_model_are_refused(runs):
     save_file(tensors, folders[0] / "forecasts.safetensors")
     with pytest.raises(RunError, match=r"damaged: .*gru.* is missing in its files; run it again"):
         compare(folders)
+
+
+# Several strategies
+
+
+FOUND = {"chosen": POOR, "random": FAIR, "first_stage": POOR, "start": POOR, "random_retrained": GOOD, "gru": GOOD}
+
+
+def test_models_that_further_strategies_found_stand_beside_the_firsts(runs, tmp_path):
+    firsts = runs(MODELS)
+    groups = [
+        [first, write_run(tmp_path / f"seed-{seed}-random", FOUND, seed=seed, strategy="random")]
+        for seed, first in enumerate(firsts, 1)
+    ]
+    alone, together = compare(firsts), compare(groups)
+    assert list(by_model(together)) == [*MODELS, "random", "random_retrained"]
+    assert (together["seeds"], together["reference"]) == ([1, 2, 3], "grown")
+    for model, entry in by_model(alone).items():
+        found = by_model(together)[model]
+        assert (found["test"], found["n"]) == (entry["test"], 3)
+    for model in ("random", "random_retrained"):
+        each = [
+            float(((forecasts_of(second, "actual") - forecasts_of(second, model)) ** 2).mean()) for _, second in groups
+        ]
+        assert by_model(together)[model]["test"]["each"] == pytest.approx(each, rel=1e-12)
+    findings = {test["baseline"]: test["finding"] for test in together["tests"]}
+    assert findings["random"] == "better"
+    assert "random" in together["mcs"]["p_values"]
+    assert compare([[first] for first in firsts]) == alone
+
+
+def test_growth_may_be_the_further_strategy(tmp_path):
+    first = write_run(tmp_path / "one", {"chosen": GOOD, "random": GOOD}, strategy="random")
+    second = write_run(tmp_path / "two", {"chosen": POOR, "grown": FAIR, "grown_retrained": FAIR, "first_stage": FAIR})
+    assert list(by_model(compare([[first, second]]))) == ["chosen", "random", "grown", "grown_retrained"]
+
+
+def test_a_further_strategy_must_have_seen_the_same_data(runs, tmp_path):
+    (first,) = runs(MODELS, seeds=(1,))
+    second = write_run(tmp_path / "other", FOUND, data=1, strategy="random")
+    with pytest.raises(RunError, match=r"other: its test data differ from those of .*seed-1; compare runs on the same"):
+        compare([[first, second]])
+
+
+# A task of another kind
+
+
+def write_plain_run(folder, losses, *, seed=1, checksum="one"):
+    """Write the files of a run on a task of which nothing but its losses is known."""
+    folder.mkdir(parents=True)
+    entries = [
+        {"model": name, "params": 3, "seconds": 1.0, "val": 1.0, "test": float(each.mean())}
+        for name, each in losses.items()
+    ]
+    save_file(losses, folder / "losses.safetensors")
+    (folder / "data.json").write_text(json.dumps({"kind": "plain", "checksum": checksum}))
+    summary = {"seed": seed, "strategy": "growing", "metric": "mae", "scores": entries}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_of_another_task_each_loss_is_a_step(tmp_path):
+    rng = np.random.default_rng(0)
+    losses = [{"grown": rng.random(80), "gru": 1 + rng.random(80)} for _ in range(3)]
+    folders = [write_plain_run(tmp_path / f"{number}", each, seed=number) for number, each in enumerate(losses)]
+    result = compare(folders)
+    assert result["steps"] == {"count": 80, "unit": "steps"}
+    (test,) = result["tests"]
+    own, other = (np.stack([each[name] for each in losses]) for name in ("grown", "gru"))
+    assert test["loss_difference"] == pytest.approx(other.mean() - own.mean(), rel=1e-12)
+    assert test["days_and_seeds"]["statistic"] == two_way_t(other, own).statistic
+    assert test["finding"] == "better"
+    assert by_model(result)["gru"]["averaged_test"] is None
+    with pytest.raises(RunError, match="its test data differ"):
+        compare([*folders, write_plain_run(tmp_path / "else", losses[0], checksum="two")])

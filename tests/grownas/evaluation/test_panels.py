@@ -27,7 +27,7 @@ def folders(tmp_path):
             folder = tmp_path / f"panel-{number}"
             folder.mkdir(exist_ok=True)
             scores = [{"model": name, "test": value} for name, value in test.items()]
-            (folder / "summary.json").write_text(json.dumps({"metric": "mse", "scores": scores}))
+            (folder / "summary.json").write_text(json.dumps({"metric": "mse", "strategy": "growing", "scores": scores}))
             (folder / "data.json").write_text(
                 json.dumps({"names": ["a", "b"], "dates": ["2020-01-01", "2020-01-02", "2020-01-03"]})
             )
@@ -108,3 +108,25 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
         compare([tmp_path / "panel-1"])
     with pytest.raises(RunError, match=r"not a finished run: summary\.json is missing; resume it"):
         compare([tmp_path])
+
+
+def test_models_that_further_strategies_found_stand_beside_the_firsts(folders, tmp_path):
+    groups = []
+    for number, first in enumerate(folders(), 1):
+        second = tmp_path / f"panel-{number}-random"
+        second.mkdir()
+        (second / "data.json").write_bytes((first / "data.json").read_bytes())
+        scores = [{"model": name, "test": number / 2} for name in ("chosen", "random", "start", "random_retrained")]
+        summary = {"metric": "mse", "strategy": "random", "scores": scores}
+        (second / "summary.json").write_text(json.dumps(summary))
+        groups.append([first, second])
+    alone, together = compare([first for first, _ in groups]), compare(groups)
+    models = {one["model"]: one for one in together["models"]}
+    assert set(models) == {"grown", "chosen", "zero", "har", "random", "random_retrained"}
+    assert [one for one in together["models"] if not one["model"].startswith("random")] == alone["models"]
+    lowest = [min(run["zero"], run["har"]) for run in RUNS]
+    each = [100 * math.log(number / 2 / low) for number, low in enumerate(lowest, 1)]
+    assert models["random"]["each"] == pytest.approx(each, abs=1e-10)
+    (groups[1][1] / "data.json").write_text(json.dumps({"names": ["a", "c"], "dates": ["2020-01-01"]}))
+    with pytest.raises(RunError, match=r"panel-2-random: its test data differ from those of .*panel-2; compare runs"):
+        compare(groups)
