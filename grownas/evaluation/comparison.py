@@ -80,7 +80,7 @@ def compare(folders: Sequence[Group]) -> Tree:
     return {
         "metric": runs[0]["summary"]["metric"],
         "seeds": [run["summary"]["seed"] for run in runs],
-        "strategies": sorted({run["summary"]["strategy"] for run in runs}),
+        "strategies": list(dict.fromkeys(name for run in runs for name in run["strategies"])),
         "models": models,
         "reference": reference,
         "kept_starts": _kept_starts(runs, reference),
@@ -126,9 +126,11 @@ def _read_group(folders: Sequence[Path]) -> Tree:
     """Read the runs of one seed as one: all of the first, and the models that the others' strategies found."""
     first, *others = folders
     run = _read(first)
+    run["strategies"] = [run["strategy"]]
     for folder in others:
         other = _read(folder)
         _check_target(folder, other, first, run)
+        run["strategies"].append(other["strategy"])
         for name in rows_of(other["strategy"]):
             for part in ("entries", "test", "losses"):
                 if name in other[part]:
