@@ -13,7 +13,7 @@ from typing import Any
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
-from grownas.evaluation.groups import row_name
+from grownas.evaluation.groups import row_name, rows_of
 from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
 from grownas.experiments.series import SeriesExperiment
@@ -52,7 +52,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, alpha made fixed
     model, retrain_seconds = result.model, None
     if config.retrain.grown:
-        before, name = journal.cpu_seconds, f"{scores[0].model}_retrained"
+        before, (_, name) = journal.cpu_seconds, rows_of(config.strategy.use)
         choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
         retrained, retrained_model = experiment.score_choice(name, choice)
         retrained = replace(retrained, cpu_seconds=journal.cpu_seconds - before)

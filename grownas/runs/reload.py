@@ -134,8 +134,8 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for date, series, ahead, came in rows:
-        writer.writerow([date, series, repr(ahead), "" if came is None else repr(came)])
+    for date, series, forecast, came in rows:
+        writer.writerow([date, series, repr(forecast), "" if came is None else repr(came)])
     if out is None:
         out = path / name
         RunDir.open(path).write_text(name, text.getvalue())
@@ -144,7 +144,7 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
             out.write_text(text.getvalue(), encoding="utf-8")
         except OSError as error:
             raise RunError(f"out={out}: cannot be written: {error.strerror}") from error
-    ahead = {series: value for _, series, value, _ in rows[-len(task.names) :]}
+    ahead = {series: forecast for _, series, forecast, _ in rows[-len(task.names) :]}
     return Written(out, task.units, task.next_day, task.next_step.frequency, ahead)
 
 

@@ -404,7 +404,7 @@ class IndexReturns:
     def short_past(self, part: str) -> int:
         """Return how many of a part's first forecasts are made from fewer rows than `context` before the last read."""
         rows = self._scored(part)
-        return max(0, min(rows.stop, self.options.context + 1) - rows.start)
+        return max(0, int(min(rows.stop, self.options.context + 1) - rows.start))
 
     def written(self, forecasts: Array, part: str | None) -> Array:
         """Return standardised forecasts in the units that `options.units` names.
@@ -554,7 +554,7 @@ class IndexReturns:
             "mean": self.mean.tolist(),
             "sd": self.sd.tolist(),
             "cleaning": self.panel.report,
-            "next": self.next_step._replace(when=self.next_day)._asdict(),
+            "next": {**self.next_step._asdict(), "when": self.next_day},
             "source": self.source,
             "checksum": self.checksum,
         }
