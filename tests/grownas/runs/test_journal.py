@@ -422,7 +422,7 @@ def test_a_search_killed_again_and_again_equals_an_unbroken_one(
     kills = 0
     while True:
         try:
-            again = search(folder.journal(), stopping(25 + 25 * kills, kill, dropout=0.1))  # some work is undivided
+            again = search(folder.journal(), stopping(25 + 14 * kills, kill, dropout=0.1))  # some work is undivided
             break
         except Killed:
             kills += 1

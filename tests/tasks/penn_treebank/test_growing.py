@@ -264,7 +264,7 @@ def test_growth_killed_again_and_again_equals_an_unbroken_one(task_of, tmp_path,
     whole, kills = search(folders[0].journal(every_s=NEVER), task), 0
     while True:
         try:
-            again = search(folders[1].journal(), Stopping(task, 23 + 6 * kills))
+            again = search(folders[1].journal(), Stopping(task, 23 + 8 * kills))
             break
         except Killed:
             kills += 1
