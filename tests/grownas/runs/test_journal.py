@@ -13,12 +13,14 @@ import torch
 from grownas.criteria.threshold import Thresholds
 from grownas.errors import TrainingError
 from grownas.runs import checkpoint
-from grownas.runs.journal import Interrupted, Journal
-from grownas.strategies.growing.moves import MODES, Scene, add_node_at
-from grownas.strategies.growing.state import Candidate, Growth, Splits
-from grownas.strategies.growing.strategy import _change, grow
+from grownas.runs.journal import FolderStore, Interrupted, Journal
+from grownas.strategies.growing.moves import Context, add_node_at
+from grownas.strategies.growing.options import MODES
+from grownas.strategies.growing.state import Candidate
+from grownas.strategies.growing.strategy import _change
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe
+from tests.grownas.strategies.growing.laboratory import grow, growing, problem_of
 
 RECIPE = Recipe(epochs=3, patience=2, weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05))
 ALWAYS, NEVER = -1.0, 1e9  # seconds between snapshots
@@ -58,7 +60,7 @@ class Folder:
 
     def journal(self, *, identity="config", every_s=ALWAYS):
         logs = {"metrics": self.metrics, "growth": self.growth, "shares": self.shares}
-        return Journal(self.path, identity, every_s=every_s, progress=self.progress, **logs)
+        return Journal(FolderStore(self.path, identity), every_s=every_s, progress=self.progress, **logs)
 
     def names(self):
         return sorted(each.name for each in self.path.iterdir())
@@ -179,7 +181,9 @@ def test_a_remembered_fit_leaves_the_model_and_its_optimizers_alone(
 def test_fits_under_several_keys_stand_apart(folder, copy_task, make_model):
     task, journal = copy_task(), folder.journal()
     start = make_model(task)
-    one, two = (journal.fit(f"pull-{pull}", start, task, replace(RECIPE, l2_sp=pull), seed=3) for pull in (0.0, 40.0))
+    one, two = (
+        journal.fit(f"l2_sp-{l2_sp}", start, task, replace(RECIPE, l2_sp=l2_sp), seed=3) for l2_sp in (0.0, 40.0)
+    )
     assert not torch.equal(one.model.readout.weight, two.model.readout.weight)
     assert journal.elapsed == one.seconds + two.seconds
 
@@ -382,7 +386,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(folder, c
     assert caught.value.seconds > 0
     words = str(caught.value)
     assert words.startswith("stage-2 (stage 2), step 13, epoch 1: the loss is nan")
-    assert words.endswith(f"the last good state is kept in {folder.path / 'stage-2.part'}")
+    assert words.endswith("the last good state is kept as stage-2.part")
     kept = checkpoint.load(folder.path / "stage-2.part", "config")
     assert kept["trainer"]["step"] == 13
     assert all(bool(torch.isfinite(value).all()) for value in kept["trainer"]["model"].values())
@@ -400,10 +404,13 @@ def test_a_stage_after_a_growth_goes_on_with_the_rates_of_its_groups(
 ):
     recipe, task = replace(RECIPE, bilevel=bilevel, l2_sp=5.0), copy_task(dropout=0.2)
     before = fit(make_model(task), task, recipe, seed=0)
-    options = Growth(recipe=recipe, mode="nodes", prune="none", restarts=0, new_rate=2.0, old_rate=0.5)
+    options = growing(
+        recipe=replace(recipe, l2_sp=0.0), mode="nodes", prune="none", restarts=0, new_rate=2.0, old_rate=0.5
+    )
     best = Candidate.start(before.model, before.evaluation)._replace(optimizers=before.optimizers)
-    scene = Scene(best, task, folder.journal(), options, 5.0, seed=0, number=2, source=1)
-    begin, _ = _change(scene, [add_node_at(scene, 1)])
+    problem = problem_of(before.model, task, folder.journal(), seed=0)
+    context = Context(best, problem, options, 5.0, number=2, source=1)
+    begin, _ = _change(context, [add_node_at(context, 1)])
     whole = other_folder.journal(every_s=NEVER).fit("a", begin.model, task, recipe, seed=3, optimizers=begin.optimizers)
     assert [group["lr"] for group in whole.optimizers[0].param_groups] == [0.01, 0.04]
     broken = stopping(at, kill, dropout=0.2)
@@ -430,7 +437,7 @@ WAYS = {  # forms of growth, and kinds of moves that they make on the small task
     "nodes at the best position, and restarts": (
         {"position": "best", "replace": "uniform", "restarts": 2}, {"add_node", "replace_op"},
     ),
-    "splits": ({"mode": "ops_split", "splits": Splits(count=2, part="val")}, {"split_op"}),
+    "splits": ({"mode": "ops_split", "splitting": {"count": 2, "part": "val"}}, {"split_op"}),
     "all kinds, replaced in each stage": (
         {"mode": "nodes_and_ops", "prune": "each_stage", "replace": "missing", "outer_patience": 1,
          "thresholds": Thresholds(0.35, 0.11, **AT_ONCE)},
@@ -449,11 +456,11 @@ def test_a_search_killed_again_and_again_equals_an_unbroken_one(
 ):
     changes, kinds = WAYS[way]
     defaults = {
-        "recipe": replace(RECIPE, bilevel="first"), "pulls": (20.0, 0.0), "judge": "better", "max_nodes": 3,
+        "recipe": replace(RECIPE, bilevel="first"), "l2_sp": (20.0, 0.0), "accept": "better", "max_nodes": 3,
         "mode": "nodes", "prune": "none", "restarts": 0,
         "max_ops": 5, "outer_patience": 2, "trial_epochs": 1, "fine_tune_epochs": 2, "thresholds": EVENLY,
     }  # fmt: skip
-    options = Growth(**{**defaults, **changes})
+    options = growing(**{**defaults, **changes})
 
     def search(journal, task):
         return grow(make_model(task), task, journal, options, seed=2)
@@ -470,7 +477,7 @@ def test_a_search_killed_again_and_again_equals_an_unbroken_one(
     assert_equal(dict(again.model.state_dict()), dict(whole.model.state_dict()))
     assert_equal(dict(again.first_stage.state_dict()), dict(whole.first_stage.state_dict()))
     assert [timeless(line) for line in again.stages] == [timeless(line) for line in whole.stages]
-    assert (again.reason, again.pull, again.steps) == (whole.reason, whole.pull, whole.steps)
+    assert (again.reason, again.l2_sp, again.steps) == (whole.reason, whole.l2_sp, whole.steps)
     assert folder.metrics.timeless == other_folder.metrics.timeless
     assert folder.growth.timeless == other_folder.growth.timeless
     assert folder.shares == other_folder.shares
