@@ -13,7 +13,7 @@ import torch
 from grownas.criteria.threshold import Thresholds
 from grownas.errors import TrainingError
 from grownas.runs import checkpoint
-from grownas.runs.journal import FolderStore, Interrupted, Journal
+from grownas.runs.journal import FolderStore, Interrupted, Journal, MemoryStore
 from grownas.strategies.growing.moves import Context, add_node_at
 from grownas.strategies.growing.options import MODES
 from grownas.strategies.growing.state import Candidate
@@ -176,6 +176,40 @@ def test_a_remembered_fit_leaves_the_model_and_its_optimizers_alone(
         done = folder.journal().fit("a", before.model, task, RECIPE, seed=3, optimizers=before.optimizers)
         assert_equal(outcome(before), kept)
         assert done.model is not before.model
+
+
+def in_folder(folder):
+    return folder.journal
+
+
+def in_memory(folder):
+    store = MemoryStore()
+    logs = {"metrics": folder.metrics, "growth": folder.growth, "shares": folder.shares}
+    return lambda: Journal(store, progress=folder.progress, **logs)
+
+
+@pytest.mark.parametrize("kept_in", [in_folder, in_memory])
+def test_what_becomes_of_a_fit_or_of_other_work_does_not_change_what_is_remembered(
+    folder, copy_task, unusable, make_model, assert_equal, outcome, kept_in
+):
+    journal, task = kept_in(folder), copy_task()
+    start = make_model(task)
+    done = journal().fit("a", start, task, RECIPE, seed=3)
+    first, tree = copy.deepcopy(outcome(done)), {"found": np.ones(2), "list": [1]}
+    journal().remember("b", lambda: tree)
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in done.model.parameters():
+                parameter.add_(1)
+        for state in done.optimizers[0].state.values():
+            state["exp_avg"].add_(1)
+        done.evaluation.losses[:] = 0
+        tree["found"][:] = 9
+        tree["list"].append(2)
+        done = journal().fit("a", start, unusable, RECIPE, seed=3)
+        assert_equal(outcome(done), first)
+        tree = journal().remember("b", kill)
+        assert_equal([tree["found"], tree["list"]], [np.ones(2), [1]])
 
 
 def test_fits_under_several_keys_stand_apart(folder, copy_task, make_model):
