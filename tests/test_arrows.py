@@ -338,14 +338,14 @@ def test_an_import_of_a_test_file_is_found():
     source = """
 import support.growing
 from support import following
-from tests.grownas.runs.test_journal import Folder
+from support.journals import Folder
 from tests import support
 import test_ops as ops
 from conftest import CopyTask
 """
     assert foreign_tests(source) == [
-        "conftest", "conftest.CopyTask", "test_ops", "tests", "tests.grownas.runs.test_journal",
-        "tests.grownas.runs.test_journal.Folder", "tests.support",
+        "conftest", "conftest.CopyTask", "test_ops", "tests", "support.journals",
+        "support.journals.Folder", "tests.support",
     ]  # fmt: skip
 
 

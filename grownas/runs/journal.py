@@ -88,7 +88,7 @@ class FolderStore:
 
 
 class MemoryStore:
-    """Keeps trees in memory."""
+    """Keeps copies of trees in memory, so that what becomes of a model does not change what was kept of it."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -96,11 +96,11 @@ class MemoryStore:
 
     def load(self, name: str) -> Tree | None:
         """Return a tree; None if there is none of this name."""
-        return self.trees.get(name)
+        return copy.deepcopy(self.trees.get(name))
 
     def save(self, name: str, tree: Tree) -> None:
         """Keep a tree."""
-        self.trees[name] = tree
+        self.trees[name] = copy.deepcopy(tree)
 
     def remove(self, name: str) -> None:
         """Forget a tree."""

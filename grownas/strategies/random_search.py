@@ -103,7 +103,8 @@ class RandomSearch:
 
     def with_rate(self, rate: float) -> RandomSearch:
         """Return the search with one learning rate of the weights."""
-        return RandomSearch(self.options.model_copy(update={"rates": (rate,)}))
+        weights = self.options.weights.model_copy(update={"rate": rate})
+        return RandomSearch(self.options.model_copy(update={"weights": weights, "rates": (rate,)}))
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
         """Train one genotype after the other; yield the best so far after each.

@@ -1,20 +1,25 @@
-"""What all tests of growth share: a journal that trains nothing, one that trains, and scenes to make moves in."""
+"""What all tests of growth share: a journal that trains nothing, one that trains, and contexts to make moves in."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from grownas.backbones.chain import Backbone, shares_of
 from grownas.criteria import threshold
-from grownas.criteria.early_stop import Verdict
 from grownas.criteria.threshold import Thresholds
-from grownas.protocols import Evaluation
-from grownas.strategies.growing.moves import Scene
-from grownas.strategies.growing.state import Candidate, Growth
+from grownas.protocols import Budget, Evaluation, Problem, Verdict
+from grownas.space import SearchSpace
+from grownas.strategies.growing.moves import MOVES, Context
+from grownas.strategies.growing.options import Options
+from grownas.strategies.growing.state import Candidate
+from grownas.strategies.growing.strategy import Growth, path_of
+from grownas.strategies.growing.strategy import replay as replay_problem
 from grownas.training.loop import Fit, fit
 from grownas.training.recipe import OptimizerRecipe, Recipe, make_optimizers
 
@@ -22,20 +27,101 @@ CONTRACT_KEYS = {
     "stage", "step", "kind", "node", "op", "drift", "loss_before", "loss_after", "predicted_change", "params_before",
     "params_after", "accepted", "judge", "wall_s",
 }  # fmt: skip
-KEYS = CONTRACT_KEYS | {"measured_change", "cell_before", "cell_after", "part", "trial"}  # of any move
+KEYS = CONTRACT_KEYS | {"measured_change", "cell_before", "cell_after", "part", "trial", "words"}  # of any move
 NODE_KEYS = KEYS | {"draw"}  # of a new node
+OP_KEYS = KEYS | {"op_name", "sources"}  # of a change of an op
+KINDS = [kind for kind, move in MOVES.items() if move.propose is not None]  # that a stage may begin with
+SPACE = SearchSpace(("add", "hadamard"), ("identity", "tanh", "sigmoid", "relu"))
 START = 1.0  # the start's validation loss
 CHANGED = 0.97  # that of a model which was just changed
 STEPS, EPOCHS, BEST = 10, 20, 15  # of each scripted fit: enough for ops to be judged
 DAYS = 64
-PLAIN = Growth(
-    recipe=Recipe(epochs=7), pulls=(100.0, 0.0), judge="better", mode="nodes", prune="none", restarts=0, max_nodes=3,
+
+
+def _flat(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by their keys, from some that may be given as a recipe or as thresholds."""
+    flat = dict(changes)
+    if (recipe := flat.pop("recipe", None)) is not None:
+        given = asdict(recipe)
+        for key in ("clip", "warm_up", "decay", "average", "non_monotone"):
+            given["weights"][key] = given.pop(key)
+        flat |= {key: given.pop(key) for key in ("patience", "bilevel", "weights", "alpha")}
+        flat["max_epochs"] = given.pop("epochs")
+        others = asdict(Recipe())
+        assert given == {key: others[key] for key in given}, "the options have no key for this field of a recipe"
+    if (thresholds := flat.pop("thresholds", None)) is not None:
+        flat |= asdict(thresholds)
+    return flat
+
+
+def growing(**changes: Any) -> Options:
+    """Checked options; `recipe` and `thresholds` may stand for their keys."""
+    return Options(**_flat(changes))
+
+
+def but(options: Options, **changes: Any) -> Options:
+    """Checked options that differ from others in this."""
+    return Options(**{**options.model_dump(), **_flat(changes)})
+
+
+def problem_of(start, task, journal, *, seed=1, space=SPACE, seconds=None, origins=()):
+    """A search's problem; the models that it builds are as large as its start."""
+
+    def build(nodes, purpose):
+        return model_of(task, *nodes, seed=sum(map(ord, purpose)), hidden=start.core.hidden_size)
+
+    return Problem(
+        task=task, space=space, build=build, start=start, journal=journal, budget=Budget(seconds=seconds), seed=seed,
+        origins=lambda count: origins[:count],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What a growth found, before its cell is derived."""
+
+    model: Any
+    evaluation: Evaluation
+    first_stage: Any
+    stages: list[dict[str, Any]]
+    l2_sp: float | None
+    steps: int
+    seconds: float
+    reason: str
+    first_line: dict[str, Any]
+    speed: float | None
+    first_speed: float | None
+
+    def path(self):
+        """The lines of the stages that led to the model."""
+        return path_of(self.stages)
+
+
+def grow(start, task, journal, options, *, seed, origins=(), space=SPACE, seconds=None) -> Grown:
+    """Do all units of a growth."""
+    growth = Growth(problem_of(start, task, journal, seed=seed, space=space, seconds=seconds, origins=origins), options)
+    for _ in growth.units():
+        assert growth.reason == ""
+    found = growth.result()
+    return Grown(
+        found.model, found.evaluation, growth.first.model, growth.stages, growth.l2_sp, found.steps, found.seconds,
+        found.reason, growth.first_line, found.speed, growth.first.fits[0].speed,
+    )  # fmt: skip
+
+
+def replay(start, task, journal, options, path, *, seed, space=SPACE):
+    """Repeat a path without judging."""
+    return replay_problem(problem_of(start, task, journal, seed=seed, space=space), options, path)
+
+
+PLAIN = growing(
+    recipe=Recipe(epochs=7), l2_sp=(100.0, 0.0), accept="better", mode="nodes", prune="none", restarts=0, max_nodes=3,
     first_epochs=None, guard=False, birth="carrier", blend_steps=0, nodes_at_once=1,
 )  # fmt: skip
-ONE_PULL = replace(PLAIN, pulls=(0.0,))
+ONE_STRENGTH = but(PLAIN, l2_sp=(0.0,))
 QUICK = Recipe(epochs=3, patience=2, weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05))
-TRAINED = Growth(
-    recipe=QUICK, pulls=(5.0,), judge="better", mode="nodes", prune="none", restarts=0,
+TRAINED = growing(
+    recipe=QUICK, l2_sp=(5.0,), accept="better", mode="nodes", prune="none", restarts=0,
     thresholds=Thresholds(min_age=1), first_epochs=None, guard=False, birth="carrier", blend_steps=0, nodes_at_once=1,
 )  # fmt: skip
 
@@ -86,7 +172,7 @@ class ScriptedJournal:
         assert as_bytes(self.work.setdefault(key, again)) == as_bytes(again), f"{key} stands for different things"
         return self.work[key]
 
-    def grew(self, line):
+    def log_morphism(self, line):
         self.lines.append(rounded(line))
 
 
@@ -112,7 +198,7 @@ class TrainingJournal(ScriptedJournal):
             self.outcomes[key] = copy.deepcopy(self.outcome(done))
         return done
 
-    def grew(self, line):
+    def log_morphism(self, line):
         self.lines.append(dict(line))
 
 
@@ -134,8 +220,10 @@ def timeless(line):
     return {key: value for key, value in line.items() if key not in ("wall_s", "seconds")}
 
 
-def scene_of(model, task, options=TRAINED, *, trained=None, watched=None, pull=0.0, seed=7, number=2):
-    """A scene in which a model, or what a fit made of it, is the best candidate.
+def context_of(
+    model, task, options=TRAINED, *, trained=None, watched=None, l2_sp=0.0, seed=7, number=2, space=SPACE, journal=None
+):
+    """A context in which a model, or what a fit made of it, is the best candidate.
 
     Args:
         trained: the fit; a real journal is not needed.
@@ -147,7 +235,13 @@ def scene_of(model, task, options=TRAINED, *, trained=None, watched=None, pull=0
         candidate = candidate.trained(trained, options.thresholds)
     if watched is not None:
         candidate = candidate._replace(watched=tuple(watched))
-    return Scene(candidate, task, ScriptedJournal({}), options, pull, seed, number, source=1)
+    problem = problem_of(model, task, ScriptedJournal({}) if journal is None else journal, seed=seed, space=space)
+    return Context(candidate, problem, options, l2_sp, number, source=1)
+
+
+def with_problem(context, **changes):
+    """The same context in a problem that differs in this."""
+    return replace(context, problem=replace(context.problem, **changes))
 
 
 def model_of(task, *nodes, seed=0, hidden=3):
@@ -156,7 +250,10 @@ def model_of(task, *nodes, seed=0, hidden=3):
     return task.model(Backbone.from_ops(task.input_size, hidden, nodes, generator=generator), generator=generator)
 
 
-def aged(shares, thresholds=TRAINED.thresholds):
+YOUNG = Thresholds(min_age=1)
+
+
+def aged(shares, thresholds=YOUNG):
     """The state of a node whose ops have had these shares for long."""
     state = threshold.begin(shares)
     for _ in range(99):
@@ -171,10 +268,10 @@ def set_shares(core, node, shares):
 
 
 def verdicts(*answers):
-    """A judge that gives scripted answers, one after the other, and then rejects everything."""
+    """A criterion that gives scripted answers, one after the other, and then rejects everything."""
     rest = iter(answers)
 
-    def judge(best, candidate, *, threshold):
+    def answer(best, candidate, *, threshold):
         return Verdict(next(rest, False), 0.25, "scripted", 0.5)
 
-    return judge
+    return answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grownas.runs.journal import Journal
+from grownas.runs.journal import FolderStore, Journal
 
 ALWAYS, NEVER = -1.0, 1e9  # seconds between snapshots
 
@@ -28,6 +28,9 @@ class Progress:
     def update(self, **words):
         self.shown.append(words)
 
+    def show(self, title, words="", *, done=0, total=None):
+        self.shown.append({"title": title, "words": words})
+
 
 class Killed(BaseException):
     """Stands for a SIGKILL: nothing in the code catches it to save."""
@@ -41,7 +44,7 @@ class Folder:
 
     def journal(self, *, identity="config", every_s=ALWAYS):
         logs = {"metrics": self.metrics, "growth": self.growth, "shares": self.shares}
-        return Journal(self.path, identity, every_s=every_s, progress=self.progress, **logs)
+        return Journal(FolderStore(self.path, identity), every_s=every_s, progress=self.progress, **logs)
 
     def names(self):
         return sorted(each.name for each in self.path.iterdir())

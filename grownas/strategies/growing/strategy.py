@@ -65,8 +65,8 @@ class Growing:
 
     def with_rate(self, rate: float) -> Growing:
         """Return growth with another learning rate of the weights."""
-        weights = self.options.weights.model_copy(update={"rate": rate})
-        return Growing(self.options.model_copy(update={"weights": weights}))
+        given = self.options.model_dump()  # not model_copy, which keeps the recipe that was cached
+        return Growing(Options(**{**given, "weights": {**given["weights"], "rate": rate}}))
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
         """Grow; yield what is found after each stage, then the result with the derived cell."""

@@ -1,4 +1,4 @@
-"""Both levels of early stopping: patience over epochs, judges over stages."""
+"""Both levels of early stopping: patience over epochs, acceptance over stages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grownas.criteria.early_stop import JUDGES, Patience, Verdict, better, significant
+from grownas.criteria.early_stop import ACCEPT, Patience, better, logged, significant
+from grownas.protocols import Verdict
 
 values = st.lists(st.floats(-10, 10), min_size=1, max_size=20)
 
@@ -68,7 +69,7 @@ def test_significant_is_the_t_of_statsmodels(seed):
     verdict = significant(best, candidate, threshold=1.645)
     assert verdict.figure == pytest.approx(float(fitted.tvalues[0]), rel=1e-9)
     assert verdict.accepted == (verdict.figure > 1.645)
-    assert verdict.line() == {"rule": "significant", "figure": verdict.figure, "threshold": 1.645}
+    assert logged(verdict) == {"rule": "significant", "figure": verdict.figure, "threshold": 1.645}
 
 
 def test_significant_is_one_sided_and_takes_no_lucky_draw():
@@ -82,9 +83,9 @@ def test_significant_is_one_sided_and_takes_no_lucky_draw():
     assert not significant(best, lower, threshold=1.645).accepted
 
 
-@pytest.mark.parametrize("judge", JUDGES.values(), ids=JUDGES)
-def test_no_judge_accepts_equal_losses(judge):
+@pytest.mark.parametrize("rule", ACCEPT.values(), ids=ACCEPT)
+def test_no_rule_accepts_equal_losses(rule):
     losses = np.random.default_rng(1).normal(size=50)
-    verdict = judge(losses, losses.copy(), threshold=1.645)
+    verdict = rule(losses, losses.copy(), threshold=1.645)
     assert not verdict.accepted
     assert verdict.figure == 0

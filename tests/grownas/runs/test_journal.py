@@ -13,12 +13,14 @@ import torch
 from grownas.criteria.threshold import Thresholds
 from grownas.errors import TrainingError
 from grownas.runs import checkpoint
-from grownas.runs.journal import Interrupted
-from grownas.strategies.growing.moves import MODES, Scene, add_node_at
-from grownas.strategies.growing.state import Candidate, Growth, Splits
-from grownas.strategies.growing.strategy import _change, grow
+from grownas.runs.journal import Interrupted, Journal, MemoryStore
+from grownas.strategies.growing.moves import Context, add_node_at
+from grownas.strategies.growing.options import MODES
+from grownas.strategies.growing.state import Candidate
+from grownas.strategies.growing.strategy import _change
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe
+from support.growing import grow, growing, problem_of
 from support.journals import ALWAYS, NEVER, Folder, Killed
 
 RECIPE = Recipe(epochs=3, patience=2, weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05))
@@ -136,10 +138,46 @@ def test_a_remembered_fit_leaves_the_model_and_its_optimizers_alone(
         assert done.model is not before.model
 
 
+def in_folder(folder):
+    return folder.journal
+
+
+def in_memory(folder):
+    store = MemoryStore()
+    logs = {"metrics": folder.metrics, "growth": folder.growth, "shares": folder.shares}
+    return lambda: Journal(store, progress=folder.progress, **logs)
+
+
+@pytest.mark.parametrize("kept_in", [in_folder, in_memory])
+def test_what_becomes_of_a_fit_or_of_other_work_does_not_change_what_is_remembered(
+    folder, copy_task, unusable, make_model, assert_equal, outcome, kept_in
+):
+    journal, task = kept_in(folder), copy_task()
+    start = make_model(task)
+    done = journal().fit("a", start, task, RECIPE, seed=3)
+    first, tree = copy.deepcopy(outcome(done)), {"found": np.ones(2), "list": [1]}
+    journal().remember("b", lambda: tree)
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in done.model.parameters():
+                parameter.add_(1)
+        for state in done.optimizers[0].state.values():
+            state["exp_avg"].add_(1)
+        done.evaluation.losses[:] = 0
+        tree["found"][:] = 9
+        tree["list"].append(2)
+        done = journal().fit("a", start, unusable, RECIPE, seed=3)
+        assert_equal(outcome(done), first)
+        tree = journal().remember("b", kill)
+        assert_equal([tree["found"], tree["list"]], [np.ones(2), [1]])
+
+
 def test_fits_under_several_keys_stand_apart(folder, copy_task, make_model):
     task, journal = copy_task(), folder.journal()
     start = make_model(task)
-    one, two = (journal.fit(f"pull-{pull}", start, task, replace(RECIPE, l2_sp=pull), seed=3) for pull in (0.0, 40.0))
+    one, two = (
+        journal.fit(f"l2_sp-{l2_sp}", start, task, replace(RECIPE, l2_sp=l2_sp), seed=3) for l2_sp in (0.0, 40.0)
+    )
     assert not torch.equal(one.model.readout.weight, two.model.readout.weight)
     assert journal.elapsed == one.seconds + two.seconds
 
@@ -342,7 +380,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(folder, c
     assert caught.value.seconds > 0
     words = str(caught.value)
     assert words.startswith("stage-2 (stage 2), step 13, epoch 1: the loss is nan")
-    assert words.endswith(f"the last good state is kept in {folder.path / 'stage-2.part'}")
+    assert words.endswith("the last good state is kept as stage-2.part")
     kept = checkpoint.load(folder.path / "stage-2.part", "config")
     assert kept["trainer"]["step"] == 13
     assert all(bool(torch.isfinite(value).all()) for value in kept["trainer"]["model"].values())
@@ -360,10 +398,13 @@ def test_a_stage_after_a_growth_goes_on_with_the_rates_of_its_groups(
 ):
     recipe, task = replace(RECIPE, bilevel=bilevel, l2_sp=5.0), copy_task(dropout=0.2)
     before = fit(make_model(task), task, recipe, seed=0)
-    options = Growth(recipe=recipe, mode="nodes", prune="none", restarts=0, new_rate=2.0, old_rate=0.5)
+    options = growing(
+        recipe=replace(recipe, l2_sp=0.0), mode="nodes", prune="none", restarts=0, new_rate=2.0, old_rate=0.5
+    )
     best = Candidate.start(before.model, before.evaluation)._replace(optimizers=before.optimizers)
-    scene = Scene(best, task, folder.journal(), options, 5.0, seed=0, number=2, source=1)
-    begin, _ = _change(scene, [add_node_at(scene, 1)])
+    problem = problem_of(before.model, task, folder.journal(), seed=0)
+    context = Context(best, problem, options, 5.0, number=2, source=1)
+    begin, _ = _change(context, [add_node_at(context, 1)])
     whole = other_folder.journal(every_s=NEVER).fit("a", begin.model, task, recipe, seed=3, optimizers=begin.optimizers)
     assert [group["lr"] for group in whole.optimizers[0].param_groups] == [0.01, 0.04]
     broken = stopping(at, kill, dropout=0.2)
@@ -390,7 +431,7 @@ WAYS = {  # forms of growth, and kinds of moves that they make on the small task
     "nodes at the best position, and restarts": (
         {"position": "best", "replace": "uniform", "restarts": 2}, {"add_node", "replace_op"},
     ),
-    "splits": ({"mode": "ops_split", "splits": Splits(count=2, part="val")}, {"split_op"}),
+    "splits": ({"mode": "ops_split", "splitting": {"count": 2, "part": "val"}}, {"split_op"}),
     "all kinds, replaced in each stage": (
         {"mode": "nodes_and_ops", "prune": "each_stage", "replace": "missing", "outer_patience": 1,
          "thresholds": Thresholds(0.35, 0.11, **AT_ONCE)},
@@ -409,11 +450,11 @@ def test_a_search_killed_again_and_again_equals_an_unbroken_one(
 ):
     changes, kinds = WAYS[way]
     defaults = {
-        "recipe": replace(RECIPE, bilevel="first"), "pulls": (20.0, 0.0), "judge": "better", "max_nodes": 3,
+        "recipe": replace(RECIPE, bilevel="first"), "l2_sp": (20.0, 0.0), "accept": "better", "max_nodes": 3,
         "mode": "nodes", "prune": "none", "restarts": 0,
         "max_ops": 5, "outer_patience": 2, "trial_epochs": 1, "fine_tune_epochs": 2, "thresholds": EVENLY,
     }  # fmt: skip
-    options = Growth(**{**defaults, **changes})
+    options = growing(**{**defaults, **changes})
 
     def search(journal, task):
         return grow(make_model(task), task, journal, options, seed=2)
@@ -430,7 +471,7 @@ def test_a_search_killed_again_and_again_equals_an_unbroken_one(
     assert_equal(dict(again.model.state_dict()), dict(whole.model.state_dict()))
     assert_equal(dict(again.first_stage.state_dict()), dict(whole.first_stage.state_dict()))
     assert [timeless(line) for line in again.stages] == [timeless(line) for line in whole.stages]
-    assert (again.reason, again.pull, again.steps) == (whole.reason, whole.pull, whole.steps)
+    assert (again.reason, again.l2_sp, again.steps) == (whole.reason, whole.l2_sp, whole.steps)
     assert folder.metrics.timeless == other_folder.metrics.timeless
     assert folder.growth.timeless == other_folder.growth.timeless
     assert folder.shares == other_folder.shares

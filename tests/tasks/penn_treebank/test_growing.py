@@ -15,17 +15,26 @@ from grownas import morphisms
 from grownas.backbones.chain import Backbone
 from grownas.criteria import splitting
 from grownas.criteria.curvature import has_curvature
-from grownas.criteria.early_stop import JUDGES
+from grownas.criteria.early_stop import ACCEPT
 from grownas.criteria.first_order import first_order_gain
 from grownas.criteria.threshold import Thresholds
-from grownas.strategies.growing.moves import MODES, Batches, add_nodes, duplicate_at, split_at
-from grownas.strategies.growing.state import Growth, Splits, apply, with_core
-from grownas.strategies.growing.strategy import grow
+from grownas.strategies.cores import with_core
+from grownas.strategies.growing.moves import Batches, add_nodes, duplicate_at, split_at
+from grownas.strategies.growing.options import MODES
+from grownas.strategies.growing.state import apply
 from grownas.tasks.penn_treebank.options import Options
 from grownas.tasks.penn_treebank.task import PennTreebank
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe
-from support.growing import TrainingJournal, scene_of, timeless, verdicts
+from support.growing import (
+    TrainingJournal,
+    but,
+    context_of,
+    grow,
+    growing,
+    timeless,
+    verdicts,
+)
 from support.journals import NEVER, Folder, Killed
 
 WORDS, H = ["the", "cat", "dog", "sat", "ran", "on", "mat", "road", "<unk>"], 5
@@ -39,12 +48,12 @@ RECIPE = Recipe(
     epochs=2, patience=None, clip=0.5, warm_up=5, decay="linear", non_monotone=1,
     weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05),
 )  # fmt: skip
-GROWTH = Growth(
-    recipe=RECIPE, later_epochs=3, pulls=(0.0,), judge="scripted", prune="none", restarts=0, noise=0.0, trial_epochs=1,
+GROWTH = growing(
+    recipe=RECIPE, later_epochs=3, l2_sp=(0.0,), accept="better", prune="none", restarts=0, noise=0.0, trial_epochs=1,
     max_nodes=3, max_ops=9, position="best", new_rate=2.0, old_rate=0.5,
     first_epochs=None, guard=False, birth="carrier", blend_steps=0, nodes_at_once=1,
     thresholds=Thresholds(min_age=1, grow_threshold=0.1, prune_threshold=0.01),  # every op may be duplicated
-    splits=Splits(count=2),
+    splitting={"count": 2},
 )  # fmt: skip
 
 
@@ -135,10 +144,10 @@ def test_criteria_read_embedded_words_and_nothing_is_dropped(task_of, highway, s
 def test_the_gain_of_a_new_node_is_the_norm_of_its_gradient(task_of, highway, share_projection):
     task = task_of(**DROPPED)
     model = trained(task, highway=highway, share_projection=share_projection)
-    options = replace(GROWTH, mode="nodes")
-    scene, gains = scene_of(model, task, options), []
+    options = but(GROWTH, mode="nodes")
+    context, gains = context_of(model, task, options), []
     for position in (0, 1):
-        grown = morphisms.add_node(model.core, position, generator=scene.generator(scene.source)).backbone
+        grown = morphisms.add_node(model.core, position, generator=context.generator(context.source)).backbone
         parameters = list(grown.nodes[position].parameters())
         slopes = torch.autograd.grad(mean_loss(model, task, grown), parameters, materialize_grads=True)
         gains.append(math.sqrt(sum(float(slope.square().sum()) for slope in slopes)))
@@ -146,7 +155,7 @@ def test_the_gain_of_a_new_node_is_the_norm_of_its_gradient(task_of, highway, sh
         assert first_order_gain(grown, batches.loss, batches, position) == pytest.approx(gains[-1], rel=1e-9)
     assert min(gains) > 1e-3
     best = gains.index(max(gains))
-    assert [proposal.places for proposal in add_nodes(scene).proposals] == [((best, None),), ((1 - best, None),)]
+    assert [proposal.places for proposal in add_nodes(context).proposals] == [((best, None),), ((1 - best, None),)]
 
 
 @pytest.mark.parametrize("penalties", [{}, PENALISED], ids=["nll", "penalties"])
@@ -180,14 +189,14 @@ def test_every_move_keeps_the_logits(task_of, highway, share_projection, learn_g
     """Nodes and copies exactly; the halves of a split that do not move, and those that move a little, accordingly."""
     task = task_of(learn_gain=learn_gain)
     model = trained(task, highway=highway, share_projection=share_projection)
-    scene, before = scene_of(model, task, GROWTH), logits(model, task)
-    changes = [proposal.make() for proposal in add_nodes(scene).proposals]
-    changes += [[duplicate_at(scene, 0, op)] for op in range(len(OPS))]
+    context, before = context_of(model, task, GROWTH), logits(model, task)
+    changes = [proposal.make() for proposal in add_nodes(context).proposals]
+    changes += [[duplicate_at(context, 0, op)] for op in range(len(OPS))]
     batches = Batches(model, task, "train")
     found = splitting.judge_ops(model.core, batches.loss, batches)
-    changes += [[split_at(scene, *place, one, 0.0)] for place, one in found.items()]
+    changes += [[split_at(context, *place, one, 0.0)] for place, one in found.items()]
     for (change,) in changes:
-        after, line = apply(scene.best, change, task, GROWTH, stage=2, step=0)
+        after, line = apply(context.best, change, task, GROWTH, stage=2, step=0)
         torch.testing.assert_close(logits(after.model, task), before, rtol=0, atol=1e-10)
         assert line["drift"] < 1e-10
         assert line["loss_after"] == pytest.approx(line["loss_before"], rel=1e-12)
@@ -204,15 +213,15 @@ def test_every_move_keeps_the_logits(task_of, highway, share_projection, learn_g
 @pytest.mark.parametrize("mode", MODES)
 def test_growth_in_every_mode_begins_each_stage_where_the_best_one_ended(task_of, monkeypatch, mode, optimizer):
     """With dropout, a sampled softmax, schedules, and moments or means that are carried."""
-    monkeypatch.setitem(JUDGES, "scripted", verdicts(True, True, False, True, False))
+    monkeypatch.setitem(ACCEPT, "better", verdicts(True, True, False, True, False))
     task, journal = task_of(**DROPPED, **PENALISED), TrainingJournal()
-    options = replace(GROWTH, mode=mode, outer_patience=2)
+    options = but(GROWTH, mode=mode, outer_patience=2)
     rate = {"adam": 0.02, "nt_asgd": 0.5}[optimizer]
-    options = replace(options, recipe=replace(RECIPE, epochs=4, weights=OptimizerRecipe(optimizer, rate)))
+    options = but(options, recipe=replace(RECIPE, epochs=4, weights=OptimizerRecipe(optimizer, rate)))
     grown = grow(model_of(task), task, journal, options, seed=1)
     accepted = [line["stage"] for line in grown.path()]
     assert accepted == [1, 2, 4]
-    keys = {1: "stage-1-pull-0", **{line["stage"]: f"stage-{line['stage']}" for line in grown.stages[1:]}}
+    keys = {1: "stage-1-l2_sp-0", **{line["stage"]: f"stage-{line['stage']}" for line in grown.stages[1:]}}
     ended = {number: journal.fits[key]["done"].model for number, key in keys.items()}
     for key, lines in itertools.groupby(journal.lines, lambda line: line["trial"] or line["part"]):
         lines = list(lines)
@@ -254,17 +263,17 @@ def test_growth_killed_again_and_again_equals_an_unbroken_one(task_of, tmp_path,
     """In single precision; snapshots after every step, kills anywhere."""
     task = task_of(**DROPPED, **PENALISED)
     recipe = replace(RECIPE, weights=OptimizerRecipe(optimizer, {"adam": 0.02, "nt_asgd": 0.5}[optimizer]))
-    options = replace(GROWTH, mode=mode, noise=0.1, recipe=replace(recipe, epochs=4), later_epochs=4, max_nodes=2)
+    options = but(GROWTH, mode=mode, noise=0.1, recipe=replace(recipe, epochs=4), later_epochs=4, max_nodes=2)
 
     def search(journal, task):
-        monkeypatch.setitem(JUDGES, "scripted", verdicts(True, True, False))
+        monkeypatch.setitem(ACCEPT, "better", verdicts(True, True, False))
         return grow(model_of(task, dtype=torch.float32), task, journal, options, seed=1)
 
     folders = [Folder(tmp_path / name) for name in ("whole", "broken")]
     whole, kills = search(folders[0].journal(every_s=NEVER), task), 0
     while True:
         try:
-            again = search(folders[1].journal(), Stopping(task, 23 + 8 * kills))
+            again = search(folders[1].journal(), Stopping(task, 23 + 6 * kills))
             break
         except Killed:
             kills += 1

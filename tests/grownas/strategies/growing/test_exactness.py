@@ -15,17 +15,22 @@ import torch
 
 from grownas.criteria.threshold import Thresholds
 from grownas.space import SearchSpace
+from grownas.strategies.cores import with_noise
 from grownas.strategies.growing import strategy as growing
-from grownas.strategies.growing.moves import KINDS, MODES, Scene
-from grownas.strategies.growing.state import Candidate, Splits
-from grownas.strategies.growing.strategy import grow, replay, stirred
+from grownas.strategies.growing.moves import MOVES, Context
+from grownas.strategies.growing.options import MODES
+from grownas.strategies.growing.state import Candidate
 from grownas.training.loop import fit
 from support.growing import (
     QUICK,
     TRAINED,
     ScriptedJournal,
     TrainingJournal,
+    but,
+    grow,
     model_of,
+    problem_of,
+    replay,
     timeless,
 )
 
@@ -52,13 +57,14 @@ def alone(copy_task, make_model):
     """Train the first stage, then one that begins with a move of a kind at some places; return that fit."""
 
     def run(options, kind, places, number):
-        task, (pull,) = copy_task(dropout=0.1), options.pulls
-        start, recipe = make_model(task), replace(options.recipe, pull=pull)
-        first = fit(stirred(start, options.noise, pull, seed=SEED), task, recipe, seed=SEED)
+        task, (l2_sp,) = copy_task(dropout=0.1), options.l2_sp
+        start, recipe = make_model(task), replace(options.recipe, l2_sp=l2_sp)
+        first = fit(with_noise(start, options.noise, l2_sp, seed=SEED), task, recipe, seed=SEED)
         best = Candidate.start(start, task.evaluate(start, "val")).trained(first, options.thresholds)
-        scene = Scene(best, task, ScriptedJournal({}), options, pull, SEED, number, source=1)
-        (proposal,) = [one for one in KINDS[kind](scene).proposals if one.places == places]
-        begun, _ = growing._change(scene, proposal.make())
+        problem = problem_of(start, task, ScriptedJournal({}), seed=SEED)
+        context = Context(best, problem, options, l2_sp, number, source=1)
+        (proposal,) = [one for one in MOVES[kind].propose(context).proposals if one.places == places]
+        begun, _ = growing._change(context, proposal.make())
         return fit(begun.model, task, recipe, seed=SEED, optimizers=begun.optimizers)
 
     return run
@@ -73,8 +79,8 @@ def places_of(line):
 def test_a_rejected_move_leaves_no_trace(search, alone, judge_says, assert_equal, outcome, mode, choice):
     """The best candidate is as it was, and what is accepted next is as if it had been alone."""
     judge_says(True, False, True)
-    options = replace(
-        TRAINED, mode=mode, choice=choice, judge="scripted", trial_epochs=2, thresholds=MANY, position="best",
+    options = but(
+        TRAINED, mode=mode, choice=choice, trial_epochs=2, thresholds=MANY, position="best",
         outer_patience=1 if mode == "nodes_and_ops" else 2, max_nodes=2, max_ops=4,
     )  # fmt: skip
     grown, journal = search(options)
@@ -82,7 +88,7 @@ def test_a_rejected_move_leaves_no_trace(search, alone, judge_says, assert_equal
         assert_equal(outcome(asked["done"]), journal.outcomes[key])
     rejected, accepted = grown.stages[1:3]
     assert [line["accepted"] for line in (rejected, accepted)] == [False, True]
-    assert rejected["loss_before"] == accepted["loss_before"] == journal.fits["stage-1-pull-5"]["done"].loss
+    assert rejected["loss_before"] == accepted["loss_before"] == journal.fits["stage-1-l2_sp-5"]["done"].loss
     assert accepted["moves"] != rejected["moves"] or mode == "nodes"
     assert grown.model is journal.fits["stage-3"]["done"].model
     (move,) = accepted["moves"]
@@ -93,8 +99,8 @@ def test_a_rejected_move_leaves_no_trace(search, alone, judge_says, assert_equal
 @pytest.mark.parametrize("mode", MODES)
 def test_a_rejected_move_is_in_the_log_with_its_figures(search, judge_says, mode):
     judge_says(True, False)
-    _, journal = search(replace(TRAINED, mode=mode, judge="scripted", trial_epochs=2, thresholds=MANY))
-    lines, best = [line for line in journal.lines if line["stage"] == 2], journal.fits["stage-1-pull-5"]["done"]
+    _, journal = search(but(TRAINED, mode=mode, trial_epochs=2, thresholds=MANY))
+    lines, best = [line for line in journal.lines if line["stage"] == 2], journal.fits["stage-1-l2_sp-5"]["done"]
     assert [line["accepted"] for line in lines] == [False] * len(MODES[mode])
     for line in lines:
         lost = line["judge"]["rule"] != "scripted"
@@ -111,11 +117,11 @@ def test_a_rejected_move_is_in_the_log_with_its_figures(search, judge_says, mode
 @pytest.mark.parametrize("replace_by", ["uniform", "missing"])
 def test_a_rejected_restart_leaves_no_trace(search, judge_says, assert_equal, outcome, replace_by):
     judge_says(True, False)
-    grown, journal = search(replace(TRAINED, judge="scripted", max_nodes=1, replace=replace_by, restarts=2))
+    grown, journal = search(but(TRAINED, max_nodes=1, replace=replace_by, restarts=2))
     (line,) = journal.lines
     assert (line["kind"], line["accepted"]) == ("replace_op", False)
-    assert grown.model is journal.fits["stage-1-pull-5"]["done"].model
-    assert_equal(outcome(journal.fits["stage-1-pull-5"]["done"]), journal.outcomes["stage-1-pull-5"])
+    assert grown.model is journal.fits["stage-1-l2_sp-5"]["done"].model
+    assert_equal(outcome(journal.fits["stage-1-l2_sp-5"]["done"]), journal.outcomes["stage-1-l2_sp-5"])
 
 
 @pytest.mark.parametrize(("mode", "kind"), [(mode, *kinds) for mode, kinds in MODES.items() if len(kinds) == 1])
@@ -124,7 +130,7 @@ def test_the_winner_of_the_trials_is_what_the_mode_of_its_kind_does(search, judg
     found = []
     for one in (mode, "nodes_and_ops"):
         judge_says(True, True, False)
-        options = replace(TRAINED, mode=one, judge="scripted", trial_epochs=2, thresholds=MANY)
+        options = but(TRAINED, mode=one, trial_epochs=2, thresholds=MANY)
         grown, journal = search(options, losses={f"stage-2-try-{kind}": -100.0})
         lines = [timeless(line) for line in journal.lines if line["stage"] == 2 and line["accepted"]]
         asked = journal.fits["stage-2"]
@@ -134,7 +140,7 @@ def test_the_winner_of_the_trials_is_what_the_mode_of_its_kind_does(search, judg
         assert [line["kind"] for line in lines] == [kind]
         assert [move["kind"] for move in grown.stages[1]["moves"]] == [kind]
         tries = [asked["recipe"] for key, asked in journal.fits.items() if key.startswith("stage-2-try-")]
-        assert tries == [replace(options.recipe, pull=5.0).first(2)] * (3 if one == "nodes_and_ops" else 0)
+        assert tries == [replace(options.recipe, l2_sp=5.0).first(2)] * (3 if one == "nodes_and_ops" else 0)
     assert_equal(*found)
 
 
@@ -148,8 +154,8 @@ def test_a_path_repeated_on_the_same_data_ends_at_the_same_bits(
 ):
     """Each stage is trained for as many epochs as its best took."""
     judge_says(True, True, False)
-    task, options = copy_task(dropout=0.1), replace(
-        TRAINED, mode=mode, choice=choice, judge="scripted", max_nodes=2, max_ops=3, position="best",
+    task, options = copy_task(dropout=0.1), but(
+        TRAINED, mode=mode, choice=choice, max_nodes=2, max_ops=3, position="best",
         recipe=replace(QUICK, epochs=6, patience=6),
     )  # fmt: skip
     start = model_of(task, [("add", "identity"), ("add", "tanh")])
@@ -160,9 +166,9 @@ def test_a_path_repeated_on_the_same_data_ends_at_the_same_bits(
     assert all(line["best_epoch"] > 0 for line in path)
     model = replay(start, task, again, options, path, seed=SEED)
     assert_equal(dict(model.state_dict()), dict(grown.model.state_dict()))
-    assert list(again.fits) == ["refit-stage-1-pull-5", "refit-stage-2"]
+    assert list(again.fits) == ["refit-stage-1-l2_sp-5", "refit-stage-2"]
     for line, asked in zip(path, again.fits.values(), strict=True):
-        assert asked["recipe"] == replace(options.recipe, pull=5.0).refit(line["best_epoch"])
+        assert asked["recipe"] == replace(options.recipe, l2_sp=5.0).refit(line["best_epoch"])
     assert again.lines == []
 
 
@@ -170,8 +176,8 @@ def test_a_path_repeated_on_the_same_data_ends_at_the_same_bits(
 @pytest.mark.parametrize("prune", ["each_stage", "at_end"])
 def test_prunings_and_restarts_are_repeated_too(copy_task, make_model, judge_says, assert_equal, prune, replaced):
     judge_says(*{"each_stage": [False, True] * 2, "at_end": [True, True, False]}[prune])  # False: no harm was done
-    task, options = copy_task(dropout=0.1), replace(
-        TRAINED, judge="scripted", prune=prune, replace=replaced, restarts=1, max_nodes=1, fine_tune_epochs=2,
+    task, options = copy_task(dropout=0.1), but(
+        TRAINED, prune=prune, replace=replaced, restarts=1, max_nodes=1, fine_tune_epochs=2,
         thresholds=Thresholds(1.0, 0.33, hysteresis=0.1, smoothing=1.0, min_age=1),
         recipe=replace(QUICK, epochs=3, patience=3),
     )  # fmt: skip
@@ -194,18 +200,17 @@ def test_prunings_at_the_end_are_repeated_though_the_last_stage_was_rejected(
 ):
     """What is drawn depends on the stage that is pruned, not on those that came after it in vain."""
     judge_says(True, False, False)  # the restart is rejected, the pruning does no harm
-    task, options = copy_task(dropout=0.1), replace(
-        TRAINED, judge="scripted", prune="at_end", replace=way, restarts=1, max_nodes=1, fine_tune_epochs=2,
+    task, options = copy_task(dropout=0.1), but(
+        TRAINED, prune="at_end", replace=way, restarts=1, max_nodes=1, fine_tune_epochs=2,
         thresholds=Thresholds(1.0, 0.33, hysteresis=0.1, smoothing=1.0, min_age=1),
-        space=SearchSpace(("hadamard",), ("identity", "tanh")),
     )  # fmt: skip
-    journal = TrainingJournal()
-    grown = grow(make_model(task), task, journal, options, seed=SEED)
+    journal, space = TrainingJournal(), SearchSpace(("hadamard",), ("identity", "tanh"))
+    grown = grow(make_model(task), task, journal, options, seed=SEED, space=space)
     (line,) = grown.path()
     assert [stage["accepted"] for stage in grown.stages] == [True, False]
     assert line["pruned"]
     assert {one["stage"] for one in journal.lines if one["accepted"]} == {1}
-    model = replay(make_model(task), task, TrainingJournal(), options, [line], seed=SEED)
+    model = replay(make_model(task), task, TrainingJournal(), options, [line], seed=SEED, space=space)
     assert_equal(dict(model.state_dict()), dict(grown.model.state_dict()))
 
 
@@ -216,9 +221,9 @@ def test_a_long_path_of_all_kinds_is_repeated_move_by_move(
     """Past rejected stages, too. The ops of a cell are judged together both times: that fixes the last digits."""
     judge_says(True, False, True, False, True, False, True)
     winners = {3: "add_node", 5: "split_op", 7: "duplicate_op"}
-    options = replace(
-        TRAINED, mode="nodes_and_ops", choice=choice, judge="scripted", trial_epochs=1, max_nodes=3, max_ops=6,
-        outer_patience=2, thresholds=MANY, splits=Splits(count=2), recipe=replace(QUICK, epochs=1, patience=None),
+    options = but(
+        TRAINED, mode="nodes_and_ops", choice=choice, trial_epochs=1, max_nodes=3, max_ops=6,
+        outer_patience=2, thresholds=MANY, splitting={"count": 2}, recipe=replace(QUICK, epochs=1, patience=None),
     )  # fmt: skip
     grown, _ = search(options, losses={f"stage-{number}-try-{kind}": -100.0 for number, kind in winners.items()})
     path, task, again = grown.path(), copy_task(dropout=0.1), TrainingJournal()
@@ -226,7 +231,7 @@ def test_a_long_path_of_all_kinds_is_repeated_move_by_move(
     kinds = [[move["kind"] for move in line["moves"]] for line in path[1:]]
     assert kinds == [["add_node"], ["split_op"] * 2, ["duplicate_op"]] or choice == "random"
     model = replay(make_model(task), task, again, options, path, seed=SEED)
-    assert list(again.fits) == ["refit-stage-1-pull-5", *[f"refit-stage-{number}" for number in winners]]
+    assert list(again.fits) == ["refit-stage-1-l2_sp-5", *[f"refit-stage-{number}" for number in winners]]
     assert [model.core.op_names(node) for node in range(len(model.core.nodes))] == [
         grown.model.core.op_names(node) for node in range(len(grown.model.core.nodes))
     ]
@@ -237,15 +242,15 @@ def test_a_split_is_found_anew_on_the_new_data_and_keeps_its_step(copy_task, mak
     task, other = copy_task(), copy_task()
     other.values = torch.from_numpy(np.random.default_rng(0).normal(size=task.values.shape))
     path = [
-        {"stage": 1, "pull": 0.0, "best_epoch": 1, "moves": [], "pruned": []},
-        {"stage": 2, "pull": 0.0, "best_epoch": 1, "pruned": [],
+        {"stage": 1, "l2_sp": 0.0, "best_epoch": 1, "moves": [], "pruned": []},
+        {"stage": 2, "l2_sp": 0.0, "best_epoch": 1, "pruned": [],
          "moves": [{"kind": "split_op", "node": 0, "op": 1, "split_step": 0.125}]},
     ]  # fmt: skip
-    options, ways = replace(TRAINED, noise=0.0), []
+    options, ways = but(TRAINED, noise=0.0), []
     for data in (task, other):
         journal = TrainingJournal()
         replay(make_model(data), data, journal, options, path, seed=SEED)
-        before = journal.fits["refit-stage-1-pull-0"]["done"].model.core.op_parameters(0, 1)
+        before = journal.fits["refit-stage-1-l2_sp-0"]["done"].model.core.op_parameters(0, 1)
         core = journal.fits["refit-stage-2"]["model"].core
         halves = [
             torch.cat([(core.op_parameters(0, op)[name] - value).reshape(-1, 3) for name, value in before.items()])

@@ -8,25 +8,28 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from grownas.protocols import Evaluation
-from grownas.strategies.growing.state import Growth, Origin
-from grownas.strategies.growing.strategy import GUARD, NOTHING_FOUND, grow
+from grownas.criteria.acceptance import GUARD
+from grownas.protocols import Evaluation, Origin
+from grownas.strategies.growing.strategy import NOTHING_FOUND
 from grownas.training.recipe import Recipe
 from support.growing import (
     BEST,
     CHANGED,
     DAYS,
     EPOCHS,
-    ONE_PULL,
+    ONE_STRENGTH,
     PLAIN,
     START,
     STEPS,
     ScriptedJournal,
+    but,
+    grow,
+    growing,
 )
 
-FIRST, ON, AGAIN = "stage-1-pull-0", "stage-1-pull-0-on-1", "stage-1-pull-0-on-2"
+FIRST, ON, AGAIN = "stage-1-l2_sp-0", "stage-1-l2_sp-0-on-1", "stage-1-l2_sp-0-on-2"
 MOST = 2 * EPOCHS + 10  # epochs of a first stage: twice as many as are given at a time, and some more
-SHORT = replace(ONE_PULL, first_epochs=EPOCHS, recipe=Recipe(epochs=MOST), max_nodes=2)
+SHORT = but(ONE_STRENGTH, first_epochs=EPOCHS, recipe=Recipe(epochs=MOST), max_nodes=2)
 
 
 # --- cut short ---
@@ -74,7 +77,7 @@ def test_a_first_stage_that_no_longer_learns_is_not_trained_on(search):
 @pytest.mark.parametrize("changes", [{"max_nodes": 1}, {"max_nodes": 2}])
 def test_the_first_stage_is_trained_on_in_the_end_if_nothing_was_accepted_after_it(search, changes):
     losses = {FIRST: 0.9, ON: 0.7, "stage-2": 0.95}
-    grown, journal, _ = search(losses, replace(SHORT, **changes))
+    grown, journal, _ = search(losses, but(SHORT, **changes))
     tried = ["stage-2"] if changes == {"max_nodes": 2} else []
     assert list(journal.fits) == [FIRST, *tried, ON]
     assert grown.model is grown.first_stage is journal.fits[ON]["done"].model
@@ -86,30 +89,30 @@ def test_the_first_stage_is_trained_on_in_the_end_if_nothing_was_accepted_after_
     assert grown.steps == (2 + len(tried)) * STEPS
 
 
-def test_nothing_is_trained_on_after_max_seconds(search):
-    grown, journal, _ = search({FIRST: 0.9}, replace(SHORT, max_seconds=1.0))
+def test_nothing_is_trained_on_when_the_time_is_over(search):
+    grown, journal, _ = search({FIRST: 0.9}, SHORT, limit=1.0)
     assert list(journal.fits) == [FIRST]
     assert grown.model is grown.first_stage is journal.fits[FIRST]["done"].model
 
 
-def test_a_rejected_pull_is_trained_on_before_the_next_is_tried(search):
-    on = {f"stage-1-pull-100-on-{number}": 1.1 for number in (1, 2)}
-    losses = {"stage-1-pull-100": 1.2, **on, FIRST: 0.9, "stage-2": 0.8}
-    grown, journal, _ = search(losses, replace(SHORT, pulls=(100.0, 0.0)))
+def test_a_rejected_strength_is_trained_on_before_the_next_is_tried(search):
+    on = {f"stage-1-l2_sp-100-on-{number}": 1.1 for number in (1, 2)}
+    losses = {"stage-1-l2_sp-100": 1.2, **on, FIRST: 0.9, "stage-2": 0.8}
+    grown, journal, _ = search(losses, but(SHORT, l2_sp=(100.0, 0.0)))
     assert list(journal.fits) == list(losses)
-    assert [(line["pull"], line["accepted"]) for line in grown.stages] == [(100.0, False), (0.0, True), (0.0, True)]
+    assert [(line["l2_sp"], line["accepted"]) for line in grown.stages] == [(100.0, False), (0.0, True), (0.0, True)]
 
 
 @pytest.mark.parametrize("epochs", [EPOCHS, EPOCHS + 1, None])
 def test_a_first_stage_that_was_given_all_epochs_is_not_cut_short(search, epochs):
     recipe = Recipe(epochs=EPOCHS)
-    _, journal, _ = search({FIRST: 1.01}, replace(SHORT, first_epochs=epochs, recipe=recipe))
+    _, journal, _ = search({FIRST: 1.01}, but(SHORT, first_epochs=epochs, recipe=recipe))
     assert {key: asked["recipe"].epochs for key, asked in journal.fits.items()} == {FIRST: EPOCHS}
 
 
 def test_a_first_stage_whose_patience_ended_is_not_cut_short(search):
     """The script's fits end after 20 epochs, here before the 30 that were allowed."""
-    _, journal, _ = search({FIRST: 1.01}, replace(SHORT, first_epochs=30))
+    _, journal, _ = search({FIRST: 1.01}, but(SHORT, first_epochs=30))
     assert list(journal.fits) == [FIRST]
 
 
@@ -117,7 +120,7 @@ def test_a_first_stage_whose_patience_ended_is_not_cut_short(search):
 @pytest.mark.parametrize("later", [None, 30])
 def test_a_linear_decay_has_no_jump(first, later):
     """The rates fall from the start on, and where a stage goes on they are what they were before."""
-    growth = Growth(recipe=Recipe(epochs=40, decay="linear"), first_epochs=first, later_epochs=later)
+    growth = growing(recipe=Recipe(epochs=40, decay="linear"), first_epochs=first, later_epochs=later)
     begun, then = growth.stage_recipe(1, 0.0), growth.stage_recipe(2, 0.0)
     rest, half = growth.rest_recipe(0.0, begun.epochs), (begun.epochs + 40) // 2
     late = growth.rest_recipe(0.0, half)
@@ -172,7 +175,7 @@ def guarded(copy_task, make_model):
     return run
 
 
-GUARDED = replace(ONE_PULL, guard=True, max_nodes=2)
+GUARDED = but(ONE_STRENGTH, guard=True, max_nodes=2)
 
 
 @pytest.mark.parametrize(("after", "accepted"), [(0.49, True), (0.5, True), (0.51, False)])
@@ -203,7 +206,7 @@ def test_what_validation_refuses_is_not_read_on_the_training_part(guarded):
 
 
 def test_without_a_guard_the_training_loss_is_not_read(guarded):
-    grown, _, asked = guarded({FIRST: 0.9, "stage-2": 0.8}, {}, replace(GUARDED, guard=False))
+    grown, _, asked = guarded({FIRST: 0.9, "stage-2": 0.8}, {}, but(GUARDED, guard=False))
     assert asked == []
     assert len(grown.path()) == 2
 
@@ -232,7 +235,7 @@ def judged_at(copy_task, make_model):
     return run
 
 
-SIGNIFICANT = replace(ONE_PULL, judge="significant", threshold=1.645, max_nodes=1)
+SIGNIFICANT = but(ONE_STRENGTH, accept="significant", threshold=1.645, max_nodes=1)
 NAMES = [f"{FIRST}-origin-1", f"{FIRST}-origin-2"]
 
 
@@ -249,11 +252,11 @@ def test_the_losses_at_all_origins_are_judged_together(judged_at, earlier, accep
     gain = np.mean([START - 0.9, 2.0 - earlier[0], 3.0 - earlier[1]])
     assert (line["judge"]["figure"] > 0) == (gain > 0)
     assert (line["loss_before"], line["loss_after"]) == (START, pytest.approx(0.9))  # of the validation part
-    assert (grown.pull is None) == (not accepted)
+    assert (grown.l2_sp is None) == (not accepted)
 
 
 def test_the_order_of_time_is_kept_and_better_means_the_mean(judged_at):
-    options = replace(ONE_PULL, judge="better", max_nodes=1)
+    options = but(ONE_STRENGTH, accept="better", max_nodes=1)
     losses = {FIRST: 0.9, NAMES[0]: 2.05, NAMES[1]: 2.96}
     grown, _, _ = judged_at(losses, options, 2.0, 3.0)
     (line,) = grown.stages
@@ -284,14 +287,14 @@ def test_no_origin_is_asked_if_the_validation_part_refuses(judged_at):
 
 def test_no_later_stage_is_judged_at_origins(judged_at):
     losses = {FIRST: 0.9, NAMES[0]: 1.9, "stage-2": 0.8}
-    grown, journal, _ = judged_at(losses, replace(ONE_PULL, max_nodes=2), 2.0)
+    grown, journal, _ = judged_at(losses, but(ONE_STRENGTH, max_nodes=2), 2.0)
     assert list(journal.fits) == [FIRST, NAMES[0], "stage-2"]
     assert [line["judge"]["rule"] for line in grown.stages] == ["better at 2 origins", "better"]
 
 
 def test_a_first_stage_that_was_trained_on_is_judged_at_origins_by_all_its_epochs(judged_at):
     losses = {FIRST: 1.01, ON: 0.9, NAMES[0]: 1.8}
-    grown, journal, _ = judged_at(losses, replace(SHORT, max_nodes=1, recipe=Recipe(epochs=2 * EPOCHS)), 2.0)
+    grown, journal, _ = judged_at(losses, but(SHORT, max_nodes=1, recipe=Recipe(epochs=2 * EPOCHS)), 2.0)
     assert list(journal.fits) == list(losses)
     assert journal.fits[NAMES[0]]["recipe"].epochs == 2 * BEST
     (line,) = grown.stages
@@ -305,9 +308,9 @@ def test_a_first_stage_that_earlier_origins_refuse_is_not_trained_on(judged_at):
     assert grown.reason == NOTHING_FOUND
 
 
-def test_each_pull_is_judged_at_origins(judged_at):
-    losses = {"stage-1-pull-100": 0.9, "stage-1-pull-100-origin-1": 1.9, FIRST: 0.8, NAMES[0]: 2.5}
-    grown, journal, _ = judged_at(losses, replace(PLAIN, max_nodes=1), 2.0)
+def test_each_strength_is_judged_at_origins(judged_at):
+    losses = {"stage-1-l2_sp-100": 0.9, "stage-1-l2_sp-100-origin-1": 1.9, FIRST: 0.8, NAMES[0]: 2.5}
+    grown, journal, _ = judged_at(losses, but(PLAIN, max_nodes=1), 2.0)
     assert list(journal.fits) == list(losses)
     assert [line["accepted"] for line in grown.stages] == [True, False]
-    assert grown.pull == 100.0
+    assert grown.l2_sp == 100.0

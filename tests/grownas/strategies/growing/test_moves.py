@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from grownas.criteria.splitting import Splitting, Step
 from grownas.criteria.threshold import Thresholds, Watched
 from grownas.protocols import Window
 from grownas.strategies.growing.moves import (
-    KINDS,
+    MOVES,
     Batches,
     _groups,
     add_node_at,
@@ -33,22 +34,27 @@ from grownas.strategies.growing.moves import (
     resample,
     split_ops,
 )
-from grownas.strategies.growing.state import Splits
-from grownas.strategies.growing.strategy import _change, _choose, grow
+from grownas.strategies.growing.options import MODES, Options
+from grownas.strategies.growing.state import apply
+from grownas.strategies.growing.strategy import _change, _choose, _moves
 from grownas.training.loop import fit
 from support.growing import (
-    ONE_PULL,
+    KINDS,
+    ONE_STRENGTH,
     QUICK,
     TRAINED,
     TrainingJournal,
     aged,
+    but,
+    context_of,
+    grow,
     model_of,
-    scene_of,
     set_shares,
+    with_problem,
 )
 
 OPS = [("add", "identity"), ("add", "tanh"), ("hadamard", "sigmoid")]  # of `make_model`
-RANDOM = replace(TRAINED, choice="random")
+RANDOM = but(TRAINED, choice="random")
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +65,17 @@ def trained(copy_task, make_model):
 
 
 @pytest.fixture
-def scene(copy_task, trained):
-    """Return a scene around the trained model."""
+def context(copy_task, trained):
+    """Return a context around the trained model."""
 
     def make(options=TRAINED, **more):
-        return scene_of(copy.deepcopy(trained), copy_task(), options, **more)
+        return context_of(copy.deepcopy(trained), copy_task(), options, **more)
 
     return make
 
 
-def places(offer):
-    return [proposal.places for proposal in offer.proposals]
+def places(proposed):
+    return [proposal.places for proposal in proposed.proposals]
 
 
 def all_ops(core):
@@ -82,9 +88,9 @@ def all_ops(core):
 def windows_of(flags, seed):
     """Windows of lengths 1 to 3, fresh or warm-up as flags say."""
     generator = torch.Generator().manual_seed(seed)
-    for number, (fresh, warm_up) in enumerate(flags):
+    for number, (fresh, burn_in) in enumerate(flags):
         x = torch.randn(1 + number % 3, 2, 2, generator=generator, dtype=torch.float64)
-        yield Window(x, x + number, fresh=fresh or number == 0, warm_up=warm_up)
+        yield Window(x, x + number, fresh=fresh or number == 0, burn_in=burn_in)
 
 
 @given(flags=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=8), seed=st.integers(0, 99))
@@ -100,7 +106,7 @@ def test_windows_begin_in_the_state_of_reading_the_stream_in_one_go(copy_task, m
     found = list(Batches(model, task, "val"))
     for window in windows_of(flags, seed):
         read = [] if window.fresh else read
-        if not window.warm_up:
+        if not window.burn_in:
             x, given_window, hidden = found.pop(0)
             assert torch.equal(x, window.x)
             assert torch.equal(given_window.target, window.target)
@@ -148,15 +154,15 @@ def test_the_states_are_read_once_for_all_other_cores(copy_task, make_model, mon
 
 
 @pytest.mark.parametrize(("position", "place"), [("first", 0), ("middle", 1), ("last", 2)])
-def test_a_node_is_offered_where_it_is_asked_for(scene, position, place):
-    offer = add_nodes(scene(replace(TRAINED, position=position)))
-    assert places(offer) == [((place, None),)]
-    (change,) = offer.proposals[0].make()
+def test_a_node_is_offered_where_it_is_asked_for(context, position, place):
+    proposed = add_nodes(context(but(TRAINED, position=position)))
+    assert places(proposed) == [((place, None),)]
+    (change,) = proposed.proposals[0].make()
     assert (change.kind, change.node, change.op, change.predicted) == ("add_node", place, None, 0.0)
 
 
-def test_the_best_position_is_that_of_the_largest_first_order_gain(scene):
-    one = scene(replace(TRAINED, position="best"))
+def test_the_best_position_is_that_of_the_largest_first_order_gain(context):
+    one = context(but(TRAINED, position="best"))
     batches = Batches(one.best.model, one.task, "train")
     gains = []
     for position in range(3):
@@ -166,7 +172,7 @@ def test_the_best_position_is_that_of_the_largest_first_order_gain(scene):
     assert len(set(gains)) == 3
     assert places(add_nodes(one)) == [((place, None),) for place in sorted(range(3), key=lambda p: -gains[p])]
     assert one.journal.work["after-stage-1-positions"]["gains"] == gains
-    noisy = scene(replace(TRAINED, position="best", noise=9.0))
+    noisy = context(but(TRAINED, position="best", noise=9.0))
     add_nodes(noisy)
     assert noisy.journal.work == one.journal.work  # judged where the node has no effect, whatever the noise
 
@@ -174,7 +180,7 @@ def test_the_best_position_is_that_of_the_largest_first_order_gain(scene):
 def test_a_stage_takes_the_best_position_and_then_those_that_were_not_rejected(copy_task, make_model, judge_says):
     judge_says(True)  # the first stage alone
     task, journal = copy_task(), TrainingJournal()
-    options = replace(TRAINED, judge="scripted", position="best", max_nodes=4, outer_patience=4)
+    options = but(TRAINED, position="best", max_nodes=4, outer_patience=4)
     grow(make_model(task, nodes=2), task, journal, options, seed=0)
     gains = journal.work["after-stage-1-positions"]["gains"]
     ranked = sorted(range(3), key=lambda place: -gains[place])
@@ -183,11 +189,11 @@ def test_a_stage_takes_the_best_position_and_then_those_that_were_not_rejected(c
     assert set(journal.asked) == {"after-stage-1-positions"}  # the cell is the same all the time
 
 
-def test_only_a_stage_with_few_enough_nodes_is_offered_one(scene):
+def test_only_a_stage_with_few_enough_nodes_is_offered_one(context):
     for most, count in ((3, 1), (2, 0), (1, 0)):
-        offer = add_nodes(scene(replace(TRAINED, max_nodes=most)))
-        assert len(offer.proposals) == count
-        assert count or offer.reason == f"max_nodes = {most} reached"
+        proposed = add_nodes(context(but(TRAINED, max_nodes=most)))
+        assert len(proposed.proposals) == count
+        assert count or proposed.reason == f"max_nodes = {most} reached"
 
 
 CARRIED, BARE = [("add", "identity"), ("add", "tanh")], [("add", "tanh"), ("hadamard", "tanh")]
@@ -211,13 +217,13 @@ CARRIED, BARE = [("add", "identity"), ("add", "tanh")], [("add", "tanh"), ("hada
 )
 def test_no_node_is_offered_with_more_than_max_ops(copy_task, nodes, changes, offered, fewest):
     task = copy_task()
-    one = scene_of(model_of(task, *nodes), task, replace(TRAINED, max_nodes=4, **changes))
-    offer = add_nodes(one)
-    assert sorted(place for ((place, _),) in places(offer)) == offered
+    one = context_of(model_of(task, *nodes), task, but(TRAINED, max_nodes=4, **changes))
+    proposed = add_nodes(one)
+    assert sorted(place for ((place, _),) in places(proposed)) == offered
     if fewest:
-        assert offer.reason == f"a new node would have {fewest} ops, max_ops = {changes['max_ops']}"
+        assert proposed.reason == f"a new node would have {fewest} ops, max_ops = {changes['max_ops']}"
         assert one.journal.work == {}
-    for proposal in offer.proposals:
+    for proposal in proposed.proposals:
         (change,) = proposal.make()
         assert len(change.make(one.core).backbone.alpha[change.node]) <= (changes["max_ops"] or 3)
 
@@ -225,10 +231,10 @@ def test_no_node_is_offered_with_more_than_max_ops(copy_task, nodes, changes, of
 # --- copies ---
 
 
-def test_ops_high_for_long_are_offered_the_largest_first(scene):
+def test_ops_high_for_long_are_offered_the_largest_first(context):
     thresholds = Thresholds(0.2, min_age=5, smoothing=1.0)
     states = [aged([0.3, 0.3, 0.4], thresholds), aged([0.1, 0.65, 0.25], thresholds)]
-    one = scene(replace(TRAINED, thresholds=thresholds), watched=states)
+    one = context(but(TRAINED, mode="ops_duplicate", thresholds=thresholds), watched=states)
     assert places(duplicate_ops(one)) == [((1, 1),), ((0, 2),), ((0, 1),), ((1, 2),)]  # never the carrier, (0, 0)
     (change,) = duplicate_ops(one).proposals[0].make()
     assert (change.kind, change.node, change.op, change.predicted) == ("duplicate_op", 1, 1, 0.0)
@@ -237,28 +243,31 @@ def test_ops_high_for_long_are_offered_the_largest_first(scene):
 @pytest.mark.parametrize(
     ("changed", "offered"), [({}, True), ({"age": 4}, False), ({"declined": True}, False), ({"level": 0}, False)]
 )
-def test_what_is_young_declined_or_not_high_is_not_offered(scene, changed, offered):
+def test_what_is_young_declined_or_not_high_is_not_offered(context, changed, offered):
     high = Watched(0.5, 5, threshold.HIGH)._replace(**changed)
     state = (Watched(0.3, 9), high, Watched(0.2, 9))
-    offer = duplicate_ops(scene(replace(TRAINED, thresholds=Thresholds()), watched=[state, aged([1.0, 0, 0])]))
-    assert places(offer) == ([((0, 1),)] if offered else [])
-    assert offer.reason == "no op that can be duplicated keeps a share above grow_threshold = 0.2"
+    options = but(TRAINED, mode="ops_duplicate", thresholds=Thresholds())
+    proposed = duplicate_ops(context(options, watched=[state, aged([1.0, 0, 0], options.thresholds)]))
+    assert places(proposed) == ([((0, 1),)] if offered else [])
+    assert proposed.reason == "no op that can be duplicated keeps a share above grow_threshold = 0.2"
 
 
 @pytest.mark.parametrize("choice", ["criteria", "random"])
-@pytest.mark.parametrize("offer_of", [duplicate_ops, split_ops])
-def test_full_nodes_and_carriers_are_left_out(copy_task, choice, offer_of):
+@pytest.mark.parametrize("proposals_of", [duplicate_ops, split_ops])
+def test_full_nodes_and_carriers_are_left_out(copy_task, choice, proposals_of):
     task = copy_task()
     model = model_of(task, OPS, [*OPS, ("add", "relu"), ("add", "identity")], [("add", "identity")])
-    options = replace(TRAINED, choice=choice, thresholds=Thresholds(0.05, 0.0), max_ops=5)
+    options = but(TRAINED, mode="ops_duplicate", choice=choice, thresholds=Thresholds(0.05, 0.0), max_ops=5)
     watched = [aged([1 / len(alpha)] * len(alpha), options.thresholds) for alpha in model.core.alpha]
-    found = {place for one in places(offer_of(scene_of(model, task, options, watched=watched))) for place in one}
+    found = {place for one in places(proposals_of(context_of(model, task, options, watched=watched))) for place in one}
     assert found == {(0, 1), (0, 2)}
-    full = offer_of(scene_of(model, task, replace(options, max_ops=3), watched=watched))
+    full = proposals_of(context_of(model, task, but(options, max_ops=3), watched=watched))
     assert full.proposals == []
     assert full.reason == "no node with fewer than max_ops = 3 ops has one that can grow"
-    free = offer_of(scene_of(model, task, replace(options, max_ops=None), watched=watched))
-    most = {(0, 1), (0, 2), (1, 1), (1, 2)} | ({(1, 3)} if offer_of is duplicate_ops or choice == "random" else set())
+    free = proposals_of(context_of(model, task, but(options, max_ops=None), watched=watched))
+    most = {(0, 1), (0, 2), (1, 1), (1, 2)} | (
+        {(1, 3)} if proposals_of is duplicate_ops or choice == "random" else set()
+    )
     assert {place for one in places(free) for place in one} == most  # a relu has no curvature
 
 
@@ -289,9 +298,9 @@ VALUES = {(0, 1): [-9.0, 1.0, 1.0], (0, 2): [-1.0, -1.0, -2.0], (1, 1): [-0.5, 1
     ("rule", "ranked"), [("neg_sum", [(0, 1), (0, 2), (1, 1)]), ("neg_count", [(0, 2), (1, 1), (0, 1)])]
 )
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_splits_are_offered_by_the_rule_and_several_at_once(scene, monkeypatch, rule, ranked, count):
+def test_splits_are_offered_by_the_rule_and_several_at_once(context, monkeypatch, rule, ranked, count):
     asked = scripted_eigenvalues(monkeypatch, VALUES)
-    one = scene(replace(TRAINED, splits=Splits(rule=rule, count=count, part="val", curvature="softplus")))
+    one = context(but(TRAINED, splitting={"rule": rule, "count": count, "part": "val", "curvature": "softplus"}))
     groups = [tuple(ranked[first : first + count]) for first in range(0, 3, count)]
     assert places(split_ops(one)) == groups
     assert asked == [(list(VALUES), "val", "softplus")]
@@ -300,20 +309,20 @@ def test_splits_are_offered_by_the_rule_and_several_at_once(scene, monkeypatch, 
 
 def test_ops_split_at_once_leave_no_node_with_more_than_max_ops(copy_task, make_model):
     task = copy_task()
-    options = replace(TRAINED, mode="ops_split", max_ops=4, splits=Splits(count=3))
-    scene = scene_of(make_model(task, nodes=2), task, options)
+    options = but(TRAINED, mode="ops_split", max_ops=4, splitting={"count": 3})
+    context = context_of(make_model(task, nodes=2), task, options)
     ranked = [(0, 1), (0, 2), (1, 2), (1, 1), (0, 0)]
-    assert list(_groups(scene, ranked)) == [[(0, 1), (1, 2)], [(0, 2), (1, 1)], [(0, 0)]]
+    assert list(_groups(context, ranked)) == [[(0, 1), (1, 2)], [(0, 2), (1, 1)], [(0, 0)]]
 
 
 def test_no_split_is_offered_where_none_gains(copy_task):
     """A relu is linear wherever it is differentiable; its curvature may be taken to be a softplus's."""
     task = copy_task()
     model = model_of(task, [("add", "identity"), ("add", "relu")])
-    offer = split_ops(scene_of(model, task, TRAINED))
-    assert (offer.proposals, offer.reason) == ([], "no unit of any op gains by a split")
-    offer = split_ops(scene_of(model, task, replace(TRAINED, splits=Splits(curvature="softplus"))))
-    assert places(offer) == [((0, 1),)]
+    proposed = split_ops(context_of(model, task, TRAINED))
+    assert (proposed.proposals, proposed.reason) == ([], "no unit of any op gains by a split")
+    proposed = split_ops(context_of(model, task, but(TRAINED, splitting={"curvature": "softplus"})))
+    assert places(proposed) == [((0, 1),)]
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
@@ -323,9 +332,9 @@ def test_what_a_split_is_predicted_to_bring_it_brings(copy_task, make_model, jud
     judge_says(True)
     monkeypatch.setattr(splitting, "find_step", functools.partial(splitting.find_step, first=1e-3, shortest=1e-3))
     task, journal = copy_task(), TrainingJournal()
-    options = replace(TRAINED, mode="ops_split", splits=Splits(part=part, count=count), judge="scripted")
+    options = but(TRAINED, mode="ops_split", splitting={"part": part, "count": count})
     grow(make_model(task, nodes=2), task, journal, options, seed=0)
-    best, begun = journal.fits["stage-1-pull-5"]["done"].model, journal.fits["stage-2"]["model"]
+    best, begun = journal.fits["stage-1-l2_sp-5"]["done"].model, journal.fits["stage-2"]["model"]
     lines = [line for line in journal.lines if line["stage"] == 2]
     assert [line["kind"] for line in lines] == ["split_op"] * count
     assert len({(line["node"], line["op"]) for line in lines}) == count
@@ -354,7 +363,7 @@ def all_ops_that_grow(core):
 def test_a_split_that_only_a_tiny_step_would_do_is_no_split(copy_task, monkeypatch):
     """It would be as good as a copy without noise. Here every split raises the loss, whatever its step."""
     task, asked = copy_task(), []
-    one = scene_of(model_of(task, OPS), task, TRAINED)
+    one = context_of(model_of(task, OPS), task, TRAINED)
     monkeypatch.setattr(Batches, "mean_loss", lambda self, core: asked.append(core) or 1.0 * len(core.alpha[0]))
     assert [proposal.make() for proposal in split_ops(one).proposals] == [None, None]
     assert len(asked) == 2 * (1 + 8)  # before, and at steps of 1, 1/2, .., 1/128
@@ -364,7 +373,7 @@ def test_a_cell_is_judged_once_however_many_splits_of_it_are_rejected(copy_task,
     """The journal of these tests does the same work again and compares; a real one remembers."""
     judge_says(True, False, False, True)
     task, journal = copy_task(), TrainingJournal()
-    options = replace(TRAINED, mode="ops_split", judge="scripted", outer_patience=3)
+    options = but(TRAINED, mode="ops_split", outer_patience=3)
     grown = grow(make_model(task, nodes=2), task, journal, options, seed=0)
     assert [line["accepted"] for line in grown.stages] == [True, False, False, True, False, False, False]
     known = {stage: {key for key in journal.work if key.startswith(f"after-stage-{stage}-")} for stage in (1, 4)}
@@ -377,16 +386,14 @@ def test_a_cell_is_judged_once_however_many_splits_of_it_are_rejected(copy_task,
 def test_keys_stay_short_however_many_ops_are_split_at_once(copy_task):
     """They become names of files."""
     task = copy_task()
-    one = scene_of(
-        model_of(task, [("add", "tanh")] * 60), task, replace(TRAINED, max_ops=None, splits=Splits(count=60))
-    )
+    one = context_of(model_of(task, [("add", "tanh")] * 60), task, but(TRAINED, max_ops=None, splitting={"count": 60}))
     (proposal,) = split_ops(one).proposals
     assert len(proposal.make()) == len(proposal.places) == 60
     assert max(map(len, one.journal.work)) < 40
 
 
-def test_the_step_is_the_first_that_brings_half_of_what_is_predicted(scene):
-    one = scene(TRAINED)
+def test_the_step_is_the_first_that_brings_half_of_what_is_predicted(context):
+    one = context(TRAINED)
     for proposal in split_ops(one).proposals:
         (change,) = proposal.make()
         steps = [1 / 2**number for number in range(8)]
@@ -415,9 +422,9 @@ def test_where_no_step_helps_the_next_split_is_made(copy_task, make_model, judge
 
     monkeypatch.setattr(splitting, "find_step", find_step)
     journal = TrainingJournal()
-    grow(make_model(task), task, journal, replace(TRAINED, mode="ops_split", judge="scripted"), seed=0)
+    grow(make_model(task), task, journal, but(TRAINED, mode="ops_split"), seed=0)
     assert list(journal.work) == ["after-stage-1-splitting", "after-stage-1-step-1", "after-stage-1-step-2"]
-    found, best = journal.work["after-stage-1-splitting"], journal.fits["stage-1-pull-5"]["done"].model.core
+    found, best = journal.work["after-stage-1-splitting"], journal.fits["stage-1-l2_sp-5"]["done"].model.core
     gains = {place: splitting.neg_sum(one) for place, one in zip(all_ops_that_grow(best), found["values"], strict=True)}
     (line,) = [line for line in journal.lines if line["stage"] == 2]
     assert (line["node"], line["op"]) == sorted(gains, key=gains.__getitem__)[1]
@@ -426,7 +433,7 @@ def test_where_no_step_helps_the_next_split_is_made(copy_task, make_model, judge
 def test_where_no_split_helps_growth_says_so(copy_task, make_model, monkeypatch):
     monkeypatch.setattr(splitting, "find_step", lambda loss_at, predicted: None)
     task, journal = copy_task(), TrainingJournal()
-    grown = grow(make_model(task), task, journal, replace(TRAINED, mode="ops_split"), seed=0)
+    grown = grow(make_model(task), task, journal, but(TRAINED, mode="ops_split"), seed=0)
     assert grown.reason == "no split op is possible"
     assert journal.lines == []
 
@@ -438,12 +445,12 @@ WHERE = {**NODES, "duplicate_op": all_ops_that_grow, "split_op": all_ops_that_gr
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_choice_goes_through_all_places_in_an_order_of_its_seed(scene, kind):
+def test_random_choice_goes_through_all_places_in_an_order_of_its_seed(context, kind):
     orders = set()
     for seed in range(20):
-        one, again = (scene(RANDOM, seed=seed) for _ in range(2))
-        found = [place for (place,) in places(KINDS[kind](one))]
-        assert found == [place for (place,) in places(KINDS[kind](again))]
+        one, again = (context(RANDOM, seed=seed) for _ in range(2))
+        found = [place for (place,) in places(MOVES[kind].propose(one))]
+        assert found == [place for (place,) in places(MOVES[kind].propose(again))]
         assert sorted(found, key=str) == sorted(WHERE[kind](one.core), key=str)
         assert one.journal.work == {}  # no criterion is asked
         orders.add(tuple(found))
@@ -454,16 +461,16 @@ def test_random_choice_goes_through_all_places_in_an_order_of_its_seed(scene, ki
 def test_the_random_choice_of_a_kind_says_nothing_of_the_place(copy_task, make_model):
     """Every kind at every place comes about."""
     task = copy_task()
-    one = scene_of(make_model(task), task, replace(RANDOM, mode="nodes_and_ops", thresholds=Thresholds()))
-    found = {_choose(replace(one, seed=seed), []).proposal.move for seed in range(60)}
+    one = context_of(make_model(task), task, but(RANDOM, mode="nodes_and_ops", thresholds=Thresholds()))
+    found = {_choose(with_problem(one, seed=seed), []).proposal.move for seed in range(60)}
     assert found == {(kind, (place,)) for kind in KINDS for place in WHERE[kind](one.core)}
 
 
-def test_a_random_split_goes_some_way_in_directions_of_its_seed(scene):
+def test_a_random_split_goes_some_way_in_directions_of_its_seed(context):
     """All units, as far as noise would take them on average; nothing is predicted."""
     ways = []
     for seed in (1, 1, 2):
-        one = scene(RANDOM, seed=seed)
+        one = context(RANDOM, seed=seed)
         (proposal,) = [each for each in split_ops(one).proposals if each.places == ((0, 2),)]
         (change,) = proposal.make()
         core = change.make(one.core).backbone
@@ -488,10 +495,12 @@ def test_a_random_split_goes_some_way_in_directions_of_its_seed(scene):
 
 @pytest.mark.parametrize("choice", ["criteria", "random"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_change_that_is_repeated_is_the_same(scene, assert_equal, kind, choice):
-    one = scene(replace(TRAINED, choice=choice, position="best", thresholds=Thresholds(min_age=0)),
-                watched=[aged([0.3, 0.3, 0.4])] * 2)  # fmt: skip
-    for proposal in KINDS[kind](one).proposals[:3]:
+def test_a_change_that_is_repeated_is_the_same(context, assert_equal, kind, choice):
+    options = but(TRAINED, mode="nodes_and_ops", choice=choice, position="best", thresholds=Thresholds(min_age=0))
+    one = context(options, watched=[aged([0.3, 0.3, 0.4])] * 2)
+    proposals = MOVES[kind].propose(one).proposals[:3]
+    assert len(proposals) == 3
+    for proposal in proposals:
         (change,) = proposal.make()
         line = {"kind": kind, "node": change.node, "op": change.op, **change.about}
         (again,) = repeat(one, [line])
@@ -509,41 +518,95 @@ def test_resampling_proposes_the_smallest_op_of_each_node_that_has_several(copy_
     model = model_of(task, OPS, [("add", "identity")], OPS)
     set_shares(model.core, 0, [0.5, 0.2, 0.3])
     set_shares(model.core, 2, [0.1, 0.2, 0.7])
-    one = scene_of(model, task, replace(ONE_PULL, replace="missing"))
+    one = context_of(model, task, but(ONE_STRENGTH, replace="missing"))
     proposal = resample(one)
     assert proposal.move == ("replace_op", ((0, 1), (2, 0)))
     assert [(change.kind, change.node, change.op) for change in proposal.make()] == [
         ("replace_op", 0, 1), ("replace_op", 2, 0),
     ]  # fmt: skip
-    assert resample(scene_of(model_of(task, [("add", "tanh")]), task, one.options)).make() == []
+    assert resample(context_of(model_of(task, [("add", "tanh")]), task, one.options)).make() == []
+
+
+def changes_of(context, kind):
+    """Changes of a kind, one after another possible."""
+    if (propose := MOVES[kind].propose) is not None:
+        return [change for proposal in propose(context).proposals for change in proposal.make()]
+    change_at = {"prune_op": prune_at, "replace_op": lambda *place: replace_at(context, context.core, *place)}[kind]
+    return [change_at(*place) for place in all_ops(context.core)]
+
+
+@pytest.mark.parametrize("birth", ["blend", "drawn", "carrier"])
+@pytest.mark.parametrize("choice", ["criteria", "random"])
+@pytest.mark.parametrize("kind", MOVES)
+def test_every_move_is_repeated_from_its_line_in_the_log(context, assert_equal, kind, choice, birth):
+    options = but(TRAINED, mode="nodes_and_ops", choice=choice, position="best", birth=birth, replace="missing")
+    one = context(options, watched=[aged([0.3, 0.3, 0.4])] * 2)
+    changes = changes_of(one, kind)
+    assert len(changes) > 2
+    for change in changes:
+        after, line = apply(one.best, change, one.task, options, stage=2, step=0)
+        (again,) = repeat(one, _moves([line]))
+        repeated, same = apply(one.best, again, one.task, options, stage=2, step=0)
+        assert line["words"] == MOVES[kind].words
+        if kind == "split_op" and choice == "criteria":  # measured where it is proposed
+            line, same = ({key: value for key, value in one.items() if key not in MEASURED} for one in (line, same))
+        assert_equal(same, line)
+        assert_equal(dict(repeated.model.state_dict()), dict(after.model.state_dict()))
+
+
+MEASURED = ("measured_change",)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MOVES if kind != "add_node"])
+def test_the_sources_of_a_move_say_where_each_op_was(context, kind):
+    one = context(but(TRAINED, mode="nodes_and_ops", replace="missing"), watched=[aged([0.3, 0.3, 0.4])] * 2)
+    for change in changes_of(one, kind):
+        before, after = (core.op_names(change.node) for core in (one.core, change.make(one.core).backbone))
+        sources = MOVES[kind].sources(len(before), change.op)
+        assert len(sources) == len(after)
+        assert [before[source] for source in sources if source is not None] == [
+            name for name, source in zip(after, sources, strict=True) if source is not None
+        ]
+        _, line = apply(one.best, change, one.task, one.options, stage=2, step=0)
+        assert line["sources"] == list(sources)
+
+
+def test_modes_and_moves_fit_together():
+    """Every kind that a stage may begin with is of a mode, and every mode begins stages with such kinds alone."""
+    assert sorted(MODES["nodes_and_ops"]) == sorted(KINDS)
+    assert {kind for kinds in MODES.values() for kind in kinds} == set(KINDS)
+    assert set(MODES) == set(get_args(Options.model_fields["mode"].annotation))
+    assert {kind for kinds in map(set, MODES.values()) if len(kinds) == 1 for kind in kinds} == set(KINDS)
+    assert len({move.words for move in MOVES.values()}) == len({move.label for move in MOVES.values()}) == len(MOVES)
 
 
 @pytest.mark.parametrize(
     ("change_of", "ages"),
     [
-        (lambda scene: add_node_at(scene, 0), [[0] * 3, [5] * 3, [9] * 3]),
-        (lambda scene: add_node_at(scene, 1), [[5] * 3, [0] * 3, [9] * 3]),
-        (lambda scene: duplicate_at(scene, 0, 1), [[5, 0, 5, 0], [9] * 3]),
-        (lambda scene: prune_at(1, 0), [[5] * 3, [9] * 2]),
-        (lambda scene: replace_at(scene, scene.core, 1, 2), [[5] * 3, [9, 9, 0]]),
+        (lambda context: add_node_at(context, 0), [[0] * 3, [5] * 3, [9] * 3]),
+        (lambda context: add_node_at(context, 1), [[5] * 3, [0] * 3, [9] * 3]),
+        (lambda context: duplicate_at(context, 0, 1), [[5, 0, 5, 0], [9] * 3]),
+        (lambda context: prune_at(1, 0), [[5] * 3, [9] * 2]),
+        (lambda context: replace_at(context, context.core, 1, 2), [[5] * 3, [9, 9, 0]]),
     ],
     ids=["a node before", "a node between", "a copy", "a removal", "a replacement"],
 )
-def test_what_is_watched_follows_the_cell(scene, change_of, ages):
+def test_what_is_watched_follows_the_cell(context, change_of, ages):
     """New ops and copies are young, the others stay as old as they were, whatever their numbers are now."""
-    one = scene(watched=[tuple(Watched(1 / 3, age) for _ in range(3)) for age in (5, 9)])
+    one = context(watched=[tuple(Watched(1 / 3, age) for _ in range(3)) for age in (5, 9)])
     candidate, _ = _change(one, [change_of(one)])
     assert [[watched.age for watched in node] for node in candidate.watched] == ages
     assert [len(node) for node in candidate.watched] == [len(alpha) for alpha in candidate.model.core.alpha]
 
 
-def test_making_a_proposal_leaves_the_candidate_alone(scene, assert_equal):
+def test_making_a_proposal_leaves_the_candidate_alone(context, assert_equal):
     for kind, choice in itertools.product(KINDS, ("criteria", "random")):
-        one = scene(
-            replace(TRAINED, choice=choice, thresholds=Thresholds(min_age=0)), watched=[aged([0.3, 0.3, 0.4])] * 2
-        )
+        options = but(TRAINED, mode="nodes_and_ops", choice=choice, thresholds=Thresholds(min_age=0))
+        one = context(options, watched=[aged([0.3, 0.3, 0.4])] * 2)
         before, random = copy.deepcopy(dict(one.best.model.state_dict())), torch.get_rng_state()
-        for proposal in KINDS[kind](one).proposals:
+        proposals = MOVES[kind].propose(one).proposals
+        assert proposals
+        for proposal in proposals:
             for change in proposal.make():
                 assert change.make(one.core).backbone is not one.core
         assert_equal(dict(one.best.model.state_dict()), before)
