@@ -63,13 +63,14 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
             winner, model = retrained, retrained_model
     scores.insert(0, _as_chosen(winner, [scores[0], *(scores[-1:] if config.retrain.grown else [])]))
     scores += [_timed(journal, partial(run_baseline, experiment, name)) for name in config.baselines.use]
+    stages = [line for line in result.log if "stage" in line]  # of growth; another strategy logs what `refit` needs
     about = {
         "chosen": winner.model,
         "search_seconds": round(scores[1].seconds, 3),
         "search_steps": result.steps,
         "retrain_seconds": retrain_seconds,
-        "stages": len({line["stage"] for line in result.log if "stage" in line}),
-        "stage_log": list(result.log),
+        "stages": len({line["stage"] for line in stages}),
+        "stage_log": stages,
         "genotypes": list(result.scores),
         "stopped": result.reason,
     }

@@ -16,7 +16,7 @@ from grownas.bench.figures import Figure, Must, Row
 PARTS = Path(__file__).with_name("search_parts.py")
 BAR = "2 minutes"
 FAST = (
-    *("strategy.max_epochs=1", "strategy.max_nodes=1", "strategy.pull=[0]", "start.max_order=1", "retrain.epochs=1"),
+    *("strategy.max_epochs=1", "strategy.max_nodes=1", "strategy.l2_sp=[0]", "start.max_order=1", "retrain.epochs=1"),
     *("baselines.use=[var,gru]", "baselines.compare=[]", "baselines.hidden_sizes=[4]", "baselines.losses=[squared]"),
     *("baselines.rates=[0.001]", "baselines.weight_decays=[0]"),
 )

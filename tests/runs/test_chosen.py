@@ -1,10 +1,10 @@
-"""The model that `predict` uses: the judge's pick of start, grown cell and the same cell trained anew."""
+"""The model that `predict` uses: the pick of start, grown cell and the same cell trained anew."""
 
 from __future__ import annotations
 
 import pytest
 
-KEPT = ("strategy.judge=significant", "strategy.threshold=1e6")
+KEPT = ("strategy.accept=significant", "strategy.threshold=1e6")
 BETTER = ("retrain.epochs=60", "retrain.patience=20", "baselines.rates=[0.02]")  # the cell trained anew wins
 CASES = {"start": KEPT, "grown": (), "grown_retrained": BETTER}
 

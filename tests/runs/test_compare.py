@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from grownas.runs.rundir import RunDir
 
-SEEDS = ("seeds=[1,2]", "workers=2", "baselines.use=[zero,var1]", "baselines.compare=[gru_var]")
+SEEDS = ("seeds=[1,2]", "workers=2", "strategies=growing", "baselines.use=[zero,var1]", "baselines.compare=[gru_var]")
 MODELS = ["chosen", "grown", "first_stage", "start", "grown_retrained", "zero", "var1", "gru_var"]
 
 
@@ -121,7 +121,7 @@ def test_a_killed_comparison_goes_on(
 ):
     process = fork("compare", *runner.options("name=compared", "checkpoint_seconds=0", *SEEDS))
     folder = runner.folder / "compared"
-    parts = [folder / f"seed-{seed}/checkpoint/stage-1-pull-10.part" for seed in (1, 2)]
+    parts = [folder / f"seed-{seed}/checkpoint/stage-1-l2_sp-10.part" for seed in (1, 2)]
     wait_for(lambda: any(part.exists() for part in parts))
     process.kill()
     process.join()
@@ -142,7 +142,7 @@ def test_ctrl_c_stops_the_seeds_and_says_how_to_go_on(
 ):
     process = runner.start("compare", "name=compared", "checkpoint_seconds=0", *SEEDS)
     folder = runner.folder / "compared"
-    wait_for(lambda: (folder / "seed-1/checkpoint/stage-1-pull-10.part").exists(), process)
+    wait_for(lambda: (folder / "seed-1/checkpoint/stage-1-l2_sp-10.part").exists(), process)
     process.send_signal(signal.SIGINT)
     ended = finish(process)
     assert ended.code == 130
@@ -164,13 +164,13 @@ def test_a_second_writer_is_refused(compared, tmp_path, fork):
 
 
 def test_seeds_that_fail_are_named_with_their_logs(forked_seeds, runner, call):
-    diverging = ("strategy.weights.optimizer=sgd", "strategy.weights.rate=1e9", "strategy.pull=0")
+    diverging = ("strategy.weights.optimizer=sgd", "strategy.weights.rate=1e9", "strategy.l2_sp=0")
     ended = call("compare", *runner.options("name=bad", *SEEDS, *diverging))
     assert ended.code == 1
     for seed in (1, 2):
         log = runner.folder / "bad" / f"seed-{seed}" / "log.txt"
         assert str(log) in ended.err
-        assert "stage-1-pull-0 (stage 1)" in log.read_text()
+        assert "stage-1-l2_sp-0 (stage 1)" in log.read_text()
     assert "2 of 2 seeds failed" in ended.err
 
 

@@ -83,7 +83,7 @@ def test_a_search_scores_every_model_at_the_same_size(searched, read_json):
     last = {line["part"]: line["value"] for line in lines if line["metric"] == "words_per_s"}
     parts = {
         "grown": "stage-2",
-        "first_stage": "stage-1-pull-0",
+        "first_stage": "stage-1-l2_sp-0",
         "grown_retrained": "retrained",
         "lstm": "lstm",
         "gru": "gru",
@@ -412,7 +412,7 @@ AVERAGED = (  # rates so high that the validation loss rises now and then
 )
 
 
-@pytest.mark.parametrize("moment", ["stage-1-pull-0.part", "stage-2.part", "stage-2.done", "retrained.part"])
+@pytest.mark.parametrize("moment", ["stage-1-l2_sp-0.part", "stage-2.part", "stage-2.done", "retrained.part"])
 def test_a_killed_run_goes_on_as_if_nothing_had_been(whole, killed, call, assert_same_run, moment):
     """With dropout of every kind, a sampled softmax, and a node added in between."""
     folder = killed(lambda checkpoint: (checkpoint / moment).exists(), GRU_ALONE)

@@ -12,8 +12,7 @@ import pytest
 from grownas.baselines.recurrent import recurrent_core
 from grownas.config import loading as configs
 from grownas.evaluation.statistics import MEASURED_SIZE, diebold_mariano, model_confidence_set, two_way_t, welch_t
-from grownas.experiments.common import generator_for
-from grownas.experiments.programs import retrain_recipe
+from grownas.experiments.experiment import generator_for, retrain_recipe
 from grownas.training.loop import fit
 
 SEEDS, SPLITS, SETS = 60, 4000, 500  # trained; splits tested; splits of which the confidence set is made, which is slow

@@ -13,8 +13,8 @@ import pytest
 
 UNTIL = {  # what must exist when the kill comes
     "at the start": "config.yaml",
-    "in the first fit": "checkpoint/stage-1-pull-10.part",
-    "after the first fit": "checkpoint/stage-1-pull-10.done",
+    "in the first fit": "checkpoint/stage-1-l2_sp-10.part",
+    "after the first fit": "checkpoint/stage-1-l2_sp-10.done",
     "in growth": "checkpoint/stage-2.part",
     "after growth": "checkpoint/stage-2.done",
     "in a baseline": "checkpoint/gru-4-squared-rate-0.001-decay-0.part",
@@ -101,11 +101,11 @@ def test_every_backend_repeats_and_resumes_to_the_last_bit(
 
 BLENDED = (
     *("strategy.birth=blend", "strategy.blend_steps=12", "strategy.new_rate=1", "strategy.old_rate=1"),
-    *("strategy.first_epochs=2", "strategy.origins=3", "strategy.pull=[0]", "baselines.use=[zero]"),
+    *("strategy.first_epochs=2", "strategy.origins=3", "strategy.l2_sp=[0]", "baselines.use=[zero]"),
 )
 
 
-@pytest.mark.parametrize("fit", ["stage-1-pull-0-origin-2", "stage-2", "stage-1-pull-0-on-1"])
+@pytest.mark.parametrize("fit", ["stage-1-l2_sp-0-origin-2", "stage-2", "stage-1-l2_sp-0-on-1"])
 def test_growth_resumes_at_an_earlier_origin_while_a_node_is_mixed_in_and_in_the_rest_of_its_first_stage(
     broken_off, runner, call, assert_same_run, read_lines, fit
 ):
@@ -142,7 +142,7 @@ def test_a_search_by_all_kinds_that_replaces_small_ops_resumes_too(
         "space.activation=[identity,tanh]", "strategy.mode=nodes_and_ops", "strategy.position=best",
         "strategy.trial_epochs=1", "strategy.max_ops=5", "strategy.prune=each_stage", "strategy.replace=missing",
         "strategy.grow_threshold=0.4", "strategy.prune_threshold=0.17", "strategy.hysteresis=0",
-        "strategy.smoothing=1", "strategy.min_age=1", "strategy.pull=10", "strategy.alpha.rate=0.1",
+        "strategy.smoothing=1", "strategy.min_age=1", "strategy.l2_sp=10", "strategy.alpha.rate=0.1",
         "baselines.use=[zero]", "retrain.grown=false",
     )  # fmt: skip
     whole = runner.search("whole", *overrides)
@@ -167,8 +167,8 @@ DAMAGE = {
     [
         ("stage-2.part", "emptied"),
         ("stage-2.part", "one bit turned"),
-        ("stage-1-pull-10.done", "cut off"),
-        ("stage-1-pull-0.done", "foreign"),
+        ("stage-1-l2_sp-10.done", "cut off"),
+        ("stage-1-l2_sp-0.done", "foreign"),
         ("selection.done", "one bit turned"),
     ],
 )
@@ -260,7 +260,7 @@ def test_other_versions_are_told(copied, call, finished, assert_same_run):
 def test_a_second_writer_is_refused_while_the_first_goes_on(runner, fork, call, wait_for):
     process = fork("search", *runner.options("name=busy", "checkpoint_seconds=0"))
     folder = runner.folder / "busy"
-    wait_for(lambda: (folder / "checkpoint/stage-1-pull-10.part").exists())
+    wait_for(lambda: (folder / "checkpoint/stage-1-l2_sp-10.part").exists())
     before = (folder / "metrics.jsonl").stat().st_size
     ended = call("resume", folder)
     assert process.exitcode is None
@@ -279,7 +279,7 @@ class TestRealProcesses:
         process = runner.start("search", "name=stopped", "checkpoint_seconds=1000", "quiet=false")
         folder = runner.folder / "stopped"
         wait_for(lambda: (folder / "checkpoint/selection.done").exists(), process)
-        wait_for(lambda: "stage-1-pull-10" in (folder / "metrics.jsonl").read_text(), process)
+        wait_for(lambda: "stage-1-l2_sp-10" in (folder / "metrics.jsonl").read_text(), process)
         process.send_signal(signal.SIGINT)
         ended = finish(process)
         assert ended.code == 130

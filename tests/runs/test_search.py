@@ -13,9 +13,10 @@ from safetensors.numpy import load_file
 
 from grownas.config import loading as configs
 from grownas.config.sections import Config
-from grownas.criteria.early_stop import JUDGES, Verdict
+from grownas.criteria.early_stop import ACCEPT
 from grownas.genotype import Genotype
-from grownas.strategies.growing.moves import MODES
+from grownas.protocols import Verdict
+from grownas.strategies.growing.options import MODES
 
 FILES = (
     "config.yaml",
@@ -311,7 +312,7 @@ def test_a_real_process_says_what_is_wrong_without_a_traceback(runner, finish, d
 
 
 MOVING = (  # ops may be copied at once, up to five a node
-    "strategy.max_ops=5", "strategy.min_age=1", "strategy.smoothing=1", "strategy.trial_epochs=1", "strategy.pull=10",
+    "strategy.max_ops=5", "strategy.min_age=1", "strategy.smoothing=1", "strategy.trial_epochs=1", "strategy.l2_sp=10",
     "strategy.grow_threshold=0.1", "strategy.prune_threshold=0.01",
 )  # fmt: skip
 
@@ -319,7 +320,7 @@ MOVING = (  # ops may be copied at once, up to five a node
 @pytest.fixture
 def accepting(monkeypatch):
     """Accept whatever comes."""
-    monkeypatch.setitem(JUDGES, "better", lambda best, candidate, threshold: Verdict(True, 1.0, "better", 0.0))
+    monkeypatch.setitem(ACCEPT, "better", lambda best, candidate, threshold: Verdict(True, 1.0, "better", 0.0))
 
 
 class TestForms:
@@ -366,7 +367,7 @@ class TestForms:
     def test_pruning(self, runner, evaluates_to_summary, prune):
         folder, summary, growth, parts = self.smoke(
             runner, f"strategy.prune={prune}", "strategy.top_k=2", "strategy.prune_threshold=0.01",
-            "strategy.judge=significant",  # else the slightest harm has a pruning undone
+            "strategy.accept=significant",  # else the slightest harm has a pruning undone
         )  # fmt: skip
         pruned = [line for line in growth if line["kind"] == "prune_op"]
         assert pruned
@@ -398,7 +399,7 @@ class TestForms:
         folder = runner.search(
             "refit",
             "refit=true",
-            "baselines.use=[zero,var1,var_robust,gru,gru_var,random]",
+            "baselines.use=[zero,var1,var_robust,gru,gru_var]",
             "space.combine=[add]",
             "strategy.max_epochs=2",
         )
@@ -445,7 +446,7 @@ class TestForms:
         folder, summary, growth, parts = self.smoke(
             runner, "refit=true", "strategy.mode=ops_split", "strategy.splitting.count=2", "strategy.restarts=1",
             "strategy.prune=at_end", "strategy.top_k=4", *MOVING,
-            "strategy.judge=significant", "strategy.threshold=0.5",  # some gain is enough, some harm is no matter
+            "strategy.accept=significant", "strategy.threshold=0.5",  # some gain is enough, some harm is no matter
         )  # fmt: skip
         accepted = [line for line in growth if line["accepted"]]
         assert {line["kind"] for line in accepted} >= {"split_op", "prune_op"}
@@ -455,7 +456,7 @@ class TestForms:
         evaluates_to_summary(folder)
 
     def test_a_start_that_nothing_beats_is_kept_and_the_summary_says_so(self, runner, evaluates_to_summary):
-        folder, summary, growth, _ = self.smoke(runner, "strategy.judge=significant", "strategy.threshold=1e9")
+        folder, summary, growth, _ = self.smoke(runner, "strategy.accept=significant", "strategy.threshold=1e9")
         assert summary["stopped"] == "the start is kept, nothing found"
         assert summary["verdict"].endswith("The search added nothing: the start is kept.")
         assert growth == []
@@ -472,14 +473,14 @@ class TestForms:
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(runner, call):
     options = runner.options(
-        "name=bad", "strategy.weights.optimizer=sgd", "strategy.weights.rate=1e9", "strategy.pull=0"
+        "name=bad", "strategy.weights.optimizer=sgd", "strategy.weights.rate=1e9", "strategy.l2_sp=0"
     )
     ended = call("search", *options)
     assert ended.code == 1
-    for word in ("stage-1-pull-0", "stage 1", "step ", "epoch ", "Lower the learning rate", ".part"):
+    for word in ("stage-1-l2_sp-0", "stage 1", "step ", "epoch ", "Lower the learning rate", ".part"):
         assert word in ended.err
     folder = runner.folder / "bad"
-    assert (folder / "checkpoint" / "stage-1-pull-0.part").exists()
+    assert (folder / "checkpoint" / "stage-1-l2_sp-0.part").exists()
     assert not (folder / "summary.json").exists()
     for _ in range(2):
         again = call("resume", folder)

@@ -11,7 +11,7 @@ from grownas.protocols import KINDS
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name, one in BASELINES.items() for kind in sorted(one.kinds)]
+    ("name", "kind"), [(name, kind) for name, one in BASELINES.items() for kind in sorted(one.functions)]
 )
 def test_every_line_names_a_function_for_a_kind_that_there_is(name, kind):
     assert kind in KINDS

@@ -1,0 +1,134 @@
+"""Another strategy than growth, from the command line: searched, resumed, refitted, and compared with growth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+RANDOM = (
+    "strategy={use: random, max_nodes: 2, max_epochs: 3, patience: 3, accept: better, guard: false, rates: [0.01]}",
+    "budget.genotypes=3",
+    "baselines.use=[zero]",
+)
+MODELS = ["chosen", "random", "start", "random_retrained", "zero"]
+
+
+@pytest.fixture(scope="module")
+def searched(runs) -> Path:
+    """A finished random search; do not write to it."""
+    return runs.search("random", *RANDOM)
+
+
+def scores_of(summary):
+    return {entry["model"]: entry for entry in summary["scores"]}
+
+
+def test_random_search_writes_a_run_as_growth_does(searched, read_json, read_lines, evaluates_to_summary, call):
+    summary = read_json(searched / "summary.json")
+    assert (summary["strategy"], summary["stopped"]) == ("random", "budget.genotypes = 3 reached")
+    assert list(scores_of(summary)) == MODELS
+    genotypes, best = summary["genotypes"], scores_of(summary)["random"]
+    assert len(genotypes) == 3
+    assert best["steps"] == sum(one["steps"] for one in genotypes) == summary["search_steps"] > 0
+    start = scores_of(summary)["start"]["val"]
+    assert best["val"] == pytest.approx(min(start, *(one["val"] for one in genotypes)), rel=1e-5)
+    assert {line["part"] for line in read_lines(searched / "metrics.jsonl")} >= {f"random-{i}" for i in range(3)}
+    evaluates_to_summary(searched)
+    assert call("show", searched).code == call("predict", searched).code == 0
+    assert (searched / "report.html").stat().st_size > 0
+
+
+@pytest.mark.parametrize("until", ["random-0.part", "random-1.part", "random-2.done"])
+def test_a_random_search_that_was_killed_goes_on_to_the_same_bits(
+    searched, runner, fork, wait_for, call, assert_same_run, until
+):
+    folder = runner.folder / "random"
+    process = fork("search", *runner.options("name=random", "checkpoint_seconds=0", *RANDOM))
+    wait_for(lambda: (folder / "checkpoint" / until).exists() or process.exitcode is not None)
+    process.kill()
+    process.join()
+    assert (folder / "checkpoint" / until).exists()
+    assert not (folder / "summary.json").exists()
+    ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert_same_run(searched, folder)
+
+
+def test_what_random_search_found_is_refitted(searched, runner, read_json, read_lines, evaluates_to_summary):
+    folder = runner.search("refit", "refit=true", *RANDOM)
+    before, after = (read_json(each / "summary.json") for each in (searched, folder))
+    assert after["genotypes"] == before["genotypes"]  # the search is the same
+    parts = {line["part"] for line in read_lines(folder / "metrics.jsonl")}
+    assert "random-refit" in parts
+    for model in ("random", "start", "random_retrained"):
+        assert scores_of(after)[model]["test"] != scores_of(before)[model]["test"]
+    evaluates_to_summary(folder)
+
+
+def test_options_of_another_strategy_are_refused(runner, call):
+    ended = call("search", *runner.options("strategy={use: random, mode: nodes}"))
+    assert ended.code == 2
+    assert "strategy.mode: unknown key" in ended.err
+
+
+# ---- compared
+
+
+@pytest.fixture(scope="module")
+def compared(runs, call) -> Path:
+    """Growth and random search over one seed, without a budget; do not write to it."""
+    section = "{use: random, max_nodes: 2, max_epochs: 3, patience: 3, rates: [0.01]}"
+    options = ("seeds=[1]", "baselines.use=[zero]", f"strategies=[growing,{section}]", "strategy.max_epochs=3")
+    ended = call("compare", *runs.options("name=strategies", *options))
+    assert ended.code == 0, ended.err
+    return runs.folder / "strategies"
+
+
+def test_strategies_are_compared_in_one_table(compared, read_json):
+    result = read_json(compared / "comparison.json")
+    names = [entry["model"] for entry in result["models"]]
+    assert {"chosen", "grown", "grown_retrained", "random", "random_retrained", "zero"} <= set(names)
+    assert len(names) == len(set(names))
+    second = scores_of(read_json(compared / "seed-1-random" / "summary.json"))
+    models = {entry["model"]: entry for entry in result["models"]}
+    for name in ("random", "random_retrained"):
+        assert models[name]["test"]["each"] == [second[name]["test"]]
+    assert "zero" not in second  # the baselines are the first's
+
+
+def test_where_there_is_no_budget_a_further_strategy_has_the_firsts_steps(compared, read_json):
+    first, second = (read_json(compared / name / "summary.json") for name in ("seed-1", "seed-1-random"))
+    assert second["stopped"] == f"budget.steps = {first['search_steps']} reached"
+    assert second["search_steps"] >= first["search_steps"]
+    assert second["search_steps"] - second["genotypes"][-1]["steps"] < first["search_steps"]  # no training too many
+
+
+def test_a_finished_comparison_of_strategies_comes_out_the_same(compared, call, read_json):
+    before = (compared / "comparison.json").read_bytes()
+    assert call("resume", compared).code == 0
+    assert (compared / "comparison.json").read_bytes() == before
+    assert call("resume", compared, "strategies=growing").code == 0
+    names = {entry["model"] for entry in read_json(compared / "comparison.json")["models"]}
+    assert "grown" in names
+    assert not {"random", "random_retrained"} & names
+    assert call("resume", compared, "strategies=[growing,random]").code == 0
+    assert (compared / "comparison.json").read_bytes() == before
+
+
+def test_a_budget_that_is_given_is_every_strategys(runner, call, read_json):
+    section = "{use: random, max_nodes: 1, max_epochs: 1, rates: [0.01]}"
+    options = ("seeds=[1]", "baselines.use=[zero]", f"strategies=[growing,{section}]", "budget.genotypes=2")
+    ended = call("compare", *runner.options("name=budget", "retrain.grown=false", *options))
+    assert ended.code == 0, ended.err
+    for name in ("seed-1", "seed-1-random"):
+        summary = read_json(runner.folder / "budget" / name / "summary.json")
+        assert len(summary["genotypes"]) <= 2
+    assert summary["stopped"] == "budget.genotypes = 2 reached"
+
+
+def test_strategies_that_cannot_be_compared_are_refused_before_work(runner, call):
+    ended = call("compare", *runner.options("strategies=[random,growing]"))
+    assert ended.code == 2
+    assert "the first of them strategy.use=growing" in ended.err
+    assert not runner.folder.exists()
