@@ -36,6 +36,7 @@ LAYERS = """
     report.dag_diagram
     report.verdicts
     report.tables  report.diagram  report.reading
+    report.damage
     equations
     strategies.growing.strategy
     strategies.growing.pruning

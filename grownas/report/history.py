@@ -191,13 +191,17 @@ def follow(cell: list[Node], line: Line) -> None:
     kind, place = line.get("kind"), line.get("node")
     if kind == "add_node" and place is not None:
         cell.insert(place, Node())
-    elif kind in SOURCES and place is not None and place < len(cell) and line["op"] < len(cell[place].ops):
+    elif kind in SOURCES and place is not None and place < len(cell) and _is_op(line.get("op"), cell[place]):
         ops = cell[place].ops
         sources = SOURCES[kind](len(ops), line["op"])
         cell[place].ops = [  # the first of an op's copies goes on as it, what follows is new
             Track() if source is None or source in sources[:number] else ops[source]
             for number, source in enumerate(sources)
         ]
+
+
+def _is_op(op: Any, node: Node) -> bool:
+    return isinstance(op, int) and op < len(node.ops)
 
 
 def _settled(cell: list[Node], names: Sequence[Sequence[str]]) -> list[Node]:
