@@ -40,6 +40,7 @@ LAYERS = """
     report.dag_diagram
     report.verdicts
     report.tables  report.diagram  report.reading
+    report.damage
     equations
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy

@@ -27,7 +27,7 @@ class NamedModel(NamedTuple):
 
 
 MODELS = {
-    "chosen": NamedModel("found", "the model that `predict` uses: start, first stage, grown or retrained"),
+    "chosen": NamedModel("found", "the model that predict uses: start, first stage, grown or retrained"),
     "grown": NamedModel("found", "the cell found, with the weights it grew with"),
     "grown_retrained": NamedModel("found", "the cell found, trained again from random weights", tuned=True),
     "first_stage": NamedModel("found", "the start after training, before any node was added"),
@@ -80,8 +80,8 @@ def rivals_of(main: str, names: Iterable[str], strategies: Sequence[str] = ()) -
 
 
 def lowest(figures: Mapping[str, float | None]) -> str | None:
-    """Return the name with the lowest figure; None where there is none."""
-    found = {name: value for name, value in figures.items() if value is not None and not math.isnan(value)}
+    """Return the name with the lowest finite figure; None where there is none."""
+    found = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
     return min(found, key=lambda name: found[name], default=None)
 
 

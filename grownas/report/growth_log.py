@@ -33,37 +33,40 @@ def _columns(lines: Sequence[Entry]) -> list[tuple[Column, Callable[[Entry], str
     def note(words: str, where_pruned: str) -> str:
         return words + where_pruned if pruned else words
 
-    before = "on the validation part, before the move; of the trained start: of the best before it"
+    before = "validation loss before the move; for the trained start, of the best model before it"
     after = note(
-        "on the validation part, after the move and its training",
-        "; in a stage that ends with prunings: before the fine-tuning that follows the last; of the trained start: "
-        "when it was judged",
+        "validation loss after the move and its training",
+        "; in a stage that ends with removed ops, before the fine-tuning after the last of them; for the trained "
+        "start, when it was tested",
     )
-    signs = "\N{CIRCLED PLUS} adds, \N{CIRCLED TIMES} multiplies, as in the drawing" if named else ""
-    rule = "the figure that decided" + ("; in a trial between kinds of moves the gain per parameter" if tried else "")
+    signs = "\N{CIRCLED PLUS} adds, \N{CIRCLED TIMES} multiplies" if named else ""
+    rule = "the figure that decided" + ("; in a trial, the gain per parameter" if tried else "")
     columns: list[tuple[Column, Callable[[Entry], str]]] = [
         (Column("stage"), lambda line: count(line.get("stage"))),
         (Column("move", signs, figures=False), move),
         (
-            Column("drift", "largest change of the output by the morphism itself"),
+            Column("drift", "largest change of the output by the move itself, before training"),
             lambda line: small(line.get("drift")),
         ),
         (Column("loss before", before), lambda line: figure(line.get("loss_before"), 5)),
         (Column("loss after", after), lambda line: figure(line.get("loss_after"), 5)),
         (Column("judge", rule, figures=False), judge),
         (
-            Column("accepted", note("", "of a pruned op: that of its stage"), figures=False),
+            Column("accepted", note("", "a removed op is accepted with its stage"), figures=False),
             lambda line: {True: "yes", False: "no"}.get(line.get("accepted"), NONE),  # type: ignore[arg-type]
         ),
     ]
     if any(line.get("predicted_change") for line in lines):
         columns += [
             (
-                Column("predicted", "change of the loss by the move itself, in theory"),
+                Column("predicted", "predicted change of the loss by the move itself"),
                 lambda line: small(line.get("predicted_change")),
             ),
             (
-                Column("measured", "the same, measured: of a split on the data of the prediction, else on validation"),
+                Column(
+                    "measured",
+                    "measured change: of a split on the data of the prediction, of other moves on validation data",
+                ),
                 lambda line: small(line.get("measured_change")),
             ),
         ]
@@ -71,7 +74,7 @@ def _columns(lines: Sequence[Entry]) -> list[tuple[Column, Callable[[Entry], str
         *columns,
         (Column("params", "before and after"), _parameters),
         (
-            Column("seconds", note("", "of pruned ops: of the fine-tuning, in the line of the last")),
+            Column("seconds", note("", "for removed ops, of the fine-tuning, in the line of the last")),
             lambda line: seconds(line.get("wall_s")),
         ),
     ]
@@ -126,4 +129,5 @@ def judge(line: Entry) -> str:
     if not isinstance(value, Mapping):
         return small(value) if isinstance(value, int | float) else str(value or NONE)
     name = "trial" if is_loser(line) else JUDGES.get(str(value.get("rule")), str(value.get("rule")))
-    return f"{name} {small(value.get('figure'))}"
+    figure = value.get("figure")
+    return f"{name} {small(figure) if isinstance(figure, int | float) else NONE}"

@@ -62,7 +62,8 @@ def timeline(fits: Sequence[Fit], marks: Sequence[Mark], *, metric: str, width: 
     """
     if not fits:
         return None
-    total = max(fits[-1].end, 1)
+    total = max([fit.end for fit in fits if fit.train or fit.val], default=fits[-1].end) or 1
+    marks = [mark for mark in marks if mark.step <= total]
     inch = total / (width - 0.7)  # in steps
     lying = _lying(marks, total, inch)
     standing = [] if lying is not None else _standing(marks, inch)
@@ -206,7 +207,7 @@ def _share_panel(number: int, node: Node, shares: Shares, colours: Mapping[str, 
         axes.set_xlabel("epoch")
         axes.locator_params(axis="y", nbins=5)
         axes.locator_params(axis="x", nbins=6, integer=True)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 3):g} %")
         _draw_stages(axes, shares, room=0.45 * end / (width - 1.5))
         for track in node.tracks:
             look, often = looks[track], max(1, end // 8)

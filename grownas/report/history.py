@@ -193,14 +193,18 @@ def follow(cell: list[Node], line: Line) -> None:
         return
     if line.get("op") is None:
         cell.insert(place, Node())
-    elif sources is not None and place < len(cell):
+    elif isinstance(sources, list) and place < len(cell) and _is_op(line.get("op"), cell[place]):
         ops = cell[place].ops
-        if any(source is not None and source >= len(ops) for source in sources):
-            return
+        if not all(source is None or (isinstance(source, int) and 0 <= source < len(ops)) for source in sources):
+            return  # a damaged line
         cell[place].ops = [  # the first of an op's copies goes on as it, what follows is new
             Track() if source is None or source in sources[:number] else ops[source]
             for number, source in enumerate(sources)
         ]
+
+
+def _is_op(op: Any, node: Node) -> bool:
+    return isinstance(op, int) and op < len(node.ops)
 
 
 def _settled(cell: list[Node], names: Sequence[Sequence[str]]) -> list[Node]:

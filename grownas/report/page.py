@@ -7,6 +7,7 @@ is escaped by the templates.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grownas.errors import RunError
-from grownas.report import growth_log, growth_plots, history, plots, tables
+from grownas.report import growth_log, growth_plots, history, plots, tables, verdicts
 from grownas.report.canvas import NARROW, WIDE
 from grownas.report.dag_diagram import about, draw
 from grownas.report.diagram import CARDS, diagram, environment
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 SHOWN_DAYS, SHOWN_SERIES = 120, 4
+CONTENTS = "<!-- contents -->"  # where the template wants the list of sections
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
@@ -58,7 +60,20 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
 
 
 def _render(template: str, values: Tree) -> str:
-    return environment().get_template(template).render(values)
+    return _with_contents(environment().get_template(template).render(values))
+
+
+def _with_contents(html: str) -> str:
+    """Give each section an anchor and list the sections at the top."""
+    titles = list[str]()
+
+    def anchored(match: re.Match[str]) -> str:
+        titles.append(match[1])
+        return f'<h2 id="section-{len(titles)}">{match[1]}</h2>'
+
+    html = re.sub(r"<h2>(.*?)</h2>", anchored, html)
+    links = "".join(f'<a href="#section-{number}">{title}</a>' for number, title in enumerate(titles, start=1))
+    return html.replace(CONTENTS, f'<nav aria-label="Contents">{links}</nav>' if links else "", 1)
 
 
 def _run(run: Run) -> Tree:
@@ -86,15 +101,23 @@ def _comparison(comparison: Comparison) -> Tree:
     return {
         **values,
         "title": comparison.name,
-        "kicker": _kicker(own, f"comparison over {len(comparison.runs)} seeds") if own else "comparison",
-        "verdict": result.get("verdict") if result else None,
+        "kicker": _kicker(own, f"comparison over {len(comparison.runs)} seed{'s' * (len(comparison.runs) > 1)}")
+        if own
+        else "comparison",
+        "verdict": _compared(result) if result else None,
         "finished": result is not None,
         "done": len(finished),
         "seeds": len(comparison.runs),
         "shown": shown.name if shown else None,
         "scores": tables.comparison(result) if result else None,
         "sizes": tables.size_words(result) if result else "",
-        "dots": _both(lambda width: plots.dots(figures, metric=result["metric"], width=width)) if result else None,
+        "dots": _both(
+            lambda width: plots.dots(
+                figures, metric=result["metric"], ours=[result.get("reference", "grown")], width=width
+            )
+        )
+        if result
+        else None,
         "outcomes": tables.outcomes((run.name, run.summary) for run in finished if run.summary),
         "cumulative": _cumulative(finished, comparison.best_baseline),
         "rival": comparison.best_baseline,
@@ -126,7 +149,7 @@ def _several(runs: list[Run]) -> Tree:
 
 def _lowest_validation(finished: list[Run]) -> str:
     if not finished:
-        return "None of these runs has finished."
+        return "None of these runs has finished yet."
     best = min(finished, key=lambda run: run.summary["val"] if run.summary else 0.0)
     assert best.summary is not None
     label = tables.METRICS.get(best.metric, best.metric)
@@ -150,6 +173,8 @@ def _details(run: Run) -> Tree:
         "cumulative": _cumulative([run], rival),
         "main": run.main,
         "rival": rival,
+        "fit_words": _fit_words(run),
+        "next_step": _next_step(run),
         "stopped": run.summary.get("stopped") if run.summary else None,
         "free_running": run.summary.get("free_running") if run.summary else None,
         "data": run.data,
@@ -208,12 +233,12 @@ def _ratio(predictions: Sequence[history.Prediction]) -> str:
     who = f"The {what} was" if number == 1 else f"Together the {number} {what}s were"
     text = (
         f"{who} predicted to change the loss{where} by {tables.small(predicted)} and changed it by "
-        f"{tables.small(measured)}: a ratio of {tables.small(measured / predicted)}"
+        f"{tables.small(measured)}, a ratio of {tables.small(measured / predicted)}"
     )
     if number == 1:
         return f"{text}."
     median = float(np.median([one.measured / one.predicted for one in predictions]))
-    return f"{text}; the median of their own ratios is {tables.small(median)}."
+    return f"{text}; the median ratio is {tables.small(median)}."
 
 
 def _kicker(run: Run, what: str) -> str:
@@ -228,7 +253,7 @@ def _kicker(run: Run, what: str) -> str:
 def _verdict(run: Run) -> str | None:
     """Return the verdict in words; while the run goes on, how far it is."""
     if run.summary:
-        return str(run.summary.get("verdict", "This run has finished."))
+        return verdicts.of_run(run.summary)
     lines = [line for line in run.metrics if line["split"] == "val" and line["metric"] == "loss"]
     if not lines:
         return None
@@ -237,6 +262,41 @@ def _verdict(run: Run) -> str | None:
     own = [line for line in lines if line.get("part") == last.get("part")]
     best = min(line["value"] for line in [one for one in own if "blend" not in one] or own)
     return f"So far: {fit}stage {last['stage']}, epoch {last['epoch']}, lowest validation loss {tables.figure(best)}."
+
+
+def _compared(result: Tree) -> str:
+    """Return the verdict of a comparison; of an early version, which logged less than a verdict needs, its own."""
+    tests = result["tests"]
+    is_early = not {"reference", "steps"} <= result.keys() or not all(
+        {"finding", "equal"} <= one.keys() for one in tests
+    )
+    return str(result["verdict"]) if is_early else verdicts.of_comparison(result)
+
+
+def _fit_words(run: Run) -> str:
+    """Say how much of the test part is explained, by kind of series where there are several."""
+    detail = ((run.score(run.main) or {}).get("detail") or {}).get("test") or {}
+    names, kinds = run.data.get("names", []), run.data.get("kinds", [])
+    found: dict[str, list[float]] = {}
+    for name, kind in zip(names, kinds, strict=False):
+        r2 = (detail.get("per_series", {}).get(name) or {}).get("r2")
+        if r2 is not None:
+            found.setdefault(kind, []).append(r2)
+    if len(found) > 1:
+        parts = [f"{tables.percent(float(np.mean(each)))} of {len(each)} {kind}s" for kind, each in found.items()]
+        return f"Mean R² of {run.main} on the test part: {', '.join(parts)}."
+    return f"R² of {run.main} on the test part: {tables.percent(detail['r2'])}." if detail.get("r2") is not None else ""
+
+
+def _next_step(run: Run) -> Tree | None:
+    """Return the forecast of the step after the last, in the series' own units."""
+    ahead = (run.summary or {}).get("next_step")
+    if not ahead or len(ahead["forecasts"]) != len(run.data.get("names", [])):
+        return None
+    each = ((run.score(run.main) or {}).get("detail") or {}).get("test", {}).get("per_series", {})
+    errors = [(each.get(name) or {}).get("mse") for name in run.data["names"]]
+    own = [None if mse is None else sd * mse**0.5 for mse, sd in zip(errors, run.data["sd"], strict=True)]
+    return {"date": ahead["date"], "table": tables.next_step(run.data["names"], ahead["forecasts"], own)}
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -252,7 +312,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if summary["nodes"] is not None:  # else it trained a baseline
         facts.append(("nodes, ops", f"{summary['nodes']}, {summary['ops']}"))
     facts.append(("parameters", tables.count(summary["params"])))
-    for key, words in (("search_seconds", "search"), ("retrain_seconds", "training anew")):
+    for key, words in (("search_seconds", "search"), ("retrain_seconds", "training again")):
         if summary.get(key) is not None:
             facts.append((words, f"{tables.seconds(summary[key])} s"))
     return facts
@@ -260,7 +320,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 def _score_dots(run: Run, width: float) -> str | None:
     figures = {entry["model"]: [entry["test"]] for entry in run.scores}
-    return plots.dots(figures, metric=run.metric, width=width)
+    return plots.dots(figures, metric=run.metric, ours=[run.main], width=width)
 
 
 def _panels(run: Run) -> list[Markup]:

@@ -59,6 +59,7 @@ def dots(
         axes.grid(visible=False)
         axes.grid(visible=True, axis="x")
         axes.set_yticks(range(len(ordered)), [name for _, name, _ in ordered])
+        axes.locator_params(axis="x", nbins=6 if width > PANEL else 4)
         axes.set_xlabel(f"test {METRICS.get(metric, metric)}, lower is better")
         for row, (mean, name, values) in enumerate(ordered):
             colour = OURS if name in ours else INK
@@ -133,7 +134,8 @@ def forecast_panel(
     """Draw one series and its forecasts over some days, each shape `(n,)`, in the data's own units."""
     with drawing(width, 1.9) as (canvas, axes):
         days = np.arange(len(actual))
-        axes.axhline(0, color=GRID, linewidth=0.7)
+        if min(actual.min(), forecast.min()) <= 0 <= max(actual.max(), forecast.max()):
+            axes.axhline(0, color=GRID, linewidth=0.7)
         axes.plot(days, actual, color=MUTED, linewidth=0.9)
         axes.plot(days, forecast, color=OURS, linewidth=1.5)
         axes.set_title(shorten(title), loc="left", fontsize=9, color=INK)
@@ -167,6 +169,3 @@ def _date_ticks(axes: Axes, dates: Sequence[str], most: int) -> None:
     labels = [dates[place][:7] if len(dates) > 250 else dates[place] for place in places]
     axes.set_xlim(0, last)
     axes.set_xticks(places, labels)
-    sides: list[Any] = ["left", *["center"] * (len(places) - 2), "right"]
-    for label, side in zip(axes.get_xticklabels(), sides, strict=False):
-        label.set_horizontalalignment(side)

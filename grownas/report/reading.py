@@ -14,9 +14,8 @@ import yaml
 from grownas.errors import GenotypeError, RunError
 from grownas.evaluation.models import is_text, lowest, main_of, rivals_of
 from grownas.genotype import AnyGenotype, Genotype
+from grownas.report import damage
 
-ENTRY = {"model", "params", "val", "test", "seconds"}  # keys of a score
-SHARES = {"part", "epoch", "node", "ops", "shares"}  # keys of a line of shares.jsonl
 CELLS = {"cell_before", "cell_after"}  # keys of a line of growth.jsonl
 Tree = dict[str, Any]
 
@@ -156,7 +155,7 @@ def read(path: Path) -> Run | Comparison:
     if (path / "comparison.json").exists() or seeds:
         runs = [read_run(folder) for folder in seeds if _is_run(folder)]
         text, config = _config(path)
-        return Comparison(path, text, config, _json(path / "comparison.json"), runs)
+        return Comparison(path, text, config, _json(path / "comparison.json", damage.COMPARISON), runs)
     return read_run(path)
 
 
@@ -168,20 +167,21 @@ def read_run(path: Path) -> Run:
             "`train` or `compare` wrote"
         )
     text, config = _config(path)
-    mark = _json(path / "run.json") or {}
+    mark = _json(path / "run.json", damage.RUN) or {}
+    data = _data(path / "data.json")
     return Run(
         path=path,
         config_text=text,
         config=config,
         command=str(mark.get("command", "search")),
-        summary=_summary(path / "summary.json"),
-        metrics=_json_lines(path / "metrics.jsonl"),
+        summary=_json(path / "summary.json", damage.SUMMARY),
+        metrics=_json_lines(path / "metrics.jsonl", damage.METRICS),
         growth=_growth(path / "growth.jsonl"),
         shares=_shares(path / "shares.jsonl"),
         genotype=_genotype(path / "genotype.json"),
         equations=_text(path / "equations.txt"),
-        data=_json(path / "data.json") or {},
-        forecasts=_tensors(path / "forecasts.safetensors"),
+        data=data,
+        forecasts=_forecasts(path / "forecasts.safetensors", data),
         what=mark.get("what"),
     )
 
@@ -205,50 +205,46 @@ def _config(path: Path) -> tuple[str, Tree]:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise RunError(f"{path / 'config.yaml'}: not YAML: {error}") from error
-    return text, _object(tree, path / "config.yaml")
+    damage.check(tree, damage.CONFIG, str(path / "config.yaml"))
+    return text, tree
 
 
-def _json(path: Path) -> Tree | None:
+def _json(path: Path, form: Any) -> Tree | None:
     text = _text(path)
-    if text is None:
-        return None
+    return None if text is None else _parsed(text, form, str(path))
+
+
+def _parsed(text: str, form: Any, where: str) -> Tree:
     try:
-        return _object(json.loads(text), path)
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path}: damaged, not JSON: {error}") from error
-
-
-def _summary(path: Path) -> Tree | None:
-    tree = _json(path)
-    if tree is None:
-        return None
-    scores = tree.get("scores")
-    if not isinstance(scores, list) or not all(isinstance(one, dict) and one.keys() >= ENTRY for one in scores):
-        raise RunError(f"{path}: damaged: expected scores, a list of entries with {', '.join(sorted(ENTRY))}")
+        tree: Tree = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number may have too many digits, lists may be too deep
+        raise RunError(f"{where}: damaged, not JSON: {error}") from error
+    damage.check(tree, form, where)
     return tree
 
 
-def _object(tree: Any, path: Path) -> Tree:
-    if not isinstance(tree, dict):
-        raise RunError(f"{path}: damaged: expected an object with keys, got {type(tree).__name__}")
+def _data(path: Path) -> Tree:
+    """Read what is said about the data: of series, of a text, or nothing of either."""
+    tree = _json(path, damage.DATA) or {}
+    for key, form in (("names", damage.SERIES), ("words", damage.WORDS)):
+        if key in tree:
+            damage.check(tree, form, str(path))
+    if "names" in tree:
+        rows, series = tree["n_val"] + tree["n_test"], len(tree["names"])
+        if len(tree["dates"]) != rows or {len(tree["mean"]), len(tree["sd"])} != {series}:
+            raise RunError(f"{path}: damaged: expected {rows} dates, and a mean and an sd of each of {series} series")
     return tree
 
 
-def _json_lines(path: Path) -> list[Tree]:
+def _json_lines(path: Path, form: Any) -> list[Tree]:
     """Read a log; a last line without its end is being written at this moment, and left out."""
     lines = (_text(path) or "").split("\n")[:-1]
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            found.append(_object(json.loads(line), path))
-        except json.JSONDecodeError as error:
-            raise RunError(f"{path}, line {number}: damaged, not JSON: {error}") from error
-    return found
+    return [_parsed(line, form, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def _growth(path: Path) -> list[Tree]:
     """Read the log of moves; the cells in it, which early versions did not log, become genotypes."""
-    lines = _json_lines(path)
+    lines = _json_lines(path, damage.MOVE)
     for number, line in enumerate(lines, start=1):
         for key in CELLS & line.keys():
             try:
@@ -260,11 +256,10 @@ def _growth(path: Path) -> list[Tree]:
 
 def _shares(path: Path) -> list[Tree]:
     """Read the log of shares, which early versions did not write."""
-    lines = _json_lines(path)
+    lines = _json_lines(path, damage.SHARES)
     for number, line in enumerate(lines, start=1):
-        if not line.keys() >= SHARES or len(line["ops"]) != len(line["shares"]):
-            expected = ", ".join(sorted(SHARES))
-            raise RunError(f"{path}, line {number}: damaged: expected {expected}, with as many shares as ops")
+        if len(line["ops"]) != len(line["shares"]):
+            raise RunError(f"{path}, line {number}: damaged: expected as many shares as ops")
     return lines
 
 
@@ -277,13 +272,20 @@ def _genotype(path: Path) -> AnyGenotype | None:
         raise RunError(str(error)) from error
 
 
-def _tensors(path: Path) -> dict[str, np.ndarray]:
+def _forecasts(path: Path, data: Tree) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        return {name: np.asarray(values, dtype=np.float64) for name, values in load_file(path).items()}
+        found = {name: np.asarray(values, dtype=np.float64) for name, values in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: damaged: {error}") from error
+    shape = (data["n_val"] + data["n_test"], len(data["names"])) if "names" in data else None
+    for name, values in found.items():
+        if values.ndim != 2 or values.shape != (shape or next(iter(found.values())).shape):
+            raise RunError(
+                f"{path}: damaged: {name} has shape {values.shape}, expected {shape or 'that of the others'}"
+            )
+    return found

@@ -33,8 +33,8 @@ SIZED = {  # test of which a size was measured -> what it is called
 }
 CAPPED = "!"  # behind a model whose training ended at the most epochs allowed
 CAPPED_NOTE = (
-    f"{CAPPED} Training ended at the most epochs allowed, while the validation loss was still falling: with more, "
-    "this model may do better. Raise {keys}."
+    f"{CAPPED} Training stopped at the epoch limit while the validation loss was still falling, so this model may "
+    "improve with more epochs. Raise {keys}."
 )
 NONE = "\N{EN DASH}"  # what stands where there is no figure
 MINUS = "\N{MINUS SIGN}"
@@ -122,14 +122,14 @@ def scores(summary: Entry) -> Table:
     label = METRICS.get(summary["metric"], summary["metric"])
     columns = (
         Column("model", figures=False),
-        Column(f"test {label}", "on the test part, which was read once; lower is better"),
+        Column(f"test {label}", "on the test part; lower is better"),
         Column(f"val {label}", "on the validation part; lower is better"),
-        Column("R²", "out of sample on the test part, against a forecast of zero"),
+        Column("R²", "on the test part, compared with a forecast of zero"),
         Column("hits", "share of test forecasts with the right sign"),
-        Column("params", "numbers learned"),
-        Column("seconds", "all fits, those not chosen included"),
-        Column("words/s", "learned from in a second of training"),
-        Column("tried", "settings tried"),
+        Column("params", "number of trained parameters"),
+        Column("seconds", "of all fits, including those that were not chosen"),
+        Column("words/s", "trained on per second"),
+        Column("tried", "number of settings tried"),
     )
     ordered = sorted(summary["scores"], key=lambda entry: _rank(entry["test"]))
     main, strategies = main_of([entry["model"] for entry in summary["scores"]]), [summary.get("strategy", "")]
@@ -180,29 +180,29 @@ def comparison(result: Entry) -> Table:
         Column(f"than {reference}", _finding_note(result), figures=False),
         Column(
             f"p over {steps} and seeds",
-            f"t-test against {reference} on {the_steps}: how likely is so large a difference between equally good "
-            f"kinds of models, if other {steps} and other seeds were drawn{_size_note(result, 'days_and_seeds')}",
+            f"t-test against {reference} on {the_steps}: probability of so large a difference between equally "
+            f"good kinds of models, over other {steps} and other seeds{_size_note(result, 'days_and_seeds')}",
         ),
         Column(
             "p over seeds",
-            f"Welch's t-test against {reference}: how likely it is if other seeds were drawn and the {steps} stayed"
+            f"Welch's t-test against {reference}: the same over other seeds and the same {steps}"
             f"{_size_note(result, 'over_seeds')}",
         ),
         Column("MCS", _mcs_note(result), figures=False),
         Column(
             "DM p",
-            f"Diebold-Mariano test against {reference} of the losses averaged over the seeds: it is of these averages "
-            f"on other {steps} and says nothing of other seeds{_size_note(result, 'diebold_mariano')}",
+            f"Diebold-Mariano test against {reference} of the losses averaged over these seeds, over other "
+            f"{steps}; it says nothing of other seeds{_size_note(result, 'diebold_mariano')}",
         ),
         Column("n", "seeds"),
-        Column("averaged", "of the forecasts averaged over the seeds"),
+        Column("averaged", "test figure of the forecasts averaged over the seeds"),
         Column(f"val {label}", "mean over the seeds"),
-        Column("params", "numbers learned"),
-        Column("seconds", "all fits of one seed, those not chosen included"),
-        Column("CPU s", "processor seconds of the fits of one seed, what was fitted before them left out"),
-        Column("steps", "weight steps of all fits of one seed, those not chosen included"),
-        Column("words/s", "learned from in a second of training"),
-        Column("tried", "settings tried"),
+        Column("params", "number of trained parameters"),
+        Column("seconds", "of all fits of one seed, including those that were not chosen"),
+        Column("CPU s", "processor seconds of the trained fits of one seed"),
+        Column("steps", "weight steps of all fits of one seed, including those that were not chosen"),
+        Column("words/s", "trained on per second"),
+        Column("tried", "number of settings tried"),
     )
     tests = {test["baseline"]: test for test in result.get("tests", [])}
     ordered = sorted(result["models"], key=lambda entry: _rank(entry["test"]["mean"]))
@@ -219,7 +219,7 @@ def _steps(result: Entry) -> tuple[str, str]:
 
 def _finding_note(result: Entry) -> str:
     return (
-        "'better' or 'worse' where the two tests that follow both have p < 0.05, or the first alone where no forecast "
+        "'better' or 'worse' where both tests to the right have p < 0.05, or the first test where no forecast "
         f"depends on the seed{_size_note(result, 'finding')}"
     )
 
@@ -227,8 +227,8 @@ def _finding_note(result: Entry) -> str:
 def _mcs_note(result: Entry) -> str:
     size, (steps, _) = result.get("mcs", {}).get("size", 0.1), _steps(result)
     return (
-        f"in the model confidence set of size {size:.0%}: not told apart from the best kind of model, if other {steps} "
-        f"and other seeds were drawn{_size_note(result, 'mcs')}"
+        f"in the model confidence set of size {size:.0%}: not told apart from the best kind of model over other "
+        f"{steps} and other seeds{_size_note(result, 'mcs')}"
     )
 
 
@@ -242,7 +242,7 @@ def size_words(result: Entry) -> str:
     """Say how often each test rejects equal models and how that was measured; nothing where the result does not."""
     groups: dict[str, list[str]] = {}
     for one in result.get("sizes", []):
-        what = f"{SIZED[one['test']]} {_share(one)} at {one['nominal']:.0%}"
+        what = f"{SIZED.get(one['test'], one['test'])} {_share(one)} at {one['nominal']:.0%}"
         groups.setdefault(one["source"], []).append(what)
     sentences = (f"{'; '.join(found)} ({source})." for source, found in groups.items())
     return f"Measured size of the tests, on equal models: {' '.join(sentences)}" if groups else ""
@@ -294,12 +294,12 @@ def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Ta
         scores: entries of `summary.json` by model, in the order of the columns.
     """
     columns = [Column("series", figures=False), Column("mean", "of the training part"), Column("sd")]
-    columns.append(Column("carried", "blanks filled with the value of the day before"))
+    columns.append(Column("carried", "blanks filled with the previous value"))
     still = data.get("cleaning", {}).get("still_share")
     if still is not None:  # runs before it was counted have none
         columns.append(Column("still", "share of rows in which the series did not move"))
-    columns += [Column(f"{model} R²", "out of sample, against a forecast of zero") for model in scores]
-    columns += [Column(f"{model} hits", "share of forecasts with the right sign") for model in scores]
+    columns += [Column(f"{model} R²", "on the test part, compared with a forecast of zero") for model in scores]
+    columns += [Column(f"{model} hits", "share of test forecasts with the right sign") for model in scores]
     carried = data.get("cleaning", {}).get("carried_forward", {})
     each = [entry.get("detail", {}).get("test", {}).get("per_series", {}) for entry in scores.values()]
     rows = []
@@ -312,6 +312,23 @@ def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Ta
     return Table(tuple(columns), tuple(rows))
 
 
+def next_step(names: Sequence[str], forecasts: Sequence[float | None], errors: Sequence[float | None]) -> Table:
+    """Return one row a series: its forecast of the next step and how far forecasts were off, in its own units.
+
+    Args:
+        names: of the series.
+        forecasts: of the next step.
+        errors: root mean squared error on the test part.
+    """
+    columns = (
+        Column("series", figures=False),
+        Column("forecast", "in the units of the series"),
+        Column("usual error", "root mean squared error on the test part, in the same units"),
+    )
+    rows = (Row((name, small(a), small(b))) for name, a, b in zip(names, forecasts, errors, strict=True))
+    return Table(columns, tuple(rows))
+
+
 def outcomes(runs: Iterable[tuple[str, Entry]]) -> Table:
     """Return one row a finished run: what growth found, and how it ended.
 
@@ -320,14 +337,14 @@ def outcomes(runs: Iterable[tuple[str, Entry]]) -> Table:
     """
     columns = (
         Column("run", figures=False),
-        Column("test", "of the grown cell"),
-        Column("val", "of the grown cell"),
+        Column("test", "of the model that the run is about"),
+        Column("val", "of the model that the run is about"),
         Column("nodes"),
         Column("ops"),
         Column("params"),
         Column("search s", "seconds of the search"),
-        Column("accepted", "judged candidates that were accepted, of all", figures=False),
-        Column("why it stopped", figures=False),
+        Column("accepted", "accepted candidates, of all that were tested", figures=False),
+        Column("stopped because", figures=False),
     )
     return Table(columns, tuple(_outcome_row(name, summary) for name, summary in runs))
 
@@ -383,7 +400,9 @@ def small(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """Return a share in per cent."""
-    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.1f} %".replace("-", MINUS)
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{round(100 * value, 1) + 0.0:.1f} %".replace("-", MINUS)  # + 0.0 takes the sign from a zero
 
 
 def count(value: float | None) -> str:

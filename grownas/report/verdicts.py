@@ -6,6 +6,7 @@ chance only where a test says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,20 +42,21 @@ def of_run(summary: Tree) -> str:
         if name not in tests:
             return CHANCE[None]
         p = tests[name]["p_value"]
-        of = f"Diebold-Mariano test of these two forecasts, {p_value(p)}; other seeds are not tested"
-        return f"{CHANCE[p < LEVEL]} ({of})"
+        return f"{CHANCE[p < LEVEL]} ({p_value(p)})"
 
     rivals = rivals_of(main, figures, [summary.get("strategy", "")])
     others = {name: figures[name] for name in rivals if (chosen, name) != ("start", "start")}
     who = f"The chosen model, {chosen}," if main == "chosen" and chosen else main
     words = _gains(who, figures[main], others, summary["metric"], chance)
     if chosen == "start":
-        return " ".join([*words, f"{KEPT}."])
+        words.insert(1, f"{KEPT}.")
     stages = summary.get("stage_log", [])
-    if stages and not any(line.get("accepted") and line.get("stage", 0) > 1 for line in stages):
-        words.append("Growth added nothing: no change after the first stage was accepted.")
-    if summary.get("stopped"):
+    if stages and chosen != "start" and not any(line.get("accepted") and line.get("stage", 0) > 1 for line in stages):
+        words.insert(1, "Growth added nothing: no change after the first stage was accepted.")
+    if summary.get("stopped") and chosen != "start":
         words.append(f"Growth stopped: {summary['stopped']}.")
+    if tests:
+        words.append("p: Diebold-Mariano test of the two forecasts; it says nothing of other seeds.")
     return " ".join(words)
 
 
@@ -81,7 +83,7 @@ def of_comparison(comparison: Tree) -> str:
 
 
 def _gains(
-    who: str, ours: float, others: Mapping[str, float], metric: str, chance: Callable[[str], str], mean: str = ""
+    who: str, ours: float | None, others: Mapping[str, float], metric: str, chance: Callable[[str], str], mean: str = ""
 ) -> list[str]:
     """Compare a model with the best simple model, and with the best baseline where that is another.
 
@@ -93,6 +95,8 @@ def _gains(
         chance: says of a model whether the difference is more than chance.
         mean: `mean` where the figures are means over seeds.
     """
+    if ours is None or not math.isfinite(ours):
+        return [f"{who} has no finite test {WORDS.get(metric, metric)}."]
     figure = " ".join(word for word in (mean, "test", WORDS.get(metric, metric)) if word)
     simple = {name: value for name, value in others.items() if named(name).kind in ("start", "fitted")}
     if not any(name in FITTED for name in simple):
@@ -140,9 +144,7 @@ def _reference_words(comparison: Tree, means: Mapping[str, float], tests: Mappin
 
     def chance(name: str) -> str:
         finding = tests[name]["finding"]
-        if finding == "untested":
-            return f"{CHANCE[None]}: a trained model needs at least 2 seeds"
-        return CHANCE[finding in ("better", "worse")]
+        return CHANCE[None if finding == "untested" else finding in ("better", "worse")]
 
     others = {name: means[name] for name, test in tests.items() if not test["equal"]}
     words = _gains(f"Over {_count(seeds)} {reference}", means[reference], others, metric, chance, "mean")
@@ -163,11 +165,12 @@ def _reference_words(comparison: Tree, means: Mapping[str, float], tests: Mappin
 def _set_words(comparison: Tree, compared: Mapping[str, float]) -> str:
     """Say whether the confidence set holds the reference, and which simple models; where there are none, which."""
     confidence, reference = comparison["mcs"], comparison["reference"]
+    untested = confidence.get("untested", ())
     members, the_set = confidence["members"], f"{confidence['size']:.0%} model confidence set"
     if not members:
         return ""
-    if reference not in compared or reference in confidence["untested"]:
-        among = f" of {_list(list(confidence['p_values']))}" if confidence["untested"] else ""
+    if reference not in compared or reference in untested:
+        among = f" of {_list(list(confidence['p_values']))}" if untested else ""
         return f"The {the_set}{among} holds {_list(members)}."
     lead = f"{reference} is {'in' if reference in members else 'not in'} the {the_set}"
     if any(name in compared for name in FITTED):

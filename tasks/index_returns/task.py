@@ -547,6 +547,7 @@ class IndexReturns:
         """Return what the report says about the data: plain values."""
         return {
             "names": self.names,
+            "kinds": ["range" if name.endswith("_range") else "return" for name in self.names],
             "dates": self.dates("val") + self.dates("test"),
             "n_train": self.n_train,
             "n_val": self.n_val,

@@ -42,11 +42,18 @@ versions: {grownas: 0.1.0, torch: 2.13.0+cpu, numpy: 2.4.6}
 
 
 def write_run(
-    folder: Path, *, seed: int = 1, names: Sequence[str] = NAMES, finished: bool = True, early: bool = False
+    folder: Path,
+    *,
+    seed: int = 1,
+    names: Sequence[str] = NAMES,
+    finished: bool = True,
+    early: bool = False,
+    short: bool = False,
 ) -> Path:
     """Write a run folder.
 
     One that is still going lacks all that is written at the end, one of an early version what was not logged then.
+    The logs of a short one have every twentieth line.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -57,6 +64,8 @@ def write_run(
     (folder / "growth.jsonl").write_text(_lines(growth))
     if not early:
         (folder / "shares.jsonl").write_text(_lines(_shares(rng)))
+    for log in ("metrics.jsonl", "shares.jsonl") if short else ():
+        (folder / log).write_text("".join((folder / log).read_text().splitlines(keepends=True)[::20]))
     (folder / "data.json").write_text(json.dumps(_data(names, rng)))
     if not finished:
         return folder
@@ -71,10 +80,12 @@ def write_run(
     return folder
 
 
-def write_comparison(folder: Path, seeds: Sequence[int] = (1, 2, 3), *, finished: bool = True) -> Path:
+def write_comparison(
+    folder: Path, seeds: Sequence[int] = (1, 2, 3), *, finished: bool = True, short: bool = False
+) -> Path:
     """Write the folder of a comparison; one that is still going has no result."""
     for seed in seeds:
-        write_run(folder / f"seed-{seed}", seed=seed)
+        write_run(folder / f"seed-{seed}", seed=seed, short=short)
     (folder / "config.yaml").write_text(CONFIG % {"seed": 1})
     (folder / "run.json").write_text('{"command": "compare"}')
     if finished:
@@ -299,6 +310,7 @@ def _comparison(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
             "days_and_seeds": {"statistic": 2.1, "p_value": 0.0456, "freedom": 7.5},
             "over_seeds": None if model == "zero" else {"statistic": 2.2, "p_value": 0.0351, "freedom": 6.5},
             "finding": "better",
+            "equal": False,
         }
         for model in MODELS
         if model != "grown"

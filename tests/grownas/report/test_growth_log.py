@@ -68,7 +68,7 @@ def test_a_line_of_an_early_version_or_with_little_in_it_is_shown(make_run):
 @pytest.mark.parametrize(
     ("pick", "words"),
     [
-        (lambda line: line["kind"] == "prune_op", {"loss after": "ends with prunings", "accepted": "pruned op"}),
+        (lambda line: line["kind"] == "prune_op", {"loss after": "ends with removed ops", "accepted": "removed op"}),
         (lambda line: "trial" in line["judge"]["rule"], {"judge": "in a trial"}),
         (lambda line: "op_name" in line, {"move": "⊗ multiplies"}),
     ],

@@ -224,3 +224,12 @@ def test_powers_are_written_out():
         "0",
         "10⁰",
     ]
+
+
+def test_the_timeline_ends_with_the_last_curve():
+    """Fits at earlier origins have no curve: their steps once left half of the plot empty."""
+    curve = [(0, 1.0), (50, 0.9), (100, 0.8)]
+    fits = [Fit("stage-1", 0, 100, curve, curve), Fit("stage-1-origin-1", 100, 900, [], [], is_trial=True)]
+    svg = growth_plots.timeline(fits, [], metric="loss", width=canvas.WIDE)
+    shown = [int(text) for text in re.findall(r">(\d+)<", svg)]
+    assert max(shown) == 100

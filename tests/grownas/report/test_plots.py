@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -117,3 +118,20 @@ def test_any_number_of_days_can_be_drawn(days):
     values = np.arange(days, dtype=float)
     assert DATES[days - 1] in texts(plots.cumulative(DATES[:days], [values], width=canvas.NARROW))
     assert DATES[0] in texts(plots.forecast_panel(DATES[:days], values, values, title="A"))
+
+
+def test_a_series_far_from_zero_fills_its_panel():
+    values = 5.0 + np.random.default_rng(0).uniform(size=30)
+    shown = texts(plots.forecast_panel(DATES, values, values, title="A"))
+    assert min(float(text) for text in shown if re.fullmatch(r"\d\.\d+", text)) > 4.5
+
+
+@pytest.mark.parametrize("days", [30, 300])
+@pytest.mark.parametrize("width", [canvas.WIDE, canvas.NARROW])
+def test_dates_do_not_touch(days, width):
+    dates = [str(np.datetime64("2000-01-01") + day) for day in range(days)]
+    svg = plots.cumulative(dates, [np.zeros(days)], width=width)
+    labels = re.findall(r'text-anchor: middle[^>]* x="([\d.]+)"[^>]*>(\d{4}-[-\d]+)<', svg)
+    middles, wide = [float(x) for x, _ in labels], 72 * canvas.LETTER * len(labels[0][1])
+    assert len(labels) >= 3
+    assert min(after - before for before, after in itertools.pairwise(middles)) > 1.1 * wide

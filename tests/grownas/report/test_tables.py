@@ -95,8 +95,9 @@ def test_a_comparison_of_an_early_version_has_its_own_columns(make_comparison):
 
 
 def test_figures_are_set_alike():
-    assert [tables.percent(v) for v in (0.5, -0.0123, None, float("nan"))] == [
+    assert [tables.percent(v) for v in (0.5, -0.0001, -0.0123, None, float("nan"))] == [
         "50.0 %",
+        "0.0 %",
         f"{tables.MINUS}1.2 %",
         tables.NONE,
         tables.NONE,

@@ -16,15 +16,16 @@ def run_of(figures, p_values=(), **more):
 
 
 FIGURES = {"chosen": 0.45, "grown": 0.45, "start": 0.47, "zero": 1.2, "har": 0.5, "gru": 0.44}
+TEST = "p: Diebold-Mariano test of the two forecasts; it says nothing of other seeds."
 P = {"start": 0.01, "har": 0.001, "gru": 0.4}
 
 
 def test_the_first_sentence_is_the_gain_over_the_best_simple_model_and_whether_it_is_more_than_chance():
     words = verdicts.of_run(run_of(FIGURES, P, chosen="grown"))
-    assert words.startswith(
+    assert words == (
         "The chosen model, grown, has a test error of 0.4500, 4.3 % lower than start, the best simple model (0.4700), "
-        "which is more than chance (Diebold-Mariano test of these two forecasts, p = 0.010; other seeds are not tested)"
-        ". It is 2.3 % higher than gru, the best of all baselines (0.4400), which may be chance"
+        "which is more than chance (p = 0.010). It is 2.3 % higher than gru, the best of all baselines (0.4400), which "
+        f"may be chance (p = 0.400). {TEST}"
     )
 
 
@@ -56,7 +57,8 @@ def test_more_than_chance_is_said_only_where_the_test_says_so(p, said):
 def test_a_start_that_is_kept_is_compared_with_the_other_models():
     words = verdicts.of_run(run_of({**FIGURES, "start": 0.45}, P, chosen="start", stopped="nothing found"))
     assert words.startswith("The chosen model, start, has a test error of 0.4500, 10.0 % lower than har, ")
-    assert words.endswith("The search added nothing: the start is kept.")
+    assert "more than chance (p = 0.001). The search added nothing: the start is kept. It is 2.3 % higher" in words
+    assert words.endswith(f"(p = 0.400). {TEST}")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_a_start_that_is_kept_is_compared_with_the_other_models():
 def test_growth_that_added_nothing_is_said_to(lines, said):
     words = verdicts.of_run(run_of(FIGURES, P, stage_log=lines, stopped="max_nodes = 3 reached"))
     assert ("Growth added nothing: no change after the first stage was accepted." in words) == said
-    assert words.endswith("Growth stopped: max_nodes = 3 reached.")
+    assert words.endswith(f"Growth stopped: max_nodes = 3 reached. {TEST}")
 
 
 def test_a_search_without_a_fitted_model_is_compared_with_the_best_baseline():
@@ -138,8 +140,8 @@ def test_a_comparison_begins_with_the_gain_and_ends_with_the_set():
         "Over 3 seeds grown has a mean test error of 0.4500, 4.3 % lower than start, the best simple model (0.4700), "
         "which is more than chance. It is 2.3 % higher than gru, the best of all baselines (0.4400), which may be "
         "chance. By the tests over 1,200 days and 3 seeds at the 5% level grown is better than start and zero; not "
-        "told apart from gru. Lowest mean test error over 3 seeds: gru (0.4400). grown is in the 10% model confidence set, "
-        "which holds no simple model."
+        "told apart from gru. Lowest mean test error over 3 seeds: gru (0.4400). grown is in the 10% model confidence "
+        "set, which holds no simple model."
     )
 
 
@@ -164,7 +166,7 @@ def test_one_seed_is_not_tested():
         {"grown": 0.4, "zero": 0.5}, {"zero": "untested"}, seeds=1, members=["zero"], untested=["grown"]
     )
     words = verdicts.of_comparison(tree | {"mcs": {**tree["mcs"], "p_values": {"zero": 1.0}}})
-    assert "which is not tested: a trained model needs at least 2 seeds." in words
+    assert "which is not tested. grown is not tested against zero: a trained model needs at least 2 seeds." in words
     assert words.endswith("The 10% model confidence set of zero holds zero.")
 
 
