@@ -54,7 +54,7 @@ def of_run(summary: Tree) -> str:
     if stages and chosen != "start" and not any(line.get("accepted") and line.get("stage", 0) > 1 for line in stages):
         words.insert(1, "Growth added nothing: no change after the first stage was accepted.")
     if summary.get("stopped") and chosen != "start":
-        words.append(f"Growth stopped: {summary['stopped']}.")
+        words.append(f"The search stopped: {summary['stopped']}.")
     if tests:
         words.append("p: Diebold-Mariano test of the two forecasts; it says nothing of other seeds.")
     return " ".join(words)

@@ -72,7 +72,7 @@ def test_a_start_that_is_kept_is_compared_with_the_other_models():
 def test_growth_that_added_nothing_is_said_to(lines, said):
     words = verdicts.of_run(run_of(FIGURES, P, stage_log=lines, stopped="max_nodes = 3 reached"))
     assert ("Growth added nothing: no change after the first stage was accepted." in words) == said
-    assert words.endswith(f"Growth stopped: max_nodes = 3 reached. {TEST}")
+    assert words.endswith(f"The search stopped: max_nodes = 3 reached. {TEST}")
 
 
 def test_a_search_without_a_fitted_model_is_compared_with_the_best_baseline():
