@@ -257,20 +257,20 @@ def _closed(growth: Growth) -> SearchResult:
     problem, recipe, path = growth.problem, growth.options.recipe, path_of(growth.stages)
     assert growth.first is not None
 
-    def close(model: Any, evaluation: Evaluation, line: Line | None, key: str) -> tuple[Any, Evaluation, float]:
+    def close(model: Any, evaluation: Evaluation, line: Line | None, key: str) -> tuple[Any, Evaluation, float, int]:
         if line is None or recipe.bilevel == "joint":
-            return model, evaluation, 0.0
+            return model, evaluation, 0.0, 0
         tuning = replace(recipe, l2_sp=line["l2_sp"], bf16=problem.bf16)
         fit = problem.journal.fit(key, derived(model), problem.task, tuning, seed=problem.seed)
-        return fit.model, fit.evaluation, fit.seconds
+        return fit.model, fit.evaluation, fit.seconds, fit.steps
 
     result, line, tried = growth.result(), growth.first_line, growth.first.candidate
-    model, evaluation, seconds = close(result.model, result.evaluation, path[-1] if path else None, "closing")
+    model, evaluation, seconds, steps = close(result.model, result.evaluation, path[-1] if path else None, "closing")
     model = derived(model)
     if path == [line]:
         first, first_seconds = model, seconds
     else:
-        first, _, first_seconds = close(tried.model, tried.evaluation, line, "closing-first-stage")
+        first, _, first_seconds, _ = close(tried.model, tried.evaluation, line, "closing-first-stage")
     lines = [line for line in growth.stages if line["stage"] == 1]
     others = {
         "first_stage": Found(
@@ -281,7 +281,8 @@ def _closed(growth: Growth) -> SearchResult:
             log=(growth.first_line,),
         )
     }
-    return replace(result, model=model, evaluation=evaluation, seconds=result.seconds + seconds, others=others)
+    result = replace(result, seconds=result.seconds + seconds, steps=result.steps + steps)
+    return replace(result, model=model, evaluation=evaluation, others=others)
 
 
 def replay(problem: Problem, options: Options, path: Sequence[Line]) -> Any:

@@ -37,11 +37,13 @@ pytestmark = pytest.mark.parametrize("name", plugin_names("strategy"))
 def searching(copy_task, make_model):
     """Return the iterator of a search."""
 
-    def begin(name, journal, *, seed=1, budget=None, task=None, start_seed=0):
+    def begin(name, journal, *, seed=1, budget=None, task=None, **changes):
         strategy = strategy_class(name)
         task = copy_task(dropout=0.1) if task is None else task
-        problem = problem_of(make_model(task, seed=start_seed), task, journal, seed=seed, space=SPACE)
-        return strategy(strategy.section(**SMALL.get(name, {}))).search(replace(problem, budget=budget or Budget()))
+        problem = problem_of(make_model(task), task, journal, seed=seed, space=SPACE)
+        return strategy(strategy.section(**SMALL.get(name, {}), **changes)).search(
+            replace(problem, budget=budget or Budget())
+        )
 
     return begin
 
@@ -121,6 +123,15 @@ def test_a_search_is_the_same_twice_whatever_others_draw(searching, assert_equal
 def test_another_seed_searches_otherwise(searching, name):
     one, other = (list(searching(name, Journal.in_memory(), seed=seed))[-1] for seed in (1, 2))
     assert [score["val"] for score in one.scores] != [score["val"] for score in other.scores]
+
+
+def test_steps_are_those_of_all_trainings(searching, name):
+    for changes in ({}, {"bilevel": "first"}) if name == "growing" else ({},):
+        store = MemoryStore()
+        last = list(searching(name, journal_on(store), **changes))[-1]
+        fits = {key: tree["steps"] for key, tree in store.trees.items() if "steps" in tree}
+        assert last.steps == sum(steps for key, steps in fits.items() if "first-stage" not in key)  # a model of its own
+        assert ("closing.done" in fits) == bool(changes)
 
 
 @pytest.mark.parametrize("limit", BUDGETS)
