@@ -121,7 +121,7 @@ class Task(Protocol):
         loss_name: the training loss.
         source: where the data came from, for messages.
         checksum: of the data as they were read.
-        input_size: I, the number of inputs of a core.
+        input_size: I, the number of inputs of a core; None where a core may read any number.
     """
 
     name: ClassVar[str]
@@ -160,8 +160,8 @@ class Task(Protocol):
 
     @property
     @abstractmethod
-    def input_size(self) -> int:
-        """Number of inputs of a core."""
+    def input_size(self) -> int | None:
+        """Number of inputs of a core; None where a core may read any number."""
         ...
 
     @abstractmethod
@@ -441,7 +441,7 @@ class Budget:
         used = {"steps": steps, "seconds": seconds, "genotypes": genotypes}
         for name, most in (("steps", self.steps), ("seconds", self.seconds), ("genotypes", self.genotypes)):
             if most is not None and used[name] >= most:
-                return f"budget.{name} = {most:g} reached"
+                return f"budget.{name} = {most} reached"
         return None
 
 

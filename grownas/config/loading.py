@@ -202,7 +202,8 @@ def check_task(task: Task) -> None:
         ConfigError: it does; the message names all that it lacks.
     """
     protocol = KINDS[task.kind]
-    missing = [name for name in members(protocol) if not hasattr(task, name)]
+    nothing = object()  # properties are not computed
+    missing = [name for name in members(protocol) if inspect.getattr_static(task, name, nothing) is nothing]
     if missing:
         where = f"{type(task).__module__}.{type(task).__qualname__}"
         raise ConfigError(

@@ -208,6 +208,11 @@ class PennTreebank:
         return replace(self, corpus=corpus), embedding.shape[1], decoder.shape[1]
 
     @property
+    def input_size(self) -> None:
+        """A core may read any number of inputs: words are embedded in as many as it has units."""
+        return None
+
+    @property
     def source(self) -> str:
         """Where the text came from."""
         return self.corpus.source
