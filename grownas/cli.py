@@ -168,7 +168,7 @@ def predict(run: Path, overrides: tuple[str, ...]) -> None:
     written = reload.write_forecasts(run, overrides, out=Path(out) if out else None)
     click.echo(written.path)
     click.echo(f"units: {written.units}")
-    click.echo(f"next step: {written.date} ({written.frequency})")
+    click.echo(f"next step: {written.date}{f' ({written.frequency})' if written.frequency else ''}")
     for name, value in list(written.ahead.items())[:MOST_SHOWN]:
         click.echo(f"  {name} {value:.6g}")
     if len(written.ahead) > MOST_SHOWN:

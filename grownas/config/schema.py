@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """A section of a config."""
+    """A section of a config.
 
+    Attributes:
+        WHERE: of a task's options, those that may change on a finished run because they say where the data come from.
+        EVALUATION: likewise, because they say how its model is scored.
+    """
+
+    WHERE: ClassVar[tuple[str, ...]] = ()
+    EVALUATION: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 

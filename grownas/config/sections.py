@@ -95,17 +95,12 @@ class Halving(Section):
     finalists: Annotated[Count, about("of these that are trained until patience runs out, with every rate")] = 1
 
 
-class Baselines(Section):
-    """What the grown cell is compared with."""
+class PlainBaselines(Section):
+    """What the cell that was found is compared with."""
 
-    use: Annotated[Names, about("of `grownas search`")] = ("zero", "var1", "var", "var_robust", "har", "lstm", "gru")
-    compare: Annotated[Names, about("further ones of `grownas compare`")] = (
-        "gru_var",
-        "fixed_size_random",
-        "sizes",
-    )
+    use: Annotated[Names, about("of `grownas search`")] = ("lstm", "gru")
+    compare: Annotated[Names, about("further ones of `grownas compare`")] = ()
     hidden_sizes: Annotated[Sizes, about("and the one that gives the grown cell's number of parameters")] = (8, 16, 32)
-    losses: Annotated[Names, Field(min_length=1)] = ("squared", "huber")
     rates: Annotated[
         tuple[Positive, ...], OneOrMore, Distinct, about("of the weights; an empty list: `retrain.rate`")
     ] = (0.001, 0.003, 0.01)
@@ -115,8 +110,20 @@ class Baselines(Section):
     halving: Halving = Halving()
 
 
-class LanguageStart(Section):
-    """Where growth of a language model begins: at random weights."""
+class Baselines(PlainBaselines):
+    """What the cell that was found is compared with."""
+
+    use: Annotated[Names, about("of `grownas search`")] = ("zero", "var1", "var", "var_robust", "har", "lstm", "gru")
+    compare: Annotated[Names, about("further ones of `grownas compare`")] = (
+        "gru_var",
+        "fixed_size_random",
+        "sizes",
+    )
+    losses: Annotated[Names, Field(min_length=1)] = ("squared", "huber")
+
+
+class RandomStart(Section):
+    """Where a search begins: at random weights."""
 
     nodes: Annotated[Count, about("of the start")] = 1
 
@@ -150,7 +157,8 @@ class LanguageRetrain(Retrain):
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {  # by a task's kind, instead of the config's own
     "series": {},
-    "language": {"start": LanguageStart, "retrain": LanguageRetrain, "baselines": LanguageBaselines},
+    "plain": {"start": RandomStart, "baselines": PlainBaselines},
+    "language": {"start": RandomStart, "retrain": LanguageRetrain, "baselines": LanguageBaselines},
 }
 
 

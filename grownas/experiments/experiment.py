@@ -18,6 +18,7 @@ from grownas.baselines.table import BASELINES, Baseline
 from grownas.cells.cell import GrownRNN
 from grownas.config.loading import strategy_class
 from grownas.config.sections import Config
+from grownas.errors import ConfigError
 from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Choice, Halving, Setting, choose
@@ -108,6 +109,11 @@ class Experiment:
         Raises:
             ConfigError: the config does not fit the task.
         """
+        if config.refit:
+            try:
+                task.with_refit()
+            except NotImplementedError as error:
+                raise ConfigError(str(error)) from error
 
     # --- the search ---
 
@@ -270,13 +276,14 @@ class Experiment:
         losses = {score.model: torch.from_numpy(score.test.losses).double() for score in scores}
         folder.write_tensors("losses.safetensors", losses)
         if model is not None:
-            self.write_weights(folder, model, [])
+            sizes = {name: str(getattr(model.core, name)) for name in ("input_size", "hidden_size")}
+            self.write_weights(folder, model, [], **sizes)
         return {"tests": pair_tests({score.model: score.test.losses for score in scores})}
 
     @staticmethod
-    def write_weights(folder: Folder, model: Any, names: Sequence[str]) -> None:
-        """Write a model's weights, with the names of series or words."""
-        folder.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(list(names))})
+    def write_weights(folder: Folder, model: Any, names: Sequence[str], **notes: str) -> None:
+        """Write a model's weights, with the names of series or words and further notes."""
+        folder.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(list(names)), **notes})
 
     def draw(self, purpose: str) -> torch.Generator:
         """Return a generator for one purpose, fixed by the seed."""

@@ -226,7 +226,10 @@ def load_task(
     else:
         task = task_class.load_for(config.task, names, run_dates=run_dates, **given)
     configs.check_task(task)
-    return task.with_device(config.device)
+    try:
+        return task.with_device(config.device)
+    except NotImplementedError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _read_data(config: Config) -> Any:

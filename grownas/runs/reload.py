@@ -39,8 +39,8 @@ class Written(NamedTuple):
     Attributes:
         path: of the file.
         units: of forecasts and actual values, in words.
-        date: of the next step, ISO.
-        frequency: by which it is dated, in words.
+        date: of the next step, ISO, or what the task calls it.
+        frequency: by which it is dated, in words; empty where the task does not say.
         ahead: forecast of each series for the next step.
     """
 
@@ -111,9 +111,10 @@ def predict(
     """
     import pandas as pd
 
-    rows, _, _ = _forecasts(path, overrides, data)
+    rows, task, _ = _forecasts(path, overrides, data)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame["date"] = [pd.Timestamp(date) for date in frame["date"]]
+    if task.kind == "series":
+        frame["date"] = [pd.Timestamp(date) for date in frame["date"]]
     return frame.astype({"forecast": float, "actual": float})
 
 
@@ -144,7 +145,9 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
             out.write_text(text.getvalue(), encoding="utf-8")
         except OSError as error:
             raise RunError(f"out={out}: cannot be written: {error.strerror}") from error
-    ahead = {series: forecast for _, series, forecast, _ in rows[-len(task.names) :]}
+    ahead = {series: value for _, series, value, came in rows if came is None}
+    if task.kind != "series":
+        return Written(out, "the task's own", rows[-1][0], "", ahead)
     return Written(out, task.units, task.next_day, task.next_step.frequency, ahead)
 
 
@@ -153,6 +156,8 @@ def _forecasts(
 ) -> tuple[list[tuple[str, str, float, float | None]], Any, str]:
     """Return rows of `COLUMNS`, the task, and the name of the file for them."""
     model, task, parts, name = _reload(path, overrides, data)
+    if task.kind == "plain":
+        return _own_forecasts(task, model), task, name
     if task.kind != "series":
         raise ConfigError(f"{path}: {task.name} has no series to forecast; `grownas evaluate` scores its model")
     rows: list[tuple[str, str, float, float | None]] = []
@@ -177,6 +182,20 @@ def model(path: Path, *, data: Any = None) -> Any:
         data: the run's own data where they are a data frame.
     """
     return _reload(path, (), data).model
+
+
+def _own_forecasts(task: Any, model: Any) -> list[tuple[str, str, float, float | None]]:
+    """Return what a task of no particular kind forecasts, as rows of `COLUMNS`."""
+    try:
+        frame = task.predict(model)
+    except NotImplementedError as error:
+        raise ConfigError(f"{error}; `grownas evaluate` scores its model") from error
+    if missing := [name for name in COLUMNS if name not in frame.columns]:
+        raise ConfigError(f"{task.name}: predict gives no {', '.join(missing)}; expected the columns {COLUMNS}")
+    return [
+        (str(date), str(series), float(ahead), None if came != came else float(came))  # nan: of the next step
+        for date, series, ahead, came in frame[list(COLUMNS)].itertuples(index=False)
+    ]
 
 
 def show(path: Path) -> str:
@@ -221,7 +240,7 @@ def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str |
     torch.set_num_threads(config.threads)
     if not (path / "weights.safetensors").exists():
         raise RunError(f"{path}: no saved model; this run trained a baseline, whose scores are in summary.json")
-    tensors, names = _weights(path / "weights.safetensors")
+    tensors, names, sizes = _weights(path / "weights.safetensors")
     is_named = any(item.partition("=")[0] in [f"task.{key}" for key in kept.task.WHERE] for item in overrides)
     if is_named and hasattr(configs.task_class(config.task.use), "load_for"):
         parts: tuple[str, ...] = ("seen", "new")
@@ -235,12 +254,15 @@ def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str |
             f"{path}: the data have changed since the run ({task.source}); name them with task.data= to score the "
             "model on them as they are"
         )
-    if is_own:
+    if task.kind == "plain":
+        parts = ("val", "test")
+    elif is_own:
         task, parts = task.with_parts() if "new" in parts else task, ("val", "test")
     if summary["loss"] not in task.losses:
         raise RunError(f"{path / 'summary.json'}: damaged: unknown loss {summary['loss']!r}")
     layers = getattr(config.retrain, "layers", 1) if rundir.command == "train" else 1  # growth has one
-    model, task = _model(path, task.with_loss(summary["loss"]), tensors, names, layers, config.backend)
+    task = task.with_loss(summary["loss"])
+    model, task = _model(path, task, tensors, names, sizes, layers, config.backend)
     if since is not None:
         if task.kind != "series":
             raise ConfigError(f"since={since}: {task.name} has no dates; leave it out")
@@ -255,19 +277,25 @@ def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str |
 
 
 def _model(
-    path: Path, task: Any, tensors: dict[str, torch.Tensor], names: list[str], layers: int, backend: str
+    path: Path,
+    task: Any,
+    tensors: dict[str, torch.Tensor],
+    names: list[str],
+    sizes: tuple[int, int] | None,
+    layers: int,
+    backend: str,
 ) -> tuple[Any, Any]:
-    """Return the saved model, and the task scaled as it was."""
+    """Return the saved model, and the task scaled as it was; `sizes` of the core are None where the task knows them."""
     weights = path / "weights.safetensors"
     genotype = Genotype.load(path / "genotype.json")
     try:
-        task, input_size, hidden_size = task.restored(tensors, names)
+        task, input_size, hidden_size = task.restored(tensors, names) if sizes is None else (task, *sizes)
     except KeyError as error:
         raise RunError(f"{weights}: damaged: it lacks {error.args[0]}") from error
     except ValueError as error:
         raise RunError(f"{weights}: damaged: {error}") from error
-    sizes = [input_size, *(layers - 1) * [hidden_size]]
-    model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=backend) for size in sizes))
+    inputs = [input_size, *(layers - 1) * [hidden_size]]
+    model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=backend) for size in inputs))
     expected = model.state_dict()
     problems = [f"it lacks {key}" for key in expected if key not in tensors]
     problems += [f"{key} belongs to another model" for key in tensors if key not in expected]
@@ -313,9 +341,10 @@ def _check_overrides(kept: Config, config: Config) -> None:
     if not same_rest or config.task.model_dump(exclude=free) != kept.task.model_dump(exclude=free):
         where, how = (", ".join(f"task.{key}" for key in keys) for keys in (kept.task.WHERE, kept.task.EVALUATION))
         other = f", or be scored otherwise, by {how}" if how else ""
+        data = f"other data, by {where}{other}, or " if where else ""
         raise ConfigError(
-            f"a finished run can only be given other data, by {where}{other}, or another machine, by "
-            f"{', '.join(COMPUTING)}; start a new run for anything else"
+            f"a finished run can only be given {data}another machine, by {', '.join(COMPUTING)}; start a new run for "
+            "anything else"
         )
 
 
@@ -339,14 +368,18 @@ def summary_of(path: Path) -> dict[str, Any]:
         raise RunError(f"{path / 'summary.json'}: damaged: {error}") from error
 
 
-def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Return the tensors, and the names of series or words."""
+def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str], tuple[int, int] | None]:
+    """Return the tensors, the names of series or words, and the sizes of the core where they are noted."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            names = json.loads((file.metadata() or {}).get("names", "null"))
+            notes = file.metadata() or {}
+        names = json.loads(notes.get("names", "null"))
+        sizes = (int(notes["input_size"]), int(notes["hidden_size"])) if "input_size" in notes else None
+    except KeyError as error:
+        raise RunError(f"{path}: damaged: its metadata lack {error}") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path}: damaged: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -356,4 +389,4 @@ def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     for key, one in tensors.items():
         if not one.is_floating_point() or not one.isfinite().all():
             raise RunError(f"{path}: damaged: {key} needs floating-point numbers, all of them finite")
-    return tensors, names
+    return tensors, names, sizes

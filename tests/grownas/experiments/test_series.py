@@ -13,13 +13,13 @@ from grownas.baselines.combination import CENTRES, Combination, Part, combine_by
 from grownas.baselines.har import fit_har, select_har
 from grownas.baselines.table import names
 from grownas.baselines.var import VAR, Selection, fit_var_robust, select_by_folds
-from grownas.config.loading import load
+from grownas.config.loading import check_task, load
 from grownas.criteria.acceptance import Acceptance
 from grownas.experiments.choosing import Halving
 from grownas.experiments.experiment import generator_for
 from grownas.experiments.search import run_baseline
 from grownas.experiments.series import SeriesExperiment
-from grownas.protocols import Evaluation
+from grownas.protocols import Evaluation, SeriesTask
 from grownas.runs import journal as kept
 from grownas.runs.commands import load_task
 from grownas.space import SearchSpace
@@ -42,10 +42,18 @@ class Model(nn.Module):
         self.readout = nn.Linear(getattr(core, "hidden_size", 1), SERIES)
 
 
-class FakeTask:
+class FakeTask(SeriesTask):
     """Rows of an AR(2), float64; a model's loss and metric are what it says they are, 3 where it says nothing."""
 
-    kind, input_size, unit = "series", SERIES, None
+    name, metric, section, input_size = "ar", "mse", Options, SERIES
+    names, mean, sd, source, checksum = ["A", "B"], np.zeros(SERIES), np.ones(SERIES), "drawn", "0"
+    values = None  # of the instance
+
+    @staticmethod
+    def not_called(*_, **__):
+        raise AssertionError("nothing is trained here")
+
+    load = windows = loss = tensor = at_origin = not_called
 
     def __init__(self, *, refitting=False, loss="squared"):
         rng = np.random.default_rng(0)
@@ -150,6 +158,10 @@ def least_squares(values, end, order):
 
 
 # ---- the table
+
+
+def test_the_fake_conforms_to_the_protocol():
+    check_task(FakeTask())
 
 
 def test_the_table_is_that_of_series():

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from grownas.baselines.recurrent import recurrent_core
-from grownas.config.loading import load
+from grownas.config.loading import check_task, load
 from grownas.errors import ConfigError, TrainingError
 from grownas.experiments.search import run_baseline
 from grownas.experiments.text import TextExperiment, named
 from grownas.genotype import Genotype, Node, Op, published
-from grownas.protocols import Evaluation
+from grownas.protocols import Evaluation, TextTask
 from grownas.tasks.penn_treebank.model import LanguageModel, Stack
 from grownas.tasks.penn_treebank.options import Options
 from grownas.training.recipe import count_parameters
@@ -24,10 +24,17 @@ from grownas.training.recipe import count_parameters
 WORDS = 50
 
 
-class Task:
+class Task(TextTask):
     """Builds real models; what a fit reaches is told by the journal."""
 
-    name, kind, unit = "text", "language", "words"
+    name, metric, section, unit = "text", "perplexity", Options, "words"
+    words, source, checksum, input_size = [f"w{number}" for number in range(WORDS)], "drawn", "0", None
+
+    @staticmethod
+    def not_called(*_, **__):
+        raise AssertionError("nothing is trained here")
+
+    load = windows = loss = not_called
 
     def __init__(self, **options):
         self.options = options
@@ -76,6 +83,10 @@ def cores(experiment):
     yield from ((kind, lambda H, g, kind=kind: recurrent_core(kind, H, H, generator=g)) for kind in ("lstm", "gru"))
     for genotype in cells:
         yield "grown", experiment.settings_of(genotype)[0][0].build.args[0]
+
+
+def test_the_fake_conforms_to_the_protocol():
+    check_task(Task())
 
 
 @pytest.mark.parametrize("layers", [1, 3])

@@ -1,0 +1,154 @@
+"""Random search with a scripted journal: what is drawn, counted, accepted, and when it stops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from grownas.backbones.chain import Backbone
+from grownas.errors import TrainingError
+from grownas.protocols import Budget, Evaluation, Problem
+from grownas.space import SearchSpace
+from grownas.starts.random import random_start
+from grownas.strategies.random_search import MOST_DIVERGED, Options, RandomSearch
+from grownas.training.loop import Fit
+
+SPACE = SearchSpace(combine=("add",), activation=("tanh", "relu"), max_nodes=3)
+START, STEPS, DAYS = 2.0, 20, 64
+
+
+class Journal:
+    """Gives each key the validation loss of a script, None where training diverges; a fit takes 20 steps and 1 s."""
+
+    def __init__(self, says=lambda key: 1.0):
+        self.says, self.fits, self.elapsed = says, {}, 5.0
+
+    def fit(self, key, model, task, recipe, *, seed):
+        self.elapsed += 1.0
+        self.fits[key] = (model, task, recipe, seed)
+        if self.says(key) is None:
+            raise TrainingError(f"{key} diverged", seconds=1.0, steps=7)
+        losses = np.full(DAYS, self.says(key))
+        return Fit(model, [], Evaluation(float(losses[0]), losses), 9, 4, STEPS, 1.0, "patience", [])
+
+
+def problem_of(copy_task, journal, **changes):
+    task = copy_task()
+    evaluate = task.evaluate
+    task.evaluate = lambda model, part: (
+        Evaluation(START, np.full(DAYS, START)) if part == "val" else evaluate(model, part)
+    )
+
+    def build(nodes, purpose):
+        generator = torch.Generator().manual_seed(len(purpose))
+        return random_start(task, nodes, input_size=2, hidden_size=3, generator=generator)
+
+    start = build([SPACE.ops], "start")
+    return Problem(task=task, space=SPACE, build=build, start=start, journal=journal, **changes)
+
+
+def search(copy_task, journal=None, budget=None, seed=1, **options):
+    options = Options.model_validate({"accept": "better", "guard": False, "rates": [0.003, 0.01], **options})
+    problem = problem_of(copy_task, journal or Journal(), budget=budget or Budget(), seed=seed)
+    found = list(RandomSearch(options).search(problem))
+    assert [one.reason for one in found[:-1]] == [""] * (len(found) - 1)  # it goes on
+    return found
+
+
+def test_the_lowest_loss_is_kept_and_the_rates_take_turns(copy_task):
+    journal = Journal(lambda key: {"random-1": 0.5}.get(key, 1.0))
+    found = search(copy_task, journal, genotypes=4)
+    assert list(journal.fits) == [f"random-{number}" for number in range(4)]
+    assert [recipe.weights.rate for *_, recipe, _ in journal.fits.values()] == [0.003, 0.01, 0.003, 0.01]
+    assert [one.evaluation.metric for one in found] == [1.0, 0.5, 0.5, 0.5]
+    last = found[-1]
+    assert (last.steps, last.seconds, last.settings) == (80, 4.0, 4)
+    assert [one["val"] for one in last.scores] == [1.0, 0.5, 1.0, 1.0]
+    assert (last.chosen["rate"], last.is_start, last.reason) == (0.01, False, "strategy.genotypes = 4 reached")
+    nodes = journal.fits["random-1"][0].core.nodes
+    assert len(last.genotype.nodes) == len(nodes) == last.chosen["nodes"]
+    assert not isinstance(last.model.core, Backbone)  # alpha is fixed
+
+
+@pytest.mark.parametrize(
+    ("budget", "trained", "reason"),
+    [
+        (Budget(steps=1), 1, "budget.steps = 1 reached"),
+        (Budget(steps=40), 2, "budget.steps = 40 reached"),
+        (Budget(steps=41), 3, "budget.steps = 41 reached"),  # the last training is finished
+        (Budget(seconds=2.5), 3, "budget.seconds = 2.5 reached"),  # of the search's own work
+        (Budget(genotypes=4), 4, "budget.genotypes = 4 reached"),
+        (Budget(steps=41, genotypes=2), 2, "budget.genotypes = 2 reached"),
+        (Budget(genotypes=12), 12, "budget.genotypes = 12 reached"),  # the budget's number, not the options' 10
+        (Budget(), 10, "strategy.genotypes = 10 reached"),
+    ],
+)
+def test_a_budget_is_respected(copy_task, budget, trained, reason):
+    journal = Journal()
+    assert search(copy_task, journal, budget)[-1].reason == reason
+    assert len(journal.fits) == trained
+
+
+def test_what_diverged_counts_and_is_passed_over(copy_task):
+    journal = Journal(lambda key: None if key in ("random-0", "random-2") else 1.0)
+    with pytest.warns(UserWarning, match=r"passed over: random-[02] diverged"):
+        last = search(copy_task, journal, Budget(steps=41))[-1]
+    assert (last.steps, last.settings, len(last.scores)) == (7 + 20 + 7 + 20, 4, 2)
+
+
+def test_where_many_diverge_the_error_is_raised(copy_task):
+    journal = Journal(lambda key: None)
+    with pytest.warns(UserWarning, match="passed over"), pytest.raises(TrainingError, match="random-4 diverged"):
+        search(copy_task, journal)
+    assert len(journal.fits) == MOST_DIVERGED
+
+
+def test_a_seed_fixes_what_is_drawn(copy_task):
+    def drawn(seed):
+        journal = Journal()
+        search(copy_task, journal, seed=seed)
+        cores = [model.core for model, *_ in journal.fits.values()]
+        return [[core.op_names(node) for node in range(len(core.nodes))] for core in cores]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert len({str(one) for one in drawn(1)}) > 1
+    assert all(1 <= len(one) <= SPACE.max_nodes for one in drawn(1))
+
+
+@pytest.mark.parametrize(("loss", "kept"), [(2.5, True), (2.0, True), (1.5, False)])
+def test_the_start_is_kept_unless_a_genotype_is_accepted(copy_task, loss, kept):
+    last = search(copy_task, Journal(lambda key: loss), genotypes=2)[-1]
+    assert last.is_start == kept
+    assert last.evaluation.metric == (START if kept else loss)
+    assert last.steps == 40
+
+
+@pytest.mark.parametrize("loss", [1.0, 3.0])
+def test_a_refit_trains_the_best_again_and_nothing_where_the_start_is_kept(copy_task, loss):
+    options = Options.model_validate({"accept": "better", "guard": False, "rates": [0.003, 0.01], "genotypes": 2})
+    journal = Journal(lambda key: loss - 0.5 * (key == "random-1"))
+    strategy, problem = RandomSearch(options), problem_of(copy_task, journal)
+    *_, found = strategy.search(problem)
+    refitted = problem_of(copy_task, journal)
+    again = strategy.refit(refitted, found)
+    if loss > START:
+        assert list(journal.fits) == ["random-0", "random-1"]
+        assert again.model.core.genotype == refitted.start.core.derive().genotype
+        return
+    model, task, recipe, seed = journal.fits["random-refit"]
+    assert task is refitted.task
+    assert (recipe.weights.rate, recipe.epochs, recipe.patience, seed) == (0.01, 4, None, 1)
+    before = journal.fits["random-1"][0]
+    for one, other in zip(model.parameters(), before.parameters(), strict=True):
+        assert one.equal(other)  # the same start, as nothing was trained here
+    assert (again.seconds, again.evaluation) == (found.seconds + 1.0, found.evaluation)
+
+
+def test_it_can_be_given_one_rate(copy_task):
+    strategy = RandomSearch(Options()).with_rate(0.5)
+    journal = Journal()
+    list(strategy.search(replace(problem_of(copy_task, journal), budget=Budget(genotypes=2))))
+    assert {recipe.weights.rate for *_, recipe, _ in journal.fits.values()} == {0.5}
