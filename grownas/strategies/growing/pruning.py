@@ -10,8 +10,9 @@ from grownas.criteria import threshold
 from grownas.criteria.early_stop import ACCEPT, LARGEST, logged
 from grownas.criteria.readout import CHOICES
 from grownas.protocols import Journal
+from grownas.strategies.cores import with_core
 from grownas.strategies.growing.moves import Context, growable_ops, prune_at, replace_at
-from grownas.strategies.growing.state import Candidate, Change, Stage, apply, declined, traced, with_core
+from grownas.strategies.growing.state import Candidate, Change, Stage, apply, declined, traced
 from grownas.training.loop import Tree
 from grownas.training.recipe import count_parameters
 
