@@ -373,8 +373,8 @@ def _folder(
     rundir = RunDir.create(place.parent, place.name, command)
     changes: dict[str, Any] = {"runs": str(place.parent), "name": rundir.path.name}
     if frame is not None:
-        dated = {"index_label": "date"} if frame.index.dtype.kind == "M" else {"index": False}
-        rundir.write_text("data.csv", frame.to_csv(**dated))
+        text = frame.to_csv(index_label="date") if frame.index.dtype.kind == "M" else frame.to_csv(index=False)
+        rundir.write_text("data.csv", text)
         changes["task.data"] = str(rundir.path / "data.csv")
     yield rundir, changes
 

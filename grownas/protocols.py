@@ -309,7 +309,7 @@ class TextTask(Task, Protocol):
         ...
 
 
-KINDS: dict[str, type[Task]] = {"plain": Task, "series": SeriesTask, "language": TextTask}  # by `Task.kind`
+KINDS: dict[str, Any] = {"plain": Task, "series": SeriesTask, "language": TextTask}  # by `Task.kind`
 
 
 # --- runs ---

@@ -310,6 +310,6 @@ def space_of(config: Config) -> SearchSpace:
 
 def retrain_recipe(config: Config) -> Recipe:
     """Return the budget of every model that is trained from scratch."""
-    own = config.retrain.model_copy()
-    fields = {"epochs": own.epochs, "patience": own.patience, "bf16": config.bf16}
-    return recipe_from(own.model_dump(exclude={"grown", "layers", "epochs", "patience"}), **fields)
+    own = config.retrain
+    weights = own.model_dump(exclude={"grown", "layers", "epochs", "patience"})
+    return recipe_from(weights, epochs=own.epochs, patience=own.patience, bf16=config.bf16)

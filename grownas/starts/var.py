@@ -50,10 +50,11 @@ def var_start(
         backend: what runs the cell, see `GrownRNN`.
         generator: draws weights.
     """
+    first: Any = morphisms.with_carrier(nodes[0], share_projection)
     model = random_start(
         task,
-        [morphisms.with_carrier(nodes[0], share_projection)],
-        input_size=task.input_size,
+        [first],
+        input_size=len(task.names),
         hidden_size=hidden_size,
         highway=highway,
         share_projection=share_projection,

@@ -281,8 +281,8 @@ def _closed(growth: Growth) -> SearchResult:
             log=(growth.first_line,),
         )
     }
-    spent = {"seconds": result.seconds + seconds, "steps": result.steps + steps}
-    return replace(result, model=model, evaluation=evaluation, others=others, **spent)
+    result = replace(result, seconds=result.seconds + seconds, steps=result.steps + steps)
+    return replace(result, model=model, evaluation=evaluation, others=others)
 
 
 def replay(problem: Problem, options: Options, path: Sequence[Line]) -> Any:
