@@ -153,7 +153,7 @@ def strategies_of(config: Config) -> list[Any]:
                 raise ConfigError(f"strategies: {given['use']} has its options in the section strategy, got {given!r}")
             sections.append(config.strategy)
             continue
-        section = strategy_class(given["use"]).section
+        section: Any = strategy_class(given["use"]).section
         try:
             sections.append(section.model_validate(given))
         except ValidationError as error:

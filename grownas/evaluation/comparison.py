@@ -138,10 +138,11 @@ def _read(folder: Path) -> Tree:
         values = {name: tensors[name].astype(np.float64) for name in entries}
         if len({each.shape for each in values.values()}) != 1:
             raise ValueError("its models were not scored on the same steps, or there are none")
+        test: dict[str, Array] = {}
         if kind == "plain":
-            target, test, unit, losses = np.array(str(data["checksum"])), {}, "steps", values
+            target, unit, losses = np.array(str(data["checksum"])), "steps", values
         elif kind == "language":
-            target, test = np.array(str(data["checksum"])), {}
+            target = np.array(str(data["checksum"]))
             size = _block_size(len(next(iter(values.values()))))
             unit, losses = f"blocks of {size} tokens", {name: _blocks(each, size) for name, each in values.items()}
         else:
