@@ -145,10 +145,10 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
             out.write_text(text.getvalue(), encoding="utf-8")
         except OSError as error:
             raise RunError(f"out={out}: cannot be written: {error.strerror}") from error
-    ahead = {series: value for _, series, value, came in rows if came is None}
+    next_step = {series: value for _, series, value, came in rows if came is None}
     if task.kind != "series":
-        return Written(out, "the task's own", rows[-1][0], "", ahead)
-    return Written(out, task.units, task.next_day, task.next_step.frequency, ahead)
+        return Written(out, "the task's own", rows[-1][0], "", next_step)
+    return Written(out, task.units, task.next_day, task.next_step.frequency, next_step)
 
 
 def _forecasts(

@@ -34,7 +34,9 @@ def test_the_folder_holds_a_run_a_panel_and_the_regrets(compared, read_json):
     assert {"grown", "start", "zero", "var1", "har"} <= {one["model"] for one in result["models"]}
     for number, panel in enumerate(result["panels"], 1):
         summary, data = (read_json(compared / f"panel-{number}" / name) for name in ("summary.json", "data.json"))
-        assert panel["test"] == {entry["model"]: entry["test"] for entry in summary["scores"]}
+        further = read_json(compared / f"panel-{number}-random" / "summary.json")["scores"]
+        wanted = {entry["model"]: entry["test"] for entry in summary["scores"]}
+        assert panel["test"] == wanted | {e["model"]: e["test"] for e in further if e["model"].startswith("random")}
         assert data["cleaning"]["subpanel"]["number"] == number
         assert summary["seed"] == 1
 
