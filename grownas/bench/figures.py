@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-OURS = "ours"  # in a must: the backend that `auto` chooses
+CHOSEN = "ours"  # in a must: the backend that `auto` chooses
 
 
 class Figure(NamedTuple):
@@ -40,7 +40,7 @@ class Must(NamedTuple):
 
     against: str
     bar: float
-    of: str = OURS
+    of: str = CHOSEN
 
 
 class Check(NamedTuple):

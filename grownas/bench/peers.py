@@ -55,7 +55,7 @@ def usable(setting: Setting) -> list[str]:
 def reasons(setting: Setting) -> dict[str, str | None]:
     """Return by backend why it cannot run a setting here; None if it can."""
     device, activations = torch.device(setting.device), {activation for node in setting.ops for _, activation in node}
-    return {name: backend.why_not(device, torch.float32, activations) for name, backend in BACKENDS.items()}
+    return {name: backend.unsupported(device, torch.float32, activations) for name, backend in BACKENDS.items()}
 
 
 def ours(setting: Setting) -> str:

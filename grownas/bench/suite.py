@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from grownas.bench import first, memory, results, settings, table, timing
-from grownas.bench.figures import OURS, Figure, Must, Row
+from grownas.bench.figures import CHOSEN, Figure, Must, Row
 from grownas.bench.peers import Call, make_call, make_chain, make_peers, ours, usable
 from grownas.bench.picture import choose_drawer
 from grownas.bench.results import Results
@@ -193,7 +193,7 @@ def skipped(name: str, reason: str) -> Row:
 
 def named(musts: tuple[Must, ...], backend: str) -> tuple[Must, ...]:
     """Return musts that name the backend that they are about."""
-    return tuple(must._replace(of=backend) if must.of == OURS else must for must in musts)
+    return tuple(must._replace(of=backend) if must.of == CHOSEN else must for must in musts)
 
 
 def in_process(function: Callable[..., Any], *arguments: object) -> Any:

@@ -44,14 +44,14 @@ class Backend(NamedTuple):
 
     Attributes:
         run: returns the states; see `reference.run`.
-        why_not: why it cannot run on a device, in a dtype, with some activations, in words; None if it can.
+        unsupported: why it cannot run on a device, in a dtype, with some activations, in words; None if it can.
         tracer: returns the function that says what nodes read and where a loss pulls them; see `reference.tracer`.
         multiply: see `sequence.Loop`.
         run_dag: returns the states of a DAG; see `reference.run_dag`. None if it runs chains only.
     """
 
     run: Run
-    why_not: Callable[[torch.device, torch.dtype, set[str]], str | None]
+    unsupported: Callable[[torch.device, torch.dtype, set[str]], str | None]
     tracer: MakeTracer = reference.tracer
     multiply: Multiply = torch_loop.multiply
     run_dag: RunDag | None = None
@@ -63,21 +63,21 @@ def _always(device: torch.device, dtype: torch.dtype, activations: set[str]) -> 
 
 def _engine(
     loop: sequence.Loop,
-    why_not: Callable[[torch.device, torch.dtype, set[str]], str | None],
+    unsupported: Callable[[torch.device, torch.dtype, set[str]], str | None],
     dag: dag_sequence.DagLoop | None = None,
 ) -> Backend:
     sequence.LOOPS[loop.name] = loop
     if dag is not None:
         dag_sequence.LOOPS[dag.name] = dag
     run, tracer = functools.partial(sequence.run, loop), functools.partial(sequence.tracer, loop)
-    return Backend(run, why_not, tracer, loop.multiply, dag and functools.partial(dag_sequence.run, dag))
+    return Backend(run, unsupported, tracer, loop.multiply, dag and functools.partial(dag_sequence.run, dag))
 
 
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.run, _always, run_dag=reference.run_dag),
     "torch": _engine(torch_loop.LOOP, _always, dag_torch_loop.LOOP),
-    "native": _engine(native_loop.LOOP, native_loop.why_not, dag_native_loop.LOOP),
-    "triton": _engine(triton_loop.LOOP, triton_loop.why_not),
+    "native": _engine(native_loop.LOOP, native_loop.unsupported, dag_native_loop.LOOP),
+    "triton": _engine(triton_loop.LOOP, triton_loop.unsupported),
 }
 AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, best first; elsewhere torch
 
@@ -125,20 +125,20 @@ def _choose(
 ) -> str:
     used = {activation for node in activations for activation in node}
 
-    def why_not(backend: str) -> str | None:
+    def unsupported(backend: str) -> str | None:
         if kind == "dag" and BACKENDS[backend].run_dag is None:
             return "it has no loop for the DAG backbone"
-        return BACKENDS[backend].why_not(device, dtype, used)
+        return BACKENDS[backend].unsupported(device, dtype, used)
 
     if name != "auto":
-        reason = why_not(name)
+        reason = unsupported(name)
         if reason is not None:
             raise BackendError(f"backend {name!r} cannot run this {kind}: {reason}; backend='auto' finds one that can")
         return name
     best, *others = AUTO.get(device.type, ("torch",))
-    reason = why_not(best)
+    reason = unsupported(best)
     if reason is None:
         return best
-    found = next(other for other in others if why_not(other) is None)
+    found = next(other for other in others if unsupported(other) is None)
     warnings.warn(f"backend {best!r} cannot run this {kind}: {reason}; {found!r} runs it, more slowly", stacklevel=2)
     return found

@@ -22,7 +22,7 @@ else:
 DTYPES = (torch.float32, torch.float64)
 
 
-def why_not(device: torch.device, dtype: torch.dtype, activations: set[str]) -> str | None:
+def unsupported(device: torch.device, dtype: torch.dtype, activations: set[str]) -> str | None:
     """Return why a chain cannot run here, in words; None if it can."""
     if MISSING is not None:
         return MISSING

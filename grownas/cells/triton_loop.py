@@ -37,7 +37,7 @@ GRAPHS_KEPT = 8  # recorded loops, each with buffers of its own; the least recen
 KEYS_KEPT = 64  # loops that came once
 
 
-def why_not(device: torch.device, dtype: torch.dtype, activations: set[str]) -> str | None:
+def unsupported(device: torch.device, dtype: torch.dtype, activations: set[str]) -> str | None:
     """Return why a chain cannot run here, in words; None if it can."""
     try:
         kernels = _kernels()

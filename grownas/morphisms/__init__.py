@@ -10,7 +10,7 @@ from grownas.morphisms.candidates import DRAWS, draw_missing, draw_uniform
 from grownas.morphisms.copies import duplicate_op, split_op
 from grownas.morphisms.nodes import add_node, add_noise, blend_node, ops_for_node, pass_on, set_share, with_carrier
 from grownas.morphisms.origins import WHOLE, Morphed, Origins, Piece
-from grownas.morphisms.parts import CARRIER, is_carrier, silence
+from grownas.morphisms.parts import CARRIER, hold_constant, is_carrier
 from grownas.morphisms.removal import prune_op, replace_op, room_for
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "draw_missing",
     "draw_uniform",
     "duplicate_op",
+    "hold_constant",
     "is_carrier",
     "ops_for_node",
     "pass_on",
@@ -33,7 +34,6 @@ __all__ = [
     "replace_op",
     "room_for",
     "set_share",
-    "silence",
     "split_op",
     "with_carrier",
 ]

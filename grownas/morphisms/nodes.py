@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from grownas.backbones.chain import Backbone, MixedNode, OpLike
 from grownas.genotype import Op
 from grownas.morphisms.origins import Morphed, Origins, unchanged
-from grownas.morphisms.parts import CARRIER, disturb, is_carrier, silence
+from grownas.morphisms.parts import CARRIER, disturb, hold_constant, is_carrier
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def pass_on(
     units = node.hidden_size if units is None else units
     shares = node.shares.tolist()
     others = [number for number in range(len(node.ops)) if number != carrier]
-    constant = sum(shares[number] * silence(node, number, units) for number in others)
+    constant = sum(shares[number] * hold_constant(node, number, units) for number in others)
     if noise:
         disturb(node, others, noise, generator)
     parameters = node.op_parameters(carrier)
@@ -184,9 +184,9 @@ def add_noise(backbone: Backbone, noise: float, generator: Generator | None = No
         noise: standard deviation.
         generator: draws the noise.
     """
-    stirred = copy.deepcopy(backbone)
-    for node in stirred.mixed_nodes() if noise else ():
+    noisy = copy.deepcopy(backbone)
+    for node in noisy.mixed_nodes() if noise else ():
         carriers = (number for number, op in enumerate(node.ops) if is_carrier(op, backbone.share_projection))
         first = next(carriers, None)
         disturb(node, (number for number in range(len(node.ops)) if number != first), noise, generator)
-    return stirred
+    return noisy

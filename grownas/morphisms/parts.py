@@ -19,7 +19,7 @@ def is_carrier(op: Op, share_projection: bool) -> bool:
     return (op.combine, op.activation) == CARRIER and (op.own_projection or not share_projection)
 
 
-def silence(node: MixedNode, op: int, units: int) -> float:
+def hold_constant(node: MixedNode, op: int, units: int) -> float:
     """Make an op constant in its first units, in place, with live gradients; return the constant.
 
     It is held where the table says: relu at a small positive value, for at zero it would never receive a gradient. A

@@ -11,7 +11,7 @@ from torch import Generator
 from grownas.backbones.chain import Backbone, MixedNode, OpLike
 from grownas.genotype import Op
 from grownas.morphisms.origins import Morphed, Origins, Piece, rebuild_node
-from grownas.morphisms.parts import constant_part, disturb, fold_constant, silence
+from grownas.morphisms.parts import constant_part, disturb, fold_constant, hold_constant
 from grownas.ops import ACTIVATION, COMBINE
 
 
@@ -43,9 +43,11 @@ def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
     kept = [number for number in range(len(old.ops)) if number != op]
     grown, origins = rebuild_node(backbone, node, [old.ops[number] for number in kept], kept, Generator())
     new = grown.mixed_nodes()[node]
-    heir = _heir(new)
-    if heir is not None:
-        _set_alpha(new, heir, torch.logaddexp(*old.alpha[[kept[heir], op]].double()).item(), origins, f"nodes.{node}.")
+    receiver = _receiver(new)
+    if receiver is not None:
+        _set_alpha(
+            new, receiver, torch.logaddexp(*old.alpha[[kept[receiver], op]].double()).item(), origins, f"nodes.{node}."
+        )
     fold_constant(grown, node, constant_part(old) - constant_part(new))
     return Morphed(grown, origins)
 
@@ -90,13 +92,13 @@ def replace_op(
     new = grown.mixed_nodes()[node]
     new.alpha[op] = old.alpha[op]
     if share is not None:
-        room, heir = room_for(backbone, node, op), _heir(old, but=op)
-        if heir is None or not 0 < share < room:
+        room, receiver = room_for(backbone, node, op), _receiver(old, but=op)
+        if receiver is None or not 0 < share < room:
             raise ValueError(f"share must lie between 0 and {room:.6g}, what node {node} has to give, got {share}")
         total = torch.logsumexp(old.alpha.double(), 0).item()
         new.alpha[op] = total + math.log(share)
-        _set_alpha(new, heir, total + math.log(room - share), origins, f"nodes.{node}.")
-    silence(new, op, new.hidden_size)
+        _set_alpha(new, receiver, total + math.log(room - share), origins, f"nodes.{node}.")
+    hold_constant(new, op, new.hidden_size)
     fold_constant(grown, node, constant_part(old) - constant_part(new))
     if noise:
         disturb(new, [op], noise, generator)
@@ -106,11 +108,11 @@ def replace_op(
 def room_for(backbone: Backbone, node: int, op: int) -> float:
     """Return below which share `replace_op` can give a candidate in the place of an op; 0 if it can only keep its."""
     mixed = backbone.mixed_nodes()[node]
-    heir = _heir(mixed, but=op)
-    return 0.0 if heir is None else torch.softmax(mixed.alpha.detach().double(), 0)[[heir, op]].sum().item()
+    receiver = _receiver(mixed, but=op)
+    return 0.0 if receiver is None else torch.softmax(mixed.alpha.detach().double(), 0)[[receiver, op]].sum().item()
 
 
-def _heir(node: MixedNode, but: int | None = None) -> int | None:
+def _receiver(node: MixedNode, but: int | None = None) -> int | None:
     """Return the homogeneous op with its own projection that should take or give a share; an additive one first.
 
     The largest of several of a kind: its weights change least.

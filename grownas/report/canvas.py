@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 WIDE, NARROW, PANEL = 7.6, 4.0, 4.3  # inches: desktop, phone, one of a row of panels
 LETTER, LINE = 0.059, 0.165  # inches: mean width of a letter, height of a line of text
-INK, MUTED, GRID, OURS, OTHER, THIRD, FOURTH = (f"#0{i}0{i}0{i}" for i in range(1, 8))
+INK, MUTED, GRID, ACCENT, OTHER, THIRD, FOURTH = (f"#0{i}0{i}0{i}" for i in range(1, 8))
 ROLES = {
     INK: "--ink",
     MUTED: "--muted",
     GRID: "--rim",
-    OURS: "--ours",
+    ACCENT: "--ours",
     OTHER: "--other",
     THIRD: "--third",
     FOURTH: "--fourth",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from grownas.report.canvas import (
+    ACCENT,
     FOURTH,
     GRID,
     INK,
@@ -17,7 +18,6 @@ from grownas.report.canvas import (
     LINE,
     MUTED,
     OTHER,
-    OURS,
     PANEL,
     THIRD,
     as_svg,
@@ -30,10 +30,10 @@ from grownas.report.history import Fit, Mark, Node, Prediction, Shares, Track
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKERS: dict[bool | None, tuple[str, str]] = {True: ("^", OURS), False: ("x", OTHER), None: ("o", MUTED)}
+MARKERS: dict[bool | None, tuple[str, str]] = {True: ("^", ACCENT), False: ("x", OTHER), None: ("o", MUTED)}
 HEIGHT = 2.75  # inches, of the timeline without the labels above it
 LANES = 4  # of labels above the timeline
-COLOURS = (MUTED, OURS, OTHER, THIRD, FOURTH)  # of activations
+COLOURS = (MUTED, ACCENT, OTHER, THIRD, FOURTH)  # of activations
 DASHES: dict[str, tuple[float, tuple[float, ...] | None]] = {"add": (0.0, None), "hadamard": (0.0, (4.0, 1.5))}
 MARKS = ("none", "o", "s", "D", "v", "P")  # on the lines of the first, second, ... op of a name
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -72,7 +72,7 @@ def timeline(fits: Sequence[Fit], marks: Sequence[Mark], *, metric: str, width: 
     with drawing(width, HEIGHT + above) as (canvas, axes):
         for fit in fits:
             looks: dict[str, Any] = {"alpha": 0.45, "linewidth": 0.9} if fit.is_trial else {}
-            for points, colour, zorder in ((fit.train, MUTED, 2), (fit.val, OURS, 3)):
+            for points, colour, zorder in ((fit.train, MUTED, 2), (fit.val, ACCENT, 3)):
                 if points:
                     axes.plot(*zip(*points, strict=True), color=colour, zorder=zorder, **looks)
         axes.set_ylim(*_limits([value for fit in fits for _, value in (*fit.train, *fit.val)]))

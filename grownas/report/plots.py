@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grownas.report.canvas import (
+    ACCENT,
     FOURTH,
     GRID,
     INK,
     LINE,
     MUTED,
     OTHER,
-    OURS,
     PANEL,
     THIRD,
     as_svg,
@@ -62,10 +62,10 @@ def dots(
         axes.locator_params(axis="x", nbins=6 if width > PANEL else 4)
         axes.set_xlabel(f"test {METRICS.get(metric, metric)}, lower is better")
         for row, (mean, name, values) in enumerate(ordered):
-            colour = OURS if name in ours else INK
+            colour = ACCENT if name in ours else INK
             _dot_row(axes, row, mean, values, colour, high, metric)
         for label, (_, name, _) in zip(axes.get_yticklabels(), ordered, strict=True):
-            label.set_color(OURS if name in ours else INK)
+            label.set_color(ACCENT if name in ours else INK)
         return as_svg(canvas)
 
 
@@ -98,7 +98,7 @@ def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PAN
     if not found:
         return None
     other, column = itertools.cycle((INK, OTHER, THIRD, FOURTH, MUTED)), AXES[over]
-    colours = {curve.model: OURS if curve.model == "grown" else next(other) for curve in found}
+    colours = {curve.model: ACCENT if curve.model == "grown" else next(other) for curve in found}
     values = np.array([point[2] for curve in found for point in curve.points])
     to, back = SCALES.get(metric, SCALES[None])
     low, high = to(float(values.min())), to(float(np.quantile(values, 0.98)))
@@ -137,7 +137,7 @@ def forecast_panel(
         if min(actual.min(), forecast.min()) <= 0 <= max(actual.max(), forecast.max()):
             axes.axhline(0, color=GRID, linewidth=0.7)
         axes.plot(days, actual, color=MUTED, linewidth=0.9)
-        axes.plot(days, forecast, color=OURS, linewidth=1.5)
+        axes.plot(days, forecast, color=ACCENT, linewidth=1.5)
         axes.set_title(shorten(title), loc="left", fontsize=9, color=INK)
         _date_ticks(axes, dates, 3)
         return as_svg(canvas)
@@ -156,8 +156,8 @@ def cumulative(dates: Sequence[str], gains: Sequence[np.ndarray], *, width: floa
         days = np.arange(curves.shape[1])
         axes.axhline(0, color=MUTED, linewidth=0.8)
         if len(curves) > 1:
-            axes.plot(days, curves.T, color=OURS, linewidth=0.8, alpha=0.4)
-        axes.plot(days, curves.mean(0), color=OURS, linewidth=1.8)
+            axes.plot(days, curves.T, color=ACCENT, linewidth=0.8, alpha=0.4)
+        axes.plot(days, curves.mean(0), color=ACCENT, linewidth=1.8)
         axes.set_ylabel("loss saved so far")
         _date_ticks(axes, dates, 5 if width > PANEL else 3)
         return as_svg(canvas)

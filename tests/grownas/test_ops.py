@@ -146,7 +146,7 @@ def test_engine_equals_reference_for_each_activation(name, highway, share, z):
     x, h_0 = torch.randn(5, 2, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
     found = []
     used = {activation for _, activation in ops}
-    can_run = [key for key, one in BACKENDS.items() if one.why_not(x.device, x.dtype, used) is None]
+    can_run = [key for key, one in BACKENDS.items() if one.unsupported(x.device, x.dtype, used) is None]
     assert can_run[:2] == ["reference", "torch"]
     assert ("native" in can_run) == (name not in NINTH)
     for key in can_run:

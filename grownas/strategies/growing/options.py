@@ -188,14 +188,14 @@ class Options(StrategySection):
 
     def rest_recipe(self, l2_sp: float, done: int) -> Recipe:
         """Return how a first stage that was cut short after so many epochs is trained on, to the end of all epochs."""
-        begun = self.stage_recipe(1, l2_sp)
-        cut, left = begun.decay_span[1], self.recipe.epochs - done
-        at = 1 - (1 - cut) * left / max(1, self.recipe.epochs - begun.epochs)
-        return replace(begun, epochs=left, decay_span=(at, 1.0))
+        first = self.stage_recipe(1, l2_sp)
+        cut, left = first.decay_span[1], self.recipe.epochs - done
+        at = 1 - (1 - cut) * left / max(1, self.recipe.epochs - first.epochs)
+        return replace(first, epochs=left, decay_span=(at, 1.0))
 
     def first_refit(self, l2_sp: float, epochs: int) -> Recipe:
         """Return how to repeat the first stage for so many epochs, those after it was cut short included."""
-        begun = self.stage_recipe(1, l2_sp)
-        if epochs > begun.epochs:
-            begun = replace(begun, epochs=self.recipe.epochs, decay_span=(0.0, 1.0))
-        return begun.refit(epochs)
+        first = self.stage_recipe(1, l2_sp)
+        if epochs > first.epochs:
+            first = replace(first, epochs=self.recipe.epochs, decay_span=(0.0, 1.0))
+        return first.refit(epochs)

@@ -42,7 +42,7 @@ def chain(ops, inputs, hidden, **switches):
 
 
 def skip_unless_it_runs(engine, *activations):
-    reason = BACKENDS[engine].why_not(torch.device("cpu"), torch.float64, set(activations))
+    reason = BACKENDS[engine].unsupported(torch.device("cpu"), torch.float64, set(activations))
     if reason is not None:
         pytest.skip(f"{engine}: {reason}")
 

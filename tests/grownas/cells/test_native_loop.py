@@ -126,13 +126,13 @@ def test_other_threads_go_on_meanwhile():
 
 def test_why_not_names_the_reason(monkeypatch):
     cpu, known = torch.device("cpu"), {"tanh"}
-    assert native_loop.why_not(cpu, torch.float32, known) is None
-    assert native_loop.why_not(torch.device("meta"), torch.float32, known) == "it runs on the CPU, not on meta"
-    assert "not in bfloat16" in native_loop.why_not(cpu, torch.bfloat16, known)
+    assert native_loop.unsupported(cpu, torch.float32, known) is None
+    assert native_loop.unsupported(torch.device("meta"), torch.float32, known) == "it runs on the CPU, not on meta"
+    assert "not in bfloat16" in native_loop.unsupported(cpu, torch.bfloat16, known)
     monkeypatch.setitem(
         ACTIVATION, "cosine", Activation(torch.cos, lambda y, z: -z.sin(), lambda y, z: -y, "cos(z)", 9)
     )
-    assert native_loop.why_not(cpu, torch.float32, {"tanh", "cosine"}) == "it has no kernel for cosine"
+    assert native_loop.unsupported(cpu, torch.float32, {"tanh", "cosine"}) == "it has no kernel for cosine"
     with pytest.raises(
         RuntimeError, match=r"backend 'native' cannot run this chain: it has no kernel for cosine; .*auto"
     ):

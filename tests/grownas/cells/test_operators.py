@@ -24,7 +24,7 @@ NODES = (Node((Op("hadamard", "tanh", 0.5), Op("add", "relu", 0.5))), Node((Op("
 ENGINES = [
     name
     for name, backend in BACKENDS.items()
-    if name != "reference" and backend.why_not(torch.device("cpu"), torch.float64, {"tanh"}) is None
+    if name != "reference" and backend.unsupported(torch.device("cpu"), torch.float64, {"tanh"}) is None
 ]
 MODELS = {
     "chain": functools.partial(GrownRNN, Genotype(NODES, highway=True), bidirectional=True),

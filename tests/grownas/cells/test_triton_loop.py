@@ -46,7 +46,7 @@ def device(request, monkeypatch):
     if (request.param == "cpu") != triton_loop._kernels().INTERPRETED:
         pytest.skip("kernels are interpreted on the CPU with TRITON_INTERPRET=1, and run on CUDA without it")
     found = torch.device(request.param)
-    assert triton_loop.why_not(found, torch.float32, {"tanh"}) is None
+    assert triton_loop.unsupported(found, torch.float32, {"tanh"}) is None
     monkeypatch.setattr(suite, "ENGINES", ["triton"])
     return found
 
@@ -435,15 +435,15 @@ def test_a_loop_may_be_a_part_of_a_larger_graph(device):
 @needs_triton
 def test_why_not_names_the_reason(monkeypatch):
     place, other = ("cpu", "cuda") if triton_loop._kernels().INTERPRETED else ("cuda", "cpu")
-    reason = triton_loop.why_not(torch.device(other), torch.float32, {"tanh"})
+    reason = triton_loop.unsupported(torch.device(other), torch.float32, {"tanh"})
     assert reason.startswith(f"it runs on {place}")
     assert reason.endswith(f"not on {other}")
     place = torch.device(place)
-    assert triton_loop.why_not(place, torch.int8, {"tanh"}) == "it has no kernel for int8"
+    assert triton_loop.unsupported(place, torch.int8, {"tanh"}) == "it has no kernel for int8"
     monkeypatch.setitem(
         ACTIVATION, "cosine", Activation(torch.cos, lambda y, z: -z.sin(), lambda y, z: -y, "cos(z)", 9)
     )
-    assert triton_loop.why_not(place, torch.float32, {"tanh", "cosine"}) == "it has no kernel for cosine"
+    assert triton_loop.unsupported(place, torch.float32, {"tanh", "cosine"}) == "it has no kernel for cosine"
 
 
 @needs_triton

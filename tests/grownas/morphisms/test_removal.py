@@ -147,7 +147,7 @@ def test_a_silent_op_goes_without_a_trace_by_the_next_nodes_biases(lab, victim):
     heir = ("hadamard", "relu" if victim != ("hadamard", "relu") else "identity")
     backbone = lab.make([[TANH, heir, victim], DEFAULT_OPS])
     with torch.no_grad():
-        morphisms.silence(backbone.mixed_nodes()[0], 2, H)
+        morphisms.hold_constant(backbone.mixed_nodes()[0], 2, H)
     x = lab.randn(6, 2, I)
     lab.assert_same(morphisms.prune_op(backbone, 0, 2).backbone(x)[0], backbone(x)[0])
 

@@ -140,7 +140,7 @@ def test_stages_are_named_where_there_is_room():
 
 def test_ops_of_a_name_are_told_apart_by_number_and_marks():
     twice = node(*(("add/tanh", [0.2, 0.2]),) * 3, ("hadamard/tanh", [0.4, 0.4]), gone=("hadamard/tanh", [0.1]))
-    looks = growth_plots.look_of(twice, {"tanh": canvas.OURS})
+    looks = growth_plots.look_of(twice, {"tanh": canvas.ACCENT})
     assert [looks[track].label for track in twice.tracks] == [
         "⊕ tanh 1",
         "⊕ tanh 2",
