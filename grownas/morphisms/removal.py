@@ -45,9 +45,8 @@ def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
     new = grown.mixed_nodes()[node]
     receiver = _receiver(new)
     if receiver is not None:
-        _set_alpha(
-            new, receiver, torch.logaddexp(*old.alpha[[kept[receiver], op]].double()).item(), origins, f"nodes.{node}."
-        )
+        joint = torch.logaddexp(*old.alpha[[kept[receiver], op]].double()).item()
+        _set_alpha(new, receiver, joint, origins, f"nodes.{node}.")
     fold_constant(grown, node, constant_part(old) - constant_part(new))
     return Morphed(grown, origins)
 
