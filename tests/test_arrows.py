@@ -77,7 +77,7 @@ LAYERS = """
     ops
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
-    evaluation.groups  evaluation.models
+    evaluation.groups  evaluation.models  readout
     protocols  config.schema  baselines.table  grownas
     errors
 """
@@ -159,7 +159,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
         "grownas.tasks.penn_treebank.options",
     },
 }
-TASKS_MAY_KNOW = {"grownas.protocols", "grownas.errors", "grownas.config.schema"}
+TASKS_MAY_KNOW = {"grownas.protocols", "grownas.readout", "grownas.errors", "grownas.config.schema"}
 SLOW = (
     "torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich", "pooch",
 )  # fmt: skip
@@ -339,14 +339,14 @@ def test_an_import_of_a_test_file_is_found():
     source = """
 import support.growing
 from support import following
-from support.journals import Folder
+from tests.grownas.runs.test_journal import Folder
 from tests import support
 import test_ops as ops
 from conftest import CopyTask
 """
     assert foreign_tests(source) == [
-        "conftest", "conftest.CopyTask", "test_ops", "tests", "support.journals",
-        "support.journals.Folder", "tests.support",
+        "conftest", "conftest.CopyTask", "test_ops", "tests", "tests.grownas.runs.test_journal",
+        "tests.grownas.runs.test_journal.Folder", "tests.support",
     ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from grownas.errors import DataError
 from grownas.protocols import Evaluation, Window
+from grownas.readout import LinearReadout
 from grownas.tasks.index_returns import metrics, sources, synthetic
 from grownas.tasks.index_returns.cleaning import Panel, clean_moving, returns_for
 from grownas.tasks.index_returns.frequency import Moment, Step, next_step
@@ -30,37 +31,17 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-class Forecaster(nn.Module):
+class Forecaster(LinearReadout):
     """A core and a linear readout of its state; the scaling lies beside them so that the weights' file is complete."""
 
     mean: Tensor
     sd: Tensor
 
     def __init__(self, core: nn.Module, mean: Array, sd: Array, *, generator: Generator | None = None) -> None:
-        """Draw the readout as PyTorch draws linear layers, from `generator`."""
-        super().__init__()
-        self.core = core
-        hidden_size: int = core.hidden_size  # type: ignore[assignment]
-        self.readout = nn.Linear(hidden_size, len(mean), device="meta").to_empty(device="cpu")
-        bound = hidden_size**-0.5
-        with torch.no_grad():
-            for parameter in self.readout.parameters():
-                parameter.uniform_(-bound, bound, generator=generator)
+        """Draw the readout from `generator`."""
+        super().__init__(core, len(mean), generator=generator)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
         self.register_buffer("sd", torch.tensor(sd, dtype=torch.float64))
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Return standardised returns `(T, B, I)` in the weights' dtype."""
-        return x.to(self.readout.weight)
-
-    def states(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
-        """Return the core's output `(T, B, H)` and last state."""
-        return self.core(self.encode(x), hidden)  # type: ignore[no-any-return]
-
-    def forward(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
-        """Map standardised returns `(T, B, I)` to forecasts of the next day `(T, B, I)` and the last state."""
-        out, hidden = self.states(x, hidden)
-        return self.readout(out), hidden
 
 
 @dataclass(frozen=True)

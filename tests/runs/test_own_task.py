@@ -19,35 +19,15 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from grownas.config.schema import Count, Section
 from grownas.protocols import Evaluation, Task, Window
+from grownas.readout import LinearReadout
 
 
 class Options(Section):
     use: Literal["maps"] = "maps"
     steps: Count = 240
-    bptt: Count = 10
-
-
-class Model(nn.Module):
-    def __init__(self, core, generator=None):
-        super().__init__()
-        self.core, self.readout = core, nn.Linear(core.hidden_size, 1)
-        with torch.no_grad():
-            for parameter in self.readout.parameters():
-                parameter.uniform_(-0.3, 0.3, generator=generator)
-
-    def encode(self, x):
-        return x
-
-    def states(self, x, hidden=None):
-        return self.core(x, hidden)
-
-    def forward(self, x, hidden=None):
-        out, hidden = self.states(x, hidden)
-        return self.readout(out), hidden
 
 
 @dataclass(frozen=True)
@@ -58,7 +38,6 @@ class Maps(Task):
     source: ClassVar[str] = "noisy maps"
     input_size: ClassVar[int] = 1
     values: torch.Tensor  # (T, B, 1)
-    bptt: int
     bounds: dict[str, tuple[int, int]]
 
     @classmethod
@@ -70,19 +49,19 @@ class Maps(Task):
         cut = int((1 - architecture_share) * train)
         parts = {"train": (0, train), "weights": (0, cut), "architecture": (cut, train)}
         rest = {"val": (train, val), "test": (val, options.steps)}
-        return cls(torch.tensor(np.array(x), dtype=torch.float32)[..., None], options.bptt, {**parts, **rest})
+        return cls(torch.tensor(np.array(x), dtype=torch.float32)[..., None], {**parts, **rest})
 
     @property
     def checksum(self):
         return str(float(self.values.double().sum()))
 
     def model(self, core, *, generator=None):
-        return Model(core, generator)
+        return LinearReadout(core, 1, generator=generator)
 
     def windows(self, part, *, seed):
         first, last = self.bounds[part]
-        for t in range(first, last - 1, self.bptt):
-            end = min(t + self.bptt, last - 1)
+        for t in range(first, last - 1, 10):
+            end = min(t + 10, last - 1)
             yield Window(self.values[t:end], self.values[t + 1 : end + 1], fresh=t == first)
 
     def loss(self, model, out, window):
