@@ -66,7 +66,7 @@ LAYERS = """
     genotype
     ops
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress
-    protocols  config.schema  baselines  grownas
+    protocols  modules  config.schema  baselines  grownas
     errors
 """
 EMPTY = {
@@ -145,7 +145,13 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
         "grownas.tasks.penn_treebank.options",
     },
 }
-TASKS_MAY_KNOW = {"grownas.protocols", "grownas.errors", "grownas.config.schema"}
+TASKS_MAY_KNOW = {
+    "grownas.protocols",
+    "grownas.errors",
+    "grownas.config.schema",
+    "grownas.evaluation.scoring",
+    "grownas.modules",
+}
 SLOW = (
     "torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich", "pooch",
 )  # fmt: skip

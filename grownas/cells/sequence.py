@@ -31,7 +31,6 @@ that use it.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -44,6 +43,7 @@ from torch import Tensor
 from grownas.cells.node import Node, Pull, Trace, Tracer
 from grownas.cells.plan import Plan, make_plan
 from grownas.genotype import Op
+from grownas.modules import with_parameters
 
 
 class Packed(NamedTuple):
@@ -146,16 +146,15 @@ def tracer(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor]) -> Trace
 
 def _with_identity(node: Node, gain: float) -> Node:
     """Return a node with one more op, an additive identity: gain times the state, whatever x is."""
-    extended = copy.copy(node)
-    extended.ops, extended.projection = (*node.ops, Op("add", "identity")), [*node.projection, node.W_x.shape[1]]
-    extended.plan = make_plan(extended.ops, extended.projection, highway=node.highway)
     eye = gain * torch.eye(node.hidden_size, dtype=node.W_h.dtype, device=node.W_h.device)
     more = {
         "W_x": torch.cat([node.W_x, torch.zeros_like(node.W_x[:, :1])], 1),
         "W_h": torch.cat([node.W_h, eye.unsqueeze(1)], 1),
         "b_x": torch.cat([node.b_x, torch.zeros_like(node.b_x[:1])]),
     }
-    extended._parameters = {**node._parameters, **more}  # type: ignore[dict-item]
+    extended = with_parameters(node, more)
+    extended.ops, extended.projection = (*node.ops, Op("add", "identity")), [*node.projection, node.W_x.shape[1]]
+    extended.plan = make_plan(extended.ops, extended.projection, highway=node.highway)
     return extended
 
 

@@ -25,6 +25,7 @@ from grownas.backbones.chain import Backbone, shares_of
 from grownas.criteria import splitting, threshold
 from grownas.criteria.first_order import blend_gains, first_order_gain
 from grownas.criteria.splitting import Splitting
+from grownas.errors import ConfigError
 from grownas.genotype import Op
 from grownas.morphisms import CARRIER, Morphed
 from grownas.protocols import Task, Window
@@ -144,8 +145,8 @@ class Batches:
     """A part's windows, each with the state that it begins in, as criteria read them; can be gone through again."""
 
     def __init__(self, model: Any, task: Task, part: str) -> None:
-        """Keep what to go through; nothing is computed yet. The model no longer trains: criteria see no dropout."""
-        self.model, self.task, self.part = model.eval(), task, part
+        """Keep what to go through; nothing is computed yet. The model is copied: criteria see no dropout."""
+        self.model, self.task, self.part = copy.deepcopy(model).eval(), task, part
 
     def __iter__(self) -> Iterator[tuple[Tensor, Window, Tensor | None]]:
         """Yield `(x, window, h_0)`."""
@@ -475,7 +476,10 @@ def resample(scene: Scene) -> Proposal:
 
 def replace_at(scene: Scene, core: Backbone, node: int, op: int) -> Change:
     """Return the change that puts a newly drawn op in the place of another, at an average share if there is room."""
-    draw = morphisms.DRAWS.get(scene.options.replace, morphisms.draw_uniform)
+    draws = {"none": morphisms.draw_uniform, **morphisms.DRAWS}  # a restart replaces ops where prunings do not
+    if scene.options.replace not in draws:
+        raise ConfigError(f"unknown replace {scene.options.replace!r}; choose one of {', '.join(draws)}")
+    draw = draws[scene.options.replace]
     return _replacement(scene, node, op, draw(scene.options.space, core, node, scene.drawing(f"{node} {op}")))
 
 

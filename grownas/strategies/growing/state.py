@@ -12,6 +12,7 @@ import torch
 from grownas.backbones.chain import Backbone, shares_of
 from grownas.criteria import threshold
 from grownas.criteria.threshold import Thresholds
+from grownas.evaluation.scoring import evaluating
 from grownas.morphisms import Morphed
 from grownas.protocols import Evaluation, Task
 from grownas.space import SearchSpace
@@ -105,8 +106,8 @@ class Growth:
             in units of 1 / sqrt(H), the bound of drawn weights; but at most 1 / pull, the farthest that a pull lets a
             parameter go.
         new_rate, old_rate: factors on the recipe's rate of the weights in a stage that begins with a new node: of the
-            node's weights, and of all others. Every other stage has the recipe's rate throughout, alpha and the
-            look-ahead of `second` order keep theirs. A stage's rates hold in the fine-tuning after a pruning, too: it
+            node's weights, and of all others. Every other stage has the recipe's rate throughout, alpha keeps its
+            own. A stage's rates hold in the fine-tuning after a pruning, too: it
             goes on with the stage's training.
         thresholds: of the shares by which ops are duplicated and pruned.
         splits: how ops are chosen to be split.
@@ -266,13 +267,7 @@ class Stage(NamedTuple):
 
 def with_core(model: Any, core: Any) -> Any:
     """Return a copy of a model around another core, which comes to where the model is."""
-    kept, model.core = model.core, None
-    try:
-        new = copy.deepcopy(model)
-    finally:
-        model.core = kept
-    new.core = core.to(device_of(new))
-    return new
+    return copy.deepcopy(model, {id(model.core): core.to(device_of(model))})  # the copy of the one core is the other
 
 
 def on_cpu(core: Backbone) -> Backbone:
@@ -283,8 +278,9 @@ def on_cpu(core: Backbone) -> Backbone:
 @torch.no_grad()
 def output_drift(before: Any, after: Any, task: Task) -> float:
     """Return the largest change of the output on the first training window, from a zero state."""
-    x = next(iter(task.windows("train", seed=0))).x
-    return float((after.eval()(x)[0] - before.eval()(x)[0]).abs().max())
+    x = next(iter(task.windows("train", seed=0))).x.to(device_of(after))
+    with evaluating(before, after):
+        return float((after(x)[0] - before(x)[0]).abs().max())
 
 
 def declined(candidate: Candidate, places: Iterable[tuple[int, int]], level: int) -> Candidate:

@@ -753,3 +753,12 @@ def test_an_origin_with_too_few_rows_is_refused():
     words = r"counting: 3 validation parts of 45 rows before the last leave 75 of 210 training rows; at least 76 are"
     with pytest.raises(DataError, match=words):
         task.at_origin(3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_forecasting_leaves_the_mode(training):
+    task = counting()
+    model = grown(task).train(training)
+    task.evaluate(model, "val")
+    task.day_ahead(model)
+    assert {part.training for part in model.modules()} == {training}
