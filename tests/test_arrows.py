@@ -78,7 +78,7 @@ LAYERS = """
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout
-    protocols  config.schema  baselines.table  grownas
+    protocols  modules  config.schema  baselines.table  grownas
     errors
 """
 EMPTY = {
@@ -159,7 +159,14 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
         "grownas.tasks.penn_treebank.options",
     },
 }
-TASKS_MAY_KNOW = {"grownas.protocols", "grownas.readout", "grownas.errors", "grownas.config.schema"}
+TASKS_MAY_KNOW = {
+    "grownas.protocols",
+    "grownas.errors",
+    "grownas.config.schema",
+    "grownas.evaluation.scoring",
+    "grownas.modules",
+    "grownas.readout",
+}
 SLOW = (
     "torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich", "pooch",
 )  # fmt: skip

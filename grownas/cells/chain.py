@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from torch import Generator, Tensor, nn
 from grownas.cells.backends import BACKENDS, choose
 from grownas.cells.node import FixedNode, Node
 from grownas.genotype import Genotype
+from grownas.modules import with_parameters
 
 LOW_PRECISION = {"cuda"}  # devices on which autocast means speed to a recurrence
 
@@ -89,9 +89,8 @@ class ChainLayer(nn.ModuleList):
 
 def _in_dtype(node: Node, dtype: torch.dtype) -> Node:
     """Return a node that computes with this one's parameters in another dtype, and passes their gradients on to it."""
-    twin = copy.copy(node)
-    twin._parameters = {name: one if one is None else one.to(dtype) for name, one in node._parameters.items()}  # type: ignore[misc]
-    return twin
+    own = node._parameters.items()
+    return with_parameters(node, {name: one if one is None else one.to(dtype) for name, one in own})
 
 
 def check_types(x: object, h_0: object) -> None:

@@ -32,7 +32,6 @@ this.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -46,6 +45,7 @@ from grownas.cells.node import Node, Pull, Trace, Tracer
 from grownas.cells.operators import NO_SECOND, Engine, define, is_symbolic, is_traced
 from grownas.cells.plan import Plan, make_plan, read_plan
 from grownas.genotype import Op
+from grownas.modules import with_parameters
 
 
 class Packed(NamedTuple):
@@ -152,16 +152,15 @@ def tracer(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor]) -> Trace
 
 def _with_identity(node: Node, gain: float) -> Node:
     """Return a node with one more op, an additive identity: gain times the state, whatever x is."""
-    extended = copy.copy(node)
-    extended.ops, extended.projection = (*node.ops, Op("add", "identity")), [*node.projection, node.W_x.shape[1]]
-    extended.plan = make_plan(extended.ops, extended.projection, highway=node.highway)
     eye = gain * torch.eye(node.hidden_size, dtype=node.W_h.dtype, device=node.W_h.device)
     more = {
         "W_x": torch.cat([node.W_x, torch.zeros_like(node.W_x[:, :1])], 1),
         "W_h": torch.cat([node.W_h, eye.unsqueeze(1)], 1),
         "b_x": torch.cat([node.b_x, torch.zeros_like(node.b_x[:1])]),
     }
-    extended._parameters = {**node._parameters, **more}  # type: ignore[dict-item]
+    extended = with_parameters(node, more)
+    extended.ops, extended.projection = (*node.ops, Op("add", "identity")), [*node.projection, node.W_x.shape[1]]
+    extended.plan = make_plan(extended.ops, extended.projection, highway=node.highway)
     return extended
 
 

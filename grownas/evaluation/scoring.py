@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +67,19 @@ class Score:
         return np.concatenate([self.val.forecasts, self.test.forecasts])
 
 
+@contextmanager
+def evaluating(*models: Any) -> Iterator[None]:
+    """Put models into evaluation mode for a while; afterwards each part of them is in the mode that it was in."""
+    modes = [(part, part.training) for model in models for part in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 @torch.no_grad()
 def free_running(model: Any, first: torch.Tensor, *, steps: int = 1000) -> dict[str, Any]:
     """Feed a model its own forecasts and say whether they stay bounded.
@@ -77,14 +92,14 @@ def free_running(model: Any, first: torch.Tensor, *, steps: int = 1000) -> dict[
     Returns:
         `steps` done, `largest` forecast in standard deviations, `diverged`.
     """
-    model.eval()
-    output, hidden = model(first)
-    x, largest = output[-1:], 0.0
-    for step in range(steps + 1):  # what the last step gives is looked at, too
-        size = float(x.abs().max())
-        if not size <= DIVERGED:  # also true for nan
-            return {"steps": step, "largest": size if np.isfinite(size) else None, "diverged": True}
-        largest = max(largest, size)
-        if step < steps:
-            x, hidden = model(x, hidden)
+    with evaluating(model):
+        output, hidden = model(first)
+        x, largest = output[-1:], 0.0
+        for step in range(steps + 1):  # what the last step gives is looked at, too
+            size = float(x.abs().max())
+            if not size <= DIVERGED:  # also true for nan
+                return {"steps": step, "largest": size if np.isfinite(size) else None, "diverged": True}
+            largest = max(largest, size)
+            if step < steps:
+                x, hidden = model(x, hidden)
     return {"steps": steps, "largest": largest, "diverged": False}

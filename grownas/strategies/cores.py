@@ -15,13 +15,7 @@ from grownas.training.recipe import device_of
 
 def with_core(model: Any, core: Any) -> Any:
     """Return a copy of a model around another core, which comes to where the model is."""
-    kept, model.core = model.core, None
-    try:
-        new = copy.deepcopy(model)
-    finally:
-        model.core = kept
-    new.core = core.to(device_of(new))
-    return new
+    return copy.deepcopy(model, {id(model.core): core.to(device_of(model))})  # the copy of the one core is the other
 
 
 def on_cpu(core: Backbone) -> Backbone:

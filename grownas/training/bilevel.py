@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from grownas.protocols import Task, Window
-from grownas.training.recipe import split_parameters
+from grownas.training.recipe import device_of, split_parameters
 
 
 def window_loss(model: Any, task: Task, window: Window, hidden: Any) -> tuple[Tensor, Any]:
@@ -26,40 +27,79 @@ def architecture_gradient_first(model: Any, task: Task, held_out: Window, hidden
 
 
 def architecture_gradient_second(
-    model: Any, task: Task, window: Window, hidden: Any, held_out: Window, held_out_hidden: Any, *, rate: float
+    model: Any,
+    task: Task,
+    window: Window,
+    hidden: Any,
+    held_out: Window,
+    held_out_hidden: Any,
+    *,
+    rate: float | Sequence[float],
 ) -> tuple[list[Tensor], Any]:
     """Return the gradient in alpha through one plain gradient step of the weights, and the held-out state after it.
 
-    The Hessian-vector product is a central difference of two gradients, eps = 0.01 / norm.
+    With R the diagonal of the rates and v the held-out gradient in the weights after the step, this is
+
+        dL_val/dalpha - (d^2 L_train / dalpha dw) R v
+
+    The product is a central difference of two gradients along R v, eps = 0.01 / norm. All three losses on the window
+    draw the same dropout masks and samples: a difference of two functions would not be a derivative of either.
+
+    Args:
+        model: its weights are moved and put back.
+        task: gives the loss.
+        window: of the training data that the weights learn from.
+        hidden: the state before it.
+        held_out: of the data that alpha learns from.
+        held_out_hidden: the state before it.
+        rate: of the step: one for all weights, or one for each, in the order of `split_parameters`.
 
     Reference:
         Liu, Simonyan & Yang (2019), DARTS, eq. 7 and 8; ALGORITHMS 2.
     """
     weights, alphas = split_parameters(model)
-    kept = [w.detach().clone() for w in weights]
+    rates = [float(rate)] * len(weights) if isinstance(rate, int | float) else list(rate)
+    kept, device = [w.detach().clone() for w in weights], device_of(model)
+    drawn = random_state(device)
     loss, _ = window_loss(model, task, window, hidden)
     gradient = torch.autograd.grad(loss, weights, materialize_grads=True)
-    _move(weights, kept, gradient, -rate)  # w' = w - rate * gradient
+    _move(weights, kept, gradient, [-one for one in rates])  # w' = w - R gradient
     loss, after = window_loss(model, task, held_out, held_out_hidden)
     both = torch.autograd.grad(loss, [*weights, *alphas], materialize_grads=True)
-    direction, direct = both[: len(weights)], both[len(weights) :]
+    direct = both[len(weights) :]
+    direction = [one * d for one, d in zip(rates, both, strict=False)]  # R v
     norm = math.sqrt(sum(float(d.double().square().sum()) for d in direction))
     implicit = [torch.zeros_like(a) for a in alphas]
     if norm > 0:
-        eps = 0.01 / norm
+        eps, next_draw = 0.01 / norm, random_state(device)
         for sign in (1, -1):
-            _move(weights, kept, direction, sign * eps)
+            _move(weights, kept, direction, [sign * eps] * len(weights))
+            set_random_state(drawn, device)
             loss, _ = window_loss(model, task, window, hidden)
             for total, part in zip(implicit, torch.autograd.grad(loss, alphas), strict=True):
                 total += sign * part / (2 * eps)
-    _move(weights, kept, kept, 0.0)
-    return [d - rate * i for d, i in zip(direct, implicit, strict=True)], after
+        set_random_state(next_draw, device)
+    _move(weights, kept, kept, [0.0] * len(weights))
+    return [d - i for d, i in zip(direct, implicit, strict=True)], after
 
 
-def _move(weights: list[nn.Parameter], origin: list[Tensor], direction: Any, distance: float) -> None:
+def _move(weights: list[nn.Parameter], origin: list[Tensor], direction: Any, distances: list[float]) -> None:
     with torch.no_grad():
-        for weight, start, step in zip(weights, origin, direction, strict=True):
+        for weight, start, step, distance in zip(weights, origin, direction, distances, strict=True):
             weight.copy_(start + distance * step)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor | None]:
+    """Return the state of the generators that a model on a device draws from in training."""
+    gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": gpu}
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Put the generators back into a state that `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def detach(hidden: Any) -> Any:

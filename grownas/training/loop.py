@@ -22,7 +22,13 @@ from torch import Tensor
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Task, Window
-from grownas.training.bilevel import architecture_gradient_first, architecture_gradient_second, window_loss
+from grownas.training.bilevel import (
+    architecture_gradient_first,
+    architecture_gradient_second,
+    random_state,
+    set_random_state,
+    window_loss,
+)
 from grownas.training.recipe import (
     DECAYS,
     AveragedSGD,
@@ -42,7 +48,7 @@ class Fit:
     """A finished fit: the model and its optimisers at the epoch with the lowest validation loss.
 
     Attributes:
-        model: the trained model.
+        model: the trained model, in evaluation mode.
         optimizers: of the weights, and of alpha where there is one.
         evaluation: the model's on the validation part.
         epochs: epochs trained.
@@ -189,13 +195,13 @@ class Trainer:
         self.clock = time.perf_counter() - self.seconds
         self.cpu_clock = time.process_time() - self.cpu_seconds
         if self.resumed is not None:
-            _set_random_state(self.resumed, self.device)
+            set_random_state(self.resumed, self.device)
         else:
             torch.manual_seed(self.seed)
             self._judge_epoch()
         while self.data.epoch < self.recipe.epochs and not self.patience.is_over:
             streams = [self.data] if self.architecture is None else [self.data, self.architecture]
-            positions, random = [stream.position() for stream in streams], _random_state(self.device)
+            positions, random = [stream.position() for stream in streams], random_state(self.device)
             window = self.data.next()
             self.alpha_before = None
             try:
@@ -214,7 +220,7 @@ class Trainer:
                 self._set_rates(1.0)
                 for stream, position in zip(streams, positions, strict=True):
                     stream.go_to(position)
-                _set_random_state(random, self.device)
+                set_random_state(random, self.device)
                 self.monitor.failed(self.snapshot)
                 raise
             if window is not None:
@@ -262,8 +268,10 @@ class Trainer:
         if self.recipe.bilevel == "first":
             gradients, after = architecture_gradient_first(self.model, self.task, held_out, before)
         else:
+            groups = self.optimizers[0].param_groups  # the rates of this very step
+            rates = {p: group["lr"] for group in groups for p in group["params"]}
             gradients, after = architecture_gradient_second(
-                self.model, self.task, window, self.hidden, held_out, before, rate=self.recipe.weights.rate
+                self.model, self.task, window, self.hidden, held_out, before, rate=[rates[p] for p in self.weights]
             )
         if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             raise self._error("the architecture weights' gradient is not finite")
@@ -407,7 +415,7 @@ class Trainer:
         self.model.load_state_dict(self.best["model"])
         for optimizer, state in zip(self.optimizers, self.best["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        evaluation = self.task.evaluate(self.model, "val")
+        evaluation = self.task.evaluate(self.model.eval(), "val")
         reason = (
             f"no lower validation loss for {self.recipe.patience} epochs"
             if self.patience.is_over
@@ -447,7 +455,7 @@ class Trainer:
             "history": list(self.history),
             "means": _detached(self.means),
             "blend": min(self.model.core.blend) if self.blending else 1.0,
-            "random": _random_state(self.device),
+            "random": random_state(self.device),
         }
 
     def restore(self, tree: Tree) -> None:
@@ -533,18 +541,6 @@ class _Stream:
     def go_to(self, tree: Tree) -> None:
         self.epoch, self.index, self.hidden = tree["epoch"], tree["index"], _to(tree["hidden"], self.device)
         self.windows = self._open()
-
-
-def _random_state(device: torch.device) -> Tree:
-    """Return the state of the generators that training draws from."""
-    gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"cpu": torch.get_rng_state(), "cuda": gpu}
-
-
-def _set_random_state(tree: Tree, device: torch.device) -> None:
-    torch.set_rng_state(tree["cpu"])
-    if tree["cuda"] is not None:
-        torch.cuda.set_rng_state(tree["cuda"], device)
 
 
 def _to(hidden: Any, device: torch.device) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from grownas.errors import ConfigError
 
 
 class AveragedSGD(torch.optim.SGD):
@@ -59,16 +62,40 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.opti
     "nt_asgd": lambda params, r: AveragedSGD(params, lr=r.rate, weight_decay=r.weight_decay),
 }
 DECAYS: dict[str, Callable[[float], float]] = {"linear": lambda done: 1.0 - done}  # part of the decay done -> factor
+BILEVEL = ("joint", "first", "second")
+
+
+def _check_name(what: str, name: object, allowed: Iterable[str]) -> None:
+    if name not in (known := list(allowed)):
+        raise ConfigError(f"unknown {what} {name!r}; choose one of {', '.join(known)}")
+
+
+def _check_numbers(owner: object, names: Sequence[str], *, most: float = math.inf) -> None:
+    """Refuse numbers that are negative or not a number, or above `most`."""
+    for name in names:
+        value = getattr(owner, name)
+        if not 0 <= value <= most:
+            limit = "" if most == math.inf else f" to {most:g}"
+            raise ConfigError(f"{name} must be a number from 0{limit or ' on'}, got {value!r}")
 
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """One optimiser. `weight_decay` is decoupled for adam, else an L2 term; `momentum` is of sgd."""
+    """One optimiser. `weight_decay` is decoupled for adam, else an L2 term; `momentum` is of sgd.
+
+    Raises:
+        ConfigError: there is no such optimiser, or a number is negative or none.
+    """
 
     optimizer: str = "adam"
     rate: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check everything."""
+        _check_name("optimizer", self.optimizer, OPTIMIZERS)
+        _check_numbers(self, ("rate", "momentum", "weight_decay"))
 
 
 @dataclass(frozen=True)
@@ -96,6 +123,9 @@ class Recipe:
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
         weights: optimiser of the weights.
         alpha: optimiser of the architecture weights; ignored where the model has none.
+
+    Raises:
+        ConfigError: a name is unknown or a number cannot be used.
     """
 
     epochs: int = 200
@@ -112,6 +142,18 @@ class Recipe:
     bilevel: str = "joint"
     weights: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     alpha: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+
+    def __post_init__(self) -> None:
+        """Check everything."""
+        _check_name("bilevel", self.bilevel, BILEVEL)
+        _check_name("decay", self.decay, ("none", *DECAYS))
+        _check_numbers(self, ("epochs", "clip", "l2_sp", "warm_up", "non_monotone", "blend_steps"))
+        _check_numbers(self, ("average",), most=1)
+        if self.patience is not None:
+            _check_numbers(self, ("patience",))
+        first, last = self.decay_span
+        if not 0 <= first <= last <= 1:
+            raise ConfigError(f"decay_span must be two numbers from 0 to 1, the first no larger, got {self.decay_span}")
 
     def first(self, epochs: int) -> Recipe:
         """Return the recipe of its first epochs alone, in which the rates are what they are in the whole."""

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from grownas.errors import DataError
+from grownas.evaluation.scoring import evaluating
 from grownas.protocols import Evaluation, Window
 from grownas.readout import LinearReadout
 from grownas.tasks.index_returns import metrics, sources, synthetic
@@ -318,8 +319,8 @@ class IndexReturns:
         rows = self._scored(part)
         first = max(0, rows.start - 1 - self.options.context)
         x = self._tensor[first : rows.stop - 1].unsqueeze(1)
-        with torch.no_grad():
-            output, _ = model.eval()(x.to(self.device))
+        with torch.no_grad(), evaluating(model):
+            output, _ = model(x.to(self.device))
         forecasts = output[rows.start - 1 - first :, 0].double().cpu().numpy()
         return self.evaluate_forecasts(forecasts, part)
 
@@ -351,8 +352,8 @@ class IndexReturns:
     def day_ahead(self, model: Any) -> Array:
         """Forecast the day after the last, standardised, shape `(I,)`."""
         x = self._tensor[-self.options.context - 1 :].unsqueeze(1)
-        with torch.no_grad():
-            output, _ = model.eval()(x.to(self.device))
+        with torch.no_grad(), evaluating(model):
+            output, _ = model(x.to(self.device))
         ahead: Array = output[-1, 0].double().cpu().numpy()
         return ahead
 

@@ -6,7 +6,6 @@ restores that generator repeats them to the bit. A rate of 0 draws nothing.
 
 from __future__ import annotations
 
-import copy
 import re
 from dataclasses import dataclass, fields
 from typing import TypeVar
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from grownas.errors import ConfigError
+from grownas.modules import with_parameters
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -98,15 +98,9 @@ def weight_drop(core: AnyModule, rate: float) -> AnyModule:
 
 
 def _twin(module: AnyModule, rate: float) -> AnyModule:
-    twin = copy.copy(module)
-    replaced = {
-        name: nn.functional.dropout(one, rate)
-        for name, one in module._parameters.items()
-        if one is not None and RECURRENT.fullmatch(name)
-    }
+    own = {name: one for name, one in module._parameters.items() if one is not None}
+    replaced = {name: nn.functional.dropout(one, rate) for name, one in own.items() if RECURRENT.fullmatch(name)}
     if isinstance(module, nn.RNNBase):  # on CUDA it moves its weights into one piece, which must not be the module's
-        others = {name: one for name, one in module._parameters.items() if one is not None and name not in replaced}
-        replaced |= {name: one.clone() for name, one in others.items()}
-    twin._parameters = {**module._parameters, **replaced}  # type: ignore[dict-item]
-    twin._modules = {name: None if one is None else _twin(one, rate) for name, one in module._modules.items()}
-    return twin
+        replaced |= {name: one.clone() for name, one in own.items() if name not in replaced}
+    parts = {name: None if one is None else _twin(one, rate) for name, one in module._modules.items()}
+    return with_parameters(module, replaced, parts)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from grownas.errors import ConfigError
+from grownas.evaluation.scoring import evaluating
 from grownas.protocols import Window
 from grownas.tasks.penn_treebank.model import LanguageModel
 from grownas.tasks.penn_treebank.softmax import cross_entropy
@@ -33,7 +33,7 @@ def perplexity(losses: Tensor) -> float:
 def token_losses(model: LanguageModel, windows: Iterable[Window]) -> Tensor:
     """Score by the full softmax of a model that stays as it is."""
     losses = []
-    with _evaluating(model):
+    with evaluating(model):
         for window, out in _outputs(model, windows):
             if not window.burn_in:
                 losses.append(_nll(model, out, window.target).double())
@@ -188,7 +188,7 @@ def cache_losses(model: LanguageModel, windows: Iterable[Window], cache: Cache) 
     """Score by the softmax mixed with a cache of what was read, burn-in windows included."""
     losses = []
     keys = words = None  # (n, B, H), (n, B): the last states and what followed them
-    with _evaluating(model):
+    with evaluating(model):
         for window, out in _outputs(model, windows):
             if window.fresh or keys is None or words is None:
                 keys, words = out[:0], window.target[:0]
@@ -240,16 +240,6 @@ def _detached(hidden: Any) -> Any:
     if hidden is None or isinstance(hidden, Tensor):
         return None if hidden is None else hidden.detach()
     return tuple(_detached(part) for part in hidden)
-
-
-@contextmanager
-def _evaluating(model: LanguageModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _open_to_gradients(model: LanguageModel) -> LanguageModel:

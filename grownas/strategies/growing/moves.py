@@ -160,8 +160,8 @@ class Batches:
     """A part's windows, each with the state that it begins in, as criteria read them; can be gone through again."""
 
     def __init__(self, model: Any, task: Task, part: str) -> None:
-        """Keep what to go through; nothing is computed yet. The model no longer trains: criteria see no dropout."""
-        self.model, self.task, self.part = model.eval(), task, part
+        """Keep what to go through; nothing is computed yet. The model is copied: criteria see no dropout."""
+        self.model, self.task, self.part = copy.deepcopy(model).eval(), task, part
 
     def __iter__(self) -> Iterator[tuple[Tensor, Window, Tensor | None]]:
         """Yield `(x, window, h_0)`."""
@@ -484,7 +484,8 @@ def resample(context: Context) -> Proposal:
 
 def replace_at(context: Context, core: Backbone, node: int, op: int) -> Change:
     """Return the change that puts a newly drawn op in the place of another, at an average share if there is room."""
-    draw = morphisms.DRAWS.get(context.options.replace, morphisms.draw_uniform)
+    draws = {"none": morphisms.draw_uniform, **morphisms.DRAWS}  # a restart replaces ops where prunings do not
+    draw = draws[context.options.replace]
     return _replacement(context, node, op, draw(context.problem.space, core, node, context.drawing(f"{node} {op}")))
 
 

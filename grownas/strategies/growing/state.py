@@ -10,13 +10,14 @@ import torch
 from grownas.backbones.chain import Backbone, shares_of
 from grownas.criteria import threshold
 from grownas.criteria.threshold import Thresholds
+from grownas.evaluation.scoring import evaluating
 from grownas.morphisms import Morphed
 from grownas.protocols import Evaluation, Task
 from grownas.strategies.cores import on_cpu, with_core
 from grownas.strategies.growing.options import Options
 from grownas.training.loop import Fit
 from grownas.training.migrate import migrate
-from grownas.training.recipe import count_parameters, make_optimizers
+from grownas.training.recipe import count_parameters, device_of, make_optimizers
 
 Sources = Callable[[int, int], Sequence[int | None]]
 ON, ORIGIN = "-on-", "-origin-"  # what the keys of a first stage's further fits add to its own, see `Growth`
@@ -96,8 +97,9 @@ class Stage(NamedTuple):
 @torch.no_grad()
 def output_drift(before: Any, after: Any, task: Task) -> float:
     """Return the largest change of the output on the first training window, from a zero state."""
-    x = next(iter(task.windows("train", seed=0))).x
-    return float((after.eval()(x)[0] - before.eval()(x)[0]).abs().max())
+    x = next(iter(task.windows("train", seed=0))).x.to(device_of(after))
+    with evaluating(before, after):
+        return float((after(x)[0] - before(x)[0]).abs().max())
 
 
 def declined(candidate: Candidate, places: Iterable[tuple[int, int]], level: int) -> Candidate:

@@ -759,6 +759,15 @@ def test_an_origin_with_too_few_rows_is_refused():
         task.at_origin(3)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_forecasting_leaves_the_mode(training):
+    task = counting()
+    model = grown(task).train(training)
+    task.evaluate(model, "val")
+    task.day_ahead(model)
+    assert {part.training for part in model.modules()} == {training}
+
+
 # ---- data for a finished run's model
 
 
