@@ -16,20 +16,20 @@ from grownas import morphisms
 from grownas.backbones.chain import Backbone
 from grownas.criteria import splitting
 from grownas.criteria.curvature import CURVATURE
-from grownas.criteria.early_stop import JUDGES, Verdict
+from grownas.criteria.early_stop import ACCEPT
 from grownas.criteria.first_order import blend_gains, first_order_gain
 from grownas.evaluation.scoring import free_running
+from grownas.protocols import Verdict
 from grownas.strategies.growing.moves import (
     Batches,
-    Scene,
+    Context,
     _split_randomly,
     add_node_at,
     duplicate_at,
     prune_at,
     replace_at,
 )
-from grownas.strategies.growing.state import Candidate, Growth, apply
-from grownas.strategies.growing.strategy import grow, replay
+from grownas.strategies.growing.state import Candidate, apply
 from grownas.tasks.index_returns.cleaning import Panel
 from grownas.tasks.index_returns.options import Options as SeriesOptions
 from grownas.tasks.index_returns.task import IndexReturns
@@ -39,6 +39,7 @@ from grownas.tasks.penn_treebank.sources import Text
 from grownas.tasks.penn_treebank.task import PennTreebank
 from grownas.training.loop import Silent, Trainer, fit
 from grownas.training.recipe import AveragedSGD, OptimizerRecipe, Recipe, make_optimizers
+from support.growing import grow, growing, problem_of, replay
 
 OPS = [("add", "identity"), ("add", "tanh"), ("add", "relu"), ("hadamard", "sigmoid")]
 RECIPE = Recipe(epochs=1, patience=None, l2_sp=1.0, warm_up=3, decay="linear", average=0.5)
@@ -70,7 +71,7 @@ def task(request, fake_gpu):
 
 
 def model_of(task, **switches):
-    return task.model(Backbone(getattr(task, "input_size", 4), 4, ops=OPS, **switches))
+    return task.model(Backbone(task.input_size or 4, 4, ops=OPS, **switches))
 
 
 def places(tree):
@@ -87,7 +88,7 @@ def places(tree):
 class Memory:
     """A journal that does every fit, and keeps what is said of each change."""
 
-    elapsed = 0.0
+    elapsed = cpu_seconds = 0.0
 
     def __init__(self):
         self.lines, self.fits = [], []
@@ -100,7 +101,7 @@ class Memory:
     def remember(self, key, work):
         return work()
 
-    def grew(self, line):
+    def log_morphism(self, line):
         self.lines.append(line)
 
 
@@ -148,9 +149,9 @@ def test_forecasts_of_series(fake_gpu):
 CHANGES = {
     **{f"add_node by {birth}": partial(add_node_at, position=1) for birth in ("blend", "drawn", "carrier")},
     "duplicate_op": partial(duplicate_at, node=0, op=1),
-    "split_op": lambda scene: _split_randomly(scene, (0, 3))[0],
-    "prune_op": lambda scene: prune_at(0, 2),
-    "replace_op": lambda scene: replace_at(scene, scene.core, 0, 2),
+    "split_op": lambda context: _split_randomly(context, (0, 3))[0],
+    "prune_op": lambda context: prune_at(0, 2),
+    "replace_op": lambda context: replace_at(context, context.core, 0, 2),
 }
 
 
@@ -158,11 +159,11 @@ CHANGES = {
 @pytest.mark.parametrize("kind", CHANGES)
 def test_every_change_its_drift_and_its_optimiser(task, fake_gpu, kind, optimizer):
     recipe = replace(RECIPE, weights=OptimizerRecipe(optimizer))
-    options = Growth(recipe=recipe, pulls=(1.0,), birth=kind.partition(" by ")[2] or "blend")
+    options = growing(recipe=replace(recipe, l2_sp=0.0), l2_sp=(1.0,), birth=kind.partition(" by ")[2] or "blend")
     model = model_of(task, highway=True, share_projection=True)
     best = Candidate.start(model, task.evaluate(model, "val"))._replace(optimizers=stepped(model, task, recipe))
-    scene = Scene(best, task, Memory(), options, 1.0, seed=1, number=2, source=1)
-    after, line = apply(best, CHANGES[kind](scene), task, options, stage=2, step=1)
+    context = Context(best, problem_of(model, task, Memory(), seed=1), options, 1.0, number=2, source=1)
+    after, line = apply(best, CHANGES[kind](context), task, options, stage=2, step=1)
     assert line["drift"] == 1.0  # all that is read from this device
     assert places(after.model) == {fake_gpu}
     for optimizer_after in after.optimizers:
@@ -198,9 +199,9 @@ def test_criteria_judge_where_the_model_is(task, fake_gpu, curvature):
 
 def test_a_growth_from_its_start_to_its_repetition(task, fake_gpu, monkeypatch):
     """With restarts and prunings; each stage is accepted."""
-    monkeypatch.setitem(JUDGES, "better", lambda *losses, threshold: Verdict(True, 0.1, "always", threshold))
-    journal, options = Memory(), Growth(
-        recipe=replace(RECIPE, epochs=1), first_epochs=None, pulls=(1.0,), mode="nodes_and_ops", judge="better",
+    monkeypatch.setitem(ACCEPT, "better", lambda *losses, threshold: Verdict(True, 0.1, "always", threshold))
+    journal, options = Memory(), growing(
+        recipe=replace(RECIPE, epochs=1, l2_sp=0.0), first_epochs=None, l2_sp=(1.0,), mode="nodes_and_ops", accept="better",
         origins=1, max_nodes=2, max_ops=5, trial_epochs=1, fine_tune_epochs=1, restarts=1, max_params=100000,
         blend_steps=2, prune="at_end", top_k=1, readout="ablation", choice="random",
     )  # fmt: skip

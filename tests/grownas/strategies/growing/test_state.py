@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from grownas.errors import ConfigError
 from grownas.evaluation.scoring import evaluating
 from grownas.modules import with_parameters
-from grownas.strategies.growing.moves import Batches, Scene, replace_at
-from grownas.strategies.growing.state import Candidate, Growth, output_drift, with_core
-from grownas.training.recipe import Recipe
+from grownas.strategies.cores import with_core
+from grownas.strategies.growing.moves import Batches
+from grownas.strategies.growing.options import Options
+from grownas.strategies.growing.state import output_drift
 
 
 class Uncopied(nn.Module):
@@ -84,15 +84,6 @@ def test_a_module_with_other_parameters_is_a_shallow_copy():
     assert module.weight.grad is None
 
 
-def test_an_unknown_way_to_replace_ops_is_refused(copy_task, make_model):
-    """Where the options are made, or where an op is drawn."""
-    task = copy_task()
-    model = make_model(task)
-    best = Candidate.start(model, task.evaluate(model, "val"))
-
-    def draw():
-        options = Growth(recipe=Recipe(), replace="unifrom")
-        return replace_at(Scene(best, task, None, options, 0.0, seed=0, number=2, source=1), model.core, 0, 0)
-
-    with pytest.raises(ConfigError, match="unifrom"):
-        draw()
+def test_an_unknown_way_to_replace_ops_is_refused():
+    with pytest.raises(ValueError, match="unifrom"):
+        Options(replace="unifrom")
