@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install search test bench lint types clean
+.PHONY: install search test bench gpu lint types clean
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,12 @@ test: install
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks -m slow -s
+
+# On a machine with one GPU: tests, speed and a short search in at most 8 minutes; writes OUT/gpu.json and OUT/gpu.md.
+OUT ?= build/gpu
+
+gpu: install
+	$(BIN)/python tests/benchmarks/gpu.py $(OUT)
 
 lint: install
 	$(BIN)/ruff check grownas tasks configs tests setup.py

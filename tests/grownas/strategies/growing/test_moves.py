@@ -135,7 +135,7 @@ def test_the_mean_loss_of_another_core_is_that_of_the_same_states(copy_task, mak
     batches = Batches(model.train(), task, "val")
     for core in (model.core, other.core):
         out = [(core(x, h_0)[0], window) for x, window, h_0 in batches]
-        losses = [task.loss(model, one, window).item() for one, window in out]
+        losses = [batches.loss(one, window).item() for one, window in out]
         assert batches.mean_loss(core) == pytest.approx(sum(losses) / len(losses), rel=1e-14)
     assert batches.mean_loss(model.core) != batches.mean_loss(other.core)
 
