@@ -1,4 +1,4 @@
-"""Every tensor lies where the model does, in all that a search does with either task; no GPU is needed to tell."""
+"""All that a search does with either task: on a fake GPU, where tensors must lie together, and on real devices."""
 
 from __future__ import annotations
 
@@ -39,10 +39,15 @@ from grownas.tasks.penn_treebank.sources import Text
 from grownas.tasks.penn_treebank.task import PennTreebank
 from grownas.training.loop import Silent, Trainer, fit
 from grownas.training.recipe import AveragedSGD, OptimizerRecipe, Recipe, make_optimizers
-from support.growing import grow, growing, problem_of, replay
+from support.growing import but, grow, growing, problem_of, replay
 
 OPS = [("add", "identity"), ("add", "tanh"), ("add", "relu"), ("hadamard", "sigmoid")]
 RECIPE = Recipe(epochs=1, patience=None, l2_sp=1.0, warm_up=3, decay="linear", average=0.5)
+GROWTH = growing(
+    recipe=replace(RECIPE, l2_sp=0.0), first_epochs=None, l2_sp=(1.0,), mode="nodes_and_ops", accept="better", origins=1,
+    max_nodes=2, max_ops=5, trial_epochs=1, fine_tune_epochs=1, restarts=1, max_params=100000, blend_steps=2,
+    prune="at_end", top_k=1, readout="ablation", choice="random",
+)  # fmt: skip
 DROPPED = {
     "samples": 4, "dropout_embedding": 0.1, "dropout_input": 0.2, "dropout_output": 0.3, "weight_drop": 0.2,
     "activation": 0.5, "temporal": 0.5,
@@ -200,14 +205,62 @@ def test_criteria_judge_where_the_model_is(task, fake_gpu, curvature):
 def test_a_growth_from_its_start_to_its_repetition(task, fake_gpu, monkeypatch):
     """With restarts and prunings; each stage is accepted."""
     monkeypatch.setitem(ACCEPT, "better", lambda *losses, threshold: Verdict(True, 0.1, "always", threshold))
-    journal, options = Memory(), growing(
-        recipe=replace(RECIPE, epochs=1, l2_sp=0.0), first_epochs=None, l2_sp=(1.0,), mode="nodes_and_ops", accept="better",
-        origins=1, max_nodes=2, max_ops=5, trial_epochs=1, fine_tune_epochs=1, restarts=1, max_params=100000,
-        blend_steps=2, prune="at_end", top_k=1, readout="ablation", choice="random",
-    )  # fmt: skip
+    journal, options = Memory(), GROWTH
     start = model_of(task)
     grown = grow(start, task, journal, options, seed=1)
     assert places(grown.model) == {fake_gpu}
     assert {line["kind"] for line in journal.lines} > {"add_node", "replace_op", "prune_op"}
     again = replay(start, task.with_refit(), Memory(), options, grown.path(), seed=1)
     assert places(again) == {fake_gpu}
+
+
+# --- with numbers: on the CPU, and on a GPU where there is one ---
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    return request.param
+
+
+@pytest.fixture(params=TASKS)
+def real_task(request, device):
+    return TASKS[request.param](device, **(DROPPED if request.param == "text" else {}))
+
+
+def drawn_model(task):
+    generator = torch.Generator().manual_seed(0)
+    core = Backbone(task.input_size or 4, 4, ops=OPS, generator=generator)
+    return task.model(core, generator=generator)
+
+
+def test_a_growth_by_every_move_with_numbers(real_task, monkeypatch):
+    monkeypatch.setitem(ACCEPT, "better", lambda *losses, threshold: Verdict(True, 0.1, "always", threshold))
+    for choice in ("random", "criteria"):
+        journal = Memory()
+        grown = grow(drawn_model(real_task), real_task, journal, but(GROWTH, choice=choice), seed=1)
+        assert all(torch.isfinite(one).all() for one in grown.model.parameters())
+        assert {line["kind"] for line in journal.lines} > {"add_node", "prune_op"}
+        assert all(line["drift"] == 0.0 for line in journal.lines if line["kind"] == "add_node" and not line["draw"])
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_fit_that_breaks_off_goes_on_to_the_same_end(real_task, bf16):
+    """To the last bit on the CPU; a GPU adds in no fixed order."""
+    recipe = replace(RECIPE, epochs=3, bf16=bf16)
+    start = drawn_model(real_task)
+    begun = fit(start, real_task, replace(recipe.first(2)), seed=0, extendable=True)
+    again, whole = (fit(start, real_task, recipe, seed=0, resume=tree) for tree in (begun.end, None))
+    limit = {"cpu": 0.0, "cuda": 1e-2 if bf16 else 1e-4}[real_task.device]
+    for one, other in zip(again.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=limit, atol=limit)
+    assert np.isfinite(whole.loss)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task_name", TASKS)
+def test_a_model_says_the_same_on_both_devices(task_name):
+    found = []
+    for device in ("cpu", "cuda"):
+        task = TASKS[task_name](device)
+        found.append(task.evaluate(drawn_model(task), "val").losses)
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)

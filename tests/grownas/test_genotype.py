@@ -189,7 +189,7 @@ def test_a_file_that_is_no_text_or_not_there_is_refused(tmp_path):
         Genotype.load(tmp_path / "binary.json")
     with pytest.raises(GenotypeError, match=r"none\.json: no such file"):
         Genotype.load(tmp_path / "none.json")
-    with pytest.raises(GenotypeError, match="cannot be read"):
+    with pytest.raises(GenotypeError, match=r"a folder without a genotype\.json; give a finished run's folder"):
         Genotype.load(tmp_path)
 
 

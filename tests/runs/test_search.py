@@ -279,9 +279,9 @@ def test_a_run_says_that_it_reads_the_data_before_it_does(call, tmp_path, monkey
 
 
 def test_all_problems_of_a_config_are_told_at_once(runner, call):
-    ended = call("search", *runner.options("strategy.patience=0", "strategy.use=grwing", "seeds=[x]"))
+    ended = call("search", *runner.options("retrain.patience=0", "strategy.use=grwing", "seeds=[x]"))
     assert ended.code == 2
-    for word in ("3 problems", "strategy.patience", "did you mean growing?", "seeds"):
+    for word in ("3 problems", "retrain.patience", "did you mean growing?", "seeds"):
         assert word in ended.err
 
 

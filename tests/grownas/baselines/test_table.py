@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from grownas.baselines.table import BASELINES, names
-from grownas.evaluation import comparison, panels
+from grownas.evaluation.models import FITTED
 from grownas.genotype import published
 from grownas.protocols import KINDS
 
@@ -30,4 +30,4 @@ def test_every_published_cell_is_a_baseline_of_texts():
 
 def test_what_is_fitted_is_what_a_comparison_takes_for_fitted():
     fitted = {name for name, one in BASELINES.items() if one.fitted}
-    assert fitted == set(comparison.SIMPLE) == set(panels.SIMPLE)
+    assert fitted == set(FITTED)

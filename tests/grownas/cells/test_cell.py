@@ -288,8 +288,16 @@ def test_a_wrong_option_is_named(options, message):
 
 
 def test_what_is_no_genotype_is_named():
-    with pytest.raises(TypeError, match=r"genotype is a str, expected one that Genotype\.load returns"):
+    with pytest.raises(TypeError, match=r"genotype is a int, expected a Genotype, a DagGenotype, a path or a name"):
+        GrownRNN(3, I, H)
+    with pytest.raises(GenotypeError, match=r"genotype\.json: no such file"):
         GrownRNN("genotype.json", I, H)
+
+
+def test_a_genotype_is_given_by_path_run_folder_or_published_name(tmp_path):
+    GENOTYPE.save(tmp_path / "genotype.json")
+    assert {GrownRNN(where, I, H).genotype for where in (tmp_path, tmp_path / "genotype.json")} == {GENOTYPE}
+    assert GrownRNN("enas", I, H).genotype == Genotype.load("enas")
 
 
 WRONG_INPUTS = [

@@ -22,7 +22,7 @@ from grownas.report import growth_plots, plots
 N_VAL, N_TEST = 150, 160
 NAMES = ("SP500", "NASDAQ", "SP500_range", "NASDAQ_range")
 MODELS = {  # how far each model's forecasts lie between nothing (0) and the truth (1), and its settings
-    "grown": (0.55, {"pull": 0.0, "nodes": 2}),
+    "grown": (0.55, {"l2_sp": 0.0, "nodes": 2}),
     "grown_retrained": (0.50, {"loss": "huber"}),
     "start": (0.50, {}),
     "first_stage": (0.54, {}),
@@ -112,18 +112,18 @@ def make_cell(*nodes: Sequence[tuple[str, str]]) -> Genotype:
 SPLIT = [*DEFAULT_OPS, ("hadamard", "tanh")]
 PRUNED = [*SPLIT[:2], *SPLIT[3:]]
 CELLS = {  # part of the growth -> the cell that is trained in it
-    "stage-1-pull-100": make_cell(DEFAULT_OPS),
-    "stage-1-pull-0": make_cell(DEFAULT_OPS),
+    "stage-1-l2_sp-100": make_cell(DEFAULT_OPS),
+    "stage-1-l2_sp-0": make_cell(DEFAULT_OPS),
     "stage-2-try-add_node": make_cell(DEFAULT_OPS, DEFAULT_OPS),
     "stage-2-try-split_op": make_cell(SPLIT),
     "stage-2": make_cell(SPLIT),
-    "stage-2-pull-0-pruned-each_stage": make_cell(PRUNED),
+    "stage-2-l2_sp-0-pruned-each_stage": make_cell(PRUNED),
     "stage-3": make_cell(PRUNED, DEFAULT_OPS),
     "stage-4": make_cell(PRUNED, [*DEFAULT_OPS, ("hadamard", "relu")]),
 }
 EPOCHS = {
-    "stage-1-pull-100": 30, "stage-1-pull-0": 60, "stage-2-try-add_node": 5, "stage-2-try-split_op": 5, "stage-2": 52,
-    "stage-2-pull-0-pruned-each_stage": 14, "stage-3": 40, "stage-4": 38, "gru-16-huber": 20,
+    "stage-1-l2_sp-100": 30, "stage-1-l2_sp-0": 60, "stage-2-try-add_node": 5, "stage-2-try-split_op": 5, "stage-2": 52,
+    "stage-2-l2_sp-0-pruned-each_stage": 14, "stage-3": 40, "stage-4": 38, "gru-16-huber": 20,
 }  # fmt: skip
 NEW_KEYS = (
     "measured_change",
@@ -143,27 +143,35 @@ def _move(stage: int, kind: str, node: int, op: int | None, after: str, before: 
         "measured_change": 0.0009, "accepted": True, "judge": {"rule": "significant", "figure": 2.31}, "wall_s": 14.2,
         "cell_before": CELLS[before].to_dict(), "cell_after": CELLS[after].to_dict(), "part": after, "trial": None,
     }  # fmt: skip
-    return line | others
+    return line | _words_and_sources(kind, op, len(CELLS[before].nodes[node].ops) if op is not None else 0) | others
+
+
+def _words_and_sources(kind: str, op: int | None, count: int) -> dict[str, Any]:
+    words = {"words": kind.replace("_", " ")}
+    if op is None:
+        return words
+    kept = {"split_op": [*range(count), op], "prune_op": [one for one in range(count) if one != op]}
+    return {**words, "sources": kept.get(kind, list(range(count)))}
 
 
 GROWTH = [
     _move(
-        2, "add_node", 1, None, "stage-2-try-add_node", "stage-1-pull-0", accepted=False, loss_before=0.4275,
+        2, "add_node", 1, None, "stage-2-try-add_node", "stage-1-l2_sp-0", accepted=False, loss_before=0.4275,
         loss_after=0.4271, params_before=1220, params_after=2440, wall_s=0.9, trial="stage-2-try-add_node",
         judge={"rule": "gain per parameter in a trial", "figure": 1.5e-7, "threshold": 4e-7},
     ),
     _move(
-        2, "split_op", 0, 5, "stage-2", "stage-1-pull-0", loss_before=0.4275, loss_after=0.4243, params_before=1220,
+        2, "split_op", 0, 5, "stage-2", "stage-1-l2_sp-0", loss_before=0.4275, loss_after=0.4243, params_before=1220,
         params_after=1372, op_name="hadamard/tanh", predicted_change=-4e-5, measured_change=-3e-5, split_step=0.03,
         change_on="train", trial="stage-2-try-split_op",
     ),
     _move(
-        2, "prune_op", 0, 2, "stage-2-pull-0-pruned-each_stage", "stage-2", step=2700, loss_before=0.4243,
+        2, "prune_op", 0, 2, "stage-2-l2_sp-0-pruned-each_stage", "stage-2", step=2700, loss_before=0.4243,
         loss_after=0.4240, params_before=1372, params_after=1220, op_name="add/sigmoid", predicted_change=None,
         judge={"rule": "share", "figure": 0.041, "threshold": 0.05},
     ),
     _move(
-        3, "add_node", 1, None, "stage-3", "stage-2-pull-0-pruned-each_stage", loss_before=0.4235, loss_after=0.4212,
+        3, "add_node", 1, None, "stage-3", "stage-2-l2_sp-0-pruned-each_stage", loss_before=0.4235, loss_after=0.4212,
         params_before=1220, params_after=3412,
     ),
     _move(
@@ -174,25 +182,26 @@ GROWTH = [
 ]  # fmt: skip
 STAGES = [
     {
-        "stage": 1, "nodes": 1, "pull": 100.0, "loss_before": 0.4351, "loss_after": 0.4346, "accepted": False,
+        "stage": 1, "nodes": 1, "l2_sp": 100.0, "loss_before": 0.4351, "loss_after": 0.4346, "accepted": False,
         "judge": {"rule": "significant", "figure": 1.02}, "epochs": 30, "steps": 1500, "seconds": 5.1, "params": 1220,
-        "part": "stage-1-pull-100", "part_pruned": None, "stopped": "no lower validation loss for 12 epochs",
+        "part": "stage-1-l2_sp-100", "part_pruned": None, "stopped": "no lower validation loss for 12 epochs",
     },
     {
-        "stage": 1, "nodes": 1, "pull": 0.0, "loss_before": 0.4351, "loss_after": 0.4275, "accepted": True,
+        "stage": 1, "nodes": 1, "l2_sp": 0.0, "loss_before": 0.4351, "loss_after": 0.4275, "accepted": True,
         "judge": {"rule": "significant", "figure": 3.4}, "epochs": 60, "steps": 3000, "seconds": 9.3, "params": 1220,
-        "part": "stage-1-pull-0", "part_pruned": None, "stopped": "no lower validation loss for 12 epochs",
+        "part": "stage-1-l2_sp-0", "part_pruned": None, "stopped": "no lower validation loss for 12 epochs",
     },
-    *({**line, "nodes": line["node"] + 1, "pull": 0.0} for line in (GROWTH[1], GROWTH[3], GROWTH[4])),
+    *({**line, "nodes": line["node"] + 1, "l2_sp": 0.0} for line in (GROWTH[1], GROWTH[3], GROWTH[4])),
 ]  # fmt: skip
 
 
 def _metrics(rng: np.random.Generator) -> list[dict[str, Any]]:
     """The fits of the growth and one of a baseline, in the order in which they were trained; all fall to their end."""
     ends = {
-        "stage-1-pull-100": (0.435, 0.4346), "stage-1-pull-0": (0.435, 0.4275), "stage-2-try-add_node": (0.43, 0.4271),
+        "stage-1-l2_sp-100": (0.435, 0.4346), "stage-1-l2_sp-0": (0.435, 0.4275),
+        "stage-2-try-add_node": (0.43, 0.4271),
         "stage-2-try-split_op": (0.428, 0.427), "stage-2": (0.428, 0.4243),
-        "stage-2-pull-0-pruned-each_stage": (0.424, 0.4235), "stage-3": (0.425, 0.4212), "stage-4": (0.422, 0.4218),
+        "stage-2-l2_sp-0-pruned-each_stage": (0.424, 0.4235), "stage-3": (0.425, 0.4212), "stage-4": (0.422, 0.4218),
         "gru-16-huber": (0.6, 0.45),
     }  # fmt: skip
     lines = []

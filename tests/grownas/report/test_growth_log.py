@@ -24,8 +24,8 @@ def test_it_has_the_candidates_of_the_first_stage_and_every_move(make_run):
     table = growth_log.table(*logs(make_run()))
     rows = shown(table)
     assert [row["move"] for row in rows] == [
-        "train the start, pull 100",
-        "train the start, pull 0",
+        "train the start, L2-SP 100",
+        "train the start",
         "add node 2",
         "split ⊗ tanh of node 1",
         "prune ⊕ sigmoid of node 1",

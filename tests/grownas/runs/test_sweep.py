@@ -20,7 +20,8 @@ from grownas.runs.rundir import RunDir
 @pytest.fixture
 def comparison(tmp_path, monkeypatch):
     """Return a function that runs a comparison over two seeds whose runs only write `summary.json`."""
-    config = configs.load("index_returns/growing", [f"runs={tmp_path}", "seeds=[1,2]", "workers=2"])
+    overrides = [f"runs={tmp_path}", "seeds=[1,2]", "workers=2", "strategies=[growing]"]
+    config = configs.load("index_returns/growing", overrides)
     rundir = RunDir.create(tmp_path, "compared", "compare")
     rundir.write_text("config.yaml", config.dump({}))
 

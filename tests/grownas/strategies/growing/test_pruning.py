@@ -90,7 +90,7 @@ def test_pruning_in_each_stage(search):
     assert last["loss_before"] == 0.75
     assert [len(alpha) for alpha in grown.model.core.alpha] == [3, 2]
     tuned = journal.fits[EACH]
-    assert tuned["recipe"] == replace(options.recipe, pull=0.0, epochs=6)
+    assert tuned["recipe"] == replace(options.recipe, l2_sp=0.0, epochs=6)
     assert [p.shape for g in tuned["optimizers"][1].param_groups for p in g["params"]] == [(3,), (2,)]
     line = rounded(grown.stages[1])
     assert (line["loss_after"], line["steps"], line["seconds"]) == (0.75, 2 * STEPS, 2.0)
