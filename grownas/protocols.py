@@ -445,7 +445,7 @@ class Budget:
         used = {"steps": steps, "seconds": seconds, "genotypes": genotypes}
         for name, most in (("steps", self.steps), ("seconds", self.seconds), ("genotypes", self.genotypes)):
             if most is not None and used[name] >= most:
-                return f"budget.{name} = {most} reached"
+                return f"budget.{name} = {int(most) if most == int(most) else most} reached"
         return None
 
 

@@ -52,7 +52,7 @@ MOVE = {
 STAGE = {
     **MOVE,
     "accepted": (bool, NONE),
-    "pull?": FIGURE,
+    "l2_sp?": FIGURE,
     "fits?": int,
     "part_pruned?": TEXT,
     "params?": COUNT,

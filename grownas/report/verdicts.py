@@ -56,7 +56,7 @@ def of_run(summary: Tree) -> str:
     if summary.get("stopped") and chosen != "start":
         words.append(f"The search stopped: {summary['stopped']}.")
     if tests:
-        words.append("p: Diebold-Mariano test of the two forecasts; it says nothing of other seeds.")
+        words.append("p: Diebold-Mariano test of these two models; it says nothing of other seeds.")
     return " ".join(words)
 
 

@@ -44,8 +44,8 @@ from support.growing import but, grow, growing, problem_of, replay
 OPS = [("add", "identity"), ("add", "tanh"), ("add", "relu"), ("hadamard", "sigmoid")]
 RECIPE = Recipe(epochs=1, patience=None, l2_sp=1.0, warm_up=3, decay="linear", average=0.5)
 GROWTH = growing(
-    recipe=replace(RECIPE, l2_sp=0.0), first_epochs=None, l2_sp=(1.0,), mode="nodes_and_ops", accept="better", origins=1,
-    max_nodes=2, max_ops=5, trial_epochs=1, fine_tune_epochs=1, restarts=1, max_params=100000, blend_steps=2,
+    recipe=replace(RECIPE, l2_sp=0.0), first_epochs=None, l2_sp=(1.0,), mode="nodes_and_ops", accept="better",
+    origins=1, max_nodes=2, max_ops=5, trial_epochs=1, fine_tune_epochs=1, restarts=1, max_params=100000, blend_steps=2,
     prune="at_end", top_k=1, readout="ablation", choice="random",
 )  # fmt: skip
 DROPPED = {

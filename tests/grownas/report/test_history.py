@@ -127,7 +127,9 @@ def test_chapters_are_the_accepted_moves_with_what_went_and_came(make_run):
 def test_chapters_need_the_cells_and_trust_them_more_than_the_moves(make_run):
     assert history.chapters(told(make_run("early", early=True))[2]) == []
     _, _, events = told(make_run())
-    lines = tuple({**line, "kind": "prune_op"} for line in events[1].lines)  # not what the cells say
+    lines = tuple(
+        {**line, "kind": "prune_op", "sources": list(range(7))} for line in events[1].lines
+    )  # not what the cells say
     (chapter,) = history.chapters([events[1]._replace(lines=lines)])
     assert (chapter.gone, chapter.new) == (frozenset(), frozenset())
     assert len(chapter.after.nodes[0].ops) == 9
@@ -209,7 +211,7 @@ def test_predictions_are_of_moves_that_have_one(make_run):
 def grown(tmp_path_factory):
     """A real growth with trials, splits, prunings and replacements."""
     changes = (
-        "task.data=planted", "strategy.mode=nodes_and_ops", "strategy.judge=better", "strategy.max_epochs=6",
+        "task.data=planted", "strategy.mode=nodes_and_ops", "strategy.accept=better", "strategy.max_epochs=6",
         "strategy.position=first", "strategy.prune=each_stage", "strategy.replace=uniform", "strategy.restarts=1",
         "strategy.min_age=1", "strategy.max_nodes=2", "strategy.prune_threshold=0.06", "strategy.trial_epochs=2",
         "strategy.fine_tune_epochs=3", "strategy.max_ops=9", "strategy.grow_threshold=0.3",

@@ -141,7 +141,7 @@ def test_names_and_config_are_escaped(make_run):
     (run / "summary.json").write_text(json.dumps(summary | {"verdict": NASTY, "stopped": NASTY, "task": NASTY}))
     for log in ("growth.jsonl", "shares.jsonl"):
         text = (run / log).read_text()
-        (run / log).write_text(text.replace('"hadamard/tanh"', json.dumps(NASTY)).replace('"split_op"', '"<b>_op"'))
+        (run / log).write_text(text.replace('"hadamard/tanh"', json.dumps(NASTY)).replace('"split op"', '"<b> op"'))
     page = read(write_report([run]))
     assert "script" not in page.tags
     assert page.text.count(NASTY) >= 5

@@ -16,7 +16,7 @@ def run_of(figures, p_values=(), **more):
 
 
 FIGURES = {"chosen": 0.45, "grown": 0.45, "start": 0.47, "zero": 1.2, "har": 0.5, "gru": 0.44}
-TEST = "p: Diebold-Mariano test of the two forecasts; it says nothing of other seeds."
+TEST = "p: Diebold-Mariano test of these two models; it says nothing of other seeds."
 P = {"start": 0.01, "har": 0.001, "gru": 0.4}
 
 
