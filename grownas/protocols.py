@@ -240,6 +240,12 @@ class SeriesTask(Task, Protocol):
 
     @property
     @abstractmethod
+    def input_size(self) -> int:
+        """Number of series I."""
+        ...
+
+    @property
+    @abstractmethod
     def names(self) -> list[str]:
         """Of the series."""
         ...

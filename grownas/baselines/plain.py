@@ -17,7 +17,7 @@ def _recurrent(kind: str, experiment: Experiment) -> Score:
 
     def build(units: int) -> Any:
         generator = experiment.draw(f"{kind}-{units}")
-        return task.model(recurrent_core(kind, task.input_size, units, generator=generator), generator=generator)
+        return task.model(recurrent_core(kind, experiment.input_size, units, generator=generator), generator=generator)
 
     equal = [experiment.matched_size(build, experiment.params)] if experiment.params else []
     by_size = [

@@ -10,6 +10,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from grownas.protocols import Task
+
 MOVED = {  # key of an earlier version -> where its value goes now
     "strategy.judge": "strategy.accept",
     "strategy.pull": "strategy.l2_sp",
@@ -115,7 +117,7 @@ def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
             yield one
 
 
-def unknown_names(tree: Mapping[str, Any], task: Any | None) -> list[str]:
+def unknown_names(tree: Mapping[str, Any], task: type[Task] | None) -> list[str]:
     """Return what is wrong with names that refer to tables elsewhere; looks at what was given, valid or not.
 
     Args:
@@ -135,7 +137,7 @@ def unknown_names(tree: Mapping[str, Any], task: Any | None) -> list[str]:
     return problems
 
 
-def known_names(task: Any | None) -> dict[str, Sequence[str]]:
+def known_names(task: type[Task] | None) -> dict[str, Sequence[str]]:
     """Return the names that each key takes which refers to a table elsewhere.
 
     Args:

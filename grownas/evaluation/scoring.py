@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grownas.protocols import Evaluation
+from grownas.protocols import Evaluation, Task
 
 DIVERGED = 100.0  # standard deviations of the training part
 
@@ -44,7 +44,7 @@ class Score:
     cpu_seconds: float | None = None
     capped: bool = False
 
-    def entry(self, task: Any) -> dict[str, Any]:
+    def entry(self, task: Task) -> dict[str, Any]:
         """Return the entry for `summary.json`."""
         return {
             "model": self.model,

@@ -23,7 +23,7 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Choice, Halving, Setting, choose
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Budget, Folder, Journal, Origin, Problem, Strategy
+from grownas.protocols import Budget, Folder, Journal, Origin, Problem, Strategy, Task
 from grownas.space import SearchSpace
 from grownas.starts.random import Ops, random_start
 from grownas.starts.var import hidden_size_for
@@ -54,7 +54,7 @@ class Experiment:
         seconds_before, steps_before: what was spent before the search.
     """
 
-    task: Any
+    task: Task
     journal: Journal
     strategy: Strategy
     space: SearchSpace
@@ -88,7 +88,7 @@ class Experiment:
         )
 
     @classmethod
-    def common(cls, config: Config, journal: Journal, task: Any) -> dict[str, Any]:
+    def common(cls, config: Config, journal: Journal, task: Task) -> dict[str, Any]:
         """Return what experiments of all kinds take from a config alike."""
         return {
             "task": task,
@@ -115,6 +115,12 @@ class Experiment:
             except NotImplementedError as error:
                 raise ConfigError(str(error)) from error
 
+    @property
+    def input_size(self) -> int:
+        """Number of inputs of a core."""
+        assert self.task.input_size is not None, "a task of this kind has a fixed number of inputs"
+        return self.task.input_size
+
     # --- the search ---
 
     def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
@@ -122,7 +128,7 @@ class Experiment:
         return random_start(
             self.task,
             nodes,
-            input_size=self.task.input_size,
+            input_size=self.input_size,
             hidden_size=self.hidden_size,
             highway=self.space.highway,
             share_projection=self.space.share_projection,
@@ -172,7 +178,7 @@ class Experiment:
 
         def build() -> Any:
             generator = self.draw("grown_retrained")
-            core = GrownRNN(genotype, self.task.input_size, self.hidden_size, backend=self.backend)
+            core = GrownRNN(genotype, self.input_size, self.hidden_size, backend=self.backend)
             core.reset_parameters(generator)
             return self.task.model(core, generator=generator)
 

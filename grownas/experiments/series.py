@@ -23,7 +23,7 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score, free_running
 from grownas.experiments.choosing import Halving, Setting
 from grownas.experiments.experiment import Experiment
-from grownas.protocols import Folder, Journal, Origin
+from grownas.protocols import Folder, Journal, Origin, SeriesTask
 from grownas.starts.random import Ops
 from grownas.starts.var import hidden_size_for, var_start
 
@@ -41,6 +41,7 @@ class SeriesExperiment(Experiment):
         accept: the search's criterion.
     """
 
+    task: SeriesTask
     selection: Selection | Combination
     orders: tuple[int, ...]
     at_var: bool
@@ -110,7 +111,7 @@ class SeriesExperiment(Experiment):
         values = self.task.values[: self.fit_end]
         return self._at(self.selection.refit(values) if refitted else self.selection.var, self.task, nodes, purpose)
 
-    def _at(self, var: VAR, task: Any, nodes: Sequence[Ops], purpose: str) -> Any:
+    def _at(self, var: VAR, task: SeriesTask, nodes: Sequence[Ops], purpose: str) -> Any:
         return var_start(
             task,
             nodes,
@@ -179,7 +180,10 @@ class SeriesExperiment(Experiment):
         forecasts = {score.model: torch.from_numpy(score.forecasts()) for score in scores}
         folder.write_tensors("forecasts.safetensors", {"actual": torch.from_numpy(actual), **forecasts})
         came = task.values[task.rows("test")]
-        losses = {score.model: ((came - score.test.forecasts) ** 2).mean(axis=1) for score in scores}
+        losses = {}
+        for score in scores:
+            assert score.test.forecasts is not None, "a task on series keeps its forecasts"
+            losses[score.model] = ((came - score.test.forecasts) ** 2).mean(axis=1)
         tests = pair_tests(losses)
         if model is None:
             return {"free_running": None, "tests": tests}
@@ -196,7 +200,7 @@ def _next_step(task: Any, model: Any) -> dict[str, Any]:
     return {"next_step": {"date": task.next_day, "forecasts": ahead, "units": task.units}}
 
 
-def _room(config: Config, task: Any) -> int | None:
+def _room(config: Config, task: SeriesTask) -> int | None:
     """Return how many lags and averages a start may read, where a hidden size is given into which they must fit."""
     if config.start.use == "random" or config.space.hidden_size == "auto":
         return None

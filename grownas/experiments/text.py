@@ -24,7 +24,7 @@ from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Setting
 from grownas.experiments.experiment import Experiment
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Folder, Journal
+from grownas.protocols import Folder, Journal, TextTask
 from grownas.starts.random import Ops
 from grownas.training.recipe import Recipe
 
@@ -40,6 +40,7 @@ class TextExperiment(Experiment):
         layers: of the cell trained anew, and of every baseline.
     """
 
+    task: TextTask
     grid: tuple[dict[str, float], ...]
     layers: int = 1
 

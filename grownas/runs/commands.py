@@ -26,7 +26,7 @@ from grownas.errors import ConfigError, DataError, RunError
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import space_of
 from grownas.genotype import AnyGenotype, Genotype, published
-from grownas.protocols import Folder
+from grownas.protocols import Folder, Task
 from grownas.report import tables, verdicts
 from grownas.runs.journal import Interrupted, Journal, MemoryLog
 from grownas.runs.memory import MemoryFolder
@@ -52,7 +52,9 @@ def search_in(config: Config, rundir: RunDir) -> Path:
     return _work(config, rundir, task, experiment.search)
 
 
-def search_in_memory(config: Config, task: Any) -> tuple[experiment.Summary, MemoryFolder, Sequence[Mapping[str, Any]]]:
+def search_in_memory(
+    config: Config, task: Task
+) -> tuple[experiment.Summary, MemoryFolder, Sequence[Mapping[str, Any]]]:
     """Search without writing anything; return the summary, what a run folder would hold, and the log of morphisms."""
     check_search(config, task)
     folder = MemoryFolder()
@@ -238,7 +240,7 @@ def _read_data(config: Config) -> Any:
     return load_task(config)
 
 
-def _plan(config: Config, rundir: RunDir, task: Any) -> str:
+def _plan(config: Config, rundir: RunDir, task: Task) -> str:
     """Return in one line what a run is about to do, and where."""
     if rundir.command == "train":
         steps = [f"train {rundir.what or 'the given cell'}"]
@@ -250,7 +252,7 @@ def _plan(config: Config, rundir: RunDir, task: Any) -> str:
     return f"{rundir.path}: {'; '.join(steps)}"
 
 
-def check_search(config: Config, task: Any) -> None:
+def check_search(config: Config, task: Task) -> None:
     """Refuse before work begins what a search would meet in the middle of it.
 
     Raises:
@@ -265,7 +267,7 @@ def check_search(config: Config, task: Any) -> None:
             task.windows(part, seed=config.seed)
 
 
-def _work(config: Config, rundir: RunDir, task: Any, work: Work) -> Path:
+def _work(config: Config, rundir: RunDir, task: Task, work: Work) -> Path:
     """Do the work of a run in its folder: lock, threads, journal, interrupts, and at the end the report."""
     with rundir.lock(), Progress(quiet=config.quiet) as progress, _threads(config.threads):
         progress.say(_plan(config, rundir, task))
