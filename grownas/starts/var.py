@@ -54,7 +54,7 @@ def var_start(
     model = random_start(
         task,
         [first],
-        input_size=len(task.names),
+        input_size=task.input_size,
         hidden_size=hidden_size,
         highway=highway,
         share_projection=share_projection,

@@ -123,7 +123,7 @@ def test_the_report_speaks_of_the_text(searched, text, read_json):
         assert f"{entry['test']:.3f}" not in found
     assert f"Text {text.name}, 10 words" in found
     assert "420 training, 105 validation, 105 test tokens" in found
-    assert "All numbers stand in weights.safetensors ; equations.txt says" in found
+    assert "All numbers are in weights.safetensors ; equations.txt" in found
     assert "words/s" in found
     curves = re.split(r"<h2[^>]*>Training curves</h2>", page.read_text())[1].split("<h2")[0]
     for model in ("grown", "grown_retrained", "lstm", "gru"):  # at the ends, over steps and over seconds
