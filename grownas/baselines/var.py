@@ -97,12 +97,14 @@ class Selection:
         chosen: the settings.
         settings: how many were tried.
         scores: held-out mean squared error of each setting, by a name such as `huber p=1 ridge=0.1`.
+        tried: the same of settings by folds: loss, order, ridge and error of each.
     """
 
     var: VAR
     chosen: dict[str, Any]
     settings: int
     scores: dict[str, float] = field(default_factory=dict)
+    tried: tuple[tuple[str, int, float, float], ...] = ()
 
     @property
     def order(self) -> int:
@@ -116,15 +118,15 @@ class Selection:
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Selection:
         """Read what `to_tree` gave."""
-        return cls(VAR.from_tree(tree["var"]), tree["chosen"], tree["settings"], tree["scores"])
+        return cls(VAR.from_tree(tree["var"]), tree["chosen"], tree["settings"], tree["scores"], tree["tried"])
 
     def robust(self, values: Array) -> Selection:
         """Return the setting of lowest held-out error among those with the Huber loss, fitted on rows `(n, I)`."""
-        scores = {name: score for name, score in self.scores.items() if name.startswith("huber ")}
-        words = dict(word.split("=") for word in min(scores, key=lambda name: scores[name]).split()[1:])
-        order, ridge = int(words["p"]), float(words["ridge"])
+        tried = tuple(one for one in self.tried if one[0] == "huber")
+        _, order, ridge, _ = min(tried, key=lambda one: one[3])
         var = fit_var_robust(values, order, ridge=ridge)
-        return Selection(var, {"loss": "huber", "order": order, "ridge": ridge}, len(scores), scores)
+        scores = {name: score for name, score in self.scores.items() if name.startswith("huber ")}
+        return Selection(var, {"loss": "huber", "order": order, "ridge": ridge}, len(tried), scores, tried)
 
     def refit(self, values: Array) -> VAR:
         """Return a VAR with the same settings fitted on other rows, shape `(n, I)`."""
@@ -307,7 +309,8 @@ def select_by_folds(
     loss, order, ridge = min(scores, key=lambda key: (scores[key], key))
     var = FITS[loss](values, order, ridge=ridge)
     named = {f"{a} p={p} ridge={r:g}": score for (a, p, r), score in scores.items()}
-    return Selection(var, {"loss": loss, "order": order, "ridge": ridge}, len(scores), named)
+    tried = tuple((*setting, score) for setting, score in scores.items())
+    return Selection(var, {"loss": loss, "order": order, "ridge": ridge}, len(scores), named, tried)
 
 
 def prefixed(notify: Notify, words: str) -> Notify:

@@ -213,8 +213,9 @@ def test_var_counts_the_orders_that_were_tried():
 
 
 def test_var_robust_is_the_best_huber_setting_whatever_the_start_is():
-    scores = {"squared p=2 ridge=0": 0.8, "huber p=1 ridge=0.3": 0.9, "huber p=3 ridge=1": 1.1}
-    selection = Selection(VAR(np.zeros(SERIES), np.zeros((2, SERIES, SERIES))), {"loss": "squared"}, 180, scores)
+    tried = ("squared", 2, 0.0, 0.8), ("huber", 1, 0.3, 0.9), ("huber", 3, 1.0, 1.1)
+    start = VAR(np.zeros(SERIES), np.zeros((2, SERIES, SERIES)))
+    selection = Selection(start, {"loss": "squared"}, 180, tried=tried)
     score = run_baseline(experiment(selection=selection), "var_robust")
     fitted = fit_var_robust(FakeTask().values[:TRAIN], 1, ridge=0.3)
     ahead = fitted.forecast(FakeTask().values)
