@@ -113,7 +113,11 @@ def test_a_model_reads_its_series_though_it_stands_still_in_other_data(copied, c
     if command == "evaluate":
         assert f"{3 * 198} forecasts" in ended.out
     else:
-        assert {row["series"] for row in csv.DictReader((copied / "forecasts-other.csv").open())} == {"A", "B", "C"}
+        assert {row["series"] for row in csv.DictReader((copied / "forecasts-other.csv").read_text().splitlines())} == {
+            "A",
+            "B",
+            "C",
+        }
 
 
 def test_a_series_that_stands_still_is_dropped_and_the_run_says_so(
@@ -180,7 +184,7 @@ def test_predict_writes_each_day_and_the_day_ahead(copied, call, read_json, foll
         str(copied / "forecasts.csv"),
         "units: log returns in decimals; task.units=prices gives prices",
     ]
-    rows = list(csv.DictReader((copied / "forecasts.csv").open()))
+    rows = list(csv.DictReader((copied / "forecasts.csv").read_text().splitlines()))
     assert list(rows[0]) == ["date", "series", "forecast", "actual"]
     data, summary = read_json(copied / "data.json"), read_json(copied / "summary.json")
     days = [row["date"] for row in rows[::3]]
@@ -215,7 +219,7 @@ def test_the_day_ahead_is_the_next_weekday(copied, call, data, tmp_path, last, n
     other.write_text("\n".join(lines))
     ended = call("predict", copied, f"task.data={other}")
     assert ended.code == 0, ended.err
-    rows = list(csv.DictReader((copied / "forecasts-other.csv").open()))
+    rows = list(csv.DictReader((copied / "forecasts-other.csv").read_text().splitlines()))
     assert {row["date"] for row in rows[-3:]} == {next_day}
     assert rows[0]["date"] == "2020-01-03"  # of other data all days but the first can be forecast
     assert ended.out.splitlines()[2] == f"next step: {next_day} (Monday to Friday)"
@@ -233,7 +237,7 @@ def closes_of(path, rows, name):
 
 
 def table(path):
-    rows = list(csv.reader(path.open()))[1:]
+    rows = list(csv.reader(path.read_text().splitlines()))[1:]
     return {(date, series): (ahead, came) for date, series, ahead, came in rows}
 
 

@@ -32,9 +32,11 @@ def test_it_is_trained_scored_drawn_followed_and_reloaded(
     assert shown.out.startswith(f"{nodes} node(s), {nodes} op(s), {summary['params']:,} parameters")
     assert shown.out.splitlines()[1:] == call("show", name).out.splitlines()[1:] == genotype.in_words()
     assert call("predict", folder).code == 0
-    rows = list(csv.DictReader((folder / "forecasts.csv").open()))
+    rows = list(csv.DictReader((folder / "forecasts.csv").read_text().splitlines()))
     ahead = [float(row["forecast"]) for row in rows if not row["actual"]]
-    closes = np.array([list(row.values())[1:] for row in csv.DictReader(runner.data.open())], dtype=float)
+    closes = np.array(
+        [list(row.values())[1:] for row in csv.DictReader(runner.data.read_text().splitlines())], dtype=float
+    )
     follower = followed((folder / "equations.txt").read_text("utf-8"))
     np.testing.assert_allclose(follower.forecast(np.diff(np.log(closes), axis=0))[-1], ahead, rtol=0, atol=1e-6)
 
