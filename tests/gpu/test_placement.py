@@ -46,7 +46,7 @@ RECIPE = Recipe(epochs=1, patience=None, l2_sp=1.0, warm_up=3, decay="linear", a
 GROWTH = growing(
     recipe=replace(RECIPE, l2_sp=0.0), first_epochs=None, l2_sp=(1.0,), mode="nodes_and_ops", accept="better",
     origins=1, max_nodes=2, max_ops=5, trial_epochs=1, fine_tune_epochs=1, restarts=1, max_params=100000, blend_steps=2,
-    prune="at_end", top_k=1, readout="ablation", choice="random",
+    prune="at_end", top_k=1, readout="ablation", choice="random", guard=False,
 )  # fmt: skip
 DROPPED = {
     "samples": 4, "dropout_embedding": 0.1, "dropout_input": 0.2, "dropout_output": 0.3, "weight_drop": 0.2,
@@ -55,16 +55,16 @@ DROPPED = {
 
 
 def series(device, **options):
-    days = [datetime.date(2020, 1, 1) + datetime.timedelta(days=i) for i in range(100)]
-    panel = Panel(days, ["A", "B"], np.random.default_rng(0).normal(size=(100, 2)), {})
-    chosen = SeriesOptions(**{"bptt": 5, "streams": 3, "context": 9, "loss": "volatility", **options})
-    return IndexReturns(chosen, panel, "made up", 80, 10, chosen.loss, device=device)
+    days = [datetime.date(2020, 1, 1) + datetime.timedelta(days=i) for i in range(50)]
+    panel = Panel(days, ["A", "B"], np.random.default_rng(0).normal(size=(50, 2)), {})
+    chosen = SeriesOptions(**{"bptt": 4, "streams": 3, "context": 5, "loss": "volatility", **options})
+    return IndexReturns(chosen, panel, "made up", 40, 5, chosen.loss, 0.5, device=device)
 
 
 def text(device, **options):
-    words = [f"w{i % 7}" for i in range(60)]
-    corpus = Corpus.of(Text(words, words[:9], words[:9], "made up", "text", ""))
-    return PennTreebank(TextOptions(streams=2, bptt=4, **options), corpus, device=device)
+    words = [f"w{i % 7}" for i in range(26)]
+    corpus = Corpus.of(Text(words, words[:6], words[:6], "made up", "text", ""))
+    return PennTreebank(TextOptions(streams=2, bptt=4, **options), corpus, 0.5, device=device)
 
 
 TASKS = {"series": series, "text": text}
@@ -160,8 +160,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "nt_asgd"])
-@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize(("kind", "optimizer"), list(zip(CHANGES, itertools.cycle(["adam", "nt_asgd"]))))
 def test_every_change_its_drift_and_its_optimiser(task, fake_gpu, kind, optimizer):
     recipe = replace(RECIPE, weights=OptimizerRecipe(optimizer))
     options = growing(recipe=replace(recipe, l2_sp=0.0), l2_sp=(1.0,), birth=kind.partition(" by ")[2] or "blend")
@@ -205,11 +204,11 @@ def test_criteria_judge_where_the_model_is(task, fake_gpu, curvature):
 def test_a_growth_from_its_start_to_its_repetition(task, fake_gpu, monkeypatch):
     """With restarts and prunings; each stage is accepted."""
     monkeypatch.setitem(ACCEPT, "better", lambda *losses, threshold: Verdict(True, 0.1, "always", threshold))
-    journal, options = Memory(), GROWTH
+    journal, options = Memory(), but(GROWTH, mode="nodes")
     start = model_of(task)
     grown = grow(start, task, journal, options, seed=1)
     assert places(grown.model) == {fake_gpu}
-    assert {line["kind"] for line in journal.lines} > {"add_node", "replace_op", "prune_op"}
+    assert {line["kind"] for line in journal.lines} >= {"add_node", "replace_op", "prune_op"}
     again = replay(start, task.with_refit(), Memory(), options, grown.path(), seed=1)
     assert places(again) == {fake_gpu}
 
@@ -239,7 +238,7 @@ def test_a_growth_by_every_move_with_numbers(real_task, monkeypatch):
         journal = Memory()
         grown = grow(drawn_model(real_task), real_task, journal, but(GROWTH, choice=choice), seed=1)
         assert all(torch.isfinite(one).all() for one in grown.model.parameters())
-        assert {line["kind"] for line in journal.lines} > {"add_node", "prune_op"}
+        assert {line["kind"] for line in journal.lines} >= {"add_node", "prune_op"}
         assert all(line["drift"] == 0.0 for line in journal.lines if line["kind"] == "add_node" and not line["draw"])
 
 
