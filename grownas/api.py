@@ -275,7 +275,7 @@ def search(
         commands.check_search(chosen, commands.load_task(chosen, frame=frame))  # before a folder is made
     with _folder(folder, "search", frame) as (rundir, changes):
         chosen, _ = _config(config, data if frame is None else None, {**options, **changes})
-        path = commands.search_in(chosen, rundir)
+        path = commands.search(chosen, rundir)
     return _load_run(path)
 
 
@@ -317,7 +317,7 @@ def compare(
         place = Path(temporary) / "comparison" if folder is None else folder
         with _folder(place, "compare", frame) as (rundir, changes):
             chosen, _ = _config(config, data if frame is None else None, {**options, **changes})
-            path = commands.compare_in(chosen, rundir)
+            path = commands.compare(chosen, rundir)
         result = json.loads((path / "comparison.json").read_text("utf-8"))
     return Comparison(result, None if folder is None else path)
 

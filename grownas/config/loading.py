@@ -190,12 +190,7 @@ def _check_members(key: str, found: Any, protocol: Any, attributes: Sequence[str
         name for name in members(protocol) if callable(getattr(protocol, name, None)) and not hasattr(found, name)
     ]
     missing += sorted(getattr(found, "__abstractmethods__", ()))
-    if missing:
-        where = f"{found.__module__}.{found.__qualname__}"
-        raise ConfigError(
-            f"{key}: {where} lacks {', '.join(dict.fromkeys(missing))}, which grownas.protocols.{protocol.__name__} "
-            "asks for"
-        )
+    _refuse_without(missing, key, found, protocol)
 
 
 def check_task(task: Task) -> None:
@@ -207,11 +202,14 @@ def check_task(task: Task) -> None:
     protocol = KINDS[task.kind]
     nothing = object()  # properties are not computed
     missing = [name for name in members(protocol) if inspect.getattr_static(task, name, nothing) is nothing]
+    _refuse_without(missing, f"task.use={task.name}", type(task), protocol)
+
+
+def _refuse_without(missing: Sequence[str], key: str, found: Any, protocol: Any) -> None:
     if missing:
-        where = f"{type(task).__module__}.{type(task).__qualname__}"
         raise ConfigError(
-            f"task.use={task.name}: {where} lacks {', '.join(missing)}, which grownas.protocols.{protocol.__name__} "
-            "asks for"
+            f"{key}: {found.__module__}.{found.__qualname__} lacks {', '.join(dict.fromkeys(missing))}, which "
+            f"grownas.protocols.{protocol.__name__} asks for"
         )
 
 

@@ -80,12 +80,19 @@ class Experiment:
         units = config.space.hidden_size
         return cls(
             hidden_size=hidden_size_for(1, task.input_size) if units == "auto" else units,
-            halving=Halving(**config.baselines.halving.model_dump()),
-            hidden_sizes=config.baselines.hidden_sizes,
-            rates=config.baselines.rates or (config.retrain.rate,),
-            weight_decays=config.baselines.weight_decays or (config.retrain.weight_decay,),
+            **cls.choices(config),
             **cls.common(config, journal, task),
         )
+
+    @classmethod
+    def choices(cls, config: Config) -> dict[str, Any]:
+        """Return what validation chooses from for models that are trained from random weights, and how."""
+        return {
+            "halving": Halving(**config.baselines.halving.model_dump()),
+            "hidden_sizes": config.baselines.hidden_sizes,
+            "rates": config.baselines.rates or (config.retrain.rate,),
+            "weight_decays": config.baselines.weight_decays or (config.retrain.weight_decay,),
+        }
 
     @classmethod
     def common(cls, config: Config, journal: Journal, task: Task) -> dict[str, Any]:

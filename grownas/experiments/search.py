@@ -64,7 +64,6 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     scores.insert(0, _as_chosen(winner, [scores[0], *(scores[-1:] if config.retrain.grown else [])]))
     scores += [_timed(journal, partial(run_baseline, experiment, name)) for name in config.baselines.use]
     stages = [line for line in result.log if "stage" in line]  # of growth; another strategy logs what `refit` needs
-    stages = [line for line in result.log if "stage" in line]  # of a strategy that works in stages
     about = {
         "chosen": winner.model,
         "search_seconds": round(scores[1].seconds, 3),

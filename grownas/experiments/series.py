@@ -21,7 +21,7 @@ from grownas.equations import equations
 from grownas.errors import ConfigError, DataError
 from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score, free_running
-from grownas.experiments.choosing import Halving, Setting
+from grownas.experiments.choosing import Setting
 from grownas.experiments.experiment import Experiment
 from grownas.protocols import Folder, Journal, Origin, SeriesTask
 from grownas.starts.random import Ops
@@ -75,12 +75,9 @@ class SeriesExperiment(Experiment):
             at_var=at_var,
             carrier_share=config.start.carrier_share,
             hidden_size=hidden_size,
-            hidden_sizes=config.baselines.hidden_sizes,
             losses=config.baselines.losses,
-            rates=config.baselines.rates or (config.retrain.rate,),
-            weight_decays=config.baselines.weight_decays or (config.retrain.weight_decay,),
-            halving=Halving(**config.baselines.halving.model_dump()),
             accept=Acceptance.of(config.strategy),
+            **cls.choices(config),
             **cls.common(config, journal, task),
         )
 

@@ -37,19 +37,16 @@ from grownas.runs.signals import stop_signals
 Work = Callable[..., tuple[experiment.Summary, Any]]  # `experiment.search`, `experiment.train`
 
 
-def search(config: Config) -> Path:
-    """Search for a cell, retrain it, run the baselines, score all and write a run folder; return its path."""
+def search(config: Config, rundir: RunDir | None = None) -> Path:
+    """Search for a cell, retrain it, run the baselines, score all and write a run folder; return its path.
+
+    Args:
+        config: of the run.
+        rundir: a folder that was made before; None makes one.
+    """
     task = _read_data(config)
     check_search(config, task)
-    return _work(config, new_folder(config, "search", task.checksum), task, experiment.search)
-
-
-def search_in(config: Config, rundir: RunDir) -> Path:
-    """Search in a folder that was made before; return its path."""
-    task = load_task(config)
-    check_search(config, task)
-    write_config(config, rundir, task.checksum)
-    return _work(config, rundir, task, experiment.search)
+    return _work(config, _begin_folder(config, "search", task, rundir), task, experiment.search)
 
 
 def search_in_memory(
@@ -66,10 +63,13 @@ def search_in_memory(
         summary, _ = experiment.search(config, folder, journal, task)
     summary["verdict"] = verdicts.of_run(summary)
     folder.write_json("summary.json", summary)
-    if not config.quiet:
-        print(tables.score_table(summary))
-        print(f"\n{summary['verdict']}")
+    _show(config, summary)
     return summary, folder, growth
+
+
+def _show(config: Config, summary: experiment.Summary) -> None:
+    if not config.quiet:
+        print(f"{tables.score_table(summary)}\n\n{summary['verdict']}")
 
 
 def train(config: Config, what: str) -> Path:
@@ -127,8 +127,13 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
     return _work(config, rundir, task, partial(experiment.train, what=what))
 
 
-def compare(config: Config) -> Path:
-    """Search and run every baseline for each seed or sub-panel, in parallel processes; compare over them."""
+def compare(config: Config, rundir: RunDir | None = None) -> Path:
+    """Search and run every baseline for each seed or sub-panel, in parallel processes; compare over them.
+
+    Args:
+        config: of the comparison.
+        rundir: a folder that was made before; None makes one.
+    """
     from grownas.runs import sweep
 
     task = _read_data(config)
@@ -139,15 +144,7 @@ def compare(config: Config) -> Path:
         load_task(
             config.model_copy(update=next(iter(sweep.members(config)[0].values())))
         )  # raises if none can be drawn
-    return _compare(config, new_folder(config, "compare", task.checksum))
-
-
-def compare_in(config: Config, rundir: RunDir) -> Path:
-    """Compare in a folder that was made before; return its path."""
-    task = load_task(config)
-    check_search(config, task)
-    write_config(config, rundir, task.checksum)
-    return _compare(config, rundir)
+    return _compare(config, _begin_folder(config, "compare", task, rundir))
 
 
 def _compare(config: Config, rundir: RunDir) -> Path:
@@ -180,6 +177,14 @@ def new_folder(config: Config, command: str, checksum: str, what: str | None = N
     parent, name = Path(os.path.expanduser(config.runs)), config.folder_name(command, what)
     rundir = RunDir.create(parent, name, command, what)
     write_config(config, rundir, checksum)
+    return rundir
+
+
+def _begin_folder(config: Config, command: str, task: Task, rundir: RunDir | None) -> RunDir:
+    """Return a run folder that holds its config: the one that is given, or a new one."""
+    if rundir is None:
+        return new_folder(config, command, task.checksum)
+    write_config(config, rundir, task.checksum)
     return rundir
 
 
@@ -280,9 +285,8 @@ def _work(config: Config, rundir: RunDir, task: Task, work: Work) -> Path:
                 report = _report(rundir.path)
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
+    _show(config, summary)
     if not config.quiet:
-        print(tables.score_table(summary))
-        print(f"\n{summary['verdict']}")
         print(f"report: {report}")
     return rundir.path
 

@@ -156,18 +156,18 @@ def _forecasts(
 ) -> tuple[list[tuple[str, str, float, float | None]], Any, str]:
     """Return rows of `COLUMNS`, the task, and the name of the file for them."""
     model, task, parts, name = _reload(path, overrides, data)
-    if task.kind == "plain":
-        return _own_forecasts(task, model), task, name
-    if task.kind != "series":
-        raise ConfigError(f"{path}: {task.name} has no series to forecast; `grownas evaluate` scores its model")
-    rows: list[tuple[str, str, float, float | None]] = []
-    for part in parts:
-        forecasts = task.written(task.evaluate(model, part).forecasts, part)
-        for date, *values in zip(task.dates(part), forecasts.tolist(), task.actual(part).tolist(), strict=True):
-            rows += zip([date] * len(task.names), task.names, *values, strict=True)
-    ahead = task.written(task.day_ahead(model)[None], None)[0].tolist()
-    rows += [(task.next_day, series, value, None) for series, value in zip(task.names, ahead, strict=True)]
-    if task.next_step.doubt:
+    try:
+        frame = task.predict(model, parts) if task.kind == "series" else task.predict(model)
+    except NotImplementedError as error:
+        where = "" if task.kind == "plain" else f"{path}: "
+        raise ConfigError(f"{where}{error}; `grownas evaluate` scores its model") from error
+    if missing := [column for column in COLUMNS if column not in frame.columns]:
+        raise ConfigError(f"{task.name}: predict gives no {', '.join(missing)}; expected the columns {COLUMNS}")
+    rows = [
+        (str(date), str(series), float(ahead), None if came != came else float(came))  # nan: of the next step
+        for date, series, ahead, came in frame[list(COLUMNS)].itertuples(index=False)
+    ]
+    if task.kind == "series" and task.next_step.doubt:
         warnings.warn(
             f"{task.source}: the next step's date, {task.next_day}, is a guess: {task.next_step.doubt}", stacklevel=3
         )
@@ -182,20 +182,6 @@ def model(path: Path, *, data: Any = None) -> Any:
         data: the run's own data where they are a data frame.
     """
     return _reload(path, (), data).model
-
-
-def _own_forecasts(task: Any, model: Any) -> list[tuple[str, str, float, float | None]]:
-    """Return what a task of no particular kind forecasts, as rows of `COLUMNS`."""
-    try:
-        frame = task.predict(model)
-    except NotImplementedError as error:
-        raise ConfigError(f"{error}; `grownas evaluate` scores its model") from error
-    if missing := [name for name in COLUMNS if name not in frame.columns]:
-        raise ConfigError(f"{task.name}: predict gives no {', '.join(missing)}; expected the columns {COLUMNS}")
-    return [
-        (str(date), str(series), float(ahead), None if came != came else float(came))  # nan: of the next step
-        for date, series, ahead, came in frame[list(COLUMNS)].itertuples(index=False)
-    ]
 
 
 def show(path: Path) -> str:

@@ -82,6 +82,14 @@ def _by_name(data: str, **options: Any) -> Table:
     return synthetic.table(data, options["data_seed"], nodes=nodes, units=units)
 
 
+def forecast_frame(rows: Sequence[tuple[str, str, float, float | None]]) -> pd.DataFrame:
+    """Return rows of date, series, forecast and actual as a data frame; an actual value that is not known is nan."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=["date", "series", "forecast", "actual"])
+    return frame.astype({"forecast": float, "actual": float})
+
+
 def from_frame(frame: pd.DataFrame, kind: Kind = "prices", only: Sequence[str] | None = None) -> Table:
     """Read a data frame: the same table as the CSV that `frame.to_csv` writes.
 

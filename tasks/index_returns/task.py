@@ -345,9 +345,18 @@ class IndexReturns:
         assert evaluation.forecasts is not None
         return metrics.score(self.values[self.rows(part)], evaluation.forecasts, self.panel.names)
 
-    def predict(self, model: Any, parts: Sequence[str] = ("val", "test")) -> Any:
-        """Return a data frame of the forecasts of some parts and of the next step, see `protocols.Task.predict`."""
-        raise NotImplementedError
+    def predict(self, model: Any, parts: Sequence[str] = ("val", "test")) -> pd.DataFrame:
+        """Return forecasts of some parts and of the next step, in `units`, see `protocols.Task.predict`."""
+        rows: list[tuple[str, str, float, float | None]] = []
+        for part in parts:
+            found = self.evaluate(model, part).forecasts
+            assert found is not None
+            forecasts = self.written(found, part)
+            for date, *values in zip(self.dates(part), forecasts.tolist(), self.actual(part).tolist(), strict=True):
+                rows += zip([date] * len(self.names), self.names, *values, strict=True)
+        ahead = self.written(self.day_ahead(model)[None], None)[0].tolist()
+        rows += [(self.next_day, series, value, None) for series, value in zip(self.names, ahead, strict=True)]
+        return sources.forecast_frame(rows)
 
     def day_ahead(self, model: Any) -> Array:
         """Forecast the day after the last, standardised, shape `(I,)`."""

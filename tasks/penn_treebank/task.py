@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.errors import ConfigError, DataError
+from grownas.errors import ConfigError
 from grownas.protocols import Evaluation, Window
 from grownas.tasks.penn_treebank import scoring, sources
 from grownas.tasks.penn_treebank.corpus import Corpus
@@ -166,9 +166,9 @@ class PennTreebank:
         """Refuse: there are no series.
 
         Raises:
-            DataError: always.
+            NotImplementedError: always.
         """
-        raise DataError(f"{self.name} has no series to forecast; `grownas evaluate` scores its model")
+        raise NotImplementedError(f"{self.name} has no series to forecast")
 
     def with_device(self, device: str) -> PennTreebank:
         """Return the same task, its models built on a device."""

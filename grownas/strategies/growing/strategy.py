@@ -174,14 +174,13 @@ class Growth:
     def _train_first_stages(self) -> Generator[None, None, str | None]:
         """Train the start with each strength of L2-SP; return which limit was reached, if one was."""
         origins = self.problem.origins(self.options.origins - 1)
-        start, firsts = Stage(self.origin), list[Stage]()
+        start = Stage(self.origin)
         for l2_sp in self.options.l2_sp:
-            if firsts and (limit := self._spent()) is not None:
+            if self.stages and (limit := self._spent()) is not None:
                 return limit
             context = self._context(1, l2_sp=l2_sp, best=start)
             noisy = with_noise(self.problem.start, self.options.noise, l2_sp, seed=self.problem.seed)
             stage, verdict = _train_first(self.origin._replace(model=noisy), context, self.best, origins)
-            firsts.append(stage)
             self._log(stage, _stage_line(context, self.best, stage, verdict))
             log_prunings(self.problem.journal, stage, accepted=verdict.accepted)
             if verdict.accepted:
