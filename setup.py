@@ -77,6 +77,12 @@ setup(
         "grownas.strategies": [
             "growing = grownas.strategies.growing.strategy:Growing",
             "random = grownas.strategies.random_search:RandomSearch",
+            "darts = grownas.strategies.darts:Darts",
+            "gaea = grownas.strategies.gaea:Gaea",
+            "sdarts_rs = grownas.strategies.sdarts:SdartsRandom",
+            "sdarts_adv = grownas.strategies.sdarts:SdartsAdversarial",
+            "darts_minus = grownas.strategies.darts_minus:DartsMinus",
+            "rdarts = grownas.strategies.rdarts:RDarts",
         ],
         "grownas.tasks": [
             "index_returns = grownas.tasks.index_returns.task:IndexReturns",

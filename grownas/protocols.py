@@ -419,6 +419,23 @@ class Journal(Protocol):
         """
         ...
 
+    def fit_in_pieces(
+        self,
+        key: str,
+        model: Any,
+        task: Task,
+        recipe: Recipe,
+        *,
+        seed: int,
+        every: int,
+        optimizers: list[torch.optim.Optimizer] | None = None,
+    ) -> Iterator[Fit]:
+        """Train as `fit` does, so many epochs at a time; yield the fit so far after each piece.
+
+        A piece is a unit of work: a search that is run again reads finished pieces back.
+        """
+        ...
+
     def remember(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Do a piece of work, or return what was done under this key; a tree of tensors, arrays and plain values."""
         ...

@@ -44,11 +44,13 @@ LAYERS = """
     equations
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
+    strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
+    strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
     strategies.growing.state  strategies.random_search
     strategies.growing.options  strategies.cores  starts.var  training.migrate
-    criteria.acceptance  criteria.first_order  starts.random
+    criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.origins  morphisms.parts  criteria.curvature
@@ -66,6 +68,7 @@ LAYERS = """
     baselines.recurrent  baselines.combination  baselines.har
     baselines.var  baselines.naive
     training.loop
+    training.perturb
     training.bilevel  criteria.early_stop
     training.recipe
     evaluation.comparison  evaluation.panels

@@ -38,6 +38,7 @@ MODELS = {
 }
 FITTED = tuple(name for name, model in MODELS.items() if model.kind == "fitted")
 MAIN = ("chosen", "grown")  # what a run is about: the first of these that it scores
+SUPERNET = "_supernet"  # ends the name of the supernet that a search trained
 RETRAINED = "_retrained"  # ends the name of what a search found, trained again from random weights
 FITS = {"retrained": "grown_retrained"}  # what the names of a model's fits begin with, where that is not its own name
 
@@ -50,7 +51,9 @@ def named(name: str, strategies: Collection[str] = ()) -> NamedModel:
         strategies: names of the strategies that searched; each finds the models `<strategy>` and
             `<strategy>_retrained`. A name that is in neither table is a trained baseline.
     """
-    strategy = name.removesuffix(RETRAINED)
+    strategy = name.removesuffix(RETRAINED).removesuffix(SUPERNET)
+    if name.endswith(SUPERNET) and strategy in strategies:
+        return NamedModel("found", f"the supernet that {strategy} trained, before a cell was read out")
     if strategy in strategies and name not in ("grown", "grown_retrained"):
         again = ", trained again from random weights" if name.endswith(RETRAINED) else ""
         return NamedModel("found", f"the cell found by {strategy}{again}", tuned=bool(again))
@@ -72,7 +75,7 @@ def rivals_of(main: str, names: Iterable[str], strategies: Sequence[str] = ()) -
     """
 
     def is_own(name: str) -> bool:
-        if name.removesuffix(RETRAINED) in strategies[1:]:
+        if name.removesuffix(RETRAINED).removesuffix(SUPERNET) in strategies[1:]:
             return False
         return name == main or named(name, strategies).kind == "found"
 

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-FORMAT, VERSION = "grownas.checkpoint", 1
+FORMAT, VERSION = "grownas.checkpoint", 2
 METADATA = "checkpoint"  # one key only: safetensors does not promise an order of several
 
 

@@ -9,6 +9,7 @@ is no second code path that could differ. The logs are written anew from what is
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -211,6 +212,55 @@ class Journal:
                 ended. Result and log are those of one long fit; `elapsed` counts the epochs that both have once.
             extendable: let a longer fit go on from the end of this one.
         """
+        return self._fit(key, model, task, recipe, seed, optimizers, stage, after, extendable, repeats_log=True)
+
+    def fit_in_pieces(
+        self,
+        key: str,
+        model: Any,
+        task: Task,
+        recipe: Recipe,
+        *,
+        seed: int,
+        every: int,
+        optimizers: list[torch.optim.Optimizer] | None = None,
+    ) -> Iterator[Fit]:
+        """Train as `fit` does, so many epochs at a time; yield the fit so far after each piece.
+
+        The last one equals that of `fit`. A caller may stop between pieces, and later go on by the same call.
+        """
+        before: str | None = None
+        for epochs in itertools.chain(range(every, recipe.epochs, every), [recipe.epochs]):
+            piece, part = f"{key}-epoch-{epochs}", recipe.first(epochs)
+            done = self._fit(piece, model, task, part, seed, optimizers, 0, before, True, repeats_log=False)
+            if before is not None:
+                self._drop_end(before)
+            before = piece
+            yield done
+            if done.is_over(recipe):
+                return
+
+    def _drop_end(self, key: str) -> None:
+        """Free what a fit kept for a longer one, which is done."""
+        done = self.store.load(f"{key}.done")
+        if done is not None and done["end"] is not None:
+            self.store.save(f"{key}.done", {**done, "end": None})
+
+    def _fit(
+        self,
+        key: str,
+        model: Any,
+        task: Task,
+        recipe: Recipe,
+        seed: int,
+        optimizers: list[torch.optim.Optimizer] | None,
+        stage: int,
+        after: str | None,
+        extendable: bool,
+        *,
+        repeats_log: bool,
+    ) -> Fit:
+        """See `fit`; `repeats_log`: the log repeats that of the shorter fit, as one of one long fit."""
         self._stop_if_asked()
         shorter = None if after is None else self.store.load(f"{after}.done")
         counted = {name: shorter[name] if shorter else 0.0 for name in ("seconds", "cpu_seconds")}
@@ -220,7 +270,7 @@ class Journal:
             if after is not None and part is None:
                 assert shorter is not None, f"{key} goes on after {after}, which was not trained yet"
                 assert shorter["end"] is not None, f"{key} goes on after {after}, which is not extendable"
-                lines = [{**line, "stage": stage, "part": key} for line in shorter["lines"]]
+                lines = [{**line, "stage": stage, "part": key} for line in shorter["lines"] if repeats_log]
                 part = {"trainer": shorter["end"], "lines": lines}
             watcher = _Watcher(self, key, stage, part, model=model, epochs=recipe.epochs)
             try:
@@ -246,7 +296,8 @@ class Journal:
                 self.metrics.append(line)
             finished = _from_tree(done, model, recipe, optimizers)
         self.store.remove(f"{key}.part")  # also one that a kill left beside the finished fit
-        for line in _share_lines(finished):
+        logged = shorter["epochs"] + 1 if shorter and not repeats_log else 0
+        for line in _share_lines(finished, logged):
             self.shares.append({"stage": stage, "part": key, **line})
         self._count(finished, counted)
         return finished
@@ -349,6 +400,7 @@ def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
         "shares": done.shares,
         "speed": done.speed,
         "end": done.end,
+        "gradients": done.gradients,
         "lines": lines,
     }
 
@@ -371,12 +423,13 @@ def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.op
         shares=tree["shares"],
         speed=tree["speed"],
         end=tree["end"],
+        gradients=tree["gradients"],
     )
 
 
-def _share_lines(done: Fit) -> Iterator[dict[str, Any]]:
-    """Yield a line for each epoch and node."""
-    for epoch, nodes in enumerate(done.shares):
+def _share_lines(done: Fit, first: int) -> Iterator[dict[str, Any]]:
+    """Yield a line for each epoch from `first` on and each node."""
+    for epoch, nodes in enumerate(done.shares[first:], first):
         for node, shares in enumerate(nodes):
             ops = [f"{combine}/{activation}" for combine, activation in done.model.core.op_names(node)]
             yield {"epoch": epoch, "node": node, "ops": ops, "shares": [round(share, 6) for share in shares]}

@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ from grownas.training.bilevel import (
     set_random_state,
     window_loss,
 )
+from grownas.training.perturb import perturbed_shares, with_shares
 from grownas.training.recipe import (
     DECAYS,
     AveragedSGD,
@@ -41,6 +42,7 @@ from grownas.training.recipe import (
 
 Tree = dict[str, Any]
 Shares = list[list[float]]  # of each node's ops
+GRADIENTS = {"first": 1, "second": 4}  # forward and backward passes of alpha's own step
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Fit:
         epochs: epochs trained.
         best_epoch: the epoch that the model is taken from.
         steps: weight steps trained.
+        gradients: forward and backward passes on a window that the steps took, alpha's own included.
         seconds: time spent, interruptions left out.
         reason: why training stopped.
         speed: positions learned from in a second of training, evaluations left out; None if nothing was trained.
@@ -74,11 +77,17 @@ class Fit:
     speed: float | None = None
     cpu_seconds: float = 0.0
     end: Tree | None = None
+    gradients: int = 0
 
     @property
     def loss(self) -> float:
         """Mean validation loss."""
         return float(self.evaluation.losses.mean())
+
+    def is_over(self, recipe: Recipe) -> bool:
+        """Say whether a recipe has no further epoch for it."""
+        out_of_patience = recipe.patience is not None and self.epochs - self.best_epoch >= recipe.patience
+        return out_of_patience or self.epochs >= recipe.epochs
 
 
 class Monitor(Protocol):
@@ -175,7 +184,7 @@ class Trainer:
         self.architecture = _Stream(task, "architecture", seed, self.device) if self.searching else None
         self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
         self.hidden: Any = None
-        self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
+        self.step, self.gradients, self.seconds, self.cpu_seconds = 0, 0, 0.0, 0.0
         self.resumed: Tree | None = None  # the random states to go on from
         self.positions, self.busy = 0, 0.0  # learned from since the fit began or went on, and seconds that it took
         self.patience = Patience(recipe.patience)
@@ -236,7 +245,10 @@ class Trainer:
                 _, self.hidden = self.model.train().states(window.x, self.hidden)
             return
         self.model.train()
-        if self.architecture is not None:
+        done = self._done()
+        if self.recipe.skip:
+            self.model.core.set_skip(self.recipe.skip * (1 - done))
+        if self.architecture is not None and self.data.epoch >= self.recipe.alpha_after:
             self.alpha_before = {
                 "alphas": [alpha.detach().clone() for alpha in self.alphas],
                 "optimizer": _detached(self.optimizers[1].state_dict()),
@@ -244,9 +256,11 @@ class Trainer:
             self._alpha_step(window)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+        with self._perturbed(window, done), autocast:
             loss, hidden = window_loss(self.model, self.task, window, self.hidden)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.gradients += 1
         norm = clip_gradients(self.weights, self.recipe.clip)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise self._error(f"the loss is {loss.item():g}, its gradient's norm {norm.item():g}")
@@ -276,6 +290,7 @@ class Trainer:
         if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             raise self._error("the architecture weights' gradient is not finite")
         self.architecture.hidden = after
+        self.gradients += GRADIENTS[self.recipe.bilevel]
         for parameter, gradient in zip(self.alphas, gradients, strict=True):
             parameter.grad = gradient
         self.optimizers[1].step()
@@ -297,13 +312,30 @@ class Trainer:
         """Return all parameters that are trained, group by group."""
         return [p for group in self._groups() for p in group["params"]]
 
+    def _perturbed(self, window: Window, done: float) -> AbstractContextManager[None]:
+        """Give the core the shares that the weights' step shall see."""
+        if self.recipe.perturb == "none":
+            return nullcontext()
+        first, last = self.recipe.perturb_size
+        shares, gradients = perturbed_shares(
+            self.model, self.task, window, self.hidden, kind=self.recipe.perturb, size=first + (last - first) * done
+        )
+        self.gradients += gradients
+        return with_shares(self.model.core, shares)
+
     def _schedule(self, window: Window) -> float:
         """Return the factor on all rates for the next step."""
         rise = min(1.0, (self.step + 1) / self.recipe.warm_up) if self.recipe.warm_up else 1.0
-        if self.recipe.decay == "none":  # nothing needs to know how many windows the epoch has
-            return window.rate * rise
-        done, (first, last) = self.data.done / self.recipe.epochs, self.recipe.decay_span
-        return window.rate * rise * DECAYS[self.recipe.decay](first + (last - first) * done)
+        decay = DECAYS[self.recipe.decay](self._done()) if self.recipe.decay != "none" else 1.0
+        return window.rate * rise * decay
+
+    def _done(self) -> float:
+        """Return how much of the schedule is behind, from 0 to 1; 0 where there is no schedule."""
+        recipe = self.recipe
+        if recipe.decay == "none" and recipe.perturb == "none" and not recipe.skip:
+            return 0.0  # nothing needs to know how many windows the epoch has
+        first, last = recipe.decay_span
+        return first + (last - first) * self.data.done / recipe.epochs
 
     def _set_rates(self, factor: float) -> None:
         for group, rate in zip(self._groups(), self.rates, strict=True):
@@ -381,6 +413,8 @@ class Trainer:
             self._decide_on_averaging(value)
 
     def _evaluate(self) -> float:
+        if self.recipe.skip:
+            self.model.core.set_skip(0.0)  # it helps training only: no cell that is read out has it
         evaluation = self.task.evaluate(self.model, "val")
         value = float(evaluation.losses.mean())
         if not math.isfinite(value):
@@ -434,6 +468,7 @@ class Trainer:
             speed=self.positions / self.busy if self.busy else None,
             cpu_seconds=cpu_seconds,
             end=end,
+            gradients=self.gradients,
         )
 
     def snapshot(self) -> Tree:
@@ -446,6 +481,7 @@ class Trainer:
             "data": self.data.position(),
             "architecture": self.architecture.position() if self.architecture else None,
             "step": self.step,
+            "gradients": self.gradients,
             "seconds": time.perf_counter() - self.clock,
             "cpu_seconds": time.process_time() - self.cpu_clock,
             "patience": self.patience.state(),
@@ -466,7 +502,8 @@ class Trainer:
             optimizer.load_state_dict(copy.deepcopy(state))  # torch keeps what it is given, and steps change it
         self.anchor = [[_to(p, self.device) for p in group] for group in tree["anchor"]]
         self.hidden, self.best = _to(tree["hidden"], self.device), tree["best"]
-        self.step, self.seconds, self.cpu_seconds = tree["step"], tree["seconds"], tree["cpu_seconds"]
+        self.step, self.gradients = tree["step"], tree["gradients"]
+        self.seconds, self.cpu_seconds = tree["seconds"], tree["cpu_seconds"]
         self.loss_sum, self.loss_count = tree["loss"]
         self.shares, self.history = list(tree["shares"]), list(tree["history"])
         self.means = tree["means"] and [_to(mean, self.device).clone() for mean in tree["means"]]

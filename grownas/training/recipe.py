@@ -56,13 +56,41 @@ class AveragedSGD(torch.optim.SGD):
             yield from ((p, self.state[p]["ax"]) for p in group["params"] if "ax" in self.state.get(p, {}))
 
 
+class ExponentiatedGradient(torch.optim.Optimizer):
+    """Exponentiated gradient descent on shares p = softmax(alpha): p *= exp(-lr dL/dp), renormalised.
+
+    In alpha this is a step along dL/dp. Since dL/dalpha = p (dL/dp - p . dL/dp), it is dL/dalpha / p up to a constant,
+    which the softmax removes.
+
+    Reference:
+        Li, Khodak, Balcan & Talwalkar (2021), Geometry-Aware Gradient Algorithms for Neural Architecture Search.
+    """
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        """Take the parameters, each one a vector alpha."""
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Move each alpha; its shares still sum to 1 and the largest alpha is 0."""
+        for group in self.param_groups:
+            for alpha in group["params"]:
+                if alpha.grad is None:
+                    continue
+                shares = torch.softmax(alpha.double(), 0).clamp_min(torch.finfo(torch.float32).tiny)
+                moved = alpha.double() - group["lr"] * alpha.grad.double() / shares
+                alpha.copy_(moved - moved.max())
+
+
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.optim.Optimizer]] = {
     "adam": lambda params, r: torch.optim.AdamW(params, lr=r.rate, weight_decay=r.weight_decay, fused=True),
     "sgd": lambda params, r: torch.optim.SGD(params, lr=r.rate, momentum=r.momentum, weight_decay=r.weight_decay),
     "nt_asgd": lambda params, r: AveragedSGD(params, lr=r.rate, weight_decay=r.weight_decay),
+    "exponentiated": lambda params, r: ExponentiatedGradient(params, lr=r.rate),
 }
 DECAYS: dict[str, Callable[[float], float]] = {"linear": lambda done: 1.0 - done}  # part of the decay done -> factor
 BILEVEL = ("joint", "first", "second")
+PERTURB = ("none", "random", "adversarial")
 
 
 def _check_name(what: str, name: object, allowed: Iterable[str]) -> None:
@@ -112,7 +140,8 @@ class Recipe:
             optimiser; 0 for none.
         warm_up: weight steps over which all rates rise to their own.
         decay: `none`, or `linear`: all rates fall to 0 over the `epochs`.
-        decay_span: from which part of the decay to which the epochs go; all of it is (0, 1).
+        decay_span: the part of the schedule, of `decay`, `perturb_size` and `skip`, that the epochs cover; all of it is
+            (0, 1).
         non_monotone: nt_asgd averages the weights from the first epoch on whose validation loss is above the lowest of
             those that are more than so many epochs back (Merity et al. 2018, algorithm 1).
         average: decay of an exponential moving average of all parameters over steps, which is what is evaluated and
@@ -121,6 +150,12 @@ class Recipe:
             epoch that is allowed has plain nodes in any case.
         bf16: train under autocast in bfloat16; only alpha's step of its own, whose differences are small, is without.
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
+        alpha_after: epochs in which alpha is frozen before it learns, where it has a step of its own.
+        perturb: the shares that the weights' step sees: `none` for alpha's own, `random` or `adversarial`, see
+            `training.perturb`.
+        perturb_size: size of the perturbation at the start and at the end of the schedule, linear in between.
+        skip: factor on each node's (in a DAG each edge's) input that is added to its output, at the start of the
+            schedule; it falls linearly to 0 (DARTS-).
         weights: optimiser of the weights.
         alpha: optimiser of the architecture weights; ignored where the model has none.
 
@@ -140,6 +175,10 @@ class Recipe:
     blend_steps: int = 0
     bf16: bool = False
     bilevel: str = "joint"
+    alpha_after: int = 0
+    perturb: str = "none"
+    perturb_size: tuple[float, float] = (0.03, 0.3)
+    skip: float = 0.0
     weights: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     alpha: OptimizerRecipe = field(default_factory=OptimizerRecipe)
 
@@ -147,7 +186,10 @@ class Recipe:
         """Check everything."""
         _check_name("bilevel", self.bilevel, BILEVEL)
         _check_name("decay", self.decay, ("none", *DECAYS))
-        _check_numbers(self, ("epochs", "clip", "l2_sp", "warm_up", "non_monotone", "blend_steps"))
+        _check_name("perturb", self.perturb, PERTURB)
+        _check_numbers(
+            self, ("epochs", "clip", "l2_sp", "warm_up", "non_monotone", "blend_steps", "alpha_after", "skip")
+        )
         _check_numbers(self, ("average",), most=1)
         if self.patience is not None:
             _check_numbers(self, ("patience",))

@@ -1,0 +1,108 @@
+"""The dominant eigenvalue of the Hessian of a loss in alpha, and its rise as a sign to stop (Zela et al. 2020)."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grownas.criteria.lanczos import LowestEigenpairs
+from grownas.protocols import Task
+from grownas.training.bilevel import window_loss
+from grownas.training.recipe import split_parameters
+
+DISTANCE = 1e-4  # of the two gradients of a central difference, in float64: error about 1e-8 of the eigenvalue
+
+
+def dominant_eigenvalue(
+    model: Any, task: Task, *, part: str = "architecture", windows: int = 4, seed: int = 0
+) -> float:
+    """Return the largest eigenvalue of the Hessian of the mean loss in alpha, in float64.
+
+    A product with the Hessian is a central difference of two gradients, which any backend computes. The model is
+    evaluated without dropout.
+
+    Args:
+        model: its core is a supernet; left as it is.
+        task: data and loss.
+        part: of the data.
+        windows: how many windows of the part, from its first on, the loss is the mean of.
+        seed: of the order of the windows.
+    """
+    twin = copy.deepcopy(model).double().eval()
+    _, alphas = split_parameters(twin)
+    origin = torch.cat([alpha.detach().clone() for alpha in alphas])
+    sizes = [len(alpha) for alpha in alphas]
+
+    def gradient(at: Tensor) -> Tensor:
+        with torch.no_grad():
+            for alpha, values in zip(alphas, at.split(sizes), strict=True):
+                alpha.copy_(values)
+        return _mean_gradient(twin, task, part, windows, seed, alphas)
+
+    pairs = LowestEigenpairs(1, len(origin), block=1, tolerance=1e-4, device=origin.device)
+    while not pairs.is_done:
+        steps = [DISTANCE * column for column in pairs.block[0].T]
+        columns = [(gradient(origin - step) - gradient(origin + step)) / (2 * DISTANCE) for step in steps]
+        pairs.take(torch.stack(columns, 1).unsqueeze(0))  # of minus the Hessian, whose lowest is the dominant one
+    return -float(pairs.eigenvalues[0])
+
+
+def _mean_gradient(model: Any, task: Task, part: str, count: int, seed: int, alphas: list[Any]) -> Tensor:
+    hidden, losses = None, list[Tensor]()
+    for window in itertools.islice(task.windows(part, seed=seed), 10 * count):
+        window = window.to(alphas[0].device)
+        hidden = None if window.fresh else hidden
+        loss, hidden = window_loss(model, task, window, hidden)
+        if not window.burn_in:
+            losses.append(loss)
+        if len(losses) == count:
+            break
+    total = torch.stack(losses).mean()
+    return torch.cat(torch.autograd.grad(total, alphas))
+
+
+class EigenvalueRise:
+    """Stop when the smoothed eigenvalue has risen by a ratio within a few epochs: a `StoppingCriterion`.
+
+    Attributes:
+        values: of each epoch so far.
+
+    Reference:
+        Zela et al. (2020), Understanding and Robustifying Differentiable Architecture Search, section 5.1: a window of
+        5, 4 epochs back, from epoch 10; they stop where the earlier over the present value is below .75.
+    """
+
+    def __init__(self, *, window: int = 5, back: int = 4, ratio: float = 1.3, first: int = 10) -> None:
+        """Begin without values."""
+        self.window, self.back, self.ratio, self.first = window, back, ratio, first
+        self.values: list[float] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the smoothed value is more than `ratio` times that of `back` epochs earlier."""
+        if len(self.values) < max(self.first, self.window + self.back):
+            return False
+        now, before = self._smoothed(len(self.values)), self._smoothed(len(self.values) - self.back)
+        return before > 0 and now / before > self.ratio
+
+    def step(self, value: float) -> bool:
+        """Take an epoch's value; say whether it is the lowest so far."""
+        lowest = value < min(self.values, default=math.inf)
+        self.values.append(value)
+        return lowest
+
+    def state(self) -> dict[str, Any]:
+        """Return the values so far."""
+        return {"values": list(self.values)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.values = list(state["values"])
+
+    def _smoothed(self, epochs: int) -> float:
+        return sum(self.values[epochs - self.window : epochs]) / self.window

@@ -1,0 +1,79 @@
+"""R-DARTS: DARTS with stronger regularisation that stops where the loss becomes sharp in alpha (Zela et al. 2020)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from grownas.config.schema import Count, NonNegative, Positive, about
+from grownas.criteria.alpha_hessian import EigenvalueRise, dominant_eigenvalue
+from grownas.protocols import Problem, SearchResult
+from grownas.strategies.supernet import SupernetSearch, SupernetSection, SupernetStrategy, Weights
+from grownas.training.loop import Fit
+
+BACK = 4  # epochs between the two eigenvalues that are compared, and to go back
+
+
+class StrongerWeights(Weights):
+    """The weights' optimiser; its decay is twice that of the other strategies."""
+
+    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 1.0
+
+
+class Options(SupernetSection):
+    """What governs R-DARTS."""
+
+    use: Literal["rdarts"] = "rdarts"
+    weights: Weights = StrongerWeights()
+    unit_epochs: Annotated[Literal[1], about("the eigenvalue is computed after each epoch")] = 1
+    ratio: Annotated[Positive, about(f"rise of the eigenvalue within {BACK} epochs that stops")] = 1.3
+    first_epoch: Annotated[Count, about("that may stop")] = 10
+    hessian_windows: Annotated[Count, about("of the data of alpha, over which the Hessian is averaged")] = 4
+
+
+class RDarts(SupernetStrategy):
+    """The strategy `rdarts` (see `grownas.protocols.Strategy`).
+
+    After each epoch the dominant eigenvalue of the Hessian of alpha's loss in alpha is computed. Where its mean over 5
+    epochs has risen by `ratio` within 4, the search stops and goes back to the supernet of 4 epochs earlier (DARTS-ES);
+    the weights have a larger decay (R-DARTS by L2). Published for convolutional cells.
+
+    Reference:
+        Zela, Elsken, Saikia, Marrakchi, Brox & Hutter (2020), Understanding and Robustifying Differentiable
+        Architecture Search.
+    """
+
+    name: ClassVar[str] = "rdarts"
+    section = Options
+
+    def method(self) -> Mapping[str, Any]:
+        """Return nothing: the recipe is that of first-order DARTS."""
+        return {}
+
+    def search(self, problem: Problem) -> Iterator[SearchResult]:
+        """Train epoch by epoch until the eigenvalue rises, go back, read the cell out and fine-tune it."""
+        search, options = SupernetSearch(self.name, problem, self.options), self.options
+        rise = EigenvalueRise(back=BACK, ratio=options.ratio, first=options.first_epoch)
+        recent: deque[Fit] = deque(maxlen=BACK + 1)
+
+        def stop(fit: Fit) -> str | None:
+            recent.append(fit)
+            rise.step(eigenvalue(problem, f"{self.name}-eigenvalue-{fit.epochs}", fit.model, options.hessian_windows))
+            if not rise.is_over:
+                return None
+            search.fit = recent[0]
+            epoch = recent[0].epochs
+            return f"the eigenvalue rose {options.ratio:g}-fold in {BACK} epochs; went back to epoch {epoch}"
+
+        yield from search.train(search.supernet(), self.recipe(), stop=stop)
+        yield from search.finish(self.recipe())
+
+
+def eigenvalue(problem: Problem, key: str, model: Any, windows: int) -> float:
+    """Return the dominant eigenvalue of the Hessian in alpha, computed once and remembered under a key."""
+
+    def compute() -> dict[str, Any]:
+        return {"value": dominant_eigenvalue(model, problem.task, windows=windows, seed=problem.seed)}
+
+    return float(problem.journal.remember(key, compute)["value"])

@@ -1,0 +1,259 @@
+"""What the strategies share that train one supernet by gradients and read a cell out of it.
+
+    build a supernet of `max_nodes` nodes -> train weights and alpha in turn -> read a cell out -> fine-tune it
+
+A method changes parts of this: fields of the recipe (DARTS' order, GAEA's update, the perturbation of SDARTS, the skip
+of DARTS-), when training stops (R-DARTS), or the training itself (P-DARTS, CDARTS).
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+
+from grownas.config.schema import (
+    Count,
+    NonNegative,
+    Optimizer,
+    Positive,
+    StrategySection,
+    WeightOptimizer,
+    Whole,
+    about,
+)
+from grownas.criteria.acceptance import Acceptance, Untrained
+from grownas.protocols import Evaluation, Found, Problem, SearchResult
+from grownas.strategies.cores import with_core
+from grownas.training.loop import Fit
+from grownas.training.recipe import Recipe, count_parameters, recipe_from
+
+
+class Weights(WeightOptimizer):
+    """The weights' optimiser; by default that of growth."""
+
+    rate: Positive = 5e-3
+    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
+
+
+class Alpha(Optimizer):
+    """The optimiser of alpha; by default as DARTS published it."""
+
+    rate: Positive = 3e-3
+    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 1e-3
+
+
+class SupernetSection(StrategySection):
+    """What these strategies' options have in common."""
+
+    max_epochs: Annotated[Count, about("of the supernet's training")] = 200
+    patience: Annotated[
+        Count | None,
+        about(
+            "epochs without a lower validation loss before training ends; null: all epochs, and the last is read out"
+        ),
+    ] = 8
+    unit_epochs: Annotated[Count, about("of a unit of work, after which the budget is asked")] = 5
+    weights: Weights = Weights()
+    alpha: Alpha = Alpha()
+    alpha_sd: Annotated[NonNegative, about("standard deviation of alpha at the start")] = 1e-3
+    top_k: Annotated[Count, about("ops that a node of a chain keeps; of a DAG it keeps one edge with one op")] = 1
+    readout: Annotated[
+        Literal["share", "ablation"],
+        about("what is kept: the largest shares, or what validation misses most, with tuning between removals"),
+    ] = "share"
+    tune_epochs: Annotated[Count, about("of the supernet after each removal of the readout `ablation`")] = 1
+    fine_tune_epochs: Annotated[Whole, about("of the cell that was read out, from the weights that it inherits")] = 50
+
+
+@dataclass
+class Spent:
+    """What a search has spent and seen so far.
+
+    Attributes:
+        began: the journal's seconds when it began.
+        steps: weight steps.
+        gradients: forward and backward passes on a window.
+        fits: trainings.
+        scores: see `SearchResult.scores`.
+    """
+
+    began: float
+    steps: int = 0
+    gradients: int = 0
+    fits: int = 0
+    scores: list[dict[str, Any]] = field(default_factory=list)
+
+
+class SupernetStrategy:
+    """A strategy that trains one supernet (see `grownas.protocols.Strategy`); a method names its changes to the recipe.
+
+    Attributes:
+        name: of the strategy, as the entry point has it.
+    """
+
+    name: ClassVar[str]
+    section: ClassVar[type] = SupernetSection
+
+    def __init__(self, options: Any) -> None:
+        """Take the options."""
+        self.options = options
+
+    @abstractmethod
+    def method(self) -> Mapping[str, Any]:
+        """Return the fields of the recipe that make the method."""
+
+    def recipe(self) -> Recipe:
+        """Return how the supernet is trained."""
+        options = self.options
+        fields = {"bilevel": "first", "alpha": options.alpha.model_dump(), **self.method()}
+        epochs = options.max_epochs
+        return recipe_from(options.weights.model_dump(), epochs=epochs, patience=options.patience, **fields)
+
+    def tuning_recipe(self) -> Recipe:
+        """Return how the supernet is trained."""
+        return self.recipe()
+
+    def with_rate(self, rate: float) -> Self:
+        """Return the strategy with another learning rate of the weights."""
+        weights = self.options.weights.model_copy(update={"rate": rate})
+        return type(self)(self.options.model_copy(update={"weights": weights}))
+
+    def search(self, problem: Problem) -> Iterator[SearchResult]:
+        """Train the supernet unit by unit, read the cell out, fine-tune it; yield what is found after each unit."""
+        search = SupernetSearch(self.name, problem, self.options)
+        yield from search.train(search.supernet(), self.recipe())
+        yield from search.finish(self.recipe())
+
+    def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
+        """Train the cell that was found on, from its weights, for as many epochs as its fine-tuning took."""
+        if result.is_start:
+            return replace(result, model=problem.start)
+        epochs = result.log[-1]["best_epoch"]
+        recipe = replace(closing(self.recipe()), bf16=problem.bf16).refit(epochs)
+        fit = problem.journal.fit(f"{self.name}-refit", result.model, problem.task, recipe, seed=problem.seed)
+        return replace(result, model=fit.model, seconds=result.seconds + fit.seconds, steps=result.steps + fit.steps)
+
+
+class SupernetSearch:
+    """One search: its state, and its units of work.
+
+    Attributes:
+        fit: the supernet's training so far.
+        reason: why the training ended; empty while it goes on.
+    """
+
+    def __init__(self, name: str, problem: Problem, options: Any) -> None:
+        """Take the problem; train nothing yet."""
+        self.name, self.problem, self.options = name, problem, options
+        self.spent = Spent(problem.journal.elapsed)
+        self.fit: Fit | None = None
+        self.reason = ""
+
+    def supernet(self, nodes: int | None = None) -> Any:
+        """Return the task's model around a supernet of `max_nodes` nodes, alpha drawn from N(0, `alpha_sd`^2)."""
+        ops = [self.problem.space.ops] * (nodes or self.options.max_nodes)
+        model = self.problem.build(ops, self.name)
+        generator = torch.Generator().manual_seed(self.problem.seed)
+        with torch.no_grad():
+            for alpha in model.core.alpha:
+                noise = torch.randn(alpha.shape, generator=generator, dtype=alpha.dtype)
+                alpha.add_(self.options.alpha_sd * noise.to(alpha.device))
+        return model
+
+    def train(
+        self,
+        model: Any,
+        recipe: Recipe,
+        *,
+        key: str | None = None,
+        optimizers: list[torch.optim.Optimizer] | None = None,
+        stop: Callable[[Fit], str | None] | None = None,
+    ) -> Iterator[SearchResult]:
+        """Train a supernet to its end, or until the budget is spent or `stop` gives a reason; yield after each unit."""
+        problem, options, spent = self.problem, self.options, self.spent
+        recipe = replace(recipe, bf16=problem.bf16)
+        steps = gradients = 0
+        spent.fits += 1
+        pieces = problem.journal.fit_in_pieces(
+            key or self.name, model, problem.task, recipe, seed=problem.seed, every=options.unit_epochs,
+            optimizers=optimizers,
+        )  # fmt: skip
+        for fit in pieces:
+            self.fit = fit
+            spent.steps, spent.gradients = spent.steps + fit.steps - steps, spent.gradients + fit.gradients - gradients
+            spent.scores.append(
+                {
+                    "genotype": fit.model.core.genotype(top_k=options.top_k).to_dict(),
+                    "val": fit.evaluation.metric,
+                    "steps": fit.steps - steps,
+                    "gradients": fit.gradients - gradients,
+                }
+            )
+            steps, gradients = fit.steps, fit.gradients
+            self.reason = self.limit() or (stop and stop(fit)) or (fit.reason if fit.is_over(recipe) else "")
+            yield self.result(fit.model, fit.evaluation, fit)
+            if self.reason:
+                return
+
+    def limit(self) -> str | None:
+        """Return in words which limit of the budget is reached; None if none is."""
+        spent = self.spent
+        seconds = self.problem.journal.elapsed - spent.began
+        return self.problem.budget.spent(steps=spent.steps, seconds=seconds, genotypes=len(spent.scores))
+
+    def finish(self, recipe: Recipe) -> Iterator[SearchResult]:
+        """Read the cell out of the trained supernet, fine-tune it, accept it or keep the start; yield the result."""
+        assert self.fit is not None, "finish comes after train"
+        yield self.close(self.read_out(self.fit.model, recipe), recipe)
+
+    def read_out(self, model: Any, recipe: Recipe) -> Any:
+        """Return the model around the cell that is read out of its supernet, with the weights that it inherits."""
+        return with_core(model, model.core.derive(self.options.top_k))
+
+    def close(self, model: Any, recipe: Recipe) -> SearchResult:
+        """Fine-tune a cell with its inherited weights; accept it or keep the start."""
+        problem, options, supernet = self.problem, self.options, self.fit
+        assert supernet is not None
+        tuning = replace(closing(recipe), bf16=problem.bf16, epochs=max(1, options.fine_tune_epochs))
+        fit = problem.journal.fit(f"{self.name}-fine-tune", model, problem.task, tuning, seed=problem.seed)
+        self.spent.steps += fit.steps
+        self.spent.gradients += fit.gradients
+        self.spent.fits += 1
+        start = Untrained(problem.start, problem.task.evaluate(problem.start, "val"))
+        accepted = Acceptance.of(options)(start, fit, problem.task).accepted
+        result = self.result(fit.model, fit.evaluation, supernet)
+        others = {
+            f"{self.name}_supernet": Found(
+                model=copy.deepcopy(supernet.model), seconds=supernet.seconds, settings=1, speed=supernet.speed
+            )
+        }
+        log = ({"best_epoch": fit.best_epoch, "loss_after": fit.loss},)
+        result = replace(result, others=others, log=log, is_start=not accepted)
+        return result if accepted else replace(result, model=problem.start, evaluation=start.evaluation)
+
+    def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
+        """Return what is found so far."""
+        spent, core = self.spent, supernet.model.core
+        return SearchResult(
+            model=model,
+            evaluation=evaluation,
+            is_start=False,
+            params=count_parameters(model),
+            steps=spent.steps,
+            seconds=self.problem.journal.elapsed - spent.began,
+            settings=spent.fits,
+            reason=self.reason,
+            scores=tuple(spent.scores),
+            chosen={"nodes": self.options.max_nodes, "hidden_size": core.hidden_size},
+            speed=supernet.speed,
+        )
+
+
+def closing(recipe: Recipe) -> Recipe:
+    """Return how a cell that was read out is trained on: as the weights were, without what concerns alpha."""
+    return replace(recipe, bilevel="joint", alpha_after=0, perturb="none", skip=0.0, patience=recipe.patience or 8)
