@@ -53,6 +53,7 @@ LAYERS = """
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.origins  morphisms.parts  criteria.curvature
     backbones.chain
+    backbones.mixture
     cells.cell
     cells.dag  cells.packed
     cells.chain

@@ -28,6 +28,8 @@ def step(node: Node, shares: Tensor, x: Tensor, s: Tensor, nudge: Tensor | None 
         p, q = x @ parameters["W_x"] + parameters["b_x"], s @ parameters["W_h"]
         z = COMBINE[op.combine].value(p, q + parameters["b_h"] if "b_h" in parameters else q)
         mixed = mixed + shares[number] * ACTIVATION[op.activation].f(z)
+    if node.skip is not None:
+        mixed = mixed + node.skip * s
     if node.highway:
         mixed = s + torch.sigmoid(x @ node.gate_x + s @ node.gate_h) * (mixed - s)
     return mixed if node.blend is None else s + node.blend * (mixed - s)
