@@ -18,6 +18,7 @@ from grownas.errors import GenotypeError
 
 FORMAT, VERSION = "grownas.genotype", 1
 COMBINES = tuple(COMBINE)
+GATED, NONE = "gated", "none"  # how each op of the DAG combines; its op that adds nothing, in a search only
 TOLERANCE = 1e-6  # on the sum of a node's shares: float32 softmax stays well inside
 
 
@@ -287,7 +288,7 @@ def _check_dag_node(node: DagNode, number: int) -> None:
         raise GenotypeError(
             f"{place}.reads: {node.reads!r}, but only {there} before it; a node reads one earlier state"
         )
-    if node.activation == "none":
+    if node.activation == NONE:
         raise GenotypeError(f"{place}.activation: 'none' belongs to the search; a derived cell keeps no such op")
     _known(node.activation, ACTIVATION, f"{place}.activation")
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from grownas.errors import ConfigError, GenotypeError
-from grownas.genotype import COMBINES, Genotype, Node, Op
+from grownas.genotype import COMBINES, GATED, NONE, AnyGenotype, DagGenotype, DagNode, Genotype, Node, Op
 
 Pair = tuple[str, str]
+BACKBONES = ("chain", "dag")
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,12 @@ class SearchSpace:
     """The set of genotypes that a search may return. Checked when made, hashable.
 
     Attributes:
-        combine: keys of `ops.COMBINE`.
-        activation: keys of `ops.ACTIVATION`.
+        combine: keys of `ops.COMBINE`; none of a dag, whose ops are all gated.
+        activation: keys of `ops.ACTIVATION`; of a dag also "none", which only a supernet's edges may hold.
         max_nodes: most nodes of a cell.
-        max_ops: most ops of a node; one op may stand several times in a node.
-        highway, share_projection: the switches of every cell.
+        max_ops: most ops of a node; one op may stand several times in a node. A dag's node has one.
+        highway, share_projection: the switches of every chain; off for a dag.
+        backbone: what the genotypes are: `chain` or `dag`.
 
     Raises:
         ConfigError: a field is wrong; the message quotes its value and the nearest name.
@@ -34,11 +36,17 @@ class SearchSpace:
     max_ops: int = 8
     highway: bool = False
     share_projection: bool = False
+    backbone: str = "chain"
 
     def __post_init__(self) -> None:
         """Check everything."""
-        _check_names("combine", self.combine, COMBINES)
-        _check_names("activation", self.activation, _activations())
+        if self.backbone not in BACKBONES:
+            raise ConfigError(f"space.backbone: unknown {self.backbone!r}, expected one of {', '.join(BACKBONES)}")
+        if self.backbone == "dag":
+            self._check_dag()
+        else:
+            _check_names("combine", self.combine, COMBINES)
+            _check_names("activation", self.activation, _activations())
         for field in ("max_nodes", "max_ops"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -47,26 +55,48 @@ class SearchSpace:
             if not isinstance(getattr(self, field), bool):
                 raise ConfigError(f"space.{field}: {getattr(self, field)!r} is not true or false")
 
+    def _check_dag(self) -> None:
+        for field in ("combine", "highway", "share_projection"):
+            if getattr(self, field):
+                raise ConfigError(
+                    f"space.{field}: {getattr(self, field)!r} is of chains; leave it out with backbone=dag"
+                )
+        _check_names("activation", self.activation, [NONE, *_activations()])
+        if self.activation == (NONE,):
+            raise ConfigError(f"space.activation: {NONE!r} alone makes no cell; name one more")
+
     @property
     def ops(self) -> list[Pair]:
-        """Every `(combine, activation)` that is allowed, in the order of the tables."""
+        """Every `(combine, activation)` that is allowed, in the order of the tables; of a dag in that of `activation`.
+
+        Those of a dag are what a supernet's edges hold: `("gated", "none")` may be among them.
+        """
+        if self.backbone == "dag":
+            return [(GATED, name) for name in self.activation]
         activations = [name for name in _activations() if name in self.activation]
         return [(combine, activation) for combine in COMBINES if combine in self.combine for activation in activations]
 
-    def contains(self, genotype: Genotype) -> bool:
+    def contains(self, genotype: AnyGenotype) -> bool:
         """Say whether a genotype is allowed, whatever its shares."""
         return self._complaint(genotype) is None
 
-    def sample(self, rng: random.Random) -> Genotype:
-        """Draw a genotype: how many nodes, how many ops of each, then which; none twice, equal shares."""
-        nodes = tuple(self._sample_node(rng) for _ in range(rng.randint(1, self.max_nodes)))
-        return Genotype(nodes, self.highway, self.share_projection)
+    def sample(self, rng: random.Random) -> AnyGenotype:
+        """Draw a genotype: how many nodes, how many ops of each, then which; none twice, equal shares.
 
-    def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
+        Of a dag: how many nodes, then for each the state that it reads and its op.
+        """
+        count = rng.randint(1, self.max_nodes)
+        if self.backbone == "dag":
+            ops = self._dag_ops
+            return DagGenotype(tuple(DagNode(rng.randint(0, i), rng.choice(ops)) for i in range(count)))
+        return Genotype(tuple(self._sample_node(rng) for _ in range(count)), self.highway, self.share_projection)
+
+    def mutate(self, genotype: AnyGenotype, rng: random.Random) -> AnyGenotype:
         """Return a genotype of this space that differs by one change.
 
         A kind of change is drawn among those possible, then a place: replace, add or remove an op; add or remove a
-        node. The ops of a node that changed get equal shares.
+        node. The ops of a node that changed get equal shares. Of a dag, either the op or the state that is read changes
+        at one node; the number of nodes stays.
 
         Raises:
             GenotypeError: the genotype is not of this space.
@@ -75,6 +105,29 @@ class SearchSpace:
         complaint = self._complaint(genotype)
         if complaint:
             raise GenotypeError(f"{complaint}; only a genotype of the space can be mutated")
+        return (
+            self._mutate_dag(genotype, rng) if isinstance(genotype, DagGenotype) else self._mutate_chain(genotype, rng)
+        )
+
+    def _mutate_dag(self, genotype: DagGenotype, rng: random.Random) -> DagGenotype:
+        nodes, ops = list(genotype.nodes), self._dag_ops
+        changes = ["activation"] * (len(ops) > 1) + ["reads"] * (len(nodes) > 1)
+        if not changes:
+            raise ConfigError("space: one op and one node leave nothing to mutate; allow more")
+        if rng.choice(changes) == "activation":
+            at = rng.randrange(len(nodes))
+            nodes[at] = replace(nodes[at], activation=rng.choice([op for op in ops if op != nodes[at].activation]))
+        else:
+            at = rng.randrange(1, len(nodes))  # the first node can read one state only
+            nodes[at] = replace(nodes[at], reads=rng.choice([i for i in range(at + 1) if i != nodes[at].reads]))
+        return replace(genotype, nodes=tuple(nodes))
+
+    @property
+    def _dag_ops(self) -> list[str]:
+        """What a node of a dag may compute."""
+        return [name for name in self.activation if name != NONE]
+
+    def _mutate_chain(self, genotype: Genotype, rng: random.Random) -> Genotype:
         nodes = genotype.nodes
         shrinkable = [i for i, node in enumerate(nodes) if len(node.ops) > 1]
         extensible = [i for i, node in enumerate(nodes) if len(node.ops) < self.max_ops]
@@ -113,8 +166,12 @@ class SearchSpace:
         del ops[rng.randrange(len(ops))]
         return _put(nodes, place, 1, _equal_shares(ops))
 
-    def _complaint(self, genotype: Genotype) -> str | None:
+    def _complaint(self, genotype: AnyGenotype) -> str | None:
         """Say why a genotype is not allowed; None if it is."""
+        if isinstance(genotype, DagGenotype):
+            return self._dag_complaint(genotype)
+        if self.backbone != "chain":
+            return f"a chain, the space has cells of the {self.backbone}"
         for field in ("highway", "share_projection"):
             if getattr(genotype, field) != getattr(self, field):
                 return f"{field} is {getattr(genotype, field)}, the space has {getattr(self, field)}"
@@ -126,6 +183,18 @@ class SearchSpace:
             for number, op in enumerate(node.ops):
                 if _pair(op) not in self.ops:
                     return f"nodes[{place}].ops[{number}]: {op.name} is not in the space"
+        return None
+
+    def _dag_complaint(self, genotype: DagGenotype) -> str | None:
+        if self.backbone != "dag":
+            return f"a dag, the space has cells of the {self.backbone}"
+        if len(genotype.nodes) > self.max_nodes:
+            return f"nodes: {len(genotype.nodes)}, the space allows {self.max_nodes}"
+        if genotype.concat != tuple(range(1, len(genotype.nodes) + 1)):
+            return f"concat: {list(genotype.concat)}, the space takes the mean of all nodes"
+        for place, node in enumerate(genotype.nodes):
+            if node.activation not in self._dag_ops:
+                return f"nodes[{place}].activation: {node.activation} is not in the space"
         return None
 
 

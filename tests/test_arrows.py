@@ -55,15 +55,16 @@ LAYERS = """
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.origins  morphisms.parts  criteria.curvature
     backbones.chain
+    backbones.mixture
     cells.cell
-    cells.dag  cells.packed
+    cells.dag  cells.packed  cells.dag_supernet
     cells.chain
     cells.backends
     cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop
     cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence
     cells.sequence  cells.triton_pointwise
     cells.node
-    cells.operators
+    cells.operators  cells.dag_plan
     cells.plan
     baselines.recurrent  baselines.combination  baselines.har
     baselines.var  baselines.naive

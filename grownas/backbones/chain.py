@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 
+from grownas.backbones.mixture import Blend, check_no_skip, given_shares
 from grownas.cells import backends, chain
 from grownas.cells.cell import GrownRNN
 from grownas.cells.node import Node
@@ -19,7 +20,14 @@ OpLike = tuple[str, str] | Op
 
 
 class MixedNode(Node):
-    """A node whose shares are softmax(alpha)."""
+    """A node whose shares are softmax(alpha), or those given for a while.
+
+    Attributes:
+        given: holds the given shares, shape `(K,)`; empty for softmax(alpha). A tuple, so that a parameter among them
+            does not become the node's own.
+    """
+
+    given: tuple[Tensor, ...] = ()
 
     def __init__(
         self,
@@ -40,7 +48,7 @@ class MixedNode(Node):
     @property
     def shares(self) -> Tensor:
         """Mixture weights, shape `(K,)`."""
-        return torch.softmax(self.alpha, 0)
+        return self.given[0] if self.given else torch.softmax(self.alpha, 0)
 
 
 class Backbone(nn.Module):
@@ -77,6 +85,7 @@ class Backbone(nn.Module):
         self.input_size, self.hidden_size = input_size, hidden_size
         self.highway, self.share_projection = highway, share_projection
         self.backend = backends.check_name(backend)
+        self._skip = 0.0
         self.nodes = nn.ModuleList(
             self.new_node(DEFAULT_OPS if ops is None else ops, generator=generator) for _ in range(nodes)
         )
@@ -109,7 +118,7 @@ class Backbone(nn.Module):
 
     def new_node(self, ops: Sequence[OpLike], generator: Generator | None = None) -> MixedNode:
         """Return a node of this backbone's sizes and switches that is not part of it."""
-        return MixedNode(
+        node = MixedNode(
             self.input_size,
             self.hidden_size,
             [op if isinstance(op, Op) else Op(*op) for op in ops],
@@ -117,6 +126,8 @@ class Backbone(nn.Module):
             share_projection=self.share_projection,
             generator=generator,
         )
+        node.set_skip(self._skip)
+        return node
 
     def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map `(T, B, I)` and a state `(1, B, H)`, zeros if left out, to states `(T, B, H)` and the last `(1, B, H)`.
@@ -145,20 +156,45 @@ class Backbone(nn.Module):
     @property
     def blend(self) -> list[float]:
         """How far each node is mixed in, in [0, 1]; 1 for a plain node. Assign a list, or one of its items."""
-        return _Blend(self.mixed_nodes())
+        return Blend(self.mixed_nodes())
 
     @blend.setter
     def blend(self, values: Sequence[float]) -> None:
-        nodes = self.mixed_nodes()
-        if len(values) != len(nodes):
-            raise ValueError(f"blend needs a number for each of {len(nodes)} nodes, got {len(values)}")
-        for node, value in zip(nodes, values, strict=True):
-            node.set_blend(value)
+        Blend(self.mixed_nodes()).assign(values)
 
     @property
     def alpha(self) -> list[nn.Parameter]:
         """One parameter `(K,)` a node."""
         return [node.alpha for node in self.mixed_nodes()]
+
+    @property
+    def shares(self) -> list[Tensor]:
+        """The mixture weights that it computes with, `(K,)` a node: softmax(alpha), or those of `set_shares`."""
+        return [node.shares for node in self.mixed_nodes()]
+
+    def set_shares(self, shares: Sequence[Tensor] | None) -> None:
+        """Compute with these mixture weights, `(K,)` a node, instead of softmax(alpha); None goes back to that.
+
+        Gradients reach the given tensors. They are not saved, and reading out takes alpha, not them.
+
+        Raises:
+            ValueError: their number or a shape does not fit.
+        """
+        nodes = self.mixed_nodes()
+        for node, given in zip(nodes, given_shares(self.alpha, shares), strict=True):
+            node.given = given
+
+    def set_skip(self, beta: float) -> None:
+        """Put an identity of weight beta beside each node's mixture, see `Node.skip`; 0 takes it away.
+
+        It is not saved: who resumes a search sets it again.
+
+        Raises:
+            ValueError: `beta` is not finite.
+        """
+        for node in self.mixed_nodes():
+            node.set_skip(beta)
+        self._skip = float(beta)
 
     def op_names(self, node: int) -> list[tuple[str, str]]:
         """Return a node's `(combine, activation)`, in the order of alpha."""
@@ -185,8 +221,9 @@ class Backbone(nn.Module):
         """Return the derived cell with this backbone's weights; it computes the same if all ops are kept.
 
         Raises:
-            ValueError: a node is not mixed in fully: a derived cell has plain nodes only.
+            ValueError: a node is not mixed in fully or has a skip: a derived cell has plain nodes only.
         """
+        check_no_skip(self._skip)
         partial = {number: value for number, value in enumerate(self.blend) if value < 1}
         if partial:
             raise ValueError(f"nodes are blended in part ({partial}); a derived cell needs blend 1: train on or set it")
@@ -231,18 +268,6 @@ class Backbone(nn.Module):
     def extra_repr(self) -> str:
         """Return sizes for printing."""
         return f"{self.input_size}, {self.hidden_size}, backend={self.backend}"
-
-
-class _Blend(list[float]):
-    """The blend of some nodes; what is written into it is written into them."""
-
-    def __init__(self, nodes: Sequence[MixedNode]) -> None:
-        super().__init__(1.0 if node.blend is None else float(node.blend) for node in nodes)
-        self.nodes = nodes
-
-    def __setitem__(self, number: Any, value: Any) -> None:
-        self.nodes[number].set_blend(value)
-        super().__setitem__(number, value)
 
 
 def shares_of(core: Backbone) -> list[list[float]]:

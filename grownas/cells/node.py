@@ -44,9 +44,12 @@ class Node(nn.Module):
     Attributes:
         blend: how far the node is mixed in, a scalar m in [0, 1): its output is s + m (mixture - s) (ALGORITHMS 3).
             None for a plain node, m = 1. A buffer, so that it is saved and moved with the weights while it is there.
+        skip: weight beta of an identity beside the mixture, which is then mixture + beta s (DARTS-); the gate and the
+            blend act on the sum. None for none. It is moved with the weights, not saved.
     """
 
     blend: Tensor | None
+    skip: Tensor | None
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class Node(nn.Module):
         if highway:
             self.gate_x, self.gate_h = empty(input_size, hidden_size), empty(hidden_size, hidden_size)
         self.register_buffer("blend", None)
+        self.register_buffer("skip", None, persistent=False)
         self.draw_parameters(generator)
 
     @torch.no_grad()
@@ -107,6 +111,15 @@ class Node(nn.Module):
         if not 0 <= blend <= 1:
             raise ValueError(f"blend must lie between 0 and 1, got {blend}")
         self.blend = None if blend == 1 else self.W_x.new_tensor(blend)
+
+    def set_skip(self, beta: float) -> None:
+        """Put an identity of weight `beta` beside the mixture; 0 takes it away.
+
+        Raises:
+            ValueError: `beta` is not finite.
+        """
+        check_skip(beta)
+        self.skip = None if beta == 0 else self.W_x.new_tensor(beta)
 
     def op_parameters(self, op: int) -> dict[str, Tensor]:
         """Return live views of one op's parameters: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard."""
@@ -143,6 +156,16 @@ class FixedNode(Node):
             if not is_symbolic([found]):
                 self._shares = found
         return found
+
+
+def check_skip(beta: float) -> None:
+    """Check the weight of an identity beside a mixture.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    if not math.isfinite(beta):
+        raise ValueError(f"the skip's weight must be a finite number, got {beta}")
 
 
 @torch.no_grad()

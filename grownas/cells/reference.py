@@ -1,4 +1,4 @@
-"""The definition of truth: both cells in plain autograd, one time step after the other (ALGORITHMS 1)."""
+"""The definition of truth: all cells in plain autograd, one time step after the other (ALGORITHMS 1)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from grownas.cells.dag_plan import EPSILON, NONE, DagPlan, DagTensors, check
 from grownas.cells.node import Node, Pull, Trace, Tracer
 from grownas.genotype import DagGenotype
 from grownas.ops import ACTIVATION, COMBINE
@@ -28,6 +29,8 @@ def step(node: Node, shares: Tensor, x: Tensor, s: Tensor, nudge: Tensor | None 
         p, q = x @ parameters["W_x"] + parameters["b_x"], s @ parameters["W_h"]
         z = COMBINE[op.combine].value(p, q + parameters["b_h"] if "b_h" in parameters else q)
         mixed = mixed + shares[number] * ACTIVATION[op.activation].f(z)
+    if node.skip is not None:
+        mixed = mixed + node.skip * s
     if node.highway:
         mixed = s + torch.sigmoid(x @ node.gate_x + s @ node.gate_h) * (mixed - s)
     return mixed if node.blend is None else s + node.blend * (mixed - s)
@@ -81,6 +84,58 @@ def _gated(activation: str, s: Tensor, projected: Tensor) -> Tensor:
     """Return s, moved towards an activation as far as the gate is open."""
     gate, z = projected.chunk(2, -1)
     return s + torch.sigmoid(gate) * (ACTIVATION[activation].f(z) - s)
+
+
+def run_dag_supernet(plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the states over a sequence of the DAG supernet, the search cell of DARTS.
+
+    As in DARTS' code, a node adds up its edges' mixtures, then its state is normalised without a learned scale or bias.
+    Other than there, where all states share one module of running moments, moments are kept for each state.
+
+    Args:
+        plan: each edge's ops, and how states are normalised.
+        tensors: weights, shares and constants.
+        x: inputs, shape `(T, B, I)`.
+        h_0: first state, shape `(B, H)`.
+
+    Returns:
+        States, shape `(T, B, H)`; and for the norm "batch" mean and biased variance over the batch of each state at
+        each step, shape `(T, 2, N + 1, H)`, without gradients, else None.
+
+    Raises:
+        ValueError: plan, tensors and batch do not fit together; see `dag_plan.check`.
+    """
+    check(plan, tensors, x)
+    shares = tensors.shares.split([len(ops) for ops in plan.ops])
+    out, seen, h = [], [], h_0
+    for x_t in x:
+        states: list[Tensor] = []
+        moments: list[Tensor] = []
+        for i, weights in enumerate(tensors.W_h):
+            if i == 0:
+                s = _gated("tanh", h, x_t @ tensors.W_x + h @ weights)
+            else:
+                edges = zip(states, plan.ops[plan.edges(i)], shares[plan.edges(i)], strict=True)
+                s = torch.stack([_edge(ops, own, tensors.skip, s, s @ weights) for s, ops, own in edges]).sum(0)
+            if plan.norm == "batch":
+                moments.append(torch.stack([s.mean(0), s.var(0, correction=0)]))
+            elif plan.norm == "running" and tensors.moments is not None:
+                moments.append(tensors.moments[:, i])
+            states.append((s - moments[i][0]) / (moments[i][1] + EPSILON).sqrt() if moments else s)
+        h = torch.einsum("n,nbh->bh", tensors.mean, torch.stack(states))
+        out.append(h)
+        if plan.norm == "batch":
+            seen.append(torch.stack(moments, 1).detach())
+    return torch.stack(out), torch.stack(seen) if seen else None
+
+
+def _edge(ops: Sequence[str], shares: Tensor, skip: Tensor, s: Tensor, projected: Tensor) -> Tensor:
+    """Return an edge's mixture of ops, each gated, and of the state as it is."""
+    mixed = skip * s
+    for op, share in zip(ops, shares, strict=True):
+        if op != NONE:
+            mixed = mixed + share * _gated(op, s, projected)
+    return mixed
 
 
 def tracer(nodes: Sequence[Node], shares: Sequence[Tensor]) -> Tracer:

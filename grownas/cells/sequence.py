@@ -165,16 +165,20 @@ def _with_identity(node: Node, gain: float) -> Node:
 
 
 def _blended(nodes: Sequence[Node], shares: Sequence[Tensor]) -> tuple[list[Node], list[Tensor]]:
-    """Return nodes and shares in which a blended node is a plain one: m of its mixture, 1 - m of the state.
+    """Return nodes and shares in which a node with a blend m or a skip beta is a plain one.
 
-    The state is one more op, so that no loop needs to know. At m = 0 nothing is added to it but zeros, whatever the
-    other ops are: the output is the state to the last bit. A gate multiplies m, as `reference.step` has it.
+    It takes m of its mixture and 1 - m + m beta of the state. The state is one more op, so that no loop needs to know.
+    At m = 0 nothing is added to it but zeros, whatever the other ops are: the output is the state to the last bit. A
+    gate multiplies m, as `reference.step` has it.
     """
     made, weights = list(nodes), list(shares)
     for number, (node, own) in enumerate(zip(nodes, shares, strict=True)):
+        if node.blend is None and node.skip is None:
+            continue
+        m = own.new_ones(()) if node.blend is None else node.blend.to(own)
+        kept = 1 - m if node.skip is None else 1 - m + m * node.skip.to(own)
+        made[number], weights[number] = _with_identity(node, 1.0), torch.cat([m * own, kept.view(1)])
         if node.blend is not None:
-            m = node.blend.to(own)
-            made[number], weights[number] = _with_identity(node, 1.0), torch.cat([m * own, (1 - m).view(1)])
             made[number].plan = replace(made[number].plan, apart=True)
     return made, weights
 
