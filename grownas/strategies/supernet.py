@@ -233,7 +233,7 @@ class SupernetSearch:
             )
         }
         log = ({"best_epoch": fit.best_epoch, "loss_after": fit.loss},)
-        result = replace(result, others=others, log=log, is_start=not accepted)
+        result = replace(result, others=others, log=log, is_start=not accepted, reason=self.reason)
         return result if accepted else replace(result, model=problem.start, evaluation=start.evaluation)
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
@@ -247,7 +247,6 @@ class SupernetSearch:
             steps=spent.steps,
             seconds=self.problem.journal.elapsed - spent.began,
             settings=spent.fits,
-            reason=self.reason,
             scores=tuple(spent.scores),
             chosen={"nodes": self.options.max_nodes, "hidden_size": core.hidden_size},
             speed=supernet.speed,

@@ -104,7 +104,8 @@ def test_another_rate_is_that_of_every_recipe(name):
 
 def test_scores_hold_each_genotype_its_validation_and_its_steps(searching, name):
     last = list(searching(name, Journal.in_memory()))[-1]
-    assert 1 < len(last.scores) <= last.settings
+    assert len(last.scores) > 1
+    assert len(last.scores) <= last.settings or SMALL.get(name) is SUPERNET  # one training, read out after each unit
     for score in last.scores:
         assert set(score) >= {"genotype", "val", "steps"}
         assert SPACE.contains(Genotype.from_dict(score["genotype"]))
