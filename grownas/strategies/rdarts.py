@@ -28,7 +28,7 @@ class Options(SupernetSection):
     weights: Weights = StrongerWeights()
     unit_epochs: Annotated[Literal[1], about("the eigenvalue is computed after each epoch")] = 1
     ratio: Annotated[Positive, about(f"rise of the eigenvalue within {BACK} epochs that stops")] = 1.3
-    first_epoch: Annotated[Count, about("that may stop")] = 10
+    first_epoch: Annotated[Count, about("that may stop; published: 10 of 50")] = 40
     hessian_windows: Annotated[Count, about("of the data of alpha, over which the Hessian is averaged")] = 4
 
 
