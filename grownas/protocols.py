@@ -440,6 +440,10 @@ class Journal(Protocol):
         """Do a piece of work, or return what was done under this key; a tree of tensors, arrays and plain values."""
         ...
 
+    def branch(self, name: str, *, logs: bool) -> Journal:
+        """Return a journal for one of several searches: keys of its own, `elapsed` and `cpu_seconds` from 0."""
+        ...
+
     def note(self, words: str) -> None:
         """Show what is being done where there are no epochs, as `title: words`."""
         ...

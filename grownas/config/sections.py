@@ -175,6 +175,12 @@ class Config(Section):
         about("of `grownas compare`: names, or sections with `use`; the first is `strategy`; each has its budget"),
     ] = ()
     budget: BudgetSection = BudgetSection()
+    search_rates: Annotated[
+        tuple[Positive, ...],
+        OneOrMore,
+        Distinct,
+        about("of the weights, with each of which the whole search is done; validation chooses; empty: the strategy's"),
+    ] = ()
     retrain: Retrain = Retrain()
     baselines: Baselines = Baselines()
     refit: Annotated[bool, about("fit all models on training + validation data before the test part is read")] = False

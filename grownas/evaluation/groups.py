@@ -22,6 +22,10 @@ def row_name(strategy: str) -> str:
     return "grown" if strategy == "growing" else strategy
 
 
-def rows_of(strategy: str) -> tuple[str, str]:
-    """Return the names of a strategy's rows: the model that it found, and its cell trained anew."""
-    return row_name(strategy), f"{row_name(strategy)}_retrained"
+def rows_of(strategy: str) -> tuple[str, str, str]:
+    """Return the names of a strategy's rows: the model that it found, its cell trained anew, the supernet it trained.
+
+    Only strategies that read a cell out of a supernet have the third.
+    """
+    name = row_name(strategy)
+    return name, f"{name}_retrained", f"{name}_supernet"

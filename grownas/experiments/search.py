@@ -19,7 +19,8 @@ from grownas.experiments.experiment import Experiment
 from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.text import TextExperiment
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Folder, Journal, SearchResult, Task
+from grownas.protocols import Folder, Journal, Problem, SearchResult, Task
+from grownas.starts.random import Ops
 
 Summary = dict[str, Any]
 
@@ -40,9 +41,8 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     nodes = [experiment.space.ops] * config.start.nodes
     experiment = experiment.tuned(nodes)
-    task, strategy = experiment.task, experiment.strategy
-    problem = experiment.problem(nodes)
-    found = result = _last(strategy.search(problem))
+    experiment, problem, found = _tuned_search(experiment, nodes, config.search_rates)
+    task, strategy, result = experiment.task, experiment.strategy, found
     experiment = replace(experiment, params=result.params)
     if config.refit:
         problem = experiment.problem(nodes, refitted=True)
@@ -52,7 +52,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, alpha made fixed
     model, retrain_seconds = result.model, None
     if config.retrain.grown:
-        before, (_, name) = journal.cpu_seconds, rows_of(config.strategy.use)
+        before, name = journal.cpu_seconds, rows_of(config.strategy.use)[1]
         choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
         retrained, retrained_model = experiment.score_choice(name, choice)
         retrained = replace(retrained, cpu_seconds=journal.cpu_seconds - before)
@@ -67,7 +67,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     about = {
         "chosen": winner.model,
         "search_seconds": round(scores[1].seconds, 3),
-        "search_steps": result.steps,
+        "search_steps": result.steps // max(1, len(config.search_rates)),
         "retrain_seconds": retrain_seconds,
         "stages": len({line["stage"] for line in stages}),
         "stage_log": stages,
@@ -98,6 +98,41 @@ def derived_genotype(model: Any) -> AnyGenotype:
     """Return the genotype of a model's derived cell."""
     genotype: AnyGenotype = model.core.genotype
     return genotype
+
+
+def _tuned_search(
+    experiment: Experiment, nodes: Sequence[Ops], rates: Sequence[float]
+) -> tuple[Experiment, Problem, SearchResult]:
+    """Search with each learning rate of the weights; return the search with the lowest validation loss.
+
+    Only its lines reach the logs. Steps, seconds and settings of the result are those of all searches.
+    """
+    if not rates:
+        problem = experiment.problem(nodes)
+        return experiment, problem, _last(experiment.strategy.search(problem))
+
+    def search_with(rate: float, *, logs: bool) -> tuple[Experiment, Problem, SearchResult]:
+        branch = experiment.journal.branch(f"rate-{rate:g}", logs=logs)
+        one = replace(experiment, strategy=experiment.strategy.with_rate(rate), journal=branch)
+        problem = one.problem(nodes)
+        return one, problem, _last(one.strategy.search(problem))
+
+    journal, tried = experiment.journal, dict[float, SearchResult]()
+    for rate in rates:
+        one, _, tried[rate] = search_with(rate, logs=False)
+        journal.elapsed, journal.cpu_seconds = (
+            journal.elapsed + one.journal.elapsed, journal.cpu_seconds + one.journal.cpu_seconds
+        )  # fmt: skip
+    best = min(rates, key=lambda rate: float(tried[rate].evaluation.losses.mean()))
+    one, problem, result = search_with(best, logs=True)  # reads everything back, and writes the logs
+    result = replace(
+        result,
+        seconds=sum(each.seconds for each in tried.values()),
+        steps=sum(each.steps for each in tried.values()),
+        settings=sum(each.settings for each in tried.values()),
+        chosen={"rate": best, **result.chosen},
+    )
+    return replace(one, journal=journal), problem, result
 
 
 def _last(results: Any) -> SearchResult:

@@ -108,6 +108,26 @@ class MemoryStore:
         self.trees.pop(name, None)
 
 
+class BranchStore:
+    """A part of another store: its names begin with that of the branch."""
+
+    def __init__(self, store: Store, branch: str) -> None:
+        """Take the other store."""
+        self.store, self.branch = store, branch
+
+    def load(self, name: str) -> Tree | None:
+        """Return a tree; None if there is none of this name."""
+        return self.store.load(f"{self.branch}-{name}")
+
+    def save(self, name: str, tree: Tree) -> None:
+        """Keep a tree."""
+        self.store.save(f"{self.branch}-{name}", tree)
+
+    def remove(self, name: str) -> None:
+        """Forget a tree."""
+        self.store.remove(f"{self.branch}-{name}")
+
+
 class Journal:
     """See the module, and `grownas.protocols.Journal`. One journal serves one run."""
 
@@ -137,6 +157,7 @@ class Journal:
         self.elapsed = 0.0  # seconds of all fits and remembered work so far
         self.cpu_seconds = 0.0  # processor time of all fits so far
         self.interrupted = False
+        self.root: Journal | None = None  # of a branch: the journal that is told of an interrupt
         self._counted: set[str] = set()  # keys of remembered work whose seconds are in `elapsed`
         for log in (metrics, growth, shares):
             log.truncate()
@@ -167,6 +188,22 @@ class Journal:
             progress=progress,
             every_s=math.inf,
         )
+
+    def branch(self, name: str, *, logs: bool) -> Journal:
+        """Return a journal for a part of the run, whose keys are its own: one of several searches.
+
+        Its `elapsed` and `cpu_seconds` begin at 0; whoever opened it adds them here.
+
+        Args:
+            name: of the branch; the same name finds the same finished work.
+            logs: write this journal's logs; else the branch logs nothing.
+        """
+        own = (self.metrics, self.growth, self.shares) if logs else (MemoryLog(), MemoryLog(), MemoryLog())
+        made = copy.copy(self)
+        made.store, made.root = BranchStore(self.store, name), self.root or self
+        made.metrics, made.growth, made.shares = own
+        made.elapsed, made.cpu_seconds, made._counted = 0.0, 0.0, set()
+        return made
 
     def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
         """Do a piece of work, or give back what it gave before. The tree also holds its `seconds`.
@@ -321,8 +358,13 @@ class Journal:
         """Ask the run to stop after the step it is at."""
         self.interrupted = True
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the run was asked to stop."""
+        return (self.root or self).interrupted
+
     def _stop_if_asked(self) -> None:
-        if self.interrupted:
+        if self.is_interrupted:
             raise Interrupted
 
 
@@ -361,7 +403,7 @@ class _Watcher:
 
     def after_step(self, snapshot: Callable[[], Tree]) -> None:
         """Save a snapshot when it is time or when the user asked to stop."""
-        if time.monotonic() - self.saved > self.journal.every_s or self.journal.interrupted:
+        if time.monotonic() - self.saved > self.journal.every_s or self.journal.is_interrupted:
             self._save(snapshot())
         self.journal._stop_if_asked()
 
