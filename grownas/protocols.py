@@ -547,7 +547,8 @@ class SearchResult:
         model: the best model so far; its core is a `Backbone` or a derived cell.
         evaluation: of the model on the validation part.
         is_start: the model is the start: nothing better was found.
-        scores: one entry for each genotype that was trained: plain values, `genotype`, `val` and `steps` among them.
+        scores: one entry for each genotype that was trained or read out: plain values, among them `genotype`, `val`,
+            `steps` of its training and `seconds` since the search began; `accepted` where the search says so.
         params: numbers that the model learned, architecture weights included; baselines match it.
         steps: weight steps of all trainings so far.
         seconds: of all work so far.

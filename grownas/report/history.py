@@ -6,6 +6,7 @@ bookkeeping what each move did to the cell, so that an op can be followed from i
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -391,3 +392,28 @@ def predictions(growth: Iterable[Line]) -> list[Prediction]:
             part = {"train": "training", "val": "validation"}.get(str(line.get("change_on")), "")
             found.append(Prediction(str(line.get("kind")), predicted, measured, line.get("accepted"), part))
     return found
+
+
+class Course(NamedTuple):
+    """How the lowest validation figure of one search fell.
+
+    Attributes:
+        seconds: since the search began, of each genotype that it scored.
+        lowest: the lowest figure up to then.
+        accepted: the seconds at which a change was accepted; none where the strategy does not say.
+    """
+
+    seconds: tuple[float, ...]
+    lowest: tuple[float, ...]
+    accepted: tuple[float, ...]
+
+
+def course(summary: Mapping[str, Any]) -> Course | None:
+    """Return the course of a run's search; None where the run does not say when it scored what."""
+    scored = [one for one in summary.get("genotypes", ()) if one.get("seconds") is not None]
+    if not scored:
+        return None
+    seconds = tuple(float(one["seconds"]) for one in scored)
+    lowest = tuple(itertools.accumulate((float(one["val"]) for one in scored), min))
+    accepted = tuple(float(one["seconds"]) for one in scored if one.get("accepted"))
+    return Course(seconds, lowest, accepted)

@@ -119,9 +119,33 @@ def _comparison(comparison: Comparison) -> Tree:
         if result
         else None,
         "outcomes": tables.outcomes((run.name, run.summary) for run in finished if run.summary),
+        **_strategies(comparison),
         "cumulative": _cumulative(finished, comparison.best_baseline),
         "rival": comparison.best_baseline,
         "repeat": _repeat(comparison, "compare", values["data"]),
+    }
+
+
+def _strategies(comparison: Comparison) -> Tree:
+    """Return what a comparison of several strategies shows of each: its course, and the cell of its best seed."""
+    if not comparison.others:
+        return {"courses": None, "cells": []}
+    first = next((run.summary["strategy"] for run in comparison.runs if run.summary), "growing")
+    by_strategy = {first: comparison.runs, **comparison.others}
+    finished = {name: [run for run in runs if run.summary] for name, runs in by_strategy.items()}
+    found = {
+        name: [course for run in runs if run.summary and (course := history.course(run.summary))]
+        for name, runs in finished.items()
+    }
+    metric = next((run.metric for runs in finished.values() for run in runs), "")
+    best = {
+        name: min(runs, key=lambda run: run.summary["val"] if run.summary else 0.0)
+        for name, runs in finished.items()
+        if runs
+    }
+    return {
+        "courses": _both(lambda width: plots.courses(found, metric=metric, width=width)),
+        "cells": [(f"{name}, {run.name}", _safe(draw(run.genotype))) for name, run in best.items() if run.genotype],
     }
 
 

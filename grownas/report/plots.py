@@ -19,12 +19,13 @@ from grownas.report.canvas import (
     OTHER,
     PANEL,
     THIRD,
+    WIDE,
     as_svg,
     drawing,
     shorten,
 )
 from grownas.report.growth_plots import log_ticks, spread
-from grownas.report.history import Curve
+from grownas.report.history import Course, Curve
 from grownas.report.tables import METRICS, score
 
 if TYPE_CHECKING:
@@ -126,6 +127,60 @@ def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PAN
         for curve, end in zip(ordered, heights, strict=True):
             axes.text(1.03, back(end), curve.model, color=colours[curve.model], **place)
         return as_svg(canvas)
+
+
+def courses(found: Mapping[str, Sequence[Course]], *, metric: str, width: float) -> str | None:
+    """Draw the lowest validation figure of each strategy over seconds: mean over seeds, band from best to worst.
+
+    Ticks at the foot mark when growth accepted a change. A strategy's line begins when all of its seeds have a figure
+    and ends with its last seed.
+
+    Args:
+        found: of each strategy, by name, one course a seed.
+        metric: what the figures are.
+        width: inches.
+
+    Returns:
+        The SVG, or None if there are no courses.
+    """
+    found = {name: each for name, each in found.items() if each}
+    if not found:
+        return None
+    first = min(course.seconds[0] for each in found.values() for course in each)
+    last = max(course.seconds[-1] for each in found.values() for course in each)
+    looks = itertools.product(("-", "--", ":", "-."), (INK, OTHER, THIRD, FOURTH, MUTED))
+    height = 2.6 + 0.165 * len(found)
+    with drawing(width, height) as (canvas, axes):
+        axes.set_xscale("log")
+        axes.set_xlim(max(first, last / 1000), last * 1.05)
+        axes.set_xlabel("seconds of search")
+        axes.set_ylabel(f"lowest validation {METRICS.get(metric, metric)}")
+        ends, tops = list[float](), list[float]()
+        for name, each in found.items():
+            style, colour = ("-", ACCENT) if name == "growing" else next(looks)
+            begin, end = max(one.seconds[0] for one in each), max(one.seconds[-1] for one in each)
+            at = np.geomspace(max(begin, 1e-3), max(end, begin, 1e-3), 200)
+            lines = np.stack([_held(one, at) for one in each])
+            axes.plot(at, lines.mean(0), color=colour, linestyle=style, linewidth=1.3, label=name)
+            if len(each) > 1:
+                axes.fill_between(at, lines.min(0), lines.max(0), color=colour, alpha=0.12, linewidth=0)
+            for one in each:
+                axes.plot(
+                    one.accepted, [0.02] * len(one.accepted), "|", color=colour, transform=axes.get_xaxis_transform()
+                )
+            ends.append(float(lines[:, -1].min()))
+            tops.append(float(np.quantile(lines.mean(0), 0.75)))
+        low, high = min(ends), max(tops)
+        margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - margin, high + margin)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2 if width < WIDE else 4, fontsize=8)
+        return as_svg(canvas)
+
+
+def _held(course: Course, at: np.ndarray) -> np.ndarray:
+    """Return the lowest figure up to each of some moments."""
+    places = np.searchsorted(course.seconds, at, side="right") - 1
+    return np.array(course.lowest)[np.clip(places, 0, None)]
 
 
 def forecast_panel(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A folder of `grownas compare`: the runs of its seeds, and what was made of them (None while it goes on)."""
+    """A folder of `grownas compare`: the runs of its seeds, and what was made of them (None while it goes on).
+
+    Attributes:
+        runs: of the first strategy, one a seed.
+        others: of the other strategies, by name, likewise.
+    """
 
     path: Path
     config_text: str
     config: Tree
     result: Tree | None
     runs: list[Run]
+    others: Mapping[str, list[Run]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -153,9 +160,12 @@ def read(path: Path) -> Run | Comparison:
         )
     seeds = sorted(path.glob("seed-*/"), key=lambda folder: (len(folder.name), folder.name))
     if (path / "comparison.json").exists() or seeds:
-        runs = [read_run(folder) for folder in seeds if _is_run(folder)]
+        runs, others = list[Run](), dict[str, list[Run]]()
+        for folder in filter(_is_run, seeds):
+            _, _, strategy = folder.name.removeprefix("seed-").partition("-")
+            (others.setdefault(strategy, []) if strategy else runs).append(read_run(folder))
         text, config = _config(path)
-        return Comparison(path, text, config, _json(path / "comparison.json", damage.COMPARISON), runs)
+        return Comparison(path, text, config, _json(path / "comparison.json", damage.COMPARISON), runs, others)
     return read_run(path)
 
 

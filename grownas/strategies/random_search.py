@@ -156,6 +156,7 @@ class RandomSearch:
                         "genotype": fit.model.core.genotype(top_k=None).to_dict(),
                         "val": fit.evaluation.metric,
                         "steps": fit.steps,
+                        "seconds": journal.elapsed - began,
                     }
                 )
                 better = best is None or fit.loss < best.fit.loss

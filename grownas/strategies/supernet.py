@@ -192,6 +192,7 @@ class SupernetSearch:
                     "val": fit.evaluation.metric,
                     "steps": fit.steps - steps,
                     "gradients": fit.gradients - gradients,
+                    "seconds": problem.journal.elapsed - spent.began,
                 }
             )
             steps, gradients = fit.steps, fit.gradients

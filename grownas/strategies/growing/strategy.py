@@ -169,7 +169,15 @@ class Growth:
     def _log(self, stage: Stage, line: Line) -> None:
         self.stages.append(line)
         genotype, val = stage.model.core.genotype(top_k=None).to_dict(), stage.candidate.evaluation.metric
-        self.trained.append({"genotype": genotype, "val": val, "steps": line["steps"]})
+        self.trained.append(
+            {
+                "genotype": genotype,
+                "val": val,
+                "steps": line["steps"],
+                "seconds": self.problem.journal.elapsed - self.began,
+                "accepted": line["accepted"],
+            }
+        )
 
     def _train_first_stages(self) -> Generator[None, None, str | None]:
         """Train the start with each strength of L2-SP; return which limit was reached, if one was."""

@@ -66,7 +66,7 @@ def told(result, *, seconds=True):
         "genotype": result.genotype.to_dict(),
         "losses": result.evaluation.losses,
         "numbers": [result.is_start, result.params, result.steps, result.settings, result.reason, result.capped],
-        "scores": [dict(score) for score in result.scores],
+        "scores": [timeless(score) for score in result.scores],
         "chosen": dict(result.chosen),
         "log": [timeless(line) for line in result.log],
         "others": {key: dict(one.model.state_dict()) for key, one in result.others.items()},
