@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from grownas.criteria.early_stop import ACCEPT
 from grownas.errors import ConfigError
-from grownas.protocols import Evaluation, Task, Verdict
+from grownas.protocols import Evaluation, Model, Task, Verdict
 
 GUARD = "training loss"  # the rule that rejects a candidate which is better on the validation part alone
 
@@ -16,7 +16,7 @@ class Evaluated(Protocol):
     """A model and its evaluation on the validation part: a `Candidate`, a `Fit`, a `SearchResult`."""
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Model:
         """The model."""
         ...
 
@@ -29,7 +29,7 @@ class Evaluated(Protocol):
 class Untrained(NamedTuple):
     """A model that was not trained, and its evaluation on the validation part."""
 
-    model: Any
+    model: Model
     evaluation: Evaluation
 
 

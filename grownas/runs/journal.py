@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from grownas.errors import TrainingError
-from grownas.protocols import Evaluation, Task
+from grownas.protocols import Evaluation, Model, Task
 from grownas.runs import checkpoint
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
@@ -187,7 +187,7 @@ class Journal:
     def fit(
         self,
         key: str,
-        model: Any,
+        model: Model,
         task: Task,
         recipe: Recipe,
         *,
@@ -278,7 +278,7 @@ class Journal:
 class _Watcher:
     """Watches one fit for the journal."""
 
-    def __init__(self, journal: Journal, key: str, stage: int, part: Tree | None, *, model: Any, epochs: int) -> None:
+    def __init__(self, journal: Journal, key: str, stage: int, part: Tree | None, *, model: Model, epochs: int) -> None:
         self.journal, self.key, self.stage, self.epochs = journal, key, stage, epochs
         self.nodes = len(model.core.nodes) if hasattr(model.core, "nodes") else None
         self.lines: list[dict[str, Any]] = list(part["lines"]) if part else []
@@ -353,7 +353,7 @@ def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
     }
 
 
-def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None) -> Fit:
+def _from_tree(tree: Tree, model: Model, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None) -> Fit:
     model, optimizers = copy.deepcopy((model, optimizers or make_optimizers(model, recipe)))
     finish_blend(model).load_state_dict(tree["model"])
     for optimizer, state in zip(optimizers, tree["optimizers"], strict=True):
@@ -376,7 +376,8 @@ def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.op
 
 def _share_lines(done: Fit) -> Iterator[dict[str, Any]]:
     """Yield a line for each epoch and node."""
+    core: Any = done.model.core  # with shares it is a supernet, of whatever class, and names its ops
     for epoch, nodes in enumerate(done.shares):
         for node, shares in enumerate(nodes):
-            ops = [f"{combine}/{activation}" for combine, activation in done.model.core.op_names(node)]
+            ops = [f"{combine}/{activation}" for combine, activation in core.op_names(node)]
             yield {"epoch": epoch, "node": node, "ops": ops, "shares": [round(share, 6) for share in shares]}
