@@ -1,4 +1,4 @@
-"""A module as what it is, and one that computes with other tensors in the place of its own parameters."""
+"""A part of a model as an `nn.Module`; a module that computes with other tensors in the place of its parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def as_module(part: Module) -> nn.Module:
-    """Return a part of a model, known by its protocol, as the `nn.Module` that it is, for what takes no other."""
+    """Return a part of a model, known by its protocol, as an `nn.Module`, for what accepts nothing else."""
     assert isinstance(part, nn.Module)
     return part
 

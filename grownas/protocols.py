@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Module(Protocol):
-    """What the engine asks of every `nn.Module`, so that a protocol of models can be one without importing PyTorch."""
+    """What the engine uses of an `nn.Module`; it stands in for that class, which a protocol cannot extend."""
 
     training: bool
 

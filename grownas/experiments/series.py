@@ -197,7 +197,7 @@ class SeriesExperiment(Experiment):
 
 def _next_step(task: Any, model: Model) -> dict[str, Any]:
     """Return the forecast of the step after the last row, in the task's units, where the task dates it."""
-    if not hasattr(task, "day_ahead"):
+    if not hasattr(task, "day_ahead"):  # `SeriesTask` does not ask for dates and units, hence Any
         return {}
     ahead = task.written(task.day_ahead(model)[None], None)[0].tolist()
     return {"next_step": {"date": task.next_day, "forecasts": ahead, "units": task.units}}

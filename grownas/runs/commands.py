@@ -224,7 +224,7 @@ def load_task(
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: PyTorch finds no GPU here; set device=cpu")
-    task_class: Any = configs.task_class(config.task.use)
+    task_class: Any = configs.task_class(config.task.use)  # may read frames and have `load_for`, beyond `Task`
     given = {} if frame is None else {"frame": frame}
     if given and "frame" not in inspect.signature(task_class.load).parameters:
         raise ConfigError(f"data: {config.task.use} does not read data frames; give a path")

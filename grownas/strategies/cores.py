@@ -21,7 +21,7 @@ def with_core(model: AnyModel, core: Recurrent) -> AnyModel:
 def supernet_of(model: Model) -> Backbone:
     """Return a model's core, a supernet as `Problem.build` makes it."""
     core = model.core
-    assert isinstance(core, Backbone), f"growth and its like change a Backbone, got a {type(core).__name__}"
+    assert isinstance(core, Backbone), f"the model's core is a {type(core).__name__}, expected a Backbone"
     return core
 
 

@@ -248,7 +248,7 @@ class IndexReturns:
         """Return a part's standardised returns, float32, shape `(n, 1, I)`."""
         return self._tensor[self.rows(part)].unsqueeze(1)
 
-    def model(self, core: Recurrent, /, *, generator: Generator | None = None) -> Forecaster:
+    def model(self, core: Recurrent, *, generator: Generator | None = None) -> Forecaster:
         """Return a model around a core."""
         return Forecaster(core, self.mean, self.sd, generator=generator).to(self.device)
 
