@@ -95,10 +95,11 @@ class Run:
     def model(self) -> nn.Module:
         """The chosen model: cell and readout or decoder, in evaluation mode."""
         if self._model is None:
+            from grownas.modules import as_module
             from grownas.runs import reload
 
             with self._path() as path:
-                self._model = reload.model(path, data=self._data)
+                self._model = as_module(reload.model(path, data=self._data))
         return self._model
 
     def cell(self) -> GrownRNN:

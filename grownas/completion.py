@@ -198,7 +198,7 @@ def _allowed(command: str, config: str) -> Callable[[str], bool]:
         from grownas.config.loading import class_for
         from grownas.runs.reload import COMPUTING
 
-        task: Any = class_for(config).model_fields["task"].annotation
+        task: Any = class_for(config).model_fields["task"].annotation  # the class of the task's section
         free = {f"task.{key}" for key in (*task.WHERE, *task.EVALUATION)}
         return lambda key: key == "task" or key in free or key in COMPUTING
     return lambda key: True
@@ -263,7 +263,7 @@ def _values(config: str, given: Sequence[str], key: str, incomplete: str) -> Ite
         return
     words = list(words_of(field.annotation)) or ["true", "false"] * (field.annotation is bool)
     if not words and parent in ("space", "baselines"):
-        task: Any = class_for(config, given).model_fields["task"].annotation
+        task: Any = class_for(config, given).model_fields["task"].annotation  # the class of the task's section
         words = list(known_names(task_class(task.model_fields["use"].default)).get(key, ()))
     yield from _starting(words, incomplete)
     if not words and field.annotation is str:

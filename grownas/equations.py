@@ -9,7 +9,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from grownas.cells.cell import GrownRNN
 from grownas.cells.dag_sequence import INPUT_OP
 from grownas.genotype import AnyGenotype, DagGenotype, Genotype, Op
 from grownas.ops import ACTIVATION, COMBINE
+from grownas.protocols import Model
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from grownas.cells.chain import ChainLayer
 
@@ -65,6 +66,26 @@ c = sigmoid(s gate_h), y = f(s W_h). A node's output is s + c * (y - s), and the
 the nodes that `mean_of` lists."""
 
 
+@runtime_checkable
+class WordModel(Model, Protocol):
+    """A language model whose equations can be written: embedding, core, output gain, linear decoder.
+
+    Attributes:
+        embedding: of words.
+        bias: of the decoder, shape `(V,)`.
+        gain: a scalar.
+    """
+
+    embedding: nn.Embedding
+    bias: nn.Parameter
+    gain: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """The decoder's, shape `(V, H)`."""
+        ...
+
+
 class Form(NamedTuple):
     """How cells of one backbone are written down.
 
@@ -90,7 +111,7 @@ class Form(NamedTuple):
     parts: Callable[[GrownRNN], Iterator[tuple[str, Mapping[str, Tensor]]]]
 
 
-def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd: Any) -> str:
+def equations(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: Any, sd: Any) -> str:
     """Write a model down as equations and numbers.
 
     Args:
@@ -157,12 +178,11 @@ SEVERAL = """ `layer=2` in front of a symbol's numbers means the symbol of that 
 in the cell of layer 2; the next word's h_t is the last layer's."""
 
 
-def language_equations(model: Any) -> str:
+def language_equations(model: WordModel) -> str:
     """Write a language model down as equations, and say where its numbers stand.
 
     Args:
-        model: with `core`, a derived cell of one layer, or several of one genotype in a stack; `embedding`, `weight` of
-            the decoder, its `bias`, and `gain`.
+        model: its core is a derived cell of one layer, or several of one genotype in a stack.
 
     Returns:
         The text, ending with a newline.
@@ -191,7 +211,7 @@ def _sizes(genotype: AnyGenotype, layers: int) -> str:
     return f"{len(genotype.nodes)} node(s), {layers} layer(s)"
 
 
-def _tensors(model: Any, layers: Sequence[GrownRNN]) -> Iterator[str]:
+def _tensors(model: WordModel, layers: Sequence[GrownRNN]) -> Iterator[str]:
     """Yield where each symbol of a language model stands."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for symbol, tensor in (("E", model.embedding.weight), ("D", model.weight), ("b", model.bias), ("gain", model.gain)):
@@ -274,7 +294,7 @@ def _term(op: Op, x: str, s: str, label: str) -> str:
     return f"{op.activation}({formula})"
 
 
-def _numbers(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd: Any) -> Iterator[str]:
+def _numbers(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: Any, sd: Any) -> Iterator[str]:
     """Yield the lines for programs."""
     form, weight = FORMS[type(cell.genotype)], readout.weight.detach().cpu().numpy()
     yield f"dtype {weight.dtype.name}"

@@ -1,4 +1,4 @@
-"""A module that computes with other tensors in the place of its own parameters."""
+"""A part of a model as an `nn.Module`; a module that computes with other tensors in the place of its parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from grownas.protocols import Module
+
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def as_module(part: Module) -> nn.Module:
+    """Return a part of a model, known by its protocol, as an `nn.Module`, for what accepts nothing else."""
+    assert isinstance(part, nn.Module)
+    return part
 
 
 def with_parameters(

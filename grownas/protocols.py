@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,53 @@ if TYPE_CHECKING:
 # --- models ---
 
 
-class Recurrent(Protocol):
+class Module(Protocol):
+    """What the engine uses of an `nn.Module`; it stands in for that class, which a protocol cannot extend."""
+
+    training: bool
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield all parameters."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all parameters with their names."""
+        ...
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield all buffers with their names."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield the module itself and all its parts."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return parameters and buffers by their names."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Write parameters and buffers."""
+        ...
+
+    def train(self) -> Self:
+        """Put all parts into training mode."""
+        ...
+
+    def eval(self) -> Self:
+        """Put all parts into evaluation mode."""
+        ...
+
+    def to(self, device: torch.device, /) -> Self:
+        """Move parameters and buffers to a device."""
+        ...
+
+    def double(self) -> Self:
+        """Turn parameters and buffers into float64."""
+        ...
+
+
+class Recurrent(Module, Protocol):
     """What reads a sequence: supernet, derived cell, `nn.LSTM`, `nn.GRU`. An `nn.Module` with T first."""
 
     input_size: int
@@ -44,10 +90,10 @@ class Recurrent(Protocol):
         ...
 
 
-class Model(Protocol):
+class Model(Module, Protocol):
     """A task's whole model around a `Recurrent`, its part `core`: an `nn.Module`. It reads the `x` of a `Window`."""
 
-    core: nn.Module
+    core: Recurrent
 
     def encode(self, x: Tensor) -> Tensor:
         """Map what a window holds to what the core reads, `(T, B, I)` in the weights' dtype and on their device."""
@@ -60,6 +106,9 @@ class Model(Protocol):
     def __call__(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map what a window holds and a state to predictions `(T, B, O)` and the last state."""
         ...
+
+
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 class Window(NamedTuple):
@@ -165,11 +214,8 @@ class Task(Protocol):
         ...
 
     @abstractmethod
-    def model(self, *cores: nn.Module, generator: Generator | None = None) -> Any:
-        """Build the task's `Model` around a core; new parameters are drawn from `generator`.
-
-        A language task takes several cores, too, one layer on another.
-        """
+    def model(self, core: Recurrent, /, *, generator: Generator | None = None) -> Model:
+        """Build the task's `Model` around a core; new parameters are drawn from `generator`."""
         ...
 
     @abstractmethod
@@ -182,12 +228,12 @@ class Task(Protocol):
         ...
 
     @abstractmethod
-    def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
+    def loss(self, model: Model, out: Tensor, window: Window) -> Tensor:
         """Return a window's mean training loss from the core's output `(T, B, H)`, a scalar."""
         ...
 
     @abstractmethod
-    def evaluate(self, model: Any, part: str) -> Evaluation:
+    def evaluate(self, model: Model, part: str) -> Evaluation:
         """Score a model on a part, the state carried in from the steps before it. No gradient."""
         ...
 
@@ -199,7 +245,7 @@ class Task(Protocol):
         """Return what the report says about the data: plain values, `source` and `checksum` among them."""
         return {"source": self.source, "checksum": self.checksum}
 
-    def predict(self, model: Any) -> pd.DataFrame:
+    def predict(self, model: Model) -> pd.DataFrame:
         """Return forecasts of the validation and test part and of the next step, for `grownas predict`.
 
         Columns: `date` (or step), `series`, `forecast`, `actual` (missing for the next step).
@@ -310,12 +356,22 @@ class TextTask(Task, Protocol):
         ...
 
     @abstractmethod
+    def model(self, *cores: Recurrent, generator: Generator | None = None) -> Model:
+        """Build the task's `Model` around a core, or around several, one layer on another."""
+        ...
+
+    @abstractmethod
     def with_options(self, values: Mapping[str, float]) -> Self:
         """Return the same task with other options of the model: `gain`, and `dropout` of input and output."""
         ...
 
 
 KINDS: dict[str, Any] = {"plain": Task, "series": SeriesTask, "language": TextTask}  # by `Task.kind`
+
+
+def is_series(task: Task) -> TypeGuard[SeriesTask]:
+    """Say whether a task is a `SeriesTask`, by its kind."""
+    return task.kind == "series"
 
 
 # --- runs ---
@@ -401,7 +457,7 @@ class Journal(Protocol):
     def fit(
         self,
         key: str,
-        model: Any,
+        model: Model,
         task: Task,
         recipe: Recipe,
         *,
@@ -484,7 +540,7 @@ class Origin(NamedTuple):
         task: the rows up to then as its training part, those after it as its validation part.
     """
 
-    start: Any
+    start: Model
     task: Task
 
 
@@ -511,8 +567,8 @@ class Problem:
 
     task: Task
     space: SearchSpace
-    build: Callable[[Sequence[Sequence[tuple[str, str]]], str], Any]
-    start: Any
+    build: Callable[[Sequence[Sequence[tuple[str, str]]], str], Model]
+    start: Model
     journal: Journal
     budget: Budget = Budget()
     seed: int = 1
@@ -532,7 +588,7 @@ class Found:
         log: what the strategy needs to refit it.
     """
 
-    model: Any
+    model: Model
     seconds: float = 0.0
     settings: int = 0
     speed: float | None = None
@@ -561,7 +617,7 @@ class SearchResult:
         capped: the training of the model ended at the most epochs allowed: it may have gone on improving.
     """
 
-    model: Any
+    model: Model
     evaluation: Evaluation
     is_start: bool
     params: int
@@ -579,7 +635,7 @@ class SearchResult:
     @property
     def genotype(self) -> AnyGenotype:
         """Of the model, with all ops of each node."""
-        core = self.model.core
+        core: Any = self.model.core  # a supernet reads its genotype out, a derived cell has it
         genotype: AnyGenotype = core.genotype(top_k=None) if callable(core.genotype) else core.genotype
         return genotype
 

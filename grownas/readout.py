@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from grownas.protocols import Model, Recurrent
+
 
 class LinearReadout(nn.Module):
     """A core and a linear readout (see `grownas.protocols.Model`).
@@ -16,7 +18,7 @@ class LinearReadout(nn.Module):
         readout: maps the core's output to predictions.
     """
 
-    def __init__(self, core: nn.Module, outputs: int, *, generator: Generator | None = None) -> None:
+    def __init__(self, core: Recurrent, outputs: int, *, generator: Generator | None = None) -> None:
         """Draw the readout as PyTorch draws linear layers, from `generator`.
 
         Args:
@@ -26,9 +28,8 @@ class LinearReadout(nn.Module):
         """
         super().__init__()
         self.core = core
-        hidden_size: int = core.hidden_size  # type: ignore[assignment]
-        self.readout = nn.Linear(hidden_size, outputs, device="meta").to_empty(device="cpu")
-        bound = hidden_size**-0.5
+        self.readout = nn.Linear(core.hidden_size, outputs, device="meta").to_empty(device="cpu")
+        bound = core.hidden_size**-0.5
         with torch.no_grad():
             for parameter in self.readout.parameters():
                 parameter.uniform_(-bound, bound, generator=generator)
@@ -39,9 +40,16 @@ class LinearReadout(nn.Module):
 
     def states(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Return the core's output `(T, B, H)` and last state."""
-        return self.core(self.encode(x), hidden)  # type: ignore[no-any-return]
+        return self.core(self.encode(x), hidden)
 
     def forward(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map inputs `(T, B, I)` to predictions `(T, B, O)` and the last state."""
         out, hidden = self.states(x, hidden)
         return self.readout(out), hidden
+
+
+def readout_of(model: Model) -> nn.Linear:
+    """Return the linear readout of a model whose predictions are linear in its core's output: its part `readout`."""
+    readout = getattr(model, "readout", None)
+    assert isinstance(readout, nn.Linear), f"{type(model).__name__} has no nn.Linear `readout`, but {readout!r}"
+    return readout

@@ -81,8 +81,8 @@ LAYERS = """
     ops
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
-    evaluation.groups  evaluation.models  readout
-    protocols  modules  config.schema  baselines.table  grownas
+    evaluation.groups  evaluation.models  readout  modules
+    protocols  config.schema  baselines.table  grownas
     errors
 """
 EMPTY = {

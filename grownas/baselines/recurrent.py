@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +12,19 @@ from torch import Generator, Tensor, nn
 
 from grownas.baselines.var import VAR
 from grownas.errors import ConfigError
+from grownas.protocols import AnyModel
+from grownas.readout import readout_of
 
-KINDS: dict[str, tuple[Any, int]] = {"lstm": (nn.LSTM, 4), "gru": (nn.GRU, 3)}  # name -> module, number of gates
+KINDS: dict[str, tuple[type[nn.LSTM | nn.GRU], int]] = {
+    "lstm": (nn.LSTM, 4),
+    "gru": (nn.GRU, 3),
+}  # name -> module, number of gates
 
 
-def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: Generator) -> nn.Module:
+def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: Generator) -> nn.LSTM | nn.GRU:
     """Return a one-layer `nn.LSTM` or `nn.GRU`, T first, its weights drawn from `generator` as PyTorch draws them."""
     module, _ = KINDS[kind]
-    core: nn.Module = module(input_size, hidden_size, device="meta").to_empty(device="cpu")
+    core = module(input_size, hidden_size, device="meta").to_empty(device="cpu")
     bound = 1 / math.sqrt(hidden_size)
     with torch.no_grad():
         for parameter in core.parameters():
@@ -107,7 +111,7 @@ class GRUOnVAR(nn.Module):
 
 
 @torch.no_grad()
-def start_gru_at_var(model: Any, var: VAR) -> Any:
+def start_gru_at_var(model: AnyModel, var: VAR) -> AnyModel:
     """Return a copy of a model around a `GRUOnVAR` whose forecasts equal the VAR's.
 
     The readout holds `[A_1 .. A_p | averages | 0]` and the intercept. The GRU has no effect yet, but its part of the
@@ -116,17 +120,18 @@ def start_gru_at_var(model: Any, var: VAR) -> Any:
     Raises:
         ConfigError: the register holds other lags or averages.
     """
-    if model.core.order != var.order:
-        raise ConfigError(f"the GRU's register holds {model.core.order} lags, the VAR has {var.order}; make them equal")
-    if model.core.centres != var.centres:
-        raise ConfigError(
-            f"the GRU's register holds averages with centres {model.core.centres}, the VAR has {var.centres}; make "
-            "them equal"
-        )
     model = copy.deepcopy(model)
-    weight, used = model.readout.weight, var.blocks * model.core.input_size
+    core, readout = model.core, readout_of(model)
+    assert isinstance(core, GRUOnVAR)
+    if core.order != var.order:
+        raise ConfigError(f"the GRU's register holds {core.order} lags, the VAR has {var.order}; make them equal")
+    if core.centres != var.centres:
+        raise ConfigError(
+            f"the GRU's register holds averages with centres {core.centres}, the VAR has {var.centres}; make them equal"
+        )
+    weight, used = readout.weight, var.blocks * core.input_size
     weight.zero_()
     blocks = np.concatenate([*var.coefficients, *var.averages], axis=1)  # (p + L, I, I) -> (I, (p + L)*I)
     weight[:, :used] = torch.as_tensor(blocks)
-    model.readout.bias.copy_(torch.as_tensor(var.intercept))
+    readout.bias.copy_(torch.as_tensor(var.intercept))
     return model

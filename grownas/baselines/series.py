@@ -19,6 +19,7 @@ from grownas.baselines.recurrent import GRUOnVAR, hidden_size_for_parameters, re
 from grownas.baselines.var import VAR, Selection, fit_var, prefixed, select_by_folds, select_by_validation
 from grownas.criteria.acceptance import Untrained
 from grownas.evaluation.scoring import Score
+from grownas.protocols import Model
 
 if TYPE_CHECKING:
     from grownas.experiments.series import SeriesExperiment
@@ -126,7 +127,7 @@ def _recurrent(experiment: SeriesExperiment, kind: str) -> Score:
     inputs = task.input_size
     equal = [hidden_size_for_parameters(kind, inputs, inputs, experiment.params)] if experiment.params else []
 
-    def build(hidden_size: int) -> Any:
+    def build(hidden_size: int) -> Model:
         generator = experiment.draw(f"{kind}-{hidden_size}")
         core = recurrent_core(kind, inputs, hidden_size, generator=generator)
         return task.model(core, generator=generator)
@@ -146,7 +147,7 @@ def gru_var(experiment: SeriesExperiment) -> Score:
             "gru", task.input_size, task.input_size, experiment.params, register=register
         )
 
-    def build(var: VAR) -> Any:
+    def build(var: VAR) -> Model:
         generator = experiment.draw("gru_var")
         core = GRUOnVAR(task.input_size, units, var.order, var.centres, generator=generator)
         return start_gru_at_var(task.model(core, generator=generator), var)

@@ -165,7 +165,7 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {  # by a task's kind, instead o
 class Config(Section):
     """A whole run. `task` holds the task's own options, `use` among them."""
 
-    task: Any
+    task: Any  # a config is checked by a subclass whose field has the chosen task's own section, see `config_class`
     start: Start = Start()
     space: Space = Space()
     strategy: Any

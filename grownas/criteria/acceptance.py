@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from grownas.criteria.early_stop import ACCEPT
 from grownas.errors import ConfigError
-from grownas.protocols import Evaluation, Task, Verdict
+from grownas.protocols import Evaluation, Model, Task, Verdict
+
+if TYPE_CHECKING:
+    from grownas.config.schema import StrategySection
 
 GUARD = "training loss"  # the rule that rejects a candidate which is better on the validation part alone
 
@@ -16,7 +19,7 @@ class Evaluated(Protocol):
     """A model and its evaluation on the validation part: a `Candidate`, a `Fit`, a `SearchResult`."""
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Model:
         """The model."""
         ...
 
@@ -29,7 +32,7 @@ class Evaluated(Protocol):
 class Untrained(NamedTuple):
     """A model that was not trained, and its evaluation on the validation part."""
 
-    model: Any
+    model: Model
     evaluation: Evaluation
 
 
@@ -56,8 +59,8 @@ class Acceptance:
             raise ConfigError(f"strategy.accept: unknown {self.rule!r}, expected one of {', '.join(ACCEPT)}")
 
     @classmethod
-    def of(cls, section: Any) -> Acceptance:
-        """Return the criterion of a strategy's section, see `config.schema.StrategySection`."""
+    def of(cls, section: StrategySection) -> Acceptance:
+        """Return the criterion of a strategy's section."""
         return cls(section.accept, section.threshold, section.guard)
 
     def __call__(self, best: Evaluated, candidate: Evaluated, task: Task) -> Verdict:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from grownas.protocols import Evaluation, Task
+from grownas.protocols import Evaluation, Model, Module, Task
 
 DIVERGED = 100.0  # standard deviations of the training part
 
@@ -68,7 +68,7 @@ class Score:
 
 
 @contextmanager
-def evaluating(*models: Any) -> Iterator[None]:
+def evaluating(*models: Module) -> Iterator[None]:
     """Put models into evaluation mode for a while; afterwards each part of them is in the mode that it was in."""
     modes = [(part, part.training) for model in models for part in model.modules()]
     for model in models:
@@ -81,7 +81,7 @@ def evaluating(*models: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def free_running(model: Any, first: torch.Tensor, *, steps: int = 1000) -> dict[str, Any]:
+def free_running(model: Model, first: torch.Tensor, *, steps: int = 1000) -> dict[str, Any]:
     """Feed a model its own forecasts and say whether they stay bounded.
 
     Args:

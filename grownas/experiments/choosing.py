@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from grownas.errors import TrainingError
-from grownas.protocols import Journal, Task
+from grownas.protocols import Journal, Model, Task
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe
 
@@ -27,7 +27,7 @@ class Setting(NamedTuple):
 
     key: str
     chosen: dict[str, Any]
-    build: Callable[[], Any]
+    build: Callable[[], Model]
     task: Task
     recipe: Recipe
 

@@ -23,7 +23,7 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Choice, Halving, Setting, choose
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Budget, Folder, Journal, Origin, Problem, Strategy, Task
+from grownas.protocols import Budget, Folder, Journal, Model, Origin, Problem, Strategy, Task
 from grownas.space import SearchSpace
 from grownas.starts.random import Ops, random_start
 from grownas.starts.var import hidden_size_for
@@ -75,11 +75,11 @@ class Experiment:
     steps_before: int = 0
 
     @classmethod
-    def of(cls, config: Config, journal: Journal, task: Any) -> Self:
+    def of(cls, config: Config, journal: Journal, task: Task) -> Self:
         """Gather what search and baselines need."""
         units = config.space.hidden_size
         return cls(
-            hidden_size=hidden_size_for(1, task.input_size) if units == "auto" else units,
+            hidden_size=hidden_size_for(1, _inputs_of(task)) if units == "auto" else units,
             **cls.choices(config),
             **cls.common(config, journal, task),
         )
@@ -110,7 +110,7 @@ class Experiment:
         }
 
     @classmethod
-    def check(cls, config: Config, task: Any) -> None:
+    def check(cls, config: Config, task: Task) -> None:
         """Refuse before work begins what a search would meet in the middle of it.
 
         Raises:
@@ -125,12 +125,11 @@ class Experiment:
     @property
     def input_size(self) -> int:
         """Number of inputs of a core."""
-        assert self.task.input_size is not None, "a task of this kind has a fixed number of inputs"
-        return self.task.input_size
+        return _inputs_of(self.task)
 
     # --- the search ---
 
-    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
+    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Model:
         """Build the start of a search for each node's ops; `refitted`: fitted to the validation part, too."""
         return random_start(
             self.task,
@@ -154,7 +153,7 @@ class Experiment:
     def problem(self, nodes: Sequence[Ops], *, refitted: bool = False) -> Problem:
         """Return the search's problem, or the one on which what was found is refitted."""
 
-        def build(nodes: Sequence[Ops], purpose: str) -> Any:
+        def build(nodes: Sequence[Ops], purpose: str) -> Model:
             return self.start(nodes, purpose, refitted=refitted)
 
         return Problem(
@@ -169,7 +168,7 @@ class Experiment:
             origins=lambda count: self.origins(nodes, count),
         )
 
-    def score_start(self, start: Any) -> Score:
+    def score_start(self, start: Model) -> Score:
         """Score where the search began."""
         return self.score("start", start, self.seconds_before)
 
@@ -183,7 +182,7 @@ class Experiment:
     def settings_of(self, genotype: AnyGenotype) -> list[list[Setting]]:
         """Return the ways to train a genotype from random weights, as candidates of `choose`."""
 
-        def build() -> Any:
+        def build() -> Model:
             generator = self.draw("grown_retrained")
             core = GrownRNN(genotype, self.input_size, self.hidden_size, backend=self.backend)
             core.reset_parameters(generator)
@@ -191,7 +190,7 @@ class Experiment:
 
         return self.settings("retrained", {"hidden_size": self.hidden_size}, build)
 
-    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Any]) -> list[list[Setting]]:
+    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Model]) -> list[list[Setting]]:
         """Return a candidate for each weight decay, with a setting for each rate."""
         made = self.by_rate(key, build, self.recipe, self.rates, self.weight_decays)
         return [[one._replace(chosen={**chosen, **one.chosen}) for one in candidate] for candidate in made]
@@ -199,7 +198,7 @@ class Experiment:
     def by_rate(
         self,
         key: str,
-        build: Callable[[], Any],
+        build: Callable[[], Model],
         recipe: Recipe,
         rates: Sequence[float] | None = None,
         decays: Sequence[float] | None = None,
@@ -231,15 +230,15 @@ class Experiment:
         """Try all settings; validation chooses, see `choosing.choose`."""
         return choose(candidates, journal=self.journal, seed=self.seed, halving=self.halving)
 
-    def train_and_score(self, name: str, candidates: Sequence[Sequence[Setting]]) -> tuple[Score, Any]:
+    def train_and_score(self, name: str, candidates: Sequence[Sequence[Setting]]) -> tuple[Score, Model]:
         """Choose a setting; return score and model of the one that validation chose."""
         return self.score_choice(name, self.choose(candidates))
 
-    def retrain(self, genotype: AnyGenotype, name: str = "grown_retrained") -> tuple[Score, Any]:
+    def retrain(self, genotype: AnyGenotype, name: str = "grown_retrained") -> tuple[Score, Model]:
         """Train a genotype from random weights under the baselines' budget; return score and model."""
         return self.train_and_score(name, self.settings_of(genotype))
 
-    def score_choice(self, name: str, choice: Choice) -> tuple[Score, Any]:
+    def score_choice(self, name: str, choice: Choice) -> tuple[Score, Model]:
         """Return score and model of a choice, trained on training and validation data where all is refitted."""
         fit, setting = choice.fit, choice.setting
         model, seconds, steps = fit.model, choice.seconds, choice.steps
@@ -253,7 +252,7 @@ class Experiment:
     def score(
         self,
         name: str,
-        model: Any,
+        model: Model,
         seconds: float,
         settings: int = 1,
         chosen: Mapping[str, Any] | None = None,
@@ -264,7 +263,7 @@ class Experiment:
         shown = speed if self.task.unit else None
         return Score(name, count_parameters(model), val, test, seconds, settings, dict(chosen or {}), shown)
 
-    def matched_size(self, build: Callable[[int], Any], params: int) -> int:
+    def matched_size(self, build: Callable[[int], Model], params: int) -> int:
         """Return the number of units with which a model comes nearest to a number of parameters.
 
         The count is a polynomial of degree 2 in the units, which three small models fix.
@@ -284,7 +283,7 @@ class Experiment:
 
     # --- results ---
 
-    def write(self, folder: Folder, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
+    def write(self, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
         """Write what is particular to the kind of task; return what the summary says of it."""
         losses = {score.model: torch.from_numpy(score.test.losses).double() for score in scores}
         folder.write_tensors("losses.safetensors", losses)
@@ -294,13 +293,18 @@ class Experiment:
         return {"tests": pair_tests({score.model: score.test.losses for score in scores})}
 
     @staticmethod
-    def write_weights(folder: Folder, model: Any, names: Sequence[str], **notes: str) -> None:
+    def write_weights(folder: Folder, model: Model, names: Sequence[str], **notes: str) -> None:
         """Write a model's weights, with the names of series or words and further notes."""
         folder.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(list(names)), **notes})
 
     def draw(self, purpose: str) -> torch.Generator:
         """Return a generator for one purpose, fixed by the seed."""
         return generator_for(self.seed, purpose)
+
+
+def _inputs_of(task: Task) -> int:
+    assert task.input_size is not None, "a task of this kind has a fixed number of inputs"
+    return task.input_size
 
 
 def generator_for(seed: int, purpose: str) -> torch.Generator:

@@ -5,7 +5,7 @@ config -> task -> linear models by folds -> start -> search -> derived cell -> r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from grownas.experiments.experiment import Experiment
 from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.text import TextExperiment
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Folder, Journal, Problem, SearchResult, Task
+from grownas.protocols import Folder, Journal, Model, Problem, SearchResult, Task
 from grownas.starts.random import Ops
 
 Summary = dict[str, Any]
@@ -31,7 +31,7 @@ EXPERIMENTS: dict[str, type[Experiment]] = {  # by a task's kind
 }
 
 
-def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tuple[Summary, Any]:
+def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tuple[Summary, Model]:
     """Search, retrain what was found, fit the baselines, score all.
 
     Returns:
@@ -79,7 +79,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
 
 def train(
     config: Config, folder: Folder, journal: Journal, task: Task, *, what: str | AnyGenotype
-) -> tuple[Summary, Any]:
+) -> tuple[Summary, Model | None]:
     """Train a genotype, or the baseline of a name, from random weights and score it; return as `search` does."""
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
@@ -94,10 +94,10 @@ def run_baseline(experiment: Experiment, name: str) -> Score:
     return score
 
 
-def derived_genotype(model: Any) -> AnyGenotype:
+def derived_genotype(model: Model) -> AnyGenotype:
     """Return the genotype of a model's derived cell."""
-    genotype: AnyGenotype = model.core.genotype
-    return genotype
+    assert isinstance(model.core, GrownRNN)
+    return model.core.genotype
 
 
 def _tuned_search(
@@ -135,7 +135,7 @@ def _tuned_search(
     return replace(one, journal=journal), problem, result
 
 
-def _last(results: Any) -> SearchResult:
+def _last(results: Iterator[SearchResult]) -> SearchResult:
     """Search to the end."""
     found: SearchResult | None = None
     for result in results:
@@ -186,7 +186,7 @@ def _timed(journal: Journal, work: Callable[[], Score]) -> Score:
 
 
 def _summarise(
-    config: Config, folder: Folder, experiment: Experiment, model: Any | None, scores: list[Score], found: Summary
+    config: Config, folder: Folder, experiment: Experiment, model: Model | None, scores: list[Score], found: Summary
 ) -> Summary:
     """Write everything that was found but the summary; return that."""
     task = experiment.task

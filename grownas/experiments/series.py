@@ -15,6 +15,7 @@ import torch
 
 from grownas.baselines.combination import Combination, combine_by_folds
 from grownas.baselines.var import VAR, Selection, prefixed, select_by_folds, usable_orders
+from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance
 from grownas.equations import equations
@@ -23,7 +24,8 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score, free_running
 from grownas.experiments.choosing import Setting
 from grownas.experiments.experiment import Experiment
-from grownas.protocols import Folder, Journal, Origin, SeriesTask
+from grownas.protocols import Folder, Journal, Model, Origin, SeriesTask, Task, is_series
+from grownas.readout import readout_of
 from grownas.starts.random import Ops
 from grownas.starts.var import hidden_size_for, var_start
 
@@ -50,8 +52,9 @@ class SeriesExperiment(Experiment):
     accept: Acceptance
 
     @classmethod
-    def of(cls, config: Config, journal: Journal, task: Any) -> Self:
+    def of(cls, config: Config, journal: Journal, task: Task) -> Self:
         """Choose the linear model, and by it the hidden size and, where that is asked for, the loss."""
+        assert is_series(task)
         rows, at_var = task.values[task.rows("train")], config.start.use == "var"
         room = _room(config, task)
         orders = tuple(range(1, min(config.start.max_order, room or config.start.max_order) + 1))
@@ -82,12 +85,13 @@ class SeriesExperiment(Experiment):
         )
 
     @classmethod
-    def check(cls, config: Config, task: Any) -> None:
+    def check(cls, config: Config, task: Task) -> None:
         """Refuse before work begins what a search would meet in the middle of it.
 
         Raises:
             ConfigError: the start does not fit into the cell, or there are too few rows for any VAR.
         """
+        assert is_series(task)
         series, rows, units = task.input_size, task.values[task.rows("train")], config.space.hidden_size
         usable_orders(len(rows), series, range(1, config.start.max_order + 1))  # raises if there is none
         if config.start.use == "var" and units != "auto" and units < series:
@@ -101,14 +105,14 @@ class SeriesExperiment(Experiment):
         """Rows that a fitted baseline may learn from."""
         return int(self.task.rows("val" if self.refit else "train").stop)
 
-    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
+    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Model:
         """Build the start of a search; `refitted` at a VAR fitted on training and validation data."""
         if not self.at_var:
             return super().start(nodes, purpose)
         values = self.task.values[: self.fit_end]
         return self._at(self.selection.refit(values) if refitted else self.selection.var, self.task, nodes, purpose)
 
-    def _at(self, var: VAR, task: SeriesTask, nodes: Sequence[Ops], purpose: str) -> Any:
+    def _at(self, var: VAR, task: SeriesTask, nodes: Sequence[Ops], purpose: str) -> Model:
         return var_start(
             task,
             nodes,
@@ -141,12 +145,12 @@ class SeriesExperiment(Experiment):
             made.append(Origin(start, task))
         return made
 
-    def score_start(self, start: Any) -> Score:
+    def score_start(self, start: Model) -> Score:
         """Score where the search began."""
         chosen = self.selection
         return self.score("start", start, self.seconds_before, chosen.settings, chosen.chosen)
 
-    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Any]) -> list[list[Setting]]:
+    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Model]) -> list[list[Setting]]:
         """Return a candidate for each loss and weight decay, with a setting for each rate."""
         tasks = [(loss, self.task.with_loss(loss)) for loss in self.losses]
         return [
@@ -164,13 +168,13 @@ class SeriesExperiment(Experiment):
             self.strategy.recipe(), epochs=self.recipe.epochs, patience=self.recipe.patience, bf16=self.recipe.bf16
         )
 
-        def build() -> Any:
+        def build() -> Model:
             return super(SeriesExperiment, self).start([self.space.ops] * nodes, f"supernet-{nodes}")
 
         made = self.by_rate(key, build, recipe, rates)
         return [[one._replace(chosen={"nodes": nodes, **one.chosen}) for one in candidate] for candidate in made]
 
-    def write(self, folder: Folder, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
+    def write(self, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
         """Write all models' forecasts, and the equations and the weights with their scaling."""
         task = self.task
         actual = np.concatenate([task.values[task.rows(part)] for part in ("val", "test")])
@@ -185,13 +189,15 @@ class SeriesExperiment(Experiment):
         if model is None:
             return {"free_running": None, "tests": tests}
         self.write_weights(folder, model, task.names)
-        folder.write_text("equations.txt", equations(model.core, model.readout, task.names, task.mean, task.sd))
+        assert isinstance(model.core, GrownRNN)
+        text = equations(model.core, readout_of(model), task.names, task.mean, task.sd)
+        folder.write_text("equations.txt", text)
         return {"free_running": free_running(model, task.tensor("test")), "tests": tests, **_next_step(task, model)}
 
 
-def _next_step(task: Any, model: Any) -> dict[str, Any]:
+def _next_step(task: Any, model: Model) -> dict[str, Any]:
     """Return the forecast of the step after the last row, in the task's units, where the task dates it."""
-    if not hasattr(task, "day_ahead"):
+    if not hasattr(task, "day_ahead"):  # `SeriesTask` does not ask for dates and units, hence Any
         return {}
     ahead = task.written(task.day_ahead(model)[None], None)[0].tolist()
     return {"next_step": {"date": task.next_day, "forecasts": ahead, "units": task.units}}

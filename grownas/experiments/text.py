@@ -12,23 +12,23 @@ from functools import partial
 from typing import Any, Self
 
 import torch
-from torch import Generator, nn
+from torch import Generator
 
 from grownas.backbones.chain import Backbone
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
-from grownas.equations import language_equations
+from grownas.equations import WordModel, language_equations
 from grownas.errors import ConfigError
 from grownas.evaluation.comparison import pair_tests, step_losses
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Setting
 from grownas.experiments.experiment import Experiment
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Folder, Journal, TextTask
+from grownas.protocols import Folder, Journal, Model, Recurrent, Task, TextTask
 from grownas.starts.random import Ops
 from grownas.training.recipe import Recipe
 
-Core = Callable[[int, Generator], nn.Module]  # builds a core with so many units, which reads as many
+Core = Callable[[int, Generator], Recurrent]  # builds a core with so many units, which reads as many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class TextExperiment(Experiment):
     layers: int = 1
 
     @classmethod
-    def of(cls, config: Config, journal: Journal, task: Any) -> Self:
+    def of(cls, config: Config, journal: Journal, task: Task) -> Self:
         """Lay the grid out."""
         sections: Any = config  # of a language task, see `config.sections.SECTIONS`
         tried = {name: values for name, values in sections.baselines.grid.model_dump().items() if values}
@@ -58,7 +58,7 @@ class TextExperiment(Experiment):
         )
 
     @classmethod
-    def check(cls, config: Config, task: Any) -> None:
+    def check(cls, config: Config, task: Task) -> None:
         """Refuse before work begins what a search would meet in the middle of it, and what is of finished models.
 
         A language task's options name the latter in `FINISHED`, and have `dropout_hidden`.
@@ -68,7 +68,8 @@ class TextExperiment(Experiment):
         """
         if config.space.hidden_size == "auto":
             raise ConfigError(f"space.hidden_size=auto: {task.name} needs a number of units; set one, such as 128")
-        for key in task.section.FINISHED:
+        section: Any = task.section  # of a text: its class names them
+        for key in section.FINISHED:
             if value := getattr(config.task, key):
                 raise ConfigError(
                     f"task.{key}={value} is of finished models: leave it out here, then `grownas evaluate RUN "
@@ -83,11 +84,11 @@ class TextExperiment(Experiment):
         if config.refit:
             raise ConfigError(f"refit=true: {task.name} is scored as its field does, without the validation text")
 
-    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
+    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Model:
         """Build a random cell of each node's ops; at first it knows nothing of any text, so `refitted` is the same."""
         space = self.space
 
-        def core(units: int, generator: Generator) -> nn.Module:
+        def core(units: int, generator: Generator) -> Recurrent:
             return Backbone.from_ops(
                 units,
                 units,
@@ -100,11 +101,11 @@ class TextExperiment(Experiment):
 
         return self.build(core, purpose)
 
-    def build(self, core: Core, purpose: str, layers: int = 1) -> Any:
+    def build(self, core: Core, purpose: str, layers: int = 1) -> Model:
         """Build a model of layers of the right size, all drawn for one purpose."""
         return self._model(core, self.units(core, layers), layers, self.draw(purpose))
 
-    def _model(self, core: Core, units: int, layers: int, generator: Generator) -> Any:
+    def _model(self, core: Core, units: int, layers: int, generator: Generator) -> Model:
         return self.task.model(*(core(units, generator) for _ in range(layers)), generator=generator)
 
     def units(self, core: Core, layers: int = 1) -> int:
@@ -144,7 +145,7 @@ class TextExperiment(Experiment):
     def settings_of(self, genotype: AnyGenotype, key: str = "retrained") -> list[list[Setting]]:
         """Return the ways to train a genotype from random weights."""
 
-        def core(units: int, generator: Generator) -> nn.Module:
+        def core(units: int, generator: Generator) -> Recurrent:
             made = GrownRNN(genotype, units, units, backend=self.backend)
             made.reset_parameters(generator)
             return made
@@ -167,11 +168,12 @@ class TextExperiment(Experiment):
             for setting, one in self._tried()
         ]
 
-    def write(self, folder: Folder, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
+    def write(self, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
         """Write each model's losses of the test tokens, the equations, and the weights with the vocabulary."""
         losses = {score.model: torch.from_numpy(score.test.losses).float() for score in scores}
         folder.write_tensors("losses.safetensors", losses)
         if model is not None:
+            assert isinstance(model, WordModel)
             folder.write_text("equations.txt", language_equations(model))
             self.write_weights(folder, model, self.task.words)
         return {"tests": pair_tests({score.model: step_losses(score.test.losses) for score in scores})}

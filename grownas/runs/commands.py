@@ -26,7 +26,7 @@ from grownas.errors import ConfigError, DataError, RunError
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import space_of
 from grownas.genotype import AnyGenotype, Genotype, published
-from grownas.protocols import Folder, Task
+from grownas.protocols import Folder, Model, Task
 from grownas.report import tables, verdicts
 from grownas.runs.journal import Interrupted, Journal, MemoryLog
 from grownas.runs.memory import MemoryFolder
@@ -34,7 +34,7 @@ from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 from grownas.runs.signals import stop_signals
 
-Work = Callable[..., tuple[experiment.Summary, Any]]  # `experiment.search`, `experiment.train`
+Work = Callable[..., tuple[experiment.Summary, Model | None]]  # `experiment.search`, `experiment.train`
 
 
 def search(config: Config, rundir: RunDir | None = None) -> Path:
@@ -213,7 +213,7 @@ def versions() -> dict[str, str]:
 
 def load_task(
     config: Config, *, frame: Any = None, names: Sequence[str] | None = None, run_dates: Sequence[str] = ()
-) -> Any:
+) -> Task:
     """Load the config's task with its data.
 
     Args:
@@ -224,12 +224,12 @@ def load_task(
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: PyTorch finds no GPU here; set device=cpu")
-    task_class: Any = configs.task_class(config.task.use)
+    task_class: Any = configs.task_class(config.task.use)  # may read frames and have `load_for`, beyond `Task`
     given = {} if frame is None else {"frame": frame}
     if given and "frame" not in inspect.signature(task_class.load).parameters:
         raise ConfigError(f"data: {config.task.use} does not read data frames; give a path")
     if names is None:
-        task = task_class.load(config.task, architecture_share=config.strategy.architecture_share, **given)
+        task: Task = task_class.load(config.task, architecture_share=config.strategy.architecture_share, **given)
     else:
         task = task_class.load_for(config.task, names, run_dates=run_dates, **given)
     configs.check_task(task)
@@ -239,7 +239,7 @@ def load_task(
         raise ConfigError(str(error)) from error
 
 
-def _read_data(config: Config) -> Any:
+def _read_data(config: Config) -> Task:
     """Load the config's task, after one line that says so: much data take a while."""
     Progress(quiet=config.quiet).say(f"{config.task.use}: reading the data")
     return load_task(config)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from grownas.errors import TrainingError
-from grownas.protocols import Evaluation, Task
+from grownas.protocols import Evaluation, Model, Task
 from grownas.runs import checkpoint
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
@@ -225,7 +225,7 @@ class Journal:
     def fit(
         self,
         key: str,
-        model: Any,
+        model: Model,
         task: Task,
         recipe: Recipe,
         *,
@@ -371,7 +371,7 @@ class Journal:
 class _Watcher:
     """Watches one fit for the journal."""
 
-    def __init__(self, journal: Journal, key: str, stage: int, part: Tree | None, *, model: Any, epochs: int) -> None:
+    def __init__(self, journal: Journal, key: str, stage: int, part: Tree | None, *, model: Model, epochs: int) -> None:
         self.journal, self.key, self.stage, self.epochs = journal, key, stage, epochs
         self.nodes = len(model.core.nodes) if hasattr(model.core, "nodes") else None
         self.lines: list[dict[str, Any]] = list(part["lines"]) if part else []
@@ -447,7 +447,7 @@ def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
     }
 
 
-def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None) -> Fit:
+def _from_tree(tree: Tree, model: Model, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None) -> Fit:
     model, optimizers = copy.deepcopy((model, optimizers or make_optimizers(model, recipe)))
     finish_blend(model).load_state_dict(tree["model"])
     for optimizer, state in zip(optimizers, tree["optimizers"], strict=True):
@@ -471,7 +471,8 @@ def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.op
 
 def _share_lines(done: Fit, first: int) -> Iterator[dict[str, Any]]:
     """Yield a line for each epoch from `first` on and each node."""
+    core: Any = done.model.core  # with shares it is a supernet, of whatever class, and names its ops
     for epoch, nodes in enumerate(done.shares[first:], first):
         for node, shares in enumerate(nodes):
-            ops = [f"{combine}/{activation}" for combine, activation in done.model.core.op_names(node)]
+            ops = [f"{combine}/{activation}" for combine, activation in core.op_names(node)]
             yield {"epoch": epoch, "node": node, "ops": ops, "shares": [round(share, 6) for share in shares]}

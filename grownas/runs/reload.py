@@ -22,6 +22,7 @@ from grownas.config import loading as configs
 from grownas.config.sections import Config
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
+from grownas.protocols import Model
 from grownas.runs.commands import kept_notes, load_task
 from grownas.runs.rundir import RunDir
 
@@ -174,7 +175,7 @@ def _forecasts(
     return rows, task, name
 
 
-def model(path: Path, *, data: Any = None) -> Any:
+def model(path: Path, *, data: Any = None) -> Model:
     """Return a run's model with its trained weights, in evaluation mode.
 
     Args:
@@ -208,8 +209,8 @@ class _Reloaded(NamedTuple):
         file_name: for forecasts.
     """
 
-    model: Any
-    task: Any
+    model: Model
+    task: Any  # gives dates, units and the past of series, of which `SeriesTask` does not speak
     parts: tuple[str, ...]
     file_name: str
 
@@ -230,7 +231,7 @@ def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str |
     is_named = any(item.partition("=")[0] in [f"task.{key}" for key in kept.task.WHERE] for item in overrides)
     if is_named and hasattr(configs.task_class(config.task.use), "load_for"):
         parts: tuple[str, ...] = ("seen", "new")
-        task = load_task(config, frame=frame, names=names, run_dates=_run_dates(path))
+        task: Any = load_task(config, frame=frame, names=names, run_dates=_run_dates(path))
     else:
         parts = ("all",)
         task = load_task(config, frame=frame)
@@ -270,7 +271,7 @@ def _model(
     sizes: tuple[int, int] | None,
     layers: int,
     backend: str,
-) -> tuple[Any, Any]:
+) -> tuple[Model, Any]:
     """Return the saved model, and the task scaled as it was; `sizes` of the core are None where the task knows them."""
     weights = path / "weights.safetensors"
     genotype = Genotype.load(path / "genotype.json")
@@ -281,7 +282,7 @@ def _model(
     except ValueError as error:
         raise RunError(f"{weights}: damaged: {error}") from error
     inputs = [input_size, *(layers - 1) * [hidden_size]]
-    model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=backend) for size in inputs))
+    model: Model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=backend) for size in inputs))
     expected = model.state_dict()
     problems = [f"it lacks {key}" for key in expected if key not in tensors]
     problems += [f"{key} belongs to another model" for key in tensors if key not in expected]

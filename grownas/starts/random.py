@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Generator
 
 from grownas.backbones.chain import Backbone
-from grownas.protocols import Task
+from grownas.protocols import Model, Task
 
 Ops = Sequence[tuple[str, str]]
 
@@ -23,7 +22,7 @@ def random_start(
     share_projection: bool = False,
     backend: str = "auto",
     generator: Generator,
-) -> Any:
+) -> Model:
     """Build a task's model around a backbone with drawn weights.
 
     Args:

@@ -21,7 +21,8 @@ from grownas import morphisms
 from grownas.backbones.chain import Backbone
 from grownas.baselines.var import VAR
 from grownas.errors import ConfigError
-from grownas.protocols import SeriesTask
+from grownas.protocols import AnyModel, Model, SeriesTask
+from grownas.readout import readout_of
 from grownas.starts.random import Ops, random_start
 
 
@@ -36,7 +37,7 @@ def var_start(
     carrier_share: float = 0.5,
     backend: str = "auto",
     generator: Generator,
-) -> Any:
+) -> Model:
     """Build a task's model around a backbone that computes a fitted VAR.
 
     Args:
@@ -70,9 +71,9 @@ def var_start(
         carrier_share=carrier_share,
     )
     for ops in nodes[1:]:
-        model.core = morphisms.add_node(
-            model.core, carrier_share=carrier_share, generator=generator, ops=list(ops)
-        ).backbone
+        core = model.core
+        assert isinstance(core, Backbone)
+        model.core = morphisms.add_node(core, carrier_share=carrier_share, generator=generator, ops=list(ops)).backbone
     return model
 
 
@@ -91,14 +92,14 @@ def hidden_size_for(blocks: int, series: int) -> int:
 
 @torch.no_grad()
 def start_at_var(
-    model: Any,
+    model: AnyModel,
     intercept: np.ndarray,
     coefficients: np.ndarray,
     *,
     averages: np.ndarray | None = None,
     centres: Sequence[float] = (),
     carrier_share: float = 0.5,
-) -> Any:
+) -> AnyModel:
     """Return a copy of a model whose forecasts equal those of a VAR(p).
 
     Units that the register does not need keep their drawn weights in all ops but the carrier: they are features of
@@ -116,7 +117,8 @@ def start_at_var(
         ConfigError: the backbone has fewer than (p + L)*I hidden units.
     """
     model = copy.deepcopy(model)
-    core: Backbone = model.core
+    core, readout = model.core, readout_of(model)
+    assert isinstance(core, Backbone)
     order, series = coefficients.shape[:2]
     lagged, used = order * series, (order + len(centres)) * series
     if core.hidden_size < used:
@@ -135,9 +137,9 @@ def start_at_var(
         move[first : first + series, first : first + series].fill_diagonal_(1 - taken)
         enter[:, first : first + series].fill_diagonal_(taken)
     morphisms.pass_on(node, carrier, move, enter=enter, units=used)
-    model.readout.weight.zero_()
+    readout.weight.zero_()
     read = [*coefficients, *(averages if averages is not None else ())]
     weights = torch.as_tensor(np.concatenate(read, axis=1))  # (p + L, I, I) -> (I, (p + L)*I), a block for each
-    model.readout.weight[:, :used] = weights.to(model.readout.weight)
-    model.readout.bias.copy_(torch.as_tensor(intercept))
+    readout.weight[:, :used] = weights.to(readout.weight)
+    readout.bias.copy_(torch.as_tensor(intercept))
     return model

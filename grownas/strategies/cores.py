@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import torch
 
 from grownas import morphisms
 from grownas.backbones.chain import Backbone
+from grownas.protocols import AnyModel, Model, Recurrent
 from grownas.training.recipe import device_of
 
 
-def with_core(model: Any, core: Any) -> Any:
+def with_core(model: AnyModel, core: Recurrent) -> AnyModel:
     """Return a copy of a model around another core, which comes to where the model is."""
     return copy.deepcopy(model, {id(model.core): core.to(device_of(model))})  # the copy of the one core is the other
+
+
+def supernet_of(model: Model) -> Backbone:
+    """Return a model's core, a supernet as `Problem.build` makes it."""
+    core = model.core
+    assert isinstance(core, Backbone), f"the model's core is a {type(core).__name__}, expected a Backbone"
+    return core
 
 
 def on_cpu(core: Backbone) -> Backbone:
@@ -23,7 +30,7 @@ def on_cpu(core: Backbone) -> Backbone:
     return core if device_of(core).type == "cpu" else copy.deepcopy(core).cpu()
 
 
-def derived(model: Any) -> Any:
+def derived(model: AnyModel) -> AnyModel:
     """Return a copy of a model whose supernet has become the cell that it computes: alpha is fixed."""
     return with_core(model, model.core.derive()) if isinstance(model.core, Backbone) else model
 
@@ -34,7 +41,8 @@ def noise_for(noise: float, l2_sp: float, hidden_size: int) -> float:
     return min(scaled, 1 / l2_sp) if l2_sp else scaled
 
 
-def with_noise(start: Any, noise: float, l2_sp: float = 0.0, *, seed: int) -> Any:
+def with_noise(start: AnyModel, noise: float, l2_sp: float = 0.0, *, seed: int) -> AnyModel:
     """Return a copy of a start that is ready to be trained: the new weights of ops without effect get some noise."""
-    sd = noise_for(noise, l2_sp, start.core.hidden_size)
-    return with_core(start, morphisms.add_noise(on_cpu(start.core), sd, torch.Generator().manual_seed(seed)))
+    core = supernet_of(start)
+    sd = noise_for(noise, l2_sp, core.hidden_size)
+    return with_core(start, morphisms.add_noise(on_cpu(core), sd, torch.Generator().manual_seed(seed)))

@@ -26,7 +26,7 @@ from grownas.config.schema import (
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.errors import TrainingError
 from grownas.protocols import Problem, SearchResult
-from grownas.strategies.cores import derived, with_noise
+from grownas.strategies.cores import derived, supernet_of, with_noise
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
@@ -153,7 +153,7 @@ class RandomSearch:
                 steps += fit.steps
                 scores.append(
                     {
-                        "genotype": fit.model.core.genotype(top_k=None).to_dict(),
+                        "genotype": supernet_of(fit.model).genotype(top_k=None).to_dict(),
                         "val": fit.evaluation.metric,
                         "steps": fit.steps,
                         "seconds": journal.elapsed - began,
@@ -194,5 +194,5 @@ def _training(best: Trained) -> dict[str, Any]:
 
 
 def _sizes(best: Trained) -> dict[str, Any]:
-    core = best.fit.model.core
+    core = supernet_of(best.fit.model)
     return {"nodes": len(best.nodes), "ops": sum(map(len, best.nodes)), "hidden_size": core.hidden_size}

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grownas.protocols import Task, Window
+from grownas.protocols import Model, Task, Window
 from grownas.training.recipe import device_of, split_parameters
 
 
-def window_loss(model: Any, task: Task, window: Window, hidden: Any) -> tuple[Tensor, Any]:
+def window_loss(model: Model, task: Task, window: Window, hidden: Any) -> tuple[Tensor, Any]:
     """Return the loss on a window and the state after it, cut off from the graph: bptt ends at the window."""
     out, hidden = model.states(window.x, hidden)
     return task.loss(model, out, window), detach(hidden)
 
 
-def architecture_gradient_first(model: Any, task: Task, held_out: Window, hidden: Any) -> tuple[list[Tensor], Any]:
+def architecture_gradient_first(model: Model, task: Task, held_out: Window, hidden: Any) -> tuple[list[Tensor], Any]:
     """Return the gradient of the held-out loss in alpha, the weights taken as fixed, and the state after it."""
     _, alphas = split_parameters(model)
     loss, after = window_loss(model, task, held_out, hidden)
@@ -27,7 +27,7 @@ def architecture_gradient_first(model: Any, task: Task, held_out: Window, hidden
 
 
 def architecture_gradient_second(
-    model: Any,
+    model: Model,
     task: Task,
     window: Window,
     hidden: Any,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
-from grownas.protocols import Evaluation, Task, Window
+from grownas.protocols import AnyModel, Evaluation, Model, Module, Task, Window
 from grownas.training.bilevel import (
     architecture_gradient_first,
     architecture_gradient_second,
@@ -65,7 +65,7 @@ class Fit:
         end: the state of the trainer after the last epoch, from which a longer fit can go on; None unless asked for.
     """
 
-    model: Any
+    model: Model
     optimizers: list[torch.optim.Optimizer]
     evaluation: Evaluation
     epochs: int
@@ -120,7 +120,7 @@ class Silent:
 
 
 def fit(
-    model: Any,
+    model: Model,
     task: Task,
     recipe: Recipe,
     *,
@@ -159,7 +159,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         task: Task,
         recipe: Recipe,
         *,
@@ -353,6 +353,9 @@ class Trainer:
         if blend == 1:
             self.blending = []
 
+    def _least_blend(self) -> float:
+        return min((float(node.blend) for node in self.blending), default=1.0)
+
     @torch.no_grad()
     def _average(self) -> None:
         """Take the parameters into their moving average, which forgets the start sooner than its decay says."""
@@ -440,7 +443,7 @@ class Trainer:
         wall_s = round(time.perf_counter() - self.clock, 3)
         position = {"epoch": self.data.epoch, "step": self.step, "wall_s": wall_s}
         if self.blending:  # such an epoch cannot be the best, whatever its loss
-            position["blend"] = min(float(node.blend) for node in self.blending)
+            position["blend"] = self._least_blend()
         self.monitor.record({**position, "split": split, "metric": metric, "value": value})
 
     def _result(self) -> Fit:
@@ -490,7 +493,7 @@ class Trainer:
             "shares": list(self.shares),
             "history": list(self.history),
             "means": _detached(self.means),
-            "blend": min(self.model.core.blend) if self.blending else 1.0,
+            "blend": self._least_blend(),
             "random": random_state(self.device),
         }
 
@@ -514,12 +517,12 @@ class Trainer:
         self.resumed = tree["random"]
 
 
-def _blended_nodes(model: Any) -> list[Any]:
+def _blended_nodes(model: Module) -> list[Any]:
     """Return the nodes of a model that are not mixed in fully: parts with a scalar `blend`."""
     return [part for part in model.modules() if isinstance(getattr(part, "blend", None), Tensor)]
 
 
-def finish_blend(model: Any) -> Any:
+def finish_blend(model: AnyModel) -> AnyModel:
     """Make all nodes of a model plain ones, in place; return it."""
     for node in _blended_nodes(model):
         node.set_blend(1.0)
@@ -559,7 +562,7 @@ class _Stream:
             self.windows = self._open()
         return None if window is None else window.to(self.device)
 
-    def next_learned(self, model: Any) -> Window:
+    def next_learned(self, model: Model) -> Window:
         """Return the next window to learn from, across the ends of epochs; carry the state over burn-in windows."""
         while True:
             window = self.next()
@@ -598,7 +601,8 @@ def _detached(tree: Any) -> Any:
     return copy.deepcopy(tree)
 
 
-def _copy_together(model: Any, optimizers: list[torch.optim.Optimizer]) -> tuple[Any, list[torch.optim.Optimizer]]:
+def _copy_together(
+    model: AnyModel, optimizers: list[torch.optim.Optimizer]
+) -> tuple[AnyModel, list[torch.optim.Optimizer]]:
     """Copy a model with its optimisers, so that the copies belong together."""
-    copied: tuple[Any, list[torch.optim.Optimizer]] = copy.deepcopy((model, optimizers))
-    return copied
+    return copy.deepcopy((model, optimizers))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from grownas.morphisms.origins import WHOLE, Origins, Piece
+from grownas.protocols import Module
 
 POWERS = {  # how state made of gradients scales when a gradient is multiplied by c: by c to this power
     "exp_avg": 1,
@@ -20,7 +21,7 @@ AVERAGES = ("ax",)  # state made of values: it goes where the values go
 
 
 def migrate(
-    optimizer: torch.optim.Optimizer, origins: Origins, old: nn.Module, new: nn.Module, *, prefix: str = ""
+    optimizer: torch.optim.Optimizer, origins: Origins, old: Module, new: Module, *, prefix: str = ""
 ) -> torch.optim.Optimizer:
     """Return an optimiser over a new module that goes on where the old one stood.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grownas.errors import ConfigError
+from grownas.protocols import Module
 
 
 class AveragedSGD(torch.optim.SGD):
@@ -233,14 +234,14 @@ def recipe_from(weights: Mapping[str, Any], *, alpha: Mapping[str, Any] | None =
     )
 
 
-def split_parameters(model: Any) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_parameters(model: Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the weights and the architecture weights (those called `alpha`)."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     alphas = [p for name, p in named if name.rpartition(".")[2] == "alpha"]
     return [p for name, p in named if name.rpartition(".")[2] != "alpha"], alphas
 
 
-def make_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return the optimiser of the weights, and that of alpha if the model has one."""
     weights, alphas = split_parameters(model)
     made = [OPTIMIZERS[recipe.weights.optimizer](weights, recipe.weights)]
@@ -260,12 +261,11 @@ def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
     return nn.utils.clip_grad_norm_(parameters, limit)
 
 
-def device_of(model: Any) -> torch.device:
+def device_of(model: Module) -> torch.device:
     """Return where a model's parameters lie."""
-    device: torch.device = next(model.parameters()).device
-    return device
+    return next(model.parameters()).device
 
 
-def count_parameters(model: Any) -> int:
+def count_parameters(model: Module) -> int:
     """Return how many numbers a model learns."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

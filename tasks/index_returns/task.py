@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from grownas.errors import DataError
 from grownas.evaluation.scoring import evaluating
-from grownas.protocols import Evaluation, Window
-from grownas.readout import LinearReadout
+from grownas.protocols import Evaluation, Model, Recurrent, Window
+from grownas.readout import LinearReadout, readout_of
 from grownas.tasks.index_returns import metrics, sources, synthetic
 from grownas.tasks.index_returns.cleaning import Panel, clean_moving, returns_for
 from grownas.tasks.index_returns.frequency import Moment, Step, next_step
@@ -38,7 +38,7 @@ class Forecaster(LinearReadout):
     mean: Tensor
     sd: Tensor
 
-    def __init__(self, core: nn.Module, mean: Array, sd: Array, *, generator: Generator | None = None) -> None:
+    def __init__(self, core: Recurrent, mean: Array, sd: Array, *, generator: Generator | None = None) -> None:
         """Draw the readout from `generator`."""
         super().__init__(core, len(mean), generator=generator)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
@@ -248,7 +248,7 @@ class IndexReturns:
         """Return a part's standardised returns, float32, shape `(n, 1, I)`."""
         return self._tensor[self.rows(part)].unsqueeze(1)
 
-    def model(self, core: nn.Module, *, generator: Generator | None = None) -> Forecaster:
+    def model(self, core: Recurrent, *, generator: Generator | None = None) -> Forecaster:
         """Return a model around a core."""
         return Forecaster(core, self.mean, self.sd, generator=generator).to(self.device)
 
@@ -306,12 +306,12 @@ class IndexReturns:
         weight = None if self._weights is None else self._weights[index]
         return Window(self._tensor[index - 1], self._tensor[index], weight, fresh, burn_in)
 
-    def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
+    def loss(self, model: Model, out: Tensor, window: Window) -> Tensor:
         """Return a window's mean training loss from the core's output `(T, B, H)`."""
-        losses = LOSSES[self.loss_name](model.readout(out), window.target)
+        losses = LOSSES[self.loss_name](readout_of(model)(out), window.target)
         return (losses if window.weight is None else losses * window.weight).mean()
 
-    def evaluate(self, model: Any, part: str) -> Evaluation:
+    def evaluate(self, model: Model, part: str) -> Evaluation:
         """Score a model on a part; from a zero state it first reads `context` days, then the day before the part.
 
         The first day of all, which has no day before it, is not scored.
@@ -345,7 +345,7 @@ class IndexReturns:
         assert evaluation.forecasts is not None
         return metrics.score(self.values[self.rows(part)], evaluation.forecasts, self.panel.names)
 
-    def predict(self, model: Any, parts: Sequence[str] = ("val", "test")) -> pd.DataFrame:
+    def predict(self, model: Model, parts: Sequence[str] = ("val", "test")) -> pd.DataFrame:
         """Return forecasts of some parts and of the next step, in `units`, see `protocols.Task.predict`."""
         rows: list[tuple[str, str, float, float | None]] = []
         for part in parts:
@@ -358,7 +358,7 @@ class IndexReturns:
         rows += [(self.next_day, series, value, None) for series, value in zip(self.names, ahead, strict=True)]
         return sources.forecast_frame(rows)
 
-    def day_ahead(self, model: Any) -> Array:
+    def day_ahead(self, model: Model) -> Array:
         """Forecast the day after the last, standardised, shape `(I,)`."""
         x = self._tensor[-self.options.context - 1 :].unsqueeze(1)
         with torch.no_grad(), evaluating(model):

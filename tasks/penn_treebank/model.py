@@ -16,7 +16,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from grownas.errors import ConfigError
-from grownas.protocols import Window
+from grownas.modules import as_module
+from grownas.protocols import Recurrent, Window
 from grownas.tasks.penn_treebank.regularise import Regularisation, locked_dropout, weight_drop, word_dropout
 from grownas.tasks.penn_treebank.softmax import SampledSoftmax, cross_entropy
 
@@ -31,7 +32,7 @@ class Stack(nn.Module):
         hidden_size: of the last.
     """
 
-    def __init__(self, cores: Sequence[nn.Module]) -> None:
+    def __init__(self, cores: Sequence[Recurrent]) -> None:
         """Put them together.
 
         Raises:
@@ -46,9 +47,8 @@ class Stack(nn.Module):
                     f"layer {number} gives {below.hidden_size} units, but layer {number + 1} reads {above.input_size}; "
                     "make them equal"
                 )
-        self.layers = nn.ModuleList(cores)
-        self.input_size: int = cores[0].input_size  # type: ignore[assignment]
-        self.hidden_size: int = cores[-1].hidden_size  # type: ignore[assignment]
+        self.layers = nn.ModuleList(map(as_module, cores))
+        self.input_size, self.hidden_size = cores[0].input_size, cores[-1].hidden_size
 
     def forward(
         self, x: Tensor, hidden: tuple[Any, ...] | None = None, *, dropout: float = 0.0
@@ -81,7 +81,7 @@ class LanguageModel(nn.Module):
 
     def __init__(
         self,
-        core: nn.Module,
+        core: Recurrent,
         words: int,
         *,
         tied: bool = True,
@@ -105,17 +105,17 @@ class LanguageModel(nn.Module):
             ConfigError: the core's sizes or layers do not fit, or the gain is not a number above 0.
         """
         super().__init__()
-        E: int = core.input_size  # type: ignore[assignment]
-        H: int = core.hidden_size  # type: ignore[assignment]
+        E, H = core.input_size, core.hidden_size
         if tied and E != H:
             raise ConfigError(
                 f"a tied decoder reads the core's {H} units with the embedding's {E}; make hidden size and embedding "
                 "size equal, or set tied to false"
             )
-        if getattr(core, "num_layers", 1) != 1 or getattr(core, "batch_first", False):
+        layers, batch_first = getattr(core, "num_layers", 1), getattr(core, "batch_first", False)
+        if layers != 1 or batch_first:
             raise ConfigError(
-                f"{type(core).__name__} has num_layers = {core.num_layers}, batch_first = {core.batch_first}; expected "
-                "one layer, T first: put single layers into a Stack, whose dropout is locked"
+                f"{type(core).__name__} has num_layers = {layers}, batch_first = {batch_first}; expected one layer, T "
+                "first: put single layers into a Stack, whose dropout is locked"
             )
         if not 0 < gain < float("inf"):
             raise ConfigError(f"the output gain must be a number above 0, got {gain!r}")
@@ -156,8 +156,8 @@ class LanguageModel(nn.Module):
         """
         x = self.encode(ids)
         if not self.training:
-            return self.core(x, hidden)  # type: ignore[no-any-return]
-        core = weight_drop(self.core, self.regularisation.weight_drop)
+            return self.core(x, hidden)
+        core = weight_drop(as_module(self.core), self.regularisation.weight_drop)
         between = {"dropout": self.regularisation.dropout_hidden} if isinstance(core, Stack) else {}
         return core(x, hidden, **between)  # type: ignore[no-any-return]
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from grownas.errors import ConfigError
-from grownas.protocols import Evaluation, Window
+from grownas.protocols import Evaluation, Model, Recurrent, Window
 from grownas.tasks.penn_treebank import scoring, sources
 from grownas.tasks.penn_treebank.corpus import Corpus
 from grownas.tasks.penn_treebank.model import LanguageModel, Stack, training_loss
@@ -73,7 +73,7 @@ class PennTreebank:
         """The vocabulary, in the order of ids."""
         return list(self.corpus.words)
 
-    def model(self, *cores: nn.Module, generator: Generator | None = None) -> LanguageModel:
+    def model(self, *cores: Recurrent, generator: Generator | None = None) -> LanguageModel:
         """Return a model around a core, or around several of one layer, one on another."""
         options = self.options
         rates = {field.name: getattr(options, field.name) for field in fields(Regularisation)}
@@ -113,11 +113,12 @@ class PennTreebank:
         what = f"{self.corpus.source}: the part {part}"
         return Reading.of(self._ids(part), streams=options.eval_streams, context=options.context, what=what)
 
-    def loss(self, model: LanguageModel, out: Tensor, window: Window) -> Tensor:
+    def loss(self, model: Model, out: Tensor, window: Window) -> Tensor:
         """Return a window's mean nll in nats and penalties from the core's output `(T, B, H)`.
 
         In training it is estimated from a sample of the words, where the options say so.
         """
+        assert isinstance(model, LanguageModel)
         return training_loss(model, out, window, self._sampled if model.training else None)
 
     @cached_property
@@ -127,12 +128,13 @@ class PennTreebank:
         counts = torch.bincount(self._ids("train"), minlength=len(self.corpus.words))
         return SampledSoftmax.of(counts, self.options.samples)
 
-    def evaluate(self, model: LanguageModel, part: str) -> Evaluation:
+    def evaluate(self, model: Model, part: str) -> Evaluation:
         """Score a model by the full softmax on every token of a part but its first, from a zero state.
 
         Raises:
             ConfigError: the rate of dynamic evaluation is so high that the weights diverge.
         """
+        assert isinstance(model, LanguageModel)
         reading, options = self._reading(part), self.options
         if options.dynamic_rate:
             steps = reading.windows(DYNAMIC_STEPS)
@@ -162,7 +164,7 @@ class PennTreebank:
         nll = float(evaluation.losses.mean())
         return {"nll": nll, "bits_per_word": nll / math.log(2), "tokens": len(evaluation.losses)}
 
-    def predict(self, model: LanguageModel) -> Any:
+    def predict(self, model: Model) -> NoReturn:
         """Refuse: there are no series.
 
         Raises:

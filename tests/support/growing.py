@@ -135,8 +135,10 @@ class ScriptedJournal:
     def __init__(self, losses, *, shares=None, seconds=1.0, best_epoch=BEST):
         self.losses, self.shares, self.seconds_each, self.elapsed = losses, shares or {}, seconds, 0.0
         self.fits, self.lines, self.work, self.asked, self.best_epoch = {}, [], {}, [], best_epoch
+        self.cpu_seconds, self.notes = 0.0, []
 
-    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
+    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0, after=None, extendable=False):
+        assert (after, extendable) == (None, False)  # growth trains every stage from its own start
         assert key not in self.fits, f"{key} was asked for twice"
         self.fits[key] = {"model": model, "recipe": recipe, "optimizers": optimizers, "stage": stage, "seed": seed}
         trained = copy.deepcopy(model)
@@ -172,6 +174,9 @@ class ScriptedJournal:
         assert as_bytes(self.work.setdefault(key, again)) == as_bytes(again), f"{key} stands for different things"
         return self.work[key]
 
+    def note(self, words):
+        self.notes.append(words)
+
     def log_morphism(self, line):
         self.lines.append(rounded(line))
 
@@ -188,7 +193,8 @@ class TrainingJournal(ScriptedJournal):
         super().__init__(dict(losses))
         self.outcome, self.outcomes = outcome, {}
 
-    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
+    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0, after=None, extendable=False):
+        assert (after, extendable) == (None, False)
         assert key not in self.fits, f"{key} was asked for twice"
         done = fit(model, task, recipe, seed=seed, optimizers=optimizers)
         if key in self.losses:

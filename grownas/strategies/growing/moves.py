@@ -29,9 +29,9 @@ from grownas.criteria.first_order import blend_gains, first_order_gain
 from grownas.criteria.splitting import Splitting
 from grownas.genotype import Op
 from grownas.morphisms import CARRIER, Morphed
-from grownas.protocols import Journal, Problem, Task, Window
+from grownas.protocols import Journal, Model, Problem, Task, Window
 from grownas.space import Pair
-from grownas.strategies.cores import noise_for
+from grownas.strategies.cores import noise_for, supernet_of
 from grownas.strategies.growing.options import Options
 from grownas.strategies.growing.state import Candidate, Change, Sources
 from grownas.training.loop import Fit, Tree
@@ -79,8 +79,7 @@ class Context:
     @property
     def core(self) -> Backbone:
         """The best candidate's supernet."""
-        core: Backbone = self.best.model.core
-        return core
+        return supernet_of(self.best.model)
 
     @property
     def recipe(self) -> Recipe:
@@ -159,7 +158,7 @@ class Proposals(NamedTuple):
 class Batches:
     """A part's windows, each with the state that it begins in, as criteria read them; can be gone through again."""
 
-    def __init__(self, model: Any, task: Task, part: str) -> None:
+    def __init__(self, model: Model, task: Task, part: str) -> None:
         """Keep what to go through; nothing is computed yet. The model is copied: criteria see no dropout."""
         self.model, self.task, self.part = copy.deepcopy(model).eval(), task, part
 

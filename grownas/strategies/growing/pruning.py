@@ -10,7 +10,7 @@ from grownas.criteria import threshold
 from grownas.criteria.early_stop import ACCEPT, LARGEST, logged
 from grownas.criteria.readout import CHOICES
 from grownas.protocols import Journal
-from grownas.strategies.cores import with_core
+from grownas.strategies.cores import supernet_of, with_core
 from grownas.strategies.growing.moves import Context, growable_ops, prune_at, replace_at
 from grownas.strategies.growing.state import Candidate, Change, Stage, apply, declined, traced
 from grownas.training.loop import Tree
@@ -68,7 +68,7 @@ def _proposed(before: Candidate, lines: Sequence[dict[str, Any]]) -> Iterator[tu
 
 def _small(candidate: Candidate, context: Context) -> Change | None:
     """Return what to do with an op whose smoothed share is below the threshold; None if there is none."""
-    thresholds, core = context.options.thresholds, candidate.model.core
+    thresholds, core = context.options.thresholds, supernet_of(candidate.model)
     for node, state in enumerate(candidate.watched):
         growing = context.options.prune == "each_stage"  # at the end nothing will be duplicated any more
         growable = growable_ops(core, node, context.options) if growing else ()
@@ -89,7 +89,7 @@ def _fits(candidate: Candidate, change: Change, context: Context) -> bool:
     most = context.options.max_params
     if most is None:
         return True
-    return count_parameters(with_core(candidate.model, change.make(candidate.model.core).backbone)) <= most
+    return count_parameters(with_core(candidate.model, change.make(supernet_of(candidate.model)).backbone)) <= most
 
 
 def _surplus(candidate: Candidate, context: Context) -> list[Change]:
@@ -97,7 +97,7 @@ def _surplus(candidate: Candidate, context: Context) -> list[Change]:
 
     Which ops those are is decided once, for an op that takes over the share of one that went is not worth more by it.
     """
-    top_k, core = context.options.top_k, candidate.model.core
+    top_k, core = context.options.top_k, supernet_of(candidate.model)
     if top_k is None or all(len(alpha) <= top_k for alpha in core.alpha):
         return []
 

@@ -12,8 +12,8 @@ from grownas.criteria import threshold
 from grownas.criteria.threshold import Thresholds
 from grownas.evaluation.scoring import evaluating
 from grownas.morphisms import Morphed
-from grownas.protocols import Evaluation, Task
-from grownas.strategies.cores import on_cpu, with_core
+from grownas.protocols import Evaluation, Model, Task
+from grownas.strategies.cores import on_cpu, supernet_of, with_core
 from grownas.strategies.growing.options import Options
 from grownas.training.loop import Fit
 from grownas.training.migrate import migrate
@@ -30,15 +30,15 @@ class Candidate(NamedTuple):
         watched: the threshold's state of each node.
     """
 
-    model: Any
+    model: Model
     optimizers: list[torch.optim.Optimizer] | None
     evaluation: Evaluation
     watched: tuple[threshold.State, ...]
 
     @classmethod
-    def start(cls, model: Any, evaluation: Evaluation) -> Candidate:
+    def start(cls, model: Model, evaluation: Evaluation) -> Candidate:
         """Return a model that was not trained yet."""
-        return cls(model, None, evaluation, tuple(threshold.begin(shares) for shares in shares_of(model.core)))
+        return cls(model, None, evaluation, tuple(threshold.begin(shares) for shares in shares_of(supernet_of(model))))
 
     def trained(self, fit: Fit, thresholds: Thresholds) -> Candidate:
         """Return what a fit made of this candidate, the shares watched up to the epoch that the model is taken from."""
@@ -79,7 +79,7 @@ class Stage(NamedTuple):
     is_cut_short: bool = False
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Model:
         """The model to judge."""
         return self.candidate.model
 
@@ -95,7 +95,7 @@ class Stage(NamedTuple):
 
 
 @torch.no_grad()
-def output_drift(before: Any, after: Any, task: Task) -> float:
+def output_drift(before: Model, after: Model, task: Task) -> float:
     """Return the largest change of the output on the first training window, from a zero state."""
     x = next(iter(task.windows("train", seed=0))).x.to(device_of(after))
     with evaluating(before, after):
@@ -177,18 +177,20 @@ def apply(
         stage: number of the stage.
         step: weight steps trained in the stage before the change.
     """
-    morphed = change.make(on_cpu(before.model.core))
+    old_core = supernet_of(before.model)
+    morphed = change.make(on_cpu(old_core))
     model = with_core(before.model, morphed.backbone)
+    core = supernet_of(model)
     old = before.optimizers or make_optimizers(before.model, options.recipe)
     evaluation, watched = task.evaluate(model, "val"), list(before.watched)
-    shares, about = shares_of(model.core)[change.node], dict(change.about)
+    shares, about = shares_of(core)[change.node], dict(change.about)
     if change.op is None:
         watched.insert(change.node, threshold.begin(shares))
     else:
-        about["op_name"] = "/".join(before.model.core.op_names(change.node)[change.op])
+        about["op_name"] = "/".join(old_core.op_names(change.node)[change.op])
         sources = change.sources(len(watched[change.node]), change.op)
         about["sources"] = list(sources)
-        earlier = shares_of(before.model.core)[change.node]
+        earlier = shares_of(old_core)[change.node]
         watched[change.node] = threshold.carry(watched[change.node], sources, earlier, shares)
     after = Candidate(
         model,
@@ -210,8 +212,8 @@ def apply(
         "loss_after": after.loss,
         "params_before": count_parameters(before.model),
         "params_after": count_parameters(model),
-        "cell_before": before.model.core.genotype(top_k=None).to_dict(),
-        "cell_after": model.core.genotype(top_k=None).to_dict(),
+        "cell_before": old_core.genotype(top_k=None).to_dict(),
+        "cell_after": core.genotype(top_k=None).to_dict(),
         "accepted": None,
         "judge": None,
         "part": None,

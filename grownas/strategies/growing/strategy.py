@@ -18,8 +18,8 @@ from grownas.criteria import threshold
 from grownas.criteria.acceptance import Acceptance
 from grownas.criteria.early_stop import ACCEPT, logged
 from grownas.errors import ConfigError
-from grownas.protocols import Evaluation, Found, Origin, Problem, SearchResult, Verdict
-from grownas.strategies.cores import derived, with_noise
+from grownas.protocols import Evaluation, Found, Model, Origin, Problem, SearchResult, Verdict
+from grownas.strategies.cores import derived, supernet_of, with_noise
 from grownas.strategies.growing.moves import MOVES, Context, Made, Proposal, repeat, resample
 from grownas.strategies.growing.options import MODES, Options
 from grownas.strategies.growing.pruning import log_prunings, prune_stage
@@ -78,7 +78,7 @@ class Growing:
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
         """Repeat the accepted stages without judging, each for as many epochs as its best took."""
 
-        def again(log: Sequence[Line]) -> tuple[Any, float]:
+        def again(log: Sequence[Line]) -> tuple[Model, float]:
             before = problem.journal.elapsed
             return replay(problem, self.options, log), problem.journal.elapsed - before
 
@@ -132,7 +132,7 @@ class Growth:
 
     def result(self) -> SearchResult:
         """Return what is found so far; the model's core is the supernet."""
-        nodes, hidden_size = len(self.best.model.core.nodes), self.best.model.core.hidden_size
+        core = supernet_of(self.best.model)
         return SearchResult(
             model=self.best.model,
             evaluation=self.best.candidate.evaluation,
@@ -144,7 +144,7 @@ class Growth:
             reason=self.reason,
             scores=tuple(self.trained),
             log=tuple(self.stages),
-            chosen={"l2_sp": self.l2_sp, "nodes": nodes, "hidden_size": hidden_size},
+            chosen={"l2_sp": self.l2_sp, "nodes": len(core.nodes), "hidden_size": core.hidden_size},
             speed=self.best.fits[0].speed if self.best.fits else None,
             capped=any(
                 self.options.recipe.is_capped(line["epochs"], line["best_epoch"]) for line in path_of(self.stages)[-1:]
@@ -168,7 +168,7 @@ class Growth:
 
     def _log(self, stage: Stage, line: Line) -> None:
         self.stages.append(line)
-        genotype, val = stage.model.core.genotype(top_k=None).to_dict(), stage.candidate.evaluation.metric
+        genotype, val = supernet_of(stage.model).genotype(top_k=None).to_dict(), stage.candidate.evaluation.metric
         self.trained.append(
             {
                 "genotype": genotype,
@@ -264,7 +264,9 @@ def _closed(growth: Growth) -> SearchResult:
     problem, recipe, path = growth.problem, growth.options.recipe, path_of(growth.stages)
     assert growth.first is not None
 
-    def close(model: Any, evaluation: Evaluation, line: Line | None, key: str) -> tuple[Any, Evaluation, float, int]:
+    def close(
+        model: Model, evaluation: Evaluation, line: Line | None, key: str
+    ) -> tuple[Model, Evaluation, float, int]:
         if line is None or recipe.bilevel == "joint":
             return model, evaluation, 0.0, 0
         tuning = replace(recipe, l2_sp=line["l2_sp"], bf16=problem.bf16)
@@ -292,7 +294,7 @@ def _closed(growth: Growth) -> SearchResult:
     return replace(result, model=model, evaluation=evaluation, others=others)
 
 
-def replay(problem: Problem, options: Options, path: Sequence[Line]) -> Any:
+def replay(problem: Problem, options: Options, path: Sequence[Line]) -> Model:
     """Repeat a growth without judging, each stage for as many epochs as its best took: for refitting on more data.
 
     Args:
@@ -412,7 +414,7 @@ def _change(context: Context, changes: Sequence[Change]) -> tuple[Candidate, lis
         lines.append(line)
     assert candidate.optimizers is not None
     weights, _ = split_parameters(candidate.model)
-    nodes = candidate.model.core.nodes
+    nodes = supernet_of(candidate.model).nodes
     new = {p for change in changes if change.op is None for p in nodes[change.node].parameters()}
     rate, options = context.options.recipe.weights.rate, context.options
     rates = [([w for w in weights if w not in new], rate * (options.old_rate if new else 1.0))]
@@ -447,7 +449,7 @@ def _trained(before: Candidate, fit: Fit, key: str, *, trial: str | None) -> Lin
         "trial": trial,
         "loss_before": before.loss,
         "loss_after": fit.loss,
-        "cell_after": fit.model.core.genotype(top_k=None).to_dict(),
+        "cell_after": supernet_of(fit.model).genotype(top_k=None).to_dict(),
         "wall_s": round(fit.seconds, 3),
     }
 
@@ -532,7 +534,7 @@ def _declined(candidate: Candidate, prepared: Prepared, stage: Stage) -> Candida
     return declined(declined(candidate, copied, threshold.HIGH), pruned, threshold.LOW)
 
 
-def _check_size(start: Any, options: Options) -> None:
+def _check_size(start: Model, options: Options) -> None:
     """Refuse a start that is too large already: nothing that grows from it could be small enough."""
     count = count_parameters(start)
     if options.max_params is not None and count > options.max_params:
@@ -576,7 +578,7 @@ def _training(stage: Stage) -> Line:
 
 def _outcome(stage: Stage) -> Line:
     """Return what a stage's line says of what came out: with the prunings that were not undone, and their tuning."""
-    core, kept = stage.model.core, [line for line in stage.prunings if line["accepted"] is None]
+    core, kept = supernet_of(stage.model), [line for line in stage.prunings if line["accepted"] is None]
     return {
         "nodes": len(core.nodes),
         "ops": sum(len(alpha) for alpha in core.alpha),
