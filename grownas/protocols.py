@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
     import pandas as pd
     import torch
@@ -417,6 +419,10 @@ class Journal(Protocol):
             TrainingError: the loss is not finite.
             Interrupted: the user asked to stop; the state is saved.
         """
+        ...
+
+    def of_model(self, name: str) -> AbstractContextManager[None]:
+        """Log the fits within as those of a model, by its name in tables."""
         ...
 
     def remember(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

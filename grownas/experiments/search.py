@@ -14,6 +14,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.evaluation.groups import row_name, rows_of
+from grownas.evaluation.models import SEARCH
 from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
 from grownas.experiments.series import SeriesExperiment
@@ -39,22 +40,26 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     nodes = [experiment.space.ops] * config.start.nodes
-    experiment = experiment.tuned(nodes)
+    with journal.of_model("tuning"):  # of the search's settings, on its start
+        experiment = experiment.tuned(nodes)
     task, strategy = experiment.task, experiment.strategy
     problem = experiment.problem(nodes)
-    found = result = _last(strategy.search(problem))
+    with journal.of_model(SEARCH):
+        found = result = _last(strategy.search(problem))
     experiment = replace(experiment, params=result.params)
     if config.refit:
         problem = experiment.problem(nodes, refitted=True)
-        result = strategy.refit(problem, result)
+        with journal.of_model("refit"):
+            result = strategy.refit(problem, result)
     scores = _score_found(experiment, result, config.strategy.use, journal.cpu_seconds)
     scores.append(experiment.score_start(problem.start))
     winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, alpha made fixed
     model, retrain_seconds = result.model, None
     if config.retrain.grown:
         before, (_, name) = journal.cpu_seconds, rows_of(config.strategy.use)
-        choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
-        retrained, retrained_model = experiment.score_choice(name, choice)
+        with journal.of_model(name):
+            choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
+            retrained, retrained_model = experiment.score_choice(name, choice)
         retrained = replace(retrained, cpu_seconds=journal.cpu_seconds - before)
         scores.append(retrained)
         retrain_seconds = round(retrained.seconds, 3)
@@ -83,14 +88,19 @@ def train(
     """Train a genotype, or the baseline of a name, from random weights and score it; return as `search` does."""
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
-    score, model = (run_baseline(experiment, what), None) if isinstance(what, str) else experiment.retrain(what)
+    if isinstance(what, str):
+        score, model = run_baseline(experiment, what), None
+    else:
+        with journal.of_model("grown_retrained"):
+            score, model = experiment.retrain(what)
     about = {"retrain_seconds": round(score.seconds, 3)}
     return _summarise(config, folder, experiment, model, [score], about), model
 
 
 def run_baseline(experiment: Experiment, name: str) -> Score:
     """Fit or train a baseline and score it."""
-    score: Score = experiment.baselines[name].function(experiment.task.kind)(experiment)
+    with experiment.journal.of_model(name):
+        score: Score = experiment.baselines[name].function(experiment.task.kind)(experiment)
     return score
 
 

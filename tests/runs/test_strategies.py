@@ -33,7 +33,9 @@ def test_random_search_writes_a_run_as_growth_does(searched, read_json, read_lin
     assert best["steps"] == sum(one["steps"] for one in genotypes) == summary["search_steps"] > 0
     start = scores_of(summary)["start"]["val"]
     assert best["val"] == pytest.approx(min(start, *(one["val"] for one in genotypes)), rel=1e-5)
-    assert {line["part"] for line in read_lines(searched / "metrics.jsonl")} >= {f"random-{i}" for i in range(3)}
+    models = {line["part"]: line["model"] for line in read_lines(searched / "metrics.jsonl")}
+    assert [models[f"random-{i}"] for i in range(3)] == ["search"] * 3
+    assert set(models.values()) == {"search", "random_retrained"}
     evaluates_to_summary(searched)
     assert call("show", searched).code == call("predict", searched).code == 0
     assert (searched / "report.html").stat().st_size > 0
@@ -59,8 +61,9 @@ def test_what_random_search_found_is_refitted(searched, runner, read_json, read_
     folder = runner.search("refit", "refit=true", *RANDOM)
     before, after = (read_json(each / "summary.json") for each in (searched, folder))
     assert after["genotypes"] == before["genotypes"]  # the search is the same
-    parts = {line["part"] for line in read_lines(folder / "metrics.jsonl")}
-    assert "random-refit" in parts
+    models = {line["part"]: line["model"] for line in read_lines(folder / "metrics.jsonl")}
+    assert models["random-refit"] == "refit"
+    assert models["random_retrained-refit"] == "random_retrained"
     for model in ("random", "start", "random_retrained"):
         assert scores_of(after)[model]["test"] != scores_of(before)[model]["test"]
     evaluates_to_summary(folder)
