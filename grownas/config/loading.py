@@ -139,6 +139,18 @@ def strategy_class(name: str) -> type[Strategy]:
     return found
 
 
+def strategy_of(section: Any, *, refit: bool) -> Strategy:
+    """Return the strategy with the options of a section.
+
+    Raises:
+        ConfigError: options contradict each other; or the strategy cannot refit, and `refit` asks for that.
+    """
+    found = strategy_class(section.use)
+    if refit and found.refit is Strategy.refit:
+        raise ConfigError(f"refit=true: strategy.use={section.use} cannot refit what it found; set refit=false")
+    return found(section)
+
+
 def strategies_of(config: Config) -> list[Any]:
     """Return the section of each strategy of a comparison, the config's own first.
 

@@ -72,7 +72,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     about = {
         "chosen": winner.model,
         "search_seconds": round(scores[1].seconds, 3),
-        "search_steps": result.steps,
+        "search_steps": found.steps,  # without a refit, so that it is a budget for another strategy
         "retrain_seconds": retrain_seconds,
         "stages": len({line["stage"] for line in stages}),
         "stage_log": stages,

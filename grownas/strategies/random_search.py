@@ -174,7 +174,8 @@ class RandomSearch:
         recipe = self._recipe_with(found["rate"], problem).refit(found["best_epoch"])
         begin = with_noise(problem.build(found["nodes"], found["key"]), self.options.noise, seed=problem.seed)
         fit = problem.journal.fit("random-refit", begin, problem.task, recipe, seed=problem.seed)
-        return replace(result, model=derived(fit.model), seconds=result.seconds + fit.seconds)
+        steps, seconds = result.steps + fit.steps, result.seconds + fit.seconds
+        return replace(result, model=derived(fit.model), steps=steps, seconds=seconds)
 
     def _recipe_with(self, rate: float, problem: Problem) -> Recipe:
         recipe = self.recipe()
