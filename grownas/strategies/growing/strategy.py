@@ -7,6 +7,7 @@ candidate: a rejected move is rolled back (the log still records it).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -72,7 +73,8 @@ class Growing:
         """Grow; yield what is found after each stage, then the result with the derived cell."""
         growth = Growth(problem, self.options)
         for _ in growth.units():
-            yield growth.result()
+            result = growth.result()
+            yield replace(result, model=copy.deepcopy(result.model))  # the search goes on with its own
         yield _closed(growth)
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
