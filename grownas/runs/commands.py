@@ -294,14 +294,21 @@ def _work(config: Config, rundir: RunDir, task: Task, work: Work) -> Path:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads for a while: the last digits of results depend on them."""
+def threads_kept() -> Iterator[None]:
+    """Set torch's number of threads back at the end, whatever it is set to within."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads for a while: the last digits of results depend on them."""
+    with threads_kept():
+        torch.set_num_threads(count)
+        yield
 
 
 @contextmanager

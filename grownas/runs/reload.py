@@ -22,7 +22,7 @@ from grownas.config import loading as configs
 from grownas.config.sections import Config
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
-from grownas.runs.commands import kept_notes, load_task
+from grownas.runs.commands import kept_notes, load_task, threads_kept
 from grownas.runs.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -74,17 +74,18 @@ def evaluate(
     Raises:
         GrownasError: folder, data or override cannot be used; the message says why and what to do.
     """
-    model, task, parts, _ = _reload(path, overrides, data, since)
-    if not parts:
-        raise DataError(f"{task.source}: no row that can be scored: the first has none before it; give a row more")
-    scores = {}
-    for part in parts:
-        found = task.evaluate(model, part)
-        scores[part] = {task.metric: found.metric, **task.score(found, part)}
-        if part in ("seen", "new") or since is not None:
-            dates = task.dates(part)
-            scores[part] |= {"first": dates[0], "last": dates[-1]}
-    return scores
+    with threads_kept():
+        model, task, parts, _ = _reload(path, overrides, data, since)
+        if not parts:
+            raise DataError(f"{task.source}: no row that can be scored: the first has none before it; give a row more")
+        scores = {}
+        for part in parts:
+            found = task.evaluate(model, part)
+            scores[part] = {task.metric: found.metric, **task.score(found, part)}
+            if part in ("seen", "new") or since is not None:
+                dates = task.dates(part)
+                scores[part] |= {"first": dates[0], "last": dates[-1]}
+        return scores
 
 
 def predict(
@@ -155,9 +156,10 @@ def _forecasts(
     path: Path, overrides: Sequence[str], data: Any = None
 ) -> tuple[list[tuple[str, str, float, float | None]], Any, str]:
     """Return rows of `COLUMNS`, the task, and the name of the file for them."""
-    model, task, parts, name = _reload(path, overrides, data)
     try:
-        frame = task.predict(model, parts) if task.kind == "series" else task.predict(model)
+        with threads_kept():
+            model, task, parts, name = _reload(path, overrides, data)
+            frame = task.predict(model, parts) if task.kind == "series" else task.predict(model)
     except NotImplementedError as error:
         where = "" if task.kind == "plain" else f"{path}: "
         raise ConfigError(f"{where}{error}; `grownas evaluate` scores its model") from error
@@ -181,7 +183,8 @@ def model(path: Path, *, data: Any = None) -> Any:
         path: a finished run folder.
         data: the run's own data where they are a data frame.
     """
-    return _reload(path, (), data).model
+    with threads_kept():
+        return _reload(path, (), data).model
 
 
 def show(path: Path) -> str:
@@ -215,7 +218,7 @@ class _Reloaded(NamedTuple):
 
 
 def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | None = None) -> _Reloaded:
-    """Load a run's model and the data that it is to be used on."""
+    """Load a run's model and the data that it is to be used on; set torch's number of threads to the run's."""
     rundir = RunDir.open(path)
     summary, notes = summary_of(path), kept_notes(path)
     frame = None if data is None or isinstance(data, str | os.PathLike) else data

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from grownas.config import loading as configs
+from grownas.errors import DataError
 from grownas.genotype import Genotype
 from grownas.runs import reload
 from grownas.runs.commands import load_task
@@ -372,6 +374,20 @@ def test_the_runs_own_rows_as_a_frame_are_the_runs_own(finished, data):
     assert reload.evaluate(finished, data=frame) == reload.evaluate(finished)
     with pytest.warns(UserWarning, match="data frame: 20 forecasts are made from fewer"):
         assert list(reload.evaluate(finished, data=frame.iloc[:-1])) == ["seen"]
+
+
+@pytest.mark.parametrize("use", [reload.evaluate, reload.predict, reload.model])
+def test_torch_keeps_its_number_of_threads(finished, use):
+    before, own = torch.get_num_threads(), configs.load(finished / "config.yaml").threads
+    torch.set_num_threads(own + 2)
+    try:
+        use(finished)
+        assert torch.get_num_threads() == own + 2
+        with pytest.raises(DataError, match="not a date"):
+            reload.evaluate(finished, since="yesterday")
+        assert torch.get_num_threads() == own + 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_show_prints_the_cell(finished, call, read_json):
