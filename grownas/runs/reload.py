@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FRAME = "frame"  # what a task on series calls data that are a data frame
 COLUMNS = ("date", "series", "forecast", "actual")
+MADE_FROM = "forecasts.json"  # in a run folder: the data that each of its files of forecasts was made from
+OWN = "the run's own data"
 COMPUTING = ("device", "backend", "threads")  # may change from machine to machine, and last digits with them
 
 
@@ -75,7 +77,7 @@ def evaluate(
         GrownasError: folder, data or override cannot be used; the message says why and what to do.
     """
     with threads_kept():
-        model, task, parts, _ = _reload(path, overrides, data, since)
+        model, task, parts, *_ = _reload(path, overrides, data, since)
         if not parts:
             raise DataError(f"{task.source}: no row that can be scored: the first has none before it; give a row more")
         scores = {}
@@ -112,9 +114,9 @@ def predict(
     """
     import pandas as pd
 
-    rows, task, _ = _forecasts(path, overrides, data)
+    rows, used = _forecasts(path, overrides, data)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    if task.kind == "series":
+    if used.task.kind == "series":
         frame["date"] = [pd.Timestamp(date) for date in frame["date"]]
     return frame.astype({"forecast": float, "actual": float})
 
@@ -126,21 +128,24 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
         path: a finished run folder.
         overrides: see `predict`.
         out: the file; None: in the run folder, `forecasts.csv` for the run's own data, `forecasts-NAME.csv` for the
-            file NAME.csv, with `-prices` behind it where `task.units=prices` was given.
+            file NAME.csv, with `-prices` behind it where `task.units=prices` was given. A file that was made from other
+            data of the same name is not overwritten.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: the file cannot be written, or the one in the run folder was made from other data.
         GrownasError: as `predict`.
     """
-    rows, task, name = _forecasts(path, overrides)
+    rows, used = _forecasts(path, overrides)
+    task = used.task
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for date, series, forecast, came in rows:
         writer.writerow([date, series, repr(forecast), "" if came is None else repr(came)])
     if out is None:
-        out = path / name
-        RunDir.open(path).write_text(name, text.getvalue())
+        out, rundir = path / used.file_name, RunDir.open(path)
+        rundir.write_json(MADE_FROM, _made_from(path, used))
+        rundir.write_text(used.file_name, text.getvalue())
     else:
         try:
             out.write_text(text.getvalue(), encoding="utf-8")
@@ -152,13 +157,33 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
     return Written(out, task.units, task.next_day, task.next_step.frequency, next_step)
 
 
+def _made_from(path: Path, used: _Reloaded) -> dict[str, str]:
+    """Return the data that each file of forecasts in a run folder is made from, with the one that is to be written.
+
+    Raises:
+        RunError: a file of this name was made from other data.
+    """
+    name, note = used.file_name, path / MADE_FROM
+    try:
+        made: dict[str, str] = json.loads(note.read_text("utf-8")) if note.exists() else {}
+        before = made.get(name, OWN if name == "forecasts.csv" else "data that an early version did not note")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{note}: damaged: {error}; remove it") from error
+    if (path / name).exists() and before != used.data:
+        raise RunError(
+            f"{path / name}: made from {before}; to forecast {used.data}, add out=FILE, or move that file away"
+        )
+    return {**made, name: used.data}
+
+
 def _forecasts(
     path: Path, overrides: Sequence[str], data: Any = None
-) -> tuple[list[tuple[str, str, float, float | None]], Any, str]:
-    """Return rows of `COLUMNS`, the task, and the name of the file for them."""
+) -> tuple[list[tuple[str, str, float, float | None]], _Reloaded]:
+    """Return rows of `COLUMNS`, and what they were made with."""
     try:
         with threads_kept():
-            model, task, parts, name = _reload(path, overrides, data)
+            used = _reload(path, overrides, data)
+            model, task, parts = used.model, used.task, used.parts
             frame = task.predict(model, parts) if task.kind == "series" else task.predict(model)
     except NotImplementedError as error:
         where = "" if task.kind == "plain" else f"{path}: "
@@ -173,7 +198,7 @@ def _forecasts(
         warnings.warn(
             f"{task.source}: the next step's date, {task.next_day}, is a guess: {task.next_step.doubt}", stacklevel=3
         )
-    return rows, task, name
+    return rows, used
 
 
 def model(path: Path, *, data: Any = None) -> Any:
@@ -209,12 +234,14 @@ class _Reloaded(NamedTuple):
         task: the data.
         parts: of the data that can be scored.
         file_name: for forecasts.
+        data: the path or word of the data, or `OWN`.
     """
 
     model: Any
     task: Any
     parts: tuple[str, ...]
     file_name: str
+    data: str
 
 
 def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | None = None) -> _Reloaded:
@@ -262,7 +289,8 @@ def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str |
         _tell_short_past(task, parts)
     words = [] if is_own else [Path(config.task.data).stem]
     words += [str(new) for key in kept.task.EVALUATION if (new := getattr(config.task, key)) != getattr(kept.task, key)]
-    return _Reloaded(model, task, parts, f"{'-'.join(['forecasts', *words])}.csv")
+    file_name = f"{'-'.join(['forecasts', *words])}.csv"
+    return _Reloaded(model, task, parts, file_name, OWN if is_own else str(config.task.data))
 
 
 def _model(
