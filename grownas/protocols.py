@@ -105,6 +105,8 @@ class Evaluation(NamedTuple):
 
 # --- tasks ---
 
+FRAME = "frame"  # what `task.data` says where the data are a data frame given from Python
+
 
 @runtime_checkable
 class Task(Protocol):

@@ -22,13 +22,13 @@ from grownas.config import loading as configs
 from grownas.config.sections import Config
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
+from grownas.protocols import FRAME
 from grownas.runs.commands import kept_notes, load_task, threads_kept
 from grownas.runs.rundir import RunDir
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FRAME = "frame"  # what a task on series calls data that are a data frame
 COLUMNS = ("date", "series", "forecast", "actual")
 MADE_FROM = "forecasts.json"  # in a run folder: the data that each of its files of forecasts was made from
 OWN = "the run's own data"
