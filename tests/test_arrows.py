@@ -48,7 +48,7 @@ LAYERS = """
     strategies.growing.pruning
     strategies.growing.moves
     strategies.growing.state  strategies.random_search
-    strategies.growing.options  strategies.cores  starts.var  training.migrate
+    strategies.growing.options  strategies.random_options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  starts.random
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates

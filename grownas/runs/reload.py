@@ -19,7 +19,7 @@ import torch
 
 from grownas.cells.cell import GrownRNN
 from grownas.config import loading as configs
-from grownas.config.sections import Config
+from grownas.config.sections import COMPUTING, Config
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
 from grownas.protocols import FRAME
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 COLUMNS = ("date", "series", "forecast", "actual")
 MADE_FROM = "forecasts.json"  # in a run folder: the data that each of its files of forecasts was made from
 OWN = "the run's own data"
-COMPUTING = ("device", "backend", "threads")  # may change from machine to machine, and last digits with them
 
 
 class Written(NamedTuple):

@@ -28,6 +28,8 @@ PLANTED = ("planted_nodes", "planted_units")
 class Options(Section):
     """Data, parts, loss and batches."""
 
+    KIND: ClassVar[str] = "series"
+    LOSSES: ClassVar[tuple[str, ...]] = tuple(LOSSES)
     EVALUATION: ClassVar[tuple[str, ...]] = ("units",)  # how a finished model may be scored otherwise
     WHERE: ClassVar[tuple[str, ...]] = (
         "data",

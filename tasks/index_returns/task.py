@@ -82,10 +82,10 @@ class IndexReturns:
     scored_from: int = 0
 
     name = "index_returns"
-    kind = "series"
+    kind = Options.KIND
     metric = "mse"
     section = Options  # of a config
-    losses = tuple(LOSSES)  # what `with_loss` takes
+    losses = Options.LOSSES  # what `with_loss` takes
     unit = None  # what the progress counts a second
 
     @classmethod

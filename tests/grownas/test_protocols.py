@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import pytest
 
-from grownas.config.loading import KINDS, check_task, load, members, strategy_class
+from grownas.config.loading import (
+    KINDS,
+    check_task,
+    load,
+    members,
+    outline,
+    plugin_names,
+    strategy_class,
+    task_class,
+)
 from grownas.errors import ConfigError
 from grownas.protocols import Budget, Strategy
 from grownas.runs.commands import load_task
@@ -44,6 +55,20 @@ def test_a_strategy_offers_all_of_its_protocol(name):
     assert [member for member in members(Strategy) if not hasattr(made, member)] == []
     assert made.options.use == name
     assert found(made.with_rate(0.125).options).recipe() is not None
+
+
+@pytest.mark.parametrize("kind", ["task", "strategy"])
+def test_the_options_that_stand_beside_a_class_are_its_own(kind):
+    own = {
+        entry.name: entry.load()
+        for entry in entry_points(group=f"grownas.{'tasks' if kind == 'task' else 'strategies'}.options")
+    }
+    assert sorted(own) == plugin_names(kind)
+    for name, section in own.items():
+        found = task_class(name) if kind == "task" else strategy_class(name)
+        assert found.section is section
+        if kind == "task":
+            assert outline(name) == (found.section, found.kind, found.losses)
 
 
 @pytest.mark.parametrize(
