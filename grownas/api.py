@@ -19,6 +19,7 @@ from grownas.config import loading
 from grownas.config.sections import Config
 from grownas.errors import ConfigError, RunError
 from grownas.genotype import AnyGenotype, Genotype
+from grownas.protocols import FRAME
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from grownas.runs.rundir import RunDir
 
     Data = pd.DataFrame | str | os.PathLike[str]
-
-FRAME = "frame"  # what `task.data` is called where the data are a data frame
 
 
 class Run:

@@ -73,9 +73,11 @@ def search(config: str, overrides: tuple[str, ...]) -> None:
     stops the run after the current step; `grownas resume RUN` continues it.
     """
     from grownas.config.loading import load
+
+    chosen = load(config, overrides)  # what is wrong is told before PyTorch is imported, which takes seconds
     from grownas.runs import commands as run
 
-    run.search(load(config, overrides))
+    run.search(chosen)
 
 
 @cli.command(epilog=KEYS)
@@ -88,9 +90,11 @@ def compare(config: str, overrides: tuple[str, ...]) -> None:
     standard deviations and significance tests, and writes them to comparison.json and report.html.
     """
     from grownas.config.loading import load
+
+    chosen = load(config, overrides)
     from grownas.runs import commands as run
 
-    run.compare(load(config, overrides))
+    run.compare(chosen)
 
 
 @cli.command(epilog=KEYS)

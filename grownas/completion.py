@@ -1,7 +1,7 @@
 """Shell completion: what may stand at a place of the command line, and the shells that ask.
 
 click finds the place and calls a function below with what was typed so far. A name or a run folder costs no heavy
-import. A key costs pydantic; it costs the whole task and strategy only where these decide which keys there are.
+import. A key costs pydantic; PyTorch only where a task or strategy of another package does not name its options.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _allowed(command: str, config: str) -> Callable[[str], bool]:
         return lambda key: key in WHERE_AND_HOW
     if command in ("evaluate", "predict"):
         from grownas.config.loading import class_for
-        from grownas.runs.reload import COMPUTING
+        from grownas.config.sections import COMPUTING
 
         task: Any = class_for(config).model_fields["task"].annotation  # the class of the task's section
         free = {f"task.{key}" for key in (*task.WHERE, *task.EVALUATION)}
@@ -244,7 +244,7 @@ def _fields(config: str, given: Sequence[str], path: str) -> dict[str, Any]:
 def _values(config: str, given: Sequence[str], key: str, incomplete: str) -> Items:
     """Yield the values of a key: words where there is a choice, paths where it takes text."""
     from grownas.config.listing import words_of
-    from grownas.config.loading import class_for, plugin_names, task_class
+    from grownas.config.loading import class_for, outline, plugin_names
     from grownas.config.messages import known_names
 
     if key == "genotype":
@@ -263,8 +263,9 @@ def _values(config: str, given: Sequence[str], key: str, incomplete: str) -> Ite
         return
     words = list(words_of(field.annotation)) or ["true", "false"] * (field.annotation is bool)
     if not words and parent in ("space", "baselines"):
-        task: Any = class_for(config, given).model_fields["task"].annotation  # the class of the task's section
-        words = list(known_names(task_class(task.model_fields["use"].default)).get(key, ()))
+        task: Any = class_for(config, given).model_fields["task"].annotation
+        known = known_names(outline(task.model_fields["use"].default))
+        words = list(known[key]()) if key in known else []
     yield from _starting(words, incomplete)
     if not words and field.annotation is str:
         yield from _paths(incomplete, lambda path: path.is_file() and key != "runs")

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
     import pandas as pd
     import torch
@@ -151,6 +153,8 @@ class Evaluation(NamedTuple):
 
 
 # --- tasks ---
+
+FRAME = "frame"  # what `task.data` says where the data are a data frame given from Python
 
 
 @runtime_checkable
@@ -490,6 +494,10 @@ class Journal(Protocol):
 
         A piece is a unit of work: a search that is run again reads finished pieces back.
         """
+        ...
+
+    def of_model(self, name: str) -> AbstractContextManager[None]:
+        """Log the fits within as those of a model, by its name in tables."""
         ...
 
     def remember(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ LAYERS = """
     strategies.growing.pruning
     strategies.growing.moves
     strategies.growing.state  strategies.random_search
-    strategies.growing.options  strategies.cores  starts.var  training.migrate
+    strategies.growing.options  strategies.random_options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
@@ -359,6 +360,12 @@ from conftest import CopyTask
         "conftest", "conftest.CopyTask", "test_ops", "tests", "tests.grownas.runs.test_journal",
         "tests.grownas.runs.test_journal.Folder", "tests.support",
     ]  # fmt: skip
+
+
+def test_the_word_for_a_data_frame_stands_in_one_place():
+    """Whoever reads or writes it as `task.data` takes it from there."""
+    named = {module for module, path in MODULES.items() if re.search(r"(?m)^\w+ = \"frame\"", path.read_text("utf-8"))}
+    assert named == {"grownas.protocols"}
 
 
 def test_protocols_import_library_classes_for_type_checking_only():

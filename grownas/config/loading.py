@@ -14,13 +14,14 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, create_model
 
-from grownas.config.messages import explain, hint, moved_keys, unknown_names
+from grownas.config.messages import Outline, explain, hint, moved_keys, unknown_names
 from grownas.config.sections import SECTIONS, Config
 from grownas.config.shipped import shipped
 from grownas.errors import ConfigError
 from grownas.protocols import KINDS, Strategy, Task
 
 GROUPS = {"task": "grownas.tasks", "strategy": "grownas.strategies"}  # entry points by the section that names them
+OPTIONS = ".options"  # ends the name of a group of their options, which a package names beside its classes
 NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
 
 
@@ -45,7 +46,7 @@ def load(name: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, A
     config = task = None
     try:
         task_name, strategy_name = _used(tree, "task", "index_returns"), _used(tree, "strategy", "growing")
-        task, model = task_class(task_name), config_class(task_name, strategy_name)
+        task, model = outline(task_name), config_class(task_name, strategy_name)
     except ConfigError as error:
         problems.append(str(error))
     problems += moved_keys(tree)
@@ -108,10 +109,32 @@ def find(name: str | os.PathLike[str]) -> Path:
 @cache
 def config_class(task: str, strategy: str) -> type[Config]:
     """Return the class of configs for a task and a strategy, each with its own section; some are the task's kind's."""
-    found = task_class(task)
-    sections = {"task": found.section, "strategy": strategy_class(strategy).section, **SECTIONS.get(found.kind, {})}
+    found = outline(task)
+    sections = {"task": found.section, "strategy": strategy_section(strategy), **SECTIONS.get(found.kind, {})}
     made: dict[str, Any] = {name: (section, Field(default_factory=section)) for name, section in sections.items()}
     return create_model("Config", __base__=Config, **made)
+
+
+def outline(name: str) -> Outline:
+    """Return what a config needs to know of a task, without importing the task where its options are an entry point.
+
+    Raises:
+        ConfigError: there is none of this name, or it is no task.
+    """
+    if (section := _options("task", name)) is not None:
+        return Outline(section, section.KIND, section.LOSSES)
+    found = task_class(name)
+    return Outline(found.section, found.kind, found.losses)
+
+
+def strategy_section(name: str) -> Any:
+    """Return a strategy's options, without importing the strategy where they are an entry point.
+
+    Raises:
+        ConfigError: there is none of this name, or it is no strategy.
+    """
+    section = _options("strategy", name)
+    return strategy_class(name).section if section is None else section
 
 
 def task_class(name: str) -> type[Task]:
@@ -139,6 +162,18 @@ def strategy_class(name: str) -> type[Strategy]:
     return found
 
 
+def strategy_of(section: Any, *, refit: bool) -> Strategy:
+    """Return the strategy with the options of a section.
+
+    Raises:
+        ConfigError: options contradict each other; or the strategy cannot refit, and `refit` asks for that.
+    """
+    found = strategy_class(section.use)
+    if refit and found.refit is Strategy.refit:
+        raise ConfigError(f"refit=true: strategy.use={section.use} cannot refit what it found; set refit=false")
+    return found(section)
+
+
 def strategies_of(config: Config) -> list[Any]:
     """Return the section of each strategy of a comparison, the config's own first.
 
@@ -156,7 +191,7 @@ def strategies_of(config: Config) -> list[Any]:
                 raise ConfigError(f"strategies: {given['use']} has its options in the section strategy, got {given!r}")
             sections.append(config.strategy)
             continue
-        section: Any = strategy_class(given["use"]).section
+        section: Any = strategy_section(given["use"])
         try:
             sections.append(section.model_validate(given))
         except ValidationError as error:
@@ -172,11 +207,22 @@ def strategies_of(config: Config) -> list[Any]:
 
 @cache
 def _plugin(kind: str, name: str) -> Any:
+    return _entry(kind, name).load()
+
+
+def _entry(kind: str, name: str) -> metadata.EntryPoint:
     found = {entry.name: entry for entry in metadata.entry_points(group=GROUPS[kind])}
     if name not in found:
         installed = ", ".join(sorted(found))
         raise ConfigError(f"{kind}.use: unknown {kind} {name!r}; installed: {installed}{hint(name, list(found))}")
-    return found[name].load()
+    return found[name]
+
+
+def _options(kind: str, name: str) -> Any:
+    """Return the options that a package names beside a task or strategy; None if it names none."""
+    _entry(kind, name)  # raises if there is no such task or strategy
+    found = {entry.name: entry for entry in metadata.entry_points(group=GROUPS[kind] + OPTIONS)}
+    return found[name].load() if name in found else None
 
 
 def _check_members(key: str, found: Any, protocol: Any, attributes: Sequence[str]) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
-
-from grownas.protocols import Task
 
 MOVED = {  # key of an earlier version -> where its value goes now
     "strategy.judge": "strategy.accept",
@@ -117,17 +116,32 @@ def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
             yield one
 
 
-def unknown_names(tree: Mapping[str, Any], task: type[Task] | None) -> list[str]:
+class Outline(NamedTuple):
+    """What a config needs to know of a task.
+
+    Attributes:
+        section: its options.
+        kind: see `grownas.protocols.Task`.
+        losses: likewise.
+    """
+
+    section: Any
+    kind: str
+    losses: Sequence[str]
+
+
+def unknown_names(tree: Mapping[str, Any], task: Outline | None) -> list[str]:
     """Return what is wrong with names that refer to tables elsewhere; looks at what was given, valid or not.
 
     Args:
         tree: the config as read.
-        task: the task's class; None if the task itself is unknown.
+        task: the task; None if the task itself is unknown.
     """
     problems = []
-    for key, known in known_names(task).items():
+    for key, names in known_names(task).items():
         section, _, leaf = key.partition(".")
         given = tree[section].get(leaf, []) if isinstance(tree.get(section), Mapping) else []
+        known = names() if given else ()
         for name in given if isinstance(given, list) else [given]:
             if isinstance(name, str) and name not in known:
                 if name == "random" and key.startswith("baselines."):
@@ -137,17 +151,24 @@ def unknown_names(tree: Mapping[str, Any], task: type[Task] | None) -> list[str]
     return problems
 
 
-def known_names(task: type[Task] | None) -> dict[str, Sequence[str]]:
-    """Return the names that each key takes which refers to a table elsewhere.
+def known_names(task: Outline | None) -> dict[str, Callable[[], Sequence[str]]]:
+    """Return what finds the names that a key takes, for each key that refers to a table elsewhere.
+
+    The table of activations imports PyTorch.
 
     Args:
-        task: the task's class; None if the task itself is unknown.
+        task: the task; None if the task itself is unknown.
     """
     from grownas.baselines.table import names as baseline_names
+
+    tables: dict[str, Callable[[], Sequence[str]]] = {"space.activation": _activations}
+    if task is not None:
+        names = partial(baseline_names, task.kind)
+        tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": lambda: task.losses}
+    return tables
+
+
+def _activations() -> list[str]:
     from grownas.ops import ACTIVATION
 
-    tables: dict[str, Sequence[str]] = {"space.activation": list(ACTIVATION)}
-    if task is not None:
-        names = baseline_names(task.kind)
-        tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": task.losses}
-    return tables
+    return list(ACTIVATION)

@@ -13,10 +13,13 @@ class Section(BaseModel):
     Attributes:
         WHERE: of a task's options, those that may change on a finished run because they say where the data come from.
         EVALUATION: likewise, because they say how its model is scored.
+        KIND, LOSSES: of a task's options, its `kind` and `losses`, where the group `grownas.tasks.options` names them.
     """
 
     WHERE: ClassVar[tuple[str, ...]] = ()
     EVALUATION: ClassVar[tuple[str, ...]] = ()
+    KIND: ClassVar[str] = "plain"
+    LOSSES: ClassVar[tuple[str, ...]] = ("loss",)
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 

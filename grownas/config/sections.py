@@ -36,6 +36,7 @@ WHERE_AND_HOW = (
     "panels",
     "strategies",
 )  # do not change a result
+COMPUTING = ("device", "backend", "threads")  # may change from machine to machine, and last digits with them
 
 
 Combine = Literal["add", "hadamard"]

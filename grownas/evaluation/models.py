@@ -40,6 +40,7 @@ FITTED = tuple(name for name, model in MODELS.items() if model.kind == "fitted")
 MAIN = ("chosen", "grown")  # what a run is about: the first of these that it scores
 SUPERNET = "_supernet"  # ends the name of the supernet that a search trained
 RETRAINED = "_retrained"  # ends the name of what a search found, trained again from random weights
+SEARCH = "search"  # in `metrics.jsonl`, the model of what the strategy trains to find one
 FITS = {"retrained": "grown_retrained"}  # what the names of a model's fits begin with, where that is not its own name
 
 
@@ -90,6 +91,8 @@ def lowest(figures: Mapping[str, float | None]) -> str | None:
 
 def model_of_fit(part: str, models: Iterable[str]) -> str | None:
     """Return the model that a fit belongs to, by the name of the fit: the model's own name, or one that it begins with.
+
+    Only for folders of early versions, whose `metrics.jsonl` does not name the model.
 
     Args:
         part: the fit's name, such as `gru-27-huber-rate-0.01`.

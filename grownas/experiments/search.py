@@ -14,6 +14,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.evaluation.groups import row_name, rows_of
+from grownas.evaluation.models import SEARCH
 from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
 from grownas.experiments.series import SeriesExperiment
@@ -40,21 +41,25 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     nodes = [experiment.space.ops] * config.start.nodes
-    experiment = experiment.tuned(nodes)
-    experiment, problem, found = _tuned_search(experiment, nodes, config.search_rates)
+    with journal.of_model("tuning"):  # of the search's settings, on its start
+        experiment = experiment.tuned(nodes)
+    with journal.of_model(SEARCH):
+        experiment, problem, found = _tuned_search(experiment, nodes, config.search_rates)
     task, strategy, result = experiment.task, experiment.strategy, found
     experiment = replace(experiment, params=result.params)
     if config.refit:
         problem = experiment.problem(nodes, refitted=True)
-        result = strategy.refit(problem, result)
+        with journal.of_model("refit"):
+            result = strategy.refit(problem, result)
     scores = _score_found(experiment, result, config.strategy.use, journal.cpu_seconds)
     scores.append(experiment.score_start(problem.start))
     winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, alpha made fixed
     model, retrain_seconds = result.model, None
     if config.retrain.grown:
         before, name = journal.cpu_seconds, rows_of(config.strategy.use)[1]
-        choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
-        retrained, retrained_model = experiment.score_choice(name, choice)
+        with journal.of_model(name):
+            choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
+            retrained, retrained_model = experiment.score_choice(name, choice)
         retrained = replace(retrained, cpu_seconds=journal.cpu_seconds - before)
         scores.append(retrained)
         retrain_seconds = round(retrained.seconds, 3)
@@ -67,7 +72,8 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     about = {
         "chosen": winner.model,
         "search_seconds": round(scores[1].seconds, 3),
-        "search_steps": result.steps // max(1, len(config.search_rates)),
+        # of one search, without a refit, so that it is a budget for another strategy
+        "search_steps": found.steps // max(1, len(config.search_rates)),
         "retrain_seconds": retrain_seconds,
         "stages": len({line["stage"] for line in stages}),
         "stage_log": stages,
@@ -83,14 +89,19 @@ def train(
     """Train a genotype, or the baseline of a name, from random weights and score it; return as `search` does."""
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
-    score, model = (run_baseline(experiment, what), None) if isinstance(what, str) else experiment.retrain(what)
+    if isinstance(what, str):
+        score, model = run_baseline(experiment, what), None
+    else:
+        with journal.of_model("grown_retrained"):
+            score, model = experiment.retrain(what)
     about = {"retrain_seconds": round(score.seconds, 3)}
     return _summarise(config, folder, experiment, model, [score], about), model
 
 
 def run_baseline(experiment: Experiment, name: str) -> Score:
     """Fit or train a baseline and score it."""
-    score: Score = experiment.baselines[name].function(experiment.task.kind)(experiment)
+    with experiment.journal.of_model(name):
+        score: Score = experiment.baselines[name].function(experiment.task.kind)(experiment)
     return score
 
 

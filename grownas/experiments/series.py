@@ -91,6 +91,7 @@ class SeriesExperiment(Experiment):
         Raises:
             ConfigError: the start does not fit into the cell, or there are too few rows for any VAR.
         """
+        super().check(config, task)
         assert is_series(task)
         series, rows, units = task.input_size, task.values[task.rows("train")], config.space.hidden_size
         usable_orders(len(rows), series, range(1, config.start.max_order + 1))  # raises if there is none

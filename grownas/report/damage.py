@@ -40,7 +40,7 @@ COUNT = (int, NONE)
 
 METRICS = {
     "stage": int, "epoch": int, "step": int, "wall_s": NUMBER, "split": str, "metric": str, "value": FIGURE,
-    "part?": str,
+    "part?": str, "model?": str,
 }  # fmt: skip
 SHARES = {"part": str, "epoch": int, "node": int, "ops": [str], "shares": [NUMBER]}
 MOVE = {

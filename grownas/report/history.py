@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from grownas.evaluation.models import model_of_fit
+from grownas.evaluation.models import SEARCH
 from grownas.genotype import Genotype
 from grownas.report.growth_log import move
 
@@ -342,7 +342,12 @@ NO_CURVE = re.compile(r"-refit$|-to-\d+$")  # fits on more data, and those of se
 
 
 def curves(
-    metrics: Iterable[Line], metric: str, models: Sequence[str], found: Iterable[Event], stages: Iterable[Line]
+    metrics: Iterable[Line],
+    metric: str,
+    models: Sequence[str],
+    found: Iterable[Event],
+    stages: Iterable[Line],
+    searched: str = "grown",
 ) -> list[Curve]:
     """Return a curve of each model that was trained, in the order of `models`; of several fits that with the lowest.
 
@@ -350,11 +355,12 @@ def curves(
     all that were spent until then, also in fits that led nowhere.
 
     Args:
-        metrics: lines of `metrics.jsonl`.
+        metrics: lines of `metrics.jsonl`, all with their `model`.
         metric: the task's figure of merit.
         models: names in the scores.
         found: see `events`.
         stages: the summary's `stage_log`.
+        searched: name in the scores of what the search found.
     """
     logged: dict[str, list[Line]] = {}
     for line in metrics:
@@ -373,11 +379,11 @@ def curves(
             if part in path:
                 grown += [(steps + step, seconds + wall_s, value) for step, wall_s, value in points[: lowest + 1]]
             steps, seconds = steps + points[-1][0], seconds + points[-1][1]
-        elif not NO_CURVE.search(part) and (model := model_of_fit(part, models)) is not None:
-            fitted.setdefault(model, []).append((points[lowest][2], points))
-    fitted |= {"grown": [(0.0, grown)]} if grown else {}
-    best = {model: min(several, key=lambda one: one[0])[1] for model, several in fitted.items()}
-    return [Curve(model, best[model]) for model in models if model in best]
+        elif not NO_CURVE.search(part):
+            fitted.setdefault(lines[0]["model"], []).append((points[lowest][2], points))
+    fitted[searched] = [(0.0, grown)] if steps else fitted.get(searched, []) + fitted.get(SEARCH, [])
+    best = {model: min(several, key=lambda one: one[0])[1] for model, several in fitted.items() if several}
+    return [Curve(model, best[model]) for model in models if best.get(model)]
 
 
 # --- predictions ---

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grownas.errors import RunError
+from grownas.evaluation.groups import row_name
 from grownas.report import growth_log, growth_plots, history, plots, tables, verdicts
 from grownas.report.canvas import NARROW, WIDE
 from grownas.report.dag_diagram import about, draw
@@ -217,7 +218,8 @@ def _growth(run: Run) -> Tree:
     predictions = history.predictions(run.growth)
     scatter = growth_plots.scatter(predictions)
     models = [entry["model"] for entry in run.scores]
-    curves = history.curves(run.metrics, run.metric, models, events, stages)
+    searched = row_name(run.summary.get("strategy", "growing")) if run.summary else "grown"
+    curves = history.curves(run.metrics, run.metric, models, events, stages, searched)
     panels = [plots.curves(curves, metric=run.metric, over=over) for over in plots.AXES]
     return {
         "timeline": _both(lambda width: growth_plots.timeline(fits, marks, metric=metric, width=width)),

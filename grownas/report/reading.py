@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from grownas.errors import GenotypeError, RunError
-from grownas.evaluation.models import is_text, lowest, main_of, rivals_of
+from grownas.evaluation.models import SEARCH, is_text, lowest, main_of, model_of_fit, rivals_of
 from grownas.genotype import AnyGenotype, Genotype
 from grownas.report import damage
 
@@ -178,14 +178,14 @@ def read_run(path: Path) -> Run:
         )
     text, config = _config(path)
     mark = _json(path / "run.json", damage.RUN) or {}
-    data = _data(path / "data.json")
+    data, summary = _data(path / "data.json"), _json(path / "summary.json", damage.SUMMARY)
     return Run(
         path=path,
         config_text=text,
         config=config,
         command=str(mark.get("command", "search")),
-        summary=_json(path / "summary.json", damage.SUMMARY),
-        metrics=_json_lines(path / "metrics.jsonl", damage.METRICS),
+        summary=summary,
+        metrics=_metrics(path / "metrics.jsonl", [entry["model"] for entry in (summary or {}).get("scores", [])]),
         growth=_growth(path / "growth.jsonl"),
         shares=_shares(path / "shares.jsonl"),
         genotype=_genotype(path / "genotype.json"),
@@ -250,6 +250,15 @@ def _json_lines(path: Path, form: Any) -> list[Tree]:
     """Read a log; a last line without its end is being written at this moment, and left out."""
     lines = (_text(path) or "").split("\n")[:-1]
     return [_parsed(line, form, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def _metrics(path: Path, models: Sequence[str]) -> list[Tree]:
+    """Read the log of evaluations; `models` are the names in the scores."""
+    lines = _json_lines(path, damage.METRICS)
+    for line in lines:
+        if "model" not in line:  # in a folder of an early version, whose fits are named after their models
+            line["model"] = SEARCH if line["stage"] else model_of_fit(line.get("part", ""), models)
+    return lines
 
 
 def _growth(path: Path) -> list[Tree]:

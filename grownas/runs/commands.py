@@ -44,6 +44,7 @@ def search(config: Config, rundir: RunDir | None = None) -> Path:
         config: of the run.
         rundir: a folder that was made before; None makes one.
     """
+    configs.strategy_of(config.strategy, refit=config.refit)  # raises if it cannot do what is asked
     task = _read_data(config)
     check_search(config, task)
     return _work(config, _begin_folder(config, "search", task, rundir), task, experiment.search)
@@ -53,6 +54,7 @@ def search_in_memory(
     config: Config, task: Task
 ) -> tuple[experiment.Summary, MemoryFolder, Sequence[Mapping[str, Any]]]:
     """Search without writing anything; return the summary, what a run folder would hold, and the log of morphisms."""
+    configs.strategy_of(config.strategy, refit=config.refit)
     check_search(config, task)
     folder = MemoryFolder()
     folder.write_json("run.json", {"command": "search", "what": None})
@@ -139,7 +141,7 @@ def compare(config: Config, rundir: RunDir | None = None) -> Path:
     task = _read_data(config)
     check_search(config, task)
     for section in configs.strategies_of(config):
-        configs.strategy_class(section.use)(section)  # raises if its options contradict each other
+        configs.strategy_of(section, refit=config.refit)  # raises if it cannot do what is asked
     if config.panels is not None:
         load_task(
             config.model_copy(update=next(iter(sweep.members(config)[0].values())))
@@ -292,14 +294,21 @@ def _work(config: Config, rundir: RunDir, task: Task, work: Work) -> Path:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads for a while: the last digits of results depend on them."""
+def threads_kept() -> Iterator[None]:
+    """Set torch's number of threads back at the end, whatever it is set to within."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads for a while: the last digits of results depend on them."""
+    with threads_kept():
+        torch.set_num_threads(count)
+        yield
 
 
 @contextmanager

@@ -13,12 +13,14 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from grownas.errors import TrainingError
+from grownas.evaluation.models import SEARCH
 from grownas.protocols import Evaluation, Model, Task
 from grownas.runs import checkpoint
 from grownas.runs.progress import Progress
@@ -158,6 +160,7 @@ class Journal:
         self.cpu_seconds = 0.0  # processor time of all fits so far
         self.interrupted = False
         self.root: Journal | None = None  # of a branch: the journal that is told of an interrupt
+        self._model = SEARCH
         self._counted: set[str] = set()  # keys of remembered work whose seconds are in `elapsed`
         for log in (metrics, growth, shares):
             log.truncate()
@@ -188,6 +191,15 @@ class Journal:
             progress=progress,
             every_s=math.inf,
         )
+
+    @contextmanager
+    def of_model(self, name: str) -> Iterator[None]:
+        """Log the fits within as those of a model, by its name in tables."""
+        before, self._model = self._model, name
+        try:
+            yield
+        finally:
+            self._model = before
 
     def branch(self, name: str, *, logs: bool) -> Journal:
         """Return a journal for a part of the run, whose keys are its own: one of several searches.
@@ -309,7 +321,8 @@ class Journal:
                 assert shorter["end"] is not None, f"{key} goes on after {after}, which is not extendable"
                 lines = [{**line, "stage": stage, "part": key} for line in shorter["lines"] if repeats_log]
                 part = {"trainer": shorter["end"], "lines": lines}
-            watcher = _Watcher(self, key, stage, part, model=model, epochs=recipe.epochs)
+            place = {"stage": stage, "part": key, "model": self._model}
+            watcher = _Watcher(self, place, part, model=model, epochs=recipe.epochs)
             try:
                 finished = fit(
                     model,
@@ -371,8 +384,11 @@ class Journal:
 class _Watcher:
     """Watches one fit for the journal."""
 
-    def __init__(self, journal: Journal, key: str, stage: int, part: Tree | None, *, model: Model, epochs: int) -> None:
-        self.journal, self.key, self.stage, self.epochs = journal, key, stage, epochs
+    def __init__(
+        self, journal: Journal, place: Mapping[str, Any], part: Tree | None, *, model: Model, epochs: int
+    ) -> None:
+        self.journal, self.place, self.epochs = journal, place, epochs
+        self.key, self.stage = place["part"], place["stage"]
         self.nodes = len(model.core.nodes) if hasattr(model.core, "nodes") else None
         self.lines: list[dict[str, Any]] = list(part["lines"]) if part else []
         self.best, self.speed = float("inf"), ""
@@ -383,7 +399,7 @@ class _Watcher:
 
     def record(self, line: Mapping[str, Any]) -> None:
         """Log one evaluation and show it."""
-        full = {"stage": self.stage, "part": self.key, **line}
+        full = {**self.place, **line}
         self.lines.append(full)
         self.journal.metrics.append(full)
         if line["metric"].endswith("_per_s"):

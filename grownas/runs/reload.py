@@ -19,19 +19,19 @@ import torch
 
 from grownas.cells.cell import GrownRNN
 from grownas.config import loading as configs
-from grownas.config.sections import Config
+from grownas.config.sections import COMPUTING, Config
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
-from grownas.protocols import Model
-from grownas.runs.commands import kept_notes, load_task
+from grownas.protocols import FRAME, Model
+from grownas.runs.commands import kept_notes, load_task, threads_kept
 from grownas.runs.rundir import RunDir
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FRAME = "frame"  # what a task on series calls data that are a data frame
 COLUMNS = ("date", "series", "forecast", "actual")
-COMPUTING = ("device", "backend", "threads")  # may change from machine to machine, and last digits with them
+MADE_FROM = "forecasts.json"  # in a run folder: the data that each of its files of forecasts was made from
+OWN = "the run's own data"
 
 
 class Written(NamedTuple):
@@ -75,17 +75,18 @@ def evaluate(
     Raises:
         GrownasError: folder, data or override cannot be used; the message says why and what to do.
     """
-    model, task, parts, _ = _reload(path, overrides, data, since)
-    if not parts:
-        raise DataError(f"{task.source}: no row that can be scored: the first has none before it; give a row more")
-    scores = {}
-    for part in parts:
-        found = task.evaluate(model, part)
-        scores[part] = {task.metric: found.metric, **task.score(found, part)}
-        if part in ("seen", "new") or since is not None:
-            dates = task.dates(part)
-            scores[part] |= {"first": dates[0], "last": dates[-1]}
-    return scores
+    with threads_kept():
+        model, task, parts, *_ = _reload(path, overrides, data, since)
+        if not parts:
+            raise DataError(f"{task.source}: no row that can be scored: the first has none before it; give a row more")
+        scores = {}
+        for part in parts:
+            found = task.evaluate(model, part)
+            scores[part] = {task.metric: found.metric, **task.score(found, part)}
+            if part in ("seen", "new") or since is not None:
+                dates = task.dates(part)
+                scores[part] |= {"first": dates[0], "last": dates[-1]}
+        return scores
 
 
 def predict(
@@ -112,9 +113,9 @@ def predict(
     """
     import pandas as pd
 
-    rows, task, _ = _forecasts(path, overrides, data)
+    rows, used = _forecasts(path, overrides, data)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    if task.kind == "series":
+    if used.task.kind == "series":
         frame["date"] = [pd.Timestamp(date) for date in frame["date"]]
     return frame.astype({"forecast": float, "actual": float})
 
@@ -126,21 +127,24 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
         path: a finished run folder.
         overrides: see `predict`.
         out: the file; None: in the run folder, `forecasts.csv` for the run's own data, `forecasts-NAME.csv` for the
-            file NAME.csv, with `-prices` behind it where `task.units=prices` was given.
+            file NAME.csv, with `-prices` behind it where `task.units=prices` was given. A file that was made from other
+            data of the same name is not overwritten.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: the file cannot be written, or the one in the run folder was made from other data.
         GrownasError: as `predict`.
     """
-    rows, task, name = _forecasts(path, overrides)
+    rows, used = _forecasts(path, overrides)
+    task = used.task
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for date, series, forecast, came in rows:
         writer.writerow([date, series, repr(forecast), "" if came is None else repr(came)])
     if out is None:
-        out = path / name
-        RunDir.open(path).write_text(name, text.getvalue())
+        out, rundir = path / used.file_name, RunDir.open(path)
+        rundir.write_json(MADE_FROM, _made_from(path, used))
+        rundir.write_text(used.file_name, text.getvalue())
     else:
         try:
             out.write_text(text.getvalue(), encoding="utf-8")
@@ -152,13 +156,34 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
     return Written(out, task.units, task.next_day, task.next_step.frequency, next_step)
 
 
+def _made_from(path: Path, used: _Reloaded) -> dict[str, str]:
+    """Return the data that each file of forecasts in a run folder is made from, with the one that is to be written.
+
+    Raises:
+        RunError: a file of this name was made from other data.
+    """
+    name, note = used.file_name, path / MADE_FROM
+    try:
+        made: dict[str, str] = json.loads(note.read_text("utf-8")) if note.exists() else {}
+        before = made.get(name, OWN if name == "forecasts.csv" else "data that an early version did not note")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{note}: damaged: {error}; remove it") from error
+    if (path / name).exists() and before != used.data:
+        raise RunError(
+            f"{path / name}: made from {before}; to forecast {used.data}, add out=FILE, or move that file away"
+        )
+    return {**made, name: used.data}
+
+
 def _forecasts(
     path: Path, overrides: Sequence[str], data: Any = None
-) -> tuple[list[tuple[str, str, float, float | None]], Any, str]:
-    """Return rows of `COLUMNS`, the task, and the name of the file for them."""
-    model, task, parts, name = _reload(path, overrides, data)
+) -> tuple[list[tuple[str, str, float, float | None]], _Reloaded]:
+    """Return rows of `COLUMNS`, and what they were made with."""
     try:
-        frame = task.predict(model, parts) if task.kind == "series" else task.predict(model)
+        with threads_kept():
+            used = _reload(path, overrides, data)
+            model, task, parts = used.model, used.task, used.parts
+            frame = task.predict(model, parts) if task.kind == "series" else task.predict(model)
     except NotImplementedError as error:
         where = "" if task.kind == "plain" else f"{path}: "
         raise ConfigError(f"{where}{error}; `grownas evaluate` scores its model") from error
@@ -172,7 +197,7 @@ def _forecasts(
         warnings.warn(
             f"{task.source}: the next step's date, {task.next_day}, is a guess: {task.next_step.doubt}", stacklevel=3
         )
-    return rows, task, name
+    return rows, used
 
 
 def model(path: Path, *, data: Any = None) -> Model:
@@ -182,7 +207,8 @@ def model(path: Path, *, data: Any = None) -> Model:
         path: a finished run folder.
         data: the run's own data where they are a data frame.
     """
-    return _reload(path, (), data).model
+    with threads_kept():
+        return _reload(path, (), data).model
 
 
 def show(path: Path) -> str:
@@ -207,16 +233,18 @@ class _Reloaded(NamedTuple):
         task: the data.
         parts: of the data that can be scored.
         file_name: for forecasts.
+        data: the path or word of the data, or `OWN`.
     """
 
     model: Model
     task: Any  # gives dates, units and the past of series, of which `SeriesTask` does not speak
     parts: tuple[str, ...]
     file_name: str
+    data: str
 
 
 def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | None = None) -> _Reloaded:
-    """Load a run's model and the data that it is to be used on."""
+    """Load a run's model and the data that it is to be used on; set torch's number of threads to the run's."""
     rundir = RunDir.open(path)
     summary, notes = summary_of(path), kept_notes(path)
     frame = None if data is None or isinstance(data, str | os.PathLike) else data
@@ -260,7 +288,8 @@ def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str |
         _tell_short_past(task, parts)
     words = [] if is_own else [Path(config.task.data).stem]
     words += [str(new) for key in kept.task.EVALUATION if (new := getattr(config.task, key)) != getattr(kept.task, key)]
-    return _Reloaded(model, task, parts, f"{'-'.join(['forecasts', *words])}.csv")
+    file_name = f"{'-'.join(['forecasts', *words])}.csv"
+    return _Reloaded(model, task, parts, file_name, OWN if is_own else str(config.task.data))
 
 
 def _model(

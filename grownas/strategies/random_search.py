@@ -10,55 +10,18 @@ import random
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from grownas.config.schema import (
-    Count,
-    Distinct,
-    NonNegative,
-    OneOrMore,
-    Optimizer,
-    Positive,
-    StrategySection,
-    WeightOptimizer,
-    about,
-)
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.errors import TrainingError
 from grownas.protocols import Problem, SearchResult
 from grownas.strategies.cores import derived, supernet_of, with_noise
+from grownas.strategies.random_options import Options
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
 MOST_DIVERGED = 5  # genotypes, before there must be a reason other than chance
 Nodes = Sequence[Sequence[tuple[str, str]]]  # each node's ops
-
-
-class Weights(WeightOptimizer):
-    """The weights' optimiser of random search; by default that of growth."""
-
-    rate: Positive = 5e-3
-    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
-
-
-class Options(StrategySection):
-    """What governs random search."""
-
-    use: Literal["random"] = "random"
-    genotypes: Annotated[Count, about("that are drawn where the budget sets no limit")] = 10
-    max_epochs: Annotated[Count, about("of each genotype's training; far above what patience allows")] = 1000
-    patience: Annotated[Count, about("epochs without a lower validation loss before a training ends")] = 8
-    weights: Weights = Weights()
-    alpha: Optimizer = Optimizer()
-    rates: Annotated[
-        tuple[Positive, ...],
-        OneOrMore,
-        Distinct,
-        about("of the weights, one a genotype in turn; an empty list: `weights.rate`"),
-    ] = (0.001, 0.003, 0.01)
-    noise: Annotated[
-        NonNegative, about("sd on weights of the start that have no effect yet; in units of 1 / sqrt(hidden size)")
-    ] = 0.4
 
 
 @dataclass(frozen=True)
@@ -175,7 +138,8 @@ class RandomSearch:
         recipe = self._recipe_with(found["rate"], problem).refit(found["best_epoch"])
         begin = with_noise(problem.build(found["nodes"], found["key"]), self.options.noise, seed=problem.seed)
         fit = problem.journal.fit("random-refit", begin, problem.task, recipe, seed=problem.seed)
-        return replace(result, model=derived(fit.model), seconds=result.seconds + fit.seconds)
+        steps, seconds = result.steps + fit.steps, result.seconds + fit.seconds
+        return replace(result, model=derived(fit.model), steps=steps, seconds=seconds)
 
     def _recipe_with(self, rate: float, problem: Problem) -> Recipe:
         recipe = self.recipe()

@@ -197,7 +197,7 @@ class SupernetSearch:
             )
             steps, gradients = fit.steps, fit.gradients
             self.reason = self.limit() or (stop and stop(fit)) or (fit.reason if fit.is_over(recipe) else "")
-            yield self.result(fit.model, fit.evaluation, fit)
+            yield self.result(copy.deepcopy(fit.model), fit.evaluation, fit)  # a caller may do with it what it likes
             if self.reason:
                 return
 

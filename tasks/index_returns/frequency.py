@@ -83,6 +83,19 @@ def next_step(dates: Sequence[Moment], before: Iterable[Moment] = ()) -> Step:
     return Step(when.date(), rule.words, doubt)
 
 
+def frequencies_apart(dates: Sequence[Moment], before: Sequence[Moment]) -> tuple[str, str] | None:
+    """Return the frequencies of rows and of earlier rows in words, where their usual gaps differ by half or more.
+
+    None where they do not, and where there are too few rows to tell.
+    """
+    if min(len(dates), len(before)) <= LEAST_STEPS:
+        return None
+    here, there = (median((later - earlier) / DAY for earlier, later in pairwise(each)) for each in (dates, before))
+    if max(here, there) < 1.5 * min(here, there):
+        return None
+    return next_step(dates).frequency, next_step(before).frequency
+
+
 def _form(day: Moment) -> tuple[bool, bool]:
     """Return what two moments must share to be compared: a time of day, a time zone."""
     return isinstance(day, Time), isinstance(day, Time) and day.tzinfo is not None

@@ -10,11 +10,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from grownas.config.schema import Count, OneOrMore, Section, Share, Whole, about
+from grownas.protocols import FRAME
 from grownas.tasks.index_returns import synthetic
 from grownas.tasks.index_returns.cleaning import LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.reading import Kind
-from grownas.tasks.index_returns.sources import FRAME, KINDS, NAMES, TICKERS, utc_today
+from grownas.tasks.index_returns.sources import KINDS, NAMES, TICKERS, utc_today
 
 Tickers = Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
 Series = Annotated[tuple[str, ...], OneOrMore]
@@ -27,6 +28,8 @@ PLANTED = ("planted_nodes", "planted_units")
 class Options(Section):
     """Data, parts, loss and batches."""
 
+    KIND: ClassVar[str] = "series"
+    LOSSES: ClassVar[tuple[str, ...]] = tuple(LOSSES)
     EVALUATION: ClassVar[tuple[str, ...]] = ("units",)  # how a finished model may be scored otherwise
     WHERE: ClassVar[tuple[str, ...]] = (
         "data",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from grownas.errors import DataError
+from grownas.protocols import FRAME
 from grownas.tasks.index_returns import synthetic
 from grownas.tasks.index_returns.cleaning import only_series
 from grownas.tasks.index_returns.frequency import Moment
@@ -39,7 +40,6 @@ KINDS: dict[str, Kind] = {  # what is no path, and what its values are
     "random_walk": "prices",
 }
 NAMES = tuple(KINDS)
-FRAME = "frame"  # what `task.data` says of a data frame that was given from Python
 PARQUET, SPREADSHEETS = (".parquet", ".pq"), (".xlsx", ".xls", ".ods")
 
 

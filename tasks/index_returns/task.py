@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -20,7 +21,7 @@ from grownas.protocols import Evaluation, Model, Recurrent, Window
 from grownas.readout import LinearReadout, readout_of
 from grownas.tasks.index_returns import metrics, sources, synthetic
 from grownas.tasks.index_returns.cleaning import Panel, clean_moving, returns_for
-from grownas.tasks.index_returns.frequency import Moment, Step, next_step
+from grownas.tasks.index_returns.frequency import Moment, Step, frequencies_apart, next_step
 from grownas.tasks.index_returns.losses import LOSSES, calmness
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.reading import Table
@@ -81,10 +82,10 @@ class IndexReturns:
     scored_from: int = 0
 
     name = "index_returns"
-    kind = "series"
+    kind = Options.KIND
     metric = "mse"
     section = Options  # of a config
-    losses = tuple(LOSSES)  # what `with_loss` takes
+    losses = Options.LOSSES  # what `with_loss` takes
     unit = None  # what the progress counts a second
 
     @classmethod
@@ -129,6 +130,12 @@ class IndexReturns:
         if frame is None and options.data in synthetic.NAMES:
             return task
         dates = tuple(_moment(day) for day in run_dates)
+        if apart := frequencies_apart(task.panel.dates, dates):
+            warnings.warn(
+                f"{task.source}: the rows are {apart[0]}, those of the run {apart[1]}; the model takes each row as one "
+                "step",
+                stacklevel=2,
+            )
         return replace(task, run_dates=dates, seen=task._count_until(dates[-1]) if dates else 0)
 
     @staticmethod

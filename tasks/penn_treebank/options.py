@@ -17,6 +17,8 @@ from grownas.tasks.penn_treebank.sources import NAMES
 class Options(Section):
     """Text, batches, model and evaluation."""
 
+    KIND: ClassVar[str] = "language"
+    LOSSES: ClassVar[tuple[str, ...]] = ("nll",)
     WHERE: ClassVar[tuple[str, ...]] = ("data", "cache")  # the text comes from
     EVALUATION: ClassVar[tuple[str, ...]] = (  # how a finished model may be scored otherwise
         "eval_streams", "context", "dynamic_rate", "dynamic_decay", "cache_size", "cache_flatness", "cache_share",

@@ -44,11 +44,11 @@ class PennTreebank:
     device: str = "cpu"
 
     name = "penn_treebank"
-    kind = "language"
+    kind = Options.KIND
     metric = "perplexity"
     section = Options  # of a config
     loss_name = "nll"
-    losses = ("nll",)
+    losses = Options.LOSSES
     unit = "words"
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib.metadata import entry_points
 
 import pytest
 import torch
@@ -11,7 +12,16 @@ from torch import nn
 from grownas.backbones.chain import Backbone
 from grownas.baselines.recurrent import GRUOnVAR
 from grownas.cells.cell import GrownRNN
-from grownas.config.loading import KINDS, check_task, load, members, strategy_class
+from grownas.config.loading import (
+    KINDS,
+    check_task,
+    load,
+    members,
+    outline,
+    plugin_names,
+    strategy_class,
+    task_class,
+)
 from grownas.errors import ConfigError
 from grownas.genotype import Genotype, Node, Op
 from grownas.protocols import Budget, Journal, Model, Recurrent, Strategy
@@ -115,6 +125,20 @@ def test_a_strategy_offers_all_of_its_protocol(name):
     assert [member for member in members(Strategy) if not hasattr(made, member)] == []
     assert made.options.use == name
     assert found(made.with_rate(0.125).options).recipe() is not None
+
+
+@pytest.mark.parametrize("kind", ["task", "strategy"])
+def test_the_options_that_stand_beside_a_class_are_its_own(kind):
+    own = {
+        entry.name: entry.load()
+        for entry in entry_points(group=f"grownas.{'tasks' if kind == 'task' else 'strategies'}.options")
+    }
+    assert sorted(own) == plugin_names(kind)
+    for name, section in own.items():
+        found = task_class(name) if kind == "task" else strategy_class(name)
+        assert found.section is section
+        if kind == "task":
+            assert outline(name) == (found.section, found.kind, found.losses)
 
 
 @pytest.mark.parametrize(

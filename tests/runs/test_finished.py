@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from grownas.config import loading as configs
+from grownas.errors import DataError
 from grownas.genotype import Genotype
 from grownas.runs import reload
 from grownas.runs.commands import load_task
@@ -260,6 +262,15 @@ def test_new_rows_with_the_context_before_them_are_forecast_as_in_the_whole_file
     assert part.out.startswith("new mse ")
 
 
+def test_rows_of_another_frequency_are_told(finished, call, longer, tmp_path):
+    header, *lines = longer.read_text().splitlines()
+    weekly = tmp_path / "weekly.csv"
+    weekly.write_text("\n".join([header, *lines[::5]]) + "\n")
+    told = r"weekly\.csv: the rows are weekly, on \w+, those of the run Monday to Friday; the model takes each"
+    with pytest.warns(UserWarning, match=told):
+        assert call("evaluate", finished, f"task.data={weekly}").code == 0
+
+
 @pytest.mark.parametrize(("rows", "told"), [(3, "1 forecast is"), (10, "8 forecasts are"), (CONTEXT + 2, "20 fore")])
 def test_a_handful_of_rows_is_forecast_from_a_zero_state_and_told(copied, call, longer, followed, rows, told):
     other = closes_of(longer, rows, "other.csv")
@@ -328,6 +339,29 @@ def test_forecasts_of_other_data_leave_those_of_the_run_alone(copied, call, long
     assert "out=nowhere/mine.csv: cannot be written: No such file" in ended.err
 
 
+def test_forecasts_of_another_file_of_the_same_name_are_not_overwritten(copied, call, longer, tmp_path):
+    there, elsewhere, prices = tmp_path / "a" / "new.csv", tmp_path / "b" / "new.csv", tmp_path / "new-prices.csv"
+    for place, rows in ((there, 200), (elsewhere, 250), (prices, 150)):
+        place.parent.mkdir(exist_ok=True)
+        closes_of(longer, rows, "other.csv").rename(place)
+    for _ in range(2):  # of the same file they are written anew
+        assert call("predict", copied, f"task.data={there}").code == 0
+    before = (copied / "forecasts-new.csv").read_bytes()
+    ended = call("predict", copied, f"task.data={elsewhere}")
+    written = copied / "forecasts-new.csv"
+    assert (ended.code, ended.err) == (
+        2,
+        f"error: {written}: made from {there}; to forecast {elsewhere}, add out=FILE, or move that file away\n",
+    )
+    assert written.read_bytes() == before
+    assert call("predict", copied, f"task.data={elsewhere}", f"out={tmp_path / 'mine.csv'}").code == 0
+    assert call("predict", copied, f"task.data={there}", "task.units=prices").code == 0
+    assert "forecasts-new-prices.csv: made from" in call("predict", copied, f"task.data={prices}").err
+    (copied / "forecasts.json").unlink()  # as of an early version
+    assert "made from data that an early version did not note" in call("predict", copied, f"task.data={there}").err
+    assert call("predict", copied).code == call("predict", copied).code == 0
+
+
 def test_prices_compound_the_returns_with_the_last_known_close(copied, call, longer):
     assert call("predict", copied, f"task.data={longer}").code == 0
     ended = call("predict", copied, f"task.data={longer}", "task.units=prices")
@@ -372,6 +406,20 @@ def test_the_runs_own_rows_as_a_frame_are_the_runs_own(finished, data):
     assert reload.evaluate(finished, data=frame) == reload.evaluate(finished)
     with pytest.warns(UserWarning, match="data frame: 20 forecasts are made from fewer"):
         assert list(reload.evaluate(finished, data=frame.iloc[:-1])) == ["seen"]
+
+
+@pytest.mark.parametrize("use", [reload.evaluate, reload.predict, reload.model])
+def test_torch_keeps_its_number_of_threads(finished, use):
+    before, own = torch.get_num_threads(), configs.load(finished / "config.yaml").threads
+    torch.set_num_threads(own + 2)
+    try:
+        use(finished)
+        assert torch.get_num_threads() == own + 2
+        with pytest.raises(DataError, match="not a date"):
+            reload.evaluate(finished, since="yesterday")
+        assert torch.get_num_threads() == own + 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_show_prints_the_cell(finished, call, read_json):

@@ -409,6 +409,8 @@ class TestForms:
         for model in ("start", "var1", "grown", "gru"):
             one, other = (next(e for e in s if e["model"] == model) for s in (before, summary["scores"]))
             assert one["test"] != other["test"]
+        grown = next(entry for entry in summary["scores"] if entry["model"] == "grown")
+        assert grown["steps"] > summary["search_steps"]  # those of the refit are counted, too
         zero = [next(e for e in s if e["model"] == "zero")["test"] for s in (before, summary["scores"])]
         assert zero[0] == zero[1]  # the scaling stays that of the training part
         evaluates_to_summary(folder)

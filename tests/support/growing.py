@@ -111,7 +111,7 @@ def grow(start, task, journal, options, *, seed, origins=(), space=SPACE, second
 
 def replay(start, task, journal, options, path, *, seed, space=SPACE):
     """Repeat a path without judging."""
-    return replay_problem(problem_of(start, task, journal, seed=seed, space=space), options, path)
+    return replay_problem(problem_of(start, task, journal, seed=seed, space=space), options, path)[0]
 
 
 PLAIN = growing(

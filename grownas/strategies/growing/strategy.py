@@ -7,6 +7,7 @@ candidate: a rejected move is rolled back (the log still records it).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -72,21 +73,23 @@ class Growing:
         """Grow; yield what is found after each stage, then the result with the derived cell."""
         growth = Growth(problem, self.options)
         for _ in growth.units():
-            yield growth.result()
+            result = growth.result()
+            yield replace(result, model=copy.deepcopy(result.model))  # the search goes on with its own
         yield _closed(growth)
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
         """Repeat the accepted stages without judging, each for as many epochs as its best took."""
 
-        def again(log: Sequence[Line]) -> tuple[Model, float]:
+        def again(log: Sequence[Line]) -> tuple[Model, int, float]:
             before = problem.journal.elapsed
-            return replay(problem, self.options, log), problem.journal.elapsed - before
+            return *replay(problem, self.options, log), problem.journal.elapsed - before
 
-        model, seconds = again(path_of(result.log))
+        model, steps, seconds = again(path_of(result.log))
         first = result.others["first_stage"]
-        first_model, first_seconds = again(first.log)
+        first_model, _, first_seconds = again(first.log)
         others = {"first_stage": replace(first, model=first_model, seconds=first.seconds + first_seconds)}
-        return replace(result, model=derived(model), seconds=result.seconds + seconds, others=others)
+        steps, seconds = result.steps + steps, result.seconds + seconds
+        return replace(result, model=derived(model), steps=steps, seconds=seconds, others=others)
 
 
 class Growth:
@@ -294,20 +297,27 @@ def _closed(growth: Growth) -> SearchResult:
     return replace(result, model=model, evaluation=evaluation, others=others)
 
 
-def replay(problem: Problem, options: Options, path: Sequence[Line]) -> Model:
+def replay(problem: Problem, options: Options, path: Sequence[Line]) -> tuple[Model, int]:
     """Repeat a growth without judging, each stage for as many epochs as its best took: for refitting on more data.
 
     Args:
         problem: its start is where the growth begins, refitted itself; its task's training part is trained on.
         options: those of the growth.
         path: stages to repeat, see `path_of`.
+
+    Returns:
+        The model, and the weight steps of all its fits.
     """
     start, task, seed = problem.start, problem.task, problem.seed
     current = Candidate.start(start, task.evaluate(start, "val"))
 
+    steps = 0
+
     def train(key: str, begin: Candidate, recipe: Recipe) -> Candidate:
+        nonlocal steps
         recipe = replace(recipe, bf16=problem.bf16)
         fit = problem.journal.fit(key, begin.model, task, recipe, seed=seed, optimizers=begin.optimizers)
+        steps += fit.steps
         return begin.trained(fit, options.thresholds)
 
     source = 0
@@ -327,7 +337,7 @@ def replay(problem: Problem, options: Options, path: Sequence[Line]) -> Model:
             current, _ = apply(current, change, task, options, stage=stage, step=0)
         if line["pruned"]:
             current = train(f"{key}-pruned", current, context.tuning.refit(line["best_epoch_pruned"]))
-    return current.model
+    return current.model, steps
 
 
 class Prepared(NamedTuple):

@@ -82,11 +82,19 @@ def test_a_fit_is_that_of_the_trainer_and_its_lines_are_logged(folder, copy_task
     done = folder.journal().fit("stage-1", start, task, RECIPE, seed=3, stage=1)
     assert_equal(outcome(done), outcome(fit(start, task, RECIPE, seed=3)))
     assert {(line["stage"], line["part"]) for line in folder.metrics} == {(1, "stage-1")}
-    assert set(folder.metrics[0]) == {"stage", "part", "epoch", "step", "wall_s", "split", "metric", "value"}
+    assert set(folder.metrics[0]) == {"stage", "part", "model", "epoch", "step", "wall_s", "split", "metric", "value"}
     assert folder.names() == ["stage-1.done"]
     values = [line["value"] for line in folder.metrics if (line["split"], line["metric"]) == ("val", "mse")]
     assert [shown["best"] for shown in folder.progress.shown] == [min(values[: i + 1]) for i in range(len(values))]
     assert {shown["nodes"] for shown in folder.progress.shown} == {1}
+
+
+def test_lines_name_the_model_that_the_fit_is_of(folder, copy_task, make_model):
+    task, journal = copy_task(), folder.journal()
+    with journal.of_model("gru"):
+        journal.fit("a", make_model(task), task, RECIPE, seed=3)
+    journal.fit("b", make_model(task), task, RECIPE, seed=3)
+    assert {(line["part"], line["model"]) for line in folder.metrics} == {("a", "gru"), ("b", "search")}
 
 
 def test_a_finished_fit_is_remembered(folder, copy_task, unusable, make_model, assert_equal, outcome):

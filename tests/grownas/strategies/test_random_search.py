@@ -144,7 +144,8 @@ def test_a_refit_trains_the_best_again_and_nothing_where_the_start_is_kept(copy_
     before = journal.fits["random-1"][0]
     for one, other in zip(model.parameters(), before.parameters(), strict=True):
         assert one.equal(other)  # the same start, as nothing was trained here
-    assert (again.seconds, again.evaluation) == (found.seconds + 1.0, found.evaluation)
+    assert (again.steps, again.seconds) == (found.steps + STEPS, found.seconds + 1.0)
+    assert again.evaluation == found.evaluation
 
 
 def test_it_can_be_given_one_rate(copy_task):

@@ -192,6 +192,18 @@ def test_units_are_done_one_at_a_time_when_asked_for(searching, assert_equal, na
     assert works[1] < works[-1]
 
 
+def test_a_caller_may_change_the_models_that_are_found_on_the_way(searching, assert_equal, name):
+    whole = [told(result, seconds=False) for result in searching(name, Journal.in_memory())]
+    units, found = searching(name, Journal.in_memory()), []
+    for result in units:
+        found.append(told(result, seconds=False))
+        found[-1]["model"] = {key: value.clone() for key, value in found[-1]["model"].items()}
+        if not result.reason:
+            for tensor in result.model.state_dict().values():
+                tensor.fill_(0.5)
+    assert_equal(found, whole)
+
+
 def test_a_journal_in_memory_does_what_one_in_a_folder_does(searching, assert_equal, tmp_path, name):
     folder = RunDir.create(tmp_path, "run", "search")
     journals = Journal.in_memory(), Journal.in_folder(folder, "config", progress=Progress(quiet=True), every_s=-1.0)

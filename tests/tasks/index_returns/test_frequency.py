@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grownas.tasks.index_returns.frequency import next_step
+from grownas.tasks.index_returns.frequency import frequencies_apart, next_step
 
 DAY = datetime.timedelta(days=1)
 
@@ -100,6 +100,23 @@ def test_irregular_dates_are_doubted():
     found = next_step(dates)
     assert "the dates are irregular" in found.doubt
     assert "of the last" in found.doubt
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (days("W-FRI", 60), days("B", 60), ("weekly, on Friday", "Monday to Friday")),
+        (days("B", 60), days("W-FRI", 60), ("Monday to Friday", "weekly, on Friday")),
+        (times("h"), days("B", 60), ("every hour, day and night", "Monday to Friday")),
+        (days("B", 7), days("B", 60), None),
+        (days("W-FRI", 60), days("W-WED", 30), None),
+        (days("W-FRI", 6), days("B", 60), None),  # too few
+        (days("B", 1), days("B", 60), None),
+        (days("B", 60), [], None),
+    ],
+)
+def test_rows_of_another_frequency_are_told_apart(one, other, words):
+    assert frequencies_apart(one, other) == words
 
 
 @pytest.mark.parametrize(("rows", "words"), [(1, "only 1 row tell"), (2, "only 2 rows tell"), (6, "only 6 rows tell")])
