@@ -1,4 +1,4 @@
-"""What cells are allowed: the ops, how many of them, how many nodes; draws genotypes and changes them."""
+"""The search space: allowed ops, most ops per node, most nodes. It also draws and mutates genotypes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The set of genotypes that a search may return. Checked when made, hashable.
+    """The set of genotypes that a search may return. Checked on construction, hashable.
 
     Attributes:
         combine: keys of `ops.COMBINE`.
         activation: keys of `ops.ACTIVATION`.
         max_nodes: most nodes of a cell.
-        max_ops: most ops of a node; one op may stand several times in a node.
-        highway, share_projection: the switches of every cell.
+        max_ops: most ops of a node; a node may contain the same op several times.
+        highway, share_projection: see `Genotype`; the same for every cell of the space.
 
     Raises:
         ConfigError: a field is wrong; the message quotes its value and the nearest name.
@@ -49,28 +49,28 @@ class SearchSpace:
 
     @property
     def ops(self) -> list[Pair]:
-        """Every `(combine, activation)` that is allowed, in the order of the tables."""
+        """The allowed pairs `(combine, activation)`, in the order of the tables."""
         activations = [name for name in _activations() if name in self.activation]
         return [(combine, activation) for combine in COMBINES if combine in self.combine for activation in activations]
 
     def contains(self, genotype: Genotype) -> bool:
-        """Say whether a genotype is allowed, whatever its shares."""
+        """Return whether a genotype is allowed; its shares do not matter."""
         return self._complaint(genotype) is None
 
     def sample(self, rng: random.Random) -> Genotype:
-        """Draw a genotype: how many nodes, how many ops of each, then which; none twice, equal shares."""
+        """Draw a genotype: number of nodes, then each node's number of ops and different ops, with equal shares."""
         nodes = tuple(self._sample_node(rng) for _ in range(rng.randint(1, self.max_nodes)))
         return Genotype(nodes, self.highway, self.share_projection)
 
     def mutate(self, genotype: Genotype, rng: random.Random) -> Genotype:
         """Return a genotype of this space that differs by one change.
 
-        A kind of change is drawn among those possible, then a place: replace, add or remove an op; add or remove a
-        node. The ops of a node that changed get equal shares.
+        The kind of change is drawn from the possible ones: replace, add or remove an op; add or remove a node. Then its
+        place is drawn. The ops of a changed node get equal shares.
 
         Raises:
-            GenotypeError: the genotype is not of this space.
-            ConfigError: the space holds one genotype only.
+            GenotypeError: the genotype is not in this space.
+            ConfigError: the space contains a single genotype.
         """
         complaint = self._complaint(genotype)
         if complaint:
@@ -90,7 +90,7 @@ class SearchSpace:
         if len(nodes) > 1:
             changes.append(lambda: _put(nodes, rng.randrange(len(nodes)), 1))
         if not changes:
-            raise ConfigError("space: one op, one node, one op a node leave nothing to mutate; allow more")
+            raise ConfigError("space: with one op, one node and one op per node nothing can be mutated; allow more")
         return replace(genotype, nodes=rng.choice(changes)())
 
     def _sample_node(self, rng: random.Random) -> Node:
@@ -114,7 +114,7 @@ class SearchSpace:
         return _put(nodes, place, 1, _equal_shares(ops))
 
     def _complaint(self, genotype: Genotype) -> str | None:
-        """Say why a genotype is not allowed; None if it is."""
+        """Return why a genotype is not allowed; None if it is allowed."""
         for field in ("highway", "share_projection"):
             if getattr(genotype, field) != getattr(self, field):
                 return f"{field} is {getattr(genotype, field)}, the space has {getattr(self, field)}"
@@ -130,7 +130,7 @@ class SearchSpace:
 
 
 def _activations() -> list[str]:
-    from grownas.ops import ACTIVATION  # brings torch: only where a space is made
+    from grownas.ops import ACTIVATION  # imports torch: only when a space is constructed
 
     return list(ACTIVATION)
 
@@ -144,7 +144,7 @@ def _check_names(field: str, names: Sequence[str], known: Sequence[str]) -> None
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"space.{field}: unknown {name!r}, expected some of {', '.join(known)}{hint}")
         if names.count(name) > 1:
-            raise ConfigError(f"space.{field}: {name!r} stands twice")
+            raise ConfigError(f"space.{field}: {name!r} appears twice")
 
 
 def _pair(op: Op) -> Pair:
@@ -156,5 +156,5 @@ def _equal_shares(ops: Sequence[Op]) -> Node:
 
 
 def _put(nodes: tuple[Node, ...], place: int, drop: int, *new: Node) -> tuple[Node, ...]:
-    """Return the nodes with `drop` of them at a place taken out and new ones put there."""
+    """Return the nodes with `drop` nodes from a place on replaced by `new`."""
     return (*nodes[:place], *new, *nodes[place + drop :])
