@@ -1,4 +1,4 @@
-"""The definition of truth: both cells in plain autograd, one time step after the other (ALGORITHMS 1)."""
+"""The reference definition of both cells: plain autograd, one time step after the other (ALGORITHMS 1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def step(node: Node, shares: Tensor, x: Tensor, s: Tensor, nudge: Tensor | None 
         shares: mixture weights, shape `(K,)`.
         x: the step's input, shape `(B, I)`.
         s: the previous node's output, shape `(B, H)`.
-        nudge: added to the mixture of ops, same shape.
+        nudge: added to the mixture of ops, shape `(B, H)`.
     """
     mixed = torch.zeros_like(s) if nudge is None else nudge
     for number, op in enumerate(node.ops):
@@ -54,12 +54,12 @@ def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor)
 
 
 def run_dag(genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
-    """Return the states over a sequence of a derived cell of the DAG backbone.
+    """Return the states of a derived DAG cell over a sequence.
 
     Args:
-        genotype: the cell, of N nodes.
-        W_x: weights of x in the input node, shape `(I, 2H)`; the columns are the gate's, then the op's.
-        W_h: weights of the state that each node reads, the input node first, shape `(N + 1, H, 2H)`, columns likewise.
+        genotype: the cell, with N nodes.
+        W_x: weights of x in the input node, shape `(I, 2H)`; H columns of the gate, then H columns of the op.
+        W_h: weights of the state that each node reads, input node first, shape `(N + 1, H, 2H)`, same column order.
         x: inputs, shape `(T, B, I)`.
         h_0: first state, shape `(B, H)`.
 
@@ -78,16 +78,16 @@ def run_dag(genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Ten
 
 
 def _gated(activation: str, s: Tensor, projected: Tensor) -> Tensor:
-    """Return s, moved towards an activation as far as the gate is open."""
+    """Return s + sigmoid(gate) * (activation(z) - s), where `projected` is `[gate | z]`."""
     gate, z = projected.chunk(2, -1)
     return s + torch.sigmoid(gate) * (ACTIVATION[activation].f(z) - s)
 
 
 def tracer(nodes: Sequence[Node], shares: Sequence[Tensor]) -> Tracer:
-    """Return the function that says what nodes read and where a loss pulls them, by autograd.
+    """Return a function that computes the `Trace` of a chain by autograd.
 
-    It takes `x` and `h_0`, see `run`, and `pull`, which returns the loss's gradient in the chain's states. Where a node
-    is pulled is the gradient in a zero that is added to its mixture.
+    Its arguments are `x` and `h_0`, see `run`, and `pull`, which returns the loss's gradient by the chain's states. A
+    node's gradient is the gradient by a zero added to its mixture.
     """
 
     @torch.enable_grad()
