@@ -49,7 +49,7 @@ def var(experiment: SeriesExperiment) -> Score:
 
 
 def var_robust(experiment: SeriesExperiment) -> Score:
-    """Fit a VAR by the Huber loss; blocked folds choose ridge and order. Reuses the folds of the start if it has any."""
+    """Fit a VAR by the Huber loss; blocked folds choose ridge and order. Reuses the start's folds if it has any."""
     values, rows = experiment.task.values, experiment.task.values[: experiment.fit_end]
     if isinstance(experiment.selection, Selection):
         chosen = experiment.selection

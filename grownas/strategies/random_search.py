@@ -1,6 +1,6 @@
 """Random search: draw genotypes, train each from the same kind of start, keep the best (Li & Talwalkar 2019).
 
-It is the control of every other strategy: the same space, start, training and acceptance, without a method.
+It is the control for all other strategies: the same space, start, training and acceptance criterion.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from grownas.strategies.cores import derived, with_noise
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
-MOST_DIVERGED = 5  # genotypes, before there must be a reason other than chance
+MOST_DIVERGED = 5  # genotypes whose training diverged before the search stops with the error
 Nodes = Sequence[Sequence[tuple[str, str]]]  # each node's ops
 
 
 class Weights(WeightOptimizer):
-    """The weights' optimiser of random search; by default that of growth."""
+    """The weights' optimiser in random search; the same defaults as in growth."""
 
     rate: Positive = 5e-3
     weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
 
 
 class Options(StrategySection):
-    """What governs random search."""
+    """The options of random search."""
 
     use: Literal["random"] = "random"
-    genotypes: Annotated[Count, about("that are drawn where the budget sets no limit")] = 10
-    max_epochs: Annotated[Count, about("of each genotype's training; far above what patience allows")] = 1000
-    patience: Annotated[Count, about("epochs without a lower validation loss before a training ends")] = 8
+    genotypes: Annotated[Count, about("number of genotypes, if the budget has no limit")] = 10
+    max_epochs: Annotated[Count, about("most epochs per genotype; patience usually stops earlier")] = 1000
+    patience: Annotated[Count, about("epochs without a lower validation loss before training stops")] = 8
     weights: Weights = Weights()
     alpha: Optimizer = Optimizer()
     rates: Annotated[
         tuple[Positive, ...],
         OneOrMore,
         Distinct,
-        about("of the weights, one a genotype in turn; an empty list: `weights.rate`"),
+        about("learning rates of the weights, one per genotype in turn; empty list: `weights.rate`"),
     ] = (0.001, 0.003, 0.01)
     noise: Annotated[
-        NonNegative, about("sd on weights of the start that have no effect yet; in units of 1 / sqrt(hidden size)")
+        NonNegative, about("sd of noise on the start's weights without effect; unit: 1 / sqrt(hidden size)")
     ] = 0.4
 
 
@@ -66,10 +66,10 @@ class Trained:
     """The best genotype so far.
 
     Attributes:
-        nodes: its ops.
-        key: for what it was drawn.
-        fit: its training.
-        recipe: of the training.
+        nodes: each node's ops.
+        key: key of its fit, and the text that seeds its weights.
+        fit: the finished fit.
+        recipe: recipe of the fit.
     """
 
     nodes: Nodes
@@ -84,11 +84,11 @@ class RandomSearch:
     section = Options
 
     def __init__(self, options: Options) -> None:
-        """Take the options."""
+        """Store the options."""
         self.options = options
 
     def recipe(self) -> Recipe:
-        """Return how each genotype is trained."""
+        """Return the recipe for each genotype."""
         options = self.options
         return recipe_from(
             options.weights.model_dump(),
@@ -98,21 +98,21 @@ class RandomSearch:
         )
 
     def tuning_recipe(self) -> Recipe:
-        """Return how each genotype is trained."""
+        """Return the recipe for each genotype."""
         return self.recipe()
 
     def with_rate(self, rate: float) -> RandomSearch:
-        """Return the search with one learning rate of the weights."""
+        """Return a copy of the strategy with a single learning rate of the weights."""
         weights = self.options.weights.model_copy(update={"rate": rate})
         return RandomSearch(self.options.model_copy(update={"weights": weights, "rates": (rate,)}))
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Train one genotype after the other; yield the best so far after each.
+        """Train one genotype after the other; yield the best result so far after each.
 
-        A genotype whose training diverges is passed over with a warning; what was spent on it counts.
+        A genotype whose training diverges is skipped with a warning; its steps and seconds count.
 
         Raises:
-            TrainingError: several diverged.
+            TrainingError: the training of five genotypes diverged.
         """
         accept, options, journal = Acceptance.of(self.options), self.options, problem.journal
         start = Untrained(problem.start, problem.task.evaluate(problem.start, "val"))
@@ -148,7 +148,7 @@ class RandomSearch:
                 diverged, steps = diverged + 1, steps + error.steps
                 if diverged == MOST_DIVERGED:
                     raise
-                warnings.warn(f"passed over: {error}", stacklevel=2)
+                warnings.warn(f"skipped: {error}", stacklevel=2)
             else:
                 steps += fit.steps
                 scores.append(
@@ -167,7 +167,7 @@ class RandomSearch:
                 return
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
-        """Train the best genotype again for as many epochs as its best took."""
+        """Train the best genotype again, up to the best epoch of its fit."""
         if result.is_start:
             return replace(result, model=derived(problem.start))
         (found,) = result.log
