@@ -220,5 +220,5 @@ def test_forecasts_equal_those_of_a_var_with_averages():
 
 def test_a_register_of_other_averages_is_refused():
     var = VAR(np.zeros(3), np.zeros((2, 3, 3)), "squared", np.zeros((1, 3, 3)), (5.0,))
-    with pytest.raises(ConfigError, match=r"holds averages with centres \(\), the VAR has \(5.0,\)"):
+    with pytest.raises(ConfigError, match=r"has averages with centres \(\), the VAR has \(5.0,\)"):
         start_gru_at_var(made(order=2), var)
