@@ -605,5 +605,5 @@ class Strategy(Protocol):
         ...
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
-        """Train the model of a result again on a problem with a longer training part; choose nothing anew."""
+        """Train the model of a result again on a problem with a longer training part; with the same choices."""
         raise NotImplementedError(f"{type(self).__name__} cannot refit its result; set refit=false")

@@ -107,7 +107,7 @@ def output_drift(before: Any, after: Any, task: Task) -> float:
 
 
 def declined(candidate: Candidate, places: Iterable[tuple[int, int]], level: int) -> Candidate:
-    """Return a candidate in which the share-based proposals for those of some ops at a level are declined."""
+    """Return a candidate with the share-based proposals declined for the given ops that are at `level`."""
     watched = list(candidate.watched)
     for node, op in places:
         if watched[node][op].level == level:
