@@ -1,4 +1,4 @@
-"""The model that most tasks need: a core and a linear readout of its state."""
+"""The model that most tasks use: a core and a linear readout of its state."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class LinearReadout(nn.Module):
     """A core and a linear readout (see `grownas.protocols.Model`).
 
     Attributes:
-        core: reads `(T, B, I)`, gives `(T, B, H)`; it has `hidden_size`.
+        core: maps `(T, B, I)` to `(T, B, H)`; has `hidden_size`.
         readout: maps the core's output to predictions.
     """
 
     def __init__(self, core: Recurrent, outputs: int, *, generator: Generator | None = None) -> None:
-        """Draw the readout as PyTorch draws linear layers, from `generator`.
+        """Initialise the readout as PyTorch initialises `nn.Linear`, from `generator`.
 
         Args:
             core: a supernet, a derived cell, `nn.LSTM` or `nn.GRU`.
-            outputs: O, the number of predictions at each step.
+            outputs: O, the number of predictions per time step.
             generator: draws the readout's weights.
         """
         super().__init__()
@@ -35,7 +35,7 @@ class LinearReadout(nn.Module):
                 parameter.uniform_(-bound, bound, generator=generator)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return inputs `(T, B, I)` in the weights' dtype and on their device."""
+        """Return the inputs `(T, B, I)` in the dtype and on the device of the weights."""
         return x.to(self.readout.weight)
 
     def states(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
@@ -49,7 +49,7 @@ class LinearReadout(nn.Module):
 
 
 def readout_of(model: Model) -> nn.Linear:
-    """Return the linear readout of a model whose predictions are linear in its core's output: its part `readout`."""
+    """Return `model.readout`, the linear readout of a model."""
     readout = getattr(model, "readout", None)
-    assert isinstance(readout, nn.Linear), f"{type(model).__name__} has no nn.Linear `readout`, but {readout!r}"
+    assert isinstance(readout, nn.Linear), f"{type(model).__name__} needs an nn.Linear `readout`, got {readout!r}"
     return readout

@@ -1,4 +1,4 @@
-"""Baselines of a task of any kind: LSTM and GRU; the size is among the settings that validation chooses from."""
+"""Baselines of a task of any kind: LSTM and GRU; validation chooses their settings, including the hidden size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LSTM and GRU as cores, and the GRU beside a VAR: the control that shows what a grown cell's topology adds."""
+"""LSTM and GRU as cores, and a GRU beside a VAR: the control that measures the effect of a grown cell's topology."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS: dict[str, tuple[type[nn.LSTM | nn.GRU], int]] = {
 
 
 def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: Generator) -> nn.LSTM | nn.GRU:
-    """Return a one-layer `nn.LSTM` or `nn.GRU`, T first, its weights drawn from `generator` as PyTorch draws them."""
+    """Return a one-layer `nn.LSTM` or `nn.GRU`, T first, initialised from `generator` with PyTorch's distribution."""
     module, _ = KINDS[kind]
     core = module(input_size, hidden_size, device="meta").to_empty(device="cpu")
     bound = 1 / math.sqrt(hidden_size)
@@ -33,18 +33,18 @@ def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: G
 
 
 def hidden_size_for_parameters(kind: str, input_size: int, outputs: int, parameters: int, *, register: int = 0) -> int:
-    """Return the hidden size whose core and linear readout together come nearest to a number of parameters.
+    """Return the hidden size for which core and linear readout have about `parameters` parameters.
 
     Args:
         kind: `lstm` or `gru`.
-        input_size: of the core.
-        outputs: of the readout.
-        parameters: the number wanted.
+        input_size: number of inputs of the core.
+        outputs: number of outputs of the readout.
+        parameters: target number of parameters.
         register: further inputs of the readout, (p + L)*I for `GRUOnVAR`.
     """
     _, gates = KINDS[kind]
 
-    def total(hidden: int) -> int:  # two biases a gate, as in PyTorch
+    def total(hidden: int) -> int:  # two biases per gate, as in PyTorch
         return gates * hidden * (input_size + hidden + 2) + outputs * (register + hidden + 1)
 
     above = 1
@@ -54,11 +54,10 @@ def hidden_size_for_parameters(kind: str, input_size: int, outputs: int, paramet
 
 
 class GRUOnVAR(nn.Module):
-    """A GRU beside the exact register of a VAR(p) and its L averages; a linear readout on both can hold any such VAR.
+    """A GRU beside a register of p lags and L averages; a linear readout of both can represent any such VAR.
 
-    The output is `[x_t, x_{t-1}, .., x_{t-p+1}, e^1_t, .., e^L_t, GRU state]`. The register has no weights, so there
-    are no units that training could spoil or leave dead; GRU and readout are trained. It holds the averages too, so
-    that this control starts where growth starts.
+    The output is `[x_t, x_{t-1}, .., x_{t-p+1}, e^1_t, .., e^L_t, GRU state]`. The register has no weights, so training
+    cannot change it; only GRU and readout are trained. With the averages this control has the same start as growth.
 
     Attributes:
         input_size: I.
@@ -68,13 +67,13 @@ class GRUOnVAR(nn.Module):
     def __init__(
         self, input_size: int, units: int, order: int, centres: Sequence[float] = (), *, generator: Generator
     ) -> None:
-        """Build it.
+        """Build the GRU and the register.
 
         Args:
             input_size: I.
-            units: of the GRU.
-            order: number of lags p held in the register.
-            centres: of mass of the L averages, in rows; see `VAR`.
+            units: hidden size of the GRU.
+            order: p, the number of lags in the register.
+            centres: centres of mass of the L averages, in rows; see `VAR`.
             generator: draws the GRU's weights.
         """
         super().__init__()
@@ -85,7 +84,7 @@ class GRUOnVAR(nn.Module):
     def forward(
         self, x: Tensor, h_0: tuple[Tensor, Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Read a sequence.
+        """Run over a sequence.
 
         Args:
             x: shape `(T, B, I)`.
@@ -114,20 +113,20 @@ class GRUOnVAR(nn.Module):
 def start_gru_at_var(model: AnyModel, var: VAR) -> AnyModel:
     """Return a copy of a model around a `GRUOnVAR` whose forecasts equal the VAR's.
 
-    The readout holds `[A_1 .. A_p | averages | 0]` and the intercept. The GRU has no effect yet, but its part of the
-    readout has a gradient, and the GRU itself from the second step on.
+    The readout's weights are `[A_1 .. A_p | averages | 0]`, its bias is the intercept. The GRU has no effect at first.
+    Its readout weights have a gradient at once, the GRU's own weights from the second step on.
 
     Raises:
-        ConfigError: the register holds other lags or averages.
+        ConfigError: the register has other lags or averages than the VAR.
     """
     model = copy.deepcopy(model)
     core, readout = model.core, readout_of(model)
     assert isinstance(core, GRUOnVAR)
     if core.order != var.order:
-        raise ConfigError(f"the GRU's register holds {core.order} lags, the VAR has {var.order}; make them equal")
+        raise ConfigError(f"the GRU's register has {core.order} lags, the VAR has {var.order}; make them equal")
     if core.centres != var.centres:
         raise ConfigError(
-            f"the GRU's register holds averages with centres {core.centres}, the VAR has {var.centres}; make them equal"
+            f"the GRU's register has averages with centres {core.centres}, the VAR has {var.centres}; make them equal"
         )
     weight, used = readout.weight, var.blocks * core.input_size
     weight.zero_()

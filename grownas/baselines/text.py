@@ -1,4 +1,4 @@
-"""Baselines of texts: LSTM, GRU and published cells, all with as many parameters as the model that was found."""
+"""Baselines of texts: LSTM, GRU and published cells, with about as many parameters as the found model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a candidate replaces the best model: by its validation losses, guarded by its training loss."""
+"""The acceptance criterion: compares validation losses, and training losses as a guard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from grownas.protocols import Evaluation, Model, Task, Verdict
 if TYPE_CHECKING:
     from grownas.config.schema import StrategySection
 
-GUARD = "training loss"  # the rule that rejects a candidate which is better on the validation part alone
+GUARD = "training loss"  # the rule that rejects a candidate that is better on the validation part only
 
 
 class Evaluated(Protocol):
@@ -38,15 +38,15 @@ class Untrained(NamedTuple):
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The criterion by which candidates are accepted.
+    """Accepts or rejects a candidate that may replace the best model.
 
     Attributes:
         rule: `significant` or `better`, a name of `early_stop.ACCEPT`.
-        threshold: least t of `significant`.
-        guard: accept a model only if its mean training loss is not higher than the best's either.
+        threshold: `significant` accepts if t is above it.
+        guard: also reject a candidate whose mean training loss is higher than that of the best model.
 
     Raises:
-        ConfigError: there is no rule of this name.
+        ConfigError: the rule is unknown.
     """
 
     rule: str = "significant"
@@ -60,15 +60,15 @@ class Acceptance:
 
     @classmethod
     def of(cls, section: StrategySection) -> Acceptance:
-        """Return the criterion of a strategy's section."""
+        """Return the criterion of a strategy's options."""
         return cls(section.accept, section.threshold, section.guard)
 
     def __call__(self, best: Evaluated, candidate: Evaluated, task: Task) -> Verdict:
-        """Judge a candidate by its validation losses, then by its training loss where there is a guard.
+        """Accept or reject a candidate by its validation losses, then by its training loss if `guard` is true.
 
         Args:
             best: the best model so far.
-            candidate: what may take its place.
+            candidate: the model that may replace it.
             task: data and loss.
         """
         verdict = ACCEPT[self.rule](best.evaluation.losses, candidate.evaluation.losses, threshold=self.threshold)

@@ -1,4 +1,4 @@
-"""A start at random weights."""
+"""A start with random weights."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def random_start(
     backend: str = "auto",
     generator: Generator,
 ) -> Model:
-    """Build a task's model around a backbone with drawn weights.
+    """Build a task's model around a backbone with random weights.
 
     Args:
         task: builds the model.
         nodes: each node's ops.
-        input_size: of the core.
-        hidden_size: units of the core.
-        highway: the cell's switch.
-        share_projection: the cell's switch.
-        backend: what runs the cell, see `GrownRNN`.
-        generator: draws weights.
+        input_size: number of inputs of the core.
+        hidden_size: number of units of the core.
+        highway: see `Genotype`.
+        share_projection: see `Genotype`.
+        backend: see `GrownRNN`.
+        generator: draws the weights.
     """
     core = Backbone.from_ops(
         input_size,

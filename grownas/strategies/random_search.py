@@ -1,6 +1,6 @@
 """Random search: draw genotypes, train each from the same kind of start, keep the best (Li & Talwalkar 2019).
 
-It is the control of every other strategy: the same space, start, training and acceptance, without a method.
+It is the control for all other strategies: the same space, start, training and acceptance criterion.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from grownas.strategies.random_options import Options
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
-MOST_DIVERGED = 5  # genotypes, before there must be a reason other than chance
+MOST_DIVERGED = 5  # genotypes whose training diverged before the search stops with the error
 Nodes = Sequence[Sequence[tuple[str, str]]]  # each node's ops
 
 
@@ -29,10 +29,10 @@ class Trained:
     """The best genotype so far.
 
     Attributes:
-        nodes: its ops.
-        key: for what it was drawn.
-        fit: its training.
-        recipe: of the training.
+        nodes: each node's ops.
+        key: key of its fit, and the text that seeds its weights.
+        fit: the finished fit.
+        recipe: recipe of the fit.
     """
 
     nodes: Nodes
@@ -47,11 +47,11 @@ class RandomSearch:
     section = Options
 
     def __init__(self, options: Options) -> None:
-        """Take the options."""
+        """Store the options."""
         self.options = options
 
     def recipe(self) -> Recipe:
-        """Return how each genotype is trained."""
+        """Return the recipe for each genotype."""
         options = self.options
         return recipe_from(
             options.weights.model_dump(),
@@ -61,21 +61,21 @@ class RandomSearch:
         )
 
     def tuning_recipe(self) -> Recipe:
-        """Return how each genotype is trained."""
+        """Return the recipe for each genotype."""
         return self.recipe()
 
     def with_rate(self, rate: float) -> RandomSearch:
-        """Return the search with one learning rate of the weights."""
+        """Return a copy of the strategy with a single learning rate of the weights."""
         weights = self.options.weights.model_copy(update={"rate": rate})
         return RandomSearch(self.options.model_copy(update={"weights": weights, "rates": (rate,)}))
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Train one genotype after the other; yield the best so far after each.
+        """Train one genotype after the other; yield the best result so far after each.
 
-        A genotype whose training diverges is passed over with a warning; what was spent on it counts.
+        A genotype whose training diverges is skipped with a warning; its steps and seconds count.
 
         Raises:
-            TrainingError: several diverged.
+            TrainingError: the training of five genotypes diverged.
         """
         accept, options, journal = Acceptance.of(self.options), self.options, problem.journal
         start = Untrained(problem.start, problem.task.evaluate(problem.start, "val"))
@@ -111,7 +111,7 @@ class RandomSearch:
                 diverged, steps = diverged + 1, steps + error.steps
                 if diverged == MOST_DIVERGED:
                     raise
-                warnings.warn(f"passed over: {error}", stacklevel=2)
+                warnings.warn(f"skipped: {error}", stacklevel=2)
             else:
                 steps += fit.steps
                 scores.append(
@@ -131,7 +131,7 @@ class RandomSearch:
                 return
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
-        """Train the best genotype again for as many epochs as its best took."""
+        """Train the best genotype again, up to the best epoch of its fit."""
         if result.is_start:
             return replace(result, model=derived(problem.start))
         (found,) = result.log

@@ -1,4 +1,4 @@
-"""Gradients of alpha on data of its own, first and second order (ALGORITHMS 2)."""
+"""Gradients of alpha on held-out data, of first and second order (ALGORITHMS 2)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from grownas.training.recipe import device_of, split_parameters
 
 
 def window_loss(model: Model, task: Task, window: Window, hidden: Any) -> tuple[Tensor, Any]:
-    """Return the loss on a window and the state after it, cut off from the graph: bptt ends at the window."""
+    """Return the loss on a window and the detached state after it: bptt ends at the window."""
     out, hidden = model.states(window.x, hidden)
     return task.loss(model, out, window), detach(hidden)
 
 
 def architecture_gradient_first(model: Model, task: Task, held_out: Window, hidden: Any) -> tuple[list[Tensor], Any]:
-    """Return the gradient of the held-out loss in alpha, the weights taken as fixed, and the state after it."""
+    """Return the gradient of the held-out loss by alpha, with the weights fixed, and the state after the window."""
     _, alphas = split_parameters(model)
     loss, after = window_loss(model, task, held_out, hidden)
     return list(torch.autograd.grad(loss, alphas)), after
@@ -36,23 +36,23 @@ def architecture_gradient_second(
     *,
     rate: float | Sequence[float],
 ) -> tuple[list[Tensor], Any]:
-    """Return the gradient in alpha through one plain gradient step of the weights, and the held-out state after it.
+    """Return the gradient by alpha through one plain gradient step of the weights, and the state after `held_out`.
 
-    With R the diagonal of the rates and v the held-out gradient in the weights after the step, this is
+    With R the diagonal of the rates and v the held-out gradient by the weights after the step, the result is
 
         dL_val/dalpha - (d^2 L_train / dalpha dw) R v
 
-    The product is a central difference of two gradients along R v, eps = 0.01 / norm. All three losses on the window
-    draw the same dropout masks and samples: a difference of two functions would not be a derivative of either.
+    The product is a central difference of two gradients along R v, eps = 0.01 / norm(R v). All three losses on
+    `window` use the same dropout masks and samples; otherwise the difference would compare two different functions.
 
     Args:
-        model: its weights are moved and put back.
-        task: gives the loss.
-        window: of the training data that the weights learn from.
-        hidden: the state before it.
-        held_out: of the data that alpha learns from.
-        held_out_hidden: the state before it.
-        rate: of the step: one for all weights, or one for each, in the order of `split_parameters`.
+        model: its weights are changed during the call and restored.
+        task: computes the loss.
+        window: window of the data on which the weights are trained.
+        hidden: the state before `window`.
+        held_out: window of the data on which alpha is trained.
+        held_out_hidden: the state before `held_out`.
+        rate: rate of the step: one number for all weights, or one per weight in the order of `split_parameters`.
 
     Reference:
         Liu, Simonyan & Yang (2019), DARTS, eq. 7 and 8; ALGORITHMS 2.
@@ -90,18 +90,18 @@ def _move(weights: list[nn.Parameter], origin: list[Tensor], direction: Any, dis
 
 
 def random_state(device: torch.device) -> dict[str, Tensor | None]:
-    """Return the state of the generators that a model on a device draws from in training."""
+    """Return the state of the random generators that a model on a device uses in training."""
     gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": gpu}
 
 
 def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Put the generators back into a state that `random_state` returned."""
+    """Restore the state of the generators that `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def detach(hidden: Any) -> Any:
-    """Cut a state, a tensor or a tuple of tensors, off from its history."""
+    """Return a state detached from the graph; a state is a tensor or a tuple of tensors."""
     return hidden.detach() if isinstance(hidden, Tensor) else tuple(detach(part) for part in hidden)

@@ -1,4 +1,4 @@
-"""Perturbed shares for the weights' step of a search, which smooths the loss in alpha (SmoothDARTS)."""
+"""Perturbed shares for the weights' step of a search; they smooth the loss as a function of alpha (SDARTS)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from grownas.protocols import Task, Window
 from grownas.training.bilevel import window_loss
 
-ATTACK_STEPS = 7  # as published
+ATTACK_STEPS = 7  # the published number
 
 
 @contextmanager
 def with_shares(core: Any, shares: Sequence[Tensor]) -> Iterator[None]:
-    """Let a supernet compute with given shares instead of softmax(alpha)."""
+    """Use the given shares instead of softmax(alpha) in a supernet within the context."""
     core.set_shares(shares)
     try:
         yield
@@ -28,18 +28,18 @@ def with_shares(core: Any, shares: Sequence[Tensor]) -> Iterator[None]:
 def perturbed_shares(
     model: Any, task: Task, window: Window, hidden: Any, *, kind: str, size: float
 ) -> tuple[list[Tensor], int]:
-    """Return shares near softmax(alpha), on the simplex, without gradient; and the gradients that they took.
+    """Return detached shares near softmax(alpha), and the number of gradients that were computed for them.
 
-    Each share differs by at most `size` before the projection on the simplex.
+    Each share is changed by at most `size`, then the shares are projected onto the simplex.
 
     Args:
-        model: its core is a supernet; left as it is.
-        task: gives the loss.
-        window: of the training data.
-        hidden: the state before it.
-        kind: `random`: each share moves by U(-size, size); `adversarial`: from there, `ATTACK_STEPS` steps of
-            2 size / ATTACK_STEPS along the sign of the loss's gradient in the shares raise the loss.
-        size: largest move of a share.
+        model: a model whose core is a supernet; left untouched.
+        task: the task that defines the loss.
+        window: a training window.
+        hidden: the state before the window.
+        kind: `random`: a number from U(-size, size) is added to each share; `adversarial`: `ATTACK_STEPS` steps follow,
+            each of 2 size / ATTACK_STEPS along the sign of the loss's gradient by the shares, to raise the loss.
+        size: largest change of a share.
 
     Reference:
         Chen & Hsieh (2020), Stabilizing Differentiable Architecture Search via Perturbation-based Regularization,
@@ -61,7 +61,7 @@ def perturbed_shares(
 
 
 def project_on_simplex(values: Tensor) -> Tensor:
-    """Return the nearest point whose entries are at least 0 and sum to 1, for a vector `(K,)`.
+    """Return the point nearest to a vector `(K,)` whose entries are at least 0 and sum to 1.
 
     Reference:
         Duchi, Shalev-Shwartz, Singer & Chandra (2008), Efficient Projections onto the l1-Ball, algorithm 1.

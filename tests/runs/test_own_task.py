@@ -246,7 +246,7 @@ def test_a_member_that_is_left_out_is_named_in_one_sentence(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "command", "words"),
     [
-        ("predict", "predict", "maps has nothing to forecast; `grownas evaluate` scores its model"),
+        ("predict", "predict", "maps makes no forecasts; `grownas evaluate` scores its model"),
         ("with_refit", "search", "maps cannot be refitted; set refit=false"),
     ],
 )

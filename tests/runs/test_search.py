@@ -459,7 +459,7 @@ class TestForms:
 
     def test_a_start_that_nothing_beats_is_kept_and_the_summary_says_so(self, runner, evaluates_to_summary):
         folder, summary, growth, _ = self.smoke(runner, "strategy.accept=significant", "strategy.threshold=1e9")
-        assert summary["stopped"] == "the start is kept, nothing found"
+        assert summary["stopped"] == "no first stage was accepted: the start is kept"
         assert "The search added nothing: the start is kept." in summary["verdict"]
         assert growth == []
         assert all(not line["accepted"] for line in summary["stage_log"])

@@ -94,14 +94,14 @@ def test_a_budget_is_respected(copy_task, budget, trained, reason):
 
 def test_what_diverged_counts_and_is_passed_over(copy_task):
     journal = Journal(lambda key: None if key in ("random-0", "random-2") else 1.0)
-    with pytest.warns(UserWarning, match=r"passed over: random-[02] diverged"):
+    with pytest.warns(UserWarning, match=r"skipped: random-[02] diverged"):
         last = search(copy_task, journal, Budget(steps=41))[-1]
     assert (last.steps, last.settings, len(last.scores)) == (7 + 20 + 7 + 20, 4, 2)
 
 
 def test_where_many_diverge_the_error_is_raised(copy_task):
     journal = Journal(lambda key: None)
-    with pytest.warns(UserWarning, match="passed over"), pytest.raises(TrainingError, match="random-4 diverged"):
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(TrainingError, match="random-4 diverged"):
         search(copy_task, journal)
     assert len(journal.fits) == MOST_DIVERGED
 
