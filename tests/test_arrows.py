@@ -52,7 +52,7 @@ LAYERS = """
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.origins  morphisms.parts  criteria.curvature
-    backbones.chain
+    backbones.chain  backbones.dag
     backbones.mixture
     cells.cell
     cells.dag  cells.packed  cells.dag_supernet
