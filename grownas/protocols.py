@@ -44,6 +44,80 @@ class Recurrent(Protocol):
         ...
 
 
+@runtime_checkable
+class Supernet(Protocol):
+    """What both supernets offer, `Backbone` and `DagBackbone`, so that a strategy needs to know neither.
+
+    An `nn.Module` with T first. It has some mixtures of ops: one a node in the chain, one an edge in the DAG. Numbers
+    of mixtures are those of `alpha`.
+
+    Attributes:
+        input_size: I.
+        hidden_size: H.
+    """
+
+    input_size: int
+    hidden_size: int
+
+    def __call__(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map `(T, B, I)` and a state `(1, B, H)` (zeros if left out) to states `(T, B, H)` and the last one."""
+        ...
+
+    @property
+    def alpha(self) -> list[nn.Parameter]:
+        """One parameter `(K,)` a mixture, before the softmax."""
+        ...
+
+    @property
+    def shares(self) -> list[Tensor]:
+        """The weights that each mixture computes with, `(K,)`: softmax(alpha), or those of `set_shares`."""
+        ...
+
+    def set_shares(self, shares: Sequence[Tensor] | None) -> None:
+        """Compute with these weights, `(K,)` a mixture, instead of softmax(alpha); None goes back to that.
+
+        Gradients reach the given tensors. They are not saved.
+        """
+        ...
+
+    def set_skip(self, beta: float) -> None:
+        """Put an identity of weight beta beside each mixture; 0 takes it away. It is not saved."""
+        ...
+
+    @property
+    def blend(self) -> list[float]:
+        """How far each node is mixed in, in [0, 1]; 1 for a plain node. Assign a list, or one of its items."""
+        ...
+
+    @blend.setter
+    def blend(self, values: Sequence[float]) -> None: ...
+
+    def op_names(self, mixture: int, /) -> list[tuple[str, str]]:
+        """Return a mixture's ops in the order of alpha: `(combine, activation)`, in the DAG `("gated", activation)`."""
+        ...
+
+    def op_parameters(self, node: int, op: int) -> dict[str, Tensor]:
+        """Return live views of an op's parameters; in the DAG of its node's, which all ops of the node share."""
+        ...
+
+    def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
+        """Write some or all of an op's parameters."""
+        ...
+
+    def genotype(self, top_k: int | None = 1) -> AnyGenotype:
+        """Read out the cell of largest shares: `top_k` ops a node, all if None; in the DAG always one."""
+        ...
+
+    def derive(self, top_k: int | None = None) -> Any:
+        """Return the derived cell, a `GrownRNN`, with the supernet's weights."""
+        ...
+
+    @property
+    def chosen_backend(self) -> str:
+        """Name of the backend that runs it where it lies now."""
+        ...
+
+
 class Model(Protocol):
     """A task's whole model around a `Recurrent`, its part `core`: an `nn.Module`. It reads the `x` of a `Window`."""
 
