@@ -545,6 +545,10 @@ def _no_origins(count: int) -> list[Origin]:
     return []
 
 
+def _no_cell(genotype: AnyGenotype, purpose: str) -> Any:
+    raise NotImplementedError("this problem builds no derived cells; give it build_cell")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """What a search is given.
@@ -552,14 +556,15 @@ class Problem:
     Attributes:
         task: data, loss and score; a search reads its training and validation parts only.
         space: the genotypes that may be found.
-        build: builds a start: the task's model around a `Backbone` whose nodes have these ops, drawn for a purpose
-            (equal purposes give equal weights).
+        build: builds a start: the task's model around a supernet of the space's kind, whose nodes (all edges of them
+            in a DAG) have these ops, drawn for a purpose (equal purposes give equal weights).
         start: the model that the search begins with, built by `build`; the first candidate.
         budget: what may be spent.
         journal: does and remembers the fits.
         seed: fixes noise, random choices and data order.
         bf16: train under autocast in bfloat16.
         origins: returns up to so many earlier points in time; none where a task has no time.
+        build_cell: builds the task's model around the derived cell of a genotype, drawn for a purpose.
     """
 
     task: Task
@@ -571,6 +576,7 @@ class Problem:
     seed: int = 1
     bf16: bool = False
     origins: Callable[[int], Sequence[Origin]] = _no_origins
+    build_cell: Callable[[AnyGenotype, str], Any] = _no_cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -597,7 +603,7 @@ class SearchResult:
     """What a search has found so far. The last one that a search yields is its result.
 
     Attributes:
-        model: the best model so far; its core is a `Backbone` or a derived cell.
+        model: the best model so far; its core is a `Supernet` or a derived cell.
         evaluation: of the model on the validation part.
         is_start: the model is the start: nothing better was found.
         scores: one entry for each genotype that was trained: plain values, `genotype`, `val` and `steps` among them.
@@ -642,9 +648,11 @@ class Strategy(Protocol):
     Attributes:
         section: its options: a frozen pydantic model, see `grownas.config.schema.StrategySection`.
         options: an instance of `section`.
+        backbones: which kinds of `space.backbone` it searches; a strategy that does not say searches chains.
     """
 
     section: ClassVar[type]
+    backbones: ClassVar[Sequence[str]] = ("chain",)
     options: Any
 
     def __init__(self, options: Any) -> None:
