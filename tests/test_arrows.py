@@ -59,7 +59,8 @@ LAYERS = """
     cells.chain
     cells.backends
     cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop
-    cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence
+    cells.dag_supernet_torch_loop  cells.dag_supernet_native_loop
+    cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence  cells.dag_supernet_sequence
     cells.sequence  cells.triton_pointwise
     cells.node
     cells.operators  cells.dag_plan
