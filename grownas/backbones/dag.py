@@ -224,14 +224,7 @@ class DagBackbone(nn.Module):
                 f"norm=True takes each state's variance over the batch in training, which needs 2 streams or more, got "
                 f"{x.shape[1]}; train on more streams, call eval(), or build the backbone with norm=False"
             )
-        plan, tensors = self.plan, self._tensors()
-        dtype = chain.autocast_dtype(x.device.type, self.W_x.dtype)
-        if dtype is None:
-            out, seen = dag_supernet.run_on(self.backend, plan, tensors, x, state)
-        else:
-            with torch.autocast(x.device.type, enabled=False):
-                cast_to = DagTensors(*(None if one is None else one.to(dtype) for one in tensors))  # type: ignore[arg-type]
-                out, seen = dag_supernet.run_on(self.backend, plan, cast_to, x.to(dtype), state.to(dtype))
+        out, seen = dag_supernet.run_on(self.backend, self.plan, self._tensors(), x, state)
         if seen is not None:
             self._follow(seen, x.shape[1])
         return out, out[-1:].clone()  # a state that is kept must not keep all steps, nor change with them
@@ -281,7 +274,7 @@ class DagBackbone(nn.Module):
     @property
     def chosen_backend(self) -> str:
         """Name of the backend that runs this dag where it lies now: what `auto` stands for."""
-        return "reference"
+        return backends.choose_dag_supernet(self.backend, self.plan, self.W_x)
 
     def mixed_nodes(self) -> list[MixedDagNode]:
         """Return the nodes as a list, without the input node."""

@@ -211,6 +211,18 @@ def test_a_new_node_at_blend_0_changes_nothing_to_the_last_bit(backend, ops, see
 
 
 @pytest.mark.parametrize("backend", RUNS)
+@pytest.mark.parametrize("hidden", [37, 64])
+def test_blend_0_is_exact_at_larger_sizes_in_training_too(backend, hidden):
+    before = make([DEFAULT_ACTIVATIONS] * 4, 2, hidden=hidden, norm=True, backend=backend).float()
+    more = make([DEFAULT_ACTIVATIONS] * 5, 3, hidden=hidden, norm=True, backend=backend).float()
+    saved = {name: value for name, value in before.state_dict().items() if name != "moments"}
+    more.load_state_dict(saved, strict=False)
+    more.blend[-1] = 0
+    x = randn(20, 16, I).float()
+    assert torch.equal(more(x)[0], before(x)[0])
+
+
+@pytest.mark.parametrize("backend", RUNS)
 def test_a_blended_mean_equals_the_formula(backend):
     _, more = grown(OPS, 0, backend, 0.25)
     a, b = 0.75 / 2 + 0.25 / 3, 0.25 / 3  # of the two nodes before, of the new one
