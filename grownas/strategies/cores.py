@@ -12,6 +12,7 @@ from grownas import morphisms
 from grownas.backbones.chain import Backbone
 from grownas.backbones.dag import DagBackbone
 from grownas.genotype import AnyGenotype
+from grownas.protocols import Supernet
 from grownas.training.recipe import device_of
 
 
@@ -30,7 +31,10 @@ def derived(model: Any) -> Any:
 
     A chain becomes the cell that it computes, with alpha fixed; a DAG the cell that is read out of it.
     """
-    return with_core(model, model.core.derive()) if isinstance(model.core, Backbone | DagBackbone) else model
+    if not isinstance(model.core, Backbone | DagBackbone):
+        return model
+    core: Supernet = model.core
+    return with_core(model, core.derive())
 
 
 def genotype_of(model: Any) -> AnyGenotype:
