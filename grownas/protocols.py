@@ -92,6 +92,80 @@ class Recurrent(Module, Protocol):
         ...
 
 
+@runtime_checkable
+class Supernet(Recurrent, Protocol):
+    """What both supernets offer, `Backbone` and `DagBackbone`, so that a strategy needs to know neither.
+
+    An `nn.Module` with T first. It has some mixtures of ops: one a node in the chain, one an edge in the DAG. Numbers
+    of mixtures are those of `alpha`.
+
+    Attributes:
+        input_size: I.
+        hidden_size: H.
+    """
+
+    input_size: int
+    hidden_size: int
+
+    def __call__(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map `(T, B, I)` and a state `(1, B, H)` (zeros if left out) to states `(T, B, H)` and the last one."""
+        ...
+
+    @property
+    def alpha(self) -> list[nn.Parameter]:
+        """One parameter `(K,)` a mixture, before the softmax."""
+        ...
+
+    @property
+    def shares(self) -> list[Tensor]:
+        """The weights that each mixture computes with, `(K,)`: softmax(alpha), or those of `set_shares`."""
+        ...
+
+    def set_shares(self, shares: Sequence[Tensor] | None) -> None:
+        """Compute with these weights, `(K,)` a mixture, instead of softmax(alpha); None goes back to that.
+
+        Gradients reach the given tensors. They are not saved.
+        """
+        ...
+
+    def set_skip(self, beta: float) -> None:
+        """Put an identity of weight beta beside each mixture; 0 takes it away. It is not saved."""
+        ...
+
+    @property
+    def blend(self) -> list[float]:
+        """How far each node is mixed in, in [0, 1]; 1 for a plain node. Assign a list, or one of its items."""
+        ...
+
+    @blend.setter
+    def blend(self, values: Sequence[float]) -> None: ...
+
+    def op_names(self, mixture: int, /) -> list[tuple[str, str]]:
+        """Return a mixture's ops in the order of alpha: `(combine, activation)`, in the DAG `("gated", activation)`."""
+        ...
+
+    def op_parameters(self, node: int, op: int) -> dict[str, Tensor]:
+        """Return live views of an op's parameters; in the DAG of its node's, which all ops of the node share."""
+        ...
+
+    def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
+        """Write some or all of an op's parameters."""
+        ...
+
+    def genotype(self, top_k: int | None = 1) -> AnyGenotype:
+        """Read out the cell of largest shares: `top_k` ops a node, all if None; in the DAG always one."""
+        ...
+
+    def derive(self, top_k: int | None = None) -> Any:
+        """Return the derived cell, a `GrownRNN`, with the supernet's weights."""
+        ...
+
+    @property
+    def chosen_backend(self) -> str:
+        """Name of the backend that runs it where it lies now."""
+        ...
+
+
 class Model(Module, Protocol):
     """A task's model: an `nn.Module` around a `Recurrent`, its attribute `core`. Its input is the `x` of a `Window`."""
 
@@ -556,6 +630,10 @@ def _no_origins(count: int) -> list[Origin]:
     return []
 
 
+def _no_cell(genotype: AnyGenotype, purpose: str) -> Any:
+    raise NotImplementedError("this problem builds no derived cells; give it build_cell")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """The input of a search.
@@ -564,13 +642,16 @@ class Problem:
         task: data, loss and score; a search reads its training and validation parts only.
         space: the allowed genotypes.
         build: builds a start from each node's ops and a text that seeds its weights (the same text gives the same
-            weights): the task's model around a `Backbone`.
+            weights): the task's model around a supernet of the space's kind (in a DAG all edges
+            of a node have the node's ops).
         start: the model with which the search begins, made by `build`; the first candidate.
         budget: limits of the search.
         journal: runs and stores the fits.
         seed: seed of noise, random choices and data order.
         bf16: train under autocast in bfloat16.
         origins: returns at most that many earlier points in time; none for a task without time.
+        build_cell: builds the task's model around the derived cell of a genotype, from the genotype and a text that
+            seeds its weights.
     """
 
     task: Task
@@ -582,6 +663,7 @@ class Problem:
     seed: int = 1
     bf16: bool = False
     origins: Callable[[int], Sequence[Origin]] = _no_origins
+    build_cell: Callable[[AnyGenotype, str], Any] = _no_cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -608,7 +690,7 @@ class SearchResult:
     """The best model of a search so far. The last `SearchResult` that a search yields is its result.
 
     Attributes:
-        model: the best model so far; its core is a `Backbone` or a derived cell.
+        model: the best model so far; its core is a `Supernet` or a derived cell.
         evaluation: the model's evaluation on the validation part.
         is_start: the model is the start: the search found nothing better.
         scores: one entry of plain values per genotype that was trained or read out, with the keys `genotype`, `val`,
@@ -654,9 +736,11 @@ class Strategy(Protocol):
     Attributes:
         section: type of its options: a frozen pydantic model, see `grownas.config.schema.StrategySection`.
         options: an instance of `section`.
+        backbones: which kinds of `space.backbone` it searches; a strategy that does not say searches chains.
     """
 
     section: ClassVar[type]
+    backbones: ClassVar[Sequence[str]] = ("chain",)
     options: Any
 
     def __init__(self, options: Any) -> None:

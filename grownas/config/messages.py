@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from grownas.genotype import NONE
+
 MOVED = {  # key of an earlier version -> where its value goes now
     "strategy.judge": "strategy.accept",
     "strategy.pull": "strategy.l2_sp",
@@ -138,7 +140,9 @@ def unknown_names(tree: Mapping[str, Any], task: Outline | None) -> list[str]:
         task: the task; None if the task itself is unknown.
     """
     problems = []
-    for key, names in known_names(task).items():
+    space = tree.get("space")
+    backbone = space.get("backbone", "chain") if isinstance(space, Mapping) else "chain"
+    for key, names in known_names(task, backbone).items():
         section, _, leaf = key.partition(".")
         given = tree[section].get(leaf, []) if isinstance(tree.get(section), Mapping) else []
         known = names() if given else ()
@@ -151,24 +155,25 @@ def unknown_names(tree: Mapping[str, Any], task: Outline | None) -> list[str]:
     return problems
 
 
-def known_names(task: Outline | None) -> dict[str, Callable[[], Sequence[str]]]:
+def known_names(task: Outline | None, backbone: str = "chain") -> dict[str, Callable[[], Sequence[str]]]:
     """Return what finds the names that a key takes, for each key that refers to a table elsewhere.
 
     The table of activations imports PyTorch.
 
     Args:
         task: the task; None if the task itself is unknown.
+        backbone: `space.backbone` of the config.
     """
     from grownas.baselines.table import names as baseline_names
 
-    tables: dict[str, Callable[[], Sequence[str]]] = {"space.activation": _activations}
+    tables: dict[str, Callable[[], Sequence[str]]] = {"space.activation": partial(_activations, backbone)}
     if task is not None:
         names = partial(baseline_names, task.kind)
         tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": lambda: task.losses}
     return tables
 
 
-def _activations() -> list[str]:
+def _activations(backbone: str) -> list[str]:
     from grownas.ops import ACTIVATION
 
-    return list(ACTIVATION)
+    return [*([NONE] if backbone == "dag" else []), *ACTIVATION]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 
 from grownas import morphisms
 from grownas.backbones.chain import Backbone
+from grownas.backbones.dag import DagBackbone
+from grownas.genotype import AnyGenotype
 from grownas.protocols import AnyModel, Model, Recurrent
 from grownas.training.recipe import device_of
 
@@ -31,8 +34,18 @@ def on_cpu(core: Backbone) -> Backbone:
 
 
 def derived(model: AnyModel) -> AnyModel:
-    """Return a copy of a model with the derived cell in place of the supernet: the shares are fixed."""
-    return with_core(model, model.core.derive()) if isinstance(model.core, Backbone) else model
+    """Return a copy of a model with the derived cell in place of the supernet; the model itself if it has none.
+
+    A chain becomes the cell that it computes, with fixed shares; a DAG becomes the cell that is read out of it.
+    """
+    return with_core(model, model.core.derive()) if isinstance(model.core, Backbone | DagBackbone) else model
+
+
+def genotype_of(model: Model) -> AnyGenotype:
+    """Return the genotype of a model's core with all of its ops; a supernet's is read out."""
+    core: Any = model.core  # `genotype` is a method of a supernet and an attribute of a derived cell
+    genotype: AnyGenotype = core.genotype(None) if callable(core.genotype) else core.genotype
+    return genotype
 
 
 def noise_for(noise: float, l2_sp: float, hidden_size: int) -> float:

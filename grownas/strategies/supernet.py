@@ -96,6 +96,7 @@ class SupernetStrategy:
 
     name: ClassVar[str]
     section: ClassVar[type] = SupernetSection
+    backbones: ClassVar[tuple[str, ...]] = ("chain", "dag")
 
     def __init__(self, options: Any) -> None:
         """Store the options."""

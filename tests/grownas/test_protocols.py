@@ -122,7 +122,8 @@ def test_a_task_that_lacks_a_member_is_told_of_it(copy_task, name):
 def test_a_strategy_offers_all_of_its_protocol(name):
     found = strategy_class(name)
     made = found(found.section())
-    assert [member for member in members(Strategy) if not hasattr(made, member)] == []
+    asked = [member for member in members(Strategy) if member != "backbones"]  # who leaves it out searches chains
+    assert [member for member in asked if not hasattr(made, member)] == []
     assert made.options.use == name
     assert found(made.with_rate(0.125).options).recipe() is not None
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grownas.config import loading as configs
+from grownas.config.listing import listing
 from grownas.config.loading import load
 from grownas.config.schema import Section, StrategySection
 from grownas.config.sections import WHERE_AND_HOW
@@ -359,7 +360,8 @@ CHANGES = {  # another valid value for every key
     },
     "start": {"use": "random", "rule": "single", "nodes": 2, "carrier_share": 0.4, "max_order": 5},
     "space": {
-        "combine": ["add"], "activation": ["tanh"], "hidden_size": 16, "highway": True, "share_projection": True,
+        "backbone": "dag", "combine": ["add"], "activation": ["tanh"], "hidden_size": 16, "highway": True,
+        "share_projection": True, "norm": True,
     },
     "strategy": {
         "max_epochs": 3, "first_epochs": 3, "later_epochs": 3, "patience": 3,
@@ -409,6 +411,7 @@ def test_the_list_of_changes_names_every_key():
 @pytest.mark.parametrize(("key", "value"), list(leaves(CHANGES)), ids=[key for key, _ in leaves(CHANGES)])
 def test_the_fingerprint_tells_what_changes_a_result(key, value):
     needed = ["task.data=planted"] if key.startswith("task.planted_") else []  # they are refused elsewhere
+    needed += ["space.backbone=dag"] if key == "space.norm" else []
     before = load("index_returns/growing", needed)
     after = load(
         "index_returns/growing", [*needed, f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"]
@@ -703,3 +706,38 @@ def test_thresholds_that_contradict_each_other_are_refused():
 def test_without_duplication_any_share_may_be_too_small(mode, least):
     config = load("index_returns/growing", [f"strategy.mode={mode}", f"strategy.prune_threshold={least}"])
     assert configs.strategy_class("growing")(config.strategy).options.thresholds.prune_threshold == least
+
+
+# ---- the DAG
+
+
+def test_the_space_has_the_defaults_of_its_backbone():
+    chain, dag = load("index_returns/growing").space, load("index_returns/growing", ["space.backbone=dag"]).space
+    assert (chain.backbone, chain.combine, chain.norm) == ("chain", ("add", "hadamard"), False)
+    assert chain.activation == ("identity", "tanh", "sigmoid", "relu")
+    assert (dag.combine, dag.activation) == ((), ("none", "tanh", "relu", "sigmoid", "identity"))
+    given = load("index_returns/growing", ["space.backbone=dag", "space.activation=[silu]"]).space
+    assert given.activation == ("silu",)
+
+
+def test_a_config_of_a_dag_reads_back_the_same(tmp_path):
+    config = load("index_returns/growing", ["space.backbone=dag", "space.norm=true", "start.use=random"])
+    assert load(write(tmp_path, config.dump({}))) == config
+    assert load(write(tmp_path, listing(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["space.norm=true"], "space.norm: expected false with space.backbone=chain, whose states are not normalised, "
+         "got True"),
+        (["space.backbone=tree"], "space.backbone: expected 'chain' or 'dag', got 'tree'"),
+        (["space.combine=[]"], "space.combine: expected at least 1 of them, got []"),
+        (["space.activation=[none]"], f"space.activation: unknown 'none', expected some of {', '.join(ACTIVATION)}"),
+        (["space.backbone=dag", "space.activation=[tan]"], "space.activation: unknown 'tan', expected some of none, "
+         f"{', '.join(ACTIVATION)}; did you mean tanh?"),
+    ],
+)  # fmt: skip
+def test_what_is_not_of_the_backbone_is_said_in_one_line(overrides, line):
+    _, found = problems(*overrides)
+    assert found.startswith(line)
