@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from grownas.api import Comparison, Run, compare, load, search
     from grownas.backbones.chain import Backbone
+    from grownas.backbones.dag import DagBackbone
     from grownas.cells.cell import GrownRNN
     from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op
 
 __all__ = [
     "Backbone",
     "Comparison",
+    "DagBackbone",
     "DagGenotype",
     "DagNode",
     "Genotype",
@@ -32,6 +34,7 @@ __version__ = "0.1.0"
 _HOME = {  # name -> module; imported on first use, since torch takes seconds
     "Backbone": "grownas.backbones.chain",
     "Comparison": "grownas.api",
+    "DagBackbone": "grownas.backbones.dag",
     "Run": "grownas.api",
     "compare": "grownas.api",
     "load": "grownas.api",

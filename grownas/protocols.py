@@ -44,6 +44,80 @@ class Recurrent(Protocol):
         ...
 
 
+@runtime_checkable
+class Supernet(Protocol):
+    """What both supernets offer, `Backbone` and `DagBackbone`, so that a strategy needs to know neither.
+
+    An `nn.Module` with T first. It has some mixtures of ops: one a node in the chain, one an edge in the DAG. Numbers
+    of mixtures are those of `alpha`.
+
+    Attributes:
+        input_size: I.
+        hidden_size: H.
+    """
+
+    input_size: int
+    hidden_size: int
+
+    def __call__(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map `(T, B, I)` and a state `(1, B, H)` (zeros if left out) to states `(T, B, H)` and the last one."""
+        ...
+
+    @property
+    def alpha(self) -> list[nn.Parameter]:
+        """One parameter `(K,)` a mixture, before the softmax."""
+        ...
+
+    @property
+    def shares(self) -> list[Tensor]:
+        """The weights that each mixture computes with, `(K,)`: softmax(alpha), or those of `set_shares`."""
+        ...
+
+    def set_shares(self, shares: Sequence[Tensor] | None) -> None:
+        """Compute with these weights, `(K,)` a mixture, instead of softmax(alpha); None goes back to that.
+
+        Gradients reach the given tensors. They are not saved.
+        """
+        ...
+
+    def set_skip(self, beta: float) -> None:
+        """Put an identity of weight beta beside each mixture; 0 takes it away. It is not saved."""
+        ...
+
+    @property
+    def blend(self) -> list[float]:
+        """How far each node is mixed in, in [0, 1]; 1 for a plain node. Assign a list, or one of its items."""
+        ...
+
+    @blend.setter
+    def blend(self, values: Sequence[float]) -> None: ...
+
+    def op_names(self, mixture: int, /) -> list[tuple[str, str]]:
+        """Return a mixture's ops in the order of alpha: `(combine, activation)`, in the DAG `("gated", activation)`."""
+        ...
+
+    def op_parameters(self, node: int, op: int) -> dict[str, Tensor]:
+        """Return live views of an op's parameters; in the DAG of its node's, which all ops of the node share."""
+        ...
+
+    def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
+        """Write some or all of an op's parameters."""
+        ...
+
+    def genotype(self, top_k: int | None = 1) -> AnyGenotype:
+        """Read out the cell of largest shares: `top_k` ops a node, all if None; in the DAG always one."""
+        ...
+
+    def derive(self, top_k: int | None = None) -> Any:
+        """Return the derived cell, a `GrownRNN`, with the supernet's weights."""
+        ...
+
+    @property
+    def chosen_backend(self) -> str:
+        """Name of the backend that runs it where it lies now."""
+        ...
+
+
 class Model(Protocol):
     """A task's whole model around a `Recurrent`, its part `core`: an `nn.Module`. It reads the `x` of a `Window`."""
 
@@ -488,6 +562,10 @@ def _no_origins(count: int) -> list[Origin]:
     return []
 
 
+def _no_cell(genotype: AnyGenotype, purpose: str) -> Any:
+    raise NotImplementedError("this problem builds no derived cells; give it build_cell")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """What a search is given.
@@ -495,14 +573,15 @@ class Problem:
     Attributes:
         task: data, loss and score; a search reads its training and validation parts only.
         space: the genotypes that may be found.
-        build: builds a start: the task's model around a `Backbone` whose nodes have these ops, drawn for a purpose
-            (equal purposes give equal weights).
+        build: builds a start: the task's model around a supernet of the space's kind, whose nodes (all edges of them
+            in a DAG) have these ops, drawn for a purpose (equal purposes give equal weights).
         start: the model that the search begins with, built by `build`; the first candidate.
         budget: what may be spent.
         journal: does and remembers the fits.
         seed: fixes noise, random choices and data order.
         bf16: train under autocast in bfloat16.
         origins: returns up to so many earlier points in time; none where a task has no time.
+        build_cell: builds the task's model around the derived cell of a genotype, drawn for a purpose.
     """
 
     task: Task
@@ -514,6 +593,7 @@ class Problem:
     seed: int = 1
     bf16: bool = False
     origins: Callable[[int], Sequence[Origin]] = _no_origins
+    build_cell: Callable[[AnyGenotype, str], Any] = _no_cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -540,7 +620,7 @@ class SearchResult:
     """What a search has found so far. The last one that a search yields is its result.
 
     Attributes:
-        model: the best model so far; its core is a `Backbone` or a derived cell.
+        model: the best model so far; its core is a `Supernet` or a derived cell.
         evaluation: of the model on the validation part.
         is_start: the model is the start: nothing better was found.
         scores: one entry for each genotype that was trained: plain values, `genotype`, `val` and `steps` among them.
@@ -585,9 +665,11 @@ class Strategy(Protocol):
     Attributes:
         section: its options: a frozen pydantic model, see `grownas.config.schema.StrategySection`.
         options: an instance of `section`.
+        backbones: which kinds of `space.backbone` it searches; a strategy that does not say searches chains.
     """
 
     section: ClassVar[type]
+    backbones: ClassVar[Sequence[str]] = ("chain",)
     options: Any
 
     def __init__(self, options: Any) -> None:

@@ -54,14 +54,15 @@ LAYERS = """
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.origins  morphisms.parts  criteria.curvature
-    backbones.chain
+    backbones.chain  backbones.dag
     backbones.mixture
     cells.cell
     cells.dag  cells.packed  cells.dag_supernet
     cells.chain
     cells.backends
     cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop
-    cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence
+    cells.dag_supernet_torch_loop  cells.dag_supernet_native_loop
+    cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence  cells.dag_supernet_sequence
     cells.sequence  cells.triton_pointwise
     cells.node
     cells.operators  cells.dag_plan

@@ -22,6 +22,9 @@ from torch import Tensor
 from grownas.cells import (
     dag_native_loop,
     dag_sequence,
+    dag_supernet_native_loop,
+    dag_supernet_sequence,
+    dag_supernet_torch_loop,
     dag_torch_loop,
     native_loop,
     reference,
@@ -29,12 +32,14 @@ from grownas.cells import (
     torch_loop,
     triton_loop,
 )
+from grownas.cells.dag_plan import NONE, DagPlan, DagTensors
 from grownas.cells.node import Node, Tracer
 from grownas.errors import BackendError
 from grownas.genotype import DagGenotype
 
 Run = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], Tensor]
 RunDag = Callable[[DagGenotype, Tensor, Tensor, Tensor, Tensor], Tensor]
+RunDagSupernet = Callable[[DagPlan, DagTensors, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 MakeTracer = Callable[[Sequence[Node], Sequence[Tensor]], Tracer]
 Multiply = Callable[[Tensor, Tensor, Tensor], object]
 
@@ -47,7 +52,9 @@ class Backend(NamedTuple):
         unsupported: why it cannot run on a device, in a dtype, with some activations, in words; None if it can.
         tracer: returns the function that says what nodes read and where a loss pulls them; see `reference.tracer`.
         multiply: see `sequence.Loop`.
-        run_dag: returns the states of a DAG; see `reference.run_dag`. None if it runs chains only.
+        run_dag: returns the states of a derived DAG; see `reference.run_dag`. None if it runs chains only.
+        run_dag_supernet: returns the states of a DAG supernet and the moments seen; see `reference.run_dag_supernet`.
+            None likewise.
     """
 
     run: Run
@@ -55,6 +62,7 @@ class Backend(NamedTuple):
     tracer: MakeTracer = reference.tracer
     multiply: Multiply = torch_loop.multiply
     run_dag: RunDag | None = None
+    run_dag_supernet: RunDagSupernet | None = None
 
 
 def _always(device: torch.device, dtype: torch.dtype, activations: set[str]) -> None:
@@ -65,18 +73,30 @@ def _engine(
     loop: sequence.Loop,
     unsupported: Callable[[torch.device, torch.dtype, set[str]], str | None],
     dag: dag_sequence.DagLoop | None = None,
+    supernet: dag_supernet_sequence.SupernetLoop | None = None,
 ) -> Backend:
     sequence.LOOPS[loop.name] = loop
     if dag is not None:
         dag_sequence.LOOPS[dag.name] = dag
+    if supernet is not None:
+        dag_supernet_sequence.LOOPS[supernet.name] = supernet
     run, tracer = functools.partial(sequence.run, loop), functools.partial(sequence.tracer, loop)
-    return Backend(run, unsupported, tracer, loop.multiply, dag and functools.partial(dag_sequence.run, dag))
+    return Backend(
+        run,
+        unsupported,
+        tracer,
+        loop.multiply,
+        dag and functools.partial(dag_sequence.run, dag),
+        supernet and functools.partial(dag_supernet_sequence.run, supernet),
+    )
 
 
 BACKENDS: dict[str, Backend] = {
-    "reference": Backend(reference.run, _always, run_dag=reference.run_dag),
-    "torch": _engine(torch_loop.LOOP, _always, dag_torch_loop.LOOP),
-    "native": _engine(native_loop.LOOP, native_loop.unsupported, dag_native_loop.LOOP),
+    "reference": Backend(
+        reference.run, _always, run_dag=reference.run_dag, run_dag_supernet=reference.run_dag_supernet
+    ),
+    "torch": _engine(torch_loop.LOOP, _always, dag_torch_loop.LOOP, dag_supernet_torch_loop.LOOP),
+    "native": _engine(native_loop.LOOP, native_loop.unsupported, dag_native_loop.LOOP, dag_supernet_native_loop.LOOP),
     "triton": _engine(triton_loop.LOOP, triton_loop.unsupported),
 }
 AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, best first; elsewhere torch
@@ -111,6 +131,17 @@ def choose_dag(name: str, genotype: DagGenotype, weight: Tensor) -> str:
         BackendError: the backend that was asked for by name cannot run this DAG.
     """
     used = ("tanh", "sigmoid", *(node.activation for node in genotype.nodes))  # the input node's op, the gates
+    pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
+    return pick(name, weight.device, weight.dtype, (used,), "dag")
+
+
+def choose_dag_supernet(name: str, plan: DagPlan, weight: Tensor) -> str:
+    """Return the backend that a name stands for, for a DAG supernet whose weights lie where one of them does.
+
+    Raises:
+        BackendError: the backend that was asked for by name cannot run this supernet.
+    """
+    used = ("tanh", "sigmoid", *sorted({op for ops in plan.ops for op in ops} - {NONE}))  # the input node's, the gates'
     pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
     return pick(name, weight.device, weight.dtype, (used,), "dag")
 

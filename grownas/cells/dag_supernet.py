@@ -14,13 +14,34 @@ moments are kept for each state, where the published code has all states share o
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from grownas.cells import reference
+from grownas.cells.backends import BACKENDS, choose_dag_supernet
+from grownas.cells.chain import autocast_dtype
 from grownas.cells.dag_plan import DagPlan as DagPlan
 from grownas.cells.dag_plan import DagTensors as DagTensors
+from grownas.cells.dag_supernet_sequence import run as run
 
 
 def run_on(backend: str, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return the states over a sequence, computed by a backend; see `reference.run_dag_supernet`."""
-    return reference.run_dag_supernet(plan, tensors, x, h_0)
+    """Return the states over a sequence and the moments seen, computed by a backend or by what `auto` finds.
+
+    `reference.run_dag_supernet` documents arguments and results. Under autocast it computes as `chain.run` does.
+
+    Raises:
+        BackendError: the backend that was asked for by name cannot run this supernet.
+        ValueError: plan, tensors and batch do not fit together.
+    """
+    dtype = autocast_dtype(x.device.type, tensors.W_x.dtype)
+    if dtype is None:
+        return _run(backend, plan, tensors, x, h_0)
+    with torch.autocast(x.device.type, enabled=False):
+        cast = DagTensors(*(one if one is None else one.to(dtype) for one in tensors))
+        return _run(backend, plan, cast, x.to(dtype), h_0.to(dtype))
+
+
+def _run(backend: str, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor | None]:
+    chosen = BACKENDS[choose_dag_supernet(backend, plan, tensors.W_x)].run_dag_supernet
+    assert chosen is not None  # else it would not have been chosen
+    return chosen(plan, tensors, x, h_0)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from grownas.genotype import NONE
 from grownas.protocols import Task
 
 MOVED = {  # key of an earlier version -> where its value goes now
@@ -125,7 +126,9 @@ def unknown_names(tree: Mapping[str, Any], task: type[Task] | None) -> list[str]
         task: the task's class; None if the task itself is unknown.
     """
     problems = []
-    for key, known in known_names(task).items():
+    space = tree.get("space")
+    backbone = space.get("backbone", "chain") if isinstance(space, Mapping) else "chain"
+    for key, known in known_names(task, backbone).items():
         section, _, leaf = key.partition(".")
         given = tree[section].get(leaf, []) if isinstance(tree.get(section), Mapping) else []
         for name in given if isinstance(given, list) else [given]:
@@ -137,16 +140,17 @@ def unknown_names(tree: Mapping[str, Any], task: type[Task] | None) -> list[str]
     return problems
 
 
-def known_names(task: type[Task] | None) -> dict[str, Sequence[str]]:
+def known_names(task: type[Task] | None, backbone: str = "chain") -> dict[str, Sequence[str]]:
     """Return the names that each key takes which refers to a table elsewhere.
 
     Args:
         task: the task's class; None if the task itself is unknown.
+        backbone: of the config's space.
     """
     from grownas.baselines.table import names as baseline_names
     from grownas.ops import ACTIVATION
 
-    tables: dict[str, Sequence[str]] = {"space.activation": list(ACTIVATION)}
+    tables: dict[str, Sequence[str]] = {"space.activation": [*([NONE] if backbone == "dag" else []), *ACTIVATION]}
     if task is not None:
         names = baseline_names(task.kind)
         tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": task.losses}

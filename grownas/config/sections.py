@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from grownas.config.schema import (
     Count,
@@ -40,6 +40,8 @@ WHERE_AND_HOW = (
 
 Combine = Literal["add", "hadamard"]
 Backend = Literal["auto", "native", "torch", "triton", "reference"]
+BackboneKind = Literal["chain", "dag"]
+OF_A_DAG = {"combine": [], "activation": ["none", "tanh", "relu", "sigmoid", "identity"]}  # instead of the defaults
 Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
 Seeds = Annotated[tuple[Whole, ...], OneOrMore, Field(min_length=1), Distinct]
 
@@ -60,11 +62,40 @@ class Start(Section):
 class Space(Section):
     """Which cells are allowed."""
 
-    combine: Annotated[tuple[Combine, ...], OneOrMore, Field(min_length=1), Distinct] = ("add", "hadamard")
-    activation: Annotated[Names, Field(min_length=1)] = ("identity", "tanh", "sigmoid", "relu")
+    backbone: Annotated[BackboneKind, about("the chain of two-input nodes, or the DAG of DARTS' recurrent cell")] = (
+        "chain"
+    )
+    combine: Annotated[tuple[Combine, ...], OneOrMore, Distinct, about("of a chain; a dag has none")] = (
+        "add",
+        "hadamard",
+    )
+    activation: Annotated[
+        Names, Field(min_length=1), about("of a dag also `none`, by default none, tanh, relu, sigmoid, identity")
+    ] = ("identity", "tanh", "sigmoid", "relu")
     hidden_size: Annotated[Count | Literal["auto"], about("units; auto: by the order of the start")] = "auto"
     highway: Annotated[bool, about("a gate around each node")] = False
     share_projection: Annotated[bool, about("ops of a node with the same combine share their projection")] = False
+    norm: Annotated[bool, about("batch norm on the states of a dag's supernet; its derived cell has none")] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_a_dags_defaults(cls, given: Any) -> Any:
+        is_dag = isinstance(given, Mapping) and given.get("backbone") == "dag"
+        return {**OF_A_DAG, **given} if is_dag else given
+
+    @field_validator("combine")
+    @classmethod
+    def _is_of_the_backbone(cls, combine: tuple[str, ...], known: ValidationInfo) -> tuple[str, ...]:
+        if known.data.get("backbone") == "chain" and not combine:
+            raise ValueError("expected at least 1 of them")
+        return combine
+
+    @field_validator("norm")
+    @classmethod
+    def _is_of_a_dag(cls, norm: bool, known: ValidationInfo) -> bool:
+        if norm and known.data.get("backbone") == "chain":
+            raise ValueError("expected false with space.backbone=chain, whose states are not normalised")
+        return norm
 
 
 class BudgetSection(Section):

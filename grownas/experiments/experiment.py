@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -45,6 +46,7 @@ class Experiment:
         refit: fit the chosen settings anew on training and validation data.
         backend: what runs grown cells.
         hidden_size: of a cell.
+        norm: of a dag's supernets, see `DagBackbone`.
         halving: how validation chooses among several settings.
         hidden_sizes: what `lstm` and `gru` choose from, beside the size with the found cell's parameters.
         rates, weight_decays: what every model trained from random weights chooses from.
@@ -64,6 +66,7 @@ class Experiment:
     refit: bool = False
     backend: str = "auto"
     hidden_size: int
+    norm: bool = False
     halving: Halving = field(default_factory=Halving)
     hidden_sizes: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
@@ -107,6 +110,7 @@ class Experiment:
             "budget": Budget(**config.budget.model_dump()),
             "refit": config.refit,
             "backend": config.backend,
+            "norm": config.space.norm,
         }
 
     @classmethod
@@ -137,11 +141,28 @@ class Experiment:
             nodes,
             input_size=self.input_size,
             hidden_size=self.hidden_size,
-            highway=self.space.highway,
-            share_projection=self.space.share_projection,
-            backend=self.backend,
             generator=self.draw(purpose),
+            **self.switches,
         )
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """What is the same for all supernets, see `random_core`."""
+        space = self.space
+        return {
+            "backbone": space.backbone,
+            "highway": space.highway,
+            "share_projection": space.share_projection,
+            "norm": self.norm,
+            "backend": self.backend,
+        }
+
+    def cell(self, genotype: AnyGenotype, purpose: str) -> Any:
+        """Build the task's model around the derived cell of a genotype, with drawn weights."""
+        generator = self.draw(purpose)
+        core = GrownRNN(genotype, self.input_size, self.hidden_size, backend=self.backend)
+        core.reset_parameters(generator)
+        return self.task.model(core, generator=generator)
 
     def origins(self, nodes: Sequence[Ops], count: int) -> list[Origin]:
         """Return up to so many earlier points in time, the latest first, each with its start; none in general."""
@@ -155,7 +176,7 @@ class Experiment:
         """Return the search's problem, or the one on which what was found is refitted."""
 
         def build(nodes: Sequence[Ops], purpose: str) -> Any:
-            return self.start(nodes, purpose, refitted=refitted)
+            return self.start(nodes, purpose, refitted=refitted).eval()  # who trains it puts it in training mode
 
         return Problem(
             task=self.task.with_refit() if refitted else self.task,
@@ -167,6 +188,7 @@ class Experiment:
             seed=self.seed,
             bf16=self.recipe.bf16,
             origins=lambda count: self.origins(nodes, count),
+            build_cell=self.cell,
         )
 
     def score_start(self, start: Any) -> Score:
@@ -182,13 +204,7 @@ class Experiment:
 
     def settings_of(self, genotype: AnyGenotype) -> list[list[Setting]]:
         """Return the ways to train a genotype from random weights, as candidates of `choose`."""
-
-        def build() -> Any:
-            generator = self.draw("grown_retrained")
-            core = GrownRNN(genotype, self.input_size, self.hidden_size, backend=self.backend)
-            core.reset_parameters(generator)
-            return self.task.model(core, generator=generator)
-
+        build = partial(self.cell, genotype, "grown_retrained")
         return self.settings("retrained", {"hidden_size": self.hidden_size}, build)
 
     def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Any]) -> list[list[Setting]]:
@@ -315,10 +331,26 @@ def space_of(config: Config) -> SearchSpace:
         combine=config.space.combine,
         activation=config.space.activation,
         max_nodes=config.strategy.max_nodes,
-        max_ops=len(config.space.combine) * len(config.space.activation),
+        max_ops=len(config.space.combine) * len(config.space.activation) or 1,  # a dag's node has one
         highway=config.space.highway,
         share_projection=config.space.share_projection,
+        backbone=config.space.backbone,
     )
+
+
+def check_backbone(config: Config) -> None:
+    """Refuse a strategy that does not search the space's backbone.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    strategy, backbone = config.strategy.use, config.space.backbone
+    known = getattr(strategy_class(strategy), "backbones", Strategy.backbones)
+    if backbone not in known:
+        raise ConfigError(
+            f"space.backbone={backbone}: strategy.use={strategy} searches {' and '.join(known)} only; set "
+            f"space.backbone={known[0]} or another strategy, such as strategy.use=random"
+        )
 
 
 def retrain_recipe(config: Config) -> Recipe:

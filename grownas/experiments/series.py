@@ -86,8 +86,10 @@ class SeriesExperiment(Experiment):
         """Refuse before work begins what a search would meet in the middle of it.
 
         Raises:
-            ConfigError: the start does not fit into the cell, or there are too few rows for any VAR.
+            ConfigError: the start does not fit into the cell or the backbone, or there are too few rows for any VAR.
         """
+        if config.space.backbone == "dag" and config.start.use == "var":
+            raise ConfigError("start.use=var: a fitted VAR is the start of a chain, not of a dag; set start.use=random")
         series, rows, units = task.input_size, task.values[task.rows("train")], config.space.hidden_size
         usable_orders(len(rows), series, range(1, config.start.max_order + 1))  # raises if there is none
         if config.start.use == "var" and units != "auto" and units < series:

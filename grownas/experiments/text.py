@@ -14,7 +14,6 @@ from typing import Any, Self
 import torch
 from torch import Generator, nn
 
-from grownas.backbones.chain import Backbone
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.equations import language_equations
@@ -25,7 +24,7 @@ from grownas.experiments.choosing import Setting
 from grownas.experiments.experiment import Experiment
 from grownas.genotype import AnyGenotype
 from grownas.protocols import Folder, Journal, TextTask
-from grownas.starts.random import Ops
+from grownas.starts.random import Ops, random_core
 from grownas.training.recipe import Recipe
 
 Core = Callable[[int, Generator], nn.Module]  # builds a core with so many units, which reads as many
@@ -85,20 +84,23 @@ class TextExperiment(Experiment):
 
     def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
         """Build a random cell of each node's ops; at first it knows nothing of any text, so `refitted` is the same."""
-        space = self.space
 
         def core(units: int, generator: Generator) -> nn.Module:
-            return Backbone.from_ops(
-                units,
-                units,
-                [list(ops) for ops in nodes],
-                highway=space.highway,
-                share_projection=space.share_projection,
-                generator=generator,
-                backend=self.backend,
-            )
+            return random_core(nodes, input_size=units, hidden_size=units, generator=generator, **self.switches)
 
         return self.build(core, purpose)
+
+    def cell(self, genotype: AnyGenotype, purpose: str) -> Any:
+        """Build the task's model around the derived cell of a genotype, with drawn weights."""
+        return self.build(self._derived_core(genotype), purpose)
+
+    def _derived_core(self, genotype: AnyGenotype) -> Core:
+        def core(units: int, generator: Generator) -> nn.Module:
+            made = GrownRNN(genotype, units, units, backend=self.backend)
+            made.reset_parameters(generator)
+            return made
+
+        return core
 
     def build(self, core: Core, purpose: str, layers: int = 1) -> Any:
         """Build a model of layers of the right size, all drawn for one purpose."""
@@ -143,13 +145,7 @@ class TextExperiment(Experiment):
 
     def settings_of(self, genotype: AnyGenotype, key: str = "retrained") -> list[list[Setting]]:
         """Return the ways to train a genotype from random weights."""
-
-        def core(units: int, generator: Generator) -> nn.Module:
-            made = GrownRNN(genotype, units, units, backend=self.backend)
-            made.reset_parameters(generator)
-            return made
-
-        return self.settings_of_core(key, core)
+        return self.settings_of_core(key, self._derived_core(genotype))
 
     def settings_of_core(self, key: str, core: Core) -> list[list[Setting]]:
         """Return the ways to train a kind of core: one for each point of the grid, each a candidate of its own."""

@@ -24,7 +24,7 @@ from grownas.config import loading as configs
 from grownas.config.sections import WHERE_AND_HOW, Config
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.experiments import search as experiment
-from grownas.experiments.experiment import space_of
+from grownas.experiments.experiment import check_backbone, space_of
 from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.protocols import Folder, Task
 from grownas.report import tables, verdicts
@@ -140,6 +140,7 @@ def compare(config: Config, rundir: RunDir | None = None) -> Path:
     check_search(config, task)
     for section in configs.strategies_of(config):
         configs.strategy_class(section.use)(section)  # raises if its options contradict each other
+        check_backbone(config.model_copy(update={"strategy": section}))
     if config.panels is not None:
         load_task(
             config.model_copy(update=next(iter(sweep.members(config)[0].values())))
@@ -265,6 +266,7 @@ def check_search(config: Config, task: Task) -> None:
         DataError: a part is too short.
     """
     space_of(config)  # raises
+    check_backbone(config)
     strategy = configs.strategy_class(config.strategy.use)(config.strategy)
     experiment.EXPERIMENTS[task.kind].check(config, task)
     if strategy.recipe().bilevel != "joint":

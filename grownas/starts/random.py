@@ -8,6 +8,7 @@ from typing import Any
 from torch import Generator
 
 from grownas.backbones.chain import Backbone
+from grownas.backbones.dag import DagBackbone
 from grownas.protocols import Task
 
 Ops = Sequence[tuple[str, str]]
@@ -19,10 +20,8 @@ def random_start(
     *,
     input_size: int,
     hidden_size: int,
-    highway: bool = False,
-    share_projection: bool = False,
-    backend: str = "auto",
     generator: Generator,
+    **switches: Any,
 ) -> Any:
     """Build a task's model around a backbone with drawn weights.
 
@@ -31,18 +30,46 @@ def random_start(
         nodes: each node's ops.
         input_size: of the core.
         hidden_size: units of the core.
-        highway: the cell's switch.
-        share_projection: the cell's switch.
+        generator: draws weights.
+        switches: of the core, see `random_core`.
+    """
+    core = random_core(nodes, input_size=input_size, hidden_size=hidden_size, generator=generator, **switches)
+    return task.model(core, generator=generator)
+
+
+def random_core(
+    nodes: Sequence[Ops],
+    *,
+    input_size: int,
+    hidden_size: int,
+    backbone: str = "chain",
+    highway: bool = False,
+    share_projection: bool = False,
+    norm: bool = False,
+    backend: str = "auto",
+    generator: Generator,
+) -> Backbone | DagBackbone:
+    """Build a supernet with drawn weights.
+
+    Args:
+        nodes: each node's ops; all edges of a dag's node have them.
+        input_size: I.
+        hidden_size: H.
+        backbone: `chain` or `dag`.
+        highway: switch of a chain.
+        share_projection: switch of a chain.
+        norm: switch of a dag.
         backend: what runs the cell, see `GrownRNN`.
         generator: draws weights.
     """
-    core = Backbone.from_ops(
+    if backbone == "dag":
+        return DagBackbone.from_ops(input_size, hidden_size, nodes, norm=norm, generator=generator, backend=backend)
+    return Backbone.from_ops(
         input_size,
         hidden_size,
-        [list(ops) for ops in nodes],
+        nodes,
         highway=highway,
         share_projection=share_projection,
         generator=generator,
         backend=backend,
     )
-    return task.model(core, generator=generator)

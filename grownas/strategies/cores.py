@@ -10,6 +10,8 @@ import torch
 
 from grownas import morphisms
 from grownas.backbones.chain import Backbone
+from grownas.backbones.dag import DagBackbone
+from grownas.genotype import AnyGenotype
 from grownas.training.recipe import device_of
 
 
@@ -24,8 +26,17 @@ def on_cpu(core: Backbone) -> Backbone:
 
 
 def derived(model: Any) -> Any:
-    """Return a copy of a model whose supernet has become the cell that it computes: alpha is fixed."""
-    return with_core(model, model.core.derive()) if isinstance(model.core, Backbone) else model
+    """Return a copy of a model whose supernet has become a cell, itself if it has none.
+
+    A chain becomes the cell that it computes, with alpha fixed; a DAG the cell that is read out of it.
+    """
+    return with_core(model, model.core.derive()) if isinstance(model.core, Backbone | DagBackbone) else model
+
+
+def genotype_of(model: Any) -> AnyGenotype:
+    """Return the genotype of a model's core, with all ops that it can hold: read out if it is a supernet."""
+    genotype: AnyGenotype = model.core.genotype(None) if callable(model.core.genotype) else model.core.genotype
+    return genotype
 
 
 def noise_for(noise: float, l2_sp: float, hidden_size: int) -> float:

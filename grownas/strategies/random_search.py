@@ -1,6 +1,7 @@
 """Random search: draw genotypes, train each from the same kind of start, keep the best (Li & Talwalkar 2019).
 
-It is the control of every other strategy: the same space, start, training and acceptance, without a method.
+It is the control of every other strategy: the same space, start, training and acceptance, without a method. In the
+space of chains a genotype's shares are trained too; a cell of the DAG has none, so there derived cells are trained.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -25,13 +26,13 @@ from grownas.config.schema import (
 )
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.errors import TrainingError
+from grownas.genotype import AnyGenotype, Genotype
 from grownas.protocols import Problem, SearchResult
-from grownas.strategies.cores import derived, with_noise
+from grownas.strategies.cores import derived, genotype_of, with_noise
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
 MOST_DIVERGED = 5  # genotypes, before there must be a reason other than chance
-Nodes = Sequence[Sequence[tuple[str, str]]]  # each node's ops
 
 
 class Weights(WeightOptimizer):
@@ -66,13 +67,13 @@ class Trained:
     """The best genotype so far.
 
     Attributes:
-        nodes: its ops.
-        key: for what it was drawn.
+        genotype: as it was drawn.
+        key: for what its weights were drawn.
         fit: its training.
         recipe: of the training.
     """
 
-    nodes: Nodes
+    genotype: AnyGenotype
     key: str
     fit: Fit
     recipe: Recipe
@@ -82,6 +83,7 @@ class RandomSearch:
     """The strategy `random` (see `grownas.protocols.Strategy`)."""
 
     section = Options
+    backbones = ("chain", "dag")
 
     def __init__(self, options: Options) -> None:
         """Take the options."""
@@ -115,7 +117,8 @@ class RandomSearch:
             TrainingError: several diverged.
         """
         accept, options, journal = Acceptance.of(self.options), self.options, problem.journal
-        start = Untrained(problem.start, problem.task.evaluate(problem.start, "val"))
+        begin = problem.start if problem.space.backbone == "chain" else derived(problem.start)  # else another function
+        start = Untrained(begin, problem.task.evaluate(begin, "val"))
         began, rng = journal.elapsed, random.Random(problem.seed)
         rates = itertools.cycle(options.rates or (options.weights.rate,))
         best: Trained | None = None
@@ -123,27 +126,28 @@ class RandomSearch:
 
         def result(reason: str) -> SearchResult:
             return SearchResult(
-                model=derived(best.fit.model if best else problem.start),
+                model=derived(best.fit.model if best else begin),
                 evaluation=best.fit.evaluation if best else start.evaluation,
                 is_start=best is None,
-                params=count_parameters(best.fit.model if best else problem.start),
+                params=count_parameters(best.fit.model if best else begin),
                 steps=steps,
                 seconds=journal.elapsed - began,
                 settings=len(scores) + diverged,
                 reason=reason,
                 scores=tuple(scores),
-                log=() if best is None else ({"nodes": best.nodes, "key": best.key, **_training(best)},),
+                log=()
+                if best is None
+                else ({"genotype": best.genotype.to_dict(), "key": best.key, **_training(best)},),
                 chosen={} if best is None else {"rate": best.recipe.weights.rate, **_sizes(best)},
                 speed=best.fit.speed if best else None,
                 capped=best is not None and best.recipe.is_capped(best.fit.epochs, best.fit.best_epoch),
             )
 
         for number in itertools.count():
-            nodes = [[(op.combine, op.activation) for op in node.ops] for node in problem.space.sample(rng).nodes]
+            genotype = problem.space.sample(rng)
             recipe, key = self._recipe_with(next(rates), problem), f"random-{number}"
-            begin = with_noise(problem.build(nodes, key), self.options.noise, seed=problem.seed)
             try:
-                fit = journal.fit(key, begin, problem.task, recipe, seed=problem.seed)
+                fit = journal.fit(key, self._untrained(genotype, key, problem), problem.task, recipe, seed=problem.seed)
             except TrainingError as error:
                 diverged, steps = diverged + 1, steps + error.steps
                 if diverged == MOST_DIVERGED:
@@ -153,14 +157,14 @@ class RandomSearch:
                 steps += fit.steps
                 scores.append(
                     {
-                        "genotype": fit.model.core.genotype(top_k=None).to_dict(),
+                        "genotype": genotype_of(fit.model).to_dict(),
                         "val": fit.evaluation.metric,
                         "steps": fit.steps,
                     }
                 )
                 better = best is None or fit.loss < best.fit.loss
                 if better and accept(start, fit, problem.task).accepted:
-                    best = Trained(nodes, key, fit, recipe)
+                    best = Trained(genotype, key, fit, recipe)
             limit = self._limit(problem, steps, journal.elapsed - began, number + 1)
             yield result(limit or "")
             if limit:
@@ -172,9 +176,16 @@ class RandomSearch:
             return replace(result, model=derived(problem.start))
         (found,) = result.log
         recipe = self._recipe_with(found["rate"], problem).refit(found["best_epoch"])
-        begin = with_noise(problem.build(found["nodes"], found["key"]), self.options.noise, seed=problem.seed)
+        begin = self._untrained(Genotype.from_dict(found["genotype"]), found["key"], problem)
         fit = problem.journal.fit("random-refit", begin, problem.task, recipe, seed=problem.seed)
         return replace(result, model=derived(fit.model), seconds=result.seconds + fit.seconds)
+
+    def _untrained(self, genotype: AnyGenotype, key: str, problem: Problem) -> Any:
+        """Build the model of a genotype: a chain around a supernet of its ops, ready to be trained; a DAG as it is."""
+        if not isinstance(genotype, Genotype):
+            return problem.build_cell(genotype, key)
+        nodes = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
+        return with_noise(problem.build(nodes, key), self.options.noise, seed=problem.seed)
 
     def _recipe_with(self, rate: float, problem: Problem) -> Recipe:
         recipe = self.recipe()
@@ -193,5 +204,5 @@ def _training(best: Trained) -> dict[str, Any]:
 
 
 def _sizes(best: Trained) -> dict[str, Any]:
-    core = best.fit.model.core
-    return {"nodes": len(best.nodes), "ops": sum(map(len, best.nodes)), "hidden_size": core.hidden_size}
+    genotype, core = best.genotype, best.fit.model.core
+    return {"nodes": len(genotype.nodes), "ops": genotype.op_count, "hidden_size": core.hidden_size}

@@ -680,6 +680,8 @@ static int NAME(dag_backward)(const Dag *dag) {
     return 0;
 }
 
+#include "dag_supernet.h"
+
 /* An activation alone, for tests: y (n,) from z (n,); n is a multiple of LANES. */
 static void NAME(activate)(int activation, Py_ssize_t n, const REAL *z, REAL *y) {
     for (Py_ssize_t i = 0; i < n; i += LANES) switch (activation) {

@@ -48,6 +48,21 @@ typedef struct { /* a layer of a DAG, see ../dag_sequence.py; its node 0 is the 
     const unsigned char *activation, *weight; /* (nodes,): codes; 1 for the nodes whose mean is the output, else 0 */
 } Dag;
 
+enum { BATCH = 1, RUNNING = 2 }; /* how a supernet's states are normalised; 0: they are not */
+#define SUPERNET_EPSILON 1e-5    /* added to variances */
+
+typedef struct { /* a DAG supernet, see ../dag_supernet_sequence.py; its node 0 is the input node */
+    Py_ssize_t T, kept, B, H, nodes;        /* kept: steps that A and states hold, T or 1 */
+    int norm;
+    void *A_0, *A, *states, *out, *moments; /* (T, B, 2H), of each node i (kept, i, B, 2H), (kept, nodes, B, H), (T, B, H);
+                                               moments (T, 2, nodes, H), written forward, or (2, nodes, H), given */
+    const void *W_h, *shares, *mean, *skip; /* (nodes, H, 2H), (all ops and nones,), (nodes,), () */
+    const void *h_0, *grad;                 /* (B, H), (T, B, H) */
+    void *dh_0, *dshares;                   /* (B, H); written at the places in `share` */
+    const int *first, *share;               /* (edges + 1,): each edge's first op; (ops,): its place among the shares */
+    const unsigned char *activation;        /* (ops,): its code */
+} Supernet;
+
 #define DEPTH 384 /* rows of a panel at most: as many as a first-level cache holds */
 
 static void *allocate(size_t bytes) {
@@ -77,6 +92,8 @@ typedef struct {
     int (*backward[2])(const Chain *);
     int (*dag_forward[2])(const Dag *);
     int (*dag_backward[2])(const Dag *);
+    int (*supernet_forward[2])(const Supernet *);
+    int (*supernet_backward[2])(const Supernet *);
     int (*multiply_float)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t,
                           Py_ssize_t, float *, Py_ssize_t);
     int (*multiply_double)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
@@ -90,6 +107,8 @@ typedef struct {
                                           {backward_##isa##_float, backward_##isa##_double}, \
                                           {dag_forward_##isa##_float, dag_forward_##isa##_double}, \
                                           {dag_backward_##isa##_float, dag_backward_##isa##_double}, \
+                                          {supernet_forward_##isa##_float, supernet_forward_##isa##_double}, \
+                                          {supernet_backward_##isa##_float, supernet_backward_##isa##_double}, \
                                           multiply_##isa##_float, multiply_##isa##_double, activate_##isa##_float, activate_##isa##_double};
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -254,6 +273,43 @@ static PyObject *dag(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* supernet(is_backward, is_double, T, kept, B, H, nodes, norm, first, share, activations, A_0, A, states, out, moments, W_h,
+ *          shares, mean, skip, h_0, grad, dh_0, dshares) */
+static PyObject *supernet(PyObject *self, PyObject *args) {
+    (void)self;
+    int is_backward, is_double, failed;
+    Py_ssize_t firsts, shares, activations;
+    const char *first, *share, *activation;
+    unsigned long long at[13];
+    Supernet net;
+    if (!PyArg_ParseTuple(args, "ppnnnnniy#y#y#KKKKKKKKKKKKK", &is_backward, &is_double, &net.T, &net.kept, &net.B, &net.H,
+                          &net.nodes, &net.norm, &first, &firsts, &share, &shares, &activation, &activations, at, at + 1,
+                          at + 2, at + 3, at + 4, at + 5, at + 6, at + 7, at + 8, at + 9, at + 10, at + 11, at + 12))
+        return NULL;
+    if (firsts != (net.nodes * (net.nodes - 1) / 2 + 1) * (Py_ssize_t)sizeof(int) ||
+        shares != activations * (Py_ssize_t)sizeof(int)) {
+        PyErr_SetString(PyExc_ValueError, "a first op is needed for each edge, an activation and a share's place for each op");
+        return NULL;
+    }
+    void *buffers[13];
+    for (int i = 0; i < 13; i++) buffers[i] = (void *)(uintptr_t)at[i];
+    net.first = (const int *)(const void *)first, net.share = (const int *)(const void *)share;
+    net.activation = (const unsigned char *)activation;
+    net.A_0 = buffers[0], net.A = buffers[1], net.states = buffers[2], net.out = buffers[3], net.moments = buffers[4];
+    net.W_h = buffers[5], net.shares = buffers[6], net.mean = buffers[7], net.skip = buffers[8];
+    net.h_0 = buffers[9], net.grad = buffers[10], net.dh_0 = buffers[11], net.dshares = buffers[12];
+    const size_t size = is_double ? sizeof(double) : sizeof(float);
+    const size_t products = (size_t)net.kept * net.nodes * (net.nodes - 1) / 2 * net.B * 2 * net.H;
+    if (!is_backward) want_large_pages(net.A, products * size);
+    int (*const run)(const Supernet *) =
+        is_backward ? kernels->supernet_backward[is_double] : kernels->supernet_forward[is_double];
+    Py_BEGIN_ALLOW_THREADS
+    failed = run(&net);
+    Py_END_ALLOW_THREADS
+    if (failed) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 /* multiply(is_double, M, N, K, a, a_row, a_column, b, b_row, b_column, out, out_row) */
 static PyObject *multiply(PyObject *self, PyObject *args) {
     (void)self;
@@ -316,6 +372,7 @@ static PyObject *use(PyObject *self, PyObject *args) {
 static PyMethodDef METHODS[] = {
     {"loop", loop, METH_VARARGS, "Run a chain's time loop, forward or backward."},
     {"dag", dag, METH_VARARGS, "Run a DAG's time loop, forward or backward."},
+    {"supernet", supernet, METH_VARARGS, "Run a DAG supernet's time loop, forward or backward."},
     {"multiply", multiply, METH_VARARGS, "Multiply two matrices."},
     {"activate", activate, METH_VARARGS, "Apply one activation."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "Names of the instruction sets that this processor has, fastest first."},

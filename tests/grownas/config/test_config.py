@@ -359,7 +359,8 @@ CHANGES = {  # another valid value for every key
     },
     "start": {"use": "random", "rule": "single", "nodes": 2, "carrier_share": 0.4, "max_order": 5},
     "space": {
-        "combine": ["add"], "activation": ["tanh"], "hidden_size": 16, "highway": True, "share_projection": True,
+        "backbone": "dag", "combine": ["add"], "activation": ["tanh"], "hidden_size": 16, "highway": True,
+        "share_projection": True, "norm": True,
     },
     "strategy": {
         "max_epochs": 3, "first_epochs": 3, "later_epochs": 3, "patience": 3,
@@ -409,6 +410,7 @@ def test_the_list_of_changes_names_every_key():
 @pytest.mark.parametrize(("key", "value"), list(leaves(CHANGES)), ids=[key for key, _ in leaves(CHANGES)])
 def test_the_fingerprint_tells_what_changes_a_result(key, value):
     needed = ["task.data=planted"] if key.startswith("task.planted_") else []  # they are refused elsewhere
+    needed += ["space.backbone=dag"] if key == "space.norm" else []
     before = load("index_returns/growing", needed)
     after = load(
         "index_returns/growing", [*needed, f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"]

@@ -1,0 +1,428 @@
+"""The supernet of DARTS' recurrent cell: a DAG of states, each edge a softmax mixture of gated ops (ALGORITHMS 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from grownas.backbones.mixture import Blend, check_no_skip, given_shares
+from grownas.cells import backends, chain, dag_supernet
+from grownas.cells.cell import GrownRNN
+from grownas.cells.dag_plan import DagPlan, DagTensors
+from grownas.cells.node import check_skip, write_parameters
+from grownas.errors import GenotypeError
+from grownas.genotype import GATED, NONE, DagGenotype, DagNode
+from grownas.ops import ACTIVATION
+
+DEFAULT_ACTIVATIONS = (NONE, "tanh", "relu", "sigmoid", "identity")  # in the order of the published code
+MOMENTUM = 0.1  # of running moments, as `nn.BatchNorm1d` has it
+DagOpLike = str | tuple[str, str]  # an activation or "none", alone or after "gated"
+
+
+class MixedEdge(nn.Module):
+    """The ops between a state and a node that reads it.
+
+    Attributes:
+        ops: activations, or "none".
+        alpha: shape `(K,)`; zeros at first: equal shares.
+        given: see `chain.MixedNode.given`.
+    """
+
+    given: tuple[Tensor, ...] = ()
+
+    def __init__(self, ops: Sequence[DagOpLike]) -> None:
+        """Take the ops.
+
+        Raises:
+            GenotypeError: there is none, or one is unknown.
+        """
+        super().__init__()
+        self.ops = tuple(_activation(op) for op in ops)
+        if not self.ops:
+            raise GenotypeError("an edge needs at least one op, got none")
+        self.alpha = nn.Parameter(torch.zeros(len(self.ops)))
+
+    @property
+    def shares(self) -> Tensor:
+        """Mixture weights, shape `(K,)`."""
+        return self.given[0] if self.given else torch.softmax(self.alpha, 0)
+
+    def best(self) -> tuple[float, str] | None:
+        """Return the logarithm of the largest share of an op but "none", and the op; of equal ones the first."""
+        shares = torch.log_softmax(self.alpha.detach().double(), 0).tolist()
+        found = [(share, op) for share, op in zip(shares, self.ops, strict=True) if op != NONE]
+        return max(found, key=lambda one: one[0]) if found else None
+
+    def extra_repr(self) -> str:
+        """Return the ops for printing."""
+        return ", ".join(self.ops)
+
+
+class MixedDagNode(nn.Module):
+    """A node: it projects each earlier state by the same weights and adds up what its edges make of them.
+
+    Attributes:
+        W_h: shape `(H, 2H)`; the columns are the gate's, then the op's.
+        edges: one for each earlier state, the input node's first.
+        blend: how far the node counts in the mean that is h_t, see `DagBackbone.blend`; None for a plain node.
+    """
+
+    blend: Tensor | None
+
+    def __init__(
+        self, hidden_size: int, edges: Sequence[Sequence[DagOpLike]], *, generator: Generator | None = None
+    ) -> None:
+        """Draw the weights.
+
+        Args:
+            hidden_size: H.
+            edges: the ops of each edge.
+            generator: draws the weights.
+
+        Raises:
+            GenotypeError: an op is unknown, an edge has none, or all are "none".
+        """
+        super().__init__()
+        self.W_h = nn.Parameter(_drawn(hidden_size, hidden_size, generator))
+        self.edges = nn.ModuleList(MixedEdge(ops) for ops in edges)
+        if all(edge.best() is None for edge in self.mixed_edges()):
+            raise GenotypeError(f"a node needs an op other than {NONE!r} on at least one edge")
+        self.register_buffer("blend", None)
+
+    def mixed_edges(self) -> list[MixedEdge]:
+        """Return the edges as a list."""
+        return cast("list[MixedEdge]", list(self.edges))
+
+    def set_blend(self, blend: float) -> None:
+        """Let the node count in h_t as far as `blend` says; 1 makes it a plain node.
+
+        Raises:
+            ValueError: `blend` does not lie in [0, 1], or is below 1 for the first node.
+        """
+        if not 0 <= blend <= 1:
+            raise ValueError(f"blend must lie between 0 and 1, got {blend}")
+        if blend < 1 and len(self.edges) == 1:
+            raise ValueError(f"the first node of a dag has no earlier ones to be blended with, got blend {blend}")
+        self.blend = None if blend == 1 else self.W_h.new_tensor(blend)
+
+
+class DagBackbone(nn.Module):
+    """The DAG supernet, the search cell of DARTS; it offers what `Backbone` offers, see `protocols.Supernet`.
+
+    The input node, number 0, reads `x_t` and `h_(t-1)`. Node i = 1..N reads every earlier state: each edge is a mixture
+    of ops that share the node's weights, and its state is the sum over its edges. `h_t` is the mean of the nodes'
+    states. The formulas stand in `cells.dag_supernet`.
+
+    Args:
+        input_size: I.
+        hidden_size: H.
+        nodes: N, without the input node.
+        ops: the ops of every edge: activations or "none", alone or as `("gated", activation)`; by default `none`,
+            `tanh`, `relu`, `sigmoid`, `identity`.
+        norm: normalise every state over the batch, without a learned scale or bias, in training; and by running moments
+            of mean and variance in evaluation. Each state has moments of its own, where DARTS' code has one set for
+            all. They are saved; a derived cell has none.
+        generator: draws the weights.
+        backend: see `GrownRNN`.
+
+    Reference:
+        Liu, Simonyan & Yang (2019), DARTS: Differentiable Architecture Search.
+    """
+
+    moments: Tensor | None
+    skip: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        nodes: int = 8,
+        ops: Sequence[DagOpLike] | None = None,
+        *,
+        norm: bool = False,
+        generator: Generator | None = None,
+        backend: str = "auto",
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("nodes", nodes)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+        self.input_size, self.hidden_size, self.norm = input_size, hidden_size, norm
+        self.backend = backends.check_name(backend)
+        self._skip = 0.0
+        self.register_buffer("skip", torch.zeros(()), persistent=False)
+        self.W_x = nn.Parameter(_drawn(input_size, hidden_size, generator))
+        self.W_h = nn.Parameter(_drawn(hidden_size, hidden_size, generator))
+        own = DEFAULT_ACTIVATIONS if ops is None else ops
+        self.nodes = nn.ModuleList(self.new_node([own] * number, generator) for number in range(1, nodes + 1))
+        self._make_moments()
+
+    @classmethod
+    def from_ops(
+        cls,
+        input_size: int,
+        hidden_size: int,
+        ops: Sequence[Sequence[DagOpLike]],
+        *,
+        norm: bool = False,
+        generator: Generator | None = None,
+        backend: str = "auto",
+    ) -> DagBackbone:
+        """Build a backbone from each node's ops, which all edges of the node get."""
+        edges = [own for number, own in enumerate(ops, start=1) for _ in range(number)]
+        return cls.from_edges(input_size, hidden_size, edges, norm=norm, generator=generator, backend=backend)
+
+    @classmethod
+    def from_edges(
+        cls,
+        input_size: int,
+        hidden_size: int,
+        ops: Sequence[Sequence[DagOpLike]],
+        *,
+        norm: bool = False,
+        generator: Generator | None = None,
+        backend: str = "auto",
+    ) -> DagBackbone:
+        """Build a backbone from each edge's ops, in the order of `edges`.
+
+        Raises:
+            ValueError: there are too few or too many for any number of nodes.
+        """
+        nodes = DagPlan(tuple(map(tuple, ops))).nodes
+        if not ops or len(ops) != nodes * (nodes + 1) // 2:
+            raise ValueError(f"a dag of N nodes has N (N + 1) / 2 edges: 1, 3, 6, 10, ..; got the ops of {len(ops)}")
+        backbone = cls(input_size, hidden_size, 1, ops[0], norm=norm, generator=generator, backend=backend)
+        for number in range(2, nodes + 1):
+            first = number * (number - 1) // 2
+            backbone.nodes.append(backbone.new_node(ops[first : first + number], generator))
+        backbone._make_moments()
+        return backbone
+
+    def new_node(self, edges: Sequence[Sequence[DagOpLike]], generator: Generator | None = None) -> MixedDagNode:
+        """Return a node of this backbone's size that is not part of it; `edges` are the ops of each of its edges."""
+        return MixedDagNode(self.hidden_size, edges, generator=generator)
+
+    def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map `(T, B, I)` and a state `(1, B, H)`, zeros if left out, to states `(T, B, H)` and the last `(1, B, H)`.
+
+        Both have the weights' dtype, under `torch.autocast` too; but on CUDA autocast's then, see `chain.run`. With
+        `norm` and in training, it also moves the running moments.
+
+        Raises:
+            TypeError: `x` or `h_0` is not a tensor.
+            ValueError: a shape does not fit, or a batch of one stream is to be normalised.
+        """
+        chain.check_types(x, h_0)
+        state = chain.check_input(x, h_0, input_size=self.input_size, layers=1, hidden_size=self.hidden_size)[0]
+        if self.norm and self.training and x.shape[1] < 2:
+            raise ValueError(
+                f"norm=True takes each state's variance over the batch in training, which needs 2 streams or more, got "
+                f"{x.shape[1]}; train on more streams, call eval(), or build the backbone with norm=False"
+            )
+        out, seen = dag_supernet.run_on(self.backend, self.plan, self._tensors(), x, state)
+        if seen is not None:
+            self._follow(seen, x.shape[1])
+        return out, out[-1:].clone()  # a state that is kept must not keep all steps, nor change with them
+
+    @property
+    def plan(self) -> DagPlan:
+        """What is static about the backbone as it computes now: each edge's ops, and how states are normalised."""
+        norm = ("batch" if self.training else "running") if self.norm else "none"
+        return DagPlan(tuple(edge.ops for edge in self.mixed_edges()), norm)
+
+    def _tensors(self) -> DagTensors:
+        nodes = self.mixed_nodes()
+        return DagTensors(
+            W_x=self.W_x,
+            W_h=torch.stack([self.W_h, *(node.W_h for node in nodes)]),
+            shares=torch.cat(self.shares),
+            mean=self._mean(len(nodes)),
+            skip=self.skip,
+            moments=None if self.moments is None or self.training else self.moments.clone(),  # they move in place
+        )
+
+    def _mean(self, count: int) -> Tensor:
+        """Return the weights of the states in the mean over the first `count` nodes, shape `(count + 1,)`."""
+        plain = self.W_x.new_full((count + 1,), 1 / count)
+        plain[0] = 0  # the input node's
+        m = self.mixed_nodes()[count - 1].blend
+        return plain if m is None else (1 - m) * nn.functional.pad(self._mean(count - 1), (0, 1)) + m * plain
+
+    @torch.no_grad()
+    def _follow(self, seen: Tensor, batch: int) -> None:
+        """Move the running moments by those of a sequence, `(T, 2, N + 1, H)`, one step after the other.
+
+        As `nn.BatchNorm1d` does, it keeps the variance that is divided by the batch's size less 1.
+        """
+        assert self.moments is not None
+        ages = torch.arange(len(seen) - 1, -1, -1, dtype=self.moments.dtype, device=self.moments.device)
+        moved = torch.einsum("t,tsnh->snh", MOMENTUM * (1 - MOMENTUM) ** ages, seen.to(self.moments))
+        moved[1] *= batch / (batch - 1)
+        self.moments.mul_((1 - MOMENTUM) ** len(seen)).add_(moved)
+
+    def _make_moments(self) -> None:
+        """Begin with mean 0 and variance 1 of each state, where states are normalised."""
+        shape = (len(self.nodes) + 1, self.hidden_size)
+        moments = torch.stack([self.W_x.new_zeros(shape), self.W_x.new_ones(shape)]).detach() if self.norm else None
+        self.register_buffer("moments", moments)
+
+    @property
+    def chosen_backend(self) -> str:
+        """Name of the backend that runs this dag where it lies now: what `auto` stands for."""
+        return backends.choose_dag_supernet(self.backend, self.plan, self.W_x)
+
+    def mixed_nodes(self) -> list[MixedDagNode]:
+        """Return the nodes as a list, without the input node."""
+        return cast("list[MixedDagNode]", list(self.nodes))
+
+    def mixed_edges(self) -> list[MixedEdge]:
+        """Return the edges in the order of `edges`."""
+        return [edge for node in self.mixed_nodes() for edge in node.mixed_edges()]
+
+    @property
+    def edges(self) -> list[tuple[int, int]]:
+        """Node and source of each edge: (1, 0), (2, 0), (2, 1), (3, 0), and so on; the input node's state is 0."""
+        return [(node, source) for node in range(1, len(self.nodes) + 1) for source in range(node)]
+
+    @property
+    def blend(self) -> list[float]:
+        """How far each node counts in h_t, in [0, 1]; 1 for a plain node. Assign a list, or one of its items.
+
+        With m of the last node, h_t is `(1 - m) mean(s_1..s_(N-1)) + m mean(s_1..s_N)`, so that a new node changes
+        nothing at m = 0. An earlier node's m weighs the mean of the nodes up to it likewise; those after it read its
+        state whatever its m is. The first node's is always 1.
+        """
+        return Blend(self.mixed_nodes())
+
+    @blend.setter
+    def blend(self, values: Sequence[float]) -> None:
+        Blend(self.mixed_nodes()).assign(values)
+
+    @property
+    def alpha(self) -> list[nn.Parameter]:
+        """One parameter `(K,)` an edge."""
+        return [edge.alpha for edge in self.mixed_edges()]
+
+    @property
+    def shares(self) -> list[Tensor]:
+        """The mixture weights that it computes with, `(K,)` an edge: softmax(alpha), or those of `set_shares`."""
+        return [edge.shares for edge in self.mixed_edges()]
+
+    def set_shares(self, shares: Sequence[Tensor] | None) -> None:
+        """Compute with these mixture weights, `(K,)` an edge, instead of softmax(alpha); None goes back to that.
+
+        Gradients reach the given tensors. They are not saved, and reading out takes alpha, not them.
+
+        Raises:
+            ValueError: their number or a shape does not fit.
+        """
+        for edge, given in zip(self.mixed_edges(), given_shares(self.alpha, shares), strict=True):
+            edge.given = given
+
+    def set_skip(self, beta: float) -> None:
+        """Add beta times the state that is read to each edge's mixture (DARTS-); 0 takes it away.
+
+        It is not saved: who resumes a search sets it again.
+
+        Raises:
+            ValueError: `beta` is not finite.
+        """
+        check_skip(beta)
+        self._skip = float(beta)
+        self.skip.fill_(beta)
+
+    def op_names(self, edge: int) -> list[tuple[str, str]]:
+        """Return an edge's ops as `("gated", activation)`, "none" among the activations, in the order of alpha."""
+        return [(GATED, op) for op in self.mixed_edges()[edge].ops]
+
+    def op_parameters(self, node: int, op: int = 0) -> dict[str, Tensor]:
+        """Return live views of a node's weights: gate_h, W_h (H, H); of the input node, 0, also gate_x, W_x (I, H).
+
+        All ops of all edges of a node share them.
+
+        Raises:
+            IndexError: there is no such node or op.
+        """
+        last = len(self.nodes)
+        if not 0 <= node <= last:
+            raise IndexError(f"a dag of {last} node(s) has nodes 0..{last}, 0 the input's; got node {node}")
+        ops = max(len(edge.ops) for edge in self.mixed_nodes()[node - 1].mixed_edges()) if node else 1
+        if not 0 <= op < ops:
+            raise IndexError(f"node {node} has ops 0..{ops - 1}, got {op}")
+        read = {"h": self.mixed_nodes()[node - 1].W_h} if node else {"h": self.W_h, "x": self.W_x}
+        return {
+            f"{name}_{source}": half
+            for source, weights in read.items()
+            for name, half in zip(("gate", "W"), weights.chunk(2, -1), strict=True)
+        }
+
+    def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
+        """Write some or all of a node's weights.
+
+        Raises:
+            IndexError: there is no such node or op.
+            ValueError: a name or a shape does not fit.
+        """
+        write_parameters(f"node {node}", self.op_parameters(node, op), values)
+
+    def genotype(self, top_k: int | None = 1) -> DagGenotype:
+        """Read out for each node the edge with the op of largest share, "none" left out, and that op.
+
+        Of equal ones the first is taken. A derived cell of this kind has one op a node, whatever `top_k` is. `blend` is
+        not read.
+        """
+        return DagGenotype(tuple(_read_out(node) for node in self.mixed_nodes()))
+
+    def derive(self, top_k: int | None = None) -> GrownRNN:
+        """Return the derived cell, see `genotype`, with this backbone's weights.
+
+        It computes something else than the supernet: each node reads one state through one op, and no state is
+        normalised.
+
+        Raises:
+            ValueError: a node is not mixed in fully, or there is a skip.
+        """
+        check_no_skip(self._skip)
+        partial = {number: value for number, value in enumerate(self.blend, start=1) if value < 1}
+        if partial:
+            raise ValueError(f"nodes are blended in part ({partial}); a derived cell needs blend 1: train on or set it")
+        cell = GrownRNN(self.genotype(top_k), self.input_size, self.hidden_size, backend=self.backend)
+        cell.to(self.W_x)
+        for node in range(len(self.nodes) + 1):
+            cell.load_op_parameters(0, node, 0, self.op_parameters(node))
+        return cell
+
+    def extra_repr(self) -> str:
+        """Return sizes for printing."""
+        return f"{self.input_size}, {self.hidden_size}, norm={self.norm}, backend={self.backend}"
+
+
+def _read_out(node: MixedDagNode) -> DagNode:
+    found = [(*best, source) for source, edge in enumerate(node.mixed_edges()) if (best := edge.best())]
+    _, activation, source = max(found, key=lambda one: one[0])  # of equal ones the first
+    return DagNode(source, activation)
+
+
+def _activation(op: DagOpLike) -> str:
+    """Return an op's activation, or "none".
+
+    Raises:
+        GenotypeError: it is unknown.
+    """
+    combine, name = (GATED, op) if isinstance(op, str) else op
+    if combine != GATED or not (name == NONE or name in ACTIVATION):
+        raise GenotypeError(
+            f"unknown op {combine}/{name!r} of a dag; expected {GATED} and {NONE}|{'|'.join(ACTIVATION)}"
+        )
+    return name
+
+
+def _drawn(rows: int, hidden_size: int, generator: Generator | None) -> Tensor:
+    """Return weights `(rows, 2H)` from U(-1/sqrt(H), 1/sqrt(H)), as a derived cell's are drawn."""
+    bound = 1 / math.sqrt(hidden_size)
+    return torch.empty(rows, 2 * hidden_size).uniform_(-bound, bound, generator=generator)
