@@ -53,7 +53,7 @@ def perturbed_shares(
         variables = [p.requires_grad_() for p in shares]
         with with_shares(model.core, variables), unchanged_buffers(model):
             loss, _ = window_loss(model, task, window, hidden)
-        gradients = torch.autograd.grad(loss, variables)
+            gradients = torch.autograd.grad(loss, variables)
         moved = [p.detach() + 2 * size / ATTACK_STEPS * g.sign() for p, g in zip(variables, gradients, strict=True)]
         near = [torch.clamp(p, o - size, o + size) for p, o in zip(moved, own, strict=True)]
         shares = [project_on_simplex(p) for p in near]
