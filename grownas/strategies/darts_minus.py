@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from grownas.config.schema import NonNegative, Optimizer, Positive, about
+from grownas.config.schema import NonNegative, Positive, about
 from grownas.strategies.supernet import Alpha, SupernetSection, SupernetStrategy
 
 
@@ -20,7 +20,7 @@ class Options(SupernetSection):
 
     use: Literal["darts_minus"] = "darts_minus"
     skip: Annotated[NonNegative, about("first factor on the input that is added beside each mixture")] = 1.0
-    alpha: Optimizer = MinusAlpha()
+    alpha: MinusAlpha = MinusAlpha()
 
 
 class DartsMinus(SupernetStrategy):

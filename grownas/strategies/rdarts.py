@@ -26,7 +26,7 @@ class Options(SupernetSection):
     """What governs R-DARTS."""
 
     use: Literal["rdarts"] = "rdarts"
-    weights: Weights = StrongerWeights()
+    weights: StrongerWeights = StrongerWeights()
     unit_epochs: Annotated[Literal[1], about("the eigenvalue is computed after each epoch")] = 1
     ratio: Annotated[Positive, about(f"rise of the eigenvalue within {BACK} epochs that stops")] = 1.3
     first_epoch: Annotated[Count, about("that may stop; published: 10 of 50")] = 40
