@@ -52,9 +52,12 @@ class MixedEdge(nn.Module):
         return self.given[0] if self.given else torch.softmax(self.alpha, 0)
 
     def best(self) -> tuple[float, str] | None:
-        """Return the logarithm of the largest share of an op but "none", and the op; of equal ones the first."""
+        """Return the logarithm of the largest share of an op but "none", and the op; of equal ones the first.
+
+        An op whose alpha is minus infinity is not there.
+        """
         shares = torch.log_softmax(self.alpha.detach().double(), 0).tolist()
-        found = [(share, op) for share, op in zip(shares, self.ops, strict=True) if op != NONE]
+        found = [(share, op) for share, op in zip(shares, self.ops, strict=True) if op != NONE and share > -math.inf]
         return max(found, key=lambda one: one[0]) if found else None
 
     def extra_repr(self) -> str:

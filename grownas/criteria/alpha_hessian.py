@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from typing import Any
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from grownas.criteria.lanczos import LowestEigenpairs
-from grownas.protocols import Task
+from grownas.protocols import Task, Window
 from grownas.training.bilevel import window_loss
-from grownas.training.recipe import split_parameters
+from grownas.training.recipe import device_of, split_parameters
 
 DISTANCE = 1e-4  # step of the central difference, in float64; the relative error of the eigenvalue is about 1e-8
 
@@ -26,14 +25,16 @@ def dominant_eigenvalue(
     A product with the Hessian is a central difference of two gradients, so any backend can compute it.
 
     Args:
-        model: a model whose core is a supernet; left untouched.
-        task: the task that provides the data and the loss.
-        part: data part.
-        windows: number of windows over which the loss is averaged: the first of the part.
-        seed: seed of the order of the windows.
+        model: its core is a supernet; left as it is.
+        task: data and loss.
+        part: of the data.
+        windows: how many windows of the part, from its first on, the loss is the mean of; each begins at the state that
+            the model has there.
+        seed: of the order of the windows.
     """
     twin = copy.deepcopy(model).double().eval()
     _, alphas = split_parameters(twin)
+    learned = _windows_and_states(twin, task, part, windows, seed)
     origin = torch.cat([alpha.detach().clone() for alpha in alphas])
     sizes = [len(alpha) for alpha in alphas]
 
@@ -41,7 +42,8 @@ def dominant_eigenvalue(
         with torch.no_grad():
             for alpha, values in zip(alphas, at.split(sizes), strict=True):
                 alpha.copy_(values)
-        return _mean_gradient(twin, task, part, windows, seed, alphas)
+        losses = [window_loss(twin, task, window, hidden)[0] for window, hidden in learned]
+        return torch.cat(torch.autograd.grad(torch.stack(losses).mean(), alphas))
 
     pairs = LowestEigenpairs(1, len(origin), block=1, tolerance=1e-4, device=origin.device)
     while not pairs.is_done:
@@ -51,18 +53,23 @@ def dominant_eigenvalue(
     return -float(pairs.eigenvalues[0])
 
 
-def _mean_gradient(model: Any, task: Task, part: str, count: int, seed: int, alphas: list[Any]) -> Tensor:
-    hidden, losses = None, list[Tensor]()
-    for window in itertools.islice(task.windows(part, seed=seed), 10 * count):
-        window = window.to(alphas[0].device)
+@torch.no_grad()
+def _windows_and_states(model: Any, task: Task, part: str, count: int, seed: int) -> list[tuple[Window, Any]]:
+    """Return the first windows of a part that are learned from, each with the state before it.
+
+    The states are computed once: bptt ends at a window, so a loss whose state moved with alpha would have another
+    derivative than the gradient of training, and that gradient's derivative would not be symmetric.
+    """
+    hidden, found = None, list[tuple[Window, Any]]()
+    for window in task.windows(part, seed=seed):
+        window = window.to(device_of(model))
         hidden = None if window.fresh else hidden
-        loss, hidden = window_loss(model, task, window, hidden)
         if not window.burn_in:
-            losses.append(loss)
-        if len(losses) == count:
+            found.append((window, hidden))
+        if len(found) == count:
             break
-    total = torch.stack(losses).mean()
-    return torch.cat(torch.autograd.grad(total, alphas))
+        _, hidden = model.states(window.x, hidden)
+    return found
 
 
 class EigenvalueRise:

@@ -1,26 +1,37 @@
 """Chooses the ops that a derived cell keeps: by largest share, or by ablation.
 
-A share does not measure an op's value: an unbounded op with a small share can contribute most of the output. Ablation
-keeps the ops without which the score is worst. It needs about (N K)^2 / 2 scores for N nodes of K ops.
+A share says how much of an op's value is taken, not how large that value is: one of an unbounded op can be small and
+yet make most of the output. Ablation asks the score instead, at its price: about (N K)^2 / 2 scores, N mixtures of K
+ops. A mixture is a node of a chain or an edge of a DAG, as in `protocols.Supernet`; the op `none` of a DAG is neither
+counted nor removed.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from grownas.backbones.chain import Backbone, shares_of
+from grownas.backbones.dag import DagBackbone
+from grownas.genotype import NONE
 
-Kept = list[list[int]]  # numbers of the kept ops of each node, ascending
+AnyBackbone = Backbone | DagBackbone
+Core = TypeVar("Core", Backbone, DagBackbone)
+Kept = list[list[int]]  # for each mixture the numbers of the ops that are kept, ascending
 Score = Callable[[Backbone], float]  # lower is better
 
 
 class Removal(NamedTuple):
-    """A removed op, and the figure that decided: its share, or the score without it and all ops removed before."""
+    """An op that goes, and the figure that decided: its share, or the score without it and those that went before.
+
+    `node` is the number of its mixture.
+    """
 
     node: int
     op: int
@@ -56,36 +67,83 @@ def by_ablation(backbone: Backbone, top_k: int, score: Score) -> Readout:
         score: score of a backbone without the op; the node's other shares are renormalised. nan counts as the worst
             score. Of ops with equal scores the op with the smaller share is removed.
     """
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    kept: Kept = [list(range(len(alpha))) for alpha in backbone.alpha]
-    shares, gone = shares_of(backbone), list[Removal]()
-
-    def without(node: int, op: int) -> Removal:
-        value = score(with_only(backbone, _without(kept, node, op)))
-        return Removal(node, op, math.inf if math.isnan(value) else value)
-
-    while places := [(node, op) for node, ops in enumerate(kept) if len(ops) > top_k for op in ops]:
-        least = min((without(*place) for place in places), key=lambda one: (one.figure, shares[one.node][one.op]))
-        kept = _without(kept, least.node, least.op)
-        gone.append(least)
+    kept, gone = all_ops(backbone), list[Removal]()
+    while places := surplus(backbone, kept, top_k):
+        gone.append(least_missed(backbone, kept, places, lambda rest: score(with_only(backbone, rest))))
+        kept = without(kept, gone[-1].node, gone[-1].op)
     return Readout(kept, gone)
 
 
 CHOICES: dict[str, Callable[[Backbone, int, Score], Readout]] = {"share": by_share, "ablation": by_ablation}
 
 
-def with_only(backbone: Backbone, kept: Sequence[Sequence[int]]) -> Backbone:
-    """Return a copy in which only the kept ops have a share; the shares are renormalised.
+def all_ops(core: AnyBackbone) -> Kept:
+    """Return each mixture's ops, but for `none`."""
+    return [
+        [number for number, (_, activation) in enumerate(core.op_names(mixture)) if activation != NONE]
+        for mixture in range(len(core.alpha))
+    ]
+
+
+def surplus(core: AnyBackbone, kept: Kept, top_k: int) -> list[tuple[int, int]]:
+    """Return mixture and op of all that may be removed: the ops of each node that has more than `top_k`.
+
+    A node of a DAG has the ops of all its edges.
+
+    Raises:
+        ValueError: `top_k` is below 1.
+    """
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    owners = [node for node, _ in core.edges] if isinstance(core, DagBackbone) else list(range(len(kept)))
+    places = [(mixture, op) for mixture, ops in enumerate(kept) for op in ops]
+    nodes = [list(own) for _, own in itertools.groupby(places, key=lambda place: owners[place[0]])]
+    return [place for own in nodes if len(own) > top_k for place in own]
+
+
+def least_missed(
+    core: AnyBackbone, kept: Kept, places: Sequence[tuple[int, int]], score: Callable[[Kept], float]
+) -> Removal:
+    """Return which of some ops the score is lowest without; see `by_ablation`."""
+    shares = shares_of(core)
+    scored = [Removal(*place, score(without(kept, *place))) for place in places]
+    numbers = [one._replace(figure=math.inf) if math.isnan(one.figure) else one for one in scored]
+    return min(numbers, key=lambda one: (one.figure, shares[one.node][one.op]))
+
+
+def without(kept: Kept, mixture: int, op: int) -> Kept:
+    """Return what is kept when one more op goes."""
+    return [[number for number in ops if (place, number) != (mixture, op)] for place, ops in enumerate(kept)]
+
+
+def shares_with_only(core: AnyBackbone, kept: Kept) -> list[Tensor]:
+    """Return each mixture's shares where all other ops have none; those that stay are divided by their sum.
+
+    `none` stays. A mixture in which no op stays has shares of 0.
+    """
+    return [
+        torch.softmax(alpha, 0) if (alpha > -math.inf).any() else torch.zeros_like(alpha)
+        for alpha in _alpha_with_only(core, kept)
+    ]
+
+
+def with_only(core: Core, kept: Kept) -> Core:
+    """Return a copy in which all other ops have no share, and the shares of those that stay are divided by their sum.
 
     Its `genotype(top_k)` and `derive(top_k)` return the kept ops if every node keeps `top_k` ops, or all of fewer.
     """
-    rest = copy.deepcopy(backbone)
+    rest = copy.deepcopy(core)
     with torch.no_grad():
-        for alpha, ops in zip(rest.alpha, kept, strict=True):
-            alpha[[number for number in range(len(alpha)) if number not in ops]] = -math.inf
+        for alpha, only in zip(rest.alpha, _alpha_with_only(core, kept), strict=True):
+            alpha.copy_(only)
+    is_computable = all((alpha > -math.inf).any() for alpha in rest.alpha)  # a softmax over nothing is not a number
+    rest.set_shares(None if is_computable else shares_with_only(core, kept))
     return rest
 
 
-def _without(kept: Kept, node: int, op: int) -> Kept:
-    return [[number for number in ops if (place, number) != (node, op)] for place, ops in enumerate(kept)]
+def _alpha_with_only(core: AnyBackbone, kept: Kept) -> list[Tensor]:
+    """Return alpha, minus infinity for each op that neither is kept nor is `none`."""
+    found = [alpha.detach().clone() for alpha in core.alpha]
+    for alpha, ops, own in zip(found, all_ops(core), kept, strict=True):
+        alpha[[number for number in ops if number not in own]] = -math.inf
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from grownas.config.schema import NonNegative, Optimizer, Positive, about
+from grownas.config.schema import NonNegative, Positive, about
 from grownas.strategies.supernet import Alpha, SupernetSection, SupernetStrategy
 
 
@@ -19,8 +19,8 @@ class Options(SupernetSection):
     """The options of DARTS-."""
 
     use: Literal["darts_minus"] = "darts_minus"
-    skip: Annotated[NonNegative, about("first value of the factor on the input that is added to each mixture")] = 1.0
-    alpha: Optimizer = MinusAlpha()
+    skip: Annotated[NonNegative, about("first factor on the input that is added beside each mixture")] = 1.0
+    alpha: MinusAlpha = MinusAlpha()
 
 
 class DartsMinus(SupernetStrategy):

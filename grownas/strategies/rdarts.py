@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,7 +26,7 @@ class Options(SupernetSection):
     """The options of R-DARTS."""
 
     use: Literal["rdarts"] = "rdarts"
-    weights: Weights = StrongerWeights()
+    weights: StrongerWeights = StrongerWeights()
     unit_epochs: Annotated[Literal[1], about("the eigenvalue is computed after each epoch")] = 1
     ratio: Annotated[Positive, about(f"rise of the eigenvalue within {BACK} epochs that stops the search")] = 1.3
     first_epoch: Annotated[Count, about("first epoch after which the search may stop; published: 10 of 50")] = 40
@@ -60,7 +61,7 @@ class RDarts(SupernetStrategy):
 
         def stop(fit: Fit) -> str | None:
             recent.append(fit)
-            rise.step(eigenvalue(problem, f"{self.name}-eigenvalue-{fit.epochs}", fit.model, options.hessian_windows))
+            rise.step(eigenvalue(problem, f"{self.name}-eigenvalue-{fit.epochs}", fit, options.hessian_windows))
             if not rise.is_over:
                 return None
             search.fit = recent[0]
@@ -71,10 +72,13 @@ class RDarts(SupernetStrategy):
         yield from search.finish(self.recipe())
 
 
-def eigenvalue(problem: Problem, key: str, model: Any, windows: int) -> float:
-    """Return the dominant eigenvalue of the Hessian by alpha; it is computed once and stored under a key."""
+def eigenvalue(problem: Problem, key: str, fit: Fit, windows: int) -> float:
+    """Return the dominant eigenvalue of the Hessian in alpha after a fit's last epoch, remembered under a key."""
 
     def compute() -> dict[str, Any]:
-        return {"value": dominant_eigenvalue(model, problem.task, windows=windows, seed=problem.seed)}
+        assert fit.end is not None, "the state after the last epoch is kept until the next piece is done"
+        last = copy.deepcopy(fit.model)  # which is that of the best epoch
+        last.load_state_dict(fit.end["model"])
+        return {"value": dominant_eigenvalue(last, problem.task, windows=windows, seed=problem.seed)}
 
     return float(problem.journal.remember(key, compute)["value"])

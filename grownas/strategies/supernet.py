@@ -9,13 +9,16 @@ DARTS-), the end of the training (R-DARTS), or the training itself (P-DARTS, CDA
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 
+from grownas.backbones.dag import DagBackbone
 from grownas.config.schema import (
     Count,
     NonNegative,
@@ -27,9 +30,11 @@ from grownas.config.schema import (
     about,
 )
 from grownas.criteria.acceptance import Acceptance, Untrained
+from grownas.criteria.readout import Kept, all_ops, least_missed, shares_with_only, surplus, with_only, without
 from grownas.protocols import Evaluation, Found, Problem, SearchResult
-from grownas.strategies.cores import with_core
+from grownas.strategies.cores import derived, with_core
 from grownas.training.loop import Fit
+from grownas.training.perturb import with_shares
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
 
@@ -131,9 +136,9 @@ class SupernetStrategy:
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
         """Continue the training of the cell from its weights, up to the best epoch of its fine-tuning."""
         if result.is_start:
-            return replace(result, model=problem.start)
-        epochs = result.log[-1]["best_epoch"]
-        recipe = replace(closing(self.recipe()), bf16=problem.bf16).refit(epochs)
+            return replace(result, model=beginning(problem))
+        recipe = closing(self.recipe(), max(1, self.options.fine_tune_epochs)).refit(result.log[-1]["best_epoch"])
+        recipe = replace(recipe, bf16=problem.bf16)
         fit = problem.journal.fit(f"{self.name}-refit", result.model, problem.task, recipe, seed=problem.seed)
         return replace(result, model=fit.model, seconds=result.seconds + fit.seconds, steps=result.steps + fit.steps)
 
@@ -200,6 +205,12 @@ class SupernetSearch:
             if self.reason:
                 return
 
+    def count(self, fit: Fit) -> None:
+        """Count what a training took beside that of the supernet."""
+        self.spent.steps += fit.steps
+        self.spent.gradients += fit.gradients
+        self.spent.fits += 1
+
     def limit(self) -> str | None:
         """Return the message of the budget's limit that is reached; None if no limit is reached."""
         spent = self.spent
@@ -207,24 +218,66 @@ class SupernetSearch:
         return self.problem.budget.spent(steps=spent.steps, seconds=seconds, genotypes=len(spent.scores))
 
     def finish(self, recipe: Recipe) -> Iterator[SearchResult]:
-        """Derive the cell from the trained supernet, fine-tune it, accept it or keep the start; yield the result."""
-        assert self.fit is not None, "call train before finish"
-        yield self.close(self.read_out(self.fit.model, recipe), recipe)
+        """Read the cell out of the trained supernet, fine-tune it, accept it or keep the start; yield the result.
+
+        With the readout `ablation`, first yield what is left after each removal.
+        """
+        assert self.fit is not None, "finish comes after train"
+        model = self.fit.model
+        if self.options.readout == "ablation":
+            model = yield from self.ablate(self.fit, recipe)
+        yield self.close(self.read_out(model, recipe), recipe)
 
     def read_out(self, model: Any, recipe: Recipe) -> Any:
         """Return the model with the derived cell in place of the supernet; the cell keeps the supernet's weights."""
         return with_core(model, model.core.derive(self.options.top_k))
 
+    def ablate(self, supernet: Fit, recipe: Recipe) -> Generator[SearchResult, None, Any]:
+        """Remove op after op, each time the one least missed on the validation part; return the model that is left.
+
+        After each removal the weights are trained for `tune_epochs` on their own part of the data, with alpha fixed. A
+        node keeps `top_k` ops, of a DAG one op of one edge. The budget is not asked: it ends the training before.
+
+        Reference:
+            Wang, Cheng, Chen, Tang & Hsieh (2021), Rethinking Architecture Selection in Differentiable NAS, algorithm
+            1. They take the nodes in random order and settle each at once; we remove the op least missed of all nodes.
+        """
+        problem, options = self.problem, self.options
+        tuning = replace(tuning_between(recipe, options.tune_epochs), bf16=problem.bf16)
+        top_k = 1 if isinstance(supernet.model.core, DagBackbone) else options.top_k
+        model, optimizers, kept = supernet.model, supernet.optimizers, all_ops(supernet.model.core)
+        for number in itertools.count(1):
+            places = surplus(model.core, kept, top_k)
+            if not places:
+                return with_core(model, with_only(model.core, kept))
+            choose = partial(self._least_missed, model, kept, places)
+            gone = problem.journal.remember(f"{self.name}-ablation-{number}", choose)
+            kept = without(kept, gone["node"], gone["op"])
+            model, optimizers = copy.deepcopy((model, optimizers))
+            model.core.set_shares(shares_with_only(model.core, kept))
+            fit = problem.journal.fit(
+                f"{self.name}-tune-{number}", model, problem.task, tuning, seed=problem.seed, optimizers=optimizers
+            )
+            model, optimizers = fit.model, fit.optimizers
+            self.count(fit)
+            yield self.result(with_core(model, with_only(model.core, kept)), fit.evaluation, supernet)
+
+    def _least_missed(self, model: Any, kept: Kept, places: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        def loss(rest: Kept) -> float:
+            with with_shares(model.core, shares_with_only(model.core, rest)):
+                return float(self.problem.task.evaluate(model, "val").losses.mean())
+
+        return least_missed(model.core, kept, places, loss)._asdict()
+
     def close(self, model: Any, recipe: Recipe) -> SearchResult:
         """Fine-tune a cell from the supernet's weights; accept it or keep the start."""
         problem, options, supernet = self.problem, self.options, self.fit
         assert supernet is not None
-        tuning = replace(closing(recipe), bf16=problem.bf16, epochs=max(1, options.fine_tune_epochs))
+        tuning = replace(closing(recipe, options.fine_tune_epochs), bf16=problem.bf16)
         fit = problem.journal.fit(f"{self.name}-fine-tune", model, problem.task, tuning, seed=problem.seed)
-        self.spent.steps += fit.steps
-        self.spent.gradients += fit.gradients
-        self.spent.fits += 1
-        start = Untrained(problem.start, problem.task.evaluate(problem.start, "val"))
+        self.count(fit)
+        begin = beginning(problem)
+        start = Untrained(begin, problem.task.evaluate(begin, "val"))
         accepted = Acceptance.of(options)(start, fit, problem.task).accepted
         result = self.result(fit.model, fit.evaluation, supernet)
         others = {
@@ -234,7 +287,7 @@ class SupernetSearch:
         }
         log = ({"best_epoch": fit.best_epoch, "loss_after": fit.loss},)
         result = replace(result, others=others, log=log, is_start=not accepted, reason=self.reason)
-        return result if accepted else replace(result, model=problem.start, evaluation=start.evaluation)
+        return result if accepted else replace(result, model=begin, evaluation=start.evaluation)
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
         """Return the result so far."""
@@ -253,6 +306,18 @@ class SupernetSearch:
         )
 
 
-def closing(recipe: Recipe) -> Recipe:
-    """Return the recipe for fine-tuning a derived cell: that of the supernet without the fields about alpha."""
-    return replace(recipe, bilevel="joint", alpha_after=0, perturb="none", skip=0.0, patience=recipe.patience or 8)
+def tuning_between(recipe: Recipe, epochs: int) -> Recipe:
+    """Return how a supernet's weights are trained between removals: on their own part, with the shares as they are."""
+    return replace(recipe, epochs=epochs, patience=None, alpha_after=epochs, perturb="none", skip=0.0)
+
+
+def closing(recipe: Recipe, epochs: int) -> Recipe:
+    """Return how a cell that was read out is trained on: as the weights were, without what concerns alpha."""
+    return replace(
+        recipe, epochs=epochs, bilevel="joint", alpha_after=0, perturb="none", skip=0.0, patience=recipe.patience or 8
+    )
+
+
+def beginning(problem: Problem) -> Any:
+    """Return the model that a search begins with: of a DAG the cell that is read out, which computes something else."""
+    return problem.start if problem.space.backbone == "chain" else derived(problem.start)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
@@ -180,6 +181,8 @@ class Trainer:
         self.history: list[float] = []  # validation losses after each epoch
         self.means: list[Tensor] | None = None  # moving averages of all parameters, see `Recipe.average`
         self.blending: list[Any] = _blended_nodes(self.model)
+        # exact, so that the first epochs of a fit have its very rates: a share of epochs is a ratio of whole numbers
+        self.span = [Fraction(part).limit_denominator(1_000_000) for part in recipe.decay_span]
         self.searching = bool(self.alphas) and recipe.bilevel != "joint"
         self.architecture = _Stream(task, "architecture", seed, self.device) if self.searching else None
         self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
@@ -240,14 +243,14 @@ class Trainer:
         """Do one step: first of alpha if it has its own data, then of the weights."""
         if window.fresh:
             self.hidden = None
-        if window.burn_in:
-            with torch.no_grad():
-                _, self.hidden = self.model.train().states(window.x, self.hidden)
-            return
         self.model.train()
         done = self._done()
         if self.recipe.skip:
             self.model.core.set_skip(self.recipe.skip * (1 - done))
+        if window.burn_in:
+            with torch.no_grad():
+                _, self.hidden = self.model.states(window.x, self.hidden)
+            return
         if self.architecture is not None and self.data.epoch >= self.recipe.alpha_after:
             self.alpha_before = {
                 "alphas": [alpha.detach().clone() for alpha in self.alphas],
@@ -285,7 +288,14 @@ class Trainer:
             groups = self.optimizers[0].param_groups  # their rates are those of this step
             rates = {p: group["lr"] for group in groups for p in group["params"]}
             gradients, after = architecture_gradient_second(
-                self.model, self.task, window, self.hidden, held_out, before, rate=[rates[p] for p in self.weights]
+                self.model,
+                self.task,
+                window,
+                self.hidden,
+                held_out,
+                before,
+                rate=[rates[p] for p in self.weights],
+                clip=self.recipe.clip,
             )
         if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             raise self._error("the architecture weights' gradient is not finite")
@@ -333,9 +343,9 @@ class Trainer:
         """Return the finished fraction of the schedule, from 0 to 1; 0 if the recipe has no schedule."""
         recipe = self.recipe
         if recipe.decay == "none" and recipe.perturb == "none" and not recipe.skip:
-            return 0.0  # no need to count the windows of the epoch
-        first, last = recipe.decay_span
-        return first + (last - first) * self.data.done / recipe.epochs
+            return 0.0  # nothing needs to know how many windows the epoch has
+        first, last = self.span
+        return float(first + (last - first) * Fraction(self.data.done) / recipe.epochs)
 
     def _set_rates(self, factor: float) -> None:
         for group, rate in zip(self._groups(), self.rates, strict=True):

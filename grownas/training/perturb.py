@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from grownas.protocols import Task, Window
-from grownas.training.bilevel import window_loss
+from grownas.training.bilevel import unchanged_buffers, window_loss
 
 ATTACK_STEPS = 7  # the published number
 
@@ -51,9 +51,9 @@ def perturbed_shares(
         return shares, 0
     for _ in range(ATTACK_STEPS):
         variables = [p.requires_grad_() for p in shares]
-        with with_shares(model.core, variables):
+        with with_shares(model.core, variables), unchanged_buffers(model):
             loss, _ = window_loss(model, task, window, hidden)
-        gradients = torch.autograd.grad(loss, variables)
+            gradients = torch.autograd.grad(loss, variables)
         moved = [p.detach() + 2 * size / ATTACK_STEPS * g.sign() for p, g in zip(variables, gradients, strict=True)]
         near = [torch.clamp(p, o - size, o + size) for p, o in zip(moved, own, strict=True)]
         shares = [project_on_simplex(p) for p in near]

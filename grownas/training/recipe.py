@@ -195,6 +195,8 @@ class Recipe:
         _check_numbers(self, ("average",), most=1)
         if self.patience is not None:
             _check_numbers(self, ("patience",))
+        if not all(0 <= size < math.inf for size in self.perturb_size):
+            raise ConfigError(f"perturb_size must be two numbers from 0 on, got {self.perturb_size}")
         first, last = self.decay_span
         if not 0 <= first <= last <= 1:
             raise ConfigError(f"decay_span must be two numbers from 0 to 1, the first no larger, got {self.decay_span}")

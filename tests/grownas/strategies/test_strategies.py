@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 
 from grownas.config.loading import plugin_names, strategy_class
 from grownas.genotype import Genotype
-from grownas.protocols import Budget
+from grownas.protocols import Budget, SearchResult
 from grownas.runs.journal import Journal, MemoryLog, MemoryStore
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
@@ -21,7 +25,7 @@ from support.growing import problem_of, timeless
 SPACE = SearchSpace(("add", "hadamard"), ("identity", "tanh", "sigmoid"), max_nodes=3, max_ops=8)
 RATES = {"weights": {"rate": 0.02}, "alpha": {"rate": 0.05}}
 ACCEPTING = {"max_epochs": 3, "patience": 2, "accept": "better", "guard": False, **RATES}
-SUPERNET = {**ACCEPTING, "max_epochs": 4, "patience": None, "max_nodes": 2, "fine_tune_epochs": 1, "unit_epochs": 1}
+SUPERNET = {**ACCEPTING, "max_epochs": 2, "patience": None, "max_nodes": 2, "fine_tune_epochs": 1, "unit_epochs": 1}
 SMALL = {  # options with which a search is short and finds something; those of a strategy from elsewhere are its own
     "growing": {
         **ACCEPTING, "first_epochs": None, "mode": "nodes_and_ops", "trial_epochs": 1, "max_ops": 5, "restarts": 1,
@@ -35,7 +39,21 @@ BUDGETS = {"steps": 1, "seconds": 1e-9, "genotypes": 1}
 pytestmark = pytest.mark.parametrize("name", plugin_names("strategy"))
 
 
-@pytest.fixture
+@dataclass
+class Whole:
+    """A search that nothing disturbed: do not change it."""
+
+    results: list[SearchResult]
+    found: list[dict[str, Any]]
+    store: MemoryStore
+    journal: Journal
+
+    @property
+    def timeless(self):
+        return [without_times(one) for one in self.found]
+
+
+@pytest.fixture(scope="module")
 def searching(copy_task, make_model):
     """Return the iterator of a search."""
 
@@ -50,18 +68,34 @@ def searching(copy_task, make_model):
     return begin
 
 
+@pytest.fixture(scope="module")
+def whole(searching):
+    """Return a strategy's whole search, done once."""
+
+    @cache
+    def search(name):
+        store = MemoryStore()
+        journal, results, found = journal_on(store), [], []
+        for result in searching(name, journal):
+            results.append(result)
+            found.append(told(result))
+        return Whole(results, found, store, journal)
+
+    return search
+
+
 def journal_on(store):
     """A journal in memory that goes on from a store."""
     logs = {name: MemoryLog() for name in ("metrics", "growth", "shares")}
     return Journal(store, **logs, progress=Progress(quiet=True))
 
 
-def told(result, *, seconds=True):
-    """All that a result says, as a tree; its times too if asked for."""
+def told(result):
+    """A copy of all that a result says, as a tree."""
     times = {
         "seconds": result.seconds, "speed": result.speed, "others": [one.seconds for one in result.others.values()],
     }  # fmt: skip
-    return {
+    tree = {
         "model": dict(result.model.state_dict()),
         "genotype": result.genotype.to_dict(),
         "losses": result.evaluation.losses,
@@ -70,12 +104,17 @@ def told(result, *, seconds=True):
         "chosen": dict(result.chosen),
         "log": [timeless(line) for line in result.log],
         "others": {key: dict(one.model.state_dict()) for key, one in result.others.items()},
-        **({"times": times} if seconds else {}),
+        "times": times,
     }
+    return copy.deepcopy(tree)
 
 
-def test_a_search_finds_something_of_the_space_and_says_why_it_stopped(searching, copy_task, make_model, name):
-    results, task = list(searching(name, Journal.in_memory())), copy_task(dropout=0.1)
+def without_times(tree):
+    return {key: value for key, value in tree.items() if key != "times"}
+
+
+def test_a_search_finds_something_of_the_space_and_says_why_it_stopped(whole, copy_task, make_model, name):
+    results, task = whole(name).results, copy_task(dropout=0.1)
     assert results
     assert all(result.reason == "" for result in results[:-1])
     last = results[-1]
@@ -102,8 +141,8 @@ def test_another_rate_is_that_of_every_recipe(name):
         assert after == tuple(replace(one, weights=replace(one.weights, rate=0.123)) for one in before)
 
 
-def test_scores_hold_each_genotype_its_validation_and_its_steps(searching, name):
-    last = list(searching(name, Journal.in_memory()))[-1]
+def test_scores_hold_each_genotype_its_validation_and_its_steps(whole, name):
+    last = whole(name).results[-1]
     assert len(last.scores) > 1
     assert len(last.scores) <= last.settings or SMALL.get(name) is SUPERNET  # one training, read out after each unit
     for score in last.scores:
@@ -115,103 +154,100 @@ def test_scores_hold_each_genotype_its_validation_and_its_steps(searching, name)
     assert min(score["val"] for score in last.scores) <= last.evaluation.metric * (1 + 1e-9) or last.others
 
 
-def test_a_search_is_the_same_twice_whatever_others_draw(searching, assert_equal, name):
-    found = []
-    for number in range(2):
-        torch.manual_seed(number)
-        found.append([told(result, seconds=False) for result in searching(name, Journal.in_memory())])
-    assert_equal(*found)
+def test_a_search_is_the_same_twice_whatever_others_draw(searching, whole, assert_equal, name):
+    torch.manual_seed(99)
+    again = [without_times(told(result)) for result in searching(name, Journal.in_memory())]
+    assert_equal(again, whole(name).timeless)
 
 
-def test_another_seed_searches_otherwise(searching, name):
-    one, other = (list(searching(name, Journal.in_memory(), seed=seed))[-1] for seed in (1, 2))
-    assert [score["val"] for score in one.scores] != [score["val"] for score in other.scores]
+def test_another_seed_searches_otherwise(searching, whole, name):
+    other = list(searching(name, Journal.in_memory(), seed=2))[-1]
+    assert [score["val"] for score in whole(name).results[-1].scores] != [score["val"] for score in other.scores]
 
 
-def test_steps_are_those_of_all_trainings(searching, name):
-    for changes in ({}, {"bilevel": "first"}) if name == "growing" else ({},):
+def check_steps(last, store, *, closing):
+    fits = {key: tree["steps"] for key, tree in store.trees.items() if "steps" in tree}
+    for key in [key for key in fits if "-epoch-" in key][:-1]:  # the last piece has the steps of all
+        del fits[key]
+    assert last.steps == sum(steps for key, steps in fits.items() if "first-stage" not in key)  # a model of its own
+    assert ("closing.done" in fits) == closing
+
+
+def test_steps_are_those_of_all_trainings(searching, whole, name):
+    check_steps(whole(name).results[-1], whole(name).store, closing=False)
+    if name == "growing":
         store = MemoryStore()
-        last = list(searching(name, journal_on(store), **changes))[-1]
-        fits = {key: tree["steps"] for key, tree in store.trees.items() if "steps" in tree}
-        for key in [key for key in fits if "-epoch-" in key][:-1]:  # the last piece has the steps of all
-            del fits[key]
-        assert last.steps == sum(steps for key, steps in fits.items() if "first-stage" not in key)  # a model of its own
-        assert ("closing.done" in fits) == bool(changes)
+        check_steps(list(searching(name, journal_on(store), bilevel="first"))[-1], store, closing=True)
 
 
 @pytest.mark.parametrize("limit", BUDGETS)
-def test_a_budget_ends_a_search_after_its_unit(searching, name, limit):
-    whole = list(searching(name, Journal.in_memory()))[-1]
+def test_a_budget_ends_a_search_after_its_unit(searching, whole, name, limit):
+    all_of_it = whole(name).results[-1]
     last = list(searching(name, Journal.in_memory(), budget=Budget(**{limit: BUDGETS[limit]})))[-1]
     assert f"budget.{limit} = {BUDGETS[limit]:g} reached" in last.reason
-    assert len(last.scores) == 1 < len(whole.scores)
-    assert 0 < last.steps < whole.steps
-    assert dict(last.scores[0])["genotype"] == dict(whole.scores[0])["genotype"]
+    assert len(last.scores) == 1 < len(all_of_it.scores)
+    assert 0 < last.steps < all_of_it.steps
+    assert dict(last.scores[0])["genotype"] == dict(all_of_it.scores[0])["genotype"]
 
 
-def test_a_search_that_is_run_again_trains_nothing_and_finds_the_same_bits(searching, copy_task, assert_equal, name):
+def test_a_search_that_is_run_again_trains_nothing_and_finds_the_same_bits(
+    searching, whole, copy_task, assert_equal, name
+):
     class Untrainable(copy_task):
         def loss(self, model, out, window):
             raise AssertionError("nothing is to be trained")
 
-    store = MemoryStore()
-    journal = journal_on(store)
-    first = [told(result) for result in searching(name, journal)]
-    again_on = journal_on(store)
-    again = [told(result) for result in searching(name, again_on, task=Untrainable(dropout=0.1))]
-    assert_equal(again, first)
+    first = whole(name)
+    journal = journal_on(copy.deepcopy(first.store))
+    again = [told(result) for result in searching(name, journal, task=Untrainable(dropout=0.1))]
+    assert_equal(again, first.found)
     for log in ("metrics", "shares", "growth"):
-        assert getattr(again_on, log) == getattr(journal, log)
-    assert again_on.elapsed == journal.elapsed
+        assert getattr(journal, log) == getattr(first.journal, log)
+    assert journal.elapsed == first.journal.elapsed
 
 
-def test_a_search_that_was_broken_off_between_units_goes_on(searching, assert_equal, name):
-    whole = [told(result, seconds=False) for result in searching(name, Journal.in_memory())]
-    for units in range(1, len(whole)):
-        store = MemoryStore()
+def test_a_search_that_is_broken_off_after_each_unit_goes_on(searching, whole, assert_equal, name):
+    store, expected = MemoryStore(), whole(name).timeless
+    for units in range(1, len(expected) + 1):
         begun = searching(name, journal_on(store))
-        found = [told(next(begun), seconds=False) for _ in range(units)]
+        found = [without_times(told(result)) for result in itertools.islice(begun, units)]
         begun.close()
-        assert_equal(found, whole[:units])
-        assert_equal([told(result, seconds=False) for result in searching(name, journal_on(store))], whole)
+        assert_equal(found, expected[:units])
 
 
-def test_units_are_done_one_at_a_time_when_asked_for(searching, assert_equal, name):
+def test_units_are_done_one_at_a_time_when_asked_for(searching, whole, assert_equal, name):
     """No unit is begun before it is asked for, and what is done between units by others does not matter."""
-    whole = [told(result, seconds=False) for result in searching(name, Journal.in_memory())]
     store = MemoryStore()
     units, found, works = searching(name, journal_on(store)), [], [0]
     assert store.trees == {}
     for number, result in enumerate(units):
-        found.append(told(result, seconds=False))
+        found.append(without_times(told(result)))
         works.append(len(store.trees))
         torch.manual_seed(number)
         result.model.train()
-    assert_equal(found, whole)
+    assert_equal(found, whole(name).timeless)
     assert works == sorted(works)
     assert works[1] < works[-1]
 
 
-def test_a_caller_may_change_the_models_that_are_found_on_the_way(searching, assert_equal, name):
-    whole = [told(result, seconds=False) for result in searching(name, Journal.in_memory())]
-    units, found = searching(name, Journal.in_memory()), []
-    for result in units:
-        found.append(told(result, seconds=False))
+def test_a_caller_may_change_the_models_that_are_found_on_the_way(searching, whole, assert_equal, name):
+    found = []
+    for result in searching(name, Journal.in_memory()):
+        found.append(without_times(told(result)))
         found[-1]["model"] = {key: value.clone() for key, value in found[-1]["model"].items()}
         if not result.reason:
             for tensor in result.model.state_dict().values():
                 tensor.fill_(0.5)
-    assert_equal(found, whole)
+    assert_equal(found, whole(name).timeless)
 
 
-def test_a_journal_in_memory_does_what_one_in_a_folder_does(searching, assert_equal, tmp_path, name):
-    folder = RunDir.create(tmp_path, "run", "search")
-    journals = Journal.in_memory(), Journal.in_folder(folder, "config", progress=Progress(quiet=True), every_s=-1.0)
-    found = [[told(result, seconds=False) for result in searching(name, journal)] for journal in journals]
-    assert_equal(*found)
+def test_a_journal_in_memory_does_what_one_in_a_folder_does(searching, whole, assert_equal, tmp_path, name):
+    folder, expected = RunDir.create(tmp_path, "run", "search"), whole(name)
+    journal = Journal.in_folder(folder, "config", progress=Progress(quiet=True), every_s=-1.0)
+    assert_equal([without_times(told(result)) for result in searching(name, journal)], expected.timeless)
     for log in ("metrics", "growth", "shares"):
-        kept = [timeless(line) for line in getattr(journals[0], log)]
+        kept = [timeless(line) for line in getattr(expected.journal, log)]
         written = (folder.path / f"{log}.jsonl").read_text("utf-8").splitlines()
         assert [timeless(json.loads(line)) for line in written] == json.loads(json.dumps(kept))
     again = Journal.in_folder(folder, "config", progress=Progress(quiet=True))
-    assert_equal([told(result, seconds=False) for result in searching(name, again)], found[0])
+    assert_equal([without_times(told(result)) for result in searching(name, again)], expected.timeless)
