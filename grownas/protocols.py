@@ -57,6 +57,10 @@ class Model(Protocol):
         """Return the core's output `(T, B, H)`, in training with what regularises it, and the last state."""
         ...
 
+    def decode(self, out: Tensor) -> Tensor:
+        """Map the core's output `(T, B, H)` to predictions `(T, B, O)`; logits where words are predicted."""
+        ...
+
     def __call__(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map what a window holds and a state to predictions `(T, B, O)` and the last state."""
         ...
@@ -72,6 +76,8 @@ class Window(NamedTuple):
         fresh: the state starts at zero before this window.
         burn_in: the window only carries the state forward; nothing is learned from it.
         rate: factor on the learning rates of the step that is made from it.
+        taught: predictions of another model, from which the loss measures a distance, see `training.distil`; shape
+            `(T, B, O)`, or None.
     """
 
     x: Tensor
@@ -80,11 +86,12 @@ class Window(NamedTuple):
     fresh: bool = False
     burn_in: bool = False
     rate: float = 1.0
+    taught: Tensor | None = None
 
     def to(self, device: torch.device) -> Window:
         """Return the window on a device."""
-        weight = None if self.weight is None else self.weight.to(device)
-        return self._replace(x=self.x.to(device), target=self.target.to(device), weight=weight)
+        weight, taught = (None if one is None else one.to(device) for one in (self.weight, self.taught))
+        return self._replace(x=self.x.to(device), target=self.target.to(device), weight=weight, taught=taught)
 
 
 class Evaluation(NamedTuple):

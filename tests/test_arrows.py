@@ -69,7 +69,7 @@ LAYERS = """
     baselines.recurrent  baselines.combination  baselines.har
     baselines.var  baselines.naive
     training.loop
-    training.perturb
+    training.perturb  training.distil
     training.bilevel  criteria.early_stop
     training.recipe
     evaluation.comparison  evaluation.panels

@@ -90,7 +90,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.opti
 }
 DECAYS: dict[str, Callable[[float], float]] = {"linear": lambda done: 1.0 - done}  # part of the decay done -> factor
 BILEVEL = ("joint", "first", "second")
-PERTURB = ("none", "random", "adversarial")
+PERTURB = ("none", "random", "adversarial", "identity")
 
 
 def _check_name(what: str, name: object, allowed: Iterable[str]) -> None:
@@ -151,9 +151,10 @@ class Recipe:
         bf16: train under autocast in bfloat16; only alpha's step of its own, whose differences are small, is without.
         bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
         alpha_after: epochs in which alpha is frozen before it learns, where it has a step of its own.
-        perturb: the shares that the weights' step sees: `none` for alpha's own, `random` or `adversarial`, see
-            `training.perturb`.
-        perturb_size: size of the perturbation at the start and at the end of the schedule, linear in between.
+        perturb: the shares that the weights' step sees: `none` for alpha's own, `random`, `adversarial` or `identity`,
+            see `training.perturb`.
+        perturb_size: size of the perturbation at the start and at the end of the schedule, linear in between; of
+            `identity` the probability that an identity op is dropped.
         skip: factor on each node's (in a DAG each edge's) input that is added to its output, at the start of the
             schedule; it falls linearly to 0 (DARTS-).
         weights: optimiser of the weights.
