@@ -45,6 +45,7 @@ LAYERS = """
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
+    strategies.pdarts  strategies.cdarts
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -154,10 +154,15 @@ class SupernetSearch:
         self.fit: Fit | None = None
         self.reason = ""
 
-    def supernet(self, nodes: int | None = None) -> Any:
-        """Return the task's model around a supernet of `max_nodes` nodes, alpha drawn from N(0, `alpha_sd`^2)."""
-        ops = [self.problem.space.ops] * (nodes or self.options.max_nodes)
-        model = self.problem.build(ops, self.name)
+    def supernet(self, nodes: Sequence[Sequence[tuple[str, str]]] | None = None, key: str | None = None) -> Any:
+        """Return the task's model around a supernet, alpha drawn from N(0, `alpha_sd`^2).
+
+        Args:
+            nodes: the ops of each node; `max_nodes` nodes with all ops of the space if None.
+            key: what the weights are drawn for; the strategy's name if None.
+        """
+        whole = [self.problem.space.ops] * self.options.max_nodes
+        model = self.problem.build(nodes or whole, key or self.name)
         generator = torch.Generator().manual_seed(self.problem.seed)
         with torch.no_grad():
             for alpha in model.core.alpha:
@@ -171,16 +176,26 @@ class SupernetSearch:
         recipe: Recipe,
         *,
         key: str | None = None,
+        task: Any = None,
         optimizers: list[torch.optim.Optimizer] | None = None,
         stop: Callable[[Fit], str | None] | None = None,
     ) -> Iterator[SearchResult]:
-        """Train a supernet to its end, or until the budget is spent or `stop` gives a reason; yield after each unit."""
+        """Train a supernet to its end, or until the budget is spent or `stop` gives a reason; yield after each unit.
+
+        Args:
+            model: around the supernet.
+            recipe: how to train.
+            key: of the training in the journal; the strategy's name if None.
+            task: the problem's if None.
+            optimizers: to go on with; new ones if None.
+            stop: is given the training so far after each unit that leaves some of the budget.
+        """
         problem, options, spent = self.problem, self.options, self.spent
         recipe = replace(recipe, bf16=problem.bf16)
         steps = gradients = 0
         spent.fits += 1
         pieces = problem.journal.fit_in_pieces(
-            key or self.name, model, problem.task, recipe, seed=problem.seed, every=options.unit_epochs,
+            key or self.name, model, task or problem.task, recipe, seed=problem.seed, every=options.unit_epochs,
             optimizers=optimizers,
         )  # fmt: skip
         for fit in pieces:
@@ -195,7 +210,8 @@ class SupernetSearch:
                 }
             )
             steps, gradients = fit.steps, fit.gradients
-            self.reason = self.limit() or (stop and stop(fit)) or (fit.reason if fit.is_over(recipe) else "")
+            reason = self.limit() or (stop and stop(fit)) or self.limit()  # `stop` may spend some of the budget, too
+            self.reason = reason or (fit.reason if fit.is_over(recipe) else "")
             yield self.result(fit.model, fit.evaluation, fit)
             if self.reason:
                 return
@@ -219,11 +235,7 @@ class SupernetSearch:
         """Fine-tune a cell with its inherited weights; accept it or keep the start."""
         problem, options, supernet = self.problem, self.options, self.fit
         assert supernet is not None
-        tuning = replace(closing(recipe), bf16=problem.bf16, epochs=max(1, options.fine_tune_epochs))
-        fit = problem.journal.fit(f"{self.name}-fine-tune", model, problem.task, tuning, seed=problem.seed)
-        self.spent.steps += fit.steps
-        self.spent.gradients += fit.gradients
-        self.spent.fits += 1
+        fit = self.train_cell(f"{self.name}-fine-tune", model, recipe, epochs=max(1, options.fine_tune_epochs))
         start = Untrained(problem.start, problem.task.evaluate(problem.start, "val"))
         accepted = Acceptance.of(options)(start, fit, problem.task).accepted
         result = self.result(fit.model, fit.evaluation, supernet)
@@ -235,6 +247,18 @@ class SupernetSearch:
         log = ({"best_epoch": fit.best_epoch, "loss_after": fit.loss},)
         result = replace(result, others=others, log=log, is_start=not accepted, reason=self.reason)
         return result if accepted else replace(result, model=problem.start, evaluation=start.evaluation)
+
+    def train_cell(self, key: str, model: Any, recipe: Recipe, *, epochs: int, task: Any = None) -> Fit:
+        """Train a cell that was read out, as the recipe trains a supernet's weights, and count what was spent."""
+        problem, spent = self.problem, self.spent
+        own = replace(closing(recipe), bf16=problem.bf16, epochs=epochs)
+        fit = problem.journal.fit(key, model, task or problem.task, own, seed=problem.seed)
+        spent.steps, spent.gradients, spent.fits = (
+            spent.steps + fit.steps,
+            spent.gradients + fit.gradients,
+            spent.fits + 1,
+        )
+        return fit
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
         """Return what is found so far."""
@@ -248,7 +272,7 @@ class SupernetSearch:
             seconds=self.problem.journal.elapsed - spent.began,
             settings=spent.fits,
             scores=tuple(spent.scores),
-            chosen={"nodes": self.options.max_nodes, "hidden_size": core.hidden_size},
+            chosen={"nodes": len(core.nodes), "hidden_size": core.hidden_size},
             speed=supernet.speed,
         )
 

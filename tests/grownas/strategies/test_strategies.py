@@ -29,6 +29,8 @@ SMALL = {  # options with which a search is short and finds something; those of 
     },
     "random": {**ACCEPTING, "genotypes": 3, "rates": [0.02, 0.05]},
     **dict.fromkeys(("darts", "gaea", "sdarts_rs", "sdarts_adv", "darts_minus", "rdarts"), SUPERNET),
+    "pdarts": {**SUPERNET, "max_epochs": 2, "kept_ops": [8, 5], "dropouts": [0.0, 0.5]},
+    "cdarts": {**SUPERNET, "max_epochs": 3, "evaluation_epochs": 1},
 }  # fmt: skip
 BUDGETS = {"steps": 1, "seconds": 1e-9, "genotypes": 1}
 
@@ -105,7 +107,7 @@ def test_another_rate_is_that_of_every_recipe(name):
 def test_scores_hold_each_genotype_its_validation_and_its_steps(searching, name):
     last = list(searching(name, Journal.in_memory()))[-1]
     assert len(last.scores) > 1
-    assert len(last.scores) <= last.settings or SMALL.get(name) is SUPERNET  # one training, read out after each unit
+    assert len(last.scores) <= last.settings or "unit_epochs" in SMALL.get(name, {})  # a score a unit
     for score in last.scores:
         assert set(score) >= {"genotype", "val", "steps"}
         assert SPACE.contains(Genotype.from_dict(score["genotype"]))
@@ -133,8 +135,8 @@ def test_steps_are_those_of_all_trainings(searching, name):
         store = MemoryStore()
         last = list(searching(name, journal_on(store), **changes))[-1]
         fits = {key: tree["steps"] for key, tree in store.trees.items() if "steps" in tree}
-        for key in [key for key in fits if "-epoch-" in key][:-1]:  # the last piece has the steps of all
-            del fits[key]
+        ends = {key.partition("-epoch-")[0]: key for key in fits}  # the last piece of a training has the steps of all
+        fits = {key: fits[key] for key in ends.values()}
         assert last.steps == sum(steps for key, steps in fits.items() if "first-stage" not in key)  # a model of its own
         assert ("closing.done" in fits) == bool(changes)
 
