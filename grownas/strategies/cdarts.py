@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from grownas.config.schema import Count, NonNegative, Positive, about
 from grownas.protocols import Problem, SearchResult
 from grownas.strategies.cores import with_core
-from grownas.strategies.supernet import Alpha, SupernetSearch, SupernetSection, SupernetStrategy
+from grownas.strategies.supernet import Alpha, SupernetSearch, SupernetSection, SupernetStrategy, closing
 from grownas.training.distil import Distilled
 from grownas.training.loop import Fit
 
@@ -40,11 +41,12 @@ class CDarts(SupernetStrategy):
     (b) the evaluation network, for `evaluation_epochs`: the cell is read out of the supernet with the weights that it
         inherits, and trains on the task's loss and `distillation` times the distance from the supernet's predictions.
 
-    So alpha moves to where the supernet predicts as the cell does that it is read out to. In the first round there is
-    no evaluation network yet: alpha learns as in DARTS. The supernet's training is one training, whose optimisers,
-    schedule and order of data go on from round to round. After the last round the cell is read out and fine-tuned as
-    every other strategy does; the evaluation networks only teach. The distance is the squared error between
-    predictions, for texts KL(teacher || student) of words at a temperature (`training.distil`).
+    So alpha learns to make the supernet predict what the cell that is read out of it predicts. In the first round there
+    is no evaluation network yet: alpha learns as in DARTS. The supernet's training is one training, whose optimisers,
+    schedule and order of data go on from round to round; its best epoch so far is read out and teaches. After the last
+    round the cell is read out and fine-tuned as in every other strategy; the evaluation networks only teach. The
+    distance is the squared error between predictions; for texts it is KL(teacher || student) of words at a temperature
+    (`training.distil`).
 
     We differ from the published search in these points:
 
@@ -54,7 +56,7 @@ class CDarts(SupernetStrategy):
       through heads of their own. A recurrent cell has no such depths: ours compare the predictions.
     - Published, both optimisers begin anew in each round, the supernet's weights first train alone (5 epochs), and so
       does the evaluation network (5 epochs). Ours go on, and alpha learns from the first step.
-    - Published, the supernet's alpha has an L1 penalty on skip and pooling ops that fades. Ours has none.
+    - The published code can add an L1 penalty, which fades, on alpha of skip and pooling ops. Ours cannot.
     - The divergence is summed over words; PyTorch's default, which the published code takes, divides it by their
       number.
     - As in our `darts`, training ends by early stopping on the validation part unless `patience` is null; published are
@@ -80,14 +82,16 @@ class CDarts(SupernetStrategy):
         search, options, recipe = SupernetSearch(self.name, problem, self.options), self.options, self.recipe()
         settings = {"weight": options.distillation, "temperature": options.temperature}
         task = Distilled(problem.task, "architecture", **settings)
+        evaluation_recipe = replace(closing(recipe, options.evaluation_epochs), bf16=problem.bf16)
 
         def next_teacher(fit: Fit) -> None:
             if fit.is_over(recipe):
                 return
-            key, cell = f"{self.name}-evaluation-{fit.epochs}", fit.model.core.derive(options.top_k)
+            begin = with_core(fit.model, fit.model.core.derive(options.top_k))
             own = Distilled(problem.task, "train", teacher=fit.model, **settings)
-            begin = with_core(fit.model, cell)
-            trained = search.train_cell(key, begin, recipe, epochs=options.evaluation_epochs, task=own)
+            key = f"{self.name}-evaluation-{fit.epochs}"
+            trained = problem.journal.fit(key, begin, own, evaluation_recipe, seed=problem.seed)
+            search.count(trained)
             search.spent.scores[-1]["evaluation_val"] = trained.evaluation.metric
             task.learn_from(trained.model)
 

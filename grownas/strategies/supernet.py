@@ -133,8 +133,8 @@ class SupernetStrategy:
         """Train the cell that was found on, from its weights, for as many epochs as its fine-tuning took."""
         if result.is_start:
             return replace(result, model=problem.start)
-        epochs = result.log[-1]["best_epoch"]
-        recipe = replace(closing(self.recipe()), bf16=problem.bf16).refit(epochs)
+        recipe = closing(self.recipe(), max(1, self.options.fine_tune_epochs)).refit(result.log[-1]["best_epoch"])
+        recipe = replace(recipe, bf16=problem.bf16)
         fit = problem.journal.fit(f"{self.name}-refit", result.model, problem.task, recipe, seed=problem.seed)
         return replace(result, model=fit.model, seconds=result.seconds + fit.seconds, steps=result.steps + fit.steps)
 
@@ -216,6 +216,12 @@ class SupernetSearch:
             if self.reason:
                 return
 
+    def count(self, fit: Fit) -> None:
+        """Count what a training took beside that of the supernet."""
+        self.spent.steps += fit.steps
+        self.spent.gradients += fit.gradients
+        self.spent.fits += 1
+
     def limit(self) -> str | None:
         """Return in words which limit of the budget is reached; None if none is."""
         spent = self.spent
@@ -235,7 +241,9 @@ class SupernetSearch:
         """Fine-tune a cell with its inherited weights; accept it or keep the start."""
         problem, options, supernet = self.problem, self.options, self.fit
         assert supernet is not None
-        fit = self.train_cell(f"{self.name}-fine-tune", model, recipe, epochs=max(1, options.fine_tune_epochs))
+        tuning = replace(closing(recipe, max(1, options.fine_tune_epochs)), bf16=problem.bf16)
+        fit = problem.journal.fit(f"{self.name}-fine-tune", model, problem.task, tuning, seed=problem.seed)
+        self.count(fit)
         start = Untrained(problem.start, problem.task.evaluate(problem.start, "val"))
         accepted = Acceptance.of(options)(start, fit, problem.task).accepted
         result = self.result(fit.model, fit.evaluation, supernet)
@@ -247,18 +255,6 @@ class SupernetSearch:
         log = ({"best_epoch": fit.best_epoch, "loss_after": fit.loss},)
         result = replace(result, others=others, log=log, is_start=not accepted, reason=self.reason)
         return result if accepted else replace(result, model=problem.start, evaluation=start.evaluation)
-
-    def train_cell(self, key: str, model: Any, recipe: Recipe, *, epochs: int, task: Any = None) -> Fit:
-        """Train a cell that was read out, as the recipe trains a supernet's weights, and count what was spent."""
-        problem, spent = self.problem, self.spent
-        own = replace(closing(recipe), bf16=problem.bf16, epochs=epochs)
-        fit = problem.journal.fit(key, model, task or problem.task, own, seed=problem.seed)
-        spent.steps, spent.gradients, spent.fits = (
-            spent.steps + fit.steps,
-            spent.gradients + fit.gradients,
-            spent.fits + 1,
-        )
-        return fit
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
         """Return what is found so far."""
@@ -277,6 +273,8 @@ class SupernetSearch:
         )
 
 
-def closing(recipe: Recipe) -> Recipe:
+def closing(recipe: Recipe, epochs: int) -> Recipe:
     """Return how a cell that was read out is trained on: as the weights were, without what concerns alpha."""
-    return replace(recipe, bilevel="joint", alpha_after=0, perturb="none", skip=0.0, patience=recipe.patience or 8)
+    return replace(
+        recipe, epochs=epochs, bilevel="joint", alpha_after=0, perturb="none", skip=0.0, patience=recipe.patience or 8
+    )
