@@ -83,6 +83,8 @@ setup(
             "sdarts_adv = grownas.strategies.sdarts:SdartsAdversarial",
             "darts_minus = grownas.strategies.darts_minus:DartsMinus",
             "rdarts = grownas.strategies.rdarts:RDarts",
+            "pdarts = grownas.strategies.pdarts:PDarts",
+            "cdarts = grownas.strategies.cdarts:CDarts",
         ],
         "grownas.strategies.options": [  # by which a config is read without importing PyTorch
             "growing = grownas.strategies.growing.options:Options",

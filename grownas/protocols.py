@@ -179,6 +179,10 @@ class Model(Module, Protocol):
         """Return the core's output `(T, B, H)`, in training mode with dropout, and the last state."""
         ...
 
+    def decode(self, out: Tensor) -> Tensor:
+        """Map the core's output `(T, B, H)` to predictions `(T, B, O)`; logits where words are predicted."""
+        ...
+
     def __call__(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map a window's `x` and a state to predictions `(T, B, O)` and the last state."""
         ...
@@ -197,6 +201,8 @@ class Window(NamedTuple):
         fresh: the state is reset to zero before this window.
         burn_in: the window only updates the state; no weights are trained on it.
         rate: factor on the learning rates of this window's weight step.
+        taught: predictions of another model, to which the loss measures a distance, see `training.distil`; shape
+            `(T, B, O)`, or None.
     """
 
     x: Tensor
@@ -205,11 +211,12 @@ class Window(NamedTuple):
     fresh: bool = False
     burn_in: bool = False
     rate: float = 1.0
+    taught: Tensor | None = None
 
     def to(self, device: torch.device) -> Window:
         """Return the window on a device."""
-        weight = None if self.weight is None else self.weight.to(device)
-        return self._replace(x=self.x.to(device), target=self.target.to(device), weight=weight)
+        weight, taught = (None if one is None else one.to(device) for one in (self.weight, self.taught))
+        return self._replace(x=self.x.to(device), target=self.target.to(device), weight=weight, taught=taught)
 
 
 class Evaluation(NamedTuple):

@@ -42,10 +42,15 @@ class LinearReadout(nn.Module):
         """Return the core's output `(T, B, H)` and last state."""
         return self.core(self.encode(x), hidden)
 
+    def decode(self, out: Tensor) -> Tensor:
+        """Map the core's output `(T, B, H)` to predictions `(T, B, O)`."""
+        predictions: Tensor = self.readout(out)
+        return predictions
+
     def forward(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map inputs `(T, B, I)` to predictions `(T, B, O)` and the last state."""
         out, hidden = self.states(x, hidden)
-        return self.readout(out), hidden
+        return self.decode(out), hidden
 
 
 def readout_of(model: Model) -> nn.Linear:

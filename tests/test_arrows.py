@@ -46,6 +46,7 @@ LAYERS = """
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
+    strategies.pdarts  strategies.cdarts
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
@@ -71,7 +72,7 @@ LAYERS = """
     baselines.recurrent  baselines.combination  baselines.har
     baselines.var  baselines.naive
     training.loop
-    training.perturb
+    training.perturb  training.distil
     training.bilevel  criteria.early_stop
     training.recipe
     evaluation.comparison  evaluation.panels

@@ -158,10 +158,15 @@ class SupernetSearch:
         self.fit: Fit | None = None
         self.reason = ""
 
-    def supernet(self, nodes: int | None = None) -> Any:
-        """Return the task's model around a supernet of `nodes` (or `max_nodes`) nodes, alpha ~ N(0, `alpha_sd`^2)."""
-        ops = [self.problem.space.ops] * (nodes or self.options.max_nodes)
-        model = self.problem.build(ops, self.name)
+    def supernet(self, nodes: Sequence[Sequence[tuple[str, str]]] | None = None, key: str | None = None) -> Any:
+        """Return the task's model around a supernet, alpha drawn from N(0, `alpha_sd`^2).
+
+        Args:
+            nodes: the ops of each node; `max_nodes` nodes with all ops of the space if None.
+            key: what the weights are drawn for; the strategy's name if None.
+        """
+        whole = [self.problem.space.ops] * self.options.max_nodes
+        model = self.problem.build(nodes or whole, key or self.name)
         generator = torch.Generator().manual_seed(self.problem.seed)
         with torch.no_grad():
             for alpha in model.core.alpha:
@@ -175,16 +180,26 @@ class SupernetSearch:
         recipe: Recipe,
         *,
         key: str | None = None,
+        task: Any = None,
         optimizers: list[torch.optim.Optimizer] | None = None,
         stop: Callable[[Fit], str | None] | None = None,
     ) -> Iterator[SearchResult]:
-        """Train a supernet until its recipe or the budget ends or `stop` returns a reason; yield after each unit."""
+        """Train a supernet to its end, or until the budget is spent or `stop` gives a reason; yield after each unit.
+
+        Args:
+            model: around the supernet.
+            recipe: how to train.
+            key: of the training in the journal; the strategy's name if None.
+            task: the problem's if None.
+            optimizers: to go on with; new ones if None.
+            stop: is given the training so far after each unit that leaves some of the budget.
+        """
         problem, options, spent = self.problem, self.options, self.spent
         recipe = replace(recipe, bf16=problem.bf16)
         steps = gradients = 0
         spent.fits += 1
         pieces = problem.journal.fit_in_pieces(
-            key or self.name, model, problem.task, recipe, seed=problem.seed, every=options.unit_epochs,
+            key or self.name, model, task or problem.task, recipe, seed=problem.seed, every=options.unit_epochs,
             optimizers=optimizers,
         )  # fmt: skip
         for fit in pieces:
@@ -200,7 +215,8 @@ class SupernetSearch:
                 }
             )
             steps, gradients = fit.steps, fit.gradients
-            self.reason = self.limit() or (stop and stop(fit)) or (fit.reason if fit.is_over(recipe) else "")
+            reason = self.limit() or (stop and stop(fit)) or self.limit()  # `stop` may spend some of the budget, too
+            self.reason = reason or (fit.reason if fit.is_over(recipe) else "")
             yield self.result(copy.deepcopy(fit.model), fit.evaluation, fit)  # the caller may change the copy
             if self.reason:
                 return
@@ -273,7 +289,7 @@ class SupernetSearch:
         """Fine-tune a cell from the supernet's weights; accept it or keep the start."""
         problem, options, supernet = self.problem, self.options, self.fit
         assert supernet is not None
-        tuning = replace(closing(recipe, options.fine_tune_epochs), bf16=problem.bf16)
+        tuning = replace(closing(recipe, max(1, options.fine_tune_epochs)), bf16=problem.bf16)
         fit = problem.journal.fit(f"{self.name}-fine-tune", model, problem.task, tuning, seed=problem.seed)
         self.count(fit)
         begin = beginning(problem)
@@ -301,7 +317,7 @@ class SupernetSearch:
             seconds=self.problem.journal.elapsed - spent.began,
             settings=spent.fits,
             scores=tuple(spent.scores),
-            chosen={"nodes": self.options.max_nodes, "hidden_size": core.hidden_size},
+            chosen={"nodes": len(core.nodes), "hidden_size": core.hidden_size},
             speed=supernet.speed,
         )
 

@@ -1,7 +1,11 @@
-"""Perturbed shares for the weights' step of a search; they smooth the loss as a function of alpha (SDARTS)."""
+"""Shares that the weights' step of a search sees instead of softmax(alpha).
+
+Perturbed ones smooth the loss in alpha (SmoothDARTS); dropped identity ops make the others learn (P-DARTS).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +16,8 @@ from torch import Tensor
 from grownas.protocols import Task, Window
 from grownas.training.bilevel import unchanged_buffers, window_loss
 
-ATTACK_STEPS = 7  # the published number
+ATTACK_STEPS = 7  # as published
+IDENTITIES = {("add", "identity"), ("gated", "identity")}  # ops that a gradient passes unchanged but for a matrix
 
 
 @contextmanager
@@ -28,23 +33,25 @@ def with_shares(core: Any, shares: Sequence[Tensor]) -> Iterator[None]:
 def perturbed_shares(
     model: Any, task: Task, window: Window, hidden: Any, *, kind: str, size: float
 ) -> tuple[list[Tensor], int]:
-    """Return detached shares near softmax(alpha), and the number of gradients that were computed for them.
-
-    Each share is changed by at most `size`, then the shares are projected onto the simplex.
+    """Return shares for the weights' step, on the simplex, without gradient; and the gradients that they took.
 
     Args:
-        model: a model whose core is a supernet; left untouched.
-        task: the task that defines the loss.
-        window: a training window.
-        hidden: the state before the window.
-        kind: `random`: a number from U(-size, size) is added to each share; `adversarial`: `ATTACK_STEPS` steps follow,
-            each of 2 size / ATTACK_STEPS along the sign of the loss's gradient by the shares, to raise the loss.
-        size: largest change of a share.
+        model: its core is a supernet; left as it is.
+        task: gives the loss.
+        window: of the training data.
+        hidden: the state before it.
+        kind: `random`: each share moves by U(-size, size); `adversarial`: from there, `ATTACK_STEPS` steps of
+            2 size / ATTACK_STEPS along the sign of the loss's gradient in the shares raise the loss; `identity`: see
+            `without_identities`.
+        size: largest move of a share before the projection on the simplex; or the probability that an identity op is
+            dropped.
 
     Reference:
         Chen & Hsieh (2020), Stabilizing Differentiable Architecture Search via Perturbation-based Regularization,
         eq. 7 (random) and 8 (adversarial).
     """
+    if kind == "identity":
+        return without_identities(model.core, size), 0
     own = [torch.softmax(alpha.detach(), 0) for alpha in model.core.alpha]
     shares = [project_on_simplex(p + torch.empty_like(p).uniform_(-size, size)) for p in own]
     if kind == "random":
@@ -58,6 +65,20 @@ def perturbed_shares(
         near = [torch.clamp(p, o - size, o + size) for p, o in zip(moved, own, strict=True)]
         shares = [project_on_simplex(p) for p in near]
     return shares, ATTACK_STEPS
+
+
+def without_identities(core: Any, rate: float) -> list[Tensor]:
+    """Return softmax(alpha) without the identity ops that are dropped, each with probability `rate`.
+
+    The shares of the ops that stay are divided by their sum. A mixture that holds nothing but identity ops keeps them.
+    """
+    shares = []
+    for mixture, alpha in enumerate(core.alpha):
+        is_identity = torch.tensor([op in IDENTITIES for op in core.op_names(mixture)])
+        drawn = torch.rand(alpha.shape, device=alpha.device) < rate
+        dropped = drawn & is_identity.to(alpha.device) if not is_identity.all() else torch.zeros_like(drawn)
+        shares.append(torch.softmax(alpha.detach().masked_fill(dropped, -math.inf), 0))
+    return shares
 
 
 def project_on_simplex(values: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.opti
 }
 DECAYS: dict[str, Callable[[float], float]] = {"linear": lambda done: 1.0 - done}  # fraction of decay done -> factor
 BILEVEL = ("joint", "first", "second")
-PERTURB = ("none", "random", "adversarial")
+PERTURB = ("none", "random", "adversarial", "identity")
 
 
 def _check_name(what: str, name: object, allowed: Iterable[str]) -> None:
@@ -153,8 +153,8 @@ class Recipe:
             small.
         bilevel: `joint` (alpha is trained on the weights' batches), `first` or `second` order (ALGORITHMS 2).
         alpha_after: number of epochs at the start in which alpha is frozen, if it has a separate step.
-        perturb: shares used in the weights' step: `none` for alpha's own shares, `random` or `adversarial` for
-            perturbed shares, see `training.perturb`.
+        perturb: shares used in the weights' step: `none` for alpha's own shares, `random`, `adversarial` or
+            `identity`, see `training.perturb`.
         perturb_size: size of the perturbation at the start and at the end of the schedule, linear in between.
         skip: at the start of the schedule, the factor on the input of each node (in a DAG: edge) that is added to its
             output; it falls linearly to 0 (DARTS-).

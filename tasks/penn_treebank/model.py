@@ -173,10 +173,14 @@ class LanguageModel(nn.Module):
         """Map features to `(T, B, V)`."""
         return nn.functional.linear(features, self.weight, self.bias)
 
+    def decode(self, out: Tensor) -> Tensor:
+        """Map the core's output `(T, B, H)` to logits `(T, B, V)`."""
+        return self.logits(self.features(out))
+
     def forward(self, ids: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map ids `(T, B)` and a state to logits `(T, B, V)` and the last state."""
         out, hidden = self.states(ids, hidden)
-        return self.logits(self.features(out)), hidden
+        return self.decode(out), hidden
 
     def extra_repr(self) -> str:
         """Return the switches for printing."""
