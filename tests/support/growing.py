@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -166,6 +167,16 @@ class ScriptedJournal:
         )
         self.fits[key]["done"] = done
         return done
+
+    def fit_in_pieces(self, key, model, task, recipe, *, seed, every, optimizers=None):
+        raise AssertionError("growth trains a stage at once")
+
+    def branch(self, name, *, logs):
+        raise AssertionError("a strategy opens no branch")
+
+    @contextmanager
+    def of_model(self, name):
+        yield
 
     def remember(self, key, work):
         """A key that is asked for again must stand for the same work: it is done again, and compared."""
