@@ -24,7 +24,7 @@ LAYERS = """
     runs.reload
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
-    bench.peers  bench.timing
+    bench.peers  bench.timing  bench.dag_peers
     bench.settings
     bench.figures
     runs.commands

@@ -1,4 +1,4 @@
-"""Which chains are timed at which sizes, and what must hold of them."""
+"""Which chains and DAGs are timed at which sizes, and what must hold of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from grownas.bench.figures import Must
 from grownas.ops import DEFAULT_OPS
 
 EAGER, LSTM, GRU, FLOOR = "reference", "nn.LSTM", "nn.GRU", "floor"
+PUBLISHED = "published"  # a DAG supernet as DARTS' code runs it: plain autograd, all edges of a node at a time
 Ops = tuple[tuple[tuple[str, str], ...], ...]  # of each node
 SUPERNET: Ops = (tuple(DEFAULT_OPS),) * 3
 DERIVED: Ops = ((("hadamard", "tanh"),), (("add", "sigmoid"),), (("hadamard", "identity"),))
@@ -65,6 +66,43 @@ class Setting(NamedTuple):
         }
 
 
+class DagSetting(NamedTuple):
+    """A DAG supernet that is timed: forward and the gradients of weights, shares and input, on the CPU.
+
+    Attributes:
+        T: steps.
+        B: batch.
+        I: input size.
+        H: hidden size.
+        N: nodes.
+        ops: of each edge.
+        norm: of the states; see `dag_plan.DagPlan`.
+        musts: what must hold of the times.
+    """
+
+    T: int
+    B: int
+    I: int  # noqa: E741 - the field's name
+    H: int
+    N: int
+    ops: tuple[str, ...]
+    norm: str
+    musts: tuple[Must, ...] = ()
+
+    def __str__(self) -> str:
+        return f"dag supernet T{self.T} B{self.B} I{self.I} H{self.H} N{self.N} K{len(self.ops)} norm {self.norm}"
+
+    @property
+    def edges(self) -> int:
+        """How many edges there are."""
+        return self.N * (self.N + 1) // 2
+
+    @property
+    def operations(self) -> int:
+        """Additions and multiplications of the matrix products; the backward pass has twice the forward's."""
+        return 3 * 2 * self.T * self.B * (self.I + self.H * (1 + self.edges)) * 2 * self.H
+
+
 SMALL = Setting("supernet", 20, 32, 12, 32, SUPERNET, (Must(EAGER, 1 / 8), Must(FLOOR, 2.0)))
 RETURNS = Setting("supernet", 20, 16, 12, 16, SUPERNET, (Must(EAGER, 1 / 10),))  # the size of that task
 LARGE = Setting("supernet", 35, 64, 300, 300, SUPERNET, (Must(FLOOR, 1.25),))
@@ -74,7 +112,13 @@ STEPS = tuple(
     Setting("derived", 1, 1, 32, 32, DERIVED, (Must(LSTM, 1.0),), mode) for mode in ("inference_mode", "no_grad")
 )
 
+DARTS_OPS = ("none", "tanh", "relu", "sigmoid", "identity")
+SMALL_DAG = DagSetting(35, 32, 64, 64, 8, DARTS_OPS, "batch", (Must(EAGER, 1 / 6), Must(PUBLISHED, 1 / 5)))
+LARGE_DAG = DagSetting(35, 64, 300, 300, 8, DARTS_OPS, "batch", (Must(FLOOR, 1.6),))  # DARTS' search on PTB
+
 SPEED = (SMALL, RETURNS, LARGE, CELL, SMALL_CELL, *STEPS)
+DAGS = (SMALL_DAG, SMALL_DAG._replace(norm="none"), LARGE_DAG, LARGE_DAG._replace(norm="none"))
+DAGS_QUICK = (SMALL_DAG,)
 GROWTH = (SMALL, RETURNS, LARGE, CELL, SMALL_CELL)  # of cost, when a size doubles
 GROWTH_QUICK = (SMALL, CELL)
 GROWTH_BAR = 2.1

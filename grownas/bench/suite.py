@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from grownas.bench import first, memory, results, settings, table, timing
+from grownas.bench.dag_peers import make_dag_peers, our_dag
 from grownas.bench.figures import CHOSEN, Figure, Must, Row
 from grownas.bench.peers import Call, make_call, make_chain, make_peers, ours, usable
 from grownas.bench.picture import choose_drawer
 from grownas.bench.results import Results
-from grownas.bench.settings import FLOOR, LSTM, Setting
+from grownas.bench.settings import FLOOR, LSTM, DagSetting, Setting
 from grownas.bench.timing import Effort, measure, threads
 from grownas.errors import DataError
 
@@ -32,8 +33,10 @@ def plan(*, quick: bool = False) -> dict[str, Callable[[], Row]]:
     effort = timing.QUICK if quick else timing.FULL
     processes = 1 if quick else 3
     growths = settings.GROWTH_QUICK if quick else settings.GROWTH
-    todo: list[tuple[str, Callable[..., Row], Setting, Any]] = [
+    dags = settings.DAGS_QUICK if quick else settings.DAGS
+    todo: list[tuple[str, Callable[..., Row], Setting | DagSetting, Any]] = [
         *(("", speed, one, effort) for one in settings.SPEED),
+        *(("", dag_speed, one, effort) for one in dags),
         *(("growth of cost, ", growth, one, effort) for one in growths),
         *(("threads, ", two_threads, one, effort) for one in settings.THREADS),
         *(("first call, ", first_call, one, processes) for one in settings.FIRST),
@@ -118,6 +121,12 @@ def speed(name: str, setting: Setting, effort: Effort) -> Row:
         return skipped(name, NO_GPU)
     figures = measure(make_peers(setting), effort, timing.CLOCKS[setting.device])
     return Row(name, "ms", figures, FLOOR, named(setting.musts, ours(setting)), setting.operations)
+
+
+def dag_speed(name: str, setting: DagSetting, effort: Effort) -> Row:
+    """Time a DAG supernet's backends beside the published code's way and the floor."""
+    figures = measure(make_dag_peers(setting), effort, timing.CLOCKS["cpu"])
+    return Row(name, "ms", figures, FLOOR, named(setting.musts, our_dag(setting)), setting.operations)
 
 
 def growth(name: str, setting: Setting, effort: Effort) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -122,7 +123,7 @@ def run_dag_supernet(plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor)
             elif plan.norm == "running" and tensors.moments is not None:
                 moments.append(tensors.moments[:, i])
             states.append((s - moments[i][0]) / (moments[i][1] + EPSILON).sqrt() if moments else s)
-        h = torch.einsum("n,nbh->bh", tensors.mean, torch.stack(states))
+        h = functools.reduce(torch.add, [weight * s for weight, s in zip(tensors.mean, states, strict=True)])
         out.append(h)
         if plan.norm == "batch":
             seen.append(torch.stack(moments, 1).detach())

@@ -27,7 +27,7 @@ typedef REAL NAME(memory) __attribute__((vector_size(BYTES), aligned(sizeof(REAL
 
 #define LOAD(p) ((vec)(*(const NAME(memory) *)(p)))
 #define STORE(p, v) (*(NAME(memory) *)(p) = (NAME(memory))(v))
-#define SPLAT(c) ((vec){0} + (REAL)(c))
+#define SPLAT(c) ((REAL)(c) - (vec){0}) /* a difference: compilers fold it away, where a sum would turn -0 into 0 */
 #define SELECT(mask, yes, no) ((vec)(((mask) & (ivec)(yes)) | (~(mask) & (ivec)(no))))
 
 /* ---------------------------------------------------------------------------------------------- activations ---- */

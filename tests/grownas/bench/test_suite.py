@@ -26,7 +26,8 @@ def here(monkeypatch):
 
 def test_the_plan_has_every_row_of_every_table():
     plan = list(suite.plan())
-    assert len(plan) == len(settings.SPEED) + len(settings.GROWTH) + len(settings.THREADS) + len(settings.FIRST) + 3
+    tables = (settings.SPEED, settings.DAGS, settings.GROWTH, settings.THREADS, settings.FIRST, settings.GPU)
+    assert len(plan) == sum(map(len, tables)) + 1
     assert [name.partition(",")[0] for name in plan if "," in name] == [
         *["growth of cost"] * 5, *["threads"] * 4, *["first call"] * 2, "peak memory",
     ]  # fmt: skip
@@ -41,6 +42,17 @@ def test_a_speed_row_times_all_peers_and_names_our_backend(tiny):
     assert [must.of for must in row.musts] == [suite.ours(setting), "torch"]
     assert row.musts[0].of in row.figures
     assert len(row.checks()) == 2
+
+
+def test_a_row_of_a_dag_names_our_backend_too():
+    setting = settings.SMALL_DAG._replace(T=2, B=3, H=5, N=2)
+    row = suite.dag_speed("name", setting, SMALL)
+    assert {"reference", "torch", "published", "floor"} <= set(row.figures)
+    assert (row.name, row.base, row.operations) == ("name", "floor", setting.operations)
+    assert [(must.of, must.against) for must in row.musts] == [
+        (suite.our_dag(setting), "reference"),
+        ("native", "published"),
+    ]
 
 
 def test_growth_is_of_each_size(tiny):
