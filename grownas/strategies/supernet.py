@@ -136,7 +136,7 @@ class SupernetStrategy:
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
         """Continue the training of the cell from its weights, up to the best epoch of its fine-tuning."""
         if result.is_start:
-            return replace(result, model=beginning(problem))
+            return replace(result, model=derived(problem.start))
         recipe = closing(self.recipe(), max(1, self.options.fine_tune_epochs)).refit(result.log[-1]["best_epoch"])
         recipe = replace(recipe, bf16=problem.bf16)
         fit = problem.journal.fit(f"{self.name}-refit", result.model, problem.task, recipe, seed=problem.seed)
@@ -292,7 +292,7 @@ class SupernetSearch:
         tuning = replace(closing(recipe, max(1, options.fine_tune_epochs)), bf16=problem.bf16)
         fit = problem.journal.fit(f"{self.name}-fine-tune", model, problem.task, tuning, seed=problem.seed)
         self.count(fit)
-        begin = beginning(problem)
+        begin = derived(problem.start)
         start = Untrained(begin, problem.task.evaluate(begin, "val"))
         accepted = Acceptance.of(options)(start, fit, problem.task).accepted
         result = self.result(fit.model, fit.evaluation, supernet)
@@ -303,7 +303,11 @@ class SupernetSearch:
         }
         log = ({"best_epoch": fit.best_epoch, "loss_after": fit.loss},)
         result = replace(result, others=others, log=log, is_start=not accepted, reason=self.reason)
-        return result if accepted else replace(result, model=begin, evaluation=start.evaluation)
+        return (
+            result
+            if accepted
+            else replace(result, model=begin, evaluation=start.evaluation, params=count_parameters(begin))
+        )
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
         """Return the result so far."""
@@ -332,8 +336,3 @@ def closing(recipe: Recipe, epochs: int) -> Recipe:
     return replace(
         recipe, epochs=epochs, bilevel="joint", alpha_after=0, perturb="none", skip=0.0, patience=recipe.patience or 8
     )
-
-
-def beginning(problem: Problem) -> Any:
-    """Return the model that a search begins with: of a DAG the cell that is read out, which computes something else."""
-    return problem.start if problem.space.backbone == "chain" else derived(problem.start)

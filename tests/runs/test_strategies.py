@@ -164,3 +164,33 @@ def test_strategies_that_cannot_be_compared_are_refused_before_work(runner, call
     assert ended.code == 2
     assert "the first of them strategy.use=growing" in ended.err
     assert not runner.folder.exists()
+
+
+# ---- a strategy that trains one supernet
+
+
+DARTS = (
+    "strategy={use: darts, order: second, max_nodes: 1, max_epochs: 24, patience: null, unit_epochs: 12, top_k: 2,"
+    " readout: ablation, tune_epochs: 12, accept: better, guard: false, weights: {rate: 0.01}, fine_tune_epochs: 1,"
+    " architecture_share: 0.4}",
+    "space.hidden_size=4",
+    "retrain.grown=false",
+    "baselines.use=[zero]",
+)
+
+
+def test_a_supernet_that_was_killed_within_a_piece_and_within_a_tuning_goes_on_to_the_same_bits(
+    runner, fork, wait_for, call, assert_same_run
+):
+    whole, folder = runner.search("whole", *DARTS), runner.folder / "darts"
+    begin = ("search", *runner.options("name=darts", "checkpoint_seconds=0", *DARTS))
+    for until, command in (("darts-epoch-24.part", begin), ("darts-tune-2.part", ("resume", folder))):
+        process = fork(*command)
+        wait_for(lambda until=until: (folder / "checkpoint" / until).exists())
+        process.kill()
+        process.join()
+        assert (folder / "checkpoint" / until).exists()
+        assert not (folder / "summary.json").exists()
+    ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert_same_run(whole, folder)

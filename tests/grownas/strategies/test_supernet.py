@@ -404,13 +404,14 @@ def test_each_strategy_searches_a_dag(copy_task, name):
     assert not last.is_start
 
 
-def test_the_start_of_a_dag_is_the_cell_that_is_read_out_of_it(copy_task, assert_equal):
-    """Where nothing is accepted, as with a rate at which nothing is learned."""
+@pytest.mark.parametrize("space", [CHAIN, DAG], ids=["chain", "dag"])
+def test_where_nothing_is_accepted_the_starts_cell_is_found(copy_task, assert_equal, space):
     task = copy_task()
     strategy = strategy_of("darts", accept="significant", threshold=1e6, fine_tune_epochs=0)
-    problem = problem_of(task, Journal.in_memory(), DAG)
+    problem = problem_of(task, Journal.in_memory(), space)
     last = list(strategy.search(problem))[-1]
     assert last.is_start
-    expected = problem.start.core.derive()
-    assert_equal(dict(last.model.core.state_dict()), dict(expected.state_dict()))
+    for found in (last, strategy.refit(problem, last)):
+        assert_equal(dict(found.model.core.state_dict()), dict(problem.start.core.derive().state_dict()))
     assert_equal(last.evaluation.losses, task.evaluate(last.model, "val").losses)
+    assert last.params == sum(p.numel() for p in last.model.parameters())

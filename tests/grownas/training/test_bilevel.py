@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from grownas.backbones.dag import DagBackbone
 from grownas.training import loop
-from grownas.training.bilevel import architecture_gradient_second
+from grownas.training.bilevel import architecture_gradient_first, architecture_gradient_second, window_loss
 from grownas.training.loop import fit
+from grownas.training.perturb import perturbed_shares
 from grownas.training.recipe import OptimizerRecipe, Recipe, make_optimizers, set_rates, split_parameters
 
 SEED = 5
@@ -156,3 +158,18 @@ def test_without_a_schedule_the_look_ahead_has_the_rate_of_the_recipe(copy_task,
     recipe = replace(Recipe(), epochs=1, bilevel="second", weights=OptimizerRecipe(rate=0.02))
     fit(make_model(task), task, recipe, seed=0)
     assert set(rates) == {0.02}
+
+
+def test_running_moments_follow_the_steps_of_the_weights_alone(copy_task):
+    """Not the gradients of alpha, nor an attack on the shares: they are taken at other weights or shares."""
+    task, generator = copy_task(), torch.Generator().manual_seed(0)
+    core = DagBackbone(task.input_size, 3, 2, ["none", "tanh", "relu"], norm=True, generator=generator)
+    model = task.model(core, generator=generator).train()
+    window, held_out = list(task.windows("weights", seed=0))[1], list(task.windows("architecture", seed=0))[2]
+    before = core.moments.clone()
+    architecture_gradient_first(model, task, held_out, None)
+    architecture_gradient_second(model, task, window, None, held_out, None, rate=0.1)
+    perturbed_shares(model, task, window, None, kind="adversarial", size=0.1)
+    assert torch.equal(core.moments, before)
+    window_loss(model, task, window, None)
+    assert not torch.equal(core.moments, before)
