@@ -88,7 +88,7 @@ class CDarts(SupernetStrategy):
             if fit.is_over(recipe):
                 return
             begin = with_core(fit.model, fit.model.core.derive(options.top_k))
-            own = Distilled(problem.task, "train", teacher=fit.model, **settings)
+            own: Any = Distilled(problem.task, "train", teacher=fit.model, **settings)  # what training needs of a task
             key = f"{self.name}-evaluation-{fit.epochs}"
             trained = problem.journal.fit(key, begin, own, evaluation_recipe, seed=problem.seed)
             search.count(trained)
