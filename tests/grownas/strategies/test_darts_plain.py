@@ -144,6 +144,7 @@ def test_a_few_steps_are_those_of_the_plain_script():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_the_supernet_is_as_good_as_the_plain_scripts():
     task = planted()
     models = {seed: model_of(task, seed) for seed in range(1, 6)}
