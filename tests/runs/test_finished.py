@@ -18,7 +18,7 @@ from grownas.runs import reload
 from grownas.runs.commands import load_task
 
 CONTEXT = 20  # as the fast config says
-SHORT = r"other\.csv: {} made from fewer than task\.context=20 earlier rows, from a zero state; put older"
+SHORT = r"other\.csv: {} computed from a zero state and fewer than task\.context=20 earlier rows; put older"
 
 
 def test_evaluate_in_a_new_process_prints_the_summary_to_the_last_digit(finished, runner, finish, read_json):
@@ -560,4 +560,4 @@ def test_a_summary_of_wrong_values_is_told_or_read(copied, call, key, value, rea
 def test_a_finished_run_takes_other_data_and_nothing_else(finished, call, override):
     ended = call("evaluate", finished, override)
     assert ended.code == 2
-    assert "can only be given other data, by task.data" in ended.err
+    assert "only task.data" in ended.err

@@ -130,5 +130,5 @@ def test_a_budget_that_is_given_is_every_strategys(runner, call, read_json):
 def test_strategies_that_cannot_be_compared_are_refused_before_work(runner, call):
     ended = call("compare", *runner.options("strategies=[random,growing]"))
     assert ended.code == 2
-    assert "the first of them strategy.use=growing" in ended.err
+    assert "first strategy.use=growing" in ended.err
     assert not runner.folder.exists()

@@ -174,7 +174,7 @@ def test_another_identity_or_version_is_refused_by_name(tmp_path):
     with pytest.warns(UserWarning, match="it belongs to 'their config', not to 'my config'; there is no good one"):
         assert checkpoint.load(path, "my config") is None
     path.write_bytes(path.read_bytes().replace(b"checkpoint 1 ", b"checkpoint 2 ", 1))
-    with pytest.warns(UserWarning, match="it is of version 2, this program reads version 1"):
+    with pytest.warns(UserWarning, match="it has version 2, this program reads version 1"):
         assert checkpoint.load(path, "their config") is None
 
 

@@ -227,7 +227,7 @@ def test_damaged_work_is_done_anew(folder, copy_task, make_model, assert_equal, 
     assert_equal(outcome(again), outcome(done))
 
 
-# --- what goes on after a shorter fit ---
+# --- a fit that continues a shorter fit ---
 
 
 def rungs(journal, start, task, recipe, *, seed=3):
@@ -302,10 +302,10 @@ def test_an_extended_fit_that_diverges_says_what_was_spent_and_counts_it_once(fo
 def test_what_was_not_trained_cannot_go_on(folder, copy_task, make_model):
     task, journal = copy_task(), folder.journal()
     start = make_model(task)
-    with pytest.raises(AssertionError, match="b goes on after a, which was not trained yet"):
+    with pytest.raises(AssertionError, match="b continues a, which was not trained yet"):
         journal.fit("b", start, task, RECIPE, seed=3, after="a")
     assert journal.fit("a", start, task, RECIPE, seed=3).end is None
-    with pytest.raises(AssertionError, match="b goes on after a, which is not extendable"):
+    with pytest.raises(AssertionError, match="b continues a, which is not extendable"):
         journal.fit("b", start, task, RECIPE, seed=3, after="a")
 
 
