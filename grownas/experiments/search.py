@@ -1,4 +1,4 @@
-"""What a run does, from data to scores: a search, or training a given cell or baseline.
+"""The work of a run, from data to scores: a search, or the training of a given cell or baseline.
 
 config -> task -> linear models by folds -> start -> search -> derived cell -> retraining, baselines -> scores
 """
@@ -23,7 +23,7 @@ from grownas.protocols import Folder, Journal, SearchResult, Task
 
 Summary = dict[str, Any]
 
-EXPERIMENTS: dict[str, type[Experiment]] = {  # by a task's kind
+EXPERIMENTS: dict[str, type[Experiment]] = {  # kind of task -> experiment
     "plain": Experiment,
     "series": SeriesExperiment,
     "language": TextExperiment,
@@ -31,10 +31,10 @@ EXPERIMENTS: dict[str, type[Experiment]] = {  # by a task's kind
 
 
 def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tuple[Summary, Any]:
-    """Search, retrain what was found, fit the baselines, score all.
+    """Search, retrain the found cell, train the baselines and score all models.
 
     Returns:
-        The summary, and the model that was chosen.
+        The summary, and the chosen model.
     """
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
@@ -49,7 +49,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
         result = strategy.refit(problem, result)
     scores = _score_found(experiment, result, config.strategy.use, journal.cpu_seconds)
     scores.append(experiment.score_start(problem.start))
-    winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, alpha made fixed
+    winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, with alpha fixed
     model, retrain_seconds = result.model, None
     if config.retrain.grown:
         before, (_, name) = journal.cpu_seconds, rows_of(config.strategy.use)
@@ -63,7 +63,9 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
             winner, model = retrained, retrained_model
     scores.insert(0, _as_chosen(winner, [scores[0], *(scores[-1:] if config.retrain.grown else [])]))
     scores += [_timed(journal, partial(run_baseline, experiment, name)) for name in config.baselines.use]
-    stages = [line for line in result.log if "stage" in line]  # of growth; another strategy logs what `refit` needs
+    stages = [
+        line for line in result.log if "stage" in line
+    ]  # stages of growth; other strategies log only what `refit` needs
     about = {
         "chosen": winner.model,
         "search_seconds": round(scores[1].seconds, 3),
@@ -80,7 +82,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
 def train(
     config: Config, folder: Folder, journal: Journal, task: Task, *, what: str | AnyGenotype
 ) -> tuple[Summary, Any]:
-    """Train a genotype, or the baseline of a name, from random weights and score it; return as `search` does."""
+    """Train `what`, a genotype or the name of a baseline, from random weights and score it; return as `search` does."""
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     score, model = (run_baseline(experiment, what), None) if isinstance(what, str) else experiment.retrain(what)
@@ -89,7 +91,7 @@ def train(
 
 
 def run_baseline(experiment: Experiment, name: str) -> Score:
-    """Fit or train a baseline and score it."""
+    """Train a baseline and score it."""
     score: Score = experiment.baselines[name].function(experiment.task.kind)(experiment)
     return score
 
@@ -101,7 +103,7 @@ def derived_genotype(model: Any) -> AnyGenotype:
 
 
 def _last(results: Any) -> SearchResult:
-    """Search to the end."""
+    """Run a search to its end and return its last result."""
     found: SearchResult | None = None
     for result in results:
         found = result
@@ -110,7 +112,7 @@ def _last(results: Any) -> SearchResult:
 
 
 def _score_found(experiment: Experiment, result: SearchResult, strategy: str, cpu_seconds: float) -> list[Score]:
-    """Score the model that was found, and further ones that the search offers."""
+    """Score the found model and the other models that the search returns."""
     before, tried = experiment.seconds_before, experiment.tried
     score = experiment.score(
         row_name(strategy),
@@ -131,7 +133,7 @@ def _score_found(experiment: Experiment, result: SearchResult, strategy: str, cp
 
 
 def _as_chosen(winner: Score, spent: Sequence[Score]) -> Score:
-    """Return the score of the model that `predict` uses: the winner's, at the price of all that were trained for it."""
+    """Return the score of the model that `predict` uses: the winner's score, with the cost of all its competitors."""
     return replace(
         winner,
         model="chosen",
@@ -144,7 +146,7 @@ def _as_chosen(winner: Score, spent: Sequence[Score]) -> Score:
 
 
 def _timed(journal: Journal, work: Callable[[], Score]) -> Score:
-    """Return the score that comes out of some training, with the processor time of its fits."""
+    """Return the score of some training, with the processor time of its fits."""
     before = journal.cpu_seconds
     score = work()
     return score if score.steps is None else replace(score, cpu_seconds=journal.cpu_seconds - before)
@@ -153,13 +155,13 @@ def _timed(journal: Journal, work: Callable[[], Score]) -> Score:
 def _summarise(
     config: Config, folder: Folder, experiment: Experiment, model: Any | None, scores: list[Score], found: Summary
 ) -> Summary:
-    """Write everything that was found but the summary; return that."""
+    """Write all results except the summary; return the summary."""
     task = experiment.task
     about = {"nodes": None, "ops": None, "backend": None, **experiment.write(folder, model, scores)}
     entries = [score.entry(task) for score in scores]
     ours = entries[0]
     if model is not None:
-        cell = next(one for one in model.modules() if isinstance(one, GrownRNN))  # of the first layer
+        cell = next(one for one in model.modules() if isinstance(one, GrownRNN))  # the first layer
         folder.write_json("genotype.json", cell.genotype.to_dict())
         about |= {
             "nodes": len(cell.genotype.nodes),

@@ -177,5 +177,5 @@ def test_a_comparison_returns_tables_and_leaves_nothing_behind(prices, place, mo
     assert "var1" in found.tests.index
     assert found.verdict
     assert sorted(place.iterdir()) == before
-    with pytest.raises(RunError, match="give folder="):
+    with pytest.raises(RunError, match="call compare with folder="):
         found.runs()

@@ -275,14 +275,14 @@ def test_a_handful_of_rows_is_forecast_from_a_zero_state_and_told(copied, call, 
 
 def test_two_rows_have_a_next_step_and_no_score(copied, call, longer):
     other = closes_of(longer, 2, "other.csv")
-    with pytest.warns(UserWarning, match="other.csv: the next step's forecast is made from fewer"):
+    with pytest.warns(UserWarning, match="other.csv: the next step's forecast is computed from a zero state"):
         ended = call("predict", copied, f"task.data={other}")
     assert ended.code == 0, ended.err
     assert len(table(copied / "forecasts-other.csv")) == 3
     with pytest.warns(UserWarning, match="next step's forecast"):
         ended = call("evaluate", copied, f"task.data={other}")
     assert ended.code == 2
-    assert "no row that can be scored: the first has none before it; give a row more" in ended.err
+    assert "no row can be scored, because the first row has no row before it; add a row" in ended.err
     ended = call("predict", copied, f"task.data={closes_of(longer, 1, 'one.csv')}")
     assert ended.code == 2
     assert "one.csv: 1 row without a return" in ended.err
@@ -370,7 +370,7 @@ def test_the_runs_own_rows_as_a_frame_are_the_runs_own(finished, data):
 
     frame = pd.read_csv(data, index_col="date", parse_dates=True)
     assert reload.evaluate(finished, data=frame) == reload.evaluate(finished)
-    with pytest.warns(UserWarning, match="data frame: 20 forecasts are made from fewer"):
+    with pytest.warns(UserWarning, match="data frame: 20 forecasts are computed from a zero state"):
         assert list(reload.evaluate(finished, data=frame.iloc[:-1])) == ["seen"]
 
 

@@ -380,7 +380,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(folder, c
     assert caught.value.seconds > 0
     words = str(caught.value)
     assert words.startswith("stage-2 (stage 2), step 13, epoch 1: the loss is nan")
-    assert words.endswith("the last good state is kept as stage-2.part")
+    assert words.endswith("the last good state is saved as stage-2.part")
     kept = checkpoint.load(folder.path / "stage-2.part", "config")
     assert kept["trainer"]["step"] == 13
     assert all(bool(torch.isfinite(value).all()) for value in kept["trainer"]["model"].values())
