@@ -1,4 +1,4 @@
-"""Plots of scores and forecasts. Each takes the width in inches: the page draws a wide and a narrow variant."""
+"""Plots of scores and forecasts. Each takes a width in inches, because the page has a wide and a narrow variant."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from grownas.report.tables import METRICS, score
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-AXES = {"steps": 0, "seconds": 1}  # of a curve's points
-SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float]]] = {  # and the way back, by metric
+AXES = {"steps": 0, "seconds": 1}  # horizontal axis -> index in a curve's points
+SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float]]] = {  # metric -> scale and inverse
     None: (float, float),
     "perplexity": (math.log, math.exp),
 }
@@ -40,9 +40,9 @@ SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float
 def dots(
     figures: Mapping[str, Sequence[float]], *, metric: str, ours: Sequence[str] = ("grown",), width: float
 ) -> str | None:
-    """Draw one row a model: a dot for each seed and a bar at the mean, the lowest mean on top.
+    """Draw one row per model, the lowest mean on top: a dot for each seed and a bar at the mean.
 
-    A model far beyond the others is drawn at the rim with an arrow, so that it does not squeeze them.
+    A model far above the others is shown at the right edge with an arrow, so that the others keep their room.
     """
     kept = {name: [v for v in values if v is not None and np.isfinite(v)] for name, values in figures.items()}
     ordered = sorted(((float(np.mean(v)), name, v) for name, v in kept.items() if v), reverse=True)
@@ -70,7 +70,7 @@ def dots(
 
 
 def _dot_row(axes: Axes, row: int, mean: float, values: Sequence[float], colour: str, high: float, metric: str) -> None:
-    """Draw one model; its mean stands at the right in figures."""
+    """Draw the row of a model, with its mean as a number at the right."""
     place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center_baseline"}
     if mean > high:
         axes.text(1.0, row, f"{score(mean, metric)} →", ha="right", color=MUTED, **place)
@@ -84,12 +84,12 @@ def _dot_row(axes: Axes, row: int, mean: float, values: Sequence[float], colour:
 
 
 def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PANEL) -> str | None:
-    """Draw how each model's validation figure fell, its name at the end of its line.
+    """Draw the validation metric of each model during training, with the model's name at the end of its curve.
 
     Args:
         found: the curves.
-        metric: what they show.
-        over: `steps` or `seconds`, the horizontal axis.
+        metric: the metric that they show.
+        over: the horizontal axis, `steps` or `seconds`.
         width: inches.
 
     Returns:
@@ -131,7 +131,7 @@ def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PAN
 def forecast_panel(
     dates: Sequence[str], actual: np.ndarray, forecast: np.ndarray, *, title: str, width: float = PANEL
 ) -> str:
-    """Draw one series and its forecasts over some days, each shape `(n,)`, in the data's own units."""
+    """Draw one series and its forecasts over some days, each of shape `(n,)`, in the units of the data."""
     with drawing(width, 1.9) as (canvas, axes):
         days = np.arange(len(actual))
         if min(actual.min(), forecast.min()) <= 0 <= max(actual.max(), forecast.max()):
@@ -144,11 +144,11 @@ def forecast_panel(
 
 
 def cumulative(dates: Sequence[str], gains: Sequence[np.ndarray], *, width: float) -> str:
-    """Draw how much loss was saved up to each day, one curve a seed and their mean.
+    """Draw the cumulative difference of two models' losses, one curve per seed and their mean.
 
     Args:
         dates: days of the test part.
-        gains: one array a seed, shape `(n,)`: the other model's loss minus ours on each day.
+        gains: for each seed the other model's loss minus ours on each day, shape `(n,)`.
         width: inches.
     """
     curves = np.cumsum(np.stack(gains), axis=1)
@@ -158,7 +158,7 @@ def cumulative(dates: Sequence[str], gains: Sequence[np.ndarray], *, width: floa
         if len(curves) > 1:
             axes.plot(days, curves.T, color=ACCENT, linewidth=0.8, alpha=0.4)
         axes.plot(days, curves.mean(0), color=ACCENT, linewidth=1.8)
-        axes.set_ylabel("loss saved so far")
+        axes.set_ylabel("cumulative loss difference")
         _date_ticks(axes, dates, 5 if width > PANEL else 3)
         return as_svg(canvas)
 

@@ -285,7 +285,7 @@ def test_two_rows_have_a_next_step_and_no_score(copied, call, longer):
     assert "no row can be scored, because the first row has no row before it; add a row" in ended.err
     ended = call("predict", copied, f"task.data={closes_of(longer, 1, 'one.csv')}")
     assert ended.code == 2
-    assert "one.csv: 1 row without a return" in ended.err
+    assert "one.csv: 1 row, but no return" in ended.err
 
 
 def test_since_scores_later_rows_only(finished, call, longer, read_json):

@@ -105,7 +105,7 @@ def test_all_problems_are_said_at_once(tmp_path):
         "strategy.patienc: unknown key; did you mean strategy.patience?",
         "strategy.weights.rate: expected a valid number, unable to parse string as a number, got 'fast'",
         "task.dat: unknown key; did you mean task.data?",
-        "task.val: expected train + val below 1, so that a test part is left, with train = 0.9, got 0.3",
+        "task.val: expected train + val below 1 (train is 0.9), so that rows remain for the test part, got 0.3",
     ]
 
 

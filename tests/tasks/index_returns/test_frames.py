@@ -104,7 +104,10 @@ NOT_USED = {
     "levels": (pd.concat({"close": frame_of()}, axis=1), "several levels of columns or rows"),
     "no rows": (frame_of().iloc[:0], "no rows of data"),
     "periods": (frame_of().to_period("M"), "its rows are periods"),
-    "no dates": (frame_of().reset_index(drop=True), "columns: no column called date, datetime, timestamp or time"),
+    "no dates": (
+        frame_of().reset_index(drop=True),
+        "columns: no column of dates, called date, datetime, timestamp or time",
+    ),
     "dates twice": (changed(date="2020-01-01"), "column 'date' stands 2 times"),
     "text": (changed(D="abc"), "row 0, column D: 'abc' is not a number"),
     "flags": (changed(D=True), "row 0, column D: 'True' is not a number"),
@@ -230,7 +233,7 @@ def test_the_kind_decides_what_is_forecast():
     given = {"data": "frame", **OPTIONS}
     prices = IndexReturns.load(Options(**given), frame=frame)
     levels = IndexReturns.load(Options(values="levels", **given), frame=frame - 100)
-    with pytest.warns(UserWarning, match="above 0, as of prices"):
+    with pytest.warns(UserWarning, match="above 0, like prices"):
         returns = IndexReturns.load(Options(values="returns", **given), frame=frame)
     np.testing.assert_array_equal(prices.panel.returns, np.diff(np.log(values), axis=0))
     np.testing.assert_array_equal(levels.panel.returns, np.diff(values - 100, axis=0))
@@ -241,7 +244,7 @@ def test_the_kind_decides_what_is_forecast():
 
 def test_blank_returns_are_zero_and_told():
     frame = frame_of().diff().iloc[1:]
-    with pytest.warns(UserWarning, match=r"data frame: blank returns are taken as 0: B \(2\)"):
+    with pytest.warns(UserWarning, match=r"data frame: replaced blank returns by 0: B \(2\)"):
         task = IndexReturns.load(Options(data="frame", values="returns", **OPTIONS), frame=frame)
     np.testing.assert_array_equal(task.panel.returns, frame.fillna(0).to_numpy())
     assert task.panel.report["carried_forward"] == {"A": 0, "B": 2, "C": 0}

@@ -113,7 +113,7 @@ def test_rows_within_a_week_say_nothing_about_its_end():
     known = times("h", 4 * 24, keep=lambda time: 9 <= time.hour <= 16)  # Monday to Thursday
     found = next_step(known)
     assert found.when == known[-1].replace(hour=9) + DAY
-    assert found.doubt == "the rows span no weekend, after which to expect the next"
+    assert found.doubt == "the rows span no weekend, so trading on weekends is unknown"
 
 
 @pytest.mark.parametrize("words", CALENDARS)

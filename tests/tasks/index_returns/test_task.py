@@ -615,7 +615,7 @@ def test_a_fitted_models_series_is_taken_back_though_it_stands_still(closes, loa
     flat = standing_still(closes)
     with pytest.warns(UserWarning, match="dropped B"):
         task = load(flat, loss="huber").with_loss("huber").with_device("meta")
-    with pytest.warns(UserWarning, match=r"kept B, which does not move for \d+ rows, .*: the model reads it"):
+    with pytest.warns(UserWarning, match=r"kept B, which does not move for \d+ rows, .*: the model reads this series"):
         back = task.with_scaling(np.zeros(3), np.ones(3), ["A", "B", "C"])
     assert back.names == ["A", "B", "C"]
     assert (back.loss_name, back.device) == ("huber", "meta")
@@ -838,7 +838,7 @@ def test_synthetic_dates_say_nothing_about_what_was_seen():
 
 
 def test_a_named_source_gives_a_models_series():
-    with pytest.warns(UserWarning, match="bundled .*: left out NASDAQ, NASDAQ_range, which the model does not read"):
+    with pytest.warns(UserWarning, match="bundled .*: ignored NASDAQ, NASDAQ_range, which the model does not read"):
         task = IndexReturns.load_for(Options(), ["SP500_range", "SP500"])
     whole = IndexReturns.load(Options())
     np.testing.assert_array_equal(task.panel.returns, whole.panel.returns[:, [2, 0]])
@@ -923,7 +923,7 @@ def test_prices_and_levels_go_on_from_the_last_known_value(tmp_path, closes, kin
 )
 def test_returns_are_written_as_they_are_forecast(tmp_path, closes, kind, words):
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*blank returns are taken as 0")
+        warnings.filterwarnings("ignore", ".*replaced blank returns by 0")
         task = of_kind(tmp_path, closes, kind)
     rows = task.rows("val")
     np.testing.assert_array_equal(task.written(task.values[rows], "val"), task.in_own_units(task.values[rows]))
