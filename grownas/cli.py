@@ -156,7 +156,7 @@ def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
 @RUN
 @OVERRIDES
 def predict(run: Path, overrides: tuple[str, ...]) -> None:
-    """Write forecasts to a CSV file and print the forecasts of the next step.
+    """Write forecasts to a CSV file and print the next step.
 
     task.data=NEW forecasts other data with any number of rows: older rows serve as context, and columns that the model
     does not read are ignored. The file is forecasts.csv in the run folder, or forecasts-NEW.csv for other data;

@@ -86,7 +86,7 @@ def test_another_order_and_more_columns_give_the_same_figures(finished, call, wr
     other = write_closes(tmp_path / "other.csv", 360)
     plain = call("evaluate", finished, f"task.data={other}").out
     moved = columns_moved(other, 2)
-    with pytest.warns(UserWarning, match=r"other.csv: left out Volume, which the model does not read"):
+    with pytest.warns(UserWarning, match=r"other.csv: ignored Volume, which the model does not read"):
         ended = call("evaluate", finished, f"task.data={moved}")
     assert (ended.code, ended.out) == (0, plain)
     with pytest.warns(UserWarning, match="left out Volume"):  # the run's own rows are told by their values
@@ -139,7 +139,7 @@ def test_a_series_that_stands_still_is_dropped_and_the_run_says_so(
         again, summary = call("evaluate", folder), read_json(folder / "summary.json")
     assert again.code == 0, again.err
     assert again.out.splitlines()[0] == f"val mse {summary['val']!r}"
-    left_out = "other.csv: left out C, which the model does not read"
+    left_out = "other.csv: ignored C, which the model does not read"
     with pytest.warns(UserWarning, match=left_out), pytest.warns(UserWarning, match=SHORT.format("20 forecasts are")):
         ended = call("evaluate", folder, f"task.data={write_closes(tmp_path / 'other.csv', 200, seed=5)}")
     assert ended.code == 0, ended.err
@@ -304,7 +304,7 @@ def test_since_scores_later_rows_only(finished, call, longer, read_json):
 @pytest.mark.parametrize(
     ("since", "words"),
     [
-        ("2030-01-01", "no row after since=; the last is of 2021-05-18"),
+        ("2030-01-01", "no row is dated after since=; the last row is 2021-05-18"),
         ("yesterday", "since=yesterday: not a date such as 2024-12-31"),
     ],
 )

@@ -103,12 +103,12 @@ NOT_USED = {
     "a series": (frame_of()["A"], "expected a pandas DataFrame, got Series"),
     "levels": (pd.concat({"close": frame_of()}, axis=1), "several levels of columns or rows"),
     "no rows": (frame_of().iloc[:0], "no rows of data"),
-    "periods": (frame_of().to_period("M"), "its rows are periods"),
+    "periods": (frame_of().to_period("M"), "the index holds periods"),
     "no dates": (
         frame_of().reset_index(drop=True),
         "columns: no column of dates, called date, datetime, timestamp or time",
     ),
-    "dates twice": (changed(date="2020-01-01"), "column 'date' stands 2 times"),
+    "dates twice": (changed(date="2020-01-01"), "column 'date' occurs 2 times"),
     "text": (changed(D="abc"), "row 0, column D: 'abc' is not a number"),
     "flags": (changed(D=True), "row 0, column D: 'True' is not a number"),
     "infinite": (changed(D=[1.0] * 7 + [np.inf] * 293), "row 7, column D: a close must be finite and above 0, got inf"),
@@ -128,7 +128,7 @@ def test_a_frame_that_cannot_be_used_is_refused(what):
 
 def test_a_models_series_are_read_from_a_frame():
     frame = frame_of()[["C", "A", "B"]].assign(note="text")
-    with pytest.warns(UserWarning, match="data frame: left out note, which the model does not read"):
+    with pytest.warns(UserWarning, match="data frame: ignored note, which the model does not read"):
         read = sources.from_frame(frame, only=["A", "B", "C"])
     same(read, sources.from_frame(frame_of()))
 
@@ -186,7 +186,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, suffix, package):
 
     monkeypatch.setattr(pd, "read_parquet", refuse)
     monkeypatch.setattr(pd, "read_excel", refuse)
-    with pytest.raises(DataError, match=f"reads it is missing: python -m pip install {package}"):
+    with pytest.raises(DataError, match=f"reading this file needs a package: python -m pip install {package}"):
         sources.read(str(path))
 
 
@@ -223,7 +223,7 @@ def test_the_task_of_a_frame_has_the_bits_of_the_task_of_its_csv(tmp_path, kind)
 
 
 def test_a_frame_that_is_gone_is_asked_for():
-    with pytest.raises(DataError, match=r"task\.data=frame: the data were a data frame, given from Python; name data"):
+    with pytest.raises(DataError, match=r"task\.data=frame: the run read a data frame given from Python; give a file"):
         IndexReturns.load(Options(data="frame"))
 
 

@@ -102,7 +102,14 @@ def test_irregular_dates_are_doubted():
     assert "of the last" in found.doubt
 
 
-@pytest.mark.parametrize(("rows", "words"), [(1, "only 1 row tell"), (2, "only 2 rows tell"), (6, "only 6 rows tell")])
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (1, "the frequency is derived from only 1 row"),
+        (2, "the frequency is derived from only 2 rows"),
+        (6, "the frequency is derived from only 6 rows"),
+    ],
+)
 def test_a_handful_of_rows_is_doubted(rows, words):
     found = next_step(days("B", rows))
     assert found.doubt.startswith(words)

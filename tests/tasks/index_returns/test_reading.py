@@ -85,8 +85,8 @@ INSTEAD = "; if the file holds returns set task.values=returns, for yields or te
 REFUSED = [  # the row that is replaced in a good file, what stands there, what is said after the file's name
     (1, "day,a,b", "row 1: no column of dates, called date, datetime, timestamp or time; found day, a, b"),
     (1, "date,Time,a", TWO_DATES),
-    (1, "date,a,a", "row 1: column 'a' stands 2 times"),
-    (1, "date,date,a", "row 1: column 'date' stands 2 times"),
+    (1, "date,a,a", "row 1: column 'a' occurs 2 times; give each column its own name"),
+    (1, "date,date,a", "row 1: column 'date' occurs 2 times; give each column its own name"),
     (1, "date,a,", "row 1, column 3: the name is empty"),
     (1, "date,  ,b", "row 1, column 2: the name is empty"),
     (1, "date", "row 1: only a date column; expected closes of at least one index beside it"),
@@ -370,7 +370,8 @@ def test_returns_that_never_fall_are_doubted(write):
     content = ["date,a,b", *(f"{day(i)},{100 + i},{(-1) ** i}" for i in range(40))]
     _, told = quietly(write, content, "returns")
     assert told == [
-        "closes.csv: every value of a is above 0, like prices; task.values=returns uses the values unchanged"
+        "closes.csv: every value of a is above 0, like prices; task.values=returns uses the values unchanged, "
+        "task.values=prices computes returns"
     ]
     assert quietly(write, [line.replace(",-1", ",1") for line in content], "levels")[1] == []
 
