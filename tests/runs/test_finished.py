@@ -89,7 +89,7 @@ def test_another_order_and_more_columns_give_the_same_figures(finished, call, wr
     with pytest.warns(UserWarning, match=r"other.csv: ignored Volume, which the model does not read"):
         ended = call("evaluate", finished, f"task.data={moved}")
     assert (ended.code, ended.out) == (0, plain)
-    with pytest.warns(UserWarning, match="left out Volume"):  # the run's own rows are told by their values
+    with pytest.warns(UserWarning, match="ignored Volume"):  # the run's own rows are told by their values
         ended = call("evaluate", finished, f"task.data={columns_moved(write_closes(other), 1)}")
     assert ended.out == call("evaluate", finished).out
 

@@ -381,7 +381,7 @@ def test_a_models_series_are_read_in_its_order_and_the_rest_is_left_out(write):
     read, told = quietly(write, content, only=["a", "b", "c"])
     assert read.names == ["a", "b", "c"]
     np.testing.assert_array_equal(read.values, [[1, 2, 3], [10, 20, 30]])
-    assert told == ["closes.csv: left out Volume, which the model does not read"]  # not even its cells are looked at
+    assert told == ["closes.csv: ignored Volume, which the model does not read"]  # not even its cells are looked at
     with pytest.raises(DataError) as caught:
         read_csv(write(content), only=["a", "x", "b", "y"])
     assert str(caught.value).startswith(
