@@ -217,7 +217,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The result in words."""
+        """The result as text."""
         return str(self.result["verdict"])
 
     def runs(self) -> dict[str, Run]:

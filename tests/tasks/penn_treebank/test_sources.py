@@ -107,7 +107,7 @@ def test_a_home_that_does_not_exist_is_a_missing_folder(tmp_path):
 
 
 def test_a_file_for_a_folder_is_refused(folder):
-    assert "train.txt: a file, not a folder; task.data takes" in refusal(sources.from_folder, folder / "train.txt")
+    assert "train.txt: a file, not a folder; expected a folder" in refusal(sources.from_folder, folder / "train.txt")
 
 
 @pytest.mark.parametrize("file", ["train.txt", "valid.txt", "test.txt"])
