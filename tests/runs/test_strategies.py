@@ -79,7 +79,7 @@ def test_a_strategy_that_cannot_refit_is_refused_before_work(runner, call, monke
     monkeypatch.setattr(RandomSearch, "refit", Strategy.refit)  # as of a strategy that inherits it
     ended = call(command, *runner.options("name=unfit", "refit=true", "strategies=[random]", *RANDOM))
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == "error: refit=true: strategy.use=random cannot refit what it found; set refit=false\n"
+    assert ended.err == "error: refit=true: strategy.use=random cannot refit its result; set refit=false\n"
     assert not (runner.folder / "unfit").exists()
 
 
@@ -162,5 +162,5 @@ def test_a_budget_that_is_given_is_every_strategys(runner, call, read_json):
 def test_strategies_that_cannot_be_compared_are_refused_before_work(runner, call):
     ended = call("compare", *runner.options("strategies=[random,growing]"))
     assert ended.code == 2
-    assert "the first of them strategy.use=growing" in ended.err
+    assert "first strategy.use=growing" in ended.err
     assert not runner.folder.exists()
