@@ -64,6 +64,9 @@ def test_a_random_search_that_was_killed_goes_on_to_the_same_bits(
 def test_what_random_search_found_is_refitted(searched, runner, read_json, read_lines, evaluates_to_summary):
     folder = runner.search("refit", "refit=true", *RANDOM)
     before, after = (read_json(each / "summary.json") for each in (searched, folder))
+    for summary in (before, after):
+        for one in summary["genotypes"]:
+            assert one.pop("seconds") > 0
     assert after["genotypes"] == before["genotypes"]  # the search is the same
     models = {line["part"]: line["model"] for line in read_lines(folder / "metrics.jsonl")}
     assert models["random-refit"] == "refit"
