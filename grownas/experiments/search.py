@@ -1,4 +1,4 @@
-"""What a run does, from data to scores: a search, or training a given cell or baseline.
+"""The work of a run, from data to scores: a search, or the training of a given cell or baseline.
 
 config -> task -> linear models by folds -> start -> search -> derived cell -> retraining, baselines -> scores
 """
@@ -25,7 +25,7 @@ from grownas.starts.random import Ops
 
 Summary = dict[str, Any]
 
-EXPERIMENTS: dict[str, type[Experiment]] = {  # by a task's kind
+EXPERIMENTS: dict[str, type[Experiment]] = {  # kind of task -> experiment
     "plain": Experiment,
     "series": SeriesExperiment,
     "language": TextExperiment,
@@ -33,15 +33,15 @@ EXPERIMENTS: dict[str, type[Experiment]] = {  # by a task's kind
 
 
 def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tuple[Summary, Model]:
-    """Search, retrain what was found, fit the baselines, score all.
+    """Search, retrain the found cell, train the baselines and score all models.
 
     Returns:
-        The summary, and the model that was chosen.
+        The summary, and the chosen model.
     """
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     nodes = [experiment.space.ops] * config.start.nodes
-    with journal.of_model("tuning"):  # of the search's settings, on its start
+    with journal.of_model("tuning"):  # tunes the settings of the search on its start
         experiment = experiment.tuned(nodes)
     with journal.of_model(SEARCH):
         experiment, problem, found = _tuned_search(experiment, nodes, config.search_rates)
@@ -53,7 +53,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
             result = strategy.refit(problem, result)
     scores = _score_found(experiment, result, config.strategy.use, journal.cpu_seconds)
     scores.append(experiment.score_start(problem.start))
-    winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, alpha made fixed
+    winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, with alpha fixed
     model, retrain_seconds = result.model, None
     if config.retrain.grown:
         before, name = journal.cpu_seconds, rows_of(config.strategy.use)[1]
@@ -68,11 +68,13 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
             winner, model = retrained, retrained_model
     scores.insert(0, _as_chosen(winner, [scores[0], *(scores[-1:] if config.retrain.grown else [])]))
     scores += [_timed(journal, partial(run_baseline, experiment, name)) for name in config.baselines.use]
-    stages = [line for line in result.log if "stage" in line]  # of growth; another strategy logs what `refit` needs
+    stages = [
+        line for line in result.log if "stage" in line
+    ]  # stages of growth; other strategies log only what `refit` needs
     about = {
         "chosen": winner.model,
         "search_seconds": round(scores[1].seconds, 3),
-        # of one search, without a refit, so that it is a budget for another strategy
+        # steps of a single search without the refit, so that another strategy can use it as its budget
         "search_steps": found.steps // max(1, len(config.search_rates)),
         "retrain_seconds": retrain_seconds,
         "stages": len({line["stage"] for line in stages}),
@@ -86,7 +88,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
 def train(
     config: Config, folder: Folder, journal: Journal, task: Task, *, what: str | AnyGenotype
 ) -> tuple[Summary, Model | None]:
-    """Train a genotype, or the baseline of a name, from random weights and score it; return as `search` does."""
+    """Train `what`, a genotype or the name of a baseline, from random weights and score it; return as `search` does."""
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     if isinstance(what, str):
@@ -99,7 +101,7 @@ def train(
 
 
 def run_baseline(experiment: Experiment, name: str) -> Score:
-    """Fit or train a baseline and score it."""
+    """Train a baseline and score it."""
     with experiment.journal.of_model(name):
         score: Score = experiment.baselines[name].function(experiment.task.kind)(experiment)
     return score
@@ -114,9 +116,9 @@ def derived_genotype(model: Model) -> AnyGenotype:
 def _tuned_search(
     experiment: Experiment, nodes: Sequence[Ops], rates: Sequence[float]
 ) -> tuple[Experiment, Problem, SearchResult]:
-    """Search with each learning rate of the weights; return the search with the lowest validation loss.
+    """Repeat the search with each learning rate of the weights; return the one with the lowest validation loss.
 
-    Only its lines reach the logs. Steps, seconds and settings of the result are those of all searches.
+    The logs hold only the lines of that search. The result counts the steps, seconds and settings of all searches.
     """
     if not rates:
         problem = experiment.problem(nodes)
@@ -135,7 +137,7 @@ def _tuned_search(
             journal.elapsed + one.journal.elapsed, journal.cpu_seconds + one.journal.cpu_seconds
         )  # fmt: skip
     best = min(rates, key=lambda rate: float(tried[rate].evaluation.losses.mean()))
-    one, problem, result = search_with(best, logs=True)  # reads everything back, and writes the logs
+    one, problem, result = search_with(best, logs=True)  # restores the finished work, and writes the logs
     result = replace(
         result,
         seconds=sum(each.seconds for each in tried.values()),
@@ -147,7 +149,7 @@ def _tuned_search(
 
 
 def _last(results: Iterator[SearchResult]) -> SearchResult:
-    """Search to the end."""
+    """Run a search to its end and return its last result."""
     found: SearchResult | None = None
     for result in results:
         found = result
@@ -156,7 +158,7 @@ def _last(results: Iterator[SearchResult]) -> SearchResult:
 
 
 def _score_found(experiment: Experiment, result: SearchResult, strategy: str, cpu_seconds: float) -> list[Score]:
-    """Score the model that was found, and further ones that the search offers."""
+    """Score the found model and the other models that the search returns."""
     before, tried = experiment.seconds_before, experiment.tried
     score = experiment.score(
         row_name(strategy),
@@ -177,7 +179,7 @@ def _score_found(experiment: Experiment, result: SearchResult, strategy: str, cp
 
 
 def _as_chosen(winner: Score, spent: Sequence[Score]) -> Score:
-    """Return the score of the model that `predict` uses: the winner's, at the price of all that were trained for it."""
+    """Return the score of the model that `predict` uses: the winner's score, with the cost of all its competitors."""
     return replace(
         winner,
         model="chosen",
@@ -190,7 +192,7 @@ def _as_chosen(winner: Score, spent: Sequence[Score]) -> Score:
 
 
 def _timed(journal: Journal, work: Callable[[], Score]) -> Score:
-    """Return the score that comes out of some training, with the processor time of its fits."""
+    """Return the score of some training, with the processor time of its fits."""
     before = journal.cpu_seconds
     score = work()
     return score if score.steps is None else replace(score, cpu_seconds=journal.cpu_seconds - before)
@@ -199,13 +201,13 @@ def _timed(journal: Journal, work: Callable[[], Score]) -> Score:
 def _summarise(
     config: Config, folder: Folder, experiment: Experiment, model: Model | None, scores: list[Score], found: Summary
 ) -> Summary:
-    """Write everything that was found but the summary; return that."""
+    """Write all results except the summary; return the summary."""
     task = experiment.task
     about = {"nodes": None, "ops": None, "backend": None, **experiment.write(folder, model, scores)}
     entries = [score.entry(task) for score in scores]
     ours = entries[0]
     if model is not None:
-        cell = next(one for one in model.modules() if isinstance(one, GrownRNN))  # of the first layer
+        cell = next(one for one in model.modules() if isinstance(one, GrownRNN))  # the first layer
         folder.write_json("genotype.json", cell.genotype.to_dict())
         about |= {
             "nodes": len(cell.genotype.nodes),

@@ -1,4 +1,4 @@
-"""Plots of scores and forecasts. Each takes the width in inches: the page draws a wide and a narrow variant."""
+"""Plots of scores and forecasts. Each takes a width in inches, because the page has a wide and a narrow variant."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from grownas.report.tables import METRICS, score
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-AXES = {"steps": 0, "seconds": 1}  # of a curve's points
-SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float]]] = {  # and the way back, by metric
+AXES = {"steps": 0, "seconds": 1}  # horizontal axis -> index in a curve's points
+SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float]]] = {  # metric -> scale and inverse
     None: (float, float),
     "perplexity": (math.log, math.exp),
 }
@@ -41,9 +41,9 @@ SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float
 def dots(
     figures: Mapping[str, Sequence[float]], *, metric: str, ours: Sequence[str] = ("grown",), width: float
 ) -> str | None:
-    """Draw one row a model: a dot for each seed and a bar at the mean, the lowest mean on top.
+    """Draw one row per model, the lowest mean on top: a dot for each seed and a bar at the mean.
 
-    A model far beyond the others is drawn at the rim with an arrow, so that it does not squeeze them.
+    A model far above the others is shown at the right edge with an arrow, so that the others keep their room.
     """
     kept = {name: [v for v in values if v is not None and np.isfinite(v)] for name, values in figures.items()}
     ordered = sorted(((float(np.mean(v)), name, v) for name, v in kept.items() if v), reverse=True)
@@ -71,7 +71,7 @@ def dots(
 
 
 def _dot_row(axes: Axes, row: int, mean: float, values: Sequence[float], colour: str, high: float, metric: str) -> None:
-    """Draw one model; its mean stands at the right in figures."""
+    """Draw the row of a model, with its mean as a number at the right."""
     place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center_baseline"}
     if mean > high:
         axes.text(1.0, row, f"{score(mean, metric)} →", ha="right", color=MUTED, **place)
@@ -85,12 +85,12 @@ def _dot_row(axes: Axes, row: int, mean: float, values: Sequence[float], colour:
 
 
 def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PANEL) -> str | None:
-    """Draw how each model's validation figure fell, its name at the end of its line.
+    """Draw the validation metric of each model during training, with the model's name at the end of its curve.
 
     Args:
         found: the curves.
-        metric: what they show.
-        over: `steps` or `seconds`, the horizontal axis.
+        metric: the metric that they show.
+        over: the horizontal axis, `steps` or `seconds`.
         width: inches.
 
     Returns:
@@ -130,15 +130,15 @@ def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PAN
 
 
 def courses(found: Mapping[str, Sequence[Course]], *, metric: str, width: float) -> str | None:
-    """Draw the lowest validation figure of each strategy over seconds: mean over seeds, band from best to worst.
+    """Draw the lowest validation score of each strategy over time: mean over seeds, band from best to worst seed.
 
-    Ticks at the foot mark when growth accepted a change. A strategy's line begins when all of its seeds have a figure
-    and ends with its last seed.
+    Ticks at the bottom mark accepted changes. A strategy's line starts when all its seeds have a score and ends with
+    its last seed.
 
     Args:
-        found: of each strategy, by name, one course a seed.
-        metric: what the figures are.
-        width: inches.
+        found: name of each strategy -> its courses, one per seed.
+        metric: name of the metric.
+        width: width in inches.
 
     Returns:
         The SVG, or None if there are no courses.
@@ -182,7 +182,7 @@ def courses(found: Mapping[str, Sequence[Course]], *, metric: str, width: float)
 
 
 def _held(course: Course, at: np.ndarray) -> np.ndarray:
-    """Return the lowest figure up to each of some moments."""
+    """Return the lowest score up to each time in `at`."""
     places = np.searchsorted(course.seconds, at, side="right") - 1
     return np.array(course.lowest)[np.clip(places, 0, None)]
 
@@ -190,7 +190,7 @@ def _held(course: Course, at: np.ndarray) -> np.ndarray:
 def forecast_panel(
     dates: Sequence[str], actual: np.ndarray, forecast: np.ndarray, *, title: str, width: float = PANEL
 ) -> str:
-    """Draw one series and its forecasts over some days, each shape `(n,)`, in the data's own units."""
+    """Draw one series and its forecasts over some days, each of shape `(n,)`, in the units of the data."""
     with drawing(width, 1.9) as (canvas, axes):
         days = np.arange(len(actual))
         if min(actual.min(), forecast.min()) <= 0 <= max(actual.max(), forecast.max()):
@@ -203,11 +203,11 @@ def forecast_panel(
 
 
 def cumulative(dates: Sequence[str], gains: Sequence[np.ndarray], *, width: float) -> str:
-    """Draw how much loss was saved up to each day, one curve a seed and their mean.
+    """Draw the cumulative difference of two models' losses, one curve per seed and their mean.
 
     Args:
         dates: days of the test part.
-        gains: one array a seed, shape `(n,)`: the other model's loss minus ours on each day.
+        gains: for each seed the other model's loss minus ours on each day, shape `(n,)`.
         width: inches.
     """
     curves = np.cumsum(np.stack(gains), axis=1)
@@ -217,7 +217,7 @@ def cumulative(dates: Sequence[str], gains: Sequence[np.ndarray], *, width: floa
         if len(curves) > 1:
             axes.plot(days, curves.T, color=ACCENT, linewidth=0.8, alpha=0.4)
         axes.plot(days, curves.mean(0), color=ACCENT, linewidth=1.8)
-        axes.set_ylabel("loss saved so far")
+        axes.set_ylabel("cumulative loss difference")
         _date_ticks(axes, dates, 5 if width > PANEL else 3)
         return as_svg(canvas)
 

@@ -186,7 +186,7 @@ BROKEN = {
     "duplicate date": (lambda text: text + text.splitlines()[-1] + "\n", ["row 302", "column date", "twice"]),
     "unsorted": (swap, ["row 12", "column date", "sort"]),
     "ragged": (lambda text: text + "2021-12-31,1,2\n", ["row 302", "3 fields", "4"]),
-    "no date column": (replace_cell(1, 0, "day"), ["row 1", "no column called date"]),
+    "no date column": (replace_cell(1, 0, "day"), ["row 1", "no column of dates, called date"]),
     "duplicate column": (replace_cell(1, 2, "A"), ["row 1", "'A'", "2 times"]),
     "empty name": (replace_cell(1, 2, ""), ["row 1", "column 3"]),
     "empty": (lambda text: "", ["no rows"]),

@@ -64,6 +64,9 @@ def test_a_random_search_that_was_killed_goes_on_to_the_same_bits(
 def test_what_random_search_found_is_refitted(searched, runner, read_json, read_lines, evaluates_to_summary):
     folder = runner.search("refit", "refit=true", *RANDOM)
     before, after = (read_json(each / "summary.json") for each in (searched, folder))
+    for summary in (before, after):
+        for one in summary["genotypes"]:
+            assert one.pop("seconds") > 0
     assert after["genotypes"] == before["genotypes"]  # the search is the same
     models = {line["part"]: line["model"] for line in read_lines(folder / "metrics.jsonl")}
     assert models["random-refit"] == "refit"
@@ -79,7 +82,7 @@ def test_a_strategy_that_cannot_refit_is_refused_before_work(runner, call, monke
     monkeypatch.setattr(RandomSearch, "refit", Strategy.refit)  # as of a strategy that inherits it
     ended = call(command, *runner.options("name=unfit", "refit=true", "strategies=[random]", *RANDOM))
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err == "error: refit=true: strategy.use=random cannot refit what it found; set refit=false\n"
+    assert ended.err == "error: refit=true: strategy.use=random cannot refit its result; set refit=false\n"
     assert not (runner.folder / "unfit").exists()
 
 
@@ -162,7 +165,7 @@ def test_a_budget_that_is_given_is_every_strategys(runner, call, read_json):
 def test_strategies_that_cannot_be_compared_are_refused_before_work(runner, call):
     ended = call("compare", *runner.options("strategies=[random,growing]"))
     assert ended.code == 2
-    assert "the first of them strategy.use=growing" in ended.err
+    assert "first strategy.use=growing" in ended.err
     assert not runner.folder.exists()
 
 

@@ -150,7 +150,7 @@ def test_a_setting_with_which_training_diverges_is_passed_over_and_its_seconds_c
     made = experiment(
         Journal(lambda key: None if "rate-0.2" in key else 1.0), "baselines.grid.rate=[0.1,0.2]", params=3_000
     )
-    with pytest.warns(UserWarning, match=r"passed over: lstm-rate-0\.2 diverged"):
+    with pytest.warns(UserWarning, match=r"skipped a setting: lstm-rate-0\.2 diverged"):
         score = run_baseline(made, "lstm")
     assert (score.settings, score.seconds, score.steps, score.chosen["rate"]) == (2, 3.0, 17, 0.1)
     with pytest.warns(UserWarning, match=r"tune-rate-0\.2"):

@@ -337,7 +337,7 @@ def test_fits_at_origins_have_no_curve_and_their_steps_count():
     ]
     marks = history.marks(fits, history.events(NODES), SHORT)
     assert [(mark.step, mark.label, mark.accepted) for mark in marks] == [
-        (0, "start", True), (40, "trained on", True), (70, "add 2 nodes", True),
+        (0, "start", True), (40, "train further", True), (70, "add 2 nodes", True),
     ]  # fmt: skip
 
 

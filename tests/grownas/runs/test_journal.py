@@ -235,7 +235,7 @@ def test_damaged_work_is_done_anew(folder, copy_task, make_model, assert_equal, 
     assert_equal(outcome(again), outcome(done))
 
 
-# --- what goes on after a shorter fit ---
+# --- a fit that continues a shorter fit ---
 
 
 def rungs(journal, start, task, recipe, *, seed=3):
@@ -310,10 +310,10 @@ def test_an_extended_fit_that_diverges_says_what_was_spent_and_counts_it_once(fo
 def test_what_was_not_trained_cannot_go_on(folder, copy_task, make_model):
     task, journal = copy_task(), folder.journal()
     start = make_model(task)
-    with pytest.raises(AssertionError, match="b goes on after a, which was not trained yet"):
+    with pytest.raises(AssertionError, match="b continues a, which was not trained yet"):
         journal.fit("b", start, task, RECIPE, seed=3, after="a")
     assert journal.fit("a", start, task, RECIPE, seed=3).end is None
-    with pytest.raises(AssertionError, match="b goes on after a, which is not extendable"):
+    with pytest.raises(AssertionError, match="b continues a, which is not extendable"):
         journal.fit("b", start, task, RECIPE, seed=3, after="a")
 
 
@@ -388,7 +388,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(folder, c
     assert caught.value.seconds > 0
     words = str(caught.value)
     assert words.startswith("stage-2 (stage 2), step 13, epoch 1: the loss is nan")
-    assert words.endswith("the last good state is kept as stage-2.part")
+    assert words.endswith("the last good state is saved as stage-2.part")
     kept = checkpoint.load(folder.path / "stage-2.part", "config")
     assert kept["trainer"]["step"] == 13
     assert all(bool(torch.isfinite(value).all()) for value in kept["trainer"]["model"].values())

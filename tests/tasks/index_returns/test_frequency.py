@@ -119,7 +119,14 @@ def test_rows_of_another_frequency_are_told_apart(one, other, words):
     assert frequencies_apart(one, other) == words
 
 
-@pytest.mark.parametrize(("rows", "words"), [(1, "only 1 row tell"), (2, "only 2 rows tell"), (6, "only 6 rows tell")])
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (1, "the frequency is derived from only 1 row"),
+        (2, "the frequency is derived from only 2 rows"),
+        (6, "the frequency is derived from only 6 rows"),
+    ],
+)
 def test_a_handful_of_rows_is_doubted(rows, words):
     found = next_step(days("B", rows))
     assert found.doubt.startswith(words)
@@ -130,7 +137,7 @@ def test_rows_within_a_week_say_nothing_about_its_end():
     known = times("h", 4 * 24, keep=lambda time: 9 <= time.hour <= 16)  # Monday to Thursday
     found = next_step(known)
     assert found.when == known[-1].replace(hour=9) + DAY
-    assert found.doubt == "the rows span no weekend, after which to expect the next"
+    assert found.doubt == "the rows span no weekend, so trading on weekends is unknown"
 
 
 @pytest.mark.parametrize("words", CALENDARS)

@@ -44,7 +44,7 @@ def test_all_is_off_unless_switched_on():
 @pytest.mark.parametrize("name", RATES)
 @pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])
 def test_a_rate_that_cannot_be(name, value):
-    with pytest.raises(ConfigError, match=f"{name} is a rate .* got {value}"):
+    with pytest.raises(ConfigError, match=f"{name} is a dropout rate, .* got {value}"):
         Regularisation(**{name: value})
 
 
