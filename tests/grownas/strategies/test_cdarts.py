@@ -20,6 +20,7 @@ from grownas.training.distil import DISTANCES, Distilled
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe
 from support.growing import problem_of
+from support.mortal import goes_on_after_a_kill
 
 SPACE = SearchSpace(("add", "hadamard"), ("identity", "tanh", "sigmoid"), max_nodes=2, max_ops=6)
 SMALL = {
@@ -238,7 +239,8 @@ def test_an_evaluation_network_is_trained_between_two_rounds(copy_task, make_mod
 def test_the_first_round_is_that_of_darts_and_the_second_is_not(copy_task, make_model, monkeypatch):
     """With no distance all rounds are."""
     monkeypatch.setattr(CDarts, "name", "darts")  # for which the weights are drawn
-    options = [(CDarts, Options, {}), (CDarts, Options, {"distillation": 0.0}), (Darts, Darts.section, {})]
+    own = {"evaluation_epochs": 1}
+    options = [(CDarts, Options, own), (CDarts, Options, {**own, "distillation": 0.0}), (Darts, Darts.section, {})]
     found = []
     for strategy, section, changes in options:
         _, results = searched(strategy, section, copy_task, make_model, **changes)
@@ -249,8 +251,20 @@ def test_the_first_round_is_that_of_darts_and_the_second_is_not(copy_task, make_
     assert drawn[1] != darts[1]
 
 
+@pytest.mark.parametrize(("part", "training"), [(0.45, "epoch-2"), (0.6, "evaluation-2"), (0.75, "epoch-3")])
+def test_a_search_that_is_killed_goes_on_with_the_teacher_it_had(copy_task, make_model, assert_equal, part, training):
+    task = copy_task(dropout=0.1)
+    problem = problem_of(make_model(task), task, None, space=SPACE)
+    search = CDarts(Options(**SMALL, evaluation_epochs=1)).search
+    whole, again, cut = goes_on_after_a_kill(search, problem, part=part)
+    assert cut == f"cdarts-{training}"
+    for one, other in zip(again, whole, strict=True):
+        assert_equal(dict(one.model.state_dict()), dict(other.model.state_dict()))
+        assert_equal([dict(score) for score in one.scores], [dict(score) for score in other.scores])
+
+
 def test_what_was_found_is_trained_on_by_a_refit(copy_task, make_model):
-    problem, results = searched(CDarts, Options, copy_task, make_model)
+    problem, results = searched(CDarts, Options, copy_task, make_model, evaluation_epochs=1)
     again = CDarts(Options(**SMALL)).refit(problem, results[-1])
     assert again.steps > results[-1].steps
     assert not torch.equal(again.model.readout.weight, results[-1].model.readout.weight)

@@ -20,6 +20,7 @@ from grownas.training.loop import fit
 from grownas.training.perturb import without_identities
 from grownas.training.recipe import Recipe
 from support.growing import model_of, problem_of, set_shares
+from support.mortal import goes_on_after_a_kill
 
 SPACE = SearchSpace(("add", "hadamard"), ("identity", "tanh", "sigmoid", "relu"), max_nodes=3, max_ops=8)
 SMALL = {
@@ -101,6 +102,16 @@ def test_a_budget_ends_the_search_in_a_stage_with_the_cell_of_that_stage(copy_ta
     assert last.reason == "budget.genotypes = 5 reached"
     assert len(last.scores) == 5
     assert len(last.genotype.nodes) == last.chosen["nodes"] == 2
+
+
+def test_a_search_that_is_killed_in_its_second_stage_goes_on_to_the_same_bits(copy_task, make_model, assert_equal):
+    task = copy_task(dropout=0.1)
+    problem = problem_of(make_model(task), task, None, space=SPACE)
+    search = PDarts(Options(**SMALL, kept_ops=(8, 5), dropouts=(0.0, 0.5))).search
+    whole, again, cut = goes_on_after_a_kill(search, problem, part=0.6)
+    assert cut.startswith("pdarts-stage-2-epoch-")
+    for one, other in zip(again, whole, strict=True):
+        assert_equal(dict(one.model.state_dict()), dict(other.model.state_dict()))
 
 
 def test_what_was_found_is_trained_on_by_a_refit(searched):
