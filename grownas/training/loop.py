@@ -214,6 +214,7 @@ class Trainer:
         while self.data.epoch < self.recipe.epochs and not self.patience.is_over:
             streams = [self.data] if self.architecture is None else [self.data, self.architecture]
             positions, random = [stream.position() for stream in streams], random_state(self.device)
+            gradients = self.gradients
             window = self.data.next()
             self.alpha_before = None
             try:
@@ -233,6 +234,7 @@ class Trainer:
                 for stream, position in zip(streams, positions, strict=True):
                     stream.go_to(position)
                 set_random_state(random, self.device)
+                self.gradients = gradients
                 self.monitor.failed(self.snapshot)
                 raise
             if window is not None:
