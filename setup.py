@@ -83,10 +83,20 @@ setup(
             "sdarts_adv = grownas.strategies.sdarts:SdartsAdversarial",
             "darts_minus = grownas.strategies.darts_minus:DartsMinus",
             "rdarts = grownas.strategies.rdarts:RDarts",
+            "pdarts = grownas.strategies.pdarts:PDarts",
+            "cdarts = grownas.strategies.cdarts:CDarts",
+        ],
+        "grownas.strategies.options": [  # by which a config is read without importing PyTorch
+            "growing = grownas.strategies.growing.options:Options",
+            "random = grownas.strategies.random_options:Options",
         ],
         "grownas.tasks": [
             "index_returns = grownas.tasks.index_returns.task:IndexReturns",
             "penn_treebank = grownas.tasks.penn_treebank.task:PennTreebank",
+        ],
+        "grownas.tasks.options": [
+            "index_returns = grownas.tasks.index_returns.options:Options",
+            "penn_treebank = grownas.tasks.penn_treebank.options:Options",
         ],
     },
 )

@@ -1,4 +1,4 @@
-"""grownas grows recurrent cells by morphisms that keep the learned function."""
+"""grownas grows recurrent cells by morphisms that preserve the learned function."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _HOME = {  # name -> module; imported on first use, since torch takes seconds
 
 
 def __dir__() -> list[str]:
-    """List the public names, also those not imported yet."""
+    """List the public names, including names that are not imported yet."""
     return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
+    """Import a public name on first use."""
     if name not in _HOME:
         raise AttributeError(f"module 'grownas' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_HOME[name]), name)

@@ -1,7 +1,7 @@
-"""The door for Python: search, compare, load a run, forecast and score with it.
+"""The Python API: search, compare, load a run, forecast and score with it.
 
-Data frames go in and come out. The same config, data and seed give the same bits as the command line. Nothing is
-written unless `folder` asks for it.
+Functions take and return data frames. The same config, data and seed give the same bits as the command line. Nothing
+is written to disk unless `folder` is given.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from grownas.config import loading
 from grownas.config.sections import Config
 from grownas.errors import ConfigError, RunError
 from grownas.genotype import AnyGenotype, Genotype
+from grownas.protocols import FRAME
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,15 +31,13 @@ if TYPE_CHECKING:
 
     Data = pd.DataFrame | str | os.PathLike[str]
 
-FRAME = "frame"  # what `task.data` is called where the data are a data frame
-
 
 class Run:
-    """A finished run, from `search` or from a run folder.
+    """A finished run, returned by `search` or loaded from a run folder.
 
     Attributes:
-        config: of the run.
-        summary: what `summary.json` holds: the chosen model, its scores, what the search found.
+        config: the run's config.
+        summary: the content of `summary.json`: the chosen model, all scores, the result of the search.
         folder: the run folder; None if nothing was written.
     """
 
@@ -52,16 +51,16 @@ class Run:
         growth: Sequence[Mapping[str, Any]] | None = None,
         data: Any = None,
     ) -> None:
-        """Take a run; use `search` or `load`."""
+        """Create a run; users call `search` or `load` instead."""
         self.config, self.summary, self.folder = config, summary, folder
         self._files, self._growth, self._data = files, growth, data
         self._model: nn.Module | None = None
 
     @property
     def scores(self) -> pd.DataFrame:
-        """One row for each model: validation and test score, parameters, seconds, settings tried.
+        """One row per model: validation and test score, parameters, seconds, settings tried.
 
-        Index `model`; the scores are in `summary["metric"]`, lower is better.
+        The index is `model`. `summary["metric"]` names the metric of the scores; lower is better.
         """
         import pandas as pd
 
@@ -73,16 +72,16 @@ class Run:
         """The cell of the chosen model.
 
         Raises:
-            RunError: the run trained a baseline, which has no cell.
+            RunError: the run trained a baseline, and a baseline has no cell.
         """
         with self._path() as path:
             if not (path / "genotype.json").exists():
-                raise RunError(f"{self}: it trained a baseline, which has no cell")
+                raise RunError(f"{self}: the run trained a baseline, and a baseline has no cell")
             return Genotype.load(path / "genotype.json")
 
     @property
     def growth(self) -> pd.DataFrame:
-        """One row for each change of the cell that was tried, accepted or not (`growth.jsonl`)."""
+        """One row per change of the cell that the search tried, accepted or rejected (`growth.jsonl`)."""
         import pandas as pd
 
         if self._growth is None:
@@ -93,39 +92,40 @@ class Run:
 
     @property
     def model(self) -> nn.Module:
-        """The chosen model: cell and readout or decoder, in evaluation mode."""
+        """The chosen model, in evaluation mode: the cell with its readout (series) or decoder (text)."""
         if self._model is None:
+            from grownas.modules import as_module
             from grownas.runs import reload
 
             with self._path() as path:
-                self._model = reload.model(path, data=self._data)
+                self._model = as_module(reload.model(path, data=self._data))
         return self._model
 
     def cell(self) -> GrownRNN:
         """Return a copy of the trained cell, a drop-in for `nn.GRU`.
 
         Raises:
-            RunError: the model has several layers of cells, which are no single `GrownRNN`.
+            RunError: the model is not a single `GrownRNN`, for example because it has several layers.
         """
         from grownas.cells.cell import GrownRNN
 
         core = self.model.core
         if not isinstance(core, GrownRNN):
-            raise RunError(f"{self}: its core is a {type(core).__name__}, not one GrownRNN; use run.model.core")
+            raise RunError(f"{self}: its core is a {type(core).__name__}, not a GrownRNN; use run.model.core")
         return copy.deepcopy(core)
 
     def predict(self, data: Data | None = None, overrides: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Return forecasts of one step ahead, each from the rows before it.
+        """Return one-step-ahead forecasts, each computed from the rows before it.
 
         Args:
-            data: a data frame (a `DatetimeIndex` or a column `date`, one column a series), a path, or a task's word
-                such as `bundled`. Any number of rows; old rows are context. None: the run's own validation and test
-                rows.
-            overrides: such as `{"task.units": "prices"}`.
+            data: a data frame (a `DatetimeIndex` or a column `date`, and one column per series), a path, or a name that
+                the task knows, such as `bundled`. Any number of rows; older rows serve as context. None: the run's own
+                validation and test rows.
+            overrides: config values by dotted key, such as `{"task.units": "prices"}`.
 
         Returns:
             Columns `date`, `series`, `forecast`, `actual`, in the units of the data's returns unless `task.units` says
-            otherwise. The last rows are the next step's: `actual` is missing.
+            otherwise. The last rows forecast the next step; their `actual` is missing.
 
         Raises:
             DataError: the data lack a series, or cannot be read.
@@ -145,12 +145,12 @@ class Run:
 
         Args:
             data: see `predict`.
-            since: score only rows dated after this day; earlier rows are context.
-            overrides: such as `{"task.cache_size": 500}` for a text.
+            since: score only rows dated after this day; earlier rows serve as context.
+            overrides: config values by dotted key, such as `{"task.cache_size": 500}` for a text.
 
         Returns:
-            Scores by part: `val` and `test` of the run's own data, `seen` and `new` of other series, `all` of another
-            text.
+            Scores by part. The run's own data have the parts `val` and `test`, other series `seen` and `new`, another
+            text `all`.
 
         Raises:
             DataError: the data lack a series, or cannot be read.
@@ -162,7 +162,7 @@ class Run:
 
     @contextmanager
     def _path(self) -> Iterator[Path]:
-        """Yield a run folder: the run's own, or one that is written for the moment."""
+        """Yield the run's folder; a run in memory is written to a temporary folder first."""
         if self.folder is not None:
             yield self.folder
             return
@@ -183,17 +183,17 @@ class Comparison:
     """A finished comparison over seeds.
 
     Attributes:
-        result: what `comparison.json` holds.
-        folder: of the comparison, with a run folder for each seed; None if it was not kept.
+        result: the content of `comparison.json`.
+        folder: the comparison's folder, with a run folder for each seed; None if it was not kept.
     """
 
     def __init__(self, result: dict[str, Any], folder: Path | None) -> None:
-        """Take a comparison; use `compare` or `load`."""
+        """Create a comparison; users call `compare` or `load` instead."""
         self.result, self.folder = result, folder
 
     @property
     def scores(self) -> pd.DataFrame:
-        """One row for each model: means and standard deviations over the seeds; index `model`."""
+        """One row per model: means and standard deviations over the seeds. The index is `model`."""
         import pandas as pd
 
         rows = [
@@ -210,24 +210,24 @@ class Comparison:
 
     @property
     def tests(self) -> pd.DataFrame:
-        """One row for each model that the reference is tested against; index `baseline`."""
+        """One row per model that the reference model is tested against. The index is `baseline`."""
         import pandas as pd
 
         return pd.DataFrame(self.result["tests"]).set_index("baseline")
 
     @property
     def verdict(self) -> str:
-        """The result in words."""
+        """The result as text."""
         return str(self.result["verdict"])
 
     def runs(self) -> dict[str, Run]:
-        """Return the run of each seed, by the name of its folder.
+        """Return the runs, by the name of their folders.
 
         Raises:
             RunError: the comparison was not kept in a folder.
         """
         if self.folder is None:
-            raise RunError("the comparison kept no runs; give folder= to keep them")
+            raise RunError("the comparison kept no runs; call compare with folder= to keep them")
         return {path.parent.name: _load_run(path.parent) for path in sorted(self.folder.glob("*/summary.json"))}
 
     def __repr__(self) -> str:
@@ -244,16 +244,16 @@ def search(
     folder: str | os.PathLike[str] | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Search for a cell, train what was found anew, fit the baselines and score all.
+    """Search for a cell, retrain it from random weights, train the baselines and score all models.
 
     Args:
         config: a path, or the name of a shipped config.
-        data: a data frame (a `DatetimeIndex` or a column `date`, one column a series), a path, or a task's word such as
-            `bundled`; None: what the config says.
-        seed: of weights, noise and data order; None: what the config says.
-        overrides: of the config, by dotted key, such as `{"strategy.max_nodes": 2}`.
-        folder: the run folder to make; a name that is taken gets a number. None: nothing is written.
-        quiet: show no progress and no table.
+        data: a data frame (a `DatetimeIndex` or a column `date`, and one column per series), a path, or a name that the
+            task knows, such as `bundled`. None: `task.data` of the config.
+        seed: seed of weights, noise and data order. None: `seed` of the config.
+        overrides: config values by dotted key, such as `{"strategy.max_nodes": 2}`.
+        folder: the run folder to create; a number is appended if the name is taken. None: nothing is written.
+        quiet: print no progress and no table.
 
     Returns:
         The finished run.
@@ -289,16 +289,16 @@ def compare(
     folder: str | os.PathLike[str] | None = None,
     quiet: bool = False,
 ) -> Comparison:
-    """Search with each strategy and run every baseline for each seed, in parallel processes; test the differences.
+    """For each seed, search with each strategy and train every baseline, in parallel processes; test the differences.
 
     Args:
         config: see `search`.
         data: see `search`.
-        seeds: of the runs; None: what the config says.
-        strategies: names, or options with `use`; the first is the config's own.
+        seeds: one run per seed. None: `seeds` of the config.
+        strategies: names of strategies, or their options with the key `use`; the first is the config's own strategy.
         overrides: see `search`.
-        folder: to keep the comparison and its runs in; None: they are written to a temporary folder, which is removed.
-        quiet: show no progress and no table.
+        folder: the folder to create for the comparison and its runs. None: a temporary folder, removed at the end.
+        quiet: print no progress and no table.
 
     Raises:
         ConfigError: the config or an override is wrong.
@@ -326,7 +326,7 @@ def load(folder: str | os.PathLike[str]) -> Run | Comparison:
     """Load a finished run or comparison from its folder.
 
     Raises:
-        RunError: it is no run folder, or the run is not finished.
+        RunError: the folder is not a run folder, or the run is not finished.
     """
     from grownas.runs.rundir import RunDir
 
@@ -335,7 +335,7 @@ def load(folder: str | os.PathLike[str]) -> Run | Comparison:
         return _load_run(path)
     file = path / "comparison.json"
     if not file.exists():
-        raise RunError(f"{path}: not finished; `grownas resume {path}` goes on with it")
+        raise RunError(f"{path}: not finished; continue it with `grownas resume {path}`")
     try:
         return Comparison(json.loads(file.read_text("utf-8")), path)
     except (OSError, ValueError) as error:
@@ -351,13 +351,15 @@ def _load_run(path: Path) -> Run:
 def _config(
     config: str | os.PathLike[str], data: Data | None, overrides: Mapping[str, Any]
 ) -> tuple[Config, pd.DataFrame | None]:
-    """Return the config with all that was given, and the data frame if there is one."""
+    """Return the config with all overrides applied, and the data frame if `data` is one."""
     frame: Any = None
     if isinstance(data, str | os.PathLike):
         overrides = {**overrides, "task.data": os.fspath(data)}
     elif data is not None:
         if not hasattr(data, "columns"):
-            raise ConfigError(f"data: got a {type(data).__name__}, expected a data frame, a path or a word")
+            raise ConfigError(
+                f"data: got a {type(data).__name__}, expected a data frame, a path or a name such as bundled"
+            )
         frame, overrides = data, {**overrides, "task.data": FRAME}
     return loading.load(config, overrides), frame
 
@@ -366,7 +368,10 @@ def _config(
 def _folder(
     folder: str | os.PathLike[str], command: str, frame: pd.DataFrame | None
 ) -> Iterator[tuple[RunDir, dict[str, Any]]]:
-    """Make a run folder; yield it, and what the config changes. A data frame is kept in it, for resuming."""
+    """Create a run folder; yield it and the overrides that point the config to it.
+
+    A data frame is written to the folder, so that the run can be resumed.
+    """
     from grownas.runs.rundir import RunDir
 
     place = Path(os.path.abspath(os.path.expanduser(folder)))

@@ -1,4 +1,4 @@
-"""The console script: parses, calls and prints; no logic. Heavy imports happen inside the commands."""
+"""The console script: it parses arguments, calls the library and prints. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FAILURE, INTERRUPTED = 1, 130
-MOST_SHOWN = 20  # series whose next step `predict` prints
-KEYS = "`grownas show CONFIG` prints every key with its value and what it means."
+MOST_SHOWN = 20  # `predict` prints the next step of at most this many series
+KEYS = "`grownas show CONFIG` prints every key with its value and meaning."
 FILE = click.Path(dir_okay=False, path_type=Path)
 SHELLS = ("bash", "zsh", "fish")
-COMPLETE = "_GROWNAS_COMPLETE"  # click's: set by the scripts when they ask
+COMPLETE = "_GROWNAS_COMPLETE"  # click's environment variable: the completion scripts set it
 
 
 def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
@@ -36,7 +36,7 @@ RUN = click.argument("run", type=click.Path(path_type=Path), metavar="RUN", shel
 
 
 class _Group(click.Group):
-    """Suggests the nearest command."""
+    """A group that suggests the nearest command for an unknown one."""
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         try:
@@ -53,13 +53,13 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="grownas")
 def cli() -> None:
-    """Grow recurrent cells from a linear model, and keep what improves them.
+    """Grow recurrent cells from a linear model, and keep the changes that improve them.
 
-    CONFIG is a path or the name of a shipped config, such as index_returns/growing. Any key of it can be set as
-    key=value: task.data=closes.csv seed=3 strategy.patience=5. runs=DIR sets where run folders go, name=NAME the name
-    of the run folder. `grownas show CONFIG` prints every key with its value and what it means.
+    CONFIG is a path or the name of a shipped config, such as index_returns/growing. Set any key of the config with
+    key=value: task.data=closes.csv seed=3 strategy.patience=5. runs=DIR sets the folder in which run folders are
+    created, name=NAME the name of the run folder. `grownas show CONFIG` prints every key with its value and meaning.
 
-    Exit status: 0 done, 2 wrong input, 130 interrupted, 1 any other failure.
+    Exit status: 0 success, 2 wrong input, 130 interrupted, 1 any other failure.
     """
 
 
@@ -67,15 +67,17 @@ def cli() -> None:
 @CONFIG
 @OVERRIDES
 def search(config: str, overrides: tuple[str, ...]) -> None:
-    """Search for a cell, retrain it, and score it beside baselines.
+    """Search for a cell, retrain it, and compare it with baselines.
 
-    Prints the table of scores and writes a run folder with the cell, its weights, all logs and report.html. Ctrl-C
+    Prints a table of scores and writes a run folder with the cell, its weights, all logs and report.html. Ctrl-C
     stops the run after the current step; `grownas resume RUN` continues it.
     """
     from grownas.config.loading import load
+
+    chosen = load(config, overrides)  # report config errors before importing PyTorch, which takes seconds
     from grownas.runs import commands as run
 
-    run.search(load(config, overrides))
+    run.search(chosen)
 
 
 @cli.command(epilog=KEYS)
@@ -84,22 +86,24 @@ def search(config: str, overrides: tuple[str, ...]) -> None:
 def compare(config: str, overrides: tuple[str, ...]) -> None:
     """Compare the search with every baseline over several seeds.
 
-    Each seed is a run of its own, in its own process; workers=N runs N of them at once. Prints a table with means,
+    Each seed is a separate run in its own process; workers=N runs N of them in parallel. Prints a table of means,
     standard deviations and significance tests, and writes them to comparison.json and report.html.
     """
     from grownas.config.loading import load
+
+    chosen = load(config, overrides)
     from grownas.runs import commands as run
 
-    run.compare(load(config, overrides))
+    run.compare(chosen)
 
 
 @cli.command(epilog=KEYS)
 @CONFIG
 @OVERRIDES
 def train(config: str, overrides: tuple[str, ...]) -> None:
-    """Train a given cell or baseline anew and score it.
+    """Train a given cell or baseline from scratch and score it.
 
-    genotype=PATH takes a genotype.json, genotype=darts_v2 a published cell, genotype=gru a baseline.
+    genotype=PATH trains the cell of a genotype.json, genotype=darts_v2 a published cell, genotype=gru a baseline.
     """
     from grownas.config.loading import load
     from grownas.runs import commands as run
@@ -107,7 +111,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     what = [item.partition("=")[2] for item in overrides if item.startswith("genotype=")]
     if len(what) != 1 or not what[0]:
         raise ConfigError(
-            f"train needs genotype= exactly once, got it {len(what)} times; give the path of a genotype.json, a "
+            f"train needs genotype= exactly once, got {len(what)}; give the path of a genotype.json, a "
             "published cell such as genotype=darts_v2, or a baseline such as genotype=gru"
         )
     run.train(load(config, [item for item in overrides if not item.startswith("genotype=")]), what[0])
@@ -119,8 +123,8 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 def resume(run: Path, overrides: tuple[str, ...]) -> None:
     """Continue an interrupted run or comparison.
 
-    The result is the same as without the interruption. Only keys that do not change it can be set, such as quiet=true
-    or workers=2.
+    The result is the same as without the interruption. Only keys that do not affect the result can be set, such as
+    quiet=true or workers=2.
     """
     from grownas.runs.commands import resume as go_on
 
@@ -133,10 +137,10 @@ def resume(run: Path, overrides: tuple[str, ...]) -> None:
 def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
     """Score the saved model of a run again, also on other data.
 
-    task.data=NEW names other series, with the run's columns among theirs, or another text. Of other series, rows dated
-    up to the end of the run's own data are scored as `seen`, later ones as `new`; since=DATE scores only rows after a
-    date, those before it are context. device, backend and threads say what computes. A text may be scored otherwise,
-    for example with task.cache_size=500 or task.dynamic_rate=0.00003.
+    task.data=NEW names other series, which must include the run's columns, or another text. In other series, rows
+    dated up to the end of the run's own data are scored as `seen`, later rows as `new`. since=DATE scores only rows
+    after a date; earlier rows serve as context. device, backend and threads set the hardware to compute on. For a text,
+    further keys change how it is scored, for example task.cache_size=500 or task.dynamic_rate=0.00003.
     """
     from grownas.runs import reload
 
@@ -156,11 +160,11 @@ def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
 @RUN
 @OVERRIDES
 def predict(run: Path, overrides: tuple[str, ...]) -> None:
-    """Write forecasts to a CSV and print those of the next step.
+    """Write forecasts to a CSV file and print the next step.
 
-    task.data=NEW forecasts other data, of any number of rows: old rows are context, columns that the model does not
-    read are left out. The file is forecasts.csv, or forecasts-NEW.csv for other data, in the run folder, or out=FILE.
-    task.units=prices gives prices instead of returns, or levels instead of their changes.
+    task.data=NEW forecasts other data with any number of rows: older rows serve as context, and columns that the model
+    does not read are ignored. The file is forecasts.csv in the run folder, or forecasts-NEW.csv for other data;
+    out=FILE writes another file. task.units=prices gives prices instead of returns, or levels instead of their changes.
     """
     from grownas.runs import reload
 
@@ -176,7 +180,7 @@ def predict(run: Path, overrides: tuple[str, ...]) -> None:
 
 
 def _taken(key: str, overrides: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
-    """Return the value of an argument that is no config key, and the other overrides."""
+    """Return the value of an argument that is not a config key, and the remaining overrides."""
     values = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]
     if len(values) > 1 or "" in values:
         raise ConfigError(f"{key}= needs one value, got {', '.join(map(repr, values))}")
@@ -193,7 +197,7 @@ def _taken(key: str, overrides: tuple[str, ...]) -> tuple[str | None, tuple[str,
     shell_complete=_complete,
 )
 def report(runs: tuple[Path, ...]) -> None:
-    """Write report.html for one run, or a comparison of several."""
+    """Write report.html for one run, or to compare several."""
     from grownas.report.page import write_report
 
     click.echo(write_report(runs))
@@ -205,10 +209,11 @@ def report(runs: tuple[Path, ...]) -> None:
 def show(what: str, overrides: tuple[str, ...]) -> None:
     """Print the cell of a run or genotype, or every key of a config.
 
-    GENOTYPE is the path of a genotype.json or a published cell: darts_v1, darts_v2, enas. Its nodes, ops, shares and
-    parameters are printed.
+    GENOTYPE is the path of a genotype.json or a published cell: darts_v1, darts_v2, enas. The command prints the
+    cell's nodes, ops, shares and parameters.
 
-    CONFIG is printed as YAML with the keys set as given, each with what it means; save it as a config of your own.
+    A CONFIG is printed as YAML with its overrides applied and a comment on each key; you can save it as your own
+    config.
     """
     from grownas.config.listing import is_config, listing
 
@@ -218,7 +223,9 @@ def show(what: str, overrides: tuple[str, ...]) -> None:
         click.echo(listing(load(what, overrides)))
         return
     if overrides:
-        raise ConfigError(f"{' '.join(overrides)}: key=value needs a config, but {what} is a run or a genotype")
+        raise ConfigError(
+            f"{' '.join(overrides)}: key=value needs a config, but {what} is a run or a genotype; leave it out"
+        )
     from grownas.runs import reload
 
     click.echo(reload.show(Path(what)))
@@ -229,13 +236,17 @@ def show(what: str, overrides: tuple[str, ...]) -> None:
 @click.option(
     "--only", default="", metavar="TEXT", help="Measure only the rows whose name contains TEXT, such as 'T20 B32'."
 )
-@click.option("--json", "json_path", type=FILE, help="Write all figures to this file, with the machine and versions.")
-@click.option("--picture", type=FILE, help="Draw each backend's ratio to the floor into this .svg or .png file.")
-@click.option("--against", type=FILE, help="Compare with a file that --json wrote; exit with 1 if a ratio is worse.")
+@click.option("--json", "json_path", type=FILE, help="Write all timings to this file, with the machine and versions.")
+@click.option(
+    "--picture", type=FILE, help="Draw each backend's time over that of its matrix products to this .svg or .png."
+)
+@click.option(
+    "--against", type=FILE, help="Compare with a file written by --json; exit with status 1 if a ratio got worse."
+)
 def bench(quick: bool, only: str, json_path: Path | None, picture: Path | None, against: Path | None) -> None:
     """Time the backends here against nn.LSTM and plain autograd.
 
-    Prints one row for each size, and which of the promised ratios hold on this machine.
+    Prints one row per size, and says which of the documented speed ratios this machine reaches.
     """
     from grownas.bench import suite
 
@@ -246,23 +257,23 @@ def bench(quick: bool, only: str, json_path: Path | None, picture: Path | None, 
 @cli.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print a script by which the Tab key completes what you type.
+    """Print a shell script for completion with the Tab key.
 
-    It completes commands, configs, keys, values and run folders. To switch it on, add one line to your shell's settings
-    and open a new shell:
+    It completes commands, configs, keys, values and run folders. To enable it, add one line to your shell's startup
+    file and open a new shell:
 
     \b
       bash  eval "$(grownas completion bash)"   in ~/.bashrc
       zsh   eval "$(grownas completion zsh)"    in ~/.zshrc, after compinit
       fish  grownas completion fish | source    in ~/.config/fish/config.fish
-    """  # noqa: D301, click reads the sign
+    """  # noqa: D301, click reads the backslash
     from grownas.completion import script
 
     click.echo(script(cli, shell, COMPLETE), nl=False)
 
 
 def main() -> None:
-    """Run the command line and exit with the status that CONTRACT gives."""
+    """Run the command line and exit: 0 success, 2 wrong input, 130 interrupted, 1 any other failure."""
     if COMPLETE in os.environ:
         from grownas.completion import register
 
@@ -272,14 +283,14 @@ def main() -> None:
 
 
 def _plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-    """Return a warning as users are to read it: without the place in the code."""
+    """Format a warning for users: without file name and line number."""
     return f"warning: {message}\n"
 
 
 def _status(command: Callable[..., Any]) -> int:
     try:
-        return int(command(standalone_mode=False) or 0)  # what a command exits with, else None
-    except click.Abort as error:  # click's own word for KeyboardInterrupt, which it keeps as the cause
+        return int(command(standalone_mode=False) or 0)  # the command's exit status, or None
+    except click.Abort as error:  # click turns KeyboardInterrupt into Abort and keeps it as the cause
         return _interrupted(error.__cause__)
     except click.ClickException as error:
         error.show()
@@ -295,7 +306,7 @@ def _status(command: Callable[..., Any]) -> int:
 def _interrupted(error: BaseException | None) -> int:
     if error is not None and error.args:
         return _say(f"interrupted; `grownas resume {error.args[0]}` continues the run", INTERRUPTED)
-    return _say("interrupted before anything was saved: start the command again", INTERRUPTED)
+    return _say("interrupted before anything was saved; start the command again", INTERRUPTED)
 
 
 def _say(text: str, status: int) -> int:

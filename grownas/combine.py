@@ -1,8 +1,8 @@
-"""The table of combines: how an op joins its two inputs. It needs no torch, so that a genotype can be checked without.
+"""The table of combines: how an op joins its two inputs. No torch here: a genotype can be checked without torch.
 
 An op reads the step's input x and the state s, and applies its activation to z = value(p, q), where
 
-    p = x W_x + b_x          q = s W_h + b_h, or s W_h where a bias of its own would say nothing that b_x does not
+    p = x W_x + b_x          q = s W_h + b_h, or q = s W_h where b_h would be redundant beside b_x
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Combine(NamedTuple):
     Attributes:
         formula: z as `equations.txt` writes it.
         value: z from p and q.
-        slopes: the derivatives of z in p and in q, from p and q.
-        mixed: the second derivative of z in p and q, a constant. 0 means that z is linear in both together.
+        slopes: the derivatives of z by p and by q, from p and q.
+        mixed: the second derivative of z by p and q, a constant. 0 means that z is linear in (p, q).
         neutral: the q at which z = p.
         parameters: names of an op's parameters.
-        code: its place in the engine's order of ops, and its name in kernels.
+        code: number of the combine in kernels; the engine also sorts ops by it.
     """
 
     formula: str
@@ -34,7 +34,7 @@ class Combine(NamedTuple):
     code: int
 
 
-ADD, HADAMARD = 0, 1  # codes; the engine's layouts and kernels know these two
+ADD, HADAMARD = 0, 1  # codes; the engine's layouts and kernels support these two
 
 COMBINE: dict[str, Combine] = {
     "add": Combine("x W_x + b_x + s W_h", operator.add, lambda p, q: (1.0, 1.0), 0.0, 0.0, ("W_x", "b_x", "W_h"), ADD),

@@ -1,7 +1,8 @@
-"""Shell completion: what may stand at a place of the command line, and the shells that ask.
+"""Shell completion: the candidates for each argument, and the scripts for Bash and Zsh.
 
-click finds the place and calls a function below with what was typed so far. A name or a run folder costs no heavy
-import. A key costs pydantic; it costs the whole task and strategy only where these decide which keys there are.
+click finds the argument at the cursor and calls a function below with the text typed so far. Names and run folders
+need no heavy import. Keys need pydantic; they need PyTorch only if a task or strategy of another package does not
+register its options as an entry point.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from click.shell_completion import (
 from grownas.errors import GrownasError
 
 Items = Iterator[CompletionItem[str]]
-MARK = "run.json"  # of a run folder, see `runs.rundir`
-CHOSEN = ("task", "strategy")  # sections whose `use` decides which keys they have
+MARK = "run.json"  # every run folder has this file, see `runs.rundir`
+CHOSEN = ("task", "strategy")  # sections whose keys depend on `use`
 
-# What ends in `=`, `.` or `/` goes on: no space comes after it. fish does so by itself.
+# The shell adds no space after a completion that ends in `=`, `.` or `/`. fish does this without help.
 BASH = """\
 %(complete_func)s() {
     local IFS=$'\\n' line
@@ -70,13 +71,13 @@ fi
 
 
 class Bash(BashComplete):
-    """Bash, which takes `=` for a word of its own and puts a space after every completion."""
+    """Completion for Bash, which splits words at `=` and adds a space after every completion."""
 
     source_template = BASH
-    kept = 0  # characters at the beginning of the word that Bash keeps
+    kept = 0  # characters at the start of the word that Bash keeps
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """Return the words before the cursor and the one at it, each `key=value` joined again."""
+        """Return the words before the cursor and the word at the cursor, each `key=value` joined again."""
         before, here = super().get_completion_args()
         words: list[str] = []
         joins = False
@@ -93,29 +94,29 @@ class Bash(BashComplete):
         return words[:-1], words[-1]
 
     def format_completion(self, item: CompletionItem[Any]) -> str:
-        """Return a completion without what Bash keeps, all up to the last `=` or `:`."""
+        """Return a completion without the part that Bash keeps: everything up to the last `=` or `:`."""
         return f"{item.type},{item.value[self.kept :]}"
 
 
 class Zsh(ZshComplete):
-    """Zsh, which puts a space after every completion."""
+    """Completion for Zsh, which adds a space after every completion."""
 
     source_template = ZSH
 
 
 def register() -> None:
-    """Let click use our scripts for Bash and Zsh; its own one for fish needs no change."""
+    """Register our Bash and Zsh scripts with click; click's fish script works unchanged."""
     add_completion_class(Bash, "bash")
     add_completion_class(Zsh, "zsh")
 
 
 def script(command: Command, shell: str, variable: str) -> str:
-    """Return the script that lets a shell ask for completions.
+    """Return the script that connects a shell to our completions.
 
     Args:
-        command: the whole command line.
+        command: the top-level command.
         shell: `bash`, `zsh` or `fish`.
-        variable: environment variable by which the script asks.
+        variable: environment variable that the script sets to request completions.
     """
     register()
     found = get_completion_class(shell)
@@ -124,16 +125,16 @@ def script(command: Command, shell: str, variable: str) -> str:
 
 
 def complete(context: Context, parameter: Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Return what may stand at an argument of ours; nothing where the words before it are wrong.
+    """Return the completions of an argument; none if the words before it are wrong.
 
     Args:
-        context: of the command, with the arguments before the cursor.
-        parameter: the argument at the cursor; its name decides.
-        incomplete: what was typed of it.
+        context: the command's context, with the arguments before the cursor.
+        parameter: the argument at the cursor; its name selects the completions.
+        incomplete: the text typed so far.
     """
     try:
         return list(PLACES[str(parameter.name)](context, incomplete))
-    except GrownasError:  # a prompt has no room for an error; the command will tell it
+    except GrownasError:  # a prompt cannot show an error; the command will print it
         return []
 
 
@@ -146,14 +147,14 @@ def _config(context: Context, incomplete: str) -> Items:
 
 
 def _run(context: Context, incomplete: str) -> Items:
-    """Yield run folders, those in `runs/` at once."""
+    """Yield run folders; for an empty word also the run folders in `runs/`."""
     yield from _paths(incomplete or "runs/", lambda path: (path / MARK).is_file())
     if not incomplete:
         yield from _paths("", lambda path: (path / MARK).is_file())
 
 
 def _cell_or_config(context: Context, incomplete: str) -> Items:
-    """Yield all that `show` prints."""
+    """Yield everything that `show` accepts: published cells, configs, genotype files and run folders."""
     from grownas.genotype import published
 
     yield from _starting(published(), incomplete)
@@ -183,29 +184,29 @@ def _override(context: Context, incomplete: str) -> Items:
 
 
 def _last_of_list(value: str) -> tuple[str, str, str]:
-    """Split `[a,b` into what stands before its last element, the mark before it, and the element."""
+    """Split `[a,b` into the text before the last separator, the separator (`[` or `,`), and the last element."""
     cut = max(value.rfind("["), value.rfind(","))
     return (value[:cut], value[cut], value[cut + 1 :]) if value.startswith("[") else ("", "", value)
 
 
 def _allowed(command: str, config: str) -> Callable[[str], bool]:
-    """Return what says whether a command takes a key, or a section with such a key."""
+    """Return a predicate: whether a command accepts a key, or a section that has such a key."""
     if command == "resume":
         from grownas.config.sections import WHERE_AND_HOW
 
         return lambda key: key in WHERE_AND_HOW
     if command in ("evaluate", "predict"):
         from grownas.config.loading import class_for
-        from grownas.runs.reload import COMPUTING
+        from grownas.config.sections import COMPUTING
 
-        task: Any = class_for(config).model_fields["task"].annotation
+        task: Any = class_for(config).model_fields["task"].annotation  # class of the section `task`
         free = {f"task.{key}" for key in (*task.WHERE, *task.EVALUATION)}
         return lambda key: key == "task" or key in free or key in COMPUTING
     return lambda key: True
 
 
 def _keys(config: str, given: Sequence[str], incomplete: str, allowed: Callable[[str], bool]) -> Items:
-    """Yield the keys that begin so: the next level alone, but all keys of a section where no other begins so."""
+    """Yield the matching keys of one level; if a single section matches, yield the keys inside it."""
     from grownas.config.listing import meaning
     from grownas.config.messages import sections_in
 
@@ -226,7 +227,7 @@ def _fields(config: str, given: Sequence[str], path: str) -> dict[str, Any]:
     from grownas.config.messages import sections_in
     from grownas.config.sections import SECTIONS, Config
 
-    own = {*CHOSEN, *(name for sections in SECTIONS.values() for name in sections)}  # the latter as the task decides
+    own = {*CHOSEN, *(name for sections in SECTIONS.values() for name in sections)}  # sections that depend on the task
     names = path.split(".") if path else []
     section: Any = Config
     if names and names[0] in own:
@@ -242,9 +243,9 @@ def _fields(config: str, given: Sequence[str], path: str) -> dict[str, Any]:
 
 
 def _values(config: str, given: Sequence[str], key: str, incomplete: str) -> Items:
-    """Yield the values of a key: words where there is a choice, paths where it takes text."""
+    """Yield the values of a key: its words if it has a fixed choice, paths if it takes text."""
     from grownas.config.listing import words_of
-    from grownas.config.loading import class_for, plugin_names, task_class
+    from grownas.config.loading import class_for, outline, plugin_names
     from grownas.config.messages import known_names
 
     if key == "genotype":
@@ -264,7 +265,8 @@ def _values(config: str, given: Sequence[str], key: str, incomplete: str) -> Ite
     words = list(words_of(field.annotation)) or ["true", "false"] * (field.annotation is bool)
     if not words and parent in ("space", "baselines"):
         task: Any = class_for(config, given).model_fields["task"].annotation
-        words = list(known_names(task_class(task.model_fields["use"].default)).get(key, ()))
+        known = known_names(outline(task.model_fields["use"].default))
+        words = list(known[key]()) if key in known else []
     yield from _starting(words, incomplete)
     if not words and field.annotation is str:
         yield from _paths(incomplete, lambda path: path.is_file() and key != "runs")
@@ -275,7 +277,7 @@ def _starting(words: Iterable[str], incomplete: str) -> Items:
 
 
 def _paths(incomplete: str, wanted: Callable[[Path], bool], *, folders: bool = True) -> Items:
-    """Yield paths that begin so: what is wanted, and folders, which end in `/`, on the way to it."""
+    """Yield matching paths: those that satisfy `wanted`, and other folders, with a `/` at the end."""
     head, leaf = os.path.split(incomplete)
     folder = Path(os.path.expanduser(head))
     try:
@@ -291,7 +293,7 @@ def _paths(incomplete: str, wanted: Callable[[Path], bool], *, folders: bool = T
                 yield CompletionItem(f"{value}/")
 
 
-PLACES: dict[str, Callable[[Context, str], Items]] = {  # by the name of a command's argument
+PLACES: dict[str, Callable[[Context, str], Items]] = {  # keyed by the argument's name
     "config": _config,
     "overrides": _override,
     "run": _run,

@@ -1,6 +1,6 @@
-"""`equations.txt`: the whole model as equations a person can read, and all its numbers in a format another program can.
+"""Writes `equations.txt`: the whole model as equations for people, and all its numbers for programs.
 
-The file explains itself; `tests/following.py` follows it with NumPy alone.
+The file documents its own format; `tests/following.py` evaluates it with NumPy only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -17,13 +17,14 @@ from grownas.cells.cell import GrownRNN
 from grownas.cells.dag_sequence import INPUT_OP
 from grownas.genotype import AnyGenotype, DagGenotype, Genotype, Op
 from grownas.ops import ACTIVATION, COMBINE
+from grownas.protocols import Model
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from grownas.cells.chain import ChainLayer
 
-NUMBERS = "Numbers"  # title of the part for programs; what stands above it is for people
+NUMBERS = "Numbers"  # title of the part for programs; the part above it is for people
 
 NOTATION = """\
 Notation
@@ -46,10 +47,10 @@ Forecast of day t+1
   value = mean + sd * y         in the series' own units"""
 
 FORMAT = """\
-Below, each line that stands alone is `keyword value`. A block is a line `name rowsxcolumns` followed by that many
+Below, a line outside a block is `keyword value`. A block is a line `name rowsxcolumns` followed by that many
 lines, each a row of the matrix with one blank between numbers; vectors have one row. Decimals are the shortest that
-give the number back exactly in the stated dtype; mean and sd are float64. {lines} Series are a JSON list.
-Everything runs from the line `begin` to the line `end`."""
+read back exactly in the stated dtype; mean and sd are float64. {lines} Series are a JSON list.
+The numbers begin after the line `begin` and stop at the line `end`."""
 
 CHAIN_LINES = """\
 Layer, node and op are counted from 1.
@@ -58,25 +59,45 @@ op's own blocks W_x, b_x, W_h and b_h. `op` lines give combine, activation and s
 
 DAG_LINES = """\
 Layers are counted from 1, nodes from 0; `nodes` does not count node 0.
-`activation` lines define each function of z. `node` lines give what a node reads and its activation f. Of node 0 that
-is `input`: the layer's x of the step, and as s the layer's output of the step before; its blocks make the gate
-c = sigmoid(x gate_x + s gate_h) and y = f(x W_x + s W_h). Other nodes read the output s of the node that is named:
-c = sigmoid(s gate_h), y = f(s W_h). A node's output is s + c * (y - s), and the layer's output is the mean of those of
-the nodes that `mean_of` lists."""
+`activation` lines define each function of z. `node` lines give a node's source and its activation f. The source of
+node 0 is `input`: x is the layer's input of the step, and s is the layer's output of the step before; with the node's
+blocks c = sigmoid(x gate_x + s gate_h) and y = f(x W_x + s W_h). Any other node reads the output s of its source node:
+c = sigmoid(s gate_h), y = f(s W_h). A node's output is s + c * (y - s), and the layer's output is the mean of the
+outputs of the nodes that `mean_of` lists."""
+
+
+@runtime_checkable
+class WordModel(Model, Protocol):
+    """A language model with equations: embedding, core, output gain and linear decoder.
+
+    Attributes:
+        embedding: embedding of the words.
+        bias: bias of the decoder, shape `(V,)`.
+        gain: output gain, a scalar.
+    """
+
+    embedding: nn.Embedding
+    bias: nn.Parameter
+    gain: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the decoder, shape `(V, H)`."""
+        ...
 
 
 class Form(NamedTuple):
-    """How cells of one backbone are written down.
+    """How cells of one backbone are written.
 
     Attributes:
         states, labels: lines of the notation.
-        lines: what the lines for programs mean.
-        activations: all that a genotype uses.
-        layer: the equations of a layer, from a genotype and the name of the layer's x.
-        head: the lines for programs about a genotype.
-        tables: further lines that define what the numbers are for.
-        numbers: the lines for programs about a layer, counted from 0.
-        parts: labels and live views of all parameters of a cell of one layer.
+        lines: explanation of the lines for programs.
+        activations: returns the activations that a genotype uses.
+        layer: yields the equations of a layer, from a genotype and the name of the layer's x.
+        head: yields the lines for programs about a genotype.
+        tables: yields further definitions for programs.
+        numbers: yields the lines for programs about a layer, counted from 0.
+        parts: yields labels and live views of all parameters of a one-layer cell.
     """
 
     states: str
@@ -90,24 +111,24 @@ class Form(NamedTuple):
     parts: Callable[[GrownRNN], Iterator[tuple[str, Mapping[str, Tensor]]]]
 
 
-def equations(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd: Any) -> str:
-    """Write a model down as equations and numbers.
+def equations(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: Any, sd: Any) -> str:
+    """Return a series model as equations and numbers.
 
     Args:
         cell: the derived cell.
         readout: linear layer from the cell's H units to the O series.
-        names: of the series, in order.
-        mean: of each series over the training part, shape `(O,)`, in the data's own units.
-        sd: standard deviations, likewise.
+        names: names of the series, in order.
+        mean: mean of each series over the training part, shape `(O,)`, in the data's own units.
+        sd: standard deviations, same shape and units.
 
     Returns:
         The text, ending with a newline.
 
     Raises:
-        ValueError: the cell is bidirectional: its states know the future, so it forecasts nothing.
+        ValueError: the cell is bidirectional: its states depend on the future, so it cannot forecast.
     """
     if cell.bidirectional:
-        raise ValueError("a bidirectional cell reads the future; only one that reads forward has these equations")
+        raise ValueError("a bidirectional cell reads the future; only a forward cell has these equations")
     form = FORMS[type(cell.genotype)]
     units = cell.hidden_size
     title = f"A grown recurrent cell: {cell.input_size} series, {units} units, {_sizes(cell.genotype, cell.num_layers)}"
@@ -148,8 +169,8 @@ Word t+1
   p(w_(t+1) = v)     = exp(z[v]) / sum over all u of exp(z[u])"""
 
 TENSORS = """\
-All numbers stand in weights.safetensors; `names` is a JSON list in its metadata. Each line below says which part of
-which tensor a symbol is, and the symbol's shape. A part has an entry for each axis of the tensor, places counted from
+All numbers are in weights.safetensors; `names` is a JSON list in its metadata. Each line below gives a symbol's tensor,
+the part of the tensor, and the symbol's shape. A part has an entry for each axis of the tensor, places counted from
 0: one number picks a place and drops the axis, `a:b` keeps the places from a up to b, not including it, and `:` keeps
 all. Several symbols may be the same part of a tensor."""
 
@@ -157,12 +178,11 @@ SEVERAL = """ `layer=2` in front of a symbol's numbers means the symbol of that 
 in the cell of layer 2; the next word's h_t is the last layer's."""
 
 
-def language_equations(model: Any) -> str:
-    """Write a language model down as equations, and say where its numbers stand.
+def language_equations(model: WordModel) -> str:
+    """Return a language model as equations, with the tensor of each symbol in weights.safetensors.
 
     Args:
-        model: with `core`, a derived cell of one layer, or several of one genotype in a stack; `embedding`, `weight` of
-            the decoder, its `bias`, and `gain`.
+        model: its `core` is a one-layer derived cell or a stack of such cells with the same genotype.
 
     Returns:
         The text, ending with a newline.
@@ -191,8 +211,8 @@ def _sizes(genotype: AnyGenotype, layers: int) -> str:
     return f"{len(genotype.nodes)} node(s), {layers} layer(s)"
 
 
-def _tensors(model: Any, layers: Sequence[GrownRNN]) -> Iterator[str]:
-    """Yield where each symbol of a language model stands."""
+def _tensors(model: WordModel, layers: Sequence[GrownRNN]) -> Iterator[str]:
+    """Yield the tensor and the part of it for each symbol of a language model."""
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for symbol, tensor in (("E", model.embedding.weight), ("D", model.weight), ("b", model.bias), ("gain", model.gain)):
         yield f"{symbol} = {_where(tensor, named)}"
@@ -203,7 +223,7 @@ def _tensors(model: Any, layers: Sequence[GrownRNN]) -> Iterator[str]:
 
 
 def _where(view: Tensor, named: Mapping[str, Tensor]) -> str:
-    """Return the name of the tensor that a view is of, which part of it the view is, and the view's shape."""
+    """Return the name of a view's tensor, the part that the view shows, and the view's shape."""
     name, whole = next(
         (name, one)
         for name, one in named.items()
@@ -212,7 +232,7 @@ def _where(view: Tensor, named: Mapping[str, Tensor]) -> str:
     offset, kept, place = int(view.storage_offset()), list(zip(view.stride(), view.shape, strict=True)), []
     for stride, size in zip(whole.stride(), whole.shape, strict=True):
         first, offset = divmod(offset, stride)
-        if kept and kept[0][0] == stride:  # the view has this axis; equal strides are of axes of size 1
+        if kept and kept[0][0] == stride:  # the view has this axis; only axes of size 1 have equal strides
             _, length = kept.pop(0)
             place.append(":" if length == size else f"{first}:{first + length}")
         else:
@@ -241,7 +261,7 @@ def _activations(cell: GrownRNN) -> str:
 
 
 def _layers(genotype: AnyGenotype, count: int) -> Iterator[str]:
-    """Write the nodes of each layer."""
+    """Yield the nodes of each layer as text."""
     for layer in range(count):
         lines = [f"Cell of layer {layer + 1}" if count > 1 else "Cell"]
         if layer:
@@ -268,13 +288,13 @@ def _chain_layer(genotype: Genotype, x: str) -> Iterator[str]:
 
 
 def _term(op: Op, x: str, s: str, label: str) -> str:
-    """Write one op with its inputs and the labels of its parameters."""
+    """Return the formula of an op with its inputs and the labels of its parameters."""
     formula = re.sub(r"\b([Wb]_[xh])\b", rf"\1{label}", COMBINE[op.combine].formula)
     formula = re.sub(r"\bs\b", s, re.sub(r"\bx\b", x, formula))
     return f"{op.activation}({formula})"
 
 
-def _numbers(cell: GrownRNN, readout: Any, names: Sequence[str], mean: Any, sd: Any) -> Iterator[str]:
+def _numbers(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: Any, sd: Any) -> Iterator[str]:
     """Yield the lines for programs."""
     form, weight = FORMS[type(cell.genotype)], readout.weight.detach().cpu().numpy()
     yield f"dtype {weight.dtype.name}"
@@ -392,7 +412,7 @@ def _as_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def _block(name: str, values: np.ndarray) -> Iterator[str]:
-    """Yield a matrix, or a vector as one row; `str` of a NumPy float gives the number back exactly."""
+    """Yield a matrix, or a vector as one row. `str` of a NumPy float is exact: it reads back as the same number."""
     rows = np.atleast_2d(values)
     yield f"{name} {rows.shape[0]}x{rows.shape[1]}"
     for row in rows:

@@ -1,10 +1,10 @@
-"""The few errors that users meet. The command line prints them without a traceback and exits with 2."""
+"""The errors that users see. The command line prints a `GrownasError` without a traceback and exits with status 2."""
 
 USER_ERROR = 2  # exit status where the user's input is wrong
 
 
 class GrownasError(Exception):
-    """The user's input is wrong; the message says what came, what was expected and what to do."""
+    """The user's input is wrong. The message gives the value, what was expected and what to do."""
 
 
 class ConfigError(GrownasError):
@@ -24,19 +24,19 @@ class RunError(GrownasError):
 
 
 class BackendError(GrownasError, RuntimeError):
-    """The backend that was asked for by name cannot run a cell where it lies."""
+    """The backend that the user named cannot run a cell on its device or in its dtype."""
 
 
 class TrainingError(Exception):
-    """Training met a non-finite loss; the message names stage and step. Not the user's input: exit status 1.
+    """A loss or a gradient is not finite; the message names the step or the batch. The exit status is 1.
 
     Attributes:
-        seconds: trained until then.
-        steps: weight steps trained until then.
-        cpu_seconds: processor time of the process until then.
+        seconds: training time up to the error.
+        steps: weight steps up to the error.
+        cpu_seconds: processor time of the process up to the error, in seconds.
     """
 
     def __init__(self, message: str, seconds: float = 0.0, steps: int = 0, cpu_seconds: float = 0.0) -> None:
-        """Keep what was spent beside the message."""
+        """Store the time and the steps spent beside the message."""
         super().__init__(message)
         self.seconds, self.steps, self.cpu_seconds = seconds, steps, cpu_seconds

@@ -1,4 +1,4 @@
-"""The discrete description of a cell, a chain or a DAG, and its JSON (CONTRACT: genotype.json)."""
+"""Genotypes: the discrete description of a cell, a chain or a DAG, and its JSON (CONTRACT: genotype.json)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from grownas.errors import GenotypeError
 
 FORMAT, VERSION = "grownas.genotype", 1
 COMBINES = tuple(COMBINE)
-GATED, NONE = "gated", "none"  # how each op of the DAG combines; its op that adds nothing, in a search only
-TOLERANCE = 1e-6  # on the sum of a node's shares: float32 softmax stays well inside
+GATED, NONE = "gated", "none"  # combine of all DAG ops; activation of the op that outputs zero, in a search only
+TOLERANCE = 1e-6  # of the sum of a node's shares; the error of a float32 softmax is far smaller
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Op:
     Attributes:
         combine: a key of `ops.COMBINE`.
         activation: a key of `ops.ACTIVATION`.
-        share: its fixed mixture weight, in (0, 1].
-        own_projection: under `share_projection`, keeps W_x and W_h of its own, as a carrier must.
+        share: fixed mixture weight, in (0, 1].
+        own_projection: under `share_projection` the op still has its own W_x and W_h, as a carrier needs.
     """
 
     combine: str
@@ -40,42 +40,46 @@ class Op:
 
     @property
     def name(self) -> str:
-        """Combine and activation in one word."""
+        """Combine and activation, such as `add/tanh`."""
         return f"{self.combine}/{self.activation}"
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node: ops that read the same two inputs, in order."""
+    """A node: an ordered tuple of ops that read the same two inputs."""
 
     ops: tuple[Op, ...]
 
 
 class Saved(ABC):
-    """What genotypes of every backbone have in common: their JSON, and a description in words."""
+    """Base class of genotypes: JSON and a description in words."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Return the genotype as plain values, as JSON holds it."""
+        """Return the genotype as plain values, as in the JSON."""
 
     @property
     @abstractmethod
     def op_count(self) -> int:
-        """How many ops all nodes have together."""
+        """Number of ops in all nodes."""
 
     @abstractmethod
     def in_words(self) -> list[str]:
         """Describe what each node reads and does, line by line."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON, whole or not at all."""
+        """Write JSON atomically."""
         part = Path(f"{os.fspath(path)}.part")
         part.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         part.replace(path)
 
     @staticmethod
     def from_dict(mapping: Mapping[str, Any]) -> AnyGenotype:
-        """Read plain values, of whichever backbone they name; the inverse of `to_dict`."""
+        """Return the genotype of some plain values, of the backbone that they name; the inverse of `to_dict`.
+
+        Raises:
+            GenotypeError: a key or a value is wrong; the message quotes its place.
+        """
         tree = _fields(mapping, "genotype", HEAD, (*CHAIN_KEYS, *DAG_KEYS))
         for key, wanted in (("format", FORMAT), ("version", VERSION)):
             if tree[key] != wanted or isinstance(tree[key], bool):
@@ -88,17 +92,20 @@ class Saved(ABC):
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> AnyGenotype:
-        """Read JSON, of whichever backbone it names; every error quotes the file and the place in it.
+        """Read JSON of either backbone.
 
         Args:
-            path: of a file, or of a run folder; or, where there is neither, the name of one of the `published` cells.
+            path: a file or a run folder; if neither exists, the name of a published cell (see `published`).
+
+        Raises:
+            GenotypeError: the file is missing or wrong; the message quotes the file and the place in it.
         """
         name, cells = os.fspath(path), published()
         file = cells[name] if name in cells and not os.path.exists(path) else Path(os.path.expanduser(path))
         if file.is_dir():
             file = file / "genotype.json"
             if not file.exists():
-                raise GenotypeError(f"{name}: a folder without a genotype.json; give a finished run's folder")
+                raise GenotypeError(f"{name}: the folder has no genotype.json; give the folder of a finished run")
         try:
             tree = json.loads(
                 file.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant
@@ -111,7 +118,7 @@ class Saved(ABC):
             ) from error
         except (OSError, UnicodeDecodeError, RecursionError) as error:
             raise GenotypeError(f"{name}: cannot be read: {error}") from error
-        except ValueError as error:  # also for a number of too many digits
+        except ValueError as error:  # also raised for a number with too many digits
             raise GenotypeError(f"{name}: not JSON: {error}") from error
         except GenotypeError as error:
             raise GenotypeError(f"{name}: {error}") from error
@@ -119,10 +126,15 @@ class Saved(ABC):
 
 @dataclass(frozen=True)
 class Genotype(Saved):
-    """A chain of nodes with two switches (ALGORITHMS 1). Checked when made, hashable.
+    """A chain of nodes (ALGORITHMS 1). Checked on construction, hashable.
+
+    Attributes:
+        nodes: in order.
+        highway: every node has a gate.
+        share_projection: ops of a node with the same combine share W_x and W_h.
 
     Raises:
-        GenotypeError: anything about it is wrong; the message quotes the place.
+        GenotypeError: a value is wrong; the message quotes its place.
     """
 
     nodes: tuple[Node, ...]
@@ -139,14 +151,14 @@ class Genotype(Saved):
             _check_node(node, f"nodes[{number}]", self.share_projection)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the genotype as plain values, as JSON holds it."""
+        """Return the genotype as plain values, as in the JSON."""
         tree: dict[str, Any] = {"format": FORMAT, "version": VERSION, "backbone": "chain"}
         tree |= {key: True for key in CHAIN_KEYS if getattr(self, key)}
         return tree | {"nodes": [{"ops": [_op_to_dict(op) for op in node.ops]} for node in self.nodes]}
 
     @property
     def op_count(self) -> int:
-        """How many ops all nodes have together."""
+        """Number of ops in all nodes."""
         return sum(len(node.ops) for node in self.nodes)
 
     def in_words(self) -> list[str]:
@@ -161,10 +173,11 @@ class Genotype(Saved):
 
 @dataclass(frozen=True)
 class DagNode:
-    """A node of a DAG: a gated step from the state it reads towards an activation of that state's projection.
+    """A node of a DAG: s + c (y - s), where s is the state it reads, c its gate and y the activation of s W_h.
 
     Attributes:
-        reads: number of an earlier state: 0 is the input node's, which reads x_t and h_(t-1); i is the i-th node's.
+        reads: number of an earlier state. State 0 is the output of the input node, which reads x_t and h_(t-1); state
+            i is the output of node i.
         activation: a key of `ops.ACTIVATION`.
     """
 
@@ -174,24 +187,24 @@ class DagNode:
 
 @dataclass(frozen=True)
 class DagGenotype(Saved):
-    """A derived cell of the DAG backbone (ALGORITHMS 1), as DARTS and ENAS publish theirs. Checked when made, hashable.
+    """A derived cell of the DAG backbone (ALGORITHMS 1), as published for DARTS and ENAS. Checked, hashable.
 
-    Each node has one op and a gate of its own; there is no mixture. Nodes are counted from 1, for state 0 is the input
-    node's.
+    Each node has one op and its own gate; there is no mixture. Nodes are counted from 1, since state 0 is the output of
+    the input node.
 
     Attributes:
         nodes: in order; each reads one earlier state.
-        concat: numbers of the states whose mean is h_t, kept in rising order; all nodes' if left out.
+        concat: numbers of the states whose mean is h_t, ascending; the states of all nodes if left out.
 
     Raises:
-        GenotypeError: anything about it is wrong; the message quotes the place.
+        GenotypeError: a value is wrong; the message quotes its place.
     """
 
     nodes: tuple[DagNode, ...]
     concat: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check everything, and fill in what `concat` leaves out."""
+        """Check everything; fill in the default of `concat`."""
         if not self.nodes:
             raise GenotypeError("nodes: empty; a cell needs at least one node")
         for number, node in enumerate(self.nodes):
@@ -199,20 +212,20 @@ class DagGenotype(Saved):
         last = len(self.nodes)
         for place, state in enumerate(self.concat):
             if not _is_number(state) or not 0 <= state <= last:
-                raise GenotypeError(f"concat[{place}]: {state!r} is no state; expected one of 0..{last}")
+                raise GenotypeError(f"concat[{place}]: {state!r} is not a state; expected one of 0..{last}")
             if state in self.concat[:place]:
-                raise GenotypeError(f"concat[{place}]: state {state} stands twice")
+                raise GenotypeError(f"concat[{place}]: state {state} appears twice")
         object.__setattr__(self, "concat", tuple(sorted(self.concat)) or self._all_nodes())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the genotype as plain values, as JSON holds it."""
+        """Return the genotype as plain values, as in the JSON."""
         tree: dict[str, Any] = {"format": FORMAT, "version": VERSION, "backbone": "dag"}
         tree["nodes"] = [{"reads": node.reads, "activation": node.activation} for node in self.nodes]
         return tree if self.concat == self._all_nodes() else tree | {"concat": list(self.concat)}
 
     @property
     def op_count(self) -> int:
-        """How many ops all nodes have together: one each."""
+        """Number of ops in all nodes: one per node."""
         return len(self.nodes)
 
     def in_words(self) -> list[str]:
@@ -231,7 +244,7 @@ AnyGenotype = Genotype | DagGenotype
 
 
 def published() -> dict[str, Path]:
-    """Return name and path of the published cells that come with the package."""
+    """Return the paths of the published cells that the package contains, by name."""
     folder = Path(str(resources.files("grownas") / "cells" / "published"))
     return {path.stem: path for path in sorted(folder.glob("*.json"))}
 
@@ -246,12 +259,12 @@ def _dag_from(tree: Mapping[str, Any]) -> DagGenotype:
     for key in CHAIN_KEYS:
         if key in tree:
             raise GenotypeError(
-                f"{key}: a switch of the chain backbone; leave it out, for each node of a dag has a gate"
+                f"{key}: only the chain backbone has this key; leave it out, every node of a dag has a gate"
             )
     nodes = tuple(_dag_node_from(node, f"nodes[{i}]") for i, node in enumerate(_items(tree["nodes"], "nodes")))
     concat = tuple(_items(tree["concat"], "concat")) if "concat" in tree else ()
     if "concat" in tree and not concat:
-        raise GenotypeError("concat: empty; name the states whose mean is h_t, or leave it out for all nodes")
+        raise GenotypeError("concat: empty; list the states whose mean is h_t, or leave it out for all nodes")
     return DagGenotype(nodes, concat)
 
 
@@ -261,7 +274,7 @@ FROM_DICT: dict[str, Callable[[Mapping[str, Any]], AnyGenotype]] = {"chain": _ch
 
 
 def _check_node(node: Node, place: str, share_projection: bool) -> None:
-    from grownas.ops import ACTIVATION  # brings torch: only where an op is checked
+    from grownas.ops import ACTIVATION  # imports torch: only when an op is checked
 
     if not node.ops:
         raise GenotypeError(f"{place}.ops: empty; a node needs at least one op")
@@ -270,7 +283,7 @@ def _check_node(node: Node, place: str, share_projection: bool) -> None:
         _known(op.combine, COMBINES, f"{here}.combine")
         _known(op.activation, ACTIVATION, f"{here}.activation")
         number_like = isinstance(op.share, int | float) and not isinstance(op.share, bool)
-        if not number_like or not 0 < op.share <= 1 + TOLERANCE:  # nan and inf fail too; any int compares
+        if not number_like or not 0 < op.share <= 1 + TOLERANCE:  # nan and inf fail too
             raise GenotypeError(f"{here}.share: {op.share!r} is not a number above 0 and at most 1")
         if op.own_projection and not share_projection:
             raise GenotypeError(f"{here}.own_projection: only allowed with share_projection")
@@ -280,7 +293,7 @@ def _check_node(node: Node, place: str, share_projection: bool) -> None:
 
 
 def _check_dag_node(node: DagNode, number: int) -> None:
-    from grownas.ops import ACTIVATION  # brings torch: only where an op is checked
+    from grownas.ops import ACTIVATION  # imports torch: only when an op is checked
 
     place = f"nodes[{number}]"
     if not _is_number(node.reads) or not 0 <= node.reads <= number:
@@ -289,7 +302,7 @@ def _check_dag_node(node: DagNode, number: int) -> None:
             f"{place}.reads: {node.reads!r}, but only {there} before it; a node reads one earlier state"
         )
     if node.activation == NONE:
-        raise GenotypeError(f"{place}.activation: 'none' belongs to the search; a derived cell keeps no such op")
+        raise GenotypeError(f"{place}.activation: 'none' exists in the search only; a derived cell has no such op")
     _known(node.activation, ACTIVATION, f"{place}.activation")
 
 
@@ -357,7 +370,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
-        raise GenotypeError(f"key {twice!r} stands twice in one object")
+        raise GenotypeError(f"key {twice!r} appears twice in one object")
     return dict(pairs)
 
 

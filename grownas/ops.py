@@ -1,7 +1,7 @@
-"""The two tables that define every op: how an op combines its two inputs, and what it applies to the result.
+"""The table of activations. An op applies an activation to its two inputs, joined by a combine (see `combine`).
 
-An activation is one line here, read by the reference, the sequence engine, the space, the equations and the tests.
-`combine` holds the other table. Other packages add activations by entry points of the group `grownas.activations`.
+The reference, the sequence engine, the search space, the equations and the tests read this table. Other packages add
+activations by entry points of the group `grownas.activations`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 from grownas.combine import COMBINE as COMBINE
 from grownas.errors import GenotypeError
 
-GROUP = "grownas.activations"  # of entry points: each one's name is the activation's, and it loads to an `Activation`
+GROUP = "grownas.activations"  # entry points: the name is the activation's name, the object is an `Activation`
 
 
 class Activation(NamedTuple):
@@ -26,12 +26,11 @@ class Activation(NamedTuple):
 
     Attributes:
         f: the value y from the input z.
-        df: the first derivative from y and z; backwards have both at hand, and most derivatives are cheaper from y.
+        df: the first derivative from y and z; a backward pass has both, and most derivatives are cheaper from y.
         d2f: the second derivative from y and z.
-        formula: how `equations.txt` writes it, with z for the input; it may call abs, cos, exp, log, max, sin
-            and tanh.
-        code: what kernels call it; None if there are none, then PyTorch calls run the cells that use it.
-        start: the z at which a silent op is held; 0, or elsewhere if the slope at 0 is 0, for it must learn.
+        formula: the text in `equations.txt`, with z for the input; it may call abs, cos, exp, log, max, sin and tanh.
+        code: number of the activation in kernels. None if no kernel has it; then PyTorch calls run its cells.
+        start: the z at which a new op without effect begins. Not 0 if the slope at 0 is 0, since the op must learn.
         homogeneous: whether f(c z) = c f(z) for all c > 0.
     """
 
@@ -45,12 +44,12 @@ class Activation(NamedTuple):
 
 
 class Activations(MutableMapping[str, Activation]):
-    """The table of activations: the built-in ones in their order, then those that other packages offer, by name.
+    """The table of activations by name: first the built-in activations, then those of other packages, sorted.
 
-    What another package offers is loaded when it is first asked for.
+    An activation of another package is loaded at its first use.
 
     Raises:
-        GenotypeError: what a package offers is no activation, cannot be loaded, or has a name that is taken.
+        GenotypeError: a package's entry point is not an `Activation`, cannot be loaded, or its name is taken.
     """
 
     def __init__(self, built_in: Mapping[str, Activation]) -> None:
@@ -82,21 +81,21 @@ class Activations(MutableMapping[str, Activation]):
     def _offered(self) -> Mapping[str, metadata.EntryPoint]:
         offered = _entry_points()
         for name in offered.keys() & self._built_in:
-            raise GenotypeError(f"{_origin(offered[name])}: the name {name!r} is a built-in's; choose another")
+            raise GenotypeError(f"{_origin(offered[name])}: the name {name!r} is built in; choose another")
         return offered
 
 
 @functools.cache
 def _entry_points() -> dict[str, metadata.EntryPoint]:
-    """Return what other packages offer, by name; read once."""
+    """Return the entry points of other packages, by name; read once per process."""
     found: dict[str, metadata.EntryPoint] = {}
     for entry in metadata.entry_points(group=GROUP):
         if not entry.name.isidentifier():
-            raise GenotypeError(f"{_origin(entry)}: the name {entry.name!r} is no identifier such as 'softplus'")
+            raise GenotypeError(f"{_origin(entry)}: the name {entry.name!r} is not an identifier such as 'softplus'")
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
             raise GenotypeError(
-                f"{_origin(entry)}: the name {entry.name!r} is also that of the {_origin(other)}; uninstall one of them"
+                f"{_origin(entry)}: the {_origin(other)} has the same name {entry.name!r}; uninstall one of them"
             )
     return found
 
@@ -104,7 +103,7 @@ def _entry_points() -> dict[str, metadata.EntryPoint]:
 def _load(entry: metadata.EntryPoint) -> Activation:
     try:
         activation = entry.load()
-    except Exception as error:  # whatever another package's code raises
+    except Exception as error:  # another package's code may raise anything
         raise GenotypeError(f"{_origin(entry)} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(activation, Activation):
         raise GenotypeError(f"{_origin(entry)} is a {type(activation).__name__}, expected a grownas.ops.Activation")
@@ -160,29 +159,29 @@ BUILT_IN: dict[str, Activation] = {
 }
 ACTIVATION = Activations(BUILT_IN)
 
-DEFAULT_ACTIVATIONS = ("identity", "tanh", "sigmoid", "relu")  # a new line of the table changes no default
+DEFAULT_ACTIVATIONS = ("identity", "tanh", "sigmoid", "relu")  # fixed: a new line of the table changes no default
 DEFAULT_OPS: list[tuple[str, str]] = [
     (combine, activation) for combine in COMBINE for activation in DEFAULT_ACTIVATIONS
 ]
 
 
 def place(name: str) -> tuple[bool, int, str]:
-    """Return what orders activations in the engine: those with kernels by their code, then the others by name."""
+    """Return the engine's sort key of an activation: first those with kernels by code, then the others by name."""
     code = ACTIVATION[name].code
     return code is None, code or 0, name
 
 
 def kernel_codes(names: Sequence[str]) -> bytes:
-    """Return what kernels call some activations, all of which they must know."""
+    """Return the kernel codes of some activations; each must have a kernel."""
     return bytes(_code(name) for name in names)
 
 
 def _code(name: str) -> int:
     code = ACTIVATION[name].code
-    assert code is not None, f"{name} has no kernel"  # `without_kernel` keeps it from the backends that need one
+    assert code is not None, f"{name} has no kernel"  # backends that need kernels check with `without_kernel` first
     return code
 
 
 def without_kernel(names: set[str], codes: frozenset[int] | bytes) -> list[str]:
-    """Return which activations are none of the codes that a backend's kernels know."""
+    """Return the activations, sorted, whose code a backend's kernels do not support."""
     return sorted(name for name in names if (code := ACTIVATION[name].code) is None or code not in codes)

@@ -1,7 +1,7 @@
-"""Every seam on one page: what a task, a model, a strategy, a criterion and a journal must offer.
+"""All protocols: what a task, a model, a strategy, a criterion and a journal must implement.
 
-A package adds a task by the entry-point group `grownas.tasks` and a strategy by `grownas.strategies`. Both are classes
-that may subclass the protocol here and then inherit its defaults; abstract methods must be written.
+A package adds a task by an entry point of the group `grownas.tasks`, and a strategy by `grownas.strategies`. Both are
+classes. They may subclass the protocol here to inherit its defaults; they must implement the abstract methods.
 
     config, data -> Problem -> Strategy.search -> SearchResult -> scores
 
@@ -13,9 +13,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
     import pandas as pd
     import torch
@@ -33,19 +35,65 @@ if TYPE_CHECKING:
 # --- models ---
 
 
-class Recurrent(Protocol):
-    """What reads a sequence: supernet, derived cell, `nn.LSTM`, `nn.GRU`. An `nn.Module` with T first."""
+class Module(Protocol):
+    """The methods of `nn.Module` that the engine uses; a protocol cannot extend the class itself."""
+
+    training: bool
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield all parameters."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all parameters with their names."""
+        ...
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield all buffers with their names."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield the module itself and all its submodules."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return parameters and buffers by name."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Load parameters and buffers."""
+        ...
+
+    def train(self) -> Self:
+        """Set training mode for all submodules."""
+        ...
+
+    def eval(self) -> Self:
+        """Set evaluation mode for all submodules."""
+        ...
+
+    def to(self, device: torch.device, /) -> Self:
+        """Move parameters and buffers to a device."""
+        ...
+
+    def double(self) -> Self:
+        """Convert parameters and buffers to float64."""
+        ...
+
+
+class Recurrent(Module, Protocol):
+    """A recurrent `nn.Module` with time first: a supernet, a derived cell, `nn.LSTM` or `nn.GRU`."""
 
     input_size: int
     hidden_size: int
 
     def __call__(self, x: Tensor, h_0: Any = None) -> tuple[Tensor, Any]:
-        """Map `(T, B, I)` and a state to `(T, B, H)` and the last state."""
+        """Map inputs `(T, B, I)` and a state to outputs `(T, B, H)` and the last state."""
         ...
 
 
 @runtime_checkable
-class Supernet(Protocol):
+class Supernet(Recurrent, Protocol):
     """What both supernets offer, `Backbone` and `DagBackbone`, so that a strategy needs to know neither.
 
     An `nn.Module` with T first. It has some mixtures of ops: one a node in the chain, one an edge in the DAG. Numbers
@@ -118,34 +166,43 @@ class Supernet(Protocol):
         ...
 
 
-class Model(Protocol):
-    """A task's whole model around a `Recurrent`, its part `core`: an `nn.Module`. It reads the `x` of a `Window`."""
+class Model(Module, Protocol):
+    """A task's model: an `nn.Module` around a `Recurrent`, its attribute `core`. Its input is the `x` of a `Window`."""
 
-    core: nn.Module
+    core: Recurrent
 
     def encode(self, x: Tensor) -> Tensor:
-        """Map what a window holds to what the core reads, `(T, B, I)` in the weights' dtype and on their device."""
+        """Map a window's `x` to the core's input, `(T, B, I)` in the dtype and on the device of the weights."""
         ...
 
     def states(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
-        """Return the core's output `(T, B, H)`, in training with what regularises it, and the last state."""
+        """Return the core's output `(T, B, H)`, in training mode with dropout, and the last state."""
+        ...
+
+    def decode(self, out: Tensor) -> Tensor:
+        """Map the core's output `(T, B, H)` to predictions `(T, B, O)`; logits where words are predicted."""
         ...
 
     def __call__(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
-        """Map what a window holds and a state to predictions `(T, B, O)` and the last state."""
+        """Map a window's `x` and a state to predictions `(T, B, O)` and the last state."""
         ...
 
 
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
 class Window(NamedTuple):
-    """One piece of training data, at most `bptt` steps long.
+    """A window of training data, at most `bptt` time steps long.
 
     Attributes:
-        x: inputs, shape `(T, B, I)`, or ids of words, `(T, B)`.
-        target: what comes one step later, shape `(T, B, O)`, or ids, `(T, B)`.
+        x: inputs, shape `(T, B, I)`, or word ids, `(T, B)`.
+        target: the values of the next time step, shape `(T, B, O)`, or word ids, `(T, B)`.
         weight: loss weight of each time step and stream, shape `(T, B, 1)`, or None for 1.
-        fresh: the state starts at zero before this window.
-        burn_in: the window only carries the state forward; nothing is learned from it.
-        rate: factor on the learning rates of the step that is made from it.
+        fresh: the state is reset to zero before this window.
+        burn_in: the window only updates the state; no weights are trained on it.
+        rate: factor on the learning rates of this window's weight step.
+        taught: predictions of another model, to which the loss measures a distance, see `training.distil`; shape
+            `(T, B, O)`, or None.
     """
 
     x: Tensor
@@ -154,11 +211,12 @@ class Window(NamedTuple):
     fresh: bool = False
     burn_in: bool = False
     rate: float = 1.0
+    taught: Tensor | None = None
 
     def to(self, device: torch.device) -> Window:
         """Return the window on a device."""
-        weight = None if self.weight is None else self.weight.to(device)
-        return self._replace(x=self.x.to(device), target=self.target.to(device), weight=weight)
+        weight, taught = (None if one is None else one.to(device) for one in (self.weight, self.taught))
+        return self._replace(x=self.x.to(device), target=self.target.to(device), weight=weight, taught=taught)
 
 
 class Evaluation(NamedTuple):
@@ -167,7 +225,7 @@ class Evaluation(NamedTuple):
     Attributes:
         metric: the task's figure of merit, lower is better (MSE, perplexity).
         losses: the training loss of each evaluated time step in time order, float64, shape `(n,)`.
-        forecasts: the predictions, float64, shape `(n, O)`; None where they are too large to keep.
+        forecasts: the predictions, float64, shape `(n, O)`; None if they are too large to keep.
     """
 
     metric: float
@@ -177,25 +235,27 @@ class Evaluation(NamedTuple):
 
 # --- tasks ---
 
+FRAME = "frame"  # value of `task.data` if the data are a data frame given from Python
+
 
 @runtime_checkable
 class Task(Protocol):
     """Data, loss and score. Parts: `train` = `weights` + `architecture`, then `val`, then `test`.
 
-    A task is a class; `load` makes it from its section of the config. It is immutable: the `with_` methods return a
-    changed copy. It draws nothing but from the seeds and generators that it is given.
+    `load` constructs a task from its section of the config. A task is immutable: the `with_` methods return a changed
+    copy. All its random numbers come from the seeds and generators passed to it.
 
     Attributes:
-        name: of the task, as the entry point has it.
-        kind: of the protocol that it fulfils: `plain` (this one), `series` (`SeriesTask`) or `language` (`TextTask`).
-        metric: what `Evaluation.metric` is, lower is better.
-        section: the task's options: a frozen pydantic model, see `grownas.config.schema.Section`, with the field `use`.
-        losses: training losses that `with_loss` takes; the first is the default.
-        unit: what the speed of training counts, such as `words`; None where nobody asks.
-        loss_name: the training loss.
-        source: where the data came from, for messages.
-        checksum: of the data as they were read.
-        input_size: I, the number of inputs of a core; None where a core may read any number.
+        name: name of the task, equal to the name of its entry point.
+        kind: which protocol it implements: `plain` (this one), `series` (`SeriesTask`) or `language` (`TextTask`).
+        metric: name of `Evaluation.metric`, lower is better.
+        section: the task's options: a frozen pydantic model with the field `use`, see `grownas.config.schema.Section`.
+        losses: names of training losses that `with_loss` accepts; the first is the default.
+        unit: unit of the training speed, such as `words` per second; None: the speed is not logged.
+        loss_name: name of the training loss.
+        source: where the data come from, for messages.
+        checksum: checksum of the data as read.
+        input_size: I, the number of inputs of a core; None if a core may have any number.
     """
 
     name: ClassVar[str]
@@ -213,7 +273,7 @@ class Task(Protocol):
 
         Args:
             options: an instance of `section`.
-            architecture_share: share of the training part, its end, that is the part `architecture`.
+            architecture_share: fraction of the training part, at its end, that becomes the part `architecture`.
 
         Raises:
             DataError: the data cannot be used; the message says where and why.
@@ -223,91 +283,88 @@ class Task(Protocol):
     @property
     @abstractmethod
     def source(self) -> str:
-        """Where the data came from, for messages."""
+        """Where the data come from, for messages."""
         ...
 
     @property
     @abstractmethod
     def checksum(self) -> str:
-        """Of the data as they were read."""
+        """Checksum of the data as read."""
         ...
 
     @property
     @abstractmethod
     def input_size(self) -> int | None:
-        """Number of inputs of a core; None where a core may read any number."""
+        """I, the number of inputs of a core; None if a core may have any number."""
         ...
 
     @abstractmethod
-    def model(self, *cores: nn.Module, generator: Generator | None = None) -> Any:
-        """Build the task's `Model` around a core; new parameters are drawn from `generator`.
-
-        A language task takes several cores, too, one layer on another.
-        """
+    def model(self, core: Recurrent, /, *, generator: Generator | None = None) -> Model:
+        """Build the task's `Model` around a core; new parameters are drawn from `generator`."""
         ...
 
     @abstractmethod
     def windows(self, part: str, *, seed: int) -> Iterator[Window]:
-        """Yield one epoch of a part in order; the same seed gives the same windows.
+        """Yield the windows of one epoch of a part, in order; the same seed gives the same windows.
 
         Raises:
-            DataError: the part is too short; raised by the call, before the first window.
+            DataError: the part is too short. The call itself raises it, not the first `next`.
         """
         ...
 
     @abstractmethod
-    def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
-        """Return a window's mean training loss from the core's output `(T, B, H)`, a scalar."""
+    def loss(self, model: Model, out: Tensor, window: Window) -> Tensor:
+        """Return a window's mean training loss, a scalar, from the core's output `(T, B, H)`."""
         ...
 
     @abstractmethod
-    def evaluate(self, model: Any, part: str) -> Evaluation:
-        """Score a model on a part, the state carried in from the steps before it. No gradient."""
+    def evaluate(self, model: Model, part: str) -> Evaluation:
+        """Score a model on a part without gradients; its first state comes from the time steps before the part."""
         ...
 
     def score(self, evaluation: Evaluation, part: str) -> dict[str, Any]:
-        """Return further scores of an evaluation, plain values; none by default."""
+        """Return further scores of an evaluation as plain values; none by default."""
         return {}
 
     def describe(self) -> dict[str, Any]:
-        """Return what the report says about the data: plain values, `source` and `checksum` among them."""
+        """Return the report's facts about the data: plain values, with `source` and `checksum`."""
         return {"source": self.source, "checksum": self.checksum}
 
-    def predict(self, model: Any) -> pd.DataFrame:
-        """Return forecasts of the validation and test part and of the next step, for `grownas predict`.
+    def predict(self, model: Model) -> pd.DataFrame:
+        """Return forecasts of the validation part, the test part and the next time step, for `grownas predict`.
 
         Columns: `date` (or step), `series`, `forecast`, `actual` (missing for the next step).
 
         Raises:
-            NotImplementedError: the task has nothing to forecast; the default.
+            NotImplementedError: the task makes no forecasts; the default.
         """
-        raise NotImplementedError(f"{self.name} has nothing to forecast")
+        raise NotImplementedError(f"{self.name} makes no forecasts")
 
     def with_device(self, device: str) -> Self:
-        """Return the same task, its models built on a device."""
+        """Return a copy of the task that builds its models on a device."""
         if device != "cpu":
-            raise NotImplementedError(f"{self.name} runs on the CPU alone; set device=cpu")
+            raise NotImplementedError(f"{self.name} runs on the CPU only; set device=cpu")
         return self
 
     def with_loss(self, name: str) -> Self:
-        """Return the same task with another training loss, one of `losses`."""
+        """Return a copy of the task with another training loss, one of `losses`."""
         return self
 
     def with_refit(self) -> Self:
-        """Return the same task with the validation part joined to the training part."""
+        """Return a copy of the task that trains on the training and the validation part."""
         raise NotImplementedError(f"{self.name} cannot be refitted; set refit=false")
 
 
 @runtime_checkable
 class SeriesTask(Task, Protocol):
-    """A task that forecasts the next row of a table of series from the rows up to it.
+    """A task that forecasts the next row of a table of series from all rows before it.
 
-    VARs and other linear models read `values` directly, are where a search begins, and are baselines.
+    VARs and other linear models are fitted on `values`. A search can start at a VAR; all of them are baselines.
 
     Attributes:
-        names: of the series.
+        names: names of the series.
         values: all rows, standardised, float64, shape `(n, I)`.
-        mean, sd: by which they were standardised, in the series' own units, shape `(I,)`.
+        mean, sd: mean and standard deviation used to standardise, in the series' own units, shape `(I,)`.
     """
 
     kind: ClassVar[str] = "series"
@@ -315,13 +372,13 @@ class SeriesTask(Task, Protocol):
     @property
     @abstractmethod
     def input_size(self) -> int:
-        """Number of series I."""
+        """I, the number of series."""
         ...
 
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Of the series."""
+        """Names of the series."""
         ...
 
     @property
@@ -333,18 +390,18 @@ class SeriesTask(Task, Protocol):
     @property
     @abstractmethod
     def mean(self) -> Array:
-        """Of each series over the training part, in its own units, shape `(I,)`."""
+        """Mean of each series over the training part, in its own units, shape `(I,)`."""
         ...
 
     @property
     @abstractmethod
     def sd(self) -> Array:
-        """Standard deviations, likewise."""
+        """Standard deviation of each series over the training part, in its own units, shape `(I,)`."""
         ...
 
     @abstractmethod
     def rows(self, part: str) -> slice:
-        """Return the rows of a part that are forecast; the rows before them are read, too."""
+        """Return the rows of a part that are forecast; models read the rows before them too."""
         ...
 
     @abstractmethod
@@ -354,15 +411,15 @@ class SeriesTask(Task, Protocol):
 
     @abstractmethod
     def evaluate_forecasts(self, forecasts: Array, part: str) -> Evaluation:
-        """Score forecasts of a part's rows, standardised, shape `(n, I)`, that a linear model made."""
+        """Score a linear model's forecasts of a part's rows, standardised, shape `(n, I)`."""
         ...
 
     @abstractmethod
     def at_origin(self, number: int) -> Self:
-        """Return the same data seen so many validation parts earlier.
+        """Return the task as it was `number` validation parts earlier: its training part ends that much earlier.
 
         Raises:
-            DataError: too few rows would be left.
+            DataError: too few rows remain.
         """
         ...
 
@@ -384,22 +441,32 @@ class TextTask(Task, Protocol):
         ...
 
     @abstractmethod
+    def model(self, *cores: Recurrent, generator: Generator | None = None) -> Model:
+        """Build the task's `Model` around one core, or around several cores that are stacked as layers."""
+        ...
+
+    @abstractmethod
     def with_options(self, values: Mapping[str, float]) -> Self:
-        """Return the same task with other options of the model: `gain`, and `dropout` of input and output."""
+        """Return a copy of the task with other model options: `gain`, and `dropout` of input and output."""
         ...
 
 
-KINDS: dict[str, Any] = {"plain": Task, "series": SeriesTask, "language": TextTask}  # by `Task.kind`
+KINDS: dict[str, Any] = {"plain": Task, "series": SeriesTask, "language": TextTask}  # key: `Task.kind`
+
+
+def is_series(task: Task) -> TypeGuard[SeriesTask]:
+    """Return whether a task is a `SeriesTask`, from its `kind`."""
+    return task.kind == "series"
 
 
 # --- runs ---
 
 
 class Folder(Protocol):
-    """Where a run writes its results: a run folder, or memory (`grownas.runs.memory`)."""
+    """Where a run writes its results: a run folder or memory (`grownas.runs.memory`)."""
 
     def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
-        """Write plain values."""
+        """Write plain values as JSON."""
         ...
 
     def write_text(self, name: str, text: str) -> None:
@@ -407,7 +474,7 @@ class Folder(Protocol):
         ...
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
-        """Write tensors by name, and texts that belong to them."""
+        """Write tensors by name, and metadata texts by name."""
         ...
 
 
@@ -415,13 +482,13 @@ class Folder(Protocol):
 
 
 class Verdict(NamedTuple):
-    """A criterion's answer.
+    """The result of a criterion.
 
     Attributes:
         accepted: whether the figure is above the threshold.
-        figure: what was compared.
+        figure: the figure that decided, such as a t statistic.
         rule: name of the criterion.
-        threshold: with what.
+        threshold: the value that the figure was compared with.
     """
 
     accepted: bool
@@ -431,15 +498,15 @@ class Verdict(NamedTuple):
 
 
 class AcceptanceCriterion(Protocol):
-    """Whether a candidate replaces the best model so far (see `grownas.criteria.early_stop.ACCEPT`)."""
+    """Decides whether a candidate replaces the best model so far (see `grownas.criteria.early_stop.ACCEPT`)."""
 
     def __call__(self, best: np.ndarray, candidate: np.ndarray, *, threshold: float) -> Verdict:
-        """Compare validation losses, one for each time step, both of shape `(n,)`."""
+        """Compare validation losses per time step, both of shape `(n,)`."""
         ...
 
 
 class StoppingCriterion(Protocol):
-    """When a training stops (see `grownas.criteria.early_stop.Patience`). It is told each epoch's validation loss."""
+    """Decides from each epoch's validation loss when training stops (see `grownas.criteria.early_stop.Patience`)."""
 
     @property
     def is_over(self) -> bool:
@@ -447,26 +514,26 @@ class StoppingCriterion(Protocol):
         ...
 
     def step(self, value: float) -> bool:
-        """Take an epoch's value; say whether it is the lowest so far."""
+        """Record an epoch's validation loss; return whether it is the lowest so far."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return the state as plain values, from which `restore` goes on."""
+        """Return the state as plain values, for `restore`."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
+        """Restore a state that `state` returned."""
         ...
 
 
 class Journal(Protocol):
-    """Does all long work of a run and remembers it by key, so that a run can be repeated up to where it stopped.
+    """Does all long work of a run and stores the results by key, so that a resumed run does not repeat finished work.
 
-    Two are shipped: `grownas.runs.journal.Journal.in_folder` and `Journal.in_memory`.
+    Two implementations: `grownas.runs.journal.Journal.in_folder` and `Journal.in_memory`.
 
     Attributes:
-        elapsed: seconds of all work so far.
-        cpu_seconds: processor time of all fits so far.
+        elapsed: time of all work so far, in seconds.
+        cpu_seconds: processor time of all fits so far, in seconds.
     """
 
     elapsed: float
@@ -475,7 +542,7 @@ class Journal(Protocol):
     def fit(
         self,
         key: str,
-        model: Any,
+        model: Model,
         task: Task,
         recipe: Recipe,
         *,
@@ -485,11 +552,11 @@ class Journal(Protocol):
         after: str | None = None,
         extendable: bool = False,
     ) -> Fit:
-        """Train a copy of a model, or return the fit that was finished under this key.
+        """Train a copy of a model, or return the finished fit that is stored under this key.
 
         Raises:
             TrainingError: the loss is not finite.
-            Interrupted: the user asked to stop; the state is saved.
+            Interrupted: the user interrupted the run; its state is saved.
         """
         ...
 
@@ -504,18 +571,26 @@ class Journal(Protocol):
         every: int,
         optimizers: list[torch.optim.Optimizer] | None = None,
     ) -> Iterator[Fit]:
-        """Train as `fit` does, so many epochs at a time; yield the fit so far after each piece.
+        """Train as `fit` does, but `every` epochs at a time; yield the fit so far after each piece.
 
-        A piece is a unit of work: a search that is run again reads finished pieces back.
+        Each piece is a unit of work: a repeated search reads finished pieces back.
         """
         ...
 
+    def of_model(self, name: str) -> AbstractContextManager[None]:
+        """Log the fits within the context under the name of a model, as in tables."""
+        ...
+
     def remember(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do a piece of work, or return what was done under this key; a tree of tensors, arrays and plain values."""
+        """Call `work`, or return the result stored under this key: a tree of tensors, arrays and plain values."""
+        ...
+
+    def branch(self, name: str, *, logs: bool) -> Journal:
+        """Return a journal for one of several searches: its own keys; `elapsed` and `cpu_seconds` start at 0."""
         ...
 
     def note(self, words: str) -> None:
-        """Show what is being done where there are no epochs, as `title: words`."""
+        """Show the current work as progress, for work without epochs; `words` reads `title: words`."""
         ...
 
     def log_morphism(self, line: Mapping[str, Any]) -> None:
@@ -525,12 +600,12 @@ class Journal(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may spend; None is no limit. A search ends its present unit of work before it stops.
+    """Limits of a search; None means no limit. A search finishes its current unit of work before it stops.
 
     Attributes:
-        steps: weight steps of all its trainings.
-        seconds: of all its work.
-        genotypes: genotypes that it trains.
+        steps: weight steps of all fits.
+        seconds: time of all work, in seconds.
+        genotypes: number of genotypes trained.
     """
 
     steps: int | None = None
@@ -538,7 +613,7 @@ class Budget:
     genotypes: int | None = None
 
     def spent(self, *, steps: int, seconds: float, genotypes: int) -> str | None:
-        """Return in words which limit is reached; None if none is."""
+        """Return a message that names the limit reached; None if no limit is reached."""
         used = {"steps": steps, "seconds": seconds, "genotypes": genotypes}
         for name, most in (("steps", self.steps), ("seconds", self.seconds), ("genotypes", self.genotypes)):
             if most is not None and used[name] >= most:
@@ -547,14 +622,14 @@ class Budget:
 
 
 class Origin(NamedTuple):
-    """An earlier point in time, at which a search may repeat a training to judge it by the rows that came next.
+    """An earlier point in time at which a search repeats a fit, to validate it on the rows that follow.
 
     Attributes:
-        start: where the search would have begun then.
-        task: the rows up to then as its training part, those after it as its validation part.
+        start: the start of a search at that time.
+        task: the task whose training part ends at that time; the rows that follow are its validation part.
     """
 
-    start: Any
+    start: Model
     task: Task
 
 
@@ -568,26 +643,28 @@ def _no_cell(genotype: AnyGenotype, purpose: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a search is given.
+    """The input of a search.
 
     Attributes:
         task: data, loss and score; a search reads its training and validation parts only.
-        space: the genotypes that may be found.
-        build: builds a start: the task's model around a supernet of the space's kind, whose nodes (all edges of them
-            in a DAG) have these ops, drawn for a purpose (equal purposes give equal weights).
-        start: the model that the search begins with, built by `build`; the first candidate.
-        budget: what may be spent.
-        journal: does and remembers the fits.
-        seed: fixes noise, random choices and data order.
+        space: the allowed genotypes.
+        build: builds a start from each node's ops and a text that seeds its weights (the same text gives the same
+            weights): the task's model around a supernet of the space's kind (in a DAG all edges
+            of a node have the node's ops).
+        start: the model with which the search begins, made by `build`; the first candidate.
+        budget: limits of the search.
+        journal: runs and stores the fits.
+        seed: seed of noise, random choices and data order.
         bf16: train under autocast in bfloat16.
-        origins: returns up to so many earlier points in time; none where a task has no time.
-        build_cell: builds the task's model around the derived cell of a genotype, drawn for a purpose.
+        origins: returns at most that many earlier points in time; none for a task without time.
+        build_cell: builds the task's model around the derived cell of a genotype, from the genotype and a text that
+            seeds its weights.
     """
 
     task: Task
     space: SearchSpace
-    build: Callable[[Sequence[Sequence[tuple[str, str]]], str], Any]
-    start: Any
+    build: Callable[[Sequence[Sequence[tuple[str, str]]], str], Model]
+    start: Model
     journal: Journal
     budget: Budget = Budget()
     seed: int = 1
@@ -598,17 +675,17 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A model that a search offers to be scored.
+    """A further model of a search to be scored.
 
     Attributes:
         model: the task's model; its core has a genotype.
-        seconds: of the work that led to it.
-        settings: trainings that led to it.
-        speed: positions learned from in a second of its training; None if nothing was trained.
-        log: what the strategy needs to refit it.
+        seconds: time of the work that led to it, in seconds.
+        settings: number of fits that led to it.
+        speed: targets (time steps x streams) trained on per second; None if nothing was trained.
+        log: the strategy's data for refitting it.
     """
 
-    model: Any
+    model: Model
     seconds: float = 0.0
     settings: int = 0
     speed: float | None = None
@@ -617,26 +694,27 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What a search has found so far. The last one that a search yields is its result.
+    """The best model of a search so far. The last `SearchResult` that a search yields is its result.
 
     Attributes:
         model: the best model so far; its core is a `Supernet` or a derived cell.
-        evaluation: of the model on the validation part.
-        is_start: the model is the start: nothing better was found.
-        scores: one entry for each genotype that was trained: plain values, `genotype`, `val` and `steps` among them.
-        params: numbers that the model learned, architecture weights included; baselines match it.
-        steps: weight steps of all trainings so far.
-        seconds: of all work so far.
-        settings: trainings so far.
-        reason: why the search stopped, in words; empty while it goes on.
-        log: what the strategy keeps for the report and for `refit`: one dict of plain values for each training.
+        evaluation: the model's evaluation on the validation part.
+        is_start: the model is the start: the search found nothing better.
+        scores: one entry of plain values per genotype that was trained or read out, with the keys `genotype`, `val`,
+            `steps` (of its training) and `seconds` (since the search began), and `accepted` if the search sets it.
+        params: number of trained parameters, architecture weights included; baselines match it.
+        steps: weight steps of all fits so far.
+        seconds: time of all work so far, in seconds.
+        settings: number of fits so far.
+        reason: why the search stopped; empty while it runs.
+        log: the strategy's data for the report and for `refit`: one dict of plain values per fit.
         others: further models to score, by the name of their row.
         chosen: settings of the model, plain values for the table.
         speed: see `Found`.
-        capped: the training of the model ended at the most epochs allowed: it may have gone on improving.
+        capped: training reached the maximum number of epochs, so the model might still have improved.
     """
 
-    model: Any
+    model: Model
     evaluation: Evaluation
     is_start: bool
     params: int
@@ -653,17 +731,17 @@ class SearchResult:
 
     @property
     def genotype(self) -> AnyGenotype:
-        """Of the model, with all ops of each node."""
-        core = self.model.core
+        """The model's genotype, with all ops of each node."""
+        core: Any = self.model.core  # a supernet has a method `genotype`, a derived cell an attribute
         genotype: AnyGenotype = core.genotype(top_k=None) if callable(core.genotype) else core.genotype
         return genotype
 
 
 class Strategy(Protocol):
-    """A way to search. A strategy holds options, never state: the state of a search lives in its iterator.
+    """A search method. A strategy stores options only: the state of a search is in the iterator.
 
     Attributes:
-        section: its options: a frozen pydantic model, see `grownas.config.schema.StrategySection`.
+        section: type of its options: a frozen pydantic model, see `grownas.config.schema.StrategySection`.
         options: an instance of `section`.
         backbones: which kinds of `space.backbone` it searches; a strategy that does not say searches chains.
     """
@@ -673,7 +751,7 @@ class Strategy(Protocol):
     options: Any
 
     def __init__(self, options: Any) -> None:
-        """Take the options.
+        """Store the options.
 
         Raises:
             ConfigError: options contradict each other.
@@ -682,27 +760,27 @@ class Strategy(Protocol):
 
     @abstractmethod
     def recipe(self) -> Recipe:
-        """Return how the search trains a supernet to its end; controls of a fixed size are trained alike."""
+        """Return the recipe for a full fit of a supernet; baselines of fixed size use it too."""
         ...
 
     def tuning_recipe(self) -> Recipe:
-        """Return how the start is trained to choose settings before the search; by default `recipe`."""
+        """Return the recipe for the start when settings are chosen before the search; by default `recipe`."""
         return self.recipe()
 
     def with_rate(self, rate: float) -> Self:
-        """Return the same strategy with another learning rate of the weights; by default itself."""
+        """Return a copy of the strategy with another learning rate of the weights; by default the strategy itself."""
         return self
 
     @abstractmethod
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Search, one unit of work after the other; yield what is found so far after each.
+        """Search unit by unit; yield the best result so far after each unit.
 
-        A unit is a training or a few that belong together. All trainings go through `problem.journal`, under keys that
-        depend on the search alone, so that a search that is run again repeats what was done and then goes on. Between
-        units the search asks `problem.budget` whether it may go on. It may spend a last unit on finishing the model.
+        A unit is one fit or a few that belong together. All fits use `problem.journal`, with keys that depend on the
+        search only: a restarted search then reads finished fits from the journal and continues. Before each unit the
+        search checks `problem.budget`. After the limit it may use one more unit to finish the model.
         """
         ...
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
-        """Train what was found again on a problem whose training part is longer, without choosing anything anew."""
-        raise NotImplementedError(f"{type(self).__name__} cannot refit what it found; set refit=false")
+        """Train the model of a result again on a problem with a longer training part; with the same choices."""
+        raise NotImplementedError(f"{type(self).__name__} cannot refit its result; set refit=false")

@@ -1,4 +1,4 @@
-"""What cells are allowed: the ops, how many of them, how many nodes; draws genotypes and changes them."""
+"""The search space: allowed ops, most ops per node, most nodes. It also draws and mutates genotypes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ BACKBONES = ("chain", "dag")
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The set of genotypes that a search may return. Checked when made, hashable.
+    """The set of genotypes that a search may return. Checked on construction, hashable.
 
     Attributes:
-        combine: keys of `ops.COMBINE`; none of a dag, whose ops are all gated.
-        activation: keys of `ops.ACTIVATION`; of a dag also "none", which only a supernet's edges may hold.
+        combine: keys of `ops.COMBINE`; empty for a DAG, whose ops are all gated.
+        activation: keys of `ops.ACTIVATION`; for a DAG also "none", an op of a supernet's edges only.
         max_nodes: most nodes of a cell.
-        max_ops: most ops of a node; one op may stand several times in a node. A dag's node has one.
-        highway, share_projection: the switches of every chain; off for a dag.
-        backbone: what the genotypes are: `chain` or `dag`.
+        max_ops: most ops of a node; a node may contain the same op several times. A node of a DAG has one op.
+        highway, share_projection: see `Genotype`; the same for every chain of the space. Off for a DAG.
+        backbone: the kind of the genotypes, `chain` or `dag`.
 
     Raises:
         ConfigError: a field is wrong; the message quotes its value and the nearest name.
@@ -59,17 +59,17 @@ class SearchSpace:
         for field in ("combine", "highway", "share_projection"):
             if getattr(self, field):
                 raise ConfigError(
-                    f"space.{field}: {getattr(self, field)!r} is of chains; leave it out with backbone=dag"
+                    f"space.{field}: {getattr(self, field)!r} is for chains only; leave it out with backbone=dag"
                 )
         _check_names("activation", self.activation, [NONE, *_activations()])
         if self.activation == (NONE,):
-            raise ConfigError(f"space.activation: {NONE!r} alone makes no cell; name one more")
+            raise ConfigError(f"space.activation: {NONE!r} alone cannot form a cell; add another activation")
 
     @property
     def ops(self) -> list[Pair]:
-        """Every `(combine, activation)` that is allowed, in the order of the tables; of a dag in that of `activation`.
+        """The allowed pairs `(combine, activation)`, in the order of the tables; for a DAG in that of `activation`.
 
-        Those of a dag are what a supernet's edges hold: `("gated", "none")` may be among them.
+        For a DAG they are the ops of a supernet's edges, which may include `("gated", "none")`.
         """
         if self.backbone == "dag":
             return [(GATED, name) for name in self.activation]
@@ -77,13 +77,13 @@ class SearchSpace:
         return [(combine, activation) for combine in COMBINES if combine in self.combine for activation in activations]
 
     def contains(self, genotype: AnyGenotype) -> bool:
-        """Say whether a genotype is allowed, whatever its shares."""
+        """Return whether a genotype is allowed; its shares do not matter."""
         return self._complaint(genotype) is None
 
     def sample(self, rng: random.Random) -> AnyGenotype:
-        """Draw a genotype: how many nodes, how many ops of each, then which; none twice, equal shares.
+        """Draw a genotype: number of nodes, then each node's number of ops and different ops, with equal shares.
 
-        Of a dag: how many nodes, then for each the state that it reads and its op.
+        For a DAG: number of nodes, then the state that each node reads and its op.
         """
         count = rng.randint(1, self.max_nodes)
         if self.backbone == "dag":
@@ -94,13 +94,13 @@ class SearchSpace:
     def mutate(self, genotype: AnyGenotype, rng: random.Random) -> AnyGenotype:
         """Return a genotype of this space that differs by one change.
 
-        A kind of change is drawn among those possible, then a place: replace, add or remove an op; add or remove a
-        node. The ops of a node that changed get equal shares. Of a dag, either the op or the state that is read changes
-        at one node; the number of nodes stays.
+        The kind of change is drawn from the possible ones: replace, add or remove an op; add or remove a node. Then its
+        place is drawn. The ops of a changed node get equal shares. In a DAG, the op of one node or the state that it
+        reads changes; the number of nodes stays the same.
 
         Raises:
-            GenotypeError: the genotype is not of this space.
-            ConfigError: the space holds one genotype only.
+            GenotypeError: the genotype is not in this space.
+            ConfigError: the space contains a single genotype.
         """
         complaint = self._complaint(genotype)
         if complaint:
@@ -113,7 +113,7 @@ class SearchSpace:
         nodes, ops = list(genotype.nodes), self._dag_ops
         changes = ["activation"] * (len(ops) > 1) + ["reads"] * (len(nodes) > 1)
         if not changes:
-            raise ConfigError("space: one op and one node leave nothing to mutate; allow more")
+            raise ConfigError("space: a cell with one op and one node cannot be mutated; allow more ops or nodes")
         if rng.choice(changes) == "activation":
             at = rng.randrange(len(nodes))
             nodes[at] = replace(nodes[at], activation=rng.choice([op for op in ops if op != nodes[at].activation]))
@@ -124,7 +124,7 @@ class SearchSpace:
 
     @property
     def _dag_ops(self) -> list[str]:
-        """What a node of a dag may compute."""
+        """The activations that a node of a derived DAG may have."""
         return [name for name in self.activation if name != NONE]
 
     def _mutate_chain(self, genotype: Genotype, rng: random.Random) -> Genotype:
@@ -143,7 +143,7 @@ class SearchSpace:
         if len(nodes) > 1:
             changes.append(lambda: _put(nodes, rng.randrange(len(nodes)), 1))
         if not changes:
-            raise ConfigError("space: one op, one node, one op a node leave nothing to mutate; allow more")
+            raise ConfigError("space: with one op, one node and one op per node nothing can be mutated; allow more")
         return replace(genotype, nodes=rng.choice(changes)())
 
     def _sample_node(self, rng: random.Random) -> Node:
@@ -167,11 +167,11 @@ class SearchSpace:
         return _put(nodes, place, 1, _equal_shares(ops))
 
     def _complaint(self, genotype: AnyGenotype) -> str | None:
-        """Say why a genotype is not allowed; None if it is."""
+        """Return why a genotype is not allowed; None if it is allowed."""
         if isinstance(genotype, DagGenotype):
             return self._dag_complaint(genotype)
         if self.backbone != "chain":
-            return f"a chain, the space has cells of the {self.backbone}"
+            return f"the genotype is a chain, the space has backbone={self.backbone}"
         for field in ("highway", "share_projection"):
             if getattr(genotype, field) != getattr(self, field):
                 return f"{field} is {getattr(genotype, field)}, the space has {getattr(self, field)}"
@@ -187,7 +187,7 @@ class SearchSpace:
 
     def _dag_complaint(self, genotype: DagGenotype) -> str | None:
         if self.backbone != "dag":
-            return f"a dag, the space has cells of the {self.backbone}"
+            return f"the genotype is a DAG, the space has backbone={self.backbone}"
         if len(genotype.nodes) > self.max_nodes:
             return f"nodes: {len(genotype.nodes)}, the space allows {self.max_nodes}"
         if genotype.concat != tuple(range(1, len(genotype.nodes) + 1)):
@@ -199,7 +199,7 @@ class SearchSpace:
 
 
 def _activations() -> list[str]:
-    from grownas.ops import ACTIVATION  # brings torch: only where a space is made
+    from grownas.ops import ACTIVATION  # imports torch: only when a space is constructed
 
     return list(ACTIVATION)
 
@@ -213,7 +213,7 @@ def _check_names(field: str, names: Sequence[str], known: Sequence[str]) -> None
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"space.{field}: unknown {name!r}, expected some of {', '.join(known)}{hint}")
         if names.count(name) > 1:
-            raise ConfigError(f"space.{field}: {name!r} stands twice")
+            raise ConfigError(f"space.{field}: {name!r} appears twice")
 
 
 def _pair(op: Op) -> Pair:
@@ -225,5 +225,5 @@ def _equal_shares(ops: Sequence[Op]) -> Node:
 
 
 def _put(nodes: tuple[Node, ...], place: int, drop: int, *new: Node) -> tuple[Node, ...]:
-    """Return the nodes with `drop` of them at a place taken out and new ones put there."""
+    """Return the nodes with `drop` nodes from a place on replaced by `new`."""
     return (*nodes[:place], *new, *nodes[place + drop :])

@@ -1,1 +1,1 @@
-"""The tasks that ship with grownas; each is found through the entry-point group `grownas.tasks`."""
+"""The tasks shipped with grownas, registered in the entry-point group `grownas.tasks`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ LAYERS = """
     runs.reload
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
-    bench.peers  bench.timing
+    bench.peers  bench.timing  bench.dag_peers
     bench.settings
     bench.figures
     runs.commands
@@ -45,11 +46,12 @@ LAYERS = """
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
+    strategies.pdarts  strategies.cdarts
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
     strategies.growing.state  strategies.random_search
-    strategies.growing.options  strategies.cores  starts.var  training.migrate
+    strategies.growing.options  strategies.random_options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
@@ -70,7 +72,7 @@ LAYERS = """
     baselines.recurrent  baselines.combination  baselines.har
     baselines.var  baselines.naive
     training.loop
-    training.perturb
+    training.perturb  training.distil
     training.bilevel  criteria.early_stop
     training.recipe
     evaluation.comparison  evaluation.panels
@@ -82,8 +84,8 @@ LAYERS = """
     ops
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
-    evaluation.groups  evaluation.models  readout
-    protocols  modules  config.schema  baselines.table  grownas
+    evaluation.groups  evaluation.models  readout  modules
+    protocols  config.schema  baselines.table  grownas
     errors
 """
 EMPTY = {
@@ -360,6 +362,12 @@ from conftest import CopyTask
         "conftest", "conftest.CopyTask", "test_ops", "tests", "tests.grownas.runs.test_journal",
         "tests.grownas.runs.test_journal.Folder", "tests.support",
     ]  # fmt: skip
+
+
+def test_the_word_for_a_data_frame_stands_in_one_place():
+    """Whoever reads or writes it as `task.data` takes it from there."""
+    named = {module for module, path in MODULES.items() if re.search(r"(?m)^\w+ = \"frame\"", path.read_text("utf-8"))}
+    assert named == {"grownas.protocols"}
 
 
 def test_protocols_import_library_classes_for_type_checking_only():

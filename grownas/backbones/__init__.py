@@ -1,4 +1,4 @@
 """Supernets: cells whose nodes mix several ops by trained architecture weights.
 
-`chain` holds the chain of nodes that growth changes.
+`chain` contains the chain of nodes that growth changes.
 """

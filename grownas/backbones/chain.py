@@ -20,11 +20,11 @@ OpLike = tuple[str, str] | Op
 
 
 class MixedNode(Node):
-    """A node whose shares are softmax(alpha), or those given for a while.
+    """A node whose shares are softmax(alpha), or shares set by `Backbone.set_shares`.
 
     Attributes:
-        given: holds the given shares, shape `(K,)`; empty for softmax(alpha). A tuple, so that a parameter among them
-            does not become the node's own.
+        given: tuple that holds the set shares, shape `(K,)`; empty for softmax(alpha). In a tuple, `nn.Module` does
+            not register a parameter as the node's own.
     """
 
     given: tuple[Tensor, ...] = ()
@@ -39,7 +39,7 @@ class MixedNode(Node):
         share_projection: bool = False,
         generator: Generator | None = None,
     ) -> None:
-        """See `Node`; alpha starts at zero: equal shares."""
+        """See `Node`; alpha is zero at first: equal shares."""
         super().__init__(
             input_size, hidden_size, ops, highway=highway, share_projection=share_projection, generator=generator
         )
@@ -52,15 +52,15 @@ class MixedNode(Node):
 
 
 class Backbone(nn.Module):
-    """The supernet (CONTRACT). Nodes may hold different ops and different numbers of them.
+    """The supernet (CONTRACT). Nodes may have different ops and different numbers of ops.
 
     Args:
         input_size: I.
         hidden_size: H.
-        nodes: how many nodes.
-        ops: the ops of every node, `(combine, activation)`; the eight default ones if None.
+        nodes: number of nodes.
+        ops: the ops of every node, `(combine, activation)`; the eight default ops if None.
         highway: give every node a gate.
-        share_projection: let ops of a node with the same combine share W_x and W_h.
+        share_projection: ops of a node with the same combine share W_x and W_h.
         generator: draws the weights.
         backend: see `GrownRNN`.
     """
@@ -117,7 +117,7 @@ class Backbone(nn.Module):
         return backbone
 
     def new_node(self, ops: Sequence[OpLike], generator: Generator | None = None) -> MixedNode:
-        """Return a node of this backbone's sizes and switches that is not part of it."""
+        """Return a new node with this backbone's sizes and switches; it is not added to the backbone."""
         node = MixedNode(
             self.input_size,
             self.hidden_size,
@@ -130,9 +130,9 @@ class Backbone(nn.Module):
         return node
 
     def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map `(T, B, I)` and a state `(1, B, H)`, zeros if left out, to states `(T, B, H)` and the last `(1, B, H)`.
+        """Map x `(T, B, I)` and a state `(1, B, H)`, zeros if None, to states `(T, B, H)` and the last one `(1, B, H)`.
 
-        Both have the weights' dtype, under `torch.autocast` too; but on CUDA autocast's then, see `chain.run`.
+        Both results have the weights' dtype; under CUDA autocast they have autocast's dtype, see `chain.run`.
 
         Raises:
             TypeError: `x` or `h_0` is not a tensor.
@@ -142,11 +142,11 @@ class Backbone(nn.Module):
         state = chain.check_input(x, h_0, input_size=self.input_size, layers=1, hidden_size=self.hidden_size)
         nodes = self.mixed_nodes()
         out = chain.run(self.backend, nodes, [node.shares for node in nodes], x, state[0])
-        return out, out[-1:].clone()  # a state that is kept must not keep all steps, nor change with them
+        return out, out[-1:].clone()  # a copy: a kept last state does not keep all steps in memory
 
     @property
     def chosen_backend(self) -> str:
-        """Name of the backend that runs this chain where it lies now: what `auto` stands for."""
+        """Name of the backend that runs this chain on its present device and in its dtype."""
         return backends.choose(self.backend, self.mixed_nodes())
 
     def mixed_nodes(self) -> list[MixedNode]:
@@ -155,7 +155,7 @@ class Backbone(nn.Module):
 
     @property
     def blend(self) -> list[float]:
-        """How far each node is mixed in, in [0, 1]; 1 for a plain node. Assign a list, or one of its items."""
+        """Blend m of each node, in [0, 1]; 1 for a plain node (see `Node.blend`). Assign a list or a single item."""
         return Blend(self.mixed_nodes())
 
     @blend.setter
@@ -164,30 +164,30 @@ class Backbone(nn.Module):
 
     @property
     def alpha(self) -> list[nn.Parameter]:
-        """One parameter `(K,)` a node."""
+        """One parameter `(K,)` per node."""
         return [node.alpha for node in self.mixed_nodes()]
 
     @property
     def shares(self) -> list[Tensor]:
-        """The mixture weights that it computes with, `(K,)` a node: softmax(alpha), or those of `set_shares`."""
+        """The mixture weights in use, `(K,)` per node: softmax(alpha), or the shares set by `set_shares`."""
         return [node.shares for node in self.mixed_nodes()]
 
     def set_shares(self, shares: Sequence[Tensor] | None) -> None:
-        """Compute with these mixture weights, `(K,)` a node, instead of softmax(alpha); None goes back to that.
+        """Use these mixture weights, `(K,)` per node, instead of softmax(alpha); None restores softmax(alpha).
 
-        Gradients reach the given tensors. They are not saved, and reading out takes alpha, not them.
+        Gradients flow to the given tensors. They are not saved, and a derived cell takes its shares from alpha.
 
         Raises:
-            ValueError: their number or a shape does not fit.
+            ValueError: the number of shares or their shapes differ from those of alpha.
         """
         nodes = self.mixed_nodes()
         for node, given in zip(nodes, given_shares(self.alpha, shares), strict=True):
             node.given = given
 
     def set_skip(self, beta: float) -> None:
-        """Put an identity of weight beta beside each node's mixture, see `Node.skip`; 0 takes it away.
+        """Add beta times its input to each node's mixture, see `Node.skip`; 0 removes the skip.
 
-        It is not saved: who resumes a search sets it again.
+        The skip is not saved: a resumed search sets it again.
 
         Raises:
             ValueError: `beta` is not finite.
@@ -209,7 +209,7 @@ class Backbone(nn.Module):
         self.mixed_nodes()[node].load_op_parameters(op, values)
 
     def genotype(self, top_k: int | None = 1) -> Genotype:
-        """Read out each node's ops of largest share, renormalised; all ops if `top_k` is None. `blend` is not read."""
+        """Return each node's ops of largest share, renormalised; all ops if `top_k` is None. `blend` is ignored."""
         kept = [self.largest_ops(node, top_k) for node in self.mixed_nodes()]
         return Genotype(
             tuple(GenotypeNode(tuple(op for _, op in node)) for node in kept),
@@ -218,15 +218,15 @@ class Backbone(nn.Module):
         )
 
     def derive(self, top_k: int | None = None) -> GrownRNN:
-        """Return the derived cell with this backbone's weights; it computes the same if all ops are kept.
+        """Return the derived cell with this backbone's weights; its output is the same if all ops are kept.
 
         Raises:
-            ValueError: a node is not mixed in fully or has a skip: a derived cell has plain nodes only.
+            ValueError: a node's blend is below 1, or a node has a skip: a derived cell has plain nodes only.
         """
         check_no_skip(self._skip)
         partial = {number: value for number, value in enumerate(self.blend) if value < 1}
         if partial:
-            raise ValueError(f"nodes are blended in part ({partial}); a derived cell needs blend 1: train on or set it")
+            raise ValueError(f"nodes have a blend below 1 ({partial}); a derived cell needs 1: train longer or set it")
         cell = GrownRNN(self.genotype(top_k), self.input_size, self.hidden_size, backend=self.backend)
         cell.to(self.alpha[0])
         layer = cast("chain.ChainLayer", cell.layer(0))
@@ -239,10 +239,10 @@ class Backbone(nn.Module):
         return cell
 
     def check_place(self, node: int, op: int) -> None:
-        """Check that there is such an op.
+        """Check that an op exists.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is no such node or op.
         """
         nodes = self.mixed_nodes()
         if not 0 <= node < len(nodes):
@@ -252,13 +252,13 @@ class Backbone(nn.Module):
             raise ValueError(f"node {node} has ops 0..{count - 1}, got {op}")
 
     def largest_ops(self, node: MixedNode, top_k: int | None) -> list[tuple[int, Op]]:
-        """Return number and op, with its new share, of the ops that are kept, in their old order."""
+        """Return the number of each kept op, and the op with its new share, in the old order."""
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         alpha = node.alpha.detach().double()
         order = torch.sort(alpha, descending=True, stable=True).indices.tolist()
         numbers = sorted(order[:top_k])
-        tiny = torch.finfo(alpha.dtype).tiny  # a genotype's shares are above 0
+        tiny = torch.finfo(alpha.dtype).tiny  # a genotype's shares must be above 0
         shares = torch.softmax(alpha[numbers], 0).clamp_min(tiny).tolist()
         return [
             (number, Op(node.ops[number].combine, node.ops[number].activation, share, node.ops[number].own_projection))
@@ -266,7 +266,7 @@ class Backbone(nn.Module):
         ]
 
     def extra_repr(self) -> str:
-        """Return sizes for printing."""
+        """Return the sizes for `repr`."""
         return f"{self.input_size}, {self.hidden_size}, backend={self.backend}"
 
 

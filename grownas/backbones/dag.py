@@ -196,7 +196,7 @@ class DagBackbone(nn.Module):
         Raises:
             ValueError: there are too few or too many for any number of nodes.
         """
-        nodes = DagPlan(tuple(map(tuple, ops))).nodes
+        nodes = math.isqrt(2 * len(ops))
         if not ops or len(ops) != nodes * (nodes + 1) // 2:
             raise ValueError(f"a dag of N nodes has N (N + 1) / 2 edges: 1, 3, 6, 10, ..; got the ops of {len(ops)}")
         backbone = cls(input_size, hidden_size, 1, ops[0], norm=norm, generator=generator, backend=backend)

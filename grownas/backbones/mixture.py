@@ -1,4 +1,4 @@
-"""What supernets of both kinds share about their mixtures: how far nodes are mixed in, and shares that are given."""
+"""Functions for the mixtures of both kinds of supernets: blends, given shares, and the check for a skip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Blendable(Protocol):
-    """A node that can be mixed in in part."""
+    """A node that has a blend."""
 
     @property
     def blend(self) -> Tensor | None:
@@ -22,7 +22,7 @@ class Blendable(Protocol):
 
 
 class Blend(list[float]):
-    """The blend of some nodes; what is written into it is written into them."""
+    """A list of the nodes' blends; assigning an item sets the blend of the node."""
 
     def __init__(self, nodes: Sequence[Blendable]) -> None:
         super().__init__(1.0 if node.blend is None else float(node.blend) for node in nodes)
@@ -33,10 +33,10 @@ class Blend(list[float]):
         super().__setitem__(number, value)
 
     def assign(self, values: Sequence[float]) -> None:
-        """Write a value into each node.
+        """Set the blend of every node.
 
         Raises:
-            ValueError: their number differs from that of the nodes, or one does not lie in [0, 1].
+            ValueError: the number of values differs from the number of nodes, or a value is not in [0, 1].
         """
         if len(values) != len(self.nodes):
             raise ValueError(f"blend needs a number for each of {len(self.nodes)} nodes, got {len(values)}")
@@ -45,10 +45,10 @@ class Blend(list[float]):
 
 
 def given_shares(alpha: Sequence[Tensor], shares: Sequence[Tensor] | None) -> list[tuple[Tensor, ...]]:
-    """Return for each alpha the shares that are given for it, in a tuple of one; empty tuples if there are none.
+    """Return a tuple per alpha: with the given shares as its only entry, or empty if `shares` is None.
 
     Raises:
-        ValueError: their number or a shape does not fit.
+        ValueError: the number of shares or their shapes differ from those of alpha.
     """
     if shares is None:
         return [()] * len(alpha)
@@ -59,10 +59,12 @@ def given_shares(alpha: Sequence[Tensor], shares: Sequence[Tensor] | None) -> li
 
 
 def check_no_skip(beta: float) -> None:
-    """Check that a backbone has no skip before a cell is derived.
+    """Check before deriving a cell that the backbone has no skip.
 
     Raises:
-        ValueError: it has one.
+        ValueError: the backbone has a skip.
     """
     if beta:
-        raise ValueError(f"the backbone has a skip of weight {beta:g}, a derived cell has none; call set_skip(0) first")
+        raise ValueError(
+            f"the backbone has a skip with factor {beta:g}, but a derived cell has none; call set_skip(0) first"
+        )

@@ -1,4 +1,4 @@
-"""Models that the cell found by the search is compared with, and the linear models of series.
+"""Baselines: models to compare the found cell with, and the linear models of series.
 
-`table` names them; `series`, `text` and `plain` compute them for a kind of task.
+`table` lists them; `series`, `text` and `plain` compute them for each kind of task.
 """

@@ -1,9 +1,9 @@
-"""A linear start that is rarely worse than the simple models: two regressions, weighted by their held-out forecasts.
+"""A linear start: a weighted sum of two regressions, with weights from their held-out forecasts.
 
-Both are chosen by blocked folds: a VAR of low order, and a VAR(1) beside two exponential averages, which is what a
-heterogeneous autoregression becomes when its means are exponential (HExp). Their weighted sum is again a VAR. The
-weights are those of the prior, which shrinks forecasts towards the mean, unless held-out rows clearly prefer others,
-as they do where much can be forecast.
+Both are chosen by blocked folds: a VAR of low order, and a VAR(1) with two exponential averages, which is a
+heterogeneous autoregression with exponential means (HExp). Their weighted sum is again a VAR. The weights stay at a
+prior, which shrinks forecasts towards the mean, unless other weights are clearly better on held-out rows. On
+predictable series they are.
 
 References:
     Bollerslev, Hood, Huss & Pedersen (2018), Risk everywhere: modeling and managing volatility (HExp).
@@ -37,17 +37,17 @@ from grownas.baselines.var import (
 )
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Kind = list[tuple[int, tuple[float, ...]]]  # orders and centres, of which folds choose one
+Kind = list[tuple[int, tuple[float, ...]]]  # candidate orders and centres; folds choose one of them
 
 CENTRES = (2.0, 10.0)  # rows: about the mean ages in HAR's means of 5 and 22 rows
-WARM_UP = 22  # rows read before the averages are trusted, and left out after a held-out block: 12 % of it remains
-HIGHEST = 2  # order of the VAR
-PRIOR_AVERAGES, PRIOR_VAR = 0.5, 0.25  # weights where held-out rows say nothing; the rest is the forecast of zero
-STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # of the pull towards the prior, per observation
+WARM_UP = 22  # rows that fill the averages first, left out after a held-out block: 12 % of its weight remains
+HIGHEST = 2  # highest order of the VAR
+PRIOR_AVERAGES, PRIOR_VAR = 0.5, 0.25  # prior weights; the rest is the forecast of zero
+STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # candidate strengths of the shrinkage to the prior, per observation
 
 
 class Part(NamedTuple):
-    """One regression of the combination: its order, the centres of its averages, and what folds chose for it."""
+    """One regression of the combination: order, centres of its averages, and the loss and ridge that folds chose."""
 
     order: int
     centres: tuple[float, ...]
@@ -59,7 +59,7 @@ class Part(NamedTuple):
         return f"{self.loss} p={self.order}{averages} ridge={self.ridge:g}"
 
     def fit(self, values: Array) -> VAR:
-        """Fit it on all rows, shape `(n, I)`."""
+        """Fit the regression on all rows, shape `(n, I)`."""
         if not self.centres:
             return FITS[self.loss](values, self.order, ridge=self.ridge)
         design, target = _regression(values, self.order, self.centres, WARM_UP)
@@ -69,15 +69,15 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Combination:
-    """A weighted sum of VARs and how it was chosen; serves where a `var.Selection` does.
+    """A weighted sum of VARs and how it was chosen; has the interface of `var.Selection`.
 
     Attributes:
-        var: the sum, which is a VAR again.
-        parts: what is summed.
-        weights: of each part for each series, shape `(parts, I)`, none negative.
-        strengths: of the pull towards the prior, for each series.
-        settings: how many regressions were tried.
-        scores: held-out mean squared error of each, by name.
+        var: the sum, which is again a VAR.
+        parts: the regressions in the sum.
+        weights: weight of each part for each series, shape `(parts, I)`, at least 0.
+        strengths: strength of the shrinkage to the prior, for each series.
+        settings: number of regressions tried.
+        scores: held-out mean squared error of each regression, by name.
     """
 
     var: VAR
@@ -89,7 +89,7 @@ class Combination:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What was chosen, in plain values."""
+        """The chosen settings, as plain values."""
         weights = {str(part): row.round(3).tolist() for part, row in zip(self.parts, self.weights, strict=True)}
         return {"loss": self.var.loss, "order": self.var.order, "centres": list(self.var.centres), "weights": weights}
 
@@ -103,7 +103,7 @@ class Combination:
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Combination:
-        """Read what `to_tree` gave."""
+        """Return the combination of a tree that `to_tree` returned."""
         parts = tuple(
             Part(order, tuple(centres), loss, ridge) for order, centres, loss, ridge in map(tuple, tree["parts"])
         )
@@ -122,17 +122,17 @@ def combine_by_folds(
 ) -> Combination:
     """Choose the parts and their weights by blocked folds, then fit the parts on all rows.
 
-    The parts are chosen as `var.select_by_folds` chooses. Then each series' weights minimise the squared error of the
-    held-out forecasts plus a pull towards the prior, see `shrunken_weights`. Averages are left out where the training
-    rows are too few for them, or the register too small.
+    The parts are chosen as in `var.select_by_folds`. Then each series' weights minimise the squared error of the
+    held-out forecasts plus a penalty on the distance to the prior, see `shrunken_weights`. Averages are left out if
+    there are too few training rows for them, or if `blocks` is too small.
 
     Args:
         values: training rows only, shape `(n, I)`, standardised.
-        blocks: most vectors of `(I,)` that the sum may read, lags and averages together; None for no limit.
-        ridges: candidates, per observation.
-        losses: candidates.
-        folds: how many blocks of rows.
-        notify: is told of each regression and fold.
+        blocks: most lags and averages that the sum may read, in total; None for no limit.
+        ridges: candidate ridge strengths, per observation.
+        losses: candidate losses.
+        folds: number of blocks of rows.
+        notify: called with a message for each regression and fold.
 
     Raises:
         DataError: there are too few rows even for a VAR(1).
@@ -173,7 +173,7 @@ def _held_out_forecasts(
     losses: Sequence[str],
     notify: Sequence[Notify],
 ) -> dict[Part, Array]:
-    """Forecast rows from `first` on, each block by fits without it; for each order, loss and ridge, `(n, I)`."""
+    """Return held-out forecasts of the rows from `first` on, `(n, I)`, for each order, loss and ridge."""
     found: dict[Part, Array] = {}
     for (order, centres), told in zip(kind, notify, strict=True):
         design, target = _regression(values, order, centres, first)
@@ -184,7 +184,7 @@ def _held_out_forecasts(
 
 
 def _regression(values: Array, order: int, centres: Sequence[float], first: int) -> tuple[Array, Array]:
-    """Return a part's design, a constant, lags and averages, and its targets from row `first` on."""
+    """Return the design of a part (a constant, lags and averages) and the targets, from row `first` on."""
     design, target = lagged(values, order)
     averages = [exponential_average(values, centre)[order - 1 : -1] for centre in centres]
     return np.concatenate([design, *averages], axis=1)[first - order :], target[first - order :]
@@ -197,18 +197,18 @@ def shrunken_weights(
     blocks: Sequence[slice],
     strengths: Sequence[float] = STRENGTHS,
 ) -> tuple[Array, tuple[float, ...]]:
-    """Weight forecasts for each series by the squared error, pulled towards a prior.
+    """Return the weights of forecasts for each series that minimise the squared error, shrunk towards a prior.
 
-    The weights w >= 0 minimise mean (y - sum_k w_k f_k)^2 + strength * sum_k (w_k - prior_k)^2. The strength is the
-    largest whose error on blocks that the weights did not see is within one standard error, of the difference over
-    blocks, of the lowest.
+    The weights w >= 0 minimise mean (y - sum_k w_k f_k)^2 + strength * sum_k (w_k - prior_k)^2. The strength is chosen
+    by the error on held-out blocks: the largest strength whose error exceeds the lowest error by at most one standard
+    error of the difference over blocks.
 
     Args:
-        forecasts: held out, of K models, shape `(K, n, I)`.
+        forecasts: held-out forecasts of K models, shape `(K, n, I)`.
         target: shape `(n, I)`.
-        prior: shape `(K,)`, not negative.
-        blocks: of rows, which together are all rows.
-        strengths: candidates, ascending.
+        prior: prior weights, shape `(K,)`, at least 0.
+        blocks: blocks of rows that cover all rows.
+        strengths: candidate strengths, ascending.
 
     Returns:
         Weights `(K, I)` and the strength chosen for each series.
@@ -235,7 +235,7 @@ def shrunken_weights(
 
 
 def nonnegative(gram: Array, cross: Array) -> Array:
-    """Return the minimisers w >= 0 of w'Gw / 2 - c'w: the best solution among all sets of entries that are not zero.
+    """Return the minimisers w >= 0 of w'Gw / 2 - c'w, by trying all sets of nonzero entries.
 
     Args:
         gram: G, positive definite, shape `(..., K, K)`, K small.
@@ -254,11 +254,11 @@ def nonnegative(gram: Array, cross: Array) -> Array:
 
 
 def weighted_sum(models: Sequence[VAR], weights: Array) -> VAR:
-    """Return the VAR whose forecasts are the models' forecasts, weighted for each series.
+    """Return the VAR whose forecasts are the weighted sum of the models' forecasts, for each series.
 
     Args:
-        models: the averages that they read have the same centres, where they read any.
-        weights: shape `(models, I)`. A model without weight lends the sum no lags.
+        models: all models with averages have the same centres.
+        weights: shape `(models, I)`. The order of the sum does not count models whose weights are all 0.
     """
     used = [(model, weight) for model, weight in zip(models, weights, strict=True) if weight.any()] or [
         (models[-1], weights[-1])

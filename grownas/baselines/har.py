@@ -1,4 +1,4 @@
-"""Heterogeneous autoregression (Corsi, 2009): every series' last value and its means over a week and a month."""
+"""Heterogeneous autoregression (HAR; Corsi, 2009): regresses on last values and weekly and monthly means."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SPANS = (1, 5, 22)  # rows: a day, a week and a month of trading days
 
 
 def regressors(values: Array) -> tuple[Array, Array]:
-    """Return the regression's design `(n - 22, 1 + 3 * I)`, a constant and the means, and its targets `(n - 22, I)`.
+    """Return the regression's design `(n - 22, 1 + 3 * I)`, a constant and means, and its targets `(n - 22, I)`.
 
-    The row of target t holds every series' mean over rows t - span .. t - 1, for each of `SPANS`.
+    The design row of target t contains each series' mean over rows t - span .. t - 1, for each of `SPANS`.
 
     Raises:
-        DataError: there are too few rows for one target.
+        DataError: there are too few rows for a single target.
     """
     longest = max(SPANS)
     if len(values) <= longest:
-        raise DataError(f"a HAR reads {longest} rows before it forecasts, got {len(values)}; give more rows")
+        raise DataError(f"a HAR needs more than {longest} rows, got {len(values)}; give more rows")
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
     ends = np.arange(longest, len(values))
     means = [(sums[ends] - sums[ends - span]) / span for span in SPANS]
@@ -33,11 +33,11 @@ def regressors(values: Array) -> tuple[Array, Array]:
 
 
 def fit_har(values: Array, *, ridge: float = 0.0) -> VAR:
-    """Fit a HAR by least squares on all rows; return it as the VAR(22) that it is.
+    """Fit a HAR by least squares on all rows; return it as an equal VAR(22).
 
     Args:
         values: shape `(n, I)`, standardised.
-        ridge: on the three coefficients of each series, as in `var.fit_var`.
+        ridge: ridge strength on the three coefficients of each series, as in `var.fit_var`.
     """
     beta = fit_rows(*regressors(values), ridge=ridge)
     series = values.shape[1]
@@ -48,7 +48,7 @@ def fit_har(values: Array, *, ridge: float = 0.0) -> VAR:
 
 
 def parameters(series: int) -> int:
-    """Return how many numbers a HAR of so many series fits."""
+    """Return the number of fitted coefficients of a HAR with `series` series."""
     return series + len(SPANS) * series**2
 
 
@@ -59,12 +59,12 @@ def select_har(
 
     Args:
         values: training rows only, shape `(n, I)`, standardised.
-        ridges: candidates, per observation.
-        folds: how many blocks.
-        notify: is told of each fold.
+        ridges: candidate ridge strengths, per observation.
+        folds: number of blocks.
+        notify: called with a message for each fold.
 
     Raises:
-        DataError: the folds leave fewer rows than coefficients.
+        DataError: a fold leaves fewer rows than coefficients.
     """
     design, target = regressors(values)
     if len(target) * (folds - 2) // folds <= design.shape[1]:

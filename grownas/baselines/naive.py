@@ -1,4 +1,4 @@
-"""The forecast of nothing: standardised returns are at their training mean tomorrow."""
+"""The zero forecast: each standardised series has its training mean in the next row."""
 
 from __future__ import annotations
 

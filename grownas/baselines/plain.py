@@ -1,12 +1,13 @@
-"""Baselines of a task of any kind: LSTM and GRU; the size is among the settings that validation chooses from."""
+"""Baselines of a task of any kind: LSTM and GRU; validation chooses their settings, including the hidden size."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grownas.baselines.recurrent import recurrent_core
 from grownas.evaluation.scoring import Score
+from grownas.protocols import Model
 
 if TYPE_CHECKING:
     from grownas.experiments.experiment import Experiment
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def _recurrent(kind: str, experiment: Experiment) -> Score:
     task = experiment.task
 
-    def build(units: int) -> Any:
+    def build(units: int) -> Model:
         generator = experiment.draw(f"{kind}-{units}")
         return task.model(recurrent_core(kind, experiment.input_size, units, generator=generator), generator=generator)
 

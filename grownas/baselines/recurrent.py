@@ -1,11 +1,10 @@
-"""LSTM and GRU as cores, and the GRU beside a VAR: the control that shows what a grown cell's topology adds."""
+"""LSTM and GRU as cores, and a GRU beside a VAR: the control that measures the effect of a grown cell's topology."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +12,19 @@ from torch import Generator, Tensor, nn
 
 from grownas.baselines.var import VAR
 from grownas.errors import ConfigError
+from grownas.protocols import AnyModel
+from grownas.readout import readout_of
 
-KINDS: dict[str, tuple[Any, int]] = {"lstm": (nn.LSTM, 4), "gru": (nn.GRU, 3)}  # name -> module, number of gates
+KINDS: dict[str, tuple[type[nn.LSTM | nn.GRU], int]] = {
+    "lstm": (nn.LSTM, 4),
+    "gru": (nn.GRU, 3),
+}  # name -> module, number of gates
 
 
-def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: Generator) -> nn.Module:
-    """Return a one-layer `nn.LSTM` or `nn.GRU`, T first, its weights drawn from `generator` as PyTorch draws them."""
+def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: Generator) -> nn.LSTM | nn.GRU:
+    """Return a one-layer `nn.LSTM` or `nn.GRU`, T first, initialised from `generator` with PyTorch's distribution."""
     module, _ = KINDS[kind]
-    core: nn.Module = module(input_size, hidden_size, device="meta").to_empty(device="cpu")
+    core = module(input_size, hidden_size, device="meta").to_empty(device="cpu")
     bound = 1 / math.sqrt(hidden_size)
     with torch.no_grad():
         for parameter in core.parameters():
@@ -29,18 +33,18 @@ def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: G
 
 
 def hidden_size_for_parameters(kind: str, input_size: int, outputs: int, parameters: int, *, register: int = 0) -> int:
-    """Return the hidden size whose core and linear readout together come nearest to a number of parameters.
+    """Return the hidden size for which core and linear readout have about `parameters` parameters.
 
     Args:
         kind: `lstm` or `gru`.
-        input_size: of the core.
-        outputs: of the readout.
-        parameters: the number wanted.
+        input_size: number of inputs of the core.
+        outputs: number of outputs of the readout.
+        parameters: target number of parameters.
         register: further inputs of the readout, (p + L)*I for `GRUOnVAR`.
     """
     _, gates = KINDS[kind]
 
-    def total(hidden: int) -> int:  # two biases a gate, as in PyTorch
+    def total(hidden: int) -> int:  # two biases per gate, as in PyTorch
         return gates * hidden * (input_size + hidden + 2) + outputs * (register + hidden + 1)
 
     above = 1
@@ -50,11 +54,10 @@ def hidden_size_for_parameters(kind: str, input_size: int, outputs: int, paramet
 
 
 class GRUOnVAR(nn.Module):
-    """A GRU beside the exact register of a VAR(p) and its L averages; a linear readout on both can hold any such VAR.
+    """A GRU beside a register of p lags and L averages; a linear readout of both can represent any such VAR.
 
-    The output is `[x_t, x_{t-1}, .., x_{t-p+1}, e^1_t, .., e^L_t, GRU state]`. The register has no weights, so there
-    are no units that training could spoil or leave dead; GRU and readout are trained. It holds the averages too, so
-    that this control starts where growth starts.
+    The output is `[x_t, x_{t-1}, .., x_{t-p+1}, e^1_t, .., e^L_t, GRU state]`. The register has no weights, so training
+    cannot change it; only GRU and readout are trained. With the averages this control has the same start as growth.
 
     Attributes:
         input_size: I.
@@ -64,13 +67,13 @@ class GRUOnVAR(nn.Module):
     def __init__(
         self, input_size: int, units: int, order: int, centres: Sequence[float] = (), *, generator: Generator
     ) -> None:
-        """Build it.
+        """Build the GRU and the register.
 
         Args:
             input_size: I.
-            units: of the GRU.
-            order: number of lags p held in the register.
-            centres: of mass of the L averages, in rows; see `VAR`.
+            units: hidden size of the GRU.
+            order: p, the number of lags in the register.
+            centres: centres of mass of the L averages, in rows; see `VAR`.
             generator: draws the GRU's weights.
         """
         super().__init__()
@@ -81,7 +84,7 @@ class GRUOnVAR(nn.Module):
     def forward(
         self, x: Tensor, h_0: tuple[Tensor, Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Read a sequence.
+        """Run over a sequence.
 
         Args:
             x: shape `(T, B, I)`.
@@ -107,26 +110,27 @@ class GRUOnVAR(nn.Module):
 
 
 @torch.no_grad()
-def start_gru_at_var(model: Any, var: VAR) -> Any:
+def start_gru_at_var(model: AnyModel, var: VAR) -> AnyModel:
     """Return a copy of a model around a `GRUOnVAR` whose forecasts equal the VAR's.
 
-    The readout holds `[A_1 .. A_p | averages | 0]` and the intercept. The GRU has no effect yet, but its part of the
-    readout has a gradient, and the GRU itself from the second step on.
+    The readout's weights are `[A_1 .. A_p | averages | 0]`, its bias is the intercept. The GRU has no effect at first.
+    Its readout weights have a gradient at once, the GRU's own weights from the second step on.
 
     Raises:
-        ConfigError: the register holds other lags or averages.
+        ConfigError: the register has other lags or averages than the VAR.
     """
-    if model.core.order != var.order:
-        raise ConfigError(f"the GRU's register holds {model.core.order} lags, the VAR has {var.order}; make them equal")
-    if model.core.centres != var.centres:
-        raise ConfigError(
-            f"the GRU's register holds averages with centres {model.core.centres}, the VAR has {var.centres}; make "
-            "them equal"
-        )
     model = copy.deepcopy(model)
-    weight, used = model.readout.weight, var.blocks * model.core.input_size
+    core, readout = model.core, readout_of(model)
+    assert isinstance(core, GRUOnVAR)
+    if core.order != var.order:
+        raise ConfigError(f"the GRU's register has {core.order} lags, the VAR has {var.order}; make them equal")
+    if core.centres != var.centres:
+        raise ConfigError(
+            f"the GRU's register has averages with centres {core.centres}, the VAR has {var.centres}; make them equal"
+        )
+    weight, used = readout.weight, var.blocks * core.input_size
     weight.zero_()
     blocks = np.concatenate([*var.coefficients, *var.averages], axis=1)  # (p + L, I, I) -> (I, (p + L)*I)
     weight[:, :used] = torch.as_tensor(blocks)
-    model.readout.bias.copy_(torch.as_tensor(var.intercept))
+    readout.bias.copy_(torch.as_tensor(var.intercept))
     return model

@@ -1,6 +1,6 @@
-"""Baselines of series: linear models, LSTM and GRU, and controls of growing.
+"""Baselines of series: linear models, LSTM and GRU, and controls of growth.
 
-Each takes the experiment of a run and returns its score.
+Each baseline is a function from a run's experiment to a score.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from grownas.baselines.recurrent import GRUOnVAR, hidden_size_for_parameters, re
 from grownas.baselines.var import VAR, Selection, fit_var, prefixed, select_by_folds, select_by_validation
 from grownas.criteria.acceptance import Untrained
 from grownas.evaluation.scoring import Score
+from grownas.protocols import Model
 
 if TYPE_CHECKING:
     from grownas.experiments.series import SeriesExperiment
 
 
 def zero(experiment: SeriesExperiment) -> Score:
-    """Forecast nothing: the mean of the training part."""
+    """Forecast the mean of the training part."""
     return _fitted(experiment, "zero", 0, zero_forecast(experiment.task.values), 0.0)
 
 
@@ -37,7 +38,7 @@ def var1(experiment: SeriesExperiment) -> Score:
 
 
 def var(experiment: SeriesExperiment) -> Score:
-    """Fit a VAR by least squares, its order, 1 to 22, chosen on the validation part."""
+    """Fit a VAR by least squares; the validation part chooses its order, 1 to 22."""
     values, rows = experiment.task.values, experiment.task.rows
 
     def fit() -> Selection:
@@ -49,7 +50,7 @@ def var(experiment: SeriesExperiment) -> Score:
 
 
 def var_robust(experiment: SeriesExperiment) -> Score:
-    """Fit a VAR by the Huber loss, ridge and order chosen by blocked folds; those of the start where they chose it."""
+    """Fit a VAR by the Huber loss; blocked folds choose ridge and order. Reuses the start's folds if it has any."""
     values, rows = experiment.task.values, experiment.task.values[: experiment.fit_end]
     if isinstance(experiment.selection, Selection):
         chosen = experiment.selection
@@ -63,7 +64,7 @@ def var_robust(experiment: SeriesExperiment) -> Score:
 
 
 def har(experiment: SeriesExperiment) -> Score:
-    """Fit a heterogeneous autoregression by least squares, its ridge chosen by blocked folds."""
+    """Fit a heterogeneous autoregression by least squares; blocked folds choose its ridge."""
     values = experiment.task.values
 
     def fit() -> Selection:
@@ -76,7 +77,7 @@ def har(experiment: SeriesExperiment) -> Score:
 def _fitted_var(
     experiment: SeriesExperiment, name: str, fit: Callable[[], Selection], parameters: int | None = None
 ) -> Score:
-    """Fit once and score; `parameters` where not all numbers of the VAR were fitted."""
+    """Fit and score a VAR; `parameters` is the number of fitted coefficients if it differs from the VAR's."""
 
     def work() -> dict[str, Any]:
         found = fit()
@@ -103,7 +104,7 @@ def _fitted(
     settings: int = 1,
     chosen: dict[str, Any] | None = None,
 ) -> Score:
-    """Score forecasts of which row t was made from rows up to t."""
+    """Score forecasts; row t of `forecasts` is the forecast of row t + 1 from rows up to t."""
     ahead = np.concatenate([np.zeros_like(forecasts[:1]), forecasts[:-1]])
     val, test = (
         experiment.task.evaluate_forecasts(ahead[experiment.task.rows(part)], part) for part in ("val", "test")
@@ -112,12 +113,12 @@ def _fitted(
 
 
 def lstm(experiment: SeriesExperiment) -> Score:
-    """Train LSTMs; hidden size, loss, rate and weight decay are chosen on the validation part."""
+    """Train LSTMs; the validation part chooses hidden size, loss, rate and weight decay."""
     return _recurrent(experiment, "lstm")
 
 
 def gru(experiment: SeriesExperiment) -> Score:
-    """Train GRUs; hidden size, loss, rate and weight decay are chosen on the validation part."""
+    """Train GRUs; the validation part chooses hidden size, loss, rate and weight decay."""
     return _recurrent(experiment, "gru")
 
 
@@ -126,7 +127,7 @@ def _recurrent(experiment: SeriesExperiment, kind: str) -> Score:
     inputs = task.input_size
     equal = [hidden_size_for_parameters(kind, inputs, inputs, experiment.params)] if experiment.params else []
 
-    def build(hidden_size: int) -> Any:
+    def build(hidden_size: int) -> Model:
         generator = experiment.draw(f"{kind}-{hidden_size}")
         core = recurrent_core(kind, inputs, hidden_size, generator=generator)
         return task.model(core, generator=generator)
@@ -137,7 +138,7 @@ def _recurrent(experiment: SeriesExperiment, kind: str) -> Score:
 
 
 def gru_var(experiment: SeriesExperiment) -> Score:
-    """Train a GRU beside the same VAR, accepted by the same criterion: shows what the cell's topology adds."""
+    """Train a GRU beside the same VAR, with the same criterion: a control for the topology of the cell."""
     task, var = experiment.task, experiment.selection.var
     units = max(experiment.hidden_sizes)
     if experiment.params:
@@ -146,7 +147,7 @@ def gru_var(experiment: SeriesExperiment) -> Score:
             "gru", task.input_size, task.input_size, experiment.params, register=register
         )
 
-    def build(var: VAR) -> Any:
+    def build(var: VAR) -> Model:
         generator = experiment.draw("gru_var")
         core = GRUOnVAR(task.input_size, units, var.order, var.centres, generator=generator)
         return start_gru_at_var(task.model(core, generator=generator), var)
@@ -178,7 +179,7 @@ def gru_var(experiment: SeriesExperiment) -> Score:
 def fixed_size_random(experiment: SeriesExperiment) -> Score:
     """Train a supernet of `max_nodes` nodes with all ops from random weights; validation chooses the rate.
 
-    It is the largest model that growth can reach, without the growing.
+    It has the largest size that growth can reach, without growth.
     """
     name = "fixed_size_random"
     return experiment.train_and_score(name, experiment.supernets(name, experiment.space.max_nodes, experiment.rates))[0]
@@ -187,9 +188,9 @@ def fixed_size_random(experiment: SeriesExperiment) -> Score:
 def sizes(experiment: SeriesExperiment) -> Score:
     """Train supernets of 1, 2, .. nodes from random weights; the search's criterion chooses the number of nodes.
 
-    This sweep is what growing replaces, because nobody knows the right size beforehand. Each size is trained until
-    patience runs out, at the search's own rate: the search tunes none either. A larger size is chosen only if the
-    criterion accepts it against the best of the smaller ones. Seconds and steps are of all sizes.
+    Growth replaces this sweep over sizes, since the right size is unknown beforehand. Each size is trained until
+    patience runs out, with the search's own rate, as in the search. A larger size is chosen only if the criterion
+    accepts it against the best smaller size. Seconds and steps are totals over all sizes.
     """
     most = experiment.space.max_nodes
     choices = [experiment.choose(experiment.supernets(f"sizes-{nodes}", nodes)) for nodes in range(1, most + 1)]

@@ -1,6 +1,6 @@
-"""The one table of baselines: what each is, for which kinds of tasks, and where it is computed.
+"""The table of baselines: what each is, its kinds of tasks, and the function that computes it.
 
-A new baseline is a function that takes an `Experiment` and returns a `Score`, and one line here.
+A new baseline is a function from an `Experiment` to a `Score`, and one line here.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 
 class Baseline(NamedTuple):
-    """A model that the cell found by the search is compared with.
+    """A model to compare the found cell with.
 
     Attributes:
-        words: what it is.
-        functions: by kind of task, `module:function` in this package, of the function that computes it.
-        fitted: its forecasts come out of a fit that does not depend on the seed; else it is trained.
+        words: a short description.
+        functions: the function that computes it, as `module:function` in this package, by kind of task.
+        fitted: it is fitted, and does not depend on the seed; otherwise it is trained.
         tuned: validation chooses its settings.
     """
 
@@ -56,7 +56,7 @@ BASELINES: dict[str, Baseline] = {
     "gru": Baseline("gated recurrent units", _any("gru"), tuned=True),
     "gru_var": Baseline("GRU added to the same start", _series("gru_var"), tuned=True),
     "fixed_size_random": Baseline(
-        "a cell of the largest size that growth may reach, from random weights",
+        "a cell of the largest size that growth can reach, from random weights",
         _series("fixed_size_random"),
         tuned=True,
     ),
@@ -70,5 +70,5 @@ BASELINES: dict[str, Baseline] = {
 
 
 def names(kind: str) -> list[str]:
-    """Return the names of the baselines of a kind of task."""
+    """Return the names of the baselines for a kind of task."""
     return [name for name, one in BASELINES.items() if kind in one.functions]

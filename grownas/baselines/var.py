@@ -13,30 +13,30 @@ from grownas.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-DELTA = 1.5  # where the Huber loss turns linear, in standard deviations of the training part (ALGORITHMS 8)
+DELTA = 1.5  # above it the Huber loss is linear; in standard deviations of the training part (ALGORITHMS 8)
 RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # per observation: 1 halves a coefficient, 100 removes it
 FOLDS = 10
 
-Notify = Callable[[str], None]  # is told in words how far a choice is
+Notify = Callable[[str], None]  # called with progress messages
 
 
 def silent(words: str) -> None:
-    """Tell nobody."""
+    """Ignore a progress message."""
 
 
 @dataclass(frozen=True)
 class VAR:
-    """A fitted VAR(p), which may read exponential averages beside the lags.
+    """A fitted VAR(p), optionally with exponential averages in addition to the lags.
 
     y_t = intercept + sum_i coefficients[i] y_{t-1-i} + sum_j averages[j] e^j_{t-1} + noise, where
-    e^j_t = e^j_{t-1} + (y_t - e^j_{t-1}) / (1 + centres[j]): each average is a VAR of infinite order with one number.
+    e^j_t = e^j_{t-1} + (y_t - e^j_{t-1}) / (1 + centres[j]).
 
     Attributes:
         intercept: shape `(I,)`, float64.
-        coefficients: of lags 1..p, shape `(p, I, I)`, float64.
-        loss: `squared` or `huber`, what it was fitted by.
+        coefficients: coefficients of lags 1..p, shape `(p, I, I)`, float64.
+        loss: the loss that was minimised, `squared` or `huber`.
         averages: coefficients of L averages, shape `(L, I, I)`, float64.
-        centres: of mass of the averages' weights, in rows; shape `(L,)`.
+        centres: centres of mass of the averages' weights, in rows; shape `(L,)`.
     """
 
     intercept: Array
@@ -52,12 +52,12 @@ class VAR:
 
     @property
     def blocks(self) -> int:
-        """How many vectors of `(I,)` a forecast is computed from: p lags and L averages."""
+        """Number of lags and averages, p + L."""
         return self.order + len(self.centres)
 
     @property
     def parameters(self) -> int:
-        """How many numbers were fitted."""
+        """Number of fitted coefficients."""
         return int(self.intercept.size + self.coefficients.size + self.averages.size)
 
     def forecast(self, values: Array) -> Array:
@@ -67,7 +67,7 @@ class VAR:
             values: shape `(n, I)`.
 
         Returns:
-            Shape `(n, I)`: row t is the forecast of row t + 1 from rows up to t; rows before the first count as 0.
+            Shape `(n, I)`: row t is the forecast of row t + 1 from rows up to t; rows before the first are 0.
         """
         padded = np.concatenate([np.zeros((self.order - 1, values.shape[1])), values])
         forecasts = np.tile(self.intercept, (len(values), 1))
@@ -84,7 +84,7 @@ class VAR:
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> VAR:
-        """Read what `to_tree` gave."""
+        """Return the VAR of a tree that `to_tree` returned."""
         return cls(**{**tree, "centres": tuple(tree["centres"])})
 
 
@@ -95,9 +95,9 @@ class Selection:
     Attributes:
         var: fitted with the chosen settings.
         chosen: the settings.
-        settings: how many were tried.
+        settings: number of settings tried.
         scores: held-out mean squared error of each setting, by a name such as `huber p=1 ridge=0.1`.
-        tried: the same of settings by folds: loss, order, ridge and error of each.
+        tried: loss, order, ridge and error of each setting, if chosen by folds.
     """
 
     var: VAR
@@ -117,11 +117,11 @@ class Selection:
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> Selection:
-        """Read what `to_tree` gave."""
+        """Return the selection of a tree that `to_tree` returned."""
         return cls(VAR.from_tree(tree["var"]), tree["chosen"], tree["settings"], tree["scores"], tree["tried"])
 
     def robust(self, values: Array) -> Selection:
-        """Return the setting of lowest held-out error among those with the Huber loss, fitted on rows `(n, I)`."""
+        """Return the setting with the Huber loss of lowest held-out error, fitted on rows `(n, I)`."""
         tried = tuple(one for one in self.tried if one[0] == "huber")
         _, order, ridge, _ = min(tried, key=lambda one: one[3])
         var = fit_var_robust(values, order, ridge=ridge)
@@ -136,8 +136,8 @@ class Selection:
 def fit_var(values: Array, order: int, *, ridge: float = 0.0) -> VAR:
     """Fit a VAR(p) by least squares on all rows.
 
-    Minimises the mean over rows of half the squared residuals' sum, plus ridge / 2 times the sum of the squared
-    coefficients; the intercept is not shrunk. Of several minima, as with a series that stands twice, the smallest.
+    Minimises the mean over rows of half the sum of the squared residuals, plus ridge / 2 times the sum of the squared
+    coefficients without the intercept. If there are several minima, as with two equal series, the one of least norm.
 
     Args:
         values: shape `(n, I)`, standardised.
@@ -158,7 +158,7 @@ def fit_var_robust(values: Array, order: int, *, ridge: float = 0.0, delta: floa
         values: shape `(n, I)`, standardised.
         order: number of lags p.
         ridge: strength per observation.
-        delta: residuals beyond it count linearly, in standard deviations.
+        delta: larger residuals count linearly; in standard deviations.
     """
     design, target = _checked(values, order, ridge)
     return unpack(fit_rows(design, target, ridge=ridge, loss="huber", delta=delta), order, "huber")
@@ -172,7 +172,7 @@ def exponential_average(values: Array, centre: float) -> Array:
 
     Args:
         values: x, shape `(n, I)`.
-        centre: of mass of the weights: the mean age, in rows, of what is averaged.
+        centre: centre of mass of the weights: the mean age of the averaged rows, in rows.
     """
     averages, average = np.empty_like(values), np.zeros(values.shape[1])
     for row, value in enumerate(values):
@@ -196,10 +196,10 @@ def fit_rows(design: Array, target: Array, *, ridge: float = 0.0, loss: str = "s
         target: shape `(n, I)`.
         ridge: strength per observation.
         loss: `squared` or `huber`.
-        delta: of the Huber loss, in standard deviations.
+        delta: see `fit_var_robust`.
 
     Returns:
-        Coefficients, shape `(D, I)`, those of the constant first.
+        Coefficients, shape `(D, I)`, that of the constant first.
     """
     beta = _least_squares(design, target, ridge)
     return huber(design, target, beta, ridge=ridge, delta=delta) if loss == "huber" else beta
@@ -218,18 +218,18 @@ def huber(
 ) -> Array:
     """Minimise the Huber loss with ridge from a start, all equations at once.
 
-    Each round fits least squares to the fitted values plus clipped residuals. It has the fixed point of iteratively
-    reweighted least squares, each equation with weights of its own, but one matrix serves all rounds and equations,
-    which makes folds cheap. About 20 rounds are usual.
+    Each round fits least squares to the fitted values plus clipped residuals. It has the same fixed point as
+    iteratively reweighted least squares with separate weights for each equation, but uses one matrix for all rounds and
+    equations, which makes folds cheap. About 20 rounds are usual.
 
     Args:
         design: shape `(n, D)`.
         target: shape `(n, I)`.
         beta: start, shape `(D, I)`.
         ridge: strength per observation.
-        delta: where the loss turns linear.
-        solver: the inverse of `design.T @ design + penalty`, if at hand.
-        tolerance: largest change of a coefficient at which it stops.
+        delta: see `fit_var_robust`.
+        solver: the inverse of `design.T @ design + penalty`; computed if None.
+        tolerance: stop when no coefficient changes by more than this.
         rounds: most rounds; the objective falls in each, so stopping early is safe.
 
     Reference:
@@ -255,9 +255,12 @@ def huber(
 def select_by_validation(
     values: Array, train_end: int, val_end: int, orders: Iterable[int] = range(1, 23), *, notify: Notify = silent
 ) -> Selection:
-    """Choose the order of a least-squares VAR, fitted on the training rows, by the validation rows' squared error.
+    """Choose the order of a least-squares VAR, fitted on the training rows, by the squared error on validation rows.
 
-    `notify` is told of each order.
+    `notify` is called with a message for each order.
+
+    Raises:
+        DataError: there are too few training rows for a VAR(1).
     """
     scores: dict[int, float] = {}
     fitted: dict[int, VAR] = {}
@@ -286,18 +289,21 @@ def select_by_folds(
 ) -> Selection:
     """Choose loss, order and ridge by blocked folds, then fit on all rows.
 
-    Each fold is a contiguous block of targets; rows whose target or lags touch the block are left out of the fit. All
-    settings are scored on the same targets, both losses by the squared error: least squares and Huber estimate the same
-    mean, and the squared error is what the tables report. The lowest mean over the folds wins. The one-standard-error
-    rule was tried by folds within folds: 0.1 % lower on twelve indices, 0.6 % higher on returns and ranges.
+    Each fold is a contiguous block of targets; rows whose target or lags are in the block are left out of the fit. All
+    settings are scored on the same targets by the squared error, also with the Huber loss: both losses estimate the
+    same mean, and the tables report the squared error. The setting with the lowest mean over the folds is chosen. In
+    nested folds the one-standard-error rule was 0.1 % better on twelve indices, 0.6 % worse on returns and ranges.
 
     Args:
         values: training rows only, shape `(n, I)`, standardised.
-        orders: candidates for the number of lags; those with too few rows are passed over.
-        ridges: candidates, per observation.
-        losses: candidates.
-        folds: how many blocks.
-        notify: is told of each order and fold.
+        orders: candidate numbers of lags; orders with too few rows are skipped.
+        ridges: candidate ridge strengths, per observation.
+        losses: candidate losses.
+        folds: number of blocks.
+        notify: called with a message for each order and fold.
+
+    Raises:
+        DataError: there are too few rows for every order.
     """
     usable = usable_orders(len(values), values.shape[1], orders, folds)
     first = max(usable)  # every order predicts the same targets
@@ -314,15 +320,15 @@ def select_by_folds(
 
 
 def prefixed(notify: Notify, words: str) -> Notify:
-    """Return what tells the same with some words before it."""
+    """Return a function that calls `notify` with a prefix."""
     return lambda rest: notify(words + rest)
 
 
 def usable_orders(rows: int, series: int, orders: Iterable[int], folds: int = FOLDS) -> list[int]:
-    """Return the orders that leave every fold's fit more rows than coefficients.
+    """Return the orders for which every fold's fit has more rows than coefficients.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such order.
     """
     usable = [p for p in orders if (rows - p) * (folds - 2) // folds > 1 + p * series]
     if not usable:
@@ -354,16 +360,16 @@ def held_out(
     losses: Sequence[str] = ("squared", "huber"),
     notify: Notify = silent,
 ) -> Iterator[tuple[str, float, slice, Array]]:
-    """Forecast each block of rows by regressions that were fitted without it.
+    """Forecast each block of rows by regressions fitted on the other rows.
 
     Args:
         design: a constant and the regressors, shape `(n, D)`.
         target: shape `(n, I)`.
-        blocks: rows that are held out together.
-        gap: rows after a block that are left out as well, since their regressors read the block.
-        ridges: strengths per observation.
+        blocks: blocks of rows; each is held out once.
+        gap: number of rows after a block that are also left out, since their regressors read the block.
+        ridges: ridge strengths, per observation.
         losses: `squared`, `huber`, or both.
-        notify: is told of each fold.
+        notify: called with a message for each fold.
 
     Yields:
         Loss, ridge, block and the block's forecasts, `(rows, I)`, for each block, ridge and loss.
@@ -386,7 +392,7 @@ def held_out(
 
 
 def _checked(values: Array, order: int, ridge: float) -> tuple[Array, Array]:
-    """Return the regression; refuse more coefficients than rows where nothing shrinks them."""
+    """Return the regression's design and targets; raise DataError for too few rows."""
     needed = order + 1 if ridge else 1 + order * (values.shape[1] + 1)  # rows; the first `order` are only read
     if len(values) <= needed:
         raise DataError(
@@ -397,7 +403,7 @@ def _checked(values: Array, order: int, ridge: float) -> tuple[Array, Array]:
 
 
 def _least_squares(design: Array, target: Array, ridge: float) -> Array:
-    """Return coefficients `(D, I)`; the ridge enters as further rows, which keeps full precision."""
+    """Return coefficients `(D, I)`; the ridge is added as further rows, which keeps full precision."""
     roots = np.sqrt(_penalty(design, ridge))
     rows, targets = np.concatenate([design, roots]), np.concatenate([target, np.zeros((len(roots), target.shape[1]))])
     beta: Array = np.linalg.lstsq(rows, targets)[0]
@@ -405,19 +411,19 @@ def _least_squares(design: Array, target: Array, ridge: float) -> Array:
 
 
 def _inverse(gram: Array) -> Array:
-    """Return the inverse of a symmetric matrix, the pseudo-inverse where a series stands twice or never moves."""
+    """Return the inverse of a symmetric matrix, or its pseudo-inverse if two series are equal or one is constant."""
     return np.asarray(np.linalg.pinv(gram, rcond=1e-12, hermitian=True), dtype=np.float64)
 
 
 def _penalty(design: Array, ridge: float) -> Array:
-    """Return the ridge's matrix `(D, D)`; the constant, the first column, is free."""
+    """Return the ridge's penalty matrix `(D, D)`; the first column, the constant, has no penalty."""
     diagonal = np.full(design.shape[1], ridge * len(design))
     diagonal[0] = 0.0
     return np.diag(diagonal)
 
 
 def unpack(beta: Array, order: int, loss: str, centres: tuple[float, ...] = ()) -> VAR:
-    """Return a regression's coefficients `(1 + (p + L) * I, I)` as a VAR: constant, p lags, L averages."""
+    """Return a regression's coefficients `(1 + (p + L) * I, I)` (constant, p lags, L averages) as a VAR."""
     series = beta.shape[1]
     blocks = np.ascontiguousarray(beta[1:].reshape(-1, series, series).transpose(0, 2, 1))
     return VAR(beta[0].copy(), blocks[:order], loss, blocks[order:], centres)

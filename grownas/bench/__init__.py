@@ -1,4 +1,4 @@
-"""Benchmarks: how fast the engine is beside its peers, and what must hold of that.
+"""Benchmarks: the speed of the engine beside its peers, with limits that it must meet.
 
-settings -> peers -> timing, memory, first -> rows of figures with their bars -> results, table, picture
+settings -> peers -> timing, memory, first -> rows of figures with their limits -> results, table, picture
 """

@@ -1,4 +1,4 @@
-"""What a benchmark yields: figures of peers that were measured together, and what must hold of their ratios."""
+"""The results of a benchmark: figures of peers that were measured together, and limits on their ratios."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-CHOSEN = "ours"  # in a must: the backend that `auto` chooses
+CHOSEN = "ours"  # as a peer in a `Must`: the backend that `auto` chooses
 
 
 class Figure(NamedTuple):
-    """One peer's figure: median and quartiles over its samples."""
+    """A peer's figure: median and quartiles of its samples."""
 
     median: float
     low: float
@@ -19,24 +19,24 @@ class Figure(NamedTuple):
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Figure:
-        """Return the figure of some samples; one alone is its own quartiles."""
+        """Return the figure of some samples; a single sample is also both quartiles."""
         if len(samples) == 1:
             return cls(samples[0], samples[0], samples[0], 1)
         low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
         return cls(median, low, high, len(samples))
 
     def plus(self, more: float) -> Figure:
-        """Return the figure with so much added to every sample."""
+        """Return the figure with `more` added to every sample."""
         return Figure(self.median + more, self.low + more, self.high + more, self.samples)
 
     @property
     def spread(self) -> float:
-        """The distance of the quartiles as a share of the median."""
+        """The interquartile range divided by the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
 
 class Must(NamedTuple):
-    """A peer's median must be at most `bar` times that of another."""
+    """A limit: the median of the peer `of` must be at most `bar` times the median of the peer `against`."""
 
     against: str
     bar: float
@@ -44,28 +44,29 @@ class Must(NamedTuple):
 
 
 class Check(NamedTuple):
-    """A must and what was measured of it."""
+    """A limit and the measured ratio."""
 
     must: Must
     ratio: float
 
     @property
     def holds(self) -> bool:
-        """Whether it holds; what is not a number does not."""
+        """Whether the ratio meets the limit; False for nan."""
         return self.ratio <= self.must.bar
 
 
 class Row(NamedTuple):
-    """What was measured together.
+    """Figures that were measured together.
 
     Attributes:
-        name: what was measured; the same in every run, since runs are compared by it.
-        unit: of the figures.
-        figures: each peer's.
-        base: the peer that ratios are taken to where runs are compared and drawn; empty if they cannot be.
-        musts: what must hold; `of` names peers of this row.
-        operations: of the matrix products of a backend's or the floor's call; None where they are not what is timed.
-        skipped: why nothing was measured; None if it was.
+        name: name of the measurement; the same in every run, since runs are compared by it.
+        unit: unit of the figures.
+        figures: figures by peer.
+        base: the peer in the denominator of ratios, in comparisons of runs and in the picture; empty for no ratios.
+        musts: limits; `of` names a peer of this row.
+        operations: floating-point operations of the matrix products of a call of a backend or of the floor; None if the
+            row does not time such calls.
+        skipped: why the row was not measured; None if it was.
     """
 
     name: str
@@ -81,5 +82,5 @@ class Row(NamedTuple):
         return self.figures[of].median / self.figures[against].median
 
     def checks(self) -> list[Check]:
-        """Return the musts with their ratios; none for a row that was skipped."""
+        """Return the limits with their ratios; empty for a skipped row."""
         return [] if self.skipped else [Check(must, self.ratio(must.of, must.against)) for must in self.musts]

@@ -1,4 +1,4 @@
-"""How long the first call of a cell takes that this process has not seen yet, beside its later calls."""
+"""The time of the first call of a cell that is new to the process, compared with later calls."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from grownas.bench.peers import make_call, make_chain
 from grownas.bench.settings import EAGER, Setting
 from grownas.bench.timing import wall_seconds
 
-LATER = 5  # calls, of which the median counts
-NEW = 4  # further cells
+LATER = 5  # later calls per cell; their median is used
+NEW = 4  # number of further new cells
 
 
 def first_calls(setting: Setting, backend: str) -> dict[str, list[float]]:
-    """Return milliseconds: of the process's first cell, of further new cells and of the later calls.
+    """Return milliseconds per call: `first` of the process's first cell, `new` of further new cells, and `later` calls.
 
-    Meant for a fresh process: torch and autograd are warmed up on plain autograd at other sizes, the backend is not.
+    Call it in a fresh process. It warms up torch and autograd with plain autograd at other sizes, but not the backend.
     """
     torch.set_num_threads(1)
     other = setting._replace(T=3, B=5, I=setting.I + 1, H=setting.H + 1)
@@ -28,7 +28,7 @@ def first_calls(setting: Setting, backend: str) -> dict[str, list[float]]:
 
 
 def _new(setting: Setting, number: int) -> Setting:
-    """Return a cell of other ops and sizes that costs about the same: ops are turned, H and I grow by one each."""
+    """Return a cell with other ops and sizes but a similar cost: ops are rotated, H and I are larger by `number`."""
     ops = tuple(node[number:] + node[:number] for node in setting.ops)
     turned = ops[number % len(ops) :] + ops[: number % len(ops)]
     return setting._replace(ops=turned, I=setting.I + number, H=setting.H + number)

@@ -1,4 +1,4 @@
-"""What is timed in a setting: every backend, nn.LSTM, nn.GRU and the floor, as functions of no arguments."""
+"""The peers timed in a setting: all backends, nn.LSTM, nn.GRU and the floor, as functions without arguments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Call = Callable[[], object]
 
 
 def make_peers(setting: Setting) -> dict[str, Call]:
-    """Return what is timed in a setting, by name."""
+    """Return the peers timed in a setting, by name."""
     sizes = setting.I, setting.H
     models: dict[str, nn.Module] = {name: make_chain(setting, name) for name in usable(setting)}
     models |= {LSTM: nn.LSTM(*sizes).to(setting.device), GRU: nn.GRU(*sizes).to(setting.device)}
@@ -31,7 +31,7 @@ def make_peers(setting: Setting) -> dict[str, Call]:
 
 
 def make_chain(setting: Setting, backend: str = "auto") -> Backbone | GrownRNN:
-    """Return a setting's supernet or cell on a backend."""
+    """Return a setting's supernet or derived cell with a backend."""
     return CHAINS[setting.kind](setting.I, setting.H, setting.ops, backend).to(setting.device)
 
 
@@ -48,12 +48,12 @@ CHAINS: dict[str, Callable[[int, int, Ops, str], Backbone | GrownRNN]] = {"super
 
 
 def usable(setting: Setting) -> list[str]:
-    """Return the backends that can run a setting here."""
+    """Return the backends that can run a setting on this machine."""
     return [name for name, reason in reasons(setting).items() if reason is None]
 
 
 def reasons(setting: Setting) -> dict[str, str | None]:
-    """Return by backend why it cannot run a setting here; None if it can."""
+    """Return for each backend why it cannot run a setting on this machine; None if it can."""
     device, activations = torch.device(setting.device), {activation for node in setting.ops for _, activation in node}
     return {name: backend.unsupported(device, torch.float32, activations) for name, backend in BACKENDS.items()}
 
@@ -75,10 +75,10 @@ def make_call(model: nn.Module, setting: Setting) -> Call:
 
 
 def _step(model: nn.Module, setting: Setting, mode: Callable[[], AbstractContextManager[object]]) -> Call:
-    """Return a stream's step: the state of each call is what the one before left."""
+    """Return a function that does one step of a stream and keeps the state for the next call."""
     x = torch.randn(setting.B, setting.I, device=setting.device)
     take = model.step if isinstance(model, GrownRNN) else model
-    x = x if isinstance(model, GrownRNN) else x.unsqueeze(0)  # nn.LSTM as it is called without a wrapper around it
+    x = x if isinstance(model, GrownRNN) else x.unsqueeze(0)  # nn.LSTM and nn.GRU need the time axis
     state: Any = None
 
     def step() -> Tensor:
@@ -91,10 +91,10 @@ def _step(model: nn.Module, setting: Setting, mode: Callable[[], AbstractContext
 
 
 def make_floor(setting: Setting) -> Call:
-    """Return a function that does the chain's unavoidable matrix products and nothing else.
+    """Return a function that does only the unavoidable matrix products of a chain.
 
-    Forward: the hoisted input product, and one a step and node. Backward: one a step and node, one for each W_h, one
-    for all W_x and one for the input's gradient. All write to memory that is there.
+    Forward: one product x W_x for all steps and nodes, and one product per step and node. Backward: one product per
+    step and node, one per W_h, one for all W_x and one for the input's gradient. All write to allocated memory.
     """
     T, B, I, H = setting.T, setting.B, setting.I, setting.H  # noqa: E741
 
@@ -127,7 +127,7 @@ def make_floor(setting: Setting) -> Call:
 
 
 def in_float32(call: Call) -> Call:
-    """Return a call of cuDNN in float32, the precision of all others, where torch lets cuDNN alone round to TF32."""
+    """Return a cuDNN call in full float32 as for the other peers; by default PyTorch lets only cuDNN use TF32."""
 
     def exact() -> object:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -137,7 +137,7 @@ def in_float32(call: Call) -> Call:
 
 
 def captured(call: Call) -> Call:
-    """Return a call on the GPU as a CUDA graph, so that its time is the device's own, without that of launching."""
+    """Return a GPU call as a CUDA graph, so that its time does not include the launches."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -1,4 +1,4 @@
-"""One picture of a benchmark: how far each backend is from the floor in each setting."""
+"""A picture of a benchmark: the ratio of each backend's time to the floor in each setting."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grownas.bench.settings import FLOOR
 from grownas.errors import DataError
 
 FORMATS = {".svg": "svg", ".png": "png"}
-LOOKS = {  # peers that every run has; backends of ours take the rest of the colours
+LOOKS = {  # markers and colours of peers that every run has; other backends use `COLOURS`
     "reference": ("s", "#8a8f98"),
     "nn.LSTM": ("D", "#c8791e"),
     "nn.GRU": ("^", "#b8a23a"),
@@ -20,18 +20,20 @@ COLOURS = ("#2a6fbb", "#1f9e6e", "#8e4fb0", "#c4454d")
 
 
 def choose_drawer(path: Path) -> Callable[[Results], None]:
-    """Return what draws results to a path.
+    """Return a function that draws results to a path.
 
     Raises:
-        DataError: its suffix is neither .svg nor .png.
+        DataError: the suffix is neither .svg nor .png.
     """
     if path.suffix not in FORMATS:
-        raise DataError(f"{path}: a picture is one of {', '.join(FORMATS)}, not {path.suffix or 'without a suffix'}")
+        raise DataError(
+            f"{path}: expected a picture with suffix {', '.join(FORMATS)}, got {path.suffix or 'no suffix'}"
+        )
     return partial(draw, path=path)
 
 
 def draw(results: Results, *, path: Path) -> None:
-    """Draw ratio to floor by setting, each peer's median and quartiles, on a logarithmic axis."""
+    """Draw each peer's ratio to the floor (median and quartiles) by setting, on a logarithmic axis."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -44,7 +46,7 @@ def draw(results: Results, *, path: Path) -> None:
         axes = canvas.subplots()
         for place, name in enumerate(peers):
             marker, colour = looks[name]
-            offset = 0.5 * (place / max(len(peers) - 1, 1) - 0.5)  # peers of a setting one below the other
+            offset = 0.5 * (place / max(len(peers) - 1, 1) - 0.5)  # one line per peer
             for number, row in enumerate(rows):
                 if name not in row.figures:
                     continue

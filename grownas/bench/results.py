@@ -1,4 +1,4 @@
-"""What a benchmark run found, as JSON, and what has become slower since another run."""
+"""The results of a benchmark run as JSON, and their comparison with an earlier run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from grownas.errors import DataError
 
 FORMAT, VERSION = "grownas.bench", 1
 TOLD_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "amx_tile", "asimd", "sve")
-SLACK = 0.2  # of a ratio: what two runs of the same code differ by on a machine that does other things too
-SAME = ("cpu", "capability", "torch", "blas", "gpu")  # where they differ, ratios differ for that reason
+SLACK = 0.2  # relative difference of ratios between two runs of the same code on a busy machine
+SAME = ("cpu", "capability", "torch", "blas", "gpu")  # machines that differ here have different ratios
 
 
 class Results(NamedTuple):
-    """A run of the benchmark: its date (UTC), whether it was a quick one, the machine and the rows."""
+    """A run of the benchmark: date (UTC), whether it was quick, machine and rows."""
 
     date: str
     quick: bool
@@ -33,7 +33,7 @@ class Results(NamedTuple):
     rows: tuple[Row, ...]
 
     def save(self, path: Path) -> None:
-        """Write JSON, whole or not at all."""
+        """Write JSON atomically."""
         tree = {"format": FORMAT, "version": VERSION, **self._asdict(), "rows": [_to_tree(row) for row in self.rows]}
         part = path.with_name(f"{path.name}.part")
         part.write_text(json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
@@ -41,10 +41,10 @@ class Results(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> Results:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            DataError: the file cannot be read, or is something else.
+            DataError: the file cannot be read, or has another format.
         """
         try:
             tree = json.loads(path.read_text("utf-8"))
@@ -56,7 +56,7 @@ class Results(NamedTuple):
             raise DataError(f"{path}: cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{path}: not what `grownas bench --json` of this version writes: {type(error).__name__}: {error}"
+                f"{path}: not a file of `grownas bench --json` of this version: {type(error).__name__}: {error}"
             ) from error
 
 
@@ -66,8 +66,8 @@ def now() -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what times depend on: processor, threads, versions, backends."""
-    info = Path("/proc/cpuinfo")  # of Linux
+    """Return the facts on which times depend: processor, threads, versions, backends."""
+    info = Path("/proc/cpuinfo")  # Linux only
     lines = info.read_text("utf-8").splitlines() if info.is_file() else []
     told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = told.get("flags", told.get("Features", "")).split()
@@ -88,7 +88,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 class Change(NamedTuple):
-    """A peer's ratio to its row's base, then and now, and what noise allows it to be now."""
+    """A peer's ratio to its row's base in the earlier and the later run, and the largest ratio that noise explains."""
 
     row: str
     peer: str
@@ -99,7 +99,7 @@ class Change(NamedTuple):
 
     @property
     def slower(self) -> bool:
-        """Whether it is worse by more than noise."""
+        """Whether the ratio is worse by more than noise."""
         return not self.now <= self.allowed
 
     def __str__(self) -> str:
@@ -108,10 +108,10 @@ class Change(NamedTuple):
 
 
 def changes(before: Results, after: Results) -> Iterator[Change]:
-    """Yield how the ratios of what is ours changed in the rows that both runs measured.
+    """Yield the changes of our backends' ratios in rows that both runs measured.
 
-    Ratios, not times: both peers of a ratio met the same machine. Noise is taken to be `SLACK` and each figure's own
-    spread, as a share of the median, since those of short runs are wide.
+    Ratios are compared, not times: both peers of a ratio ran on the same machine. Noise is `SLACK` plus the relative
+    spreads of the figures, which are wide in short runs.
     """
     known = {row.name: row for row in before.rows}
     for row in after.rows:
@@ -128,7 +128,7 @@ def changes(before: Results, after: Results) -> Iterator[Change]:
 
 
 def differences(before: Results, after: Results) -> list[str]:
-    """Return in words where two runs' machines differ so that their ratios need not agree."""
+    """Return messages about differences of two runs' machines that can change the ratios."""
     return [
         f"{name} {before.machine.get(name)} then, {after.machine.get(name)} now"
         for name in SAME
@@ -159,7 +159,7 @@ def _from_tree(tree: dict[str, Any]) -> Row:
         operations=tree["operations"],
         skipped=tree["skipped"],
     )
-    row.checks()  # finds a must whose figures are missing
+    row.checks()  # raises if a limit's figures are missing
     if row.base and row.base not in figures:
-        raise ValueError(f"row {row.name!r} has no figure of its base {row.base!r}")
+        raise ValueError(f"row {row.name!r} has no figure for its base {row.base!r}")
     return row

@@ -1,4 +1,4 @@
-"""Measures every row. What must hold, and at which sizes, stands in `settings.py`."""
+"""Measures all rows. `settings.py` defines sizes and limits."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from typing import Any
 import torch
 
 from grownas.bench import first, memory, results, settings, table, timing
+from grownas.bench.dag_peers import make_dag_peers, our_dag
 from grownas.bench.figures import CHOSEN, Figure, Must, Row
 from grownas.bench.peers import Call, make_call, make_chain, make_peers, ours, usable
 from grownas.bench.picture import choose_drawer
 from grownas.bench.results import Results
-from grownas.bench.settings import FLOOR, LSTM, Setting
+from grownas.bench.settings import FLOOR, LSTM, DagSetting, Setting
 from grownas.bench.timing import Effort, measure, threads
 from grownas.errors import DataError
 
 NO_GPU = "torch sees no GPU"
 ONE, TWO = "1 thread", "2 threads"
-PROBE, WORTH = 512, 1.5  # a product of this size gains that much from a second processor that is free
+PROBE, WORTH = 512, 1.5  # two free processors multiply matrices of this size at least 1.5 times as fast as one
 LATER = "later"
 
 
 def plan(*, quick: bool = False) -> dict[str, Callable[[], Row]]:
-    """Return what measures each row, by the row's name, in the order of the table."""
+    """Return the functions that measure the rows, by row name, in the order of the table."""
     effort = timing.QUICK if quick else timing.FULL
     processes = 1 if quick else 3
     growths = settings.GROWTH_QUICK if quick else settings.GROWTH
-    todo: list[tuple[str, Callable[..., Row], Setting, Any]] = [
+    dags = settings.DAGS_QUICK if quick else settings.DAGS
+    todo: list[tuple[str, Callable[..., Row], Setting | DagSetting, Any]] = [
         *(("", speed, one, effort) for one in settings.SPEED),
+        *(("", dag_speed, one, effort) for one in dags),
         *(("growth of cost, ", growth, one, effort) for one in growths),
         *(("threads, ", two_threads, one, effort) for one in settings.THREADS),
         *(("first call, ", first_call, one, processes) for one in settings.FIRST),
@@ -44,10 +47,10 @@ def plan(*, quick: bool = False) -> dict[str, Callable[[], Row]]:
 
 
 def rows(*, quick: bool = False, only: str = "") -> Iterator[Row]:
-    """Yield the rows whose name holds `only` as they are measured, on one thread but for those of two.
+    """Measure and yield the rows whose name contains `only`, on one thread except the rows for two threads.
 
     Raises:
-        DataError: no row is called so.
+        DataError: no row name contains `only`.
     """
     chosen = {name: make for name, make in plan(quick=quick).items() if only in name}
     if not chosen:
@@ -66,21 +69,21 @@ def run(
     picture: Path | None = None,
     against: Path | None = None,
 ) -> bool:
-    """Measure, and say what was found as it comes.
+    """Measure the rows and report each when it is done.
 
     Args:
-        say: takes a line.
-        quick: take few samples and leave out what takes long.
-        only: part of the names of the rows that are measured.
-        json: where to write the results.
-        picture: where to draw them, `.svg` or `.png`.
-        against: stored results; read before anything is written, so that it may be the same file as `json`.
+        say: called with each line of output.
+        quick: take few samples and skip slow rows.
+        only: measure the rows whose name contains this text.
+        json: path of the results to write.
+        picture: path of the picture to draw, `.svg` or `.png`.
+        against: path of earlier results to compare with; read before anything is written, so it may equal `json`.
 
     Returns:
-        False if a ratio is worse than the stored one by more than noise, on a machine like that one.
+        False if a ratio is worse than the earlier one by more than noise, on a machine of the same kind.
 
     Raises:
-        DataError: `against` cannot be read, `picture` has another suffix, or no row is meant.
+        DataError: `against` cannot be read, `picture` has another suffix, or no row name contains `only`.
     """
     before = None if against is None else Results.load(against)
     draw = None if picture is None else choose_drawer(picture)
@@ -101,27 +104,33 @@ def run(
 
 
 def compare(say: Callable[[str], object], before: Results, after: Results) -> bool:
-    """Say what is worse than in stored results; return False if something is, on a machine like that one."""
+    """Report ratios that are worse than in earlier results; return False if any is, on a machine of the same kind."""
     found = list(results.changes(before, after))
     slower, differences = [one for one in found if one.slower], results.differences(before, after)
     say(f"against {before.date}: {len(found)} ratios compared, {len(slower)} worse by more than noise")
     for one in slower:
         say(f"  slower: {one}")
     if differences:
-        say(f"  the machines differ, so no ratio has to agree: {'; '.join(differences)}")
+        say(f"  the machines differ, so the ratios may differ too: {'; '.join(differences)}")
     return not slower or bool(differences)
 
 
 def speed(name: str, setting: Setting, effort: Effort) -> Row:
-    """Time a setting's backends beside nn.LSTM, nn.GRU and the floor."""
+    """Time the backends, nn.LSTM, nn.GRU and the floor in a setting."""
     if setting.device == "cuda" and not torch.cuda.is_available():
         return skipped(name, NO_GPU)
     figures = measure(make_peers(setting), effort, timing.CLOCKS[setting.device])
     return Row(name, "ms", figures, FLOOR, named(setting.musts, ours(setting)), setting.operations)
 
 
+def dag_speed(name: str, setting: DagSetting, effort: Effort) -> Row:
+    """Time a DAG supernet's backends beside the published code's way and the floor."""
+    figures = measure(make_dag_peers(setting), effort, timing.CLOCKS["cpu"])
+    return Row(name, "ms", figures, FLOOR, named(setting.musts, our_dag(setting)), setting.operations)
+
+
 def growth(name: str, setting: Setting, effort: Effort) -> Row:
-    """Time our backend at a setting and at twice each of its sizes."""
+    """Time our backend in a setting and with each of its sizes doubled."""
     base = "as it is"
     peers = {base: setting} | setting.doubled()
     figures = measure({peer: _ours(one) for peer, one in peers.items()}, effort, timing.processor_seconds)
@@ -135,24 +144,24 @@ def two_threads(name: str, setting: Setting, effort: Effort) -> Row:
     reason = reason_against_two()
     if reason is None:
         figures = measure(_on_threads(_ours(setting)), effort, timing.wall_seconds)
-        reason = reason_against_two()  # another process may have come meanwhile
+        reason = reason_against_two()  # another process may have started meanwhile
     if reason is not None:
         return skipped(name, reason)
     return Row(name, "ms", figures, "", (Must(ONE, settings.THREADS_BAR, TWO),))
 
 
 def reason_against_two() -> str | None:
-    """Return why two threads cannot be compared with one here; None if they can.
+    """Return why two threads cannot be compared with one on this machine; None if they can.
 
-    A second thread whose processor is busy elsewhere makes the first wait, at each of thousands of barriers.
+    If the second thread's processor is busy, the first thread waits for it at thousands of barriers.
     """
     if (os.cpu_count() or 1) < 2:
-        return "one processor only"
+        return "the machine has one processor only"
     square = torch.randn(PROBE, PROBE)
     figures = measure(_on_threads(lambda: square @ square), timing.QUICK, timing.wall_seconds)
     gain = figures[ONE].median / figures[TWO].median
     if gain < WORTH:
-        return f"the second processor is busy: a product of {PROBE} x {PROBE} matrices is {gain:.2f} x as fast on two"
+        return f"the second processor is busy: a {PROBE} x {PROBE} matrix product is only {gain:.2f} x as fast on two"
     return None
 
 
@@ -165,7 +174,7 @@ def _on_threads(call: Call) -> dict[str, Call]:
 
 
 def first_call(name: str, setting: Setting, processes: int) -> Row:
-    """Time first calls of new cells on our backend, each process a fresh one."""
+    """Time first calls of new cells on our backend, in fresh processes."""
     found = [in_process(first.first_calls, setting, ours(setting)) for _ in range(processes)]
     figures = {peer: Figure.of([ms for one in found for ms in one[peer]]) for peer in (LATER, "first", "new")}
     allowed = f"{LATER} + {settings.FIRST_BAR_MS:g} ms"
@@ -174,7 +183,7 @@ def first_call(name: str, setting: Setting, processes: int) -> Row:
 
 
 def peak_memory(name: str, setting: Setting, processes: int) -> Row:
-    """Measure the most memory that each backend and nn.LSTM take beyond the module's own and the input."""
+    """Measure the peak memory of each backend and nn.LSTM, without the memory of the module and the input."""
     outputs = "T B J K H x 4 bytes"
     reason = memory.reason_against()
     if reason:
@@ -187,17 +196,17 @@ def peak_memory(name: str, setting: Setting, processes: int) -> Row:
 
 
 def skipped(name: str, reason: str) -> Row:
-    """Return the row of what cannot be measured here."""
+    """Return a row that cannot be measured on this machine."""
     return Row(name, "", {}, "", skipped=reason)
 
 
 def named(musts: tuple[Must, ...], backend: str) -> tuple[Must, ...]:
-    """Return musts that name the backend that they are about."""
+    """Return limits with `CHOSEN` replaced by a backend's name."""
     return tuple(must._replace(of=backend) if must.of == CHOSEN else must for must in musts)
 
 
 def in_process(function: Callable[..., Any], *arguments: object) -> Any:
-    """Return what a function says in a fresh process."""
+    """Call a function in a fresh process and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

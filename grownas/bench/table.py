@@ -1,4 +1,4 @@
-"""The table of a benchmark: as lines for the terminal, and as the page `tests/benchmarks/RESULTS.md`."""
+"""The table of a benchmark, as lines for the terminal and as the page `tests/benchmarks/RESULTS.md`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from grownas.bench.figures import Check, Row
 from grownas.bench.results import Results
 from grownas.bench.settings import EAGER, GRU, LSTM
 
-COLUMNS = {  # title -> width on the terminal; ratios below 1 are faster
+COLUMNS = {  # title -> width on the terminal; a ratio below 1 means faster
     "peer": 22,
     "median": 11,
     "quartiles": 22,
@@ -27,7 +27,7 @@ def head() -> str:
 
 
 def lines(row: Row) -> Iterator[str]:
-    """Yield a row's lines on the terminal: its name, each peer's figures, and the musts."""
+    """Yield a row's lines on the terminal: its name, each peer's figures, and the limits."""
     if row.skipped:
         yield f"{row.name}: skipped, {row.skipped}"
         return
@@ -39,7 +39,7 @@ def lines(row: Row) -> Iterator[str]:
 
 
 def cells(row: Row, peer: str) -> list[str]:
-    """Return what the table says of a peer, by `COLUMNS`; blank where a ratio's other side was not measured."""
+    """Return a peer's cells of the table, in the order of `COLUMNS`; a ratio to an unmeasured peer is blank."""
     figure = row.figures[peer]
     quartiles = f"{figure.low:.4g} to {figure.high:.4g}" if figure.samples > 1 else ""
     ratios = [f"{row.ratio(peer, other):.3g}" if other in row.figures else "" for other in (EAGER, LSTM, row.base)]
@@ -49,17 +49,17 @@ def cells(row: Row, peer: str) -> list[str]:
 
 
 def in_symbols(check: Check) -> str:
-    """Return what must hold."""
+    """Return a limit as a formula."""
     return f"{check.must.of} <= {check.must.bar:.4g} x {check.must.against}"
 
 
 def holds(check: Check) -> str:
-    """Return whether it does."""
+    """Return in words whether a limit holds."""
     return "holds" if check.holds else "DOES NOT HOLD"
 
 
 def in_words(machine: Mapping[str, Any]) -> str:
-    """Return what the times depend on."""
+    """Return the facts on which times depend, as text."""
     told = {name: " ".join(value) if isinstance(value, list) else value for name, value in machine.items()}
     return "; ".join(f"{name}: {value}" for name, value in told.items() if value is not None)
 
@@ -68,8 +68,8 @@ def page(results: Results, *, picture: str) -> str:
     """Return the results as Markdown.
 
     Args:
-        results: of all rows.
-        picture: the path of their picture, as seen from the page.
+        results: the results.
+        picture: path of the picture, relative to the page.
     """
     measured = [row for row in results.rows if not row.skipped]
     bars = [

@@ -1,4 +1,4 @@
-"""Times peers in turn, repeat by repeat, so that whatever else the machine does meets all alike."""
+"""Times peers in turn, sample by sample, so that other load on the machine affects all peers equally."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 
 from grownas.bench.figures import Figure
 
-SAMPLE_S = 0.005  # seconds that one sample takes at least: shorter ones are read off several calls
+SAMPLE_S = 0.005  # least seconds per sample: a sample of a shorter call consists of several calls
 Call = Callable[[], object]
 
 
 class Effort(NamedTuple):
-    """How long is measured: each peer takes samples for some seconds, but at least `least` and at most `most`."""
+    """How long to measure: each peer takes samples for `seconds`, at least `least` and at most `most` samples."""
 
     seconds: float
     least: int
     most: int
 
     def done(self, samples: list[float]) -> float:
-        """Return the share of its samples that a peer has taken; above 1 when it needs no more."""
+        """Return the fraction of its samples that a peer has taken; at least 1 when it is finished."""
         return min(len(samples) / self.least, max(len(samples) / self.most, sum(samples) / self.seconds))
 
 
@@ -32,7 +32,7 @@ FULL, QUICK = Effort(3.0, 5, 51), Effort(0.2, 2, 15)
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let torch use a number of threads, and what it used before afterwards."""
+    """Set torch's number of threads inside the context; restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -42,20 +42,20 @@ def threads(number: int) -> Iterator[None]:
 
 
 def measure(peers: Mapping[str, Call], effort: Effort, clock: Callable[[Call, int], float]) -> dict[str, Figure]:
-    """Return each peer's milliseconds a call, after a warm-up, with as many threads as torch uses now.
+    """Return each peer's milliseconds per call, after a warm-up, with torch's present number of threads.
 
-    The next sample is always of the peer that is least far, so that a slow one, which takes fewer, and a quick one
-    spread theirs over the same time.
+    The next sample is always taken from the peer with the smallest fraction done, so that slow peers, which take fewer
+    samples, and fast peers are sampled over the same period.
 
     Args:
-        peers: what is timed, by name.
-        effort: how long.
-        clock: returns the seconds that some calls of a peer take.
+        peers: the functions to time, by name.
+        effort: how long to measure.
+        clock: returns the seconds of a number of calls of a peer.
     """
     calls: dict[str, int] = {}
     samples: dict[str, list[float]] = {}  # seconds each
     for name, peer in peers.items():
-        peer()  # warm-up, as are samples that are too short: first calls allocate and choose kernels
+        peer()  # warm-up: first calls allocate and choose kernels; too short samples also serve as warm-up
         calls[name] = 1
         while (taken := clock(peer, calls[name])) < SAMPLE_S:
             calls[name] *= 2
@@ -70,7 +70,7 @@ def measure(peers: Mapping[str, Call], effort: Effort, clock: Callable[[Call, in
 
 
 def wall_seconds(call: Call, calls: int) -> float:
-    """Return the seconds that some calls take."""
+    """Return the wall time of some calls, in seconds."""
     start = time.perf_counter()
     for _ in range(calls):
         call()
@@ -78,9 +78,9 @@ def wall_seconds(call: Call, calls: int) -> float:
 
 
 def processor_seconds(call: Call, calls: int) -> float:
-    """Return the seconds of processor time that some calls take, of all threads.
+    """Return the processor time of some calls in seconds, of all threads.
 
-    On one thread that is how long they take, less the time in which other processes had the processor.
+    On one thread it is the wall time without the time in which other processes used the processor.
     """
     start = time.process_time()
     for _ in range(calls):
@@ -89,7 +89,7 @@ def processor_seconds(call: Call, calls: int) -> float:
 
 
 def cuda_seconds(call: Call, calls: int) -> float:
-    """Return the seconds that some calls take on the GPU, from the first's launch to the last's end."""
+    """Return the GPU time of some calls in seconds, from the launch of the first to the end of the last."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     start.record()

@@ -1,1 +1,1 @@
-"""Recurrent cells: the definition, the sequence engine and the module around them."""
+"""Recurrent cells: the reference definition, the sequence engine and their module `GrownRNN`."""

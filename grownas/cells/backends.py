@@ -1,12 +1,12 @@
-"""The backends that can run a cell, chain or DAG, and when each can.
+"""The backends that run a cell, chain or DAG, and what each supports.
 
-    reference   plain autograd, one step after the other: the definition of truth; has second derivatives
+    reference   plain autograd, step by step: defines the correct result; has second derivatives
     native      the engine's loop in C: float32 and float64 on the CPU
     triton      the engine's loop in kernels for CUDA devices, replayed as a CUDA graph: chains only
-    torch       the engine's loop in PyTorch calls: everywhere, always there
+    torch       the engine's loop in PyTorch calls: any device, always available
 
-`auto` takes the first of `AUTO` that can run what it is given, and says so once where that is not the first one that
-is made for the device.
+`auto` chooses the first backend of `AUTO` that supports the cell. It warns once if that is not the fastest backend of
+the device.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class Backend(NamedTuple):
 
     Attributes:
         run: returns the states; see `reference.run`.
-        unsupported: why it cannot run on a device, in a dtype, with some activations, in words; None if it can.
-        tracer: returns the function that says what nodes read and where a loss pulls them; see `reference.tracer`.
+        unsupported: from device, dtype and activations, returns why the backend cannot run; None if it can.
+        tracer: returns the function that computes the nodes' inputs and the loss's gradients at the nodes; see
+            `reference.tracer`.
         multiply: see `sequence.Loop`.
         run_dag: returns the states of a derived DAG; see `reference.run_dag`. None if it runs chains only.
         run_dag_supernet: returns the states of a DAG supernet and the moments seen; see `reference.run_dag_supernet`.
@@ -99,14 +100,14 @@ BACKENDS: dict[str, Backend] = {
     "native": _engine(native_loop.LOOP, native_loop.unsupported, dag_native_loop.LOOP, dag_supernet_native_loop.LOOP),
     "triton": _engine(triton_loop.LOOP, triton_loop.unsupported),
 }
-AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, best first; elsewhere torch
+AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, fastest first; torch on other devices
 
 
 def check_name(name: str) -> str:
-    """Return a backend's name, or `auto`.
+    """Return the name if it is a backend's name or `auto`.
 
     Raises:
-        ValueError: it is not known.
+        ValueError: the name is unknown.
     """
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}; choose auto, {', '.join(BACKENDS)}")
@@ -114,10 +115,10 @@ def check_name(name: str) -> str:
 
 
 def choose(name: str, nodes: Sequence[Node]) -> str:
-    """Return the backend that a name stands for, for a chain where it lies now.
+    """Return the name of the backend for a chain on its present device; `auto` is resolved.
 
     Raises:
-        BackendError: the backend that was asked for by name cannot run this chain.
+        BackendError: the named backend cannot run this chain.
     """
     weight = nodes[0].W_x
     pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
@@ -125,12 +126,12 @@ def choose(name: str, nodes: Sequence[Node]) -> str:
 
 
 def choose_dag(name: str, genotype: DagGenotype, weight: Tensor) -> str:
-    """Return the backend that a name stands for, for a DAG whose weights lie where one of them does.
+    """Return the name of the backend for a DAG, on the device of one of its weights; `auto` is resolved.
 
     Raises:
-        BackendError: the backend that was asked for by name cannot run this DAG.
+        BackendError: the named backend cannot run this DAG.
     """
-    used = ("tanh", "sigmoid", *(node.activation for node in genotype.nodes))  # the input node's op, the gates
+    used = ("tanh", "sigmoid", *(node.activation for node in genotype.nodes))  # tanh: the input node; sigmoid: gates
     pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
     return pick(name, weight.device, weight.dtype, (used,), "dag")
 

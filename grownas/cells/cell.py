@@ -1,4 +1,4 @@
-"""`GrownRNN`: a genotype as a module that can stand where `nn.GRU` stood."""
+"""`GrownRNN`: a genotype as a module that can replace `nn.GRU`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ LAYERS: dict[type[AnyGenotype], Callable[..., Layer]] = {Genotype: ChainLayer.of
 
 
 class GrownRNN(nn.Module):
-    """A derived cell, stacked; behaves as `nn.GRU`, whose options it has by name.
+    """A stack of derived cells with the interface and the options of `nn.GRU`.
 
     Args:
-        genotype: the cell, a chain or a DAG; or the path of its file or run folder, or the name of a published one.
+        genotype: the cell, a chain or a DAG; or the path of its file or run folder, or the name of a published cell.
         input_size: I.
         hidden_size: H.
-        num_layers: L; every layer has the same genotype and weights of its own.
-        batch_first: inputs and outputs are `(B, T, .)`; states stay `(D L, B, H)`.
-        dropout: probability of dropping an output of any layer but the last, in training.
-        backend: `auto`, or a name of `backends.BACKENDS`; `reference` alone has second derivatives.
-        bias: False is for a DAG only, whose cells have no biases anyway.
-        bidirectional: each layer has a second cell that reads the sequence from its end, D = 2; else D = 1. Outputs are
-            the two cells' side by side, `(T, B, 2H)`, and the next layer reads both.
-        device: where the parameters are made.
-        dtype: of the parameters, a real type.
+        num_layers: L; all layers have the same genotype and separate weights.
+        batch_first: inputs and outputs are `(B, T, .)`; states are still `(D L, B, H)`.
+        dropout: dropout probability of the outputs of all layers but the last, in training.
+        backend: `auto`, or a name of `backends.BACKENDS`; only `reference` has second derivatives.
+        bias: False is allowed for a DAG only; its cells have no biases in any case.
+        bidirectional: each layer has a second cell that reads the sequence backwards, D = 2; otherwise D = 1. The
+            output concatenates both cells' outputs, `(T, B, 2H)`; the next layer reads both.
+        device: device of the parameters.
+        dtype: dtype of the parameters, a real floating-point type.
 
     Raises:
-        TypeError: the genotype is none.
+        TypeError: `genotype` has another type.
         ValueError: an option is wrong.
     """
 
@@ -75,7 +75,7 @@ class GrownRNN(nn.Module):
                 raise ValueError(f"{name} must be True or False, got {switch!r}")
         if not bias and isinstance(genotype, Genotype):
             raise ValueError(
-                "bias=False: a chain's ops have biases, without which its Hadamard ops stay zero; leave it"
+                "bias=False: without biases a chain's Hadamard ops keep a zero state at zero; use bias=True"
             )
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"dtype must be a real floating-point type, got {dtype}")
@@ -96,18 +96,17 @@ class GrownRNN(nn.Module):
         self.reverse_layers = stack() if bidirectional else nn.ModuleList()
 
     def forward(self, x: Tensor | PackedSequence, h_0: Tensor | None = None) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Run over a sequence.
+        """Run the cells over a sequence.
 
         Args:
-            x: `(T, B, I)`, or `(B, T, I)` with `batch_first`, or `(T, I)` without a batch; or sequences of several
-                lengths, packed.
-            h_0: `(D L, B, H)`, or `(D L, H)` without a batch; zeros if left out. Of packed sequences in the order that
-                they had before they were sorted.
+            x: `(T, B, I)`, or `(B, T, I)` with `batch_first`, or `(T, I)` without a batch; or a `PackedSequence`.
+            h_0: `(D L, B, H)`, or `(D L, H)` without a batch; zeros if None. For a `PackedSequence` in the original
+                order of the sequences, before sorting.
 
         Returns:
-            Outputs of the last layer `(T, B, D H)` (or as the input is laid out, or packed as it was), last states as
-            `h_0`: of layer 0 forward, of layer 0 reverse if there is one, of layer 1 and so on. Both have the weights'
-            dtype, under `torch.autocast` too but on CUDA: there they have autocast's, see `chain.run`.
+            Outputs of the last layer, `(T, B, D H)` or in the layout of the input (packed if `x` is packed), and the
+            last states in the shape of `h_0`: layer 0 forward, layer 0 reverse if bidirectional, layer 1 and so on.
+            Both have the weights' dtype; under CUDA autocast they have autocast's dtype, see `chain.run`.
 
         Raises:
             TypeError: `x` or `h_0` is not a tensor.
@@ -134,7 +133,7 @@ class GrownRNN(nn.Module):
         return self._run(x, states)
 
     def _run(self, x: Tensor, states: Tensor, batch_sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """Run all layers over `(T, B, I)`, or over packed rows; return outputs and last states."""
+        """Run all layers over `(T, B, I)` or over packed rows; return outputs and last states."""
         last, first = [], iter(states)
         for number in range(self.num_layers):
             if number and self.dropout:
@@ -165,14 +164,14 @@ class GrownRNN(nn.Module):
         return PackedSequence(out, batch_sizes, order, back), h_n if back is None else h_n.index_select(1, back)
 
     def step(self, x_t: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Take one time step, for streams: `(B, I), (L, B, H) -> (B, H), (L, B, H)`; without a batch too.
+        """Do one time step, for streaming: `(B, I), (L, B, H) -> (B, H), (L, B, H)`; also without B.
 
         Raises:
             TypeError: `x_t` or `h` is not a tensor.
             ValueError: a shape does not fit; or the cell is bidirectional, which needs the whole sequence.
         """
         if self.bidirectional:
-            raise ValueError("a bidirectional cell reads sequences from their ends too; it has no single steps")
+            raise ValueError("a bidirectional cell also reads sequences backwards; it has no single steps")
         chain.check_types(x_t, h)
         if x_t.dim() not in (1, 2) or x_t.shape[-1] != self.input_size:
             expected = f"(B, {self.input_size}), or ({self.input_size},) without a batch"
@@ -182,14 +181,14 @@ class GrownRNN(nn.Module):
         return out.squeeze(time), h
 
     def layer(self, number: int, *, reverse: bool = False) -> Layer:
-        """Return a layer, counted from 0; of a bidirectional cell that of either direction."""
+        """Return a layer, counted from 0; with `reverse` the layer of the backward direction."""
         return (self.reverse_layers if reverse else self.layers)[number]  # type: ignore[return-value]  # Modules to mypy
 
     def op_parameters(self, layer: int, node: int, op: int, *, reverse: bool = False) -> dict[str, Tensor]:
         """Return live views of an op's parameters.
 
-        Of a chain: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard. Of a DAG, whose node 0 is the input node and
-        whose op is 0: gate_h, W_h (H, H); gate_x, W_x (I, H) of the input node.
+        For a chain: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard. For a DAG, where node 0 is the input node
+        and `op` is 0: gate_h, W_h (H, H); the input node also has gate_x, W_x (I, H).
         """
         return self.layer(layer, reverse=reverse).op_parameters(node, op)
 
@@ -201,17 +200,17 @@ class GrownRNN(nn.Module):
 
     @property
     def chosen_backend(self) -> str:
-        """Name of the backend that runs this cell where it lies now: what `auto` stands for."""
+        """Name of the backend that runs this cell on its present device and in its dtype."""
         return self.layer(0).choose(self.backend)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
-        """Draw all parameters anew."""
+        """Draw all parameters again."""
         for reverse in range(1 + self.bidirectional):
             for layer in range(self.num_layers):
                 self.layer(layer, reverse=bool(reverse)).draw_parameters(generator)
 
     def extra_repr(self) -> str:
-        """Return sizes for printing."""
+        """Return the sizes for `repr`."""
         both = ", bidirectional=True" if self.bidirectional else ""
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}{both}, backend={self.backend}"
 
@@ -219,7 +218,7 @@ class GrownRNN(nn.Module):
 def _run_layer(
     layer: Layer, backend: str, x: Tensor, h_0: Tensor, batch_sizes: Sequence[int] | None, reverse: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Run a layer in one direction; return its states and the last of them."""
+    """Run a layer in one direction; return its states and the last state."""
     if batch_sizes is not None:
         return packed.run(functools.partial(layer.run, backend), x, batch_sizes, h_0, reverse=reverse)
     if reverse:

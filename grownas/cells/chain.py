@@ -1,4 +1,4 @@
-"""A chain of nodes: running it on a backend, a derived cell's layer of it, and checking the inputs of any backbone."""
+"""Chains of nodes: running a chain on a backend, a derived cell's layer, and input checks for all backbones."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from grownas.cells.node import FixedNode, Node
 from grownas.genotype import Genotype
 from grownas.modules import with_parameters
 
-LOW_PRECISION = {"cuda"}  # devices on which autocast means speed to a recurrence
+LOW_PRECISION = {"cuda"}  # devices on which autocast speeds up a recurrent cell
 
 
 def run(backend: str, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor) -> Tensor:
-    """Return a chain's states over a sequence, computed by a backend or by what `auto` finds; see `reference.run`.
+    """Return a chain's states over a sequence, computed by a backend; see `reference.run`.
 
-    Under `torch.autocast` inputs of another dtype, as layers under autocast hand them on, are taken too. On CUDA a
-    chain then computes and answers in autocast's dtype, to which its weights, biases and shares are cast, as `nn.LSTM`
-    casts its own there. Elsewhere it keeps its weights' dtype, for a recurrence carries its rounding on from step to
-    step; and float64 it keeps everywhere, as autocast does.
+    Under `torch.autocast`, `x` and `h_0` may have another dtype than the weights. On CUDA the weights, biases and
+    shares are cast to autocast's dtype, as in `nn.LSTM`, and the states have that dtype. On other devices all is
+    computed in the weights' dtype, since rounding errors add up over the steps. Float64 weights are never cast.
     """
     weights = nodes[0].W_x.dtype
     dtype = autocast_dtype(x.device.type, weights)
@@ -36,18 +35,18 @@ def run(backend: str, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor
 
 
 def autocast_dtype(device: str, weights: torch.dtype) -> torch.dtype | None:
-    """Return the dtype in which weights of one dtype compute under autocast, see `run`; None where it is off."""
+    """Return the dtype of the computation under autocast for weights of a dtype, see `run`; None if autocast is off."""
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return None
     return torch.get_autocast_dtype(device) if device in LOW_PRECISION and weights != torch.float64 else weights
 
 
 class ChainLayer(nn.ModuleList):
-    """One layer of a derived cell: a list of its nodes."""
+    """One layer of a derived cell: the list of its nodes."""
 
     @classmethod
     def of(cls, genotype: Genotype, input_size: int, hidden_size: int, **where: Any) -> ChainLayer:
-        """Make a genotype's nodes and draw their parameters; `where` is their device and dtype."""
+        """Build a genotype's nodes and draw their parameters; `where` is device and dtype."""
         return cls(
             FixedNode(
                 input_size,
@@ -70,11 +69,11 @@ class ChainLayer(nn.ModuleList):
         return run(backend, nodes, [node.shares for node in nodes], x, h_0)
 
     def choose(self, backend: str) -> str:
-        """Return the backend that a name stands for; see `backends.choose`."""
+        """Return the name of the backend; see `backends.choose`."""
         return choose(backend, self.nodes())
 
     def draw_parameters(self, generator: Generator | None = None) -> None:
-        """Draw all parameters anew; see `Node.draw_parameters`."""
+        """Draw all parameters again; see `Node.draw_parameters`."""
         for node in self.nodes():
             node.draw_parameters(generator)
 
@@ -88,27 +87,27 @@ class ChainLayer(nn.ModuleList):
 
 
 def _in_dtype(node: Node, dtype: torch.dtype) -> Node:
-    """Return a node that computes with this one's parameters in another dtype, and passes their gradients on to it."""
+    """Return a copy of a node with its parameters cast to a dtype; gradients flow to the original parameters."""
     own = node._parameters.items()
     return with_parameters(node, {name: one if one is None else one.to(dtype) for name, one in own})
 
 
 def check_types(x: object, h_0: object) -> None:
-    """Check that a sequence is a tensor and its first state, if given, too.
+    """Check that `x` is a tensor, and `h_0` a tensor or None.
 
     Raises:
-        TypeError: one is not.
+        TypeError: either has another type.
     """
     if isinstance(x, nn.utils.rnn.PackedSequence):
         raise TypeError(
-            "x is a PackedSequence, expected a tensor (T, B, I): a derived cell, GrownRNN, takes it; else pad it with "
-            "torch.nn.utils.rnn.pad_packed_sequence and read each sequence's outputs and last state at its own last "
-            "step, which padding does not change"
+            "x is a PackedSequence, expected a tensor (T, B, I). Use a derived cell, GrownRNN, which accepts it; or "
+            "pad it with torch.nn.utils.rnn.pad_packed_sequence and read each sequence's outputs and last state at its "
+            "own last step, which padding does not change"
         )
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}, expected a tensor (T, B, I)")
     if not (h_0 is None or isinstance(h_0, Tensor)):
-        raise TypeError(f"h_0 is a {type(h_0).__name__}, expected a tensor (L, B, H): there is one state, not (h, c)")
+        raise TypeError(f"h_0 is a {type(h_0).__name__}, expected a tensor (L, B, H): the state is h, not (h, c)")
 
 
 def check_input(
@@ -121,13 +120,13 @@ def check_input(
     batch_first: bool = False,
     unbatched: bool = False,
 ) -> Tensor:
-    """Check a sequence as the user laid it out; return the first states `(L, B, H)`, zeros if they were left out.
+    """Check the shapes of a sequence and its first states; return the first states `(L, B, H)`, zeros if None.
 
     Args:
-        x: `(T, B, I)`; `(B, T, I)` with `batch_first`; or `(T, I)` if it may be `unbatched`.
+        x: `(T, B, I)`; `(B, T, I)` with `batch_first`; or `(T, I)` with `unbatched`.
         h_0: `(L, B, H)`, or `(L, H)` without a batch.
         input_size: I.
-        layers: L, times two if bidirectional.
+        layers: L, or 2 L if bidirectional.
         hidden_size: H.
         batch_first: see x.
         unbatched: see x.

@@ -1,4 +1,4 @@
-"""One layer of a derived cell of the DAG backbone: its weights, and running it on a backend."""
+"""One layer of a derived DAG cell: its weights, and running it on a backend."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from grownas.genotype import DagGenotype
 
 
 class DagLayer(nn.Module):
-    """The input node and a genotype's nodes. As in the code that DARTS was published with, there are no biases.
+    """The input node and the nodes of a genotype. There are no biases, as in the published code of DARTS.
 
     Attributes:
-        W_x: weights of x in the input node, shape `(I, 2H)`; the columns are the gate's, then the op's.
-        W_h: weights of the state that each node reads, the input node first, shape `(N + 1, H, 2H)`, columns likewise.
-            What is published as W_0 is `[W_x; W_h[0]]`, as W_i `W_h[i]`.
+        W_x: weights of x in the input node, shape `(I, 2H)`; H columns of the gate, then H columns of the op.
+        W_h: weights of the state that each node reads, input node first, shape `(N + 1, H, 2H)`, same column order.
+            The published W_0 is `[W_x; W_h[0]]`, and W_i is `W_h[i]`.
     """
 
     def __init__(self, genotype: DagGenotype, input_size: int, hidden_size: int, **where: Any) -> None:
-        """Make the weights and draw them; `where` is their device and dtype."""
+        """Create the weights and draw them; `where` is device and dtype."""
         super().__init__()
         self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
         self.W_x = nn.Parameter(torch.empty(input_size, 2 * hidden_size, **where))
@@ -33,7 +33,7 @@ class DagLayer(nn.Module):
         self.draw_parameters()
 
     def run(self, backend: str, x: Tensor, h_0: Tensor) -> Tensor:
-        """Return the states over a sequence, see `reference.run_dag`; under autocast as `chain.run` does."""
+        """Return the states over a sequence, see `reference.run_dag`; autocast works as in `chain.run`."""
         dtype = autocast_dtype(x.device.type, self.W_x.dtype)
         if dtype is None:
             return self._run(backend, self.W_x, self.W_h, x, h_0)
@@ -42,30 +42,30 @@ class DagLayer(nn.Module):
 
     def _run(self, backend: str, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
         run = BACKENDS[choose_dag(backend, self.genotype, W_x)].run_dag
-        assert run is not None  # else it would not have been chosen
+        assert run is not None  # `choose_dag` returns only backends that run DAGs
         return run(self.genotype, W_x, W_h, x, h_0)
 
     def choose(self, backend: str) -> str:
-        """Return the backend that a name stands for; see `backends.choose_dag`."""
+        """Return the name of the backend; see `backends.choose_dag`."""
         return choose_dag(backend, self.genotype, self.W_x)
 
     @torch.no_grad()
     def draw_parameters(self, generator: Generator | None = None) -> None:
-        """Draw all weights from U(-1/sqrt(H), 1/sqrt(H)), as a chain's.
+        """Draw all weights from U(-1/sqrt(H), 1/sqrt(H)), as for a chain.
 
-        The published bound, 0.04, is that of 625 units: near this one at the 850 it was used at, and far too small for
-        the small cells that are also trained here.
+        The published bound is 0.04 at H = 850, near 1/sqrt(850) = 0.034. It is far too small for the small cells that
+        are also trained here.
         """
         bound = 1 / math.sqrt(self.hidden_size)
         for weights in self.parameters():
             weights.uniform_(-bound, bound, generator=generator)
 
     def op_parameters(self, node: int, op: int) -> dict[str, Tensor]:
-        """Return live views of a node's weights: gate_h, W_h (H, H), and of the input node gate_x, W_x (I, H), too.
+        """Return live views of a node's weights: gate_h, W_h (H, H); the input node also has gate_x, W_x (I, H).
 
         Args:
-            node: 0 is the input node, i the genotype's i-th.
-            op: 0, for a node has one op only.
+            node: 0 for the input node, i for the genotype's i-th node, counted from 1.
+            op: 0, since a node has one op only.
 
         Raises:
             IndexError: there is no such node or op.
@@ -73,7 +73,7 @@ class DagLayer(nn.Module):
         last = len(self.genotype.nodes)
         if not 0 <= node <= last or op != 0:
             raise IndexError(
-                f"a dag of {last} node(s) has nodes 0..{last}, 0 the input's, and op 0; got node {node}, op {op}"
+                f"a dag of {last} node(s) has nodes 0..{last}, 0 the input node, and op 0; got node {node}, op {op}"
             )
         read = {"h": self.W_h[node]} | ({"x": self.W_x} if node == 0 else {})
         return {
@@ -92,6 +92,6 @@ class DagLayer(nn.Module):
         write_parameters(f"node {node}", self.op_parameters(node, op), values)
 
     def extra_repr(self) -> str:
-        """Return sizes and ops for printing."""
+        """Return the sizes and ops for `repr`."""
         ops = ", ".join(f"{node.reads}/{node.activation}" for node in self.genotype.nodes)
         return f"{self.input_size}, {self.hidden_size}, nodes=[{ops}]"

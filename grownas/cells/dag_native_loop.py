@@ -1,4 +1,4 @@
-"""The time loop of a DAG in C, see `native/kernels.h`; `native_loop` is that of chains. See `dag_sequence`."""
+"""The time loop of a DAG in C, see `native/kernels.h`. `dag_sequence` explains the data."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def _run(
     grad: Tensor | None = None,
     dh_0: Tensor | None = None,
 ) -> None:
-    """Hand addresses over. Whatever is made contiguous here must live until the call is over."""
+    """Pass addresses to C. The contiguous copies made here must stay alive until the call returns."""
     (T, B, H), N = buffers.out.shape, len(genotype.nodes)
     W_h, h_0 = W_h.contiguous(), h_0.contiguous()
     names = (INPUT_OP, *(node.activation for node in genotype.nodes))
     addresses = [0 if one is None else one.data_ptr() for one in (*buffers, W_h, h_0, grad, dh_0)]
-    native_loop._native.dag(  # type: ignore[attr-defined]  # it was imported there, where its absence is seen to
+    native_loop._native.dag(  # type: ignore[attr-defined]  # `native_loop` handles a missing extension
         grad is not None,
         W_h.dtype == torch.float64,
         T,

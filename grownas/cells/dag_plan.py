@@ -1,4 +1,4 @@
-"""What the DAG supernet computes with: which ops each edge mixes, and the tensors."""
+"""The inputs of the DAG supernet: the ops of each edge, and the tensors."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-NONE = "none"  # an op that contributes nothing; it only takes a share
+NONE = "none"  # an op that outputs zero: it only takes a share
 NORMS = ("none", "batch", "running")
-EPSILON = 1e-5  # added to variances, as `nn.BatchNorm1d` does
+EPSILON = 1e-5  # added to variances, as in `nn.BatchNorm1d`
 
 
 class DagPlan(NamedTuple):
-    """What is static about a DAG supernet of N nodes.
+    """The static part of a DAG supernet of N nodes.
 
     Attributes:
-        ops: the names of each edge's ops; "none" may be among them. The edges come in the order (1<-0), (2<-0), (2<-1),
+        ops: names of the ops of each edge, possibly with "none". The order of the edges is (1<-0), (2<-0), (2<-1),
             (3<-0), ...: node i reads the states 0..i-1.
         norm: "none"; "batch": each state is normalised by its mean and variance over the batch, at each step;
-            "running": by moments that are given.
+            "running": each state is normalised by `DagTensors.moments`.
     """
 
     ops: tuple[tuple[str, ...], ...]
@@ -30,7 +30,7 @@ class DagPlan(NamedTuple):
         return int((2 * len(self.ops)) ** 0.5)
 
     def edges(self, node: int) -> slice:
-        """Return which edges lead into a node, 1..N."""
+        """Return the slice of the edges into a node, 1..N."""
         return slice(node * (node - 1) // 2, node * (node + 1) // 2)
 
 
@@ -38,13 +38,13 @@ class DagTensors(NamedTuple):
     """A DAG supernet's weights, shares and constants, all of one dtype.
 
     Attributes:
-        W_x: weights of x in the input node, shape `(I, 2H)`; the columns are the gate's, then the op's.
-        W_h: weights of the states, shape `(N + 1, H, 2H)`, columns likewise. The input node reads the previous h with
-            `W_h[0]`; all edges into node i share `W_h[i]`.
-        shares: mixture weights of all ops, edge after edge, in the order of the plan's ops, shape `(sum of K,)`. The
-            caller has applied the softmax. The entries of "none" are there and unused.
-        mean: the weights of the states in h_t, shape `(N + 1,)`. A constant: it gets no gradient from the engine.
-        skip: added to every edge's output times the state that the edge reads, shape `()`; 0 for none. A constant.
+        W_x: weights of x in the input node, shape `(I, 2H)`: columns of the gate, then of the op.
+        W_h: weights of the states, shape `(N + 1, H, 2H)`, with the same columns. The input node reads the previous h
+            with `W_h[0]`; all edges into node i share `W_h[i]`.
+        shares: mixture weights of all ops, edge after edge, in the order of the plan's ops, shape `(sum of K,)`, after
+            the softmax. The entries of "none" are included but not used.
+        mean: weights of the states in h_t, shape `(N + 1,)`. A constant: the engine computes no gradient for it.
+        skip: scalar, shape `()`: skip times the state that an edge reads is added to its output. 0: none. A constant.
         moments: running mean and variance of each state, shape `(2, N + 1, H)`, for the norm "running"; a constant.
     """
 
@@ -60,8 +60,8 @@ def check(plan: DagPlan, tensors: DagTensors, x: Tensor) -> None:
     """Check that a plan, its tensors and a sequence `(T, B, I)` fit together.
 
     Raises:
-        ValueError: the numbers of edges, shares or states differ, moments are missing, the norm is unknown, or the
-            batch is too small for its own statistics.
+        ValueError: the number of edges, shares or states does not fit, moments are missing, the norm is unknown, or the
+            batch is too small for a variance.
     """
     N = len(tensors.W_h) - 1
     if len(plan.ops) != N * (N + 1) // 2:

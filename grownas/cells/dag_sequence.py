@@ -1,17 +1,17 @@
-"""The sequence engine for derived cells of the DAG backbone, forward and backward; `sequence` is that of chains.
+"""The sequence engine for derived DAG cells, forward and backward; `sequence` is the engine for chains.
 
-A layer has one node more than its genotype: the input node, number 0, which reads `x_t` and `h_(t-1)`. Here a node's
-2 H columns are `[op | gate]`, as the chain's engine has them. The data's way, node i reading state j:
+A layer has one node more than its genotype: the input node, number 0, which reads `x_t` and `h_(t-1)`. Here the 2 H
+columns of a node are `[op | gate]`, as in the chain engine. The computation, with node i reading state j:
 
     before      A_0 = x W_x                   (T*B, 2H)    one product for all steps
-    forward     A_i = s_j W_h[i]              (B, 2H)      one product a node and step: the loop; A_0 += h W_h[0]
+    forward     A_i = s_j W_h[i]              (B, 2H)      the loop: one product per node and step; A_0 += h W_h[0]
                 y = o_i(A_i[op]), c = sigmoid(A_i[gate]), s_i = s_j + c (y - s_j)       one pass
                 h_t = mean of the states in `concat`
     backward    A_i := gradient of A_i        in place, from the gradient of s_i
-                gradient of s_j += (1 - c) that of s_i + A_i W_h[i]^T
+                gradient of s_j += (1 - c) * gradient of s_i + A_i W_h[i]^T
     after       dW_h[i] = S_j^T A_i,  dW_x = x^T A_0,  dx = A_0 W_x^T        one product each for all steps
 
-A backend is a `DagLoop`, as it is a `sequence.Loop` for chains.
+A backend for DAGs is a `DagLoop`; a backend for chains is a `sequence.Loop`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from grownas.cells.operators import Engine, define, is_traced
 from grownas.cells.sequence import first_only, full_precision, is_repeatable
 from grownas.genotype import DagGenotype, DagNode
 
-INPUT_OP = "tanh"  # of the input node
+INPUT_OP = "tanh"  # activation of the input node
 
 
 class DagBuffers(NamedTuple):
-    """What the loops read and write.
+    """The tensors that the loops read and write.
 
-    T' is T where a backward will follow, else 1: each step then takes the place of the one before.
+    T' is T if a backward pass follows, otherwise 1: each step then overwrites the previous one.
 
     Attributes:
-        A_0: the input node's products, `(T, B, 2H)`; before the forward loop the input's part.
-        A: the other nodes' products, `(N, T', B, 2H)`.
-        states: every node's state, `(N + 1, T', B, H)`.
-        values: every node's y, likewise; None where the loop does without.
+        A_0: products of the input node, `(T, B, 2H)`; before the forward loop only x W_x.
+        A: products of the other nodes, `(N, T', B, 2H)`.
+        states: state of every node, `(N + 1, T', B, H)`.
+        values: y of every node, same shape; None if the loop does not use it.
         out: `h_t`, `(T, B, H)`.
     """
 
@@ -51,13 +51,13 @@ class DagBuffers(NamedTuple):
 
 
 class DagLoop(NamedTuple):
-    """A backend: the time loop forward and backward, and the products outside it.
+    """A backend: the time loop forward and backward, and the matrix product used outside the loop.
 
     Attributes:
-        name: of the backend.
+        name: name of the backend.
         forward: `(genotype, W_h, buffers, h_0)`; fills the buffers.
-        backward: `(genotype, W_h, buffers, h_0, grad)`, grad `(T, B, H)` of `out`; turns A_0 and A into their
-            gradients and returns that of h_0.
+        backward: `(genotype, W_h, buffers, h_0, grad)`, grad `(T, B, H)` of `out`; replaces A_0 and A by their
+            gradients and returns the gradient of h_0.
         multiply: see `sequence.Loop`.
         keeps_values: whether it needs `values`.
     """
@@ -73,7 +73,7 @@ def run(loop: DagLoop, genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tenso
     """Return a layer's states over a sequence; equals `reference.run_dag`, which documents the arguments.
 
     Raises:
-        RuntimeError: dtypes differ; or, when it is asked for, that only the reference backend has a second derivative.
+        RuntimeError: dtypes differ; or a second derivative is computed, which only the reference backend supports.
     """
     flat = [x, h_0, swapped(W_x), swapped(W_h)]
     dtypes = {tensor.dtype for tensor in flat}
@@ -90,12 +90,12 @@ def run(loop: DagLoop, genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tenso
 
 
 def swapped(W: Tensor) -> Tensor:
-    """Return weights with the two halves of their columns, gate and op, the other way round."""
+    """Return weights with the two halves of their columns, gate and op, exchanged."""
     return torch.cat([W[..., W.shape[-1] // 2 :], W[..., : W.shape[-1] // 2]], -1)
 
 
 def inputs(genotype: DagGenotype, buffers: DagBuffers, h_0: Tensor) -> list[Tensor]:
-    """Return the state that each node reads at each step, `(T, B, H)`; the input node reads the one before."""
+    """Return the state that each node reads at each step, `(T, B, H)`; the input node reads h_(t-1)."""
     before = torch.cat([h_0.unsqueeze(0), buffers.out[:-1]])
     return [before, *(buffers.states[node.reads] for node in genotype.nodes)]
 
@@ -113,7 +113,7 @@ class _DagSequence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         flat, (A_0, A, *kept) = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        if is_repeatable():  # else the loop may take over the buffers themselves, which spares their copy's memory
+        if is_repeatable():  # otherwise the loop may overwrite the buffers, which saves the memory of a copy
             A_0, A = A_0.clone(), A.clone()
         buffers = DagBuffers(A_0, A, *kept)
         with torch.no_grad(), full_precision(grad.device.type):
@@ -153,7 +153,7 @@ def _backward(
     dh_0 = loop.backward(genotype, W_h, buffers, h_0, grad)
     A_0 = buffers.A_0.flatten(0, 1)
     dx = None
-    if needs_dx:  # first, while the weights' gradients take no memory yet
+    if needs_dx:  # first, before memory for the weights' gradients is allocated
         dx = x.new_empty(x.shape)
         loop.multiply(A_0, W_x.t(), dx.flatten(0, 1))
     dW_x, dW_h = torch.empty_like(W_x), torch.empty_like(W_h)
@@ -163,13 +163,13 @@ def _backward(
     return [dx, dh_0, dW_x, dW_h]
 
 
-# ------------------------------------------------------------------------------------------- as an operator, see there
+# ----------------------------------------------------------------------------------- as an operator, see `operators.py`
 
-LOOPS: dict[str, DagLoop] = {}  # by name; `backends` puts them here
+LOOPS: dict[str, DagLoop] = {}  # by name; filled by `backends`
 
 
 def write_dag(genotype: DagGenotype) -> str:
-    """Return a genotype as a text: each node's source and activation, then what h_t is the mean of."""
+    """Return a genotype as text: each node's source and activation, then the states whose mean is h_t."""
     nodes = [f"{node.reads} {node.activation}" for node in genotype.nodes]
     return ",".join(nodes) + "|" + ",".join([str(number) for number in genotype.concat])
 

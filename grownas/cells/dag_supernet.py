@@ -1,4 +1,4 @@
-"""The DAG supernet, the search cell of DARTS, on any backend: each edge mixes its ops by learned shares.
+"""The DAG supernet, the search cell of DARTS, on any backend: each edge mixes its ops with learned shares.
 
 At a step t, with x_t `(B, I)` and h the previous step's states `(B, H)`:
 
@@ -8,8 +8,8 @@ At a step t, with x_t `(B, I)` and h the previous step's states `(B, H)`:
     s_i = norm(sum_j (sum_k share_ijk (s_j + sigmoid(gate_ij) (o_k(z_ij) - s_j)) + skip s_j))
     h_t = sum_i mean_i s_i
 
-`none` adds nothing. This is the arithmetic of DARTS' `model_search.py` for recurrent cells (Liu et al. 2019), but that
-moments are kept for each state, where the published code has all states share one module of batch norm.
+The op `none` adds nothing. These are the formulas of `model_search.py` of DARTS for recurrent cells (Liu et al. 2019),
+with one difference: each state has its own moments; in the published code all states share one batch norm module.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ ops. A backend is a `SupernetLoop`, as it is a `sequence.Loop` for chains.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -172,7 +171,7 @@ def _backward(
         before = torch.cat([h_0.unsqueeze(0), buffers.out[:-1]])
         torch.mm(before.flatten(0, 1).t(), A_0, out=dW_h[0])
         for i, A in enumerate(buffers.products(), 1):
-            read = buffers.states[:, :i].reshape(-1, h_0.shape[1])
+            read = buffers.states[:, :i].flatten(0, 2)  # a copy
             torch.mm(read.t(), A.flatten(0, 2), out=dW_h[i])
     return [dx, dh_0, dW_x, dW_h, dshares]
 
@@ -183,15 +182,15 @@ LOOPS: dict[str, SupernetLoop] = {}  # by name; `backends` puts them here
 
 
 def write_plan(plan: DagPlan) -> str:
-    """Return a plan as a text of one line."""
-    return json.dumps(plan)
+    """Return a plan as a text: each edge's ops, and a comma behind each edge; then the norm."""
+    return "".join([" ".join(ops) + "," for ops in plan.ops]) + plan.norm
 
 
 @functools.lru_cache
 def _read(text: str) -> tuple[SupernetLoop, DagPlan]:
     name, plan = text.split("\n")
-    ops, norm = json.loads(plan)
-    return LOOPS[name], DagPlan(tuple(map(tuple, ops)), norm)
+    *edges, norm = plan.split(",")
+    return LOOPS[name], DagPlan(tuple(tuple(ops.split()) for ops in edges), norm)
 
 
 def _together(buffers: SupernetBuffers) -> Tensor:

@@ -124,20 +124,23 @@ def _add(to: Tensor, group: _Group, value: Tensor) -> None:
 
 def forward(plan: DagPlan, tensors: DagTensors, buffers: SupernetBuffers, h_0: Tensor) -> None:
     """Run the loop forward; see `SupernetLoop`."""
-    (T, B, H), kept = buffers.out.shape, len(buffers.states)
+    (T, B, H), kept, N = buffers.out.shape, len(buffers.states), plan.nodes
+    picked = tensors.mean.nonzero().flatten()  # without the others, a state of no weight changes no bit
+    weight = tensors.mean[picked]
     nodes = [_Node(i, own, tensors) for i, own in enumerate(_groups(plan, h_0.device), 1)]
-    products, weights = buffers.products(), tensors.W_h.unbind()
+    products, W_h = buffers.products(), tensors.W_h.unbind()
     h = h_0
     for t in range(T):
         k = t if kept == T else 0
         states = buffers.states[k]
-        gate, z = buffers.A_0[t].addmm_(h, weights[0]).chunk(2, -1)
+        gate, z = buffers.A_0[t].addmm_(h, W_h[0]).chunk(2, -1)
         _put(plan, tensors, buffers, t, 0, torch.lerp(h, torch.tanh(z), torch.sigmoid(gate)), states)
         for i, node in enumerate(nodes, 1):
             A, s = products[i - 1][k], states[:i]
-            torch.mm(s.view(i * B, H), weights[i], out=A.view(i * B, 2 * H))
+            torch.mm(s.view(i * B, H), W_h[i], out=A.view(i * B, 2 * H))
             _put(plan, tensors, buffers, t, i, node.output(A, s), states)
-        h = torch.mv(states.view(len(states), -1).t(), tensors.mean, out=buffers.out[t].view(-1)).view(B, H)
+        rows = states.view(N + 1, B * H).index_select(0, picked)
+        h = torch.mv(rows.t(), weight, out=buffers.out[t].view(B * H)).view(B, H)
 
 
 def _put(
@@ -181,7 +184,7 @@ def backward(
                 own = _before_norm(plan, own, states[t, i], scale[t if len(scale) == T else 0, i])
             G[t, i] = own
             A = products[i - 1][t] if i else buffers.A_0[t]
-            A.view(-1, B, 2, H).mul_(own.unsqueeze(1))
+            A.view(max(i, 1), B, 2, H).mul_(own.unsqueeze(1))
             if i:
                 g[:i].addcmul_(through[i][t], own).view(i * B, H).addmm_(A.view(i * B, 2 * H), transposed[i])
             else:

@@ -1,10 +1,10 @@
-"""The time loop of a DAG in PyTorch calls: on any device, for any activation. See `dag_sequence`, which names the data.
+"""The time loop of a DAG in PyTorch calls, for any device and activation. `dag_sequence` explains the data.
 
-The backward multiplies by what it prepares for all steps at once, as `torch_loop` does:
+As in `torch_loop`, the backward pass first computes its factors for all steps at once:
 
-    before    M = [c o'(y) | (y - s_j) c (1 - c)]     takes A's place; pointwise
+    before    M = [c o'(y) | (y - s_j) c (1 - c)]     replaces A; pointwise
     loop      A_t := g M_t                            with g the gradient of s_i
-              gradient of s_j += (1 - c) g + A_t W_h^T  two calls
+              gradient of s_j += (1 - c) g + A_t W_h^T  two calls per node
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def backward(genotype: DagGenotype, W_h: Tensor, buffers: DagBuffers, h_0: Tenso
     nothing, carried = torch.zeros_like(h_0), torch.zeros_like(h_0)
     for t in range(T - 1, -1, -1):
         share = (carried + grad[t]) / len(genotype.concat)
-        g = [share if i in genotype.concat else nothing for i in range(N + 1)]  # of each state
+        g = [share if i in genotype.concat else nothing for i in range(N + 1)]  # gradient of each state
         for i in range(N, -1, -1):
             a = A[i][t]
             a.view(B, 2, H).mul_(g[i].unsqueeze(1))
@@ -65,13 +65,13 @@ def backward(genotype: DagGenotype, W_h: Tensor, buffers: DagBuffers, h_0: Tenso
 
 
 def _prepare(name: str, A: Tensor, s: Tensor) -> Tensor:
-    """Put into a node's A, for all steps, what the gradient of its state is to be multiplied by; return 1 - c."""
+    """Replace a node's A, at all steps, by the factors M of its state's gradient; return 1 - c."""
     H = s.shape[-1]
     z, gate = A[..., :H], torch.sigmoid(A[..., H:])
     y = ACTIVATION[name].f(z)
     through = 1 - gate
     torch.mul((y - s).mul_(gate), through, out=A[..., H:])
-    torch.mul(gate, ACTIVATION[name].df(y, z), out=z)  # last, for y may be a view of it
+    torch.mul(gate, ACTIVATION[name].df(y, z), out=z)  # last, since y may be a view of z
     return through
 
 

@@ -1,4 +1,4 @@
-"""The time loop in C, see `native/kernels.h`: float32 and float64 on the CPU. See `sequence`, which names the data."""
+"""The time loop of a chain in C, see `native/kernels.h`: float32, float64 on the CPU. `sequence` explains the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grownas.ops import without_kernel
 
 try:
     from grownas.cells import _native
-except ImportError as error:  # an optional extension: it needs a compiler when grownas is installed
+except ImportError as error:  # an optional extension: its installation needs a C compiler
     _native = None  # type: ignore[assignment]
     MISSING: str | None = f"the C extension was not built or cannot be loaded ({error})"
 else:
@@ -23,7 +23,7 @@ DTYPES = (torch.float32, torch.float64)
 
 
 def unsupported(device: torch.device, dtype: torch.dtype, activations: set[str]) -> str | None:
-    """Return why a chain cannot run here, in words; None if it can."""
+    """Return why this backend cannot run a chain; None if it can."""
     if MISSING is not None:
         return MISSING
     if device.type != "cpu":
@@ -53,7 +53,7 @@ def backward(
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """Write a product; see `Loop`. Takes one thread, which does what two of PyTorch's do; more of those are faster."""
+    """Write a matrix product; see `Loop`. Our one thread is as fast as two of PyTorch, which computes it with three."""
     if torch.get_num_threads() > 2:
         torch.mm(a, b, out=out)
         return
@@ -85,7 +85,7 @@ def _run(
     dh_0: Tensor | None = None,
     sums: Sequence[NodeGradients] | None = None,
 ) -> None:
-    """Hand addresses over. Whatever is made contiguous here must live until the call is over."""
+    """Pass addresses to C. The contiguous copies made here must stay alive until the call returns."""
     (T, B, H), (A, Q) = buffers.states[-1].shape, buffers[:2]
     h_0 = h_0.contiguous()
     inputs = [[tensor.contiguous() for tensor in node[1:]] for node in packed]

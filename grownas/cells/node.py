@@ -1,8 +1,9 @@
-"""One node's parameters, and how they are laid out for the sequence engine.
+"""A node's parameters and their memory layout for the sequence engine.
 
-Layout: `W_x (I, P, H)` and `W_h (H, P, H)` hold one projection an op, or one for several ops under
-`share_projection`; `b_x (K, H)` and `b_h (Kh, H)` hold each op's own biases (b_h of the Hadamard ops only). An op's
-part is a plain slice, so it can be handed out as a live view, and `.view(I, P * H)` needs no copy for the GEMM.
+Layout: `W_x (I, P, H)` and `W_h (H, P, H)` contain one projection per op, or one for several ops under
+`share_projection`; `b_x (K, H)` and `b_h (Kh, H)` contain each op's own biases (b_h for the Hadamard ops only). The
+parameters of one op are plain slices, so `op_parameters` returns live views. `.view(I, P * H)` needs no copy for the
+matrix product.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ from grownas.ops import ACTIVATION, COMBINE
 
 
 class Trace(NamedTuple):
-    """What each node of a chain read at each step, and the loss's gradient there. All `(T, B, H)`.
+    """The state that each node of a chain reads at each step, and the loss's gradient at the node. All `(T, B, H)`.
 
     Attributes:
-        inputs: each node's s.
-        gradients: of the loss in each node's mixture of ops, before the gate if there is one: total, through all later
-            nodes and steps. That in an op's output is its share times this.
+        inputs: s of each node.
+        gradients: total gradient of the loss, through all later nodes and steps, by each node's mixture of ops (before
+            the gate, if any). The gradient by an op's output is the op's share times this gradient.
     """
 
     inputs: list[Tensor]
     gradients: list[Tensor]
 
 
-Pull = Callable[[Tensor], Tensor]  # a chain's states to the loss's gradient in them, both (T, B, H)
+Pull = Callable[[Tensor], Tensor]  # maps a chain's states to the loss's gradient by the states, both (T, B, H)
 Tracer = Callable[[Tensor, Tensor, Pull], Trace]  # x (T, B, I), h_0 (B, H)
 
 
 class Node(nn.Module):
-    """K ops that read the same two inputs. Subclasses say how the ops are mixed, by `shares`.
+    """K ops that read the same two inputs. Subclasses define their mixture weights, `shares`.
 
     Attributes:
-        blend: how far the node is mixed in, a scalar m in [0, 1): its output is s + m (mixture - s) (ALGORITHMS 3).
-            None for a plain node, m = 1. A buffer, so that it is saved and moved with the weights while it is there.
-        skip: weight beta of an identity beside the mixture, which is then mixture + beta s (DARTS-); the gate and the
-            blend act on the sum. None for none. It is moved with the weights, not saved.
+        blend: scalar m in [0, 1): the node's output is s + m (mixture - s) (ALGORITHMS 3). None for a plain node, where
+            m = 1. It is a buffer, so that it is saved and moved together with the weights.
+        skip: factor beta: beta s is added to the mixture (DARTS-); the gate and the blend apply to the sum. None: no
+            skip. It is moved with the weights but not saved.
     """
 
     blend: Tensor | None
@@ -63,24 +64,24 @@ class Node(nn.Module):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Make the parameters and draw them.
+        """Create the parameters and draw them.
 
         Args:
             input_size: I.
             hidden_size: H.
-            ops: the ops in order; their shares are not read here.
+            ops: the ops in order; their shares are ignored here.
             highway: give the node a gate.
-            share_projection: let ops of the same combine share W_x and W_h, but for those with `own_projection`.
+            share_projection: ops with the same combine share W_x and W_h, except ops with `own_projection`.
             generator: draws the parameters.
-            device: where the parameters are made.
-            dtype: of the parameters.
+            device: device of the parameters.
+            dtype: dtype of the parameters.
         """
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
         self.ops, self.highway, self.share_projection = check_ops(ops), highway, share_projection
-        self.projection = projections(self.ops, share_projection)  # of each op
+        self.projection = projections(self.ops, share_projection)  # index of each op's projection
         self.bias = hadamard_rows(self.ops)  # row of b_h of each Hadamard op
-        self.plan = make_plan(self.ops, self.projection, highway=highway)  # for the engine
+        self.plan = make_plan(self.ops, self.projection, highway=highway)  # layout in the engine
         projected = max(self.projection) + 1
 
         def empty(*shape: int) -> nn.Parameter:
@@ -103,7 +104,7 @@ class Node(nn.Module):
                 parameter.uniform_(-bound, bound, generator=generator)
 
     def set_blend(self, blend: float) -> None:
-        """Mix the node in as far as `blend` says; 1 makes it a plain node.
+        """Set the blend; 1 makes the node a plain node.
 
         Raises:
             ValueError: `blend` does not lie in [0, 1].
@@ -113,7 +114,7 @@ class Node(nn.Module):
         self.blend = None if blend == 1 else self.W_x.new_tensor(blend)
 
     def set_skip(self, beta: float) -> None:
-        """Put an identity of weight `beta` beside the mixture; 0 takes it away.
+        """Add `beta` times the state to the mixture; 0 removes the skip.
 
         Raises:
             ValueError: `beta` is not finite.
@@ -138,18 +139,18 @@ class Node(nn.Module):
         write_parameters(f"op {op} ({self.ops[op].name})", self.op_parameters(op), values)
 
     def extra_repr(self) -> str:
-        """Return sizes and ops for printing."""
+        """Return the sizes and ops for `repr`."""
         return f"{self.input_size}, {self.hidden_size}, ops=[{', '.join(op.name for op in self.ops)}]"
 
 
 class FixedNode(Node):
-    """A node of a derived cell: its shares are the genotype's."""
+    """A node of a derived cell, with the fixed shares of the genotype."""
 
     _shares: Tensor | None = None
 
     @property
     def shares(self) -> Tensor:
-        """Mixture weights, shape `(K,)`, rounded once, from the genotype's float64."""
+        """Mixture weights, shape `(K,)`, rounded once from the genotype's float64 values."""
         found = self._shares
         if found is None or found.dtype != self.W_x.dtype or found.device != self.W_x.device:
             found = torch.tensor([op.share for op in self.ops], dtype=self.W_x.dtype, device=self.W_x.device)
@@ -159,13 +160,13 @@ class FixedNode(Node):
 
 
 def check_skip(beta: float) -> None:
-    """Check the weight of an identity beside a mixture.
+    """Check the factor of a skip.
 
     Raises:
-        ValueError: it is not finite.
+        ValueError: the factor is not finite.
     """
     if not math.isfinite(beta):
-        raise ValueError(f"the skip's weight must be a finite number, got {beta}")
+        raise ValueError(f"the factor of a skip must be a finite number, got {beta}")
 
 
 @torch.no_grad()
@@ -188,7 +189,7 @@ def check_ops(ops: Sequence[Op]) -> tuple[Op, ...]:
     """Return the ops as a tuple.
 
     Raises:
-        GenotypeError: there is none, or one is unknown.
+        GenotypeError: the list is empty, or an op is unknown.
     """
     if not ops:
         raise GenotypeError("a node needs at least one op, got none")

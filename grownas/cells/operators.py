@@ -1,11 +1,12 @@
-"""The engines as operators of `torch.library`, for all that follows a model's operators rather than its results.
+"""The engines as operators of `torch.library`, for compilers and function transforms.
 
-`torch.compile`, `torch.export`, `torch.jit.trace`, `make_fx`, `torch.func` and fake tensors see PyTorch's operators
-alone; what an engine writes into memory by itself they would miss. Where one of them is at work, `is_traced`, an engine
-runs as one operator, whose shapes and derivative they know. Everywhere else it runs directly, which is faster.
+`torch.compile`, `torch.export`, `torch.jit.trace`, `make_fx`, `torch.func` and fake tensors record PyTorch operators
+only; they would miss what an engine writes into memory by itself. Under any of them (`is_traced`) an engine runs as one
+operator with registered shapes and derivative. Otherwise it runs directly, which is faster.
 
-An engine's operator takes all its tensors and a text that says the rest, such as the cell's layout, and returns what it
-computes and, with `keep`, what its backward needs. Forward-mode and second derivatives are refused.
+An operator's arguments are all tensors of the engine and a text with everything else, such as the cell's layout. It
+returns the output and, with `keep`, the tensors that its backward pass needs. Forward-mode and second derivatives raise
+RuntimeError.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ Apply = Callable[[Sequence[Tensor], str], Tensor]
 
 
 class Engine(NamedTuple):
-    """What an operator is made of. `inputs` begin with x and h_0; `text` says what is no tensor.
+    """The functions of an operator. `inputs` begin with x and h_0; `text` describes everything that is not a tensor.
 
     Attributes:
-        forward: `(inputs, text, keep)` to `[out, *kept]`, none a view of another; without `keep` to `[out]`.
-        shapes: `(inputs, text, keep)` to the shapes of these.
-        backward: `(inputs, text, [out, *kept], grad)` to the gradient of each input; may write into what was kept.
+        forward: maps `(inputs, text, keep)` to `[out, *kept]`, none a view of another; without `keep` to `[out]`.
+        shapes: maps `(inputs, text, keep)` to the shapes of these results.
+        backward: maps `(inputs, text, [out, *kept], grad)` to the gradient of each input; may overwrite `kept`.
     """
 
     forward: Callable[[Sequence[Tensor], str, bool], list[Tensor]]
@@ -39,27 +40,27 @@ class Engine(NamedTuple):
 
 
 def is_symbolic(tensors: Sequence[Tensor]) -> bool:
-    """Return whether tensors that are made now are stand-ins or parts of a graph, not to be kept for later calls."""
+    """Return whether new tensors are fake or parts of a traced graph, so that they must not be cached."""
     return (
         torch.compiler.is_compiling()
         or torch._C._is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
-        or not PLAIN.issuperset(map(type, tensors))  # a fake one outside its mode
+        or not PLAIN.issuperset(map(type, tensors))  # a fake tensor outside its mode
     )
 
 
 def is_traced(tensors: Sequence[Tensor]) -> bool:
-    """Return whether operators are followed, or a forward-mode derivative is asked for, so that they matter."""
+    """Return whether operators are recorded or a forward-mode derivative is computed: then use the operator."""
     return is_symbolic(tensors) or forward_ad._current_level >= 0
 
 
 def define(name: str, engine: Engine) -> Apply:
-    """Register an engine as `grownas::<name>` and `grownas::<name>_backward`; return what runs it differentiably."""
+    """Register an engine as `grownas::<name>` and `grownas::<name>_backward`; return a differentiable function."""
 
     def run_backward(inputs: Sequence[Tensor], text: str, kept: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
         found = engine.backward(inputs, text, [one.clone() for one in kept], grad)
-        return [one.clone(memory_format=torch.contiguous_format) for one in found]  # some are parts of one tensor
+        return [one.clone(memory_format=torch.contiguous_format) for one in found]  # some are views of one tensor
 
     schema = "(Tensor[] inputs, str text, bool keep) -> Tensor[]"
     forward = torch.library.custom_op(f"grownas::{name}", engine.forward, mutates_args=(), schema=schema)
@@ -72,7 +73,7 @@ def define(name: str, engine: Engine) -> Apply:
     def save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
         tensors, ctx.text, _ = inputs
         ctx.count = len(tensors)
-        ctx.set_materialize_grads(False)  # of what is kept there is none
+        ctx.set_materialize_grads(False)  # the kept tensors have no gradients
         ctx.save_for_backward(*tensors, *output)
 
     def derive(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
@@ -99,7 +100,7 @@ def define(name: str, engine: Engine) -> Apply:
             results = forward(list(inputs), text, keep)
         elif torch._C._functorch.peek_interpreter_stack() is not None:
             results = _Transformed.apply(forward, backward, text, *inputs)  # type: ignore[no-untyped-call]
-        else:  # a trace is checked without gradients, and must be the same then
+        else:  # `torch.jit.trace` checks its trace without gradients, and the graph must be the same then
             results = forward(list(inputs), text, keep or torch._C._is_tracing())
         out: Tensor = results[0]
         return out
@@ -108,7 +109,7 @@ def define(name: str, engine: Engine) -> Apply:
 
 
 def _one_by_one(operator: Operator) -> Callable[..., tuple[list[Tensor], list[int]]]:
-    """Return an operator's rule for `torch.func.vmap`: a call for each entry, for weights may differ too."""
+    """Return an operator's rule for `torch.func.vmap`: one call per batch entry, since weights may differ too."""
 
     def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[list[Tensor], list[int]]:
         def entry(value: Any, dim: Any, i: int) -> Any:
@@ -127,7 +128,7 @@ def _one_by_one(operator: Operator) -> Callable[..., tuple[list[Tensor], list[in
 
 
 class _Transformed(torch.autograd.Function):
-    """An engine's operator under `torch.func`, which does not take the derivatives that operators register."""
+    """An engine's operator under `torch.func`, which ignores the registered derivatives of operators."""
 
     generate_vmap_rule = True
 
@@ -149,7 +150,7 @@ class _Transformed(torch.autograd.Function):
 
 
 class _TransformedBack(torch.autograd.Function):
-    """The derivative of `_Transformed`; refuses to be derived."""
+    """The derivative of `_Transformed`; its own derivative raises RuntimeError."""
 
     generate_vmap_rule = True
 
@@ -159,7 +160,7 @@ class _TransformedBack(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is needed to refuse."""
+        """Save nothing: the backward pass only raises."""
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> None:

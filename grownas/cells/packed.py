@@ -1,4 +1,4 @@
-"""Sequences of several lengths, packed as `nn.GRU` takes them: no step is computed for padding."""
+"""Packed sequences of several lengths, as in `nn.GRU`: no steps are computed for padding."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Run = Callable[[Tensor, Tensor], Tensor]  # x (T, B, I), h_0 (B, H) -> states (T
 
 
 def run(layer: Run, data: Tensor, batch_sizes: Sequence[int], h_0: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
-    """Run a layer over packed sequences, in one call for neighbouring steps that have the same number of sequences.
+    """Run a layer over packed sequences, with one call for consecutive steps of the same batch size.
 
     Args:
-        layer: returns the states over whole sequences.
-        data: all steps' rows one after the other, `(sum of batch_sizes, I)`.
-        batch_sizes: how many sequences each step has, never rising: the longest sequences come first.
-        h_0: first state of each, `(B, H)`.
+        layer: returns the states over sequences of equal length.
+        data: the rows of all steps, `(sum of batch_sizes, I)`.
+        batch_sizes: number of sequences at each step, descending: the longest sequences come first.
+        h_0: first state of each sequence, `(B, H)`.
         reverse: read each sequence from its own last step to its first.
 
     Returns:
-        States as `data` is laid out, `(sum of batch_sizes, H)`, and each sequence's last, `(B, H)`: that at its first
-        step if `reverse`.
+        States in the layout of `data`, `(sum of batch_sizes, H)`, and the last state of each sequence, `(B, H)`; with
+        `reverse` the last state is that at the first step.
     """
     parts = [(B, len(list(steps))) for B, steps in itertools.groupby(batch_sizes)]
     rows = [
@@ -45,7 +45,7 @@ def _forwards(layer: Run, rows: Sequence[Tensor], h: Tensor) -> tuple[Tensor, Te
 def _backwards(layer: Run, rows: Sequence[Tensor], h_0: Tensor) -> tuple[Tensor, Tensor]:
     out, h = [], h_0[:0]
     for x in reversed(rows):
-        h = torch.cat([h, h_0[len(h) : x.shape[1]]])  # those that end here begin here
+        h = torch.cat([h, h_0[len(h) : x.shape[1]]])  # sequences that end at this step start here
         states = layer(x.flip(0), h)
         h = states[-1]
         out.append(states.flip(0).flatten(0, 1))

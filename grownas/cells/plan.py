@@ -1,4 +1,4 @@
-"""How the engine lays a node's ops out: additive ones first, ops that share a projection together."""
+"""The engine's layout of a node's ops: additive ops first, ops with a common projection side by side."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from grownas.ops import COMBINE, kernel_codes, place
 
 @dataclass(frozen=True)
 class Plan:
-    """The engine's order of a node's ops, and the blocks of H columns that its products have.
+    """The engine's order of a node's ops, and the blocks of H columns in its matrix products.
 
-    Blocks: the additive ops' projections, the gate's if there is one, the Hadamard ops' projections. Where no two ops
-    share a projection, there is one block an op, in the ops' order.
+    Blocks: projections of the additive ops, the gate if any, projections of the Hadamard ops. If no two ops share a
+    projection, there is one block per op, in the order of the ops.
 
     Attributes:
-        order: op numbers, additive first, then by projection where some are shared, then by activation.
-        activations: the ordered ops' activations.
-        additive: how many of them are additive.
-        projection: the ordered ops' projections, numbered within the additive and within the Hadamard ones; never
-            falling within either.
-        columns: the node's own number of each projection, additive ones first.
-        additive_projections: how many of those are of additive ops.
-        gate: 1 under `highway`, else 0.
-        apart: the node's product with x is done apart from the other nodes', so that theirs has the bits that it has
-            without this node: a wider matrix is summed in another order by some libraries.
+        order: op numbers, additive first, then by projection if some are shared, then by activation.
+        activations: activations of the ordered ops.
+        additive: number of additive ops.
+        projection: projections of the ordered ops, numbered separately for additive and for Hadamard ops; ascending
+            within each kind.
+        columns: the node's own number of each projection, additive projections first.
+        additive_projections: number of projections of additive ops.
+        gate: 1 under `highway`, otherwise 0.
+        apart: compute this node's product with x separately. The other nodes' product then has the same bits as without
+            this node; some libraries sum a wider matrix in another order.
     """
 
     order: tuple[int, ...]
@@ -44,44 +44,44 @@ class Plan:
     additive_projections: int
     gate: int
     apart: bool = False
-    text: str = field(init=False, compare=False, repr=False)  # the whole plan; read back by `read_plan`
+    text: str = field(init=False, compare=False, repr=False)  # the whole plan; `read_plan` is the inverse
 
     def __post_init__(self) -> None:
-        """Work out, once, what a compiler can read but not work out."""
+        """Compute the cached values once: a compiler can read them but not compute them."""
         known = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.init}
         object.__setattr__(self, "text", json.dumps(known, separators=(",", ":")))
-        _ = self.is_natural  # is kept
+        _ = self.is_natural  # fills the cache
 
     @cached_property
     def hadamard_projections(self) -> int:
-        """How many projections the Hadamard ops have."""
+        """Number of projections of the Hadamard ops."""
         return len(self.columns) - self.additive_projections
 
     @cached_property
     def summed(self) -> int:
-        """Blocks, the first ones, whose two parts are summed: the additive ops' and the gate's."""
+        """Number of blocks whose two parts are summed, the additive ops' and the gate's; they come first."""
         return self.additive_projections + self.gate
 
     @cached_property
     def blocks(self) -> int:
-        """Blocks in all."""
+        """Number of all blocks."""
         return len(self.columns) + self.gate
 
     @cached_property
     def is_natural(self) -> bool:
-        """Whether the node's own order is the engine's."""
+        """Whether the node's own order is the engine's order."""
         return all(one == tuple(range(len(one))) for one in (self.order, self.columns))
 
     @cached_property
     def kernel_layout(self) -> tuple[bytes, bytes, int, int, int, int]:
-        """What kernels are told: each op's code and projection, then how many ops and blocks of each kind."""
+        """Arguments of kernels: codes and projections of the ops, then the numbers of ops and blocks of each kind."""
         codes = kernel_codes(self.activations)
         counts = self.additive, self.additive_projections, self.gate, self.hadamard_projections
         return codes, array("i", self.projection).tobytes(), *counts
 
     @cached_property
     def runs(self) -> list[tuple[str, int, int]]:
-        """Neighbouring ops with the same activation, `(activation, start, stop)`."""
+        """Runs of consecutive ops with the same activation, `(activation, start, stop)`."""
         runs: list[tuple[str, int, int]] = []
         for at, name in enumerate(self.activations):
             if runs and runs[-1][0] == name:
@@ -93,7 +93,7 @@ class Plan:
 
 @functools.lru_cache
 def read_plan(text: str) -> Plan:
-    """Return the plan that a text says."""
+    """Return the plan of a `Plan.text`."""
     known: dict[str, Any] = json.loads(text)
     fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in known.items()}
     return Plan(**fields)
@@ -103,7 +103,7 @@ def make_plan(ops: Sequence[Op], projections: Sequence[int], *, highway: bool) -
     """Return the engine's layout of a node.
 
     Args:
-        ops: of the node.
+        ops: the node's ops.
         projections: each op's projection.
         highway: whether the node has a gate.
     """
@@ -115,7 +115,9 @@ def make_plan(ops: Sequence[Op], projections: Sequence[int], *, highway: bool) -
 
     order = sorted(range(len(ops)), key=key)
     additive = sum(COMBINE[op.combine].code == ADD for op in ops)
-    columns = list(dict.fromkeys(projections[number] for number in order))  # ops of different kinds share none
+    columns = list(
+        dict.fromkeys(projections[number] for number in order)
+    )  # ops of different kinds never share a projection
     first_hadamard = len({projections[number] for number in order[:additive]})
     return Plan(
         tuple(order),

@@ -1,7 +1,8 @@
-"""The definition of truth: all cells in plain autograd, one time step after the other (ALGORITHMS 1)."""
+"""The reference definition of all cells: plain autograd, one time step after the other (ALGORITHMS 1)."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +22,7 @@ def step(node: Node, shares: Tensor, x: Tensor, s: Tensor, nudge: Tensor | None 
         shares: mixture weights, shape `(K,)`.
         x: the step's input, shape `(B, I)`.
         s: the previous node's output, shape `(B, H)`.
-        nudge: added to the mixture of ops, same shape.
+        nudge: added to the mixture of ops, shape `(B, H)`.
     """
     mixed = torch.zeros_like(s) if nudge is None else nudge
     for number, op in enumerate(node.ops):
@@ -57,12 +58,12 @@ def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor)
 
 
 def run_dag(genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
-    """Return the states over a sequence of a derived cell of the DAG backbone.
+    """Return the states of a derived DAG cell over a sequence.
 
     Args:
-        genotype: the cell, of N nodes.
-        W_x: weights of x in the input node, shape `(I, 2H)`; the columns are the gate's, then the op's.
-        W_h: weights of the state that each node reads, the input node first, shape `(N + 1, H, 2H)`, columns likewise.
+        genotype: the cell, with N nodes.
+        W_x: weights of x in the input node, shape `(I, 2H)`; H columns of the gate, then H columns of the op.
+        W_h: weights of the state that each node reads, input node first, shape `(N + 1, H, 2H)`, same column order.
         x: inputs, shape `(T, B, I)`.
         h_0: first state, shape `(B, H)`.
 
@@ -81,7 +82,7 @@ def run_dag(genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Ten
 
 
 def _gated(activation: str, s: Tensor, projected: Tensor) -> Tensor:
-    """Return s, moved towards an activation as far as the gate is open."""
+    """Return s + sigmoid(gate) * (activation(z) - s), where `projected` is `[gate | z]`."""
     gate, z = projected.chunk(2, -1)
     return s + torch.sigmoid(gate) * (ACTIVATION[activation].f(z) - s)
 
@@ -89,18 +90,18 @@ def _gated(activation: str, s: Tensor, projected: Tensor) -> Tensor:
 def run_dag_supernet(plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the states over a sequence of the DAG supernet, the search cell of DARTS.
 
-    As in DARTS' code, a node adds up its edges' mixtures, then its state is normalised without a learned scale or bias.
-    Other than there, where all states share one module of running moments, moments are kept for each state.
+    As in the code of DARTS, a node sums the mixtures of its edges, then its state is normalised without a learned scale
+    or bias. There, all states share one module of running moments; here, each state has its own moments.
 
     Args:
-        plan: each edge's ops, and how states are normalised.
+        plan: the ops of each edge, and the norm of the states.
         tensors: weights, shares and constants.
         x: inputs, shape `(T, B, I)`.
         h_0: first state, shape `(B, H)`.
 
     Returns:
-        States, shape `(T, B, H)`; and for the norm "batch" mean and biased variance over the batch of each state at
-        each step, shape `(T, 2, N + 1, H)`, without gradients, else None.
+        States, shape `(T, B, H)`; and for the norm "batch" each state's mean and biased variance over the batch at each
+        step, shape `(T, 2, N + 1, H)`, detached; None for other norms.
 
     Raises:
         ValueError: plan, tensors and batch do not fit together; see `dag_plan.check`.
@@ -122,7 +123,7 @@ def run_dag_supernet(plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor)
             elif plan.norm == "running" and tensors.moments is not None:
                 moments.append(tensors.moments[:, i])
             states.append((s - moments[i][0]) / (moments[i][1] + EPSILON).sqrt() if moments else s)
-        h = torch.einsum("n,nbh->bh", tensors.mean, torch.stack(states))
+        h = functools.reduce(torch.add, [weight * s for weight, s in zip(tensors.mean, states, strict=True)])
         out.append(h)
         if plan.norm == "batch":
             seen.append(torch.stack(moments, 1).detach())
@@ -130,7 +131,7 @@ def run_dag_supernet(plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor)
 
 
 def _edge(ops: Sequence[str], shares: Tensor, skip: Tensor, s: Tensor, projected: Tensor) -> Tensor:
-    """Return an edge's mixture of ops, each gated, and of the state as it is."""
+    """Return an edge's mixture of gated ops plus the skip of the state."""
     mixed = skip * s
     for op, share in zip(ops, shares, strict=True):
         if op != NONE:
@@ -139,10 +140,10 @@ def _edge(ops: Sequence[str], shares: Tensor, skip: Tensor, s: Tensor, projected
 
 
 def tracer(nodes: Sequence[Node], shares: Sequence[Tensor]) -> Tracer:
-    """Return the function that says what nodes read and where a loss pulls them, by autograd.
+    """Return a function that computes the `Trace` of a chain by autograd.
 
-    It takes `x` and `h_0`, see `run`, and `pull`, which returns the loss's gradient in the chain's states. Where a node
-    is pulled is the gradient in a zero that is added to its mixture.
+    Its arguments are `x` and `h_0`, see `run`, and `pull`, which returns the loss's gradient by the chain's states. A
+    node's gradient is the gradient by a zero added to its mixture.
     """
 
     @torch.enable_grad()

@@ -1,33 +1,33 @@
 """The sequence engine: a chain of nodes over all time steps, forward and backward, on any backend.
 
-A node's ops lie side by side, additive ones first, so that a node costs one matrix product a step. What does not depend
-on the state is taken out of the time loop. The data's way, for one node of blocks [additive | gate | Hadamard], each
-H columns wide, and with `.` for the parts of a block:
+The weights of a node's ops lie side by side, additive ops first, so that a node needs one matrix product per step. All
+work that does not depend on the state is outside the time loop. The computation for one node with the blocks
+[additive | gate | Hadamard], each H columns wide:
 
     before      A = x W_x                 (T*B, blocks*H)    one product for all steps, nodes and ops
-    forward     u = s W_h                 (B, blocks*H)      one product a node and step: the loop
-                A_t[additive, gate] += u                     A now holds what the activation is applied to, but for b_x
-                Q_t = u[Hadamard]         (B, ..)            what multiplies A_t[Hadamard], both but for their biases
+    forward     u = s W_h                 (B, blocks*H)      the loop: one product per node and step
+                A_t[additive, gate] += u                     A now is the input of the activation, without b_x
+                Q_t = u[Hadamard]         (B, ..)            the factor of A_t[Hadamard]; both without biases
                 s' = sum_k w_k phi_k(.)                      highway: s + sigmoid(A_t[gate]) (s'- s)
                                                              -> the next node's s; the last node's s' is h_t
-    backward    y, phi'(y) again from A_t and Q_t            cheaper than keeping them
+    backward    y, phi'(y) from A_t and Q_t                  recomputing them is cheaper than storing them
                 A_t, Q_t := gradients of A_t and Q_t         in place, from g, the gradient of s'
                 g = A_t[additive, gate] W_h^T + Q_t W_h^T    the gradient of s: the only other product in the loop
     after       dW_x = x^T A,  dx = A W_x^T                  one product for all steps, nodes and ops
-                dW_h = S^T [A[additive, gate] | Q]           one a node; S holds all steps' s
-                db_x, db_h, dw: sums that the loop takes along
+                dW_h = S^T [A[additive, gate] | Q]           one product per node; S: s of all steps
+                db_x, db_h, dw                               summed in the loop
 
-So what is kept between forward and backward is A, Q and the nodes' outputs: 1.5 numbers an op, unit and step where half
-of the ops are Hadamard, and an eighth for the outputs of eight ops. Under `share_projection` ops of one kind share a
-block; its gradient is the sum of theirs.
+Kept between forward and backward: A, Q and the nodes' outputs. That is 1.5 numbers per op, unit and step if half of the
+ops are Hadamard ops, and 1/8 of a number for the outputs of nodes with eight ops. Under `share_projection` ops of one
+kind share a block; the block's gradient is the sum of its ops' gradients.
 
-A backend is a `Loop`: the two functions that take `Buffers` through time, forward and backward, and a matrix product.
-Everything outside the loop stands here, once. `torch_loop` does it in PyTorch calls, `native_loop` in C, `triton_loop`
-on a GPU; `reference` is the definition of truth that all of them are tested against. To add a backend, write a `Loop`
-and a line in `backends.BACKENDS`; to add an activation, a line in `ops.BUILT_IN`, or an entry point of another package.
-For speed give it a code, and write its value and slope in `native/kernels.h` and its name in `native/module.c` (the
-like in `triton_pointwise`); without, `torch_loop` runs the cells that use it. `operators` says how compilers see all
-this.
+A backend is a `Loop`: two functions that run the time loop over `Buffers`, forward and backward, and a matrix product.
+Everything outside the loop is in this module. `torch_loop` implements the loop in PyTorch calls, `native_loop` in C,
+`triton_loop` on a GPU; the tests compare all of them with `reference`. To add a backend, write a `Loop` and a line in
+`backends.BACKENDS`. To add an activation, write a line in `ops.BUILT_IN`, or an entry point of another package. For
+speed give it a code, write its value and slope in `native/kernels.h` and its name in `native/module.c`, and do the same
+in `triton_pointwise`; without a code `torch_loop` runs the cells that use it. `operators` explains the use with
+compilers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from grownas.modules import with_parameters
 
 
 class Packed(NamedTuple):
-    """A node's tensors in the plan's order. P blocks, K ops, Kh of them Hadamard."""
+    """A node's tensors in the plan's order. P blocks, K ops, Kh of them Hadamard ops."""
 
     W_x: Tensor  # (I, P, H)
     W_h: Tensor  # (H, P, H)
@@ -59,15 +59,15 @@ class Packed(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """What the loops read and write; see the module's docstring.
+    """The tensors that the loops read and write; see the module's docstring.
 
     Attributes:
-        A: all nodes' blocks side by side, `(T, B, sum of P*H)`. Before the forward loop x W_x, after it what that loop
-            leaves there, after the backward loop its gradient.
-        Q: all nodes' Hadamard blocks side by side, `(T, B, .)`; None where no backward will follow.
+        A: blocks of all nodes side by side, `(T, B, sum of P*H)`: x W_x before the forward loop, A as in the module's
+            docstring after it, and the gradient of A after the backward loop.
+        Q: Hadamard blocks of all nodes side by side, `(T, B, .)`; None if no backward pass follows.
         states: each node's output, `(T, B, H)`.
-        mixed: under `highway` each node's mixture before the gate, `(T, B, H)`; else, and where no backward will
-            follow, None.
+        mixed: under `highway` each node's mixture before the gate, `(T, B, H)`; None otherwise, or if no backward pass
+            follows.
     """
 
     A: Tensor
@@ -77,7 +77,7 @@ class Buffers(NamedTuple):
 
 
 class NodeGradients(NamedTuple):
-    """What a backward loop sums up for a node besides what it leaves in the buffers."""
+    """A node's gradients that the backward loop returns; the other gradients are in the buffers."""
 
     b_x: Tensor
     b_h: Tensor
@@ -85,14 +85,14 @@ class NodeGradients(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A backend: the time loop forward and backward, and the products outside it.
+    """A backend: the time loop forward and backward, and the matrix product used outside the loop.
 
     Attributes:
-        name: of the backend.
+        name: name of the backend.
         forward: `(plans, packed, buffers, h_0)`; fills the buffers.
-        backward: `(plans, packed, buffers, h_0, grad)`, grad `(T, B, H)` of the last node's states; turns A and Q into
-            their gradients; returns the gradient of h_0 `(B, H)` and each node's.
-        multiply: `(a, b, out)`; writes the product of two matrices, any of them transposed or a part of another.
+        backward: `(plans, packed, buffers, h_0, grad)`, grad `(T, B, H)` of the last node's states; replaces A and Q by
+            their gradients; returns the gradient of h_0 `(B, H)` and each node's `NodeGradients`.
+        multiply: `(a, b, out)`; writes a b into `out`. Each matrix may be transposed or a slice of a larger one.
     """
 
     name: str
@@ -105,7 +105,7 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
     """Return a chain's states over a sequence; equals `reference.run`, which documents the arguments.
 
     Raises:
-        RuntimeError: dtypes differ; or, when it is asked for, that only the reference backend has a second derivative.
+        RuntimeError: dtypes differ; or a second derivative is computed, which only the reference backend supports.
     """
     nodes, shares = _blended(nodes, shares)
     plans = [node.plan for node in nodes]
@@ -125,10 +125,10 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
 
 
 def tracer(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor]) -> Tracer:
-    """Return the function that traces a chain on this engine; equals `reference.tracer`, which documents it.
+    """Return a function that computes the `Trace` of a chain; equals `reference.tracer`, which documents it.
 
-    Each node is given one more op, an additive identity of weight 1 that adds nothing. The gradient of its block of A
-    is the gradient of the mixture. The products for the weights' gradients are left out.
+    Each node gets one more op, an additive identity of weight 1 whose value is zero. The gradient of the op's block of
+    A is the gradient of the mixture. Gradients of the weights are not computed.
     """
     nodes, shares = _blended(nodes, shares)
     nodes = [_with_identity(node, 0.0) for node in nodes]
@@ -144,14 +144,14 @@ def tracer(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor]) -> Trace
     def trace(x: Tensor, h_0: Tensor, pull: Pull) -> Trace:
         buffers = _forward(loop, plans, packed, x, h_0, keep=True)
         loop.backward(plans, packed, buffers, h_0, pull(buffers.states[-1]))
-        # copies, for a part of A would keep all of it
+        # copies: a slice would keep all of A in memory
         return Trace(node_inputs(buffers, h_0), [buffers.A[..., start : start + H].clone() for start in starts])
 
     return trace
 
 
 def _with_identity(node: Node, gain: float) -> Node:
-    """Return a node with one more op, an additive identity: gain times the state, whatever x is."""
+    """Return a node with one more op, an additive identity whose value is gain * s."""
     eye = gain * torch.eye(node.hidden_size, dtype=node.W_h.dtype, device=node.W_h.device)
     more = {
         "W_x": torch.cat([node.W_x, torch.zeros_like(node.W_x[:, :1])], 1),
@@ -165,11 +165,11 @@ def _with_identity(node: Node, gain: float) -> Node:
 
 
 def _blended(nodes: Sequence[Node], shares: Sequence[Tensor]) -> tuple[list[Node], list[Tensor]]:
-    """Return nodes and shares in which a node with a blend m or a skip beta is a plain one.
+    """Return nodes and shares with each node that has a blend m or a skip beta replaced by a plain node.
 
-    It takes m of its mixture and 1 - m + m beta of the state. The state is one more op, so that no loop needs to know.
-    At m = 0 nothing is added to it but zeros, whatever the other ops are: the output is the state to the last bit. A
-    gate multiplies m, as `reference.step` has it.
+    The plain node takes m of the mixture and 1 - m + m beta of the state. One more op adds the state, so loops need no
+    code for blended nodes. At m = 0 all other ops add zeros, and the output equals the state to the last bit. A gate
+    multiplies m, as in `reference.step`.
     """
     made, weights = list(nodes), list(shares)
     for number, (node, own) in enumerate(zip(nodes, shares, strict=True)):
@@ -184,7 +184,7 @@ def _blended(nodes: Sequence[Node], shares: Sequence[Tensor]) -> tuple[list[Node
 
 
 def pack(node: Node, shares: Tensor) -> Packed:
-    """Bring a node's parameters into its plan's order, differentiably; no copy where they lie so already."""
+    """Return a node's parameters in the plan's order, differentiably; without a copy if they already are in order."""
     plan = node.plan
     tensors: tuple[Tensor, ...] = (node.W_x, node.W_h, node.b_x, node.b_h)
     W_x, W_h, b_x, b_h = tensors
@@ -192,7 +192,7 @@ def pack(node: Node, shares: Tensor) -> Packed:
         make = _indices.__wrapped__ if is_symbolic(tensors) else _indices
         order, rows, places = make(plan, W_x.device)
         b_x, b_h, shares = b_x[order], b_h[rows], shares[order]
-        # its derivative takes less than half the time of indexing's
+        # the derivative of index_select takes less than half the time of that of indexing
         W_x, W_h = W_x.index_select(1, places), W_h.index_select(1, places)
     if plan.gate:
         W_x, W_h = _insert(W_x, node.gate_x, plan), _insert(W_h, node.gate_h, plan)
@@ -201,10 +201,10 @@ def pack(node: Node, shares: Tensor) -> Packed:
 
 @functools.lru_cache
 def _indices(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, in a plan's order, the numbers of ops, of the Hadamard ones' rows of b_h, and of projections."""
+    """Return, in a plan's order, the numbers of the ops, of the Hadamard ops' rows of b_h, and of the projections."""
     hadamard = plan.order[plan.additive :]
     rows = [sorted(hadamard).index(number) for number in hadamard]
-    with torch.inference_mode(False):  # they are kept, and autograd takes nothing that was made in it
+    with torch.inference_mode(False):  # the tensors are cached, and autograd rejects inference tensors
         return (
             torch.tensor(plan.order, device=device),
             torch.tensor(rows, device=device, dtype=torch.long),
@@ -213,7 +213,7 @@ def _indices(plan: Plan, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def columns(plans: Sequence[Plan], hidden_size: int) -> list[tuple[slice, slice]]:
-    """Return which columns of A and of Q belong to each node."""
+    """Return each node's columns of A and of Q."""
     found, a, q = [], 0, 0
     for plan in plans:
         next_a, next_q = a + plan.blocks * hidden_size, q + plan.hadamard_projections * hidden_size
@@ -223,7 +223,7 @@ def columns(plans: Sequence[Plan], hidden_size: int) -> list[tuple[slice, slice]
 
 
 def node_inputs(buffers: Buffers, h_0: Tensor) -> list[Tensor]:
-    """Return what each node reads at each step, its s, shape `(T, B, H)`."""
+    """Return the state s that each node reads, at all steps, shape `(T, B, H)`."""
     before = torch.cat([h_0.unsqueeze(0), buffers.states[-1][:-1]])
     return [before, *buffers.states[:-1]]
 
@@ -243,7 +243,7 @@ class _Sequence(torch.autograd.Function):
         x, h_0, *rest = ctx.saved_tensors
         count = len(ctx.plans) * len(Packed._fields)
         flat, (A, Q, *kept) = rest[:count], rest[count:]
-        if is_repeatable():  # else the loop may take over the buffers themselves, which spares their copy's memory
+        if is_repeatable():  # otherwise the loop may overwrite the buffers, which saves the memory of a copy
             A, Q = A.clone(), Q.clone()
         buffers = Buffers(A, Q, kept[: len(ctx.plans)], kept[len(ctx.plans) :])
         with torch.no_grad(), full_precision(x.device.type):
@@ -254,14 +254,15 @@ class _Sequence(torch.autograd.Function):
 
 
 def first_only(results: list[Tensor | None], *inputs: Tensor) -> list[Tensor | None]:
-    """Return first derivatives as functions of an engine's inputs, which refuse to be derived."""
+    """Return first derivatives as functions of an engine's inputs; their own derivative raises RuntimeError."""
     return list(_First.apply(results, *inputs))  # type: ignore[no-untyped-call]
 
 
 class _First(torch.autograd.Function):
-    """Passes first derivatives on as functions of the engine's inputs, and refuses to derive them.
+    """The identity of first derivatives, with a graph to the engine's inputs whose backward pass raises RuntimeError.
 
-    `once_differentiable` ties them to the output's gradient only, so that others would seem not to matter.
+    `once_differentiable` connects the results to the output's gradient only: a second derivative by another input would
+    silently be zero.
     """
 
     @staticmethod
@@ -274,16 +275,16 @@ class _First(torch.autograd.Function):
 
 
 def is_repeatable() -> bool:
-    """Return whether this backward may be run again (`retain_graph`), so that what it reads must stay as it is.
+    """Return whether this backward pass may run again (`retain_graph`), so that it must not change saved tensors.
 
-    PyTorch tells by a function of its own compiler, which frees buffers early too; where it is missing, it may be.
+    A private PyTorch function, made for its compiler, returns this; if the function is missing, return True.
     """
     keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
     return True if keeps is None else bool(keeps())
 
 
 def full_precision(device: str) -> AbstractContextManager[Any]:
-    """Keep a backward that runs under autocast in its forward's dtype, which `chain.run` sees to."""
+    """Return a context without autocast: the backward pass has the dtype of the forward pass, see `chain.run`."""
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
@@ -293,18 +294,18 @@ def _grouped(flat: Sequence[Tensor]) -> list[Packed]:
 
 
 def _insert(W: Tensor, gate: Tensor, plan: Plan) -> Tensor:
-    """Put the gate's block in its place among a node's projections."""
+    """Insert the gate's block between the additive and the Hadamard projections."""
     k = plan.additive_projections
     return torch.cat([W[:, :k], gate.unsqueeze(1), W[:, k:]], 1)
 
 
 def _side_by_side(weights: list[Tensor]) -> Tensor:
-    """Return all nodes' (I, P, H) as one matrix (I, sum of P*H)."""
+    """Return the weights `(I, P, H)` of all nodes as one matrix `(I, sum of P*H)`."""
     return (weights[0] if len(weights) == 1 else torch.cat(weights, 1)).flatten(1)
 
 
 def _widths(plans: Sequence[Plan], H: int) -> tuple[int, int]:
-    """Return how many columns A and Q have."""
+    """Return the number of columns of A and of Q."""
     return sum(plan.blocks for plan in plans) * H, sum(plan.hadamard_projections for plan in plans) * H
 
 
@@ -322,7 +323,7 @@ def _forward(
     H = h_0.shape[1]
     in_A, in_Q = _widths(plans, H)
     if memory is None:
-        memory = x.new_empty(T * B * (in_A + in_Q * keep))  # one piece, which malloc is more likely to find again
+        memory = x.new_empty(T * B * (in_A + in_Q * keep))  # one allocation: malloc reuses it more often
     A = memory[: T * B * in_A].view(T * B, in_A)
     _read_x(loop, plans, packed, x, A, H)
     buffers = Buffers(
@@ -336,7 +337,7 @@ def _forward(
 
 
 def _read_x(loop: Loop, plans: list[Plan], packed: list[Packed], x: Tensor, A: Tensor, H: int) -> None:
-    """Write x W_x `(T*B, .)` into A: one product for all nodes, but for those that are apart."""
+    """Write x W_x `(T*B, .)` into A: one product for all nodes, and one for each node with `Plan.apart`."""
     flat = x.flatten(0, 1)
     together = [number for number, plan in enumerate(plans) if not plan.apart]
     if len(together) == len(plans):
@@ -369,7 +370,7 @@ def _backward(
     assert Q is not None
     Q = Q.flatten(0, 1)
     dx = None
-    if needed[0]:  # first, while the weights' gradients take no memory yet
+    if needed[0]:  # first, before memory for the weights' gradients is allocated
         dx = x.new_empty(x.shape)
         loop.multiply(A, _side_by_side([node.W_x for node in packed]).t(), dx.flatten(0, 1))
     dW_x = A.new_empty(x.shape[2], A.shape[1])
@@ -387,9 +388,9 @@ def _backward(
     return [dx, dh_0, *results]
 
 
-# ------------------------------------------------------------------------------------------- as an operator, see there
+# ----------------------------------------------------------------------------------- as an operator, see `operators.py`
 
-LOOPS: dict[str, Loop] = {}  # by name; `backends` puts them here
+LOOPS: dict[str, Loop] = {}  # by name; filled by `backends`
 
 
 def _read(inputs: Sequence[Tensor], text: str) -> tuple[Loop, list[Plan], list[Packed]]:
@@ -401,7 +402,7 @@ def _operator_forward(inputs: Sequence[Tensor], text: str, keep: bool) -> list[T
     loop, plans, packed = _read(inputs, text)
     x, h_0 = inputs[:2]
     in_A, in_Q = _widths(plans, h_0.shape[1])
-    memory = x.new_empty(x.shape[0] * x.shape[1] * (in_A + in_Q * keep))  # A and Q, as one result
+    memory = x.new_empty(x.shape[0] * x.shape[1] * (in_A + in_Q * keep))  # A and Q as one result
     _, _, states, mixed = _forward(loop, plans, packed, x, h_0, keep=keep, memory=memory)
     kept = [memory, *states[:-1], *(one for one in mixed if one is not None)]
     return [states[-1], *(kept if keep else [])]

@@ -1,10 +1,10 @@
-"""The time loop in PyTorch calls: on any device, for any activation of the table. See `sequence`, which names the data.
+"""The time loop of a chain in PyTorch calls, for any device and activation. `sequence` explains the data.
 
-Few calls a step are what counts here, so the backward multiplies by what it can prepare for all steps at once:
+The number of calls per step decides the speed, so the backward pass first computes its factors for all steps at once:
 
     before    F = w phi'(Y), M_s = [F | F p], M_x = [F | F q]        pointwise
-    loop      g = g' + (g M_s,t) W_h^T                               three calls a node: nothing else is recurrent
-    after     gradients of A and Q: G M_x and G M_s                  G holds the gradient of each step's output
+    loop      g = g' + (g M_s,t) W_h^T                               three calls per node: only this is recurrent
+    after     gradients of A and Q: G M_x and G M_s                  G: gradient of each step's output
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def backward(
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """Write a product; see `Loop`."""
+    """Write a matrix product; see `Loop`."""
     torch.mm(a, b, out=out)
 
 
@@ -74,13 +74,13 @@ class _Blocks(NamedTuple):
 
 
 class _Multipliers(NamedTuple):
-    """What a node's output gradient is multiplied by, at all steps, on its way back."""
+    """Factors of a node's output gradient in the backward pass, at all steps."""
 
     to_s: Tensor  # M_s, (T, B, P, H)
     to_x: Tensor  # M_x, (T, B, P, H)
     bias_x: Tensor  # (T, B, K, H)
     bias_h: Tensor  # (T, B, Kh, H)
-    value: Tensor  # of each op, times the gate, (T, B, K, H)
+    value: Tensor  # each op's output times the gate, (T, B, K, H)
     through: Tensor | None  # 1 - gate, (T, B, H)
 
 
@@ -92,14 +92,14 @@ def _blocks(buffers: Buffers, place: tuple[slice, slice], H: int) -> _Blocks:
 
 
 def _per_op(blocks: Tensor, projection: Sequence[int], dim: int) -> Tensor:
-    """Return each op's block, from each projection's."""
+    """Return the block of each op, from the blocks of the projections."""
     if list(projection) == list(range(blocks.shape[dim])):
         return blocks
     return blocks.index_select(dim, torch.tensor(projection, device=blocks.device))
 
 
 def _per_projection(ops: Tensor, projection: Sequence[int]) -> Tensor:
-    """Return each projection's sum of its ops' `(T, B, ops, H)`."""
+    """Return for each projection the sum over its ops; `ops` has shape `(T, B, ops, H)`."""
     if list(projection) == list(range(ops.shape[2])):
         return ops
     index = torch.tensor(projection, device=ops.device)
@@ -110,7 +110,7 @@ def _per_projection(ops: Tensor, projection: Sequence[int]) -> Tensor:
 def _stepper(
     plan: Plan, node: Packed, buffers: Buffers, number: int, place: tuple[slice, slice]
 ) -> Callable[[int, Tensor], Tensor]:
-    """Return the function that takes a node over step t: from its input s to its output, both (B, H)."""
+    """Return the function that computes a node's output at step t from its input s, both `(B, H)`."""
     _, B, H = buffers.states[number].shape
     A, Q = _blocks(buffers, place, H)
     a, summed = plan.additive, plan.summed
@@ -169,7 +169,7 @@ def _multipliers(plan: Plan, node: Packed, blocks: _Blocks, mixed: Tensor | None
 
 
 def _finish(plan: Plan, m: _Multipliers, G: Tensor, blocks: _Blocks) -> NodeGradients:
-    """Write a node's gradients into A and Q; return the others. G is `(T, B, 1, H)`."""
+    """Write a node's gradients of A and Q into these buffers; return the others. G is `(T, B, 1, H)`."""
     torch.mul(G, m.to_x, out=blocks.A)
     assert blocks.Q is not None
     torch.mul(G, m.to_s[:, :, plan.summed :], out=blocks.Q)

@@ -1,16 +1,17 @@
-"""The time loop on a GPU: one matrix product and one kernel of `triton_pointwise` a node and step. See `sequence`.
+"""The time loop of a chain on a GPU: per node and step one matrix product and one kernel. `sequence` explains the data.
 
-    forward    u = s W_h; kernel: A += u, Q = u, all ops, their mixture, the gate          a node and step
-    backward   kernel: the ops again, A and Q become gradients, D = [A | Q]; g = D W_h^T   the same way back
+    forward    u = s W_h; kernel: A += u, Q = u, all ops, their mixture, the gate               per node and step
+    backward   kernel: the ops again, A and Q become gradients, D = [A | Q]; g = D W_h^T        in reverse order
 
-What a GPU waits for in so many small calls is their launch. So a loop that comes again with the same plans and sizes is
-recorded as a CUDA graph over buffers of its own, and from then on replayed at one launch: what it reads is copied in,
-what it writes is copied out. Where that fails, a warning says so once and the loop goes on call by call.
+The launches of so many small calls would take most of the time. A loop that runs a second time with the same plans and
+sizes is therefore recorded as a CUDA graph with its own buffers, and replayed from then on with one launch: its inputs
+are copied into the buffers, its results out of them. If recording fails, a warning says so once, and the loop runs call
+by call.
 
-Triton comes with PyTorch for CUDA, and is imported when this backend is first asked for. Told to interpret its kernels,
-it runs them on the CPU. So tested are values and gradients of the loops below and the copying around a recorded one,
-and that Triton's compiler takes the kernels for GPUs, which needs none. What runs on a GPU alone has not run yet: the
-compiled kernels and `_capture`. No speed was measured.
+Triton is installed with PyTorch for CUDA, and imported at the first use of this backend. Triton's interpreter runs the
+kernels on the CPU. With it the tests check the values and gradients of the loops and the copying around a recorded
+loop; they also compile the kernels for GPUs, which needs no GPU. The compiled kernels and `_capture` have never run on
+a GPU, and no speed was measured.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from grownas.ops import kernel_codes, without_kernel
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HEIGHT, WIDTH = 4, 32  # streams and units of a kernel's program
-GRAPHS_KEPT = 8  # recorded loops, each with buffers of its own; the least recently used one makes way
-KEYS_KEPT = 64  # loops that came once
+GRAPHS_KEPT = 8  # most recorded loops, each with its own buffers; the least recently used one is removed
+KEYS_KEPT = 64  # most keys of loops that ran before
 
 
 def unsupported(device: torch.device, dtype: torch.dtype, activations: set[str]) -> str | None:
-    """Return why a chain cannot run here, in words; None if it can."""
+    """Return why this backend cannot run a chain; None if it can."""
     try:
         kernels = _kernels()
     except ImportError as error:
@@ -72,7 +73,7 @@ LOOP = Loop("triton", forward, backward, multiply)
 
 
 class Arguments(NamedTuple):
-    """What a loop is given; grad for a loop backward alone."""
+    """The arguments of a loop; `grad` for the backward loop only."""
 
     packed: Sequence[Packed]
     buffers: Buffers
@@ -80,22 +81,22 @@ class Arguments(NamedTuple):
     grad: Tensor | None = None
 
     def reads(self) -> list[Tensor]:
-        """What the loop reads: the weights but W_x, h_0, and buffers, going back all of them."""
+        """Tensors that the loop reads: all weights except W_x, h_0, and A; the backward loop reads all buffers."""
         own = [tensor for node in self.packed for tensor in node[1:]] + [self.h_0, self.buffers.A]
         return own if self.grad is None else [*own, self.grad, *self._filled()]
 
     def writes(self) -> list[Tensor]:
-        """Which of these the loop writes."""
+        """Tensors that the loop writes."""
         filled = self._filled()
         return [self.buffers.A, *(filled if self.grad is None else filled[:1])]
 
     def _filled(self) -> list[Tensor]:
-        """Return what the loop forward fills, Q first."""
+        """Return the tensors that the forward loop fills, Q first."""
         _, Q, states, mixed = self.buffers
         return [tensor for tensor in (Q, *states, *mixed) if tensor is not None]
 
     def like(self) -> Arguments:
-        """Return the same in new memory, contiguous and not filled in; without W_x, which no loop reads."""
+        """Return arguments of the same shapes in new memory, contiguous and uninitialised; W_x is empty."""
 
         def new(tensor: Tensor | None) -> Any:
             return None if tensor is None else torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
@@ -106,14 +107,14 @@ class Arguments(NamedTuple):
         return Arguments(packed, buffers, new(self.h_0), new(self.grad))
 
 
-Body = Callable[[Sequence[Plan], Arguments], list[Tensor]]  # returns what it computes besides what it writes
+Body = Callable[[Sequence[Plan], Arguments], list[Tensor]]  # returns the results that are not in the buffers
 
 
 # ------------------------------------------------------------------------------------------------------ the loops ----
 
 
 class _Node(NamedTuple):
-    """What a node's kernels are given at every step."""
+    """Arguments of a node's kernels that are the same at every step."""
 
     W_h: Tensor  # (H, blocks*H)
     u: Tensor  # (B, blocks*H), scratch
@@ -159,7 +160,7 @@ def _backward(plans: Sequence[Plan], arguments: Arguments) -> list[Tensor]:
 
 
 def _before(states: Sequence[Tensor], h_0: Tensor, j: int, t: int) -> tuple[Tensor, int]:
-    """Return what node j reads at step t: a tensor of states, and which of its steps."""
+    """Return the states that node j reads at step t: a tensor, and the step in it."""
     if j:
         return states[j - 1], t
     return (states[-1], t - 1) if t else (h_0.unsqueeze(0), 0)
@@ -167,7 +168,7 @@ def _before(states: Sequence[Tensor], h_0: Tensor, j: int, t: int) -> tuple[Tens
 
 def _nodes(plans: Sequence[Plan], arguments: Arguments) -> list[_Node]:
     (A, Q, _, _), (B, H) = arguments.buffers, arguments.h_0.shape
-    # One warp: no sum crosses warps, and none repeats another's reads, which it might do after the other's writes.
+    # One warp: several warps might repeat each other's reads after a write, and no sum crosses warps.
     launch = {"BLOCK_B": _height(B), "BLOCK_H": WIDTH, "num_warps": 1, "enable_fp_fusion": True}
     rows = A.shape[2], 0 if Q is None else Q.shape[2]
     found = []
@@ -179,7 +180,7 @@ def _nodes(plans: Sequence[Plan], arguments: Arguments) -> list[_Node]:
 
 
 def _constants(plan: Plan) -> dict[str, Any]:
-    """Return what a node's kernels are compiled for; see `triton_pointwise`."""
+    """Return the compile-time constants of a node's kernels; see `triton_pointwise`."""
     ops, projection = range(len(plan.order)), plan.projection
     return {
         "OPS": len(ops),
@@ -194,7 +195,7 @@ def _constants(plan: Plan) -> dict[str, Any]:
 
 
 def _height(B: int) -> int:
-    """Return how many streams a program takes, a power of two."""
+    """Return the number of streams per kernel program, a power of two."""
     return min(HEIGHT, 1 << (B - 1).bit_length()) if B else 1
 
 
@@ -213,14 +214,14 @@ def _kernels() -> Any:
 
 
 class _Recording:
-    """A loop over buffers of its own, to be played again for others of the same plans and sizes."""
+    """A recorded loop with its own buffers; `play` runs it on arguments with the same plans and sizes."""
 
     def __init__(self, loop: Body, plans: Sequence[Plan], arguments: Arguments, capture: Capture) -> None:
-        # Ordinary tensors, even if this one call is made in inference mode: later ones may not be.
+        # Ordinary tensors even under inference mode: later calls may be outside it.
         with torch.inference_mode(False), torch.no_grad():
             self._own = arguments.like()
             torch._foreach_copy_(self._own.reads(), arguments.reads())
-            loop(plans, self._own)  # compiles what has not been compiled, which cannot be done while recording
+            loop(plans, self._own)  # compiles the kernels, which is impossible while recording
             self._play, self._results = capture(lambda: loop(plans, self._own))
 
     def play(self, arguments: Arguments) -> list[Tensor]:
@@ -231,11 +232,11 @@ class _Recording:
 
 
 class Recorder:
-    """Runs loops: directly when one comes for the first time, by a recording from the second time on.
+    """Runs loops: directly the first time, from a recording from the second time on.
 
     Args:
-        capture: records a call without arguments; returns what repeats it, and what it returned, whose values each
-            repetition renews in place.
+        capture: records a call of a function without arguments; returns a function that replays it, and the tensors
+            that the call returned. A replay updates these tensors in place.
     """
 
     def __init__(self, capture: Capture) -> None:
@@ -245,7 +246,7 @@ class Recorder:
         self._seen: OrderedDict[Hashable, bool] = OrderedDict()  # whether it may be recorded
 
     def run(self, loop: Body, plans: Sequence[Plan], arguments: Arguments) -> list[Tensor]:
-        """Run a loop. Calls from several threads take turns, for a recording's buffers are there once."""
+        """Run a loop. A lock serialises threads, since they share the buffers of a recording."""
         key = _key(loop, plans, arguments)
         with self._lock:
             if key not in self._recordings and self._may_record(key):
@@ -256,7 +257,7 @@ class Recorder:
         return loop(plans, arguments)
 
     def _may_record(self, key: Hashable) -> bool:
-        """Tell whether a loop came before and could be recorded, and remember that it came."""
+        """Return whether a loop ran before and can be recorded; remember that it ran."""
         known = self._seen.get(key)
         self._seen[key] = known is None or known
         self._seen.move_to_end(key)
@@ -267,7 +268,7 @@ class Recorder:
     def _record(self, key: Hashable, loop: Body, plans: Sequence[Plan], arguments: Arguments) -> None:
         try:
             recording = _Recording(loop, plans, arguments, self._capture)
-        except RuntimeError as error:  # among them: no memory, and what CUDA reports
+        except RuntimeError as error:  # also out of memory and CUDA errors
             self._seen[key] = False
             if not self._has_warned:
                 self._has_warned = True
@@ -284,19 +285,19 @@ Capture = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list[
 
 
 def _key(loop: Body, plans: Sequence[Plan], arguments: Arguments) -> Hashable:
-    """Return all that a recording depends on but for the addresses and the values of its tensors."""
+    """Return everything that a recording depends on, except the addresses and the values of its tensors."""
     A, Q, _, _ = arguments.buffers
-    stream = torch.cuda.current_stream(A.device).cuda_stream if A.is_cuda else 0  # buffers are not shared among streams
+    stream = torch.cuda.current_stream(A.device).cuda_stream if A.is_cuda else 0  # streams do not share buffers
     precision = torch.backends.cuda.matmul.fp32_precision
     return loop, tuple(plans), A.shape, arguments.h_0.shape, A.dtype, A.device, Q is None, stream, precision
 
 
 def _capture(body: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
-    """Record as a CUDA graph; see `Recorder`. Other threads, such as a data loader's, may meanwhile call CUDA."""
+    """Record as a CUDA graph; see `Recorder`. Other threads, such as a data loader, may use CUDA at the same time."""
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with (
-        torch.cuda.stream(torch.cuda.current_stream()),  # which PyTorch leaves changed where a recording breaks off
+        torch.cuda.stream(torch.cuda.current_stream()),  # PyTorch does not restore it if a recording fails
         torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
     ):
         results = body()
@@ -309,20 +310,20 @@ RECORDER = Recorder(_capture)
 def _run(loop: Body, plans: Sequence[Plan], arguments: Arguments) -> list[Tensor]:
     if not arguments.h_0.is_cuda:
         return loop(plans, arguments)
-    with torch.cuda.device(arguments.h_0.device):  # on which Triton and graphs work
-        if not arguments.h_0.numel() or torch.cuda.is_current_stream_capturing():  # it becomes a part of a larger graph
+    with torch.cuda.device(arguments.h_0.device):  # Triton and graphs use the current device
+        if not arguments.h_0.numel() or torch.cuda.is_current_stream_capturing():  # then part of a larger graph
             return loop(plans, arguments)
         return RECORDER.run(loop, plans, arguments)
 
 
 @functools.lru_cache
 def _try_out(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why no kernel can be compiled and run on a device, such as its age or a missing C compiler."""
+    """Return why no kernel can be compiled and run on a device, such as an old GPU or a missing C compiler."""
     plan = make_plan([Op("add", "tanh")], [0], highway=False)
     one = torch.zeros(1, 1, 1, dtype=dtype, device=device)
     arguments = Arguments([Packed(one, one, one[0], one[0, :0], one[0, 0])], Buffers(one, None, [one], [None]), one[0])
     try:
         _run(_forward, [plan], arguments)
-    except Exception as error:  # whatever stands in the way there: the chain can run elsewhere, and it is said why
+    except Exception as error:  # any failure: another backend can run the chain, and the message gives the reason
         return f"its kernels cannot be compiled for {device} ({error})"
     return None

@@ -1,12 +1,12 @@
 # mypy: disable-error-code="import-not-found, import-untyped, no-untyped-def, no-untyped-call, untyped-decorator"
-"""The kernels of `triton_loop`: all that one node does at one step but its matrix product. See `sequence` for the data.
+"""The kernels of `triton_loop`: one node at one step, except the matrix product. `sequence` explains the data.
 
-A program takes a tile of the batch by units through all ops of a node. Their number, kinds, activations and projections
-are constants of the compilation, so the loop over ops is unrolled, and one source serves every node. To add an
-activation, write its code into `CODES` and a branch into `activate` and `activate_back`.
+A program computes all ops of a node for a tile of the batch and the units. The number, kinds, activations and
+projections of the ops are compile-time constants, so the loop over ops is unrolled, and one source serves all nodes. To
+add an activation, add its code to `CODES` and a branch to `activate` and `activate_back`.
 
-Storage in half precision is computed on in float32. Sums over the batch are taken within a tile, and each tile adds to
-a place of its own: without atomics, the same in every run. The step is an argument that no compilation depends on.
+Half-precision tensors are computed in float32. A sum over the batch is taken within a tile, and each tile has its own
+row of sums: there are no atomics, and the results are the same in every run. A new step needs no new compilation.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-CODES = frozenset({0, 1, 2, 3, 4, 5})  # of `ops.ACTIVATION`: identity, tanh, sigmoid, relu, silu, softsign
+CODES = frozenset({0, 1, 2, 3, 4, 5})  # codes of `ops.ACTIVATION`: identity, tanh, sigmoid, relu, silu, softsign
 
 
 @triton.jit
 def widen(value):
-    """Return a value in the type that is computed in."""
+    """Return a value in the dtype of the computation: float64, otherwise float32."""
     return value if value.dtype == tl.float64 else value.to(tl.float32)
 
 
 @triton.jit
 def read(at, inside):
-    """Load a tile, zeros outside."""
+    """Load a tile, with zeros outside of the tensor."""
     return widen(tl.load(at, inside, other=0))
 
 
 @triton.jit
 def tanh(z):
-    """Tanh to the last digits, in both types; the rational function is Cephes' (S. L. Moshier, tanh.c)."""
+    """Return tanh, accurate to the last digits in float32 and float64; Cephes' rational function (Moshier, tanh.c)."""
     a, square = tl.abs(z), z * z
     over = (-9.64399179425052238628e-1 * square - 9.92877231001918586564e1) * square - 1.61468768441708447952e3
     under = (
@@ -44,7 +44,7 @@ def tanh(z):
 
 @triton.jit
 def sigmoid(z):
-    """Sigmoid, without overflow."""
+    """Return the sigmoid, without overflow."""
     e = tl.exp(-tl.abs(z))
     return tl.where(z < 0, e, 1.0) / (1 + e)
 
@@ -69,7 +69,7 @@ def activate(z, CODE: tl.constexpr):
 
 @triton.jit
 def activate_back(grad, z, y, CODE: tl.constexpr):
-    """Return the gradient of an activation's input z from that of its output y, and from both."""
+    """Return the gradient by an activation's input z, from the gradient by its output y, z and y."""
     if CODE == 1:
         d = grad * (1 - y * y)
     elif CODE == 2:
@@ -89,7 +89,7 @@ def activate_back(grad, z, y, CODE: tl.constexpr):
 
 @triton.jit
 def add_up(sums, d, inside):
-    """Add a tile's sums over the batch to its own row of units."""
+    """Add a tile's sums over the batch to the tile's own row."""
     tl.store(sums, tl.load(sums, inside, other=0) + tl.sum(d, 0, keep_dims=True), inside)
 
 
@@ -99,9 +99,9 @@ def node_forward(
     OPS: tl.constexpr, ACTIVATIONS: tl.constexpr, PROJECTION: tl.constexpr, NEW: tl.constexpr, ADDITIVE: tl.constexpr,
     GATE: tl.constexpr, SUMMED: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """Take a node over step t, given u = s W_h `(B, BLOCKS*H)` of s at step t_s. What is None is not kept.
+    """Compute a node at step t from u = s W_h `(B, BLOCKS*H)`, with s at step t_s. Q and mixed are not written if None.
 
-    Of A and Q, rows of A_row and Q_row numbers, the node's parts begin at A_start and Q_start.
+    A_row and Q_row are the row lengths of A and Q; the node's columns begin at A_start and Q_start.
     """
     b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)[:, None]
     h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)[None, :]
@@ -144,11 +144,11 @@ def node_backward(
     OPS: tl.constexpr, ACTIVATIONS: tl.constexpr, PROJECTION: tl.constexpr, NEW: tl.constexpr, ADDITIVE: tl.constexpr,
     GATE: tl.constexpr, SUMMED: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
-    """Take a node back over step t: A and Q become their gradients, D `(B, BLOCKS*H)` the gradient of u.
+    """Compute a node's backward pass at step t: A and Q become their gradients, D `(B, BLOCKS*H)` the gradient of u.
 
-    The gradient of the node's output is `carried (B, H)`, plus grad at step t unless that is None. Under a gate what
-    goes past the node stays in `carried`. `sums (tiles of the batch, ops + Hadamard ops + ops, H)` takes up the
-    gradients of b_x, of b_h, and of the shares by unit.
+    The gradient of the node's output is `carried (B, H)`, plus grad at step t unless grad is None. With a gate the part
+    of the gradient that passes by the ops remains in `carried`. The gradients of b_x, of b_h, and of the shares by unit
+    are added to `sums (tiles of the batch, ops + Hadamard ops + ops, H)`.
     """
     b = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)[:, None]
     h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)[None, :]
@@ -205,4 +205,4 @@ def node_backward(
                 tl.store(Q + PROJECTION[k] * H, all_s, inside)
 
 
-INTERPRETED = not isinstance(node_forward, triton.JITFunction)  # on the CPU, as Triton was told when it was imported
+INTERPRETED = not isinstance(node_forward, triton.JITFunction)  # Triton's interpreter is on: kernels run on the CPU

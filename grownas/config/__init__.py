@@ -1,4 +1,4 @@
-"""Configs: YAML and overrides into frozen sections, with all errors reported at once.
+"""Configs: parses YAML and overrides into frozen sections, and reports all errors together.
 
-`sections` holds the keys, `loading` reads files and overrides, `messages` explains what is wrong.
+`sections` defines the keys, `loading` reads files and overrides, `messages` explains errors.
 """

@@ -1,4 +1,4 @@
-"""A config written out for people: YAML with every key, its value, what else it may be and what it means."""
+"""Prints a config as YAML: every key with its value, its allowed words and its meaning."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from grownas.config.shipped import shipped
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-COMMENTS_AT = 40  # column at which comments stand where the values leave room
+COMMENTS_AT = 40  # column of the comments, unless a value is longer
 
 
 def is_config(name: str) -> bool:
-    """Say whether a name means a config: a YAML file, or no file but a shipped config's name, or nearly so."""
+    """Return whether a name means a config: a YAML file, or the (perhaps misspelt) name of a shipped config."""
     path = Path(name)
-    if os.path.exists(path):  # False also for a name too long to be one
+    if os.path.exists(path):  # False also for a name that is too long for a path
         return path.is_file() and path.suffix in (".yaml", ".yml")
     return path.suffix in (".yaml", ".yml") or bool(difflib.get_close_matches(name, shipped(), n=1))
 
 
 def listing(config: Section) -> str:
-    """Return a config as YAML that reads back as the same config, with comments."""
+    """Return a config as YAML with comments; loading the text gives the same config."""
     return "\n".join(_lines(config, ""))
 
 
@@ -49,21 +49,21 @@ def _with_comment(text: str, comment: str) -> str:
 
 
 def _on_one_line(value: Any) -> str:
-    """Return a value without sections in YAML; it is set as a list of one, whose brackets are taken away."""
+    """Return a value that holds no sections as one line of YAML: dump a list of one value, then strip the brackets."""
     text = yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()
-    if "\n" in text:  # in quotes that can hold the end of a line
+    if "\n" in text:  # only double quotes can write a line break on one line
         text = yaml.safe_dump([value], default_flow_style=True, width=math.inf, default_style='"').strip()
     return text[1:-1]
 
 
 def meaning(field: FieldInfo) -> str:
-    """Return the words that a field takes, if there is a choice, and what it means."""
+    """Return a field's allowed words, if there are several, and its description."""
     words = list(words_of(field.annotation))
     return ": ".join(part for part in (" | ".join(words) if len(words) > 1 else "", field.description or "") if part)
 
 
 def words_of(annotation: Any) -> Iterator[str]:
-    """Yield the words that a type allows, also within lists and beside other types."""
+    """Yield the words that a type allows, also inside lists and unions."""
     for one in get_args(annotation):
         if get_origin(annotation) is Literal:
             yield str(one)

@@ -1,4 +1,4 @@
-"""Reads configs: a file or a shipped name, overrides, and the sections of task and strategy by entry point."""
+"""Loads configs from files or shipped names, applies overrides, and finds tasks and strategies by entry point."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, create_model
 
-from grownas.config.messages import explain, hint, moved_keys, unknown_names
+from grownas.config.messages import Outline, explain, hint, moved_keys, unknown_names
 from grownas.config.sections import SECTIONS, Config
 from grownas.config.shipped import shipped
 from grownas.errors import ConfigError
 from grownas.protocols import KINDS, Strategy, Task
 
-GROUPS = {"task": "grownas.tasks", "strategy": "grownas.strategies"}  # entry points by the section that names them
-NOTES = ("versions", "data_checksum")  # what a run folder's config.yaml holds beside the config
+GROUPS = {"task": "grownas.tasks", "strategy": "grownas.strategies"}  # section -> group of entry points
+OPTIONS = ".options"  # suffix of the group in which a package may also register the options of a task or strategy
+NOTES = ("versions", "data_checksum")  # a run folder's config.yaml also holds these keys
 
 
 def load(name: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Config:
@@ -29,13 +30,13 @@ def load(name: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, A
 
     Args:
         name: a path, or the name of a shipped config such as `index_returns/growing`.
-        overrides: `section.key=value`, the value in YAML; or values by dotted key.
+        overrides: items `section.key=value` with the value in YAML, or a mapping from dotted keys to values.
 
     Raises:
-        ConfigError: anything is wrong; the message lists every problem with its key, value and nearest name.
+        ConfigError: the config is wrong; the message lists every problem with key, value and nearest name.
     """
     tree = _read(find(name))
-    for key in NOTES:  # what a run folder says about the past does not govern the present
+    for key in NOTES:  # notes of a finished run are not config keys
         tree.pop(key, None)
     if isinstance(overrides, Mapping):
         problems = [problem for key, value in overrides.items() if (problem := _put(tree, key, value))]
@@ -45,7 +46,7 @@ def load(name: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, A
     config = task = None
     try:
         task_name, strategy_name = _used(tree, "task", "index_returns"), _used(tree, "strategy", "growing")
-        task, model = task_class(task_name), config_class(task_name, strategy_name)
+        task, model = outline(task_name), config_class(task_name, strategy_name)
     except ConfigError as error:
         problems.append(str(error))
     problems += moved_keys(tree)
@@ -61,14 +62,14 @@ def load(name: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, A
 
 
 def class_for(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> type[Config]:
-    """Return the class of a config, which says the keys it takes; values are not checked.
+    """Return the class of a config, whose fields are the allowed keys; values are not validated.
 
     Args:
         name: as in `load`.
-        overrides: as in `load`; one of them may choose the task.
+        overrides: as in `load`; they may set the task or the strategy.
 
     Raises:
-        ConfigError: the config cannot be read, or there is no such task.
+        ConfigError: the config cannot be read, or its task or strategy does not exist.
     """
     tree = _read(find(name))
     for item in overrides:
@@ -77,24 +78,24 @@ def class_for(name: str | os.PathLike[str], overrides: Sequence[str] = ()) -> ty
 
 
 def plugin_names(kind: str) -> list[str]:
-    """Return the names that `task.use` or `strategy.use` takes; `kind` is the section."""
+    """Return the installed names for `task.use` or `strategy.use`; `kind` is `task` or `strategy`."""
     return sorted(entry.name for entry in metadata.entry_points(group=GROUPS[kind]))
 
 
 def notes_of(path: Path) -> dict[str, Any]:
-    """Return the notes in a run folder's config.yaml: versions and the data's checksum."""
+    """Return the notes in a run folder's config.yaml: package versions and the checksum of the data."""
     tree = _read(path)
     return {key: tree[key] for key in NOTES if key in tree}
 
 
 def find(name: str | os.PathLike[str]) -> Path:
-    """Return the path of a config given by path or by shipped name.
+    """Return the path of a config, given its path or its shipped name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such config.
     """
-    path = Path(os.path.expanduser(name))  # as given where there is no such user: then no such file
-    if os.path.isfile(path):  # False also for a name too long to be one
+    path = Path(os.path.expanduser(name))  # unchanged if `~USER` names no user; the file check below then fails
+    if os.path.isfile(path):  # False also for a name that is too long for a path
         return path
     known = shipped()
     key = os.fspath(name).removesuffix(".yaml")
@@ -107,18 +108,40 @@ def find(name: str | os.PathLike[str]) -> Path:
 
 @cache
 def config_class(task: str, strategy: str) -> type[Config]:
-    """Return the class of configs for a task and a strategy, each with its own section; some are the task's kind's."""
-    found = task_class(task)
-    sections = {"task": found.section, "strategy": strategy_class(strategy).section, **SECTIONS.get(found.kind, {})}
+    """Return the config class for a task and a strategy, with their sections and the sections of the task's kind."""
+    found = outline(task)
+    sections = {"task": found.section, "strategy": strategy_section(strategy), **SECTIONS.get(found.kind, {})}
     made: dict[str, Any] = {name: (section, Field(default_factory=section)) for name, section in sections.items()}
     return create_model("Config", __base__=Config, **made)
+
+
+def outline(name: str) -> Outline:
+    """Return the facts about a task that a config needs; import the task only if its options are not an entry point.
+
+    Raises:
+        ConfigError: no task has this name, or the class lacks something that a task needs.
+    """
+    if (section := _options("task", name)) is not None:
+        return Outline(section, section.KIND, section.LOSSES)
+    found = task_class(name)
+    return Outline(found.section, found.kind, found.losses)
+
+
+def strategy_section(name: str) -> Any:
+    """Return the class of a strategy's options; import the strategy only if they are not an entry point.
+
+    Raises:
+        ConfigError: no strategy has this name, or the class lacks something that a strategy needs.
+    """
+    section = _options("strategy", name)
+    return strategy_class(name).section if section is None else section
 
 
 def task_class(name: str) -> type[Task]:
     """Return a task's class, found through the entry-point group `grownas.tasks`.
 
     Raises:
-        ConfigError: there is none of this name, or it is no task.
+        ConfigError: there is no task of this name, or the class does not fulfil the task protocol.
     """
     found: type[Task] = _plugin("task", name)
     kind = getattr(found, "kind", None)
@@ -132,31 +155,45 @@ def strategy_class(name: str) -> type[Strategy]:
     """Return a strategy's class, found through the entry-point group `grownas.strategies`.
 
     Raises:
-        ConfigError: there is none of this name, or it is no strategy.
+        ConfigError: there is no strategy of this name, or the class does not fulfil the protocol `Strategy`.
     """
     found: type[Strategy] = _plugin("strategy", name)
     _check_members(f"strategy.use={name}", found, Strategy, ("section",))
     return found
 
 
-def strategies_of(config: Config) -> list[Any]:
-    """Return the section of each strategy of a comparison, the config's own first.
+def strategy_of(section: Any, *, refit: bool) -> Strategy:
+    """Create the strategy of a section.
 
     Raises:
-        ConfigError: an entry is no strategy, or one stands twice.
+        ConfigError: the options contradict each other, or `refit` is set and the strategy cannot refit.
+    """
+    found = strategy_class(section.use)
+    if refit and found.refit is Strategy.refit:
+        raise ConfigError(f"refit=true: strategy.use={section.use} cannot refit its result; set refit=false")
+    return found(section)
+
+
+def strategies_of(config: Config) -> list[Any]:
+    """Return the section of each strategy in a comparison; the config's own strategy comes first.
+
+    Raises:
+        ConfigError: an entry is not a strategy, or a strategy is listed twice.
     """
     entries = config.strategies or tuple(dict.fromkeys((config.strategy.use, "random")))
     sections = []
     for entry in entries:
         given = {"use": entry} if isinstance(entry, str) else entry
         if not isinstance(given, Mapping) or not isinstance(given.get("use"), str):
-            raise ConfigError(f"strategies: expected names or sections with use, got {entry!r}")
+            raise ConfigError(f"strategies: expected names, or sections with the key use, got {entry!r}")
         if given["use"] == config.strategy.use:
             if len(given) > 1:
-                raise ConfigError(f"strategies: {given['use']} has its options in the section strategy, got {given!r}")
+                raise ConfigError(
+                    f"strategies: set the options of {given['use']} in the section strategy, got {given!r}"
+                )
             sections.append(config.strategy)
             continue
-        section: Any = strategy_class(given["use"]).section
+        section: Any = strategy_section(given["use"])
         try:
             sections.append(section.model_validate(given))
         except ValidationError as error:
@@ -164,26 +201,36 @@ def strategies_of(config: Config) -> list[Any]:
     names = [section.use for section in sections]
     if names[0] != config.strategy.use or len(set(names)) < len(names):
         raise ConfigError(
-            f"strategies: got {', '.join(names)}; expected each once, the first of them strategy.use="
-            f"{config.strategy.use}"
+            f"strategies: got {', '.join(names)}; expected each name once, and first strategy.use={config.strategy.use}"
         )
     return sections
 
 
 @cache
 def _plugin(kind: str, name: str) -> Any:
+    return _entry(kind, name).load()
+
+
+def _entry(kind: str, name: str) -> metadata.EntryPoint:
     found = {entry.name: entry for entry in metadata.entry_points(group=GROUPS[kind])}
     if name not in found:
         installed = ", ".join(sorted(found))
         raise ConfigError(f"{kind}.use: unknown {kind} {name!r}; installed: {installed}{hint(name, list(found))}")
-    return found[name].load()
+    return found[name]
+
+
+def _options(kind: str, name: str) -> Any:
+    """Return the options that a package registers for a task or strategy; None if it registers none."""
+    _entry(kind, name)  # raises if no such task or strategy is installed
+    found = {entry.name: entry for entry in metadata.entry_points(group=GROUPS[kind] + OPTIONS)}
+    return found[name].load() if name in found else None
 
 
 def _check_members(key: str, found: Any, protocol: Any, attributes: Sequence[str]) -> None:
-    """Refuse a class that lacks what its protocol asks for.
+    """Check that a class has all members of its protocol.
 
     Raises:
-        ConfigError: it does; the message names all that it lacks.
+        ConfigError: members are missing; the message names all of them.
     """
     missing = [name for name in attributes if not hasattr(found, name)]
     missing += [
@@ -194,13 +241,13 @@ def _check_members(key: str, found: Any, protocol: Any, attributes: Sequence[str
 
 
 def check_task(task: Task) -> None:
-    """Refuse a loaded task that lacks what its protocol asks for.
+    """Check that a loaded task has all members of its protocol.
 
     Raises:
-        ConfigError: it does; the message names all that it lacks.
+        ConfigError: members are missing; the message names all of them.
     """
     protocol = KINDS[task.kind]
-    nothing = object()  # properties are not computed
+    nothing = object()  # a static lookup does not compute properties
     missing = [name for name in members(protocol) if inspect.getattr_static(task, name, nothing) is nothing]
     _refuse_without(missing, f"task.use={task.name}", type(task), protocol)
 
@@ -209,12 +256,12 @@ def _refuse_without(missing: Sequence[str], key: str, found: Any, protocol: Any)
     if missing:
         raise ConfigError(
             f"{key}: {found.__module__}.{found.__qualname__} lacks {', '.join(dict.fromkeys(missing))}, which "
-            f"grownas.protocols.{protocol.__name__} asks for"
+            f"grownas.protocols.{protocol.__name__} requires"
         )
 
 
 def members(protocol: Any) -> list[str]:
-    """Return the public names of a protocol, in the order in which they are declared."""
+    """Return the public names of a protocol, in the order of declaration."""
     found = [
         name
         for base in reversed(protocol.__mro__)
@@ -225,7 +272,7 @@ def members(protocol: Any) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without its traps: a key that stands twice is refused, 010 is not 8, 1:30 not 90, a date is text."""
+    """Safe YAML without surprises: repeated keys are errors, 010 is not 8, 1:30 is not 90, dates are text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012, as the base class has it
         first: [(tag, form) for tag, form in known if tag.rpartition(":")[2] not in ("int", "timestamp")]
@@ -241,7 +288,7 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"key {key!r} is not text; put it in quotes", key_node.start_mark
                 )
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -263,7 +310,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _override(tree: dict[str, Any], item: str) -> str | None:
-    """Write `a.b=value` into a tree; return what is wrong with it, or None."""
+    """Write `a.b=value` into a tree; return a message if the item is wrong, else None."""
     key, equals, text = item.partition("=")
     if not equals:
         return f"{item}: expected section.key=value"
@@ -275,7 +322,7 @@ def _override(tree: dict[str, Any], item: str) -> str | None:
 
 
 def _put(tree: dict[str, Any], key: str, value: Any, item: str | None = None) -> str | None:
-    """Write a value into a tree by its dotted key; return what is wrong with it, or None."""
+    """Write a value into a tree by its dotted key; return a message if the key is wrong, else None."""
     item, parts = item or f"{key}={value}", [part.strip() for part in key.split(".")]
     if not all(parts):
         return f"{item}: expected section.key=value"
@@ -290,7 +337,7 @@ def _put(tree: dict[str, Any], key: str, value: Any, item: str | None = None) ->
 
 
 def _used(tree: Mapping[str, Any], key: str, default: str) -> str:
-    """Return what a section's `use` says."""
+    """Return the value of a section's `use`, or the default."""
     section = tree.get(key, {})
     if not isinstance(section, Mapping):
         raise ConfigError(f"{key}: expected a section, got {section!r}")

@@ -1,19 +1,19 @@
-"""Says what is wrong with a config: each key once, with its value and the nearest name."""
+"""Error messages for configs: one line per wrong key, with its value and the nearest valid name."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from grownas.genotype import NONE
-from grownas.protocols import Task
 
-MOVED = {  # key of an earlier version -> where its value goes now
+MOVED = {  # key of an earlier version -> present key
     "strategy.judge": "strategy.accept",
     "strategy.pull": "strategy.l2_sp",
     "strategy.max_seconds": "budget.seconds",
@@ -21,19 +21,19 @@ MOVED = {  # key of an earlier version -> where its value goes now
 
 
 def moved_keys(tree: dict[str, Any]) -> list[str]:
-    """Take keys of an earlier version out of a tree; return what to write instead of each."""
+    """Remove keys of an earlier version from a tree; return a message for each, with the key to write instead."""
     problems = []
     for old, new in MOVED.items():
         section, _, key = old.partition(".")
         if isinstance(tree.get(section), dict) and key in tree[section]:
             value = tree[section].pop(key)
             text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-            problems.append(f"{old}: is called {new} now; write {new}={text}")
+            problems.append(f"{old}: renamed to {new}; write {new}={text}")
     return problems
 
 
 def explain(errors: ValidationError, model: type[BaseModel], tree: Mapping[str, Any]) -> list[str]:
-    """Return one line for each key that is wrong, also where several types were allowed and none fits."""
+    """Return one line per wrong key, also for a key that allows several types."""
     keys = list(_keys(model))
     by_key: dict[str, list[Mapping[str, Any]]] = {}
     for error in errors.errors(include_url=False):
@@ -53,7 +53,10 @@ def _list_hint(key: str, value: Any) -> str:
 
 
 def _dotted(loc: Sequence[str | int], model: type[BaseModel], tree: Mapping[str, Any]) -> str:
-    """Return the dotted key of an error's place, without pydantic's names of types and places in one value's list."""
+    """Return the dotted key of an error, without the names of types that pydantic adds to it.
+
+    List positions stay in the key only where the config holds a list; a single value may stand for a list of one.
+    """
     section: type[BaseModel] | None = model
     parts: list[str] = []
     value: Any = tree
@@ -75,18 +78,18 @@ def _expected(error: Mapping[str, Any]) -> str:
     plain = {
         "model_type": "expected a section of keys",
         "string_type": "expected text (in quotes if YAML reads it as something else)",
-        "too_short": f"expected at least {error.get('ctx', {}).get('min_length')} of them",
+        "too_short": f"expected at least {error.get('ctx', {}).get('min_length')} value(s)",
     }
     return plain.get(error["type"]) or message.replace("Input should be", "expected", 1)
 
 
 def _allowed(error: Mapping[str, Any]) -> list[str]:
-    """Return the words that an error's place takes, if it takes words."""
+    """Return the words that the wrong key allows; none if it does not take words."""
     return re.findall(r"'([^']*)'", error["ctx"]["expected"]) if error["type"] == "literal_error" else []
 
 
 def _near_key(key: str, keys: Sequence[str]) -> str:
-    """Return a hint at the keys that an unknown one may stand for: the same word elsewhere, or a similar one."""
+    """Return a hint that names the likely keys: the same last word in another section, or a similar word."""
     leaves = {other: other.rpartition(".")[2] for other in keys}
     leaf = key.rpartition(".")[2]
     same = difflib.get_close_matches(key, [other for other in keys if leaves[other] == leaf], n=3, cutoff=0)
@@ -98,13 +101,13 @@ def _near_key(key: str, keys: Sequence[str]) -> str:
 
 
 def hint(given: Any, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """Return `; did you mean ..?` for the known name nearest to what was given; nothing if none is near."""
+    """Return `; did you mean ..?` with the known name nearest to the given one; an empty string if none is near."""
     near = difflib.get_close_matches(given, known, n=1) if isinstance(given, str) else []
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield every field's dotted name."""
+    """Yield the dotted name of every field."""
     for name, field in model.model_fields.items():
         yield prefix + name
         for section in sections_in(field.annotation):
@@ -118,19 +121,34 @@ def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
             yield one
 
 
-def unknown_names(tree: Mapping[str, Any], task: type[Task] | None) -> list[str]:
-    """Return what is wrong with names that refer to tables elsewhere; looks at what was given, valid or not.
+class Outline(NamedTuple):
+    """The facts about a task that a config needs.
+
+    Attributes:
+        section: class of the task's options.
+        kind: see `grownas.protocols.Task`.
+        losses: see `grownas.protocols.Task`.
+    """
+
+    section: Any
+    kind: str
+    losses: Sequence[str]
+
+
+def unknown_names(tree: Mapping[str, Any], task: Outline | None) -> list[str]:
+    """Return a message for each unknown activation, baseline or loss; the rest of the config need not be valid.
 
     Args:
-        tree: the config as read.
-        task: the task's class; None if the task itself is unknown.
+        tree: the config as read from the file, with overrides.
+        task: the task; None if the task itself is unknown.
     """
     problems = []
     space = tree.get("space")
     backbone = space.get("backbone", "chain") if isinstance(space, Mapping) else "chain"
-    for key, known in known_names(task, backbone).items():
+    for key, names in known_names(task, backbone).items():
         section, _, leaf = key.partition(".")
         given = tree[section].get(leaf, []) if isinstance(tree.get(section), Mapping) else []
+        known = names() if given else ()
         for name in given if isinstance(given, list) else [given]:
             if isinstance(name, str) and name not in known:
                 if name == "random" and key.startswith("baselines."):
@@ -140,18 +158,25 @@ def unknown_names(tree: Mapping[str, Any], task: type[Task] | None) -> list[str]
     return problems
 
 
-def known_names(task: type[Task] | None, backbone: str = "chain") -> dict[str, Sequence[str]]:
-    """Return the names that each key takes which refers to a table elsewhere.
+def known_names(task: Outline | None, backbone: str = "chain") -> dict[str, Callable[[], Sequence[str]]]:
+    """Return functions that list the allowed names of activations, baselines and losses, by config key.
+
+    They are functions because the table of activations imports PyTorch.
 
     Args:
-        task: the task's class; None if the task itself is unknown.
-        backbone: of the config's space.
+        task: the task; None if the task itself is unknown.
+        backbone: `space.backbone` of the config.
     """
     from grownas.baselines.table import names as baseline_names
+
+    tables: dict[str, Callable[[], Sequence[str]]] = {"space.activation": partial(_activations, backbone)}
+    if task is not None:
+        names = partial(baseline_names, task.kind)
+        tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": lambda: task.losses}
+    return tables
+
+
+def _activations(backbone: str) -> list[str]:
     from grownas.ops import ACTIVATION
 
-    tables: dict[str, Sequence[str]] = {"space.activation": [*([NONE] if backbone == "dag" else []), *ACTIVATION]}
-    if task is not None:
-        names = baseline_names(task.kind)
-        tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": task.losses}
-    return tables
+    return [*([NONE] if backbone == "dag" else []), *ACTIVATION]

@@ -1,4 +1,4 @@
-"""What the sections of a config are made of: frozen, strict, no unknown keys."""
+"""Building blocks of config sections: the base class (frozen, no unknown keys) and field types."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ class Section(BaseModel):
     """A section of a config.
 
     Attributes:
-        WHERE: of a task's options, those that may change on a finished run because they say where the data come from.
-        EVALUATION: likewise, because they say how its model is scored.
+        WHERE: keys of a task that say where the data come from; they may change when a finished run is reused.
+        EVALUATION: keys of a task that say how its model is scored; they may change too.
+        KIND, LOSSES: a task's `kind` and `losses`; read if the entry-point group `grownas.tasks.options` has the task.
     """
 
     WHERE: ClassVar[tuple[str, ...]] = ()
     EVALUATION: ClassVar[tuple[str, ...]] = ()
+    KIND: ClassVar[str] = "plain"
+    LOSSES: ClassVar[tuple[str, ...]] = ("loss",)
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -33,71 +36,74 @@ def _listed(value: Any) -> Any:
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
     if twice:
-        raise ValueError(f"expected each once, but {', '.join(map(repr, twice))} stands more than once")
+        raise ValueError(f"expected each value once, but {', '.join(map(repr, twice))} is repeated")
     return values
 
 
 def about(words: str) -> Any:
-    """Return the mark of a field's type that says what the field means and in what unit, see `listing`."""
+    """Return type metadata with a field's meaning and unit; `listing` prints it."""
     return Field(description=words)
 
 
 Count = Annotated[int, Field(strict=True, ge=1)]
-Whole = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # random generators take no larger seed
+Whole = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # random generators accept no larger seed
 Number = Annotated[float, BeforeValidator(_no_flag)]
 Positive = Annotated[float, BeforeValidator(_no_flag), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(_no_flag), Field(ge=0)]
 Share = Annotated[float, BeforeValidator(_no_flag), Field(gt=0, lt=1)]
-Rate = Annotated[Number, Field(ge=0, lt=1)]  # of what is dropped
-OneOrMore = BeforeValidator(_listed)  # one value stands for a list of one
+Rate = Annotated[Number, Field(ge=0, lt=1)]  # dropout rate: share that is dropped
+OneOrMore = BeforeValidator(_listed)  # a single value becomes a list of one
 Distinct = AfterValidator(_distinct)
 Names = Annotated[tuple[str, ...], OneOrMore, Distinct]
 
 
 class Optimizer(Section):
-    """One optimiser."""
+    """An optimiser and its settings."""
 
     optimizer: Annotated[
         Literal["adam", "sgd", "nt_asgd"],
-        about("nt_asgd: SGD whose weights are averaged once validation stops falling"),
+        about("nt_asgd: SGD that averages the weights once the validation loss stops falling"),
     ] = "adam"
     rate: Positive = 1e-3
-    momentum: Annotated[Number, Field(ge=0, lt=1), about("of sgd")] = 0.9
-    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.0
+    momentum: Annotated[Number, Field(ge=0, lt=1), about("momentum of sgd")] = 0.9
+    weight_decay: Annotated[NonNegative, about("decoupled for adam; an L2 penalty otherwise")] = 0.0
 
 
 class WeightOptimizer(Optimizer):
-    """The weights' optimiser."""
+    """The optimiser of the network weights."""
 
-    clip: Annotated[Positive, about("largest gradient norm")] = 1.0
-    warm_up: Annotated[Whole, about("steps over which the rates rise")] = 0
-    decay: Annotated[Literal["none", "linear"], about("of the rates, to 0 over all epochs that are allowed")] = "none"
+    clip: Annotated[Positive, about("largest gradient norm; longer gradients are scaled down")] = 1.0
+    warm_up: Annotated[Whole, about("steps over which the learning rates rise to their full values")] = 0
+    decay: Annotated[Literal["none", "linear"], about("linear: the learning rates fall to 0 by the last epoch")] = (
+        "none"
+    )
     average: Annotated[
         Number,
         Field(ge=0, lt=1),
-        about("decay of a moving average of the weights, which is evaluated and kept; 0: none"),
+        about("decay per step of a moving average of the weights, which is evaluated and saved; 0: no average"),
     ] = 0.0
     non_monotone: Annotated[
-        Count, about("of nt_asgd: epochs back, before which a lower validation loss begins the averaging")
+        Count, about("nt_asgd averages once the validation loss exceeds its minimum of more than so many epochs ago")
     ] = 5
 
 
 class StrategySection(Section):
-    """What the options of every strategy have in common; a strategy's own section is a subclass.
+    """The options that every strategy has; a strategy's own section is a subclass.
 
-    `accept`, `threshold` and `guard` also govern whether the model that was found is used instead of the start.
+    `accept`, `threshold` and `guard` also decide whether the final model replaces the start.
     """
 
-    use: Annotated[str, about("the strategy, an entry point of the group grownas.strategies")]
-    max_nodes: Annotated[Count, about("of a cell")] = 3
+    use: Annotated[str, about("name of the strategy: an entry point of the group grownas.strategies")]
+    max_nodes: Annotated[Count, about("largest number of nodes in a cell")] = 3
     accept: Annotated[
         Literal["significant", "better"],
         about(
-            "when a candidate replaces the best model: by a one-sided t-test on the validation losses, or by their mean"
+            "when a candidate replaces the best model: if a one-sided t-test finds its validation losses lower, or if "
+            "their mean is lower"
         ),
     ] = "significant"
-    threshold: Annotated[NonNegative, about("least t of `significant`")] = 1.645
-    guard: Annotated[bool, about("accept only what does not raise the mean training loss either")] = True
+    threshold: Annotated[NonNegative, about("smallest t-value that `significant` accepts")] = 1.645
+    guard: Annotated[bool, about("reject a candidate whose mean training loss is higher")] = True
     architecture_share: Annotated[
-        Share, about("end of the training part that is held out for the architecture weights in bilevel training")
+        Share, about("share of the training part, at its end, that trains the architecture weights in bilevel training")
     ] = 0.2

@@ -1,4 +1,4 @@
-"""The sections of a config, key by key, with meaning and unit (see `Config`)."""
+"""The sections of a config: every key with its meaning and unit (see `Config`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ WHERE_AND_HOW = (
     "seeds",
     "panels",
     "strategies",
-)  # do not change a result
+)  # keys that do not affect the result
+COMPUTING = ("device", "backend", "threads")  # keys that may change between machines; last digits may then differ
 
 
 Combine = Literal["add", "hadamard"]
@@ -47,20 +48,27 @@ Seeds = Annotated[tuple[Whole, ...], OneOrMore, Field(min_length=1), Distinct]
 
 
 class Start(Section):
-    """Where growth begins."""
+    """The model from which growth starts."""
 
     use: Annotated[Literal["var", "random"], about("a fitted VAR, or random weights")] = "var"
     rule: Annotated[
         Literal["combined", "single"],
-        about("a sum of a VAR of order 1 or 2 and one with exponential averages, weighted by folds; or one VAR"),
+        about(
+            "combined: the sum of a VAR of order 1 or 2 and a VAR with exponential averages, weighted by folds; "
+            "single: one VAR"
+        ),
     ] = "combined"
-    nodes: Annotated[Count, about("of the start")] = 1
-    carrier_share: Annotated[Share, about("of the identity op that carries the VAR in each node of the start")] = 0.5
-    max_order: Annotated[Count, about("highest VAR order that blocked folds try for `single` and `var_robust`")] = 10
+    nodes: Annotated[Count, about("number of nodes in the start")] = 1
+    carrier_share: Annotated[
+        Share, about("share of the identity op that computes the VAR, in each node of the start")
+    ] = 0.5
+    max_order: Annotated[
+        Count, about("highest VAR order that blocked folds try for rule `single` and the baseline `var_robust`")
+    ] = 10
 
 
 class Space(Section):
-    """Which cells are allowed."""
+    """The cells that the search may build."""
 
     backbone: Annotated[BackboneKind, about("the chain of two-input nodes, or the DAG of DARTS' recurrent cell")] = (
         "chain"
@@ -72,9 +80,9 @@ class Space(Section):
     activation: Annotated[
         Names, Field(min_length=1), about("of a dag also `none`, by default none, tanh, relu, sigmoid, identity")
     ] = ("identity", "tanh", "sigmoid", "relu")
-    hidden_size: Annotated[Count | Literal["auto"], about("units; auto: by the order of the start")] = "auto"
+    hidden_size: Annotated[Count | Literal["auto"], about("hidden units; auto: set by the order of the start")] = "auto"
     highway: Annotated[bool, about("a gate around each node")] = False
-    share_projection: Annotated[bool, about("ops of a node with the same combine share their projection")] = False
+    share_projection: Annotated[bool, about("ops of a node with the same combine share a projection matrix")] = False
     norm: Annotated[bool, about("batch norm on the states of a dag's supernet; its derived cell has none")] = False
 
     @model_validator(mode="before")
@@ -99,94 +107,112 @@ class Space(Section):
 
 
 class BudgetSection(Section):
-    """What a search may spend; in `grownas compare` further strategies get the first one's steps if all are null."""
+    """Limits of a search; if all are null, `grownas compare` gives further strategies the first strategy's steps."""
 
-    steps: Annotated[Count | None, about("weight steps of all trainings of the search")] = None
-    seconds: Annotated[Positive | None, about("of work; no new unit of work begins after it")] = None
-    genotypes: Annotated[Count | None, about("that are trained")] = None
+    steps: Annotated[Count | None, about("largest number of weight steps, over all trainings of the search")] = None
+    seconds: Annotated[Positive | None, about("no new training starts after so many seconds of work")] = None
+    genotypes: Annotated[Count | None, about("largest number of genotypes that are trained")] = None
 
 
 class Retrain(WeightOptimizer):
-    """The budget of every model that is trained from random weights."""
+    """How every model is trained that starts from random weights."""
 
-    grown: Annotated[bool, about("train the cell found anew, too")] = True
-    epochs: Annotated[Count, about("at most; far above what patience allows")] = 1000
-    patience: Annotated[Count, about("epochs without a lower validation loss before training ends")] = 12
+    grown: Annotated[bool, about("also retrain the cell that the search found")] = True
+    epochs: Annotated[Count, about("most epochs; patience usually stops training long before")] = 1000
+    patience: Annotated[Count, about("training stops after so many epochs without a lower validation loss")] = 12
 
 
 class Halving(Section):
-    """Successive halving, which chooses a model's setting on validation (see `experiments.common.Halving`)."""
+    """Successive halving: chooses a model's setting on validation data (see `experiments.choosing.Halving`)."""
 
     first_epochs: Annotated[
-        Count, about("that every size, loss and weight decay is trained for, with the highest rate")
+        Count, about("epochs of the first round: every size, loss and weight decay, with the highest rate")
     ] = 20
     reduction_factor: Annotated[
-        Count, Field(ge=2), about("of these one in so many goes on, for as many times the epochs")
+        Count, Field(ge=2), about("each round keeps one setting in so many and multiplies the epochs by this factor")
     ] = 3
-    finalists: Annotated[Count, about("of these that are trained until patience runs out, with every rate")] = 1
+    finalists: Annotated[
+        Count, about("number of settings that are trained until patience runs out, with every rate")
+    ] = 1
 
 
 class PlainBaselines(Section):
-    """What the cell that was found is compared with."""
+    """The baselines that the grown cell is compared with."""
 
-    use: Annotated[Names, about("of `grownas search`")] = ("lstm", "gru")
-    compare: Annotated[Names, about("further ones of `grownas compare`")] = ()
-    hidden_sizes: Annotated[Sizes, about("and the one that gives the grown cell's number of parameters")] = (8, 16, 32)
+    use: Annotated[Names, about("baselines of `grownas search`")] = ("lstm", "gru")
+    compare: Annotated[Names, about("further baselines of `grownas compare`")] = ()
+    hidden_sizes: Annotated[
+        Sizes, about("sizes to try; the size that matches the grown cell's number of parameters is added")
+    ] = (8, 16, 32)
     rates: Annotated[
-        tuple[Positive, ...], OneOrMore, Distinct, about("of the weights; an empty list: `retrain.rate`")
+        tuple[Positive, ...], OneOrMore, Distinct, about("learning rates to try; an empty list: `retrain.rate`")
     ] = (0.001, 0.003, 0.01)
     weight_decays: Annotated[
-        tuple[NonNegative, ...], OneOrMore, Distinct, about("an empty list: `retrain.weight_decay`")
+        tuple[NonNegative, ...],
+        OneOrMore,
+        Distinct,
+        about("weight decays to try; an empty list: `retrain.weight_decay`"),
     ] = (0.0, 1.0)
     halving: Halving = Halving()
 
 
 class Baselines(PlainBaselines):
-    """What the cell that was found is compared with."""
+    """The baselines that the grown cell is compared with."""
 
-    use: Annotated[Names, about("of `grownas search`")] = ("zero", "var1", "var", "var_robust", "har", "lstm", "gru")
-    compare: Annotated[Names, about("further ones of `grownas compare`")] = (
+    use: Annotated[Names, about("baselines of `grownas search`")] = (
+        "zero",
+        "var1",
+        "var",
+        "var_robust",
+        "har",
+        "lstm",
+        "gru",
+    )
+    compare: Annotated[Names, about("further baselines of `grownas compare`")] = (
         "gru_var",
         "fixed_size_random",
         "sizes",
     )
-    losses: Annotated[Names, Field(min_length=1)] = ("squared", "huber")
+    losses: Annotated[Names, Field(min_length=1), about("training losses to try")] = ("squared", "huber")
 
 
 class RandomStart(Section):
-    """Where a search begins: at random weights."""
+    """The cell with random weights from which a search starts."""
 
-    nodes: Annotated[Count, about("of the start")] = 1
+    nodes: Annotated[Count, about("number of nodes in the start")] = 1
 
 
 class Grid(Section):
-    """Settings that every kind of model is tried with, all combinations; an empty list: as the config says."""
+    """Values to try for every kind of model, in all combinations; an empty list keeps the config's own value."""
 
-    rate: Annotated[tuple[Positive, ...], OneOrMore, Distinct, about("of the weights")] = ()
-    gain: Annotated[tuple[Positive, ...], OneOrMore, Distinct, about("`task.gain`")] = ()
+    rate: Annotated[tuple[Positive, ...], OneOrMore, Distinct, about("learning rates of the weights")] = ()
+    gain: Annotated[tuple[Positive, ...], OneOrMore, Distinct, about("values of `task.gain`")] = ()
     dropout: Annotated[
-        tuple[Rate, ...], OneOrMore, Distinct, about("`task.dropout_input` and `task.dropout_output`")
+        tuple[Rate, ...],
+        OneOrMore,
+        Distinct,
+        about("values of both `task.dropout_input` and `task.dropout_output`"),
     ] = ()
 
 
 class LanguageBaselines(Section):
-    """What a grown language model is compared with; all have its number of parameters."""
+    """The baselines that a grown language model is compared with; all have its number of parameters."""
 
-    use: Annotated[Names, about("of `grownas search`")] = ("lstm", "gru")
-    compare: Annotated[Names, about("further ones of `grownas compare`")] = ()
+    use: Annotated[Names, about("baselines of `grownas search`")] = ("lstm", "gru")
+    compare: Annotated[Names, about("further baselines of `grownas compare`")] = ()
     grid: Grid = Grid()
 
 
 class LanguageRetrain(Retrain):
-    """The budget of every language model that is trained from random weights."""
+    """How every language model is trained that starts from random weights."""
 
-    epochs: Annotated[Count, about("at most")] = 200
+    epochs: Annotated[Count, about("most epochs")] = 200
     layers: Annotated[
-        Count, about("of cells one on another, for the cell trained anew and every baseline; a search has 1")
+        Count, about("stacked layers of cells in the retrained cell and every baseline; a search has 1 layer")
     ] = 1
 
 
-SECTIONS: dict[str, dict[str, type[Section]]] = {  # by a task's kind, instead of the config's own
+SECTIONS: dict[str, dict[str, type[Section]]] = {  # kind of task -> sections that replace those of `Config`
     "series": {},
     "plain": {"start": RandomStart, "baselines": PlainBaselines},
     "language": {"start": RandomStart, "retrain": LanguageRetrain, "baselines": LanguageBaselines},
@@ -194,45 +220,59 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {  # by a task's kind, instead o
 
 
 class Config(Section):
-    """A whole run. `task` holds the task's own options, `use` among them."""
+    """The config of a run. `task` and `strategy` hold the options of the task and strategy that their `use` names."""
 
-    task: Any
+    task: Any  # `config_class` makes a subclass in which this field has the section of the chosen task
     start: Start = Start()
     space: Space = Space()
     strategy: Any
     strategies: Annotated[
         tuple[Any, ...],
         OneOrMore,
-        about("of `grownas compare`: names, or sections with `use`; the first is `strategy`; each has its budget"),
+        about(
+            "strategies of `grownas compare`: names, or sections with `use`; the first is `strategy`; each has its own "
+            "budget"
+        ),
     ] = ()
     budget: BudgetSection = BudgetSection()
+    search_rates: Annotated[
+        tuple[Positive, ...],
+        OneOrMore,
+        Distinct,
+        about("learning rates; the search is repeated with each, validation chooses; empty: the rate of the strategy"),
+    ] = ()
     retrain: Retrain = Retrain()
     baselines: Baselines = Baselines()
-    refit: Annotated[bool, about("fit all models on training + validation data before the test part is read")] = False
-    seed: Annotated[Whole, about("of weights, noise and data order")] = 1
-    seeds: Annotated[Seeds, about("of `grownas compare`")] = (1, 2, 3, 4, 5)
+    refit: Annotated[
+        bool, about("refit all models on training + validation data before they are scored on the test part")
+    ] = False
+    seed: Annotated[Whole, about("seed of weights, noise and data order")] = 1
+    seeds: Annotated[Seeds, about("seeds of `grownas compare`, one run each")] = (1, 2, 3, 4, 5)
     panels: Annotated[
-        Count | None, about("sub-panels of `grownas compare`, each a run with `seed`; null: compare over `seeds`")
+        Count | None,
+        about("number of sub-panels of `grownas compare`, one run each with `seed`; null: compare over `seeds`"),
     ] = None
-    workers: Annotated[Count | None, about("processes of `grownas compare`; null: one a core")] = None
-    threads: Annotated[Count, about("of torch, in each process; last digits may change with them")] = 1
-    device: Annotated[Literal["cpu", "cuda"], about("where models are trained")] = "cpu"
-    bf16: Annotated[bool, about("train under autocast in bfloat16, but for alpha's own steps")] = False
-    backend: Annotated[Backend, about("what runs the cells; auto: the fastest that can")] = "auto"
-    runs: Annotated[str, about("where run folders go")] = "runs"
-    name: Annotated[str | None, about("of the run folder; null: task, what is done, and seed")] = None
+    workers: Annotated[Count | None, about("parallel processes of `grownas compare`; null: one per core")] = None
+    threads: Annotated[Count, about("PyTorch threads per process; they may change the last digits of results")] = 1
+    device: Annotated[Literal["cpu", "cuda"], about("device on which models are trained")] = "cpu"
+    bf16: Annotated[bool, about("train under autocast in bfloat16, except for the steps of alpha")] = False
+    backend: Annotated[
+        Backend, about("implementation that runs the cells; auto: the fastest that supports cell and device")
+    ] = "auto"
+    runs: Annotated[str, about("folder in which run folders are created")] = "runs"
+    name: Annotated[str | None, about("name of the run folder; null: task, command or strategy, and seed")] = None
     quiet: Annotated[bool, about("show no progress and print no results")] = False
-    checkpoint_seconds: Annotated[NonNegative, about("between snapshots of a fit")] = 30.0
+    checkpoint_seconds: Annotated[NonNegative, about("seconds between two snapshots of a training")] = 30.0
 
     @field_validator("name")
     @classmethod
     def _is_one_folder(cls, name: str | None) -> str | None:
         if name is not None and (not name.strip(". ") or Path(name).name != name or "\0" in name):
-            raise ValueError("expected the name of one folder (runs=DIR sets the place)")
+            raise ValueError("expected the name of a single folder (runs=DIR sets its parent)")
         return name
 
     def folder_name(self, command: str, what: str | None = None) -> str:
-        """Return the name of the run folder; by default it says which command made it, and from what.
+        """Return the name of the run folder; by default it is made of task, strategy, command and seed.
 
         Args:
             command: `search`, `compare` or `train`.
@@ -247,11 +287,11 @@ class Config(Section):
         return self.name or names[command]
 
     def dump(self, notes: Mapping[str, Any]) -> str:
-        """Return YAML with every default written out, and notes such as versions at its end."""
+        """Return YAML with every key, defaults included, followed by notes such as versions."""
         tree = json.loads(self.model_dump_json())
         return yaml.safe_dump({**tree, **notes}, sort_keys=False, width=120)
 
     def fingerprint(self) -> str:
-        """Return a checksum of all that fixes the result: where it is written and how fast it runs do not."""
+        """Return a checksum of all keys that affect the result, so not of output folders or speed."""
         tree = json.loads(self.model_dump_json(exclude=set(WHERE_AND_HOW)))
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Finds the configs that come with the package; imports nothing heavy, since shell completion lists them."""
+"""Finds the configs shipped with the package; imports nothing heavy, because shell completion lists them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def shipped() -> dict[str, Path]:
-    """Return name and path of every shipped config."""
+    """Return every shipped config: name -> path."""
     root = Path(str(resources.files("grownas.configs")))
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}

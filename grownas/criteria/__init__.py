@@ -1,1 +1,1 @@
-"""What judges a candidate or a candidate op; never acts."""
+"""Criteria that accept or reject candidates and rank ops. They never train or change a cell."""

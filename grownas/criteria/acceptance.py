@@ -1,22 +1,25 @@
-"""When a candidate replaces the best model: by its validation losses, guarded by its training loss."""
+"""The acceptance criterion: compares validation losses, and training losses as a guard."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from grownas.criteria.early_stop import ACCEPT
 from grownas.errors import ConfigError
-from grownas.protocols import Evaluation, Task, Verdict
+from grownas.protocols import Evaluation, Model, Task, Verdict
 
-GUARD = "training loss"  # the rule that rejects a candidate which is better on the validation part alone
+if TYPE_CHECKING:
+    from grownas.config.schema import StrategySection
+
+GUARD = "training loss"  # the rule that rejects a candidate that is better on the validation part only
 
 
 class Evaluated(Protocol):
     """A model and its evaluation on the validation part: a `Candidate`, a `Fit`, a `SearchResult`."""
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Model:
         """The model."""
         ...
 
@@ -29,21 +32,21 @@ class Evaluated(Protocol):
 class Untrained(NamedTuple):
     """A model that was not trained, and its evaluation on the validation part."""
 
-    model: Any
+    model: Model
     evaluation: Evaluation
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The criterion by which candidates are accepted.
+    """Accepts or rejects a candidate that may replace the best model.
 
     Attributes:
         rule: `significant` or `better`, a name of `early_stop.ACCEPT`.
-        threshold: least t of `significant`.
-        guard: accept a model only if its mean training loss is not higher than the best's either.
+        threshold: `significant` accepts if t is above it.
+        guard: also reject a candidate whose mean training loss is higher than that of the best model.
 
     Raises:
-        ConfigError: there is no rule of this name.
+        ConfigError: the rule is unknown.
     """
 
     rule: str = "significant"
@@ -56,16 +59,16 @@ class Acceptance:
             raise ConfigError(f"strategy.accept: unknown {self.rule!r}, expected one of {', '.join(ACCEPT)}")
 
     @classmethod
-    def of(cls, section: Any) -> Acceptance:
-        """Return the criterion of a strategy's section, see `config.schema.StrategySection`."""
+    def of(cls, section: StrategySection) -> Acceptance:
+        """Return the criterion of a strategy's options."""
         return cls(section.accept, section.threshold, section.guard)
 
     def __call__(self, best: Evaluated, candidate: Evaluated, task: Task) -> Verdict:
-        """Judge a candidate by its validation losses, then by its training loss where there is a guard.
+        """Accept or reject a candidate by its validation losses, then by its training loss if `guard` is true.
 
         Args:
             best: the best model so far.
-            candidate: what may take its place.
+            candidate: the model that may replace it.
             task: data and loss.
         """
         verdict = ACCEPT[self.rule](best.evaluation.losses, candidate.evaluation.losses, threshold=self.threshold)

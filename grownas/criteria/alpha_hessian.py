@@ -1,4 +1,4 @@
-"""The dominant eigenvalue of the Hessian of a loss in alpha, and its rise as a sign to stop (Zela et al. 2020)."""
+"""The dominant eigenvalue of the Hessian by alpha, and a stopping criterion on its rise (Zela et al. 2020)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from grownas.protocols import Task, Window
 from grownas.training.bilevel import window_loss
 from grownas.training.recipe import device_of, split_parameters
 
-DISTANCE = 1e-4  # of the two gradients of a central difference, in float64: error about 1e-8 of the eigenvalue
+DISTANCE = 1e-4  # step of the central difference, in float64; the relative error of the eigenvalue is about 1e-8
 
 
 def dominant_eigenvalue(
     model: Any, task: Task, *, part: str = "architecture", windows: int = 4, seed: int = 0
 ) -> float:
-    """Return the largest eigenvalue of the Hessian of the mean loss in alpha, in float64.
+    """Return the largest eigenvalue of the mean loss's Hessian by alpha, computed in float64 without dropout.
 
-    A product with the Hessian is a central difference of two gradients, which any backend computes. The model is
-    evaluated without dropout.
+    A product with the Hessian is a central difference of two gradients, so any backend can compute it.
 
     Args:
         model: its core is a supernet; left as it is.
@@ -50,7 +49,7 @@ def dominant_eigenvalue(
     while not pairs.is_done:
         steps = [DISTANCE * column for column in pairs.block[0].T]
         columns = [(gradient(origin - step) - gradient(origin + step)) / (2 * DISTANCE) for step in steps]
-        pairs.take(torch.stack(columns, 1).unsqueeze(0))  # of minus the Hessian, whose lowest is the dominant one
+        pairs.take(torch.stack(columns, 1).unsqueeze(0))  # products with -H: its lowest is minus the largest of H
     return -float(pairs.eigenvalues[0])
 
 
@@ -74,31 +73,31 @@ def _windows_and_states(model: Any, task: Task, part: str, count: int, seed: int
 
 
 class EigenvalueRise:
-    """Stop when the smoothed eigenvalue has risen by a ratio within a few epochs: a `StoppingCriterion`.
+    """A `StoppingCriterion`: stop when the smoothed eigenvalue has risen by a ratio within a few epochs.
 
     Attributes:
-        values: of each epoch so far.
+        values: the eigenvalue of each epoch so far.
 
     Reference:
         Zela et al. (2020), Understanding and Robustifying Differentiable Architecture Search, section 5.1: a window of
-        5, 4 epochs back, from epoch 10; they stop where the earlier over the present value is below .75.
+        5 epochs, 4 epochs back, from epoch 10; they stop when the earlier value divided by the present is below 0.75.
     """
 
     def __init__(self, *, window: int = 5, back: int = 4, ratio: float = 1.3, first: int = 10) -> None:
-        """Begin without values."""
+        """Start without values."""
         self.window, self.back, self.ratio, self.first = window, back, ratio, first
         self.values: list[float] = []
 
     @property
     def is_over(self) -> bool:
-        """Whether the smoothed value is more than `ratio` times that of `back` epochs earlier."""
+        """Whether the smoothed value is more than `ratio` times the smoothed value `back` epochs earlier."""
         if len(self.values) < max(self.first, self.window + self.back):
             return False
         now, before = self._smoothed(len(self.values)), self._smoothed(len(self.values) - self.back)
         return before > 0 and now / before > self.ratio
 
     def step(self, value: float) -> bool:
-        """Take an epoch's value; say whether it is the lowest so far."""
+        """Add the value of an epoch; return whether it is the lowest so far."""
         lowest = value < min(self.values, default=math.inf)
         self.values.append(value)
         return lowest
@@ -108,7 +107,7 @@ class EigenvalueRise:
         return {"values": list(self.values)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
+        """Restore a state."""
         self.values = list(state["values"])
 
     def _smoothed(self, epochs: int) -> float:

@@ -1,7 +1,6 @@
-"""Products of splitting matrices with vectors, a batch at a time, for all units of ops that read the same.
+"""Products of splitting matrices with vectors, batch by batch, for all units of ops of a node with the same combine.
 
-For one unit with parameters theta, over a batch's N = T * B steps and sequences, with the loss's gradient g in its
-output:
+For one unit with parameters theta, over a batch of N = T * B samples, with the loss's gradient g by the unit's output:
 
     linear:    z = U theta, U = [x | 1 | s]                   S v = U^T (g phi'' * (U v))
     bilinear:  z of p = X a and q = S c, theta = [a; c],      with dp = X v_a, dq = S v_c, r = g phi'', and z's slopes
@@ -9,7 +8,7 @@ output:
                                                               S v = [X^T (r z_p^2 * dp + (r z_p z_q + g phi' m) * dq);
                                                                      S^T (r z_q^2 * dq + (r z_p z_q + g phi' m) * dp)]
 
-Columns are (vector, unit), so that each of these products is one for all vectors and units.
+Columns are (vector, unit): each of these products is a single matrix product for all vectors and units.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from grownas.criteria.lanczos import LowestEigenpairs
 from grownas.genotype import Op
 from grownas.ops import ACTIVATION, COMBINE
 
-TOGETHER = 2**16  # numbers that are multiplied at once: they stay in a cache, and memory is that of a batch
-Product = Callable[[Tensor], Tensor]  # (D, b, units) to the same
+TOGETHER = 2**16  # most numbers multiplied at once: they fit in a cache, and memory does not grow with the vectors
+Product = Callable[[Tensor], Tensor]  # maps (D, b, units) to the same shape
 
 
 def softplus_curvature(z: Tensor) -> Tensor:
@@ -36,49 +35,49 @@ def softplus_curvature(z: Tensor) -> Tensor:
     return y * (1 - y)
 
 
-CURVATURE: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {  # activation -> what replaces its second derivative
+CURVATURE: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {  # activation -> function used as second derivative
     "exact": {},
     "softplus": {"relu": softplus_curvature},  # as Liu, Wu & Wang (2019) do
 }
 
 
 def has_curvature(op: Op, curvature: str = "exact") -> bool:
-    """Say whether an op's splitting matrix can differ from zero.
+    """Return whether an op's splitting matrix can differ from zero.
 
-    A product of two projections is curved whatever its activation. An additive op is curved by its activation alone;
-    a homogeneous one is linear on either side of zero.
+    A Hadamard op always has curvature, from the product of its two projections. The curvature of an additive op is that
+    of its activation; homogeneous activations are linear on either side of zero.
     """
     activation = ACTIVATION[op.activation]
     return bool(COMBINE[op.combine].mixed) or not activation.homogeneous or op.activation in CURVATURE[curvature]
 
 
 def unit_parameters(node: MixedNode, op: int) -> Tensor:
-    """Return the own parameters of an op's units, float64, `(D, H)`: W_x, b_x, W_h and in a Hadamard op b_h."""
+    """Return the parameters of each unit of an op, float64, `(D, H)`: W_x, b_x, W_h and, if Hadamard, b_h."""
     own = node.op_parameters(op)
     names = COMBINE[node.ops[op].combine].parameters
     return torch.cat([own[name].detach().double().reshape(-1, node.hidden_size) for name in names])
 
 
 class UnitSearch:
-    """The search for the units' lowest eigenpairs of K ops of a node that combine alike, in the ops' order.
+    """Searches the lowest eigenpairs of all units of K ops of a node; the ops have the same combine.
 
     Attributes:
-        node: the node's number.
-        eigenpairs: the search, of K * H problems.
+        node: number of the node.
+        eigenpairs: the eigenvalue search, with K * H problems in the order (op, unit).
     """
 
     def __init__(
         self, node: MixedNode, number: int, ops: Sequence[int], *, curvature: str, multiply: Multiply, **limits: Any
     ) -> None:
-        """Begin.
+        """Start the search.
 
         Args:
-            node: in float64.
-            number: its number.
-            ops: numbers of its ops.
+            node: the node, in float64.
+            number: number of the node.
+            ops: numbers of the ops.
             curvature: a name of `CURVATURE`.
-            multiply: how to multiply matrices, see `sequence.Loop`.
-            limits: see `LowestEigenpairs`.
+            multiply: the matrix product, see `sequence.Loop`.
+            limits: options of `LowestEigenpairs`.
         """
         self.node, self.ops, self.units, self.inputs = number, ops, node.hidden_size, node.input_size + 1
         self.combine = COMBINE[node.ops[ops[0]].combine]
@@ -92,11 +91,11 @@ class UnitSearch:
         self.sum = torch.zeros_like(self.eigenpairs.block)
 
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
-        """Add a batch's part of what the search waits for.
+        """Add a batch's product of the splitting matrices and the search's block of vectors.
 
         Args:
-            inputs: what the units read, `[x | 1 | s | 1]`, shape `(N, I + 1 + H + 1)`.
-            gradient: of the loss in the node's mixture, shape `(N, H)`.
+            inputs: inputs of the units, `[x | 1 | s | 1]`, shape `(N, I + 1 + H + 1)`.
+            gradient: gradient of the loss by the node's mixture, shape `(N, H)`.
         """
         units = self.eigenpairs.open
         gradient = gradient[:, units % self.units] * self.shares[units]
@@ -107,7 +106,7 @@ class UnitSearch:
         self.sum += torch.cat(parts, 1).permute(2, 0, 1)
 
     def take_mean(self, count: int) -> None:
-        """Hand the mean over so many batches to the search."""
+        """Pass the mean product over `count` batches to the eigenvalue search."""
         self.eigenpairs.take(self.sum / count)
         self.sum = torch.zeros_like(self.eigenpairs.block)
 

@@ -1,4 +1,4 @@
-"""Early stopping: the inner level over epochs, and the acceptance of candidates, the outer level (ALGORITHMS 3)."""
+"""Early stopping: the inner level stops training, the outer level accepts or rejects candidates (ALGORITHMS 3)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from grownas.evaluation.statistics import newey_west_t
 from grownas.protocols import AcceptanceCriterion, Verdict
 
-LARGEST = 1e6  # figure in the logs: JSON has no infinity
+LARGEST = 1e6  # largest figure in the logs: JSON has no infinity
 
 
 class Patience:
-    """The inner level: stop after `patience` epochs without a lower value; with None never, and the last is best."""
+    """The inner level: stop after `patience` epochs without a lower value; None: never stop, the last epoch is best."""
 
     def __init__(self, patience: int | None) -> None:
-        """Start with nothing seen."""
+        """Start before the first epoch."""
         self.patience, self.best, self.waited = patience, math.inf, 0
 
     def step(self, value: float) -> bool:
-        """Take an epoch's value; say whether it is the lowest so far."""
+        """Record an epoch's value; return whether it is the lowest so far."""
         better = self.patience is None or value < self.best
         self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
         return better
@@ -32,33 +32,33 @@ class Patience:
         return self.patience is not None and self.waited >= self.patience
 
     def state(self) -> dict[str, Any]:
-        """Write the state down."""
+        """Return the state as plain values."""
         return {"best": self.best, "waited": self.waited}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a written state."""
+        """Restore a state that `state` returned."""
         self.best, self.waited = state["best"], state["waited"]
 
 
 def logged(verdict: Verdict) -> dict[str, Any]:
-    """Return what the logs keep of a verdict: the figure clipped to +-1e6, for the t of a constant gain is infinite."""
+    """Return a verdict as logged: the figure is clipped to +-1e6, since the t of a constant gain is infinite."""
     figure = max(min(verdict.figure, LARGEST), -LARGEST)
     return {"rule": verdict.rule, "figure": figure, "threshold": verdict.threshold}
 
 
 def better(best: np.ndarray, candidate: np.ndarray, *, threshold: float) -> Verdict:
-    """Accept a lower mean validation loss: the rule of Jie & Gao (2021), algorithm 2. `threshold` is not used."""
+    """Accept a lower mean validation loss, as in Jie & Gao (2021), algorithm 2. `threshold` is ignored."""
     gain = float(best.mean() - candidate.mean())
     return Verdict(gain > 0, gain, "better", 0.0)
 
 
 def significant(best: np.ndarray, candidate: np.ndarray, *, threshold: float) -> Verdict:
-    """Accept if the mean gain in loss is significantly above zero, one-sided, with a Newey-West error.
+    """Accept if the mean gain in loss is significantly above zero: a one-sided t-test with a Newey-West error.
 
     Args:
-        best: validation losses of the best so far, one per time step, shape `(n,)`.
-        candidate: the candidate's, same shape.
-        threshold: least t; 1.645 is the 5 % level.
+        best: validation losses of the best model so far, one per time step, shape `(n,)`.
+        candidate: validation losses of the candidate, same shape.
+        threshold: accept if t is above it; 1.645 is the 5 % level.
     """
     t = float(newey_west_t(best - candidate)[2])
     return Verdict(t > threshold, t, "significant", threshold)

@@ -1,4 +1,4 @@
-"""How much a new node would bring at first: by the gradient in its parameters where it has no effect yet."""
+"""First-order gain of a new node: from the loss's gradients while the node has no effect on the output."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from grownas.criteria.splitting import Batch, LossFn
 
 
 def first_order_gain(backbone: Backbone, loss_fn: LossFn, batches: Iterable[Batch], node: int) -> float:
-    """Return the norm of the loss's gradient in a node's parameters: the fall of the loss for a first step of length 1.
+    """Return the norm of the loss's gradient by a node's parameters: the first-order gain per unit of step length.
 
-    For a node that `morphisms.add_node` has just added without noise the loss is that of the cell without it, so that
-    gains at several positions compare like with like.
+    After `morphisms.add_node` without noise the loss equals that of the cell without the node, so that gains at
+    different positions are comparable.
 
     Args:
         backbone: left untouched.
-        loss_fn: `(out, target)` to the mean loss, a scalar; out `(T, B, H)`.
-        batches: of `(x, target, h_0)`, see `splitting.lowest_eigenpairs`; gone through once.
-        node: number of the node; its weights and its alpha count.
+        loss_fn: maps `(out, target)` to the mean loss, a scalar; out `(T, B, H)`.
+        batches: batches `(x, target, h_0)`, see `splitting.lowest_eigenpairs`; read once.
+        node: number of the node; its weights and its alpha are used.
     """
     parameters = list(backbone.mixed_nodes()[node].parameters())
     total = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
@@ -36,23 +36,23 @@ def first_order_gain(backbone: Backbone, loss_fn: LossFn, batches: Iterable[Batc
 
 
 def blend_gains(backbone: Backbone, loss_fn: LossFn, batches: Iterable[Batch]) -> list[float]:
-    """Return -dL/dm of each node that is blended in part, in order: how fast the loss falls as the node is mixed in.
+    """Return -dL/dm of each node with a blend m below 1, in order: how fast the loss falls as m grows.
 
-    The gradient is exact for the nodes as they were drawn, whatever m is; at m = 0 one pass backward judges any number
-    of nodes, for none of them changes what the others read.
+    At m = 0 the nodes do not change each other's inputs, so that one backward pass gives the gains of any number of
+    nodes.
 
     Args:
         backbone: left untouched.
         loss_fn: see `first_order_gain`.
-        batches: likewise.
+        batches: see `first_order_gain`.
 
     Raises:
-        ValueError: no node is blended in part, or batches is empty.
+        ValueError: no node has a blend below 1, or `batches` is empty.
     """
     core = copy.deepcopy(backbone)
     scalars = [node.blend for node in core.mixed_nodes() if node.blend is not None]
     if not scalars:
-        raise ValueError("every node has blend 1; a gain is of nodes that are not mixed in fully")
+        raise ValueError("every node has blend 1; a gain is defined for nodes with a blend below 1")
     for scalar in scalars:
         scalar.requires_grad_(True)
     total, count = torch.zeros(len(scalars), dtype=torch.float64), 0

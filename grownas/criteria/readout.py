@@ -1,4 +1,4 @@
-"""Which ops to keep when a cell is read out of a supernet: those of largest share, or those that it does worst without.
+"""Chooses the ops that a derived cell keeps: by largest share, or by ablation.
 
 A share says how much of an op's value is taken, not how large that value is: one of an unbounded op can be small and
 yet make most of the output. Ablation asks the score instead, at its price: about (N K)^2 / 2 scores, N mixtures of K
@@ -39,14 +39,14 @@ class Removal(NamedTuple):
 
 
 class Readout(NamedTuple):
-    """Which ops stay, and which go."""
+    """The kept and the removed ops."""
 
     kept: Kept
     gone: list[Removal]
 
 
 def by_share(backbone: Backbone, top_k: int, score: Score) -> Readout:
-    """Keep each node's `top_k` ops of largest share (Jie & Gao, 2021); of equal ones the first. Scores nothing."""
+    """Keep each node's `top_k` ops of largest share (Jie & Gao, 2021); ties: the first op. `score` is not called."""
     kept = [[number for number, _ in backbone.largest_ops(node, top_k)] for node in backbone.mixed_nodes()]
     shares = shares_of(backbone)
     gone = [
@@ -59,13 +59,13 @@ def by_share(backbone: Backbone, top_k: int, score: Score) -> Readout:
 
 
 def by_ablation(backbone: Backbone, top_k: int, score: Score) -> Readout:
-    """Remove one op after the other, of all nodes, until none has more than `top_k`; each time the one least missed.
+    """Remove ops one by one until no node has more than `top_k`: each time the op with the best score without it.
 
     Args:
         backbone: left untouched.
-        top_k: how many ops to keep a node.
-        score: of a backbone without an op, its node's other shares divided by their sum. One that is not a number
-            counts as the worst. Of equal ones the op of smaller share goes.
+        top_k: most ops to keep per node.
+        score: score of a backbone without the op; the node's other shares are renormalised. nan counts as the worst
+            score. Of ops with equal scores the op with the smaller share is removed.
     """
     kept, gone = all_ops(backbone), list[Removal]()
     while places := surplus(backbone, kept, top_k):
@@ -130,7 +130,7 @@ def shares_with_only(core: AnyBackbone, kept: Kept) -> list[Tensor]:
 def with_only(core: Core, kept: Kept) -> Core:
     """Return a copy in which all other ops have no share, and the shares of those that stay are divided by their sum.
 
-    Its `genotype(top_k)` and `derive(top_k)` take the kept ops where every node keeps `top_k`, or has no more.
+    Its `genotype(top_k)` and `derive(top_k)` return the kept ops if every node keeps `top_k` ops, or all of fewer.
     """
     rest = copy.deepcopy(core)
     with torch.no_grad():

@@ -1,19 +1,19 @@
-"""Which ops to split: the lowest eigenpairs of their splitting matrices, found without the matrices (ALGORITHMS 4).
+"""Chooses the ops to split by the lowest eigenpairs of their splitting matrices, without the matrices (ALGORITHMS 4).
 
-Splitting a unit's op into two halves at theta +- eps v changes the loss by eps^2 / 2 v^T S v, where
+Splitting a unit of an op into two halves at theta +- eps v changes the loss by eps^2 / 2 v^T S v, where
 
     S = mean over batches of sum_{t, b} g_{t, b} Hessian_theta(o(x_{t, b}, s_{t, b}))
 
-and g is the loss's gradient in the op's output o: total, through all later steps and nodes, times the op's share and,
-under `highway`, times the gate. `curvature` multiplies vectors by S, `lanczos` finds eigenpairs by such products.
+and g is the loss's total gradient, through all later steps and nodes, by the op's output o, times the op's share and,
+under `highway`, times the gate. `curvature` multiplies vectors by S; `lanczos` finds eigenpairs from such products.
 
-Batches come by again for each round of products, and g is computed anew: by one pass of the engine forward and
-backward, once for all ops that are judged. To keep g, or what follows from it at each step, would take memory that
-grows with the data; to keep all units' S takes H D^2 / 2 numbers, D / 2 times what an op's weights do. Instead each
-pass is made to count: it multiplies a block of vectors by every S, so that three or four are enough as a rule.
+Each round of products reads all batches again and computes g again, by one forward and backward pass of the engine for
+all ops together. Storing g at each step needs memory that grows with the data; storing S of all units needs H D^2 / 2
+numbers, D / 2 times the size of the op's weights. Each pass multiplies every S by a block of vectors, so that three or
+four passes are usually enough.
 
-Under `share_projection` an op's theta is its own view of the projection that it shares: S is that of the op alone
-moving away from it, with the others staying. So the two halves must have projections of their own.
+Under `share_projection` an op's theta is its view of the shared projection. S describes a change of this op only; the
+other ops that share the projection stay the same. The two halves must therefore have their own projections.
 """
 
 from __future__ import annotations
@@ -39,16 +39,15 @@ LossFn = Callable[[Tensor, Any], Tensor]
 
 TOLERANCE, PASSES = 1e-7, 200
 TOLERANCE_TO_RANK, PASSES_TO_RANK = 1e-2, 4
-VECTORS = 12  # that a pass multiplies for all ops together, at least
-BLOCK = 4  # and for each; both chosen by time: fewer take more passes, more are seldom worth theirs
-SHORTEST = 2**-7  # step of a split: about what one step of Adam at a rate of 1e-3 moves the parameters of a unit
+VECTORS = 12  # least number of vectors per pass, over all ops
+BLOCK = 4  # least number of vectors per op; both minimise the time: fewer vectors need more passes
+SHORTEST = 2**-7  # shortest step of a split: about the change of a unit's parameters in one Adam step at rate 1e-3
 
 
 class Splitting(NamedTuple):
-    """An op's low eigenpairs, float64: eigenvalues `(H,)` and vectors of length 1 `(H, D)`, one for each unit.
+    """Low eigenpairs of an op, one per unit, float64: eigenvalues `(H,)` and eigenvectors of length 1 `(H, D)`.
 
-    A vector's entries are the unit's own parameters: additive `W_x[:, i], b_x[i], W_h[:, i]`, and `b_h[i]` after them
-    in a Hadamard op.
+    The entries of a vector belong to the unit's parameters `W_x[:, i], b_x[i], W_h[:, i]`, and `b_h[i]` if Hadamard.
     """
 
     eigenvalues: Tensor
@@ -65,38 +64,39 @@ def lowest_eigenpairs(
     curvature: str = "exact",
     tolerance: float = TOLERANCE,
 ) -> Splitting:
-    """Return the lowest eigenpair of every unit's splitting matrix of one op.
+    """Return the lowest eigenpair of the splitting matrix of each unit of an op.
 
-    An op that is linear wherever it is differentiable (additive identity and relu) has S = 0 and costs nothing.
+    An op that is linear wherever it is differentiable (additive identity and relu) has S = 0 and needs no computation.
 
     Args:
-        backbone: left untouched. Everything is computed in float64, from its weights as they are.
-        loss_fn: `(out, target)` to the mean loss, a scalar; out `(T, B, H)` in the backbone's dtype.
-        batches: of `(x, target, h_0)`, x `(T, B, I)`, h_0 `(1, B, H)` or None for zeros. Gone through several times; an
-            iterator, which can be read but once, is gathered first. Else memory does not grow with their number.
+        backbone: left untouched. Everything is computed in float64 from its present weights.
+        loss_fn: maps `(out, target)` to the mean loss, a scalar; out `(T, B, H)` in the backbone's dtype.
+        batches: batches `(x, target, h_0)`, x `(T, B, I)`, h_0 `(1, B, H)` or None for zeros. Read several times; an
+            iterator is first copied into a list. Otherwise memory does not grow with the number of batches.
         node: number of the op's node.
-        op: number of the op in it.
-        curvature: a name of `CURVATURE`; "softplus" lets relu be judged as if it were softplus in the second order.
-        tolerance: of each eigenvalue, relative; of those below a thousandth of their matrix's largest, as of this.
+        op: number of the op in its node.
+        curvature: a name of `CURVATURE`; "softplus" uses the second derivative of softplus for relu.
+        tolerance: relative tolerance of an eigenvalue. For eigenvalues below 1/1000 of the matrix's largest eigenvalue
+            it is relative to that limit.
 
     Raises:
         ValueError: there is no such op, no such curvature, or no batch.
         TrainingError: a gradient is not finite.
 
     Warns:
-        RuntimeWarning: an eigenvalue is not known to the tolerance after very many passes.
+        RuntimeWarning: an eigenvalue has not reached the tolerance after 200 passes.
 
     Reference:
-        Liu, Wu & Wang (2019), Splitting Steepest Descent; products in place of matrices as in Wang et al. (2019), there
-        with gradient descent. Recurrence, Hadamard ops and block Lanczos are ours.
+        Liu, Wu & Wang (2019), Splitting Steepest Descent. Matrix-vector products as in Wang et al. (2019), who use
+        gradient descent. Recurrence, Hadamard ops and block Lanczos are ours.
     """
     place, limits = (node, op), {"tolerance": tolerance, "most": PASSES}
     searches = _search(backbone, loss_fn, batches, [place], curvature, limits)
     given_up = sum(search.eigenpairs.given_up for search in searches)
     if given_up:
         warnings.warn(
-            f"{given_up} lowest eigenvalues of node {node}, op {op} are not known to {tolerance:g} after {PASSES} "
-            "passes: they are upper bounds",
+            f"{given_up} lowest eigenvalues of node {node}, op {op} have not reached the tolerance {tolerance:g} after "
+            f"{PASSES} passes: they are upper bounds",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -113,19 +113,19 @@ def judge_ops(
     tolerance: float = TOLERANCE_TO_RANK,
     passes: int = PASSES_TO_RANK,
 ) -> dict[Place, Splitting]:
-    """Return low eigenpairs of every unit's splitting matrix of some ops, good enough to choose between them.
+    """Return low eigenpairs of the splitting matrices of some ops, precise enough to rank the ops.
 
-    Each eigenvalue is v^T S v of its vector v, so that what it predicts of a split along v is exact, whatever the
-    tolerance. What the last digits cost is better spent on weight steps.
+    Each eigenvalue is v^T S v of its vector v. Its prediction for a split along v is therefore exact to second order,
+    whatever the tolerance. More digits would cost more time than they are worth.
 
     Args:
-        backbone: left untouched, see `lowest_eigenpairs`, as for all that follows.
-        loss_fn: `(out, target)` to the mean loss.
-        batches: of `(x, target, h_0)`; gone through `passes` times at most.
+        backbone: left untouched; see `lowest_eigenpairs` for this and the other arguments.
+        loss_fn: maps `(out, target)` to the mean loss.
+        batches: batches `(x, target, h_0)`; read at most `passes` times.
         places: `(node, op)` of the ops; all if None.
         curvature: a name of `CURVATURE`.
-        tolerance: of the sum of an op's eigenvalues, relative.
-        passes: after which what was found is taken whatever the tolerance: they bound the cost.
+        tolerance: relative tolerance of an eigenvalue; relative to the op's mean absolute eigenvalue if that is larger.
+        passes: most passes; the eigenpairs are then returned whatever their errors.
 
     Raises:
         ValueError, TrainingError: see `lowest_eigenpairs`.
@@ -146,7 +146,7 @@ def _search(
     curvature: str,
     limits: Mapping[str, Any],
 ) -> list[UnitSearch]:
-    """Return the finished searches, for all of the ops that have curvature."""
+    """Return the finished searches of all ops with curvature."""
     if curvature not in CURVATURE:
         raise ValueError(f"unknown curvature {curvature!r}; choose {', '.join(CURVATURE)}")
     exact = copy.deepcopy(backbone).double().requires_grad_(False)
@@ -179,7 +179,7 @@ def _search(
 def _traces(
     backend: Backend, nodes: Sequence[MixedNode], loss_fn: LossFn, batches: Iterable[Batch], dtype: torch.dtype
 ) -> Iterator[tuple[Trace, Tensor]]:
-    """Yield each batch's trace and its x, float64; the loss is given outputs of a dtype."""
+    """Yield each batch's trace and its x, float64; the outputs are cast to `dtype` for the loss."""
     shares = [node.shares for node in nodes]
     trace = backend.tracer(nodes, shares)
     for number, (x, target, h_0) in enumerate(batches):
@@ -189,17 +189,17 @@ def _traces(
 
 
 def _pull(loss_fn: LossFn, target: Any, dtype: torch.dtype, number: int, out: Tensor) -> Tensor:
-    """Return a batch's gradient of the loss in the outputs."""
+    """Return the gradient of a batch's loss by the outputs."""
     leaf = out.detach().to(dtype).requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(loss_fn(leaf, target), leaf)
     if not gradient.isfinite().all():
-        raise TrainingError(f"batch {number}: the loss's gradient is not finite, so no op can be judged")
+        raise TrainingError(f"batch {number}: the loss's gradient is not finite, so no op can be split")
     return gradient.to(out)
 
 
 def _add_products(searches: Sequence[UnitSearch], trace: Trace, x: Tensor) -> None:
-    """Add a batch's part to the products of all searches."""
+    """Add a batch's products to all searches."""
     ones = x.new_ones(x.shape[0] * x.shape[1], 1)
     for node in sorted({search.node for search in searches}):
         inputs = torch.cat([x.flatten(0, 1), ones, trace.inputs[node].flatten(0, 1), ones], 1)
@@ -210,11 +210,11 @@ def _add_products(searches: Sequence[UnitSearch], trace: Trace, x: Tensor) -> No
 
 
 def _results(backbone: Backbone, searches: Sequence[UnitSearch], places: Sequence[Place]) -> dict[Place, Splitting]:
-    """Return what was found, and zero where there was nothing to look for."""
+    """Return the eigenpairs found; eigenvalue 0 for ops without curvature."""
     nodes, found = backbone.mixed_nodes(), {}
     for node, op in places:
         vectors = torch.zeros_like(unit_parameters(nodes[node], op).T)
-        vectors[:, 0] = 1  # of S = 0 any vector is one
+        vectors[:, 0] = 1  # any vector is an eigenvector of S = 0
         found[node, op] = Splitting(torch.zeros_like(vectors[:, 0]), vectors)
     H = backbone.hidden_size
     for search in searches:
@@ -225,12 +225,12 @@ def _results(backbone: Backbone, searches: Sequence[UnitSearch], places: Sequenc
 
 
 def predicted_change(eigenvalues: Tensor, step: float) -> float:
-    """Return how a split of all units with a negative eigenvalue changes the loss: step^2 / 2 times their sum."""
+    """Return the predicted change of the loss by a split: step^2 / 2 times the sum of the negative eigenvalues."""
     return step * step / 2 * neg_sum(eigenvalues)
 
 
 def neg_count(eigenvalues: Tensor) -> int:
-    """Return how many units gain by a split."""
+    """Return the number of negative eigenvalues: of units whose split lowers the loss."""
     return int((eigenvalues < 0).sum())
 
 
@@ -239,19 +239,19 @@ def neg_sum(eigenvalues: Tensor) -> float:
     return float(eigenvalues.double().clamp_max(0).sum())
 
 
-RULES: dict[str, Callable[[Tensor], tuple[float, ...]]] = {  # what ranks ops, the highest first
-    "neg_count": lambda eigenvalues: (neg_count(eigenvalues), -neg_sum(eigenvalues)),  # counts are often equal: all H
+RULES: dict[str, Callable[[Tensor], tuple[float, ...]]] = {  # ranking of ops, highest first
+    "neg_count": lambda eigenvalues: (neg_count(eigenvalues), -neg_sum(eigenvalues)),  # often all counts are H
     "neg_sum": lambda eigenvalues: (-neg_sum(eigenvalues),),
 }
 
 
 def choose_ops(splittings: Mapping[Place, Splitting], rule: str = "neg_sum", count: int = 1) -> list[Place]:
-    """Return the ops that it is best to split by a rule, at most `count`, the best first; none that gains nothing.
+    """Return the best ops to split by a rule, at most `count`, best first; only ops with negative eigenvalues.
 
-    Equal ones come in the order of their places. Splits of several ops at once add up to the order of the prediction.
+    Ties keep the order of the places. To second order the predicted changes of simultaneous splits add up.
 
     Raises:
-        ValueError: there is no such rule.
+        ValueError: the rule is unknown.
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}; choose {', '.join(RULES)}")
@@ -260,7 +260,7 @@ def choose_ops(splittings: Mapping[Place, Splitting], rule: str = "neg_sum", cou
 
 
 class Step(NamedTuple):
-    """A step, what it was predicted to change the loss by, and what it did."""
+    """A step, and the predicted and the measured change of the loss."""
 
     step: float
     predicted: float
@@ -275,21 +275,21 @@ def find_step(
     least: float = 0.5,
     shortest: float = SHORTEST,
 ) -> Step | None:
-    """Return the first of the steps first, first / 2, first / 4, .. that brings enough of what is predicted.
+    """Return the first of the steps first, first / 2, first / 4, .. with at least part `least` of the predicted gain.
 
-    The prediction is exact for small steps alone. But a split of a very short step is none: its halves are as good as
-    equal, and the first weight step moves them farther together than they stand apart. Hadamard relus, whose kinks
-    allow no more, can rank first by what they are predicted to gain.
+    The prediction is exact for small steps only. A very short step is useless: the two halves are almost equal, and the
+    first weight step moves both farther than their distance. Hadamard relus can have a large predicted gain but,
+    because of their kinks, allow very short steps only.
 
     Args:
-        loss_at: the loss after a split with a step; at 0, where the split changes nothing, too.
-        predicted: the change that is predicted for a step, such as the sum of `predicted_change` of the ops.
+        loss_at: returns the loss after a split with a step; step 0 leaves the loss unchanged.
+        predicted: returns the predicted change of the loss, such as the sum of `predicted_change` of the ops.
         first: the largest step.
-        least: share of the predicted change that is enough.
-        shortest: of the steps that are tried. A length says this whatever the loss's unit, as a gain does not.
+        least: required fraction of the predicted change.
+        shortest: the shortest step tried. This limit is a length, since it must not depend on the unit of the loss.
 
     Returns:
-        None if no step does.
+        The step, or None if no step is good enough.
     """
     before, step = loss_at(0.0), first
     while step >= shortest:

@@ -1,13 +1,13 @@
-"""Which ops their shares say to duplicate or to prune (ALGORITHMS 4 and 5), without flipping back and forth.
+"""Chooses the ops to duplicate or to prune by their shares (ALGORITHMS 4 and 5).
 
-A node's state is a tuple of `Watched`, one an op. Each epoch `observe` smooths the shares and moves each op between
-three levels; `moves` reads the state. Three things keep an op from going to and fro:
+A node's state is a tuple of `Watched`, one per op. Each epoch `observe` smooths the shares and updates each op's level:
+low, middle or high. `moves` proposes changes from the state. Three rules prevent alternating changes of an op:
 
-- a level is left only where the share is well inside the middle again (hysteresis);
-- an op, and each copy of one, is not judged before it has been trained for some epochs;
-- a proposal that was declined does not come again until the op has left its level.
+- an op leaves a level only when its share is well inside the middle again (hysteresis);
+- no change is proposed for an op, or a copy, before it has been trained for some epochs;
+- a declined proposal is not repeated until the op has left its level.
 
-Everything here is a pure function of its arguments.
+All functions here are pure.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ LOW, MIDDLE, HIGH = -1, 0, 1
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What governs the judgement. Checked when made.
+    """The thresholds of shares. Checked on construction.
 
     Attributes:
-        grow_threshold: an op whose smoothed share is above it is to be duplicated; `math.inf` where none is to be.
-        prune_threshold: one whose is below it is to be pruned, unless an op of the node is to be duplicated.
-        hysteresis: part of a threshold by which the share must come back before the op counts as having left it.
-        smoothing: weight of an epoch's shares in the smoothed ones; 1 for none.
-        min_age: epochs that an op must have been trained before it is judged.
+        grow_threshold: an op with a larger smoothed share is duplicated; `math.inf` for no duplication.
+        prune_threshold: an op with a smaller smoothed share is pruned, unless an op of the node is to be duplicated.
+        hysteresis: an op leaves a level when its share is back past the threshold by this fraction of it.
+        smoothing: weight of the latest epoch in the smoothed shares; 1 for no smoothing.
+        min_age: epochs of training before a change of an op is proposed.
 
     Raises:
-        ConfigError: a value is out of range, or a copy of an op at the upper threshold would be at the lower one.
+        ConfigError: a value is out of range, or a copy of an op at the upper threshold could be pruned at once.
     """
 
     grow_threshold: float = 0.2
@@ -76,13 +76,13 @@ class Thresholds:
 
 
 class Watched(NamedTuple):
-    """An op as it is watched.
+    """The state of an op.
 
     Attributes:
-        share: smoothed.
-        age: epochs for which it has been observed.
+        share: smoothed share.
+        age: number of epochs observed.
         level: `LOW`, `MIDDLE` or `HIGH`.
-        declined: what its level proposes was declined.
+        declined: the proposal of this level was declined.
     """
 
     share: float
@@ -91,11 +91,11 @@ class Watched(NamedTuple):
     declined: bool = False
 
 
-State = tuple[Watched, ...]  # of a node's ops, in order
+State = tuple[Watched, ...]  # one per op of a node, in order
 
 
 class Move(NamedTuple):
-    """A proposal: `duplicate_op` or `prune_op`, and the smoothed share that says so."""
+    """A proposal: `duplicate_op` or `prune_op`, the op, and its smoothed share."""
 
     kind: str
     op: int
@@ -111,15 +111,15 @@ def observe(state: State, shares: Sequence[float], thresholds: Thresholds) -> St
     """Return the state after one more epoch.
 
     Args:
-        state: the one before.
-        shares: at the epoch's end, one an op.
-        thresholds: what governs it.
+        state: the state before the epoch.
+        shares: shares of the ops at the end of the epoch.
+        thresholds: the thresholds.
 
     Raises:
-        ValueError: the number of shares is not that of the ops; see `carry`.
+        ValueError: the numbers of shares and ops differ; see `carry`.
     """
     if len(shares) != len(state):
-        raise ValueError(f"{len(shares)} shares for {len(state)} ops; carry the state over the change of the node")
+        raise ValueError(f"{len(shares)} shares for {len(state)} ops; call `carry` after a change of the node")
     return tuple(_observe(one, share, thresholds) for one, share in zip(state, shares, strict=True))
 
 
@@ -138,19 +138,19 @@ def _level(before: int, share: float, thresholds: Thresholds) -> int:
 
 
 def moves(state: State, thresholds: Thresholds, growable: Container[int] | None = None) -> list[Move]:
-    """Return what to do with a node's ops, the most pressing first.
+    """Return the proposed changes of a node's ops, the most extreme share first.
 
-    Nothing is pruned while an op is high, old enough or not, unless its duplication was declined. The largest op is
-    never to be pruned, so that a node is not emptied.
+    No op is pruned while an op is high, whatever its age, unless its duplication was declined. The op with the largest
+    share is never pruned, so that a node is never empty.
 
     Args:
-        state: of the node.
-        thresholds: what governs it.
-        growable: numbers of the ops that may be duplicated; others never count as high. All if None.
+        state: state of the node.
+        thresholds: the thresholds.
+        growable: numbers of the ops that may be duplicated; other ops never count as high. All if None.
     """
     ripe = [(number, one) for number, one in enumerate(state) if one.age >= thresholds.min_age and not one.declined]
     high = {n for n, one in enumerate(state) if one.level == HIGH and (growable is None or n in growable)}
-    if any(not state[number].declined for number in high):  # ripe or not
+    if any(not state[number].declined for number in high):  # whatever their age
         found = [Move("duplicate_op", number, one.share) for number, one in ripe if number in high]
         return sorted(found, key=lambda move: -move.share)
     largest = max(range(len(state)), key=lambda number: state[number].share)
@@ -166,14 +166,14 @@ def decline(state: State, op: int) -> State:
 def carry(state: State, sources: Sequence[int | None], before: Sequence[float], after: Sequence[float]) -> State:
     """Return the state of a node after a change of its ops.
 
-    What was smoothed changes as the share itself did. An op that was there stays as old as it is; copies are new, and
-    so are ops from elsewhere, which begin with their share.
+    A smoothed share changes by the same factor as the share. A kept op keeps its age; copies and new ops have age 0.
+    The smoothed share of a new op is its share.
 
     Args:
-        state: before the change.
-        sources: for each op of the new node, the number of the op that it was or is a copy of; None for a new one.
+        state: state before the change.
+        sources: for each op after the change, its number before, or the number of the op that it copies; None if new.
         before: shares before the change, above 0.
-        after: shares after it.
+        after: shares after the change.
     """
     copies = Counter(sources)
 

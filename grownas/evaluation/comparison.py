@@ -1,4 +1,4 @@
-"""Compares the models of several runs that differ in their seed alone: the figures of `comparison.json`."""
+"""Compares the models of several runs that differ only in their seed: computes `comparison.json`."""
 
 from __future__ import annotations
 
@@ -27,42 +27,45 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Tree = dict[str, Any]
 
 FILE = "comparison.json"  # in the comparison's folder
-LEVEL = 0.05  # of the tests behind a finding
-SIZE = 0.1  # of the model confidence set
-FORECASTS, LOSSES = "forecasts.safetensors", "losses.safetensors"  # of a run on series, on anything else
-NO_SET = ConfidenceSet([], {}, SIZE, 0)  # of no models
-BLOCK = 100  # tokens of a text whose losses are averaged before they are tested
+LEVEL = 0.05  # significance level of the tests behind a finding
+SIZE = 0.1  # size of the model confidence set
+FORECASTS, LOSSES = "forecasts.safetensors", "losses.safetensors"  # FORECASTS for series, LOSSES for other tasks
+NO_SET = ConfidenceSet([], {}, SIZE, 0)  # the set if no model can be tested
+BLOCK = 100  # tokens of a text per block; the tests use the mean loss of a block
 
 
 def compare(folders: Sequence[Group]) -> Tree:
-    """Compare the models over finished run folders, one a seed, or several of a seed that differ in their strategy.
+    """Compare the models of finished runs: one run folder per seed, or one per seed and strategy.
 
-    Of several, all models of the first are compared, and of the others those that their strategies found.
+    If a seed has several folders, all models of the first are compared, and from the others the found models.
 
-    Means and sds (n - 1; None for one seed) are over seeds. Steps are those of the test part. A step is a day, its loss
-    the mean over series of the squared error; or it is a block of 100 tokens of a text, its loss their mean nll (the
-    tokens at the end that do not fill a block are left out of the tests, not of the means); or, for a task of another
-    kind, it is one of the losses that the task gives.
+    Means and standard deviations (n - 1; None for one seed) are over seeds. Steps are those of the test part:
 
-    The reference is `chosen`, or `grown` where that is not among the models. Each other model is tested against it:
+    - series: a step is a day; its loss is the squared error, averaged over the series;
+    - text: a step is a block of 100 tokens; its loss is their mean nll. Tokens at the end that do not fill a block are
+      left out of the tests, but not of the means;
+    - other tasks: each loss that the task returns is a step.
+
+    The reference is `chosen`, or `grown` if there is no `chosen`. Each other model is tested against the reference:
 
     - `days_and_seeds`: `two_way_t` of the losses by seed and step, as `statistic, p_value, freedom`;
-    - `over_seeds`: `welch_t` of the seeds' mean losses; None where neither forecast depends on the seed;
-    - `finding`: `better` or `worse` (the reference) where all of these tests that apply have p < .05, else
-      `not told apart`; `same` where the losses are equal; `untested` where a trained model has a single seed, and then
-      both tests are None;
-    - `statistic, p_value, p_one_sided`: Diebold and Mariano's test of the losses averaged over the seeds, which is of
-      these averages and says nothing of other seeds.
+    - `over_seeds`: `welch_t` of the seeds' mean losses; None if neither model's forecasts depend on the seed;
+    - `finding`: the reference is `better` or `worse` if every applicable test of these two has p < .05, else
+      `not told apart`; `same` if the losses are equal; `untested` if a trained model has a single seed (both tests are
+      then None);
+    - `statistic, p_value, p_one_sided`: the Diebold-Mariano test of the losses averaged over the seeds. It compares
+      these averages and says nothing about other seeds.
 
-    Statistics and `loss_difference` are above 0 where the reference is better. `mcs.untested` names the trained models
+    Statistics and `loss_difference` are above 0 if the reference is better. `mcs.untested` names the trained models
     with one seed. `sizes` says how often each test rejects equal kinds of models (`statistics.MEASURED_SIZE`).
 
     Returns:
-        The tree of `comparison.json` but for its verdict: `metric, seeds, strategies, models, reference, kept_starts,
-        steps, tests, mcs, sizes`. `kept_starts` counts the seeds whose reference forecasts as its start does.
+        The content of `comparison.json` without its verdict: `metric, seeds, strategies, models, reference,
+        kept_starts, steps, tests, mcs, sizes`. `kept_starts` counts the seeds in which the reference forecasts the same
+        as the start.
 
     Raises:
-        RunError: a folder is not finished or damaged, or the seeds saw different data.
+        RunError: a run is not finished or damaged, or the runs have different test data.
     """
     if not folders:
         raise RunError("nothing to compare: no run folder was given; give at least one")
@@ -92,16 +95,16 @@ def compare(folders: Sequence[Group]) -> Tree:
 
 
 def pair_tests(losses: Mapping[str, Array]) -> list[Tree]:
-    """Test the forecasts that one run is about against those of its other models, pair by pair.
+    """Test the forecasts of a run's main model against the forecasts of each other model.
 
-    Diebold and Mariano's test is of the two given forecasts and says nothing of other seeds.
+    The Diebold-Mariano test compares two given forecasts and says nothing about other seeds.
 
     Args:
-        losses: of each model at each step of the test part, shape `(n,)`, at least 0.
+        losses: model -> its loss at each step of the test part, shape `(n,)`, at least 0.
 
     Returns:
-        For each other model `baseline, statistic, p_value, loss_difference, equal`; statistic and difference are above
-        0 where the run's own model is better.
+        For each other model `baseline, statistic, p_value, loss_difference, equal`. Statistic and difference are above
+        0 if the main model is better.
     """
     main = main_of(losses)
     found = {name: diebold_mariano(each, losses[main]) for name, each in losses.items() if main and name != main}
@@ -118,12 +121,12 @@ def pair_tests(losses: Mapping[str, Array]) -> list[Tree]:
 
 
 def step_losses(tokens: Array) -> Array:
-    """Return the losses of a text's steps, means over blocks of tokens, of the losses of its tokens, shape `(n,)`."""
+    """Return the losses of a text's steps: the means of the token losses, shape `(n,)`, over blocks of tokens."""
     return _blocks(tokens, _block_size(len(tokens)))
 
 
 def _read_group(folders: Sequence[Path]) -> Tree:
-    """Read the runs of one seed as one: all of the first, and the models that the others' strategies found."""
+    """Merge the runs of one seed: all models of the first run, and the models that the other strategies found."""
     first, *others = folders
     run = _read(first)
     run["strategies"] = [run["strategy"]]
@@ -146,8 +149,8 @@ def _check_target(folder: Path, run: Tree, first: Path, known: Tree) -> None:
 def _read(folder: Path) -> Tree:
     """Read a run: its summary, the entry of each model, and each model's losses at the steps of the test part.
 
-    `target` is equal where the test data are; `test` holds the forecasts of series, nothing for other tasks; `unit`
-    says what a step is.
+    `target` identifies the test data: it is equal if the data are equal. `test` holds the forecasts of series and is
+    empty for other tasks. `unit` names the steps.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -164,7 +167,7 @@ def _read(folder: Path) -> Tree:
         tensors = load_file(existing(FORECASTS if kind == "series" else LOSSES))
         values = {name: tensors[name].astype(np.float64) for name in entries}
         if len({each.shape for each in values.values()}) != 1:
-            raise ValueError("its models were not scored on the same steps, or there are none")
+            raise ValueError("its models have losses of different shapes, or it has no models")
         test: dict[str, Array] = {}
         if kind == "plain":
             target, unit, losses = np.array(str(data["checksum"])), "steps", values
@@ -177,7 +180,7 @@ def _read(folder: Path) -> Tree:
             target, test = tensors["actual"][first:].astype(np.float64), {n: v[first:] for n, v in values.items()}
             unit = "days"
             losses = {name: ((target - forecast) ** 2).mean(axis=1) for name, forecast in test.items()}
-    except (ValueError, TypeError, SafetensorError, OSError) as error:  # text that is no JSON is a ValueError
+    except (ValueError, TypeError, SafetensorError, OSError) as error:  # invalid JSON raises ValueError
         raise RunError(f"{folder}: damaged: {error}") from error
     except KeyError as error:
         raise RunError(f"{folder}: damaged: {error} is missing in its files; run it again") from error
@@ -193,23 +196,23 @@ def _read(folder: Path) -> Tree:
 
 
 def _block_size(tokens: int) -> int:
-    """Return how many tokens make a block: fewer in a text that is too short for 20 blocks."""
+    """Return the number of tokens per block; smaller if the text is too short for 20 blocks."""
     return max(1, min(BLOCK, tokens // 20))
 
 
 def _blocks(losses: Array, size: int) -> Array:
-    """Return the means of consecutive blocks; the tokens after the last whole one are left out."""
+    """Return the means of consecutive blocks; tokens after the last full block are left out."""
     means: Array = losses[: len(losses) // size * size].reshape(-1, size).mean(axis=1)
     return means
 
 
 def _is_testable(name: str, daily: Mapping[str, Array]) -> bool:
-    """Say whether it is known how a model's losses vary over seeds: it does not depend on them or has several."""
+    """Return whether a model's variance over seeds is known: it is fitted (variance 0) or has several seeds."""
     return name in FITTED or len(daily[name]) > 1
 
 
 def _model(name: str, runs: Sequence[Tree], in_mcs: bool | None) -> Tree:
-    """Return one model's entry; `in_mcs` is None where it could not be tested."""
+    """Return one model's entry; `in_mcs` is None if the model could not be tested."""
     found = [run for run in runs if name in run["entries"]]
     entries = [run["entries"][name] for run in found]
     speeds = [entry["words_per_s"] for entry in entries if entry.get("words_per_s")]
@@ -231,7 +234,7 @@ def _model(name: str, runs: Sequence[Tree], in_mcs: bool | None) -> Tree:
 
 
 def _averaged(name: str, runs: Sequence[Tree]) -> float | None:
-    """Return the error of a model's forecasts averaged over the seeds; None where there are no forecasts."""
+    """Return the mean squared error of the forecasts averaged over the seeds; None without forecasts."""
     if not runs[0]["test"]:
         return None
     forecast = np.mean([run["test"][name] for run in runs], axis=0)
@@ -268,14 +271,14 @@ def _test(name: str, reference: str, daily: Mapping[str, Array]) -> Tree:
 
 
 def _plain(test: KindTest | None) -> Tree | None:
-    """Return a test as JSON can hold it: None stands for infinitely many degrees of freedom."""
+    """Return a test in a form for JSON: None means infinitely many degrees of freedom."""
     if test is None:
         return None
     return {**test._asdict(), "freedom": test.freedom if np.isfinite(test.freedom) else None}
 
 
 def _finding(tests: Sequence[KindTest]) -> str:
-    """Say what the tests that apply find about the reference together."""
+    """Return the joint finding of the applicable tests about the reference."""
     if not tests:
         return "untested"
     if max(test.p_value for test in tests) >= LEVEL:
@@ -284,6 +287,6 @@ def _finding(tests: Sequence[KindTest]) -> str:
 
 
 def _kept_starts(runs: Sequence[Tree], reference: str) -> int:
-    """Count the seeds whose reference forecasts as its start does."""
+    """Count the seeds in which the reference forecasts the same as the start."""
     both = [run for run in runs if {reference, "start"} <= run["entries"].keys()]
     return sum(equal_losses(run["losses"]["start"], run["losses"][reference]) for run in both)

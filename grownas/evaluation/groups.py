@@ -1,4 +1,4 @@
-"""The run folders of a comparison, those of one seed or panel together, and the rows that each adds to its table."""
+"""The run folders of a comparison, grouped by seed or panel, and the names of the table rows that each run adds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-Group = str | os.PathLike[str] | Sequence[Path]  # of one seed or panel: one folder, or the first strategy's and others
+Group = str | os.PathLike[str] | Sequence[Path]  # one seed or panel: a folder, or one folder per strategy
 
 
 def grouped(folders: Sequence[Group]) -> list[list[Path]]:
-    """Return each group as a list of folders, the first strategy's first."""
+    """Return each group as a list of folders; the first strategy comes first."""
     return [
         [Path(group)] if isinstance(group, str | os.PathLike) else [Path(folder) for folder in group]
         for group in folders
@@ -18,10 +18,14 @@ def grouped(folders: Sequence[Group]) -> list[list[Path]]:
 
 
 def row_name(strategy: str) -> str:
-    """Return the name of the row of the model that a strategy found."""
+    """Return the name of the table row for the model that a strategy found."""
     return "grown" if strategy == "growing" else strategy
 
 
-def rows_of(strategy: str) -> tuple[str, str]:
-    """Return the names of a strategy's rows: the model that it found, and its cell trained anew."""
-    return row_name(strategy), f"{row_name(strategy)}_retrained"
+def rows_of(strategy: str) -> tuple[str, str, str]:
+    """Return the names of a strategy's table rows: the model that it found, the retrained cell, and the supernet.
+
+    Only strategies that derive a cell from a trained supernet have the third row.
+    """
+    name = row_name(strategy)
+    return name, f"{name}_retrained", f"{name}_supernet"

@@ -1,4 +1,4 @@
-"""What each model of a run is, by its name: found by the search, its start, or a baseline. Imports nothing heavy."""
+"""The kinds of models in a run, by name: found by the search, its start, or a baseline. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Kind = Literal["found", "start", "fitted", "trained"]
 
 
 class NamedModel(NamedTuple):
-    """What a model's name means.
+    """The meaning of a model's name.
 
     Attributes:
-        kind: `found` by the search; the `start` of the search; a baseline that is `fitted` in closed form or by folds,
-            so that its forecasts do not depend on the seed; a baseline that is `trained` by gradient steps.
-        words: what it is.
-        tuned: validation chooses its settings.
+        kind: `found`: found by the search; `start`: the start of the search; `fitted`: a baseline fitted in closed form
+            or by folds, whose forecasts do not depend on the seed; `trained`: a baseline trained by gradient steps.
+        words: short description.
+        tuned: whether validation chooses the model's settings.
     """
 
     kind: Kind
@@ -28,50 +28,51 @@ class NamedModel(NamedTuple):
 
 MODELS = {
     "chosen": NamedModel("found", "the model that predict uses: start, first stage, grown or retrained"),
-    "grown": NamedModel("found", "the cell found, with the weights it grew with"),
-    "grown_retrained": NamedModel("found", "the cell found, trained again from random weights", tuned=True),
+    "grown": NamedModel("found", "the grown cell, with the weights learned during growth"),
+    "grown_retrained": NamedModel("found", "the grown cell, retrained from random weights", tuned=True),
     "first_stage": NamedModel("found", "the start after training, before any node was added"),
-    "start": NamedModel("start", "where growth starts, before any training"),
+    "start": NamedModel("start", "the model from which growth starts, before any training"),
     **{
         name: NamedModel("fitted" if one.fitted else "trained", one.words, one.tuned) for name, one in BASELINES.items()
     },
 }
 FITTED = tuple(name for name, model in MODELS.items() if model.kind == "fitted")
-MAIN = ("chosen", "grown")  # what a run is about: the first of these that it scores
-SUPERNET = "_supernet"  # ends the name of the supernet that a search trained
-RETRAINED = "_retrained"  # ends the name of what a search found, trained again from random weights
-FITS = {"retrained": "grown_retrained"}  # what the names of a model's fits begin with, where that is not its own name
+MAIN = ("chosen", "grown")  # the main model of a run is the first of these that the run scores
+SUPERNET = "_supernet"  # suffix of the name of the supernet that a search trained
+RETRAINED = "_retrained"  # suffix of the name of a found cell that was retrained from random weights
+SEARCH = "search"  # `model` in `metrics.jsonl` for all models that a strategy trains during the search
+FITS = {"retrained": "grown_retrained"}  # prefix of a fit's name -> model, where the prefix is not the model's name
 
 
 def named(name: str, strategies: Collection[str] = ()) -> NamedModel:
-    """Return what a model is.
+    """Return the meaning of a model's name; an unknown name is a trained baseline.
 
     Args:
-        name: in the scores.
+        name: the model's name in the scores.
         strategies: names of the strategies that searched; each finds the models `<strategy>` and
-            `<strategy>_retrained`. A name that is in neither table is a trained baseline.
+            `<strategy>_retrained`.
     """
     strategy = name.removesuffix(RETRAINED).removesuffix(SUPERNET)
     if name.endswith(SUPERNET) and strategy in strategies:
-        return NamedModel("found", f"the supernet that {strategy} trained, before a cell was read out")
+        return NamedModel("found", f"the supernet that {strategy} trained, before the cell was derived")
     if strategy in strategies and name not in ("grown", "grown_retrained"):
-        again = ", trained again from random weights" if name.endswith(RETRAINED) else ""
+        again = ", retrained from random weights" if name.endswith(RETRAINED) else ""
         return NamedModel("found", f"the cell found by {strategy}{again}", tuned=bool(again))
     return MODELS.get(name, NamedModel("trained", ""))
 
 
 def main_of(names: Collection[str]) -> str | None:
-    """Return the model that a run is about: `chosen`, else `grown`, else the first."""
+    """Return the main model of a run: `chosen`, else `grown`, else the first; None if there are no models."""
     return next((name for name in (*MAIN, *names) if name in names), None)
 
 
 def rivals_of(main: str, names: Iterable[str], strategies: Sequence[str] = ()) -> list[str]:
-    """Return what a model is compared with: start, baselines, and what other strategies found.
+    """Return the models that `main` is compared with: start, baselines, and the models that other strategies found.
 
     Args:
-        main: the model, see `main_of`.
+        main: the main model, see `main_of`.
         names: all models.
-        strategies: as `named` takes them; the first found `main`.
+        strategies: see `named`; the first strategy found `main`.
     """
 
     def is_own(name: str) -> bool:
@@ -83,17 +84,19 @@ def rivals_of(main: str, names: Iterable[str], strategies: Sequence[str] = ()) -
 
 
 def lowest(figures: Mapping[str, float | None]) -> str | None:
-    """Return the name with the lowest finite figure; None where there is none."""
+    """Return the name with the lowest finite figure; None if no figure is finite."""
     found = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
     return min(found, key=lambda name: found[name], default=None)
 
 
 def model_of_fit(part: str, models: Iterable[str]) -> str | None:
-    """Return the model that a fit belongs to, by the name of the fit: the model's own name, or one that it begins with.
+    """Return the model that a fit belongs to: the longest model name that is the fit's name or its prefix.
+
+    Only for folders of earlier versions, in which `metrics.jsonl` lacks the field `model`.
 
     Args:
-        part: the fit's name, such as `gru-27-huber-rate-0.01`.
-        models: names in the scores.
+        part: name of the fit, such as `gru-27-huber-rate-0.01`.
+        models: names of the models in the scores.
     """
     begins = {**{model: model for model in models}, **FITS}
     found = [begin for begin in begins if part == begin or part.startswith(f"{begin}-")]
@@ -101,10 +104,10 @@ def model_of_fit(part: str, models: Iterable[str]) -> str | None:
 
 
 def kind_of(data: Mapping[str, Any]) -> str:
-    """Return the kind of a run's task by its `data.json`; folders of early versions do not say it."""
+    """Return the kind of a run's task from its `data.json`; early versions did not write the kind."""
     return str(data.get("kind", "language" if "words" in data else "series"))
 
 
 def is_text(data: Mapping[str, Any]) -> bool:
-    """Say whether a run is on a text, by its `data.json`."""
+    """Return whether a run is on a text, from its `data.json`."""
     return kind_of(data) == "language"

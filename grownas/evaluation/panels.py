@@ -1,4 +1,4 @@
-"""Compares models over many panels by their regret: how much worse each is than the best simple model."""
+"""Compares models over many panels by their regret: how much worse a model is than the best simple model."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FILE = "panels.json"  # in the comparison's folder
 
 
 def compare(folders: Sequence[Group]) -> Tree:
-    """Return every model's regret over finished run folders, one a panel, or several that differ in their strategy.
+    """Return every model's regret over finished runs: one run folder per panel, or one per panel and strategy.
 
-    Of several, all models of the first are compared, and of the others those that their strategies found.
+    If a panel has several folders, all models of the first are compared, and from the others the found models.
 
-    A model's regret on a panel is 100 * log(its test metric / the lowest test metric of the simple models), about the
-    difference in per cent. It is a hard measure: nobody knows beforehand which simple model is the best. A model wins
-    on the panels where its regret is below 0, loses where it is above; a simple model cannot win.
+    A model's regret on a panel is 100 * log(its test metric / the lowest test metric of the simple models), roughly the
+    difference in per cent. This is a hard comparison, because nobody knows in advance which simple model is best. A
+    model wins on a panel if its regret is below 0 and loses if it is above 0; a simple model cannot win.
 
     Returns:
-        The tree of `panels.json`: `metric, simple, panels, models`, the models by mean regret.
+        The content of `panels.json`: `metric, simple, panels, models`, with the models sorted by mean regret.
 
     Raises:
-        RunError: a folder is not finished or damaged, or there is no simple model in all of them.
+        RunError: a run is not finished or damaged, or no simple model is in all runs.
     """
     if not folders:
         raise RunError("nothing to compare: no run folder was given; give at least one")
@@ -41,8 +41,8 @@ def compare(folders: Sequence[Group]) -> Tree:
     simple = [name for name in FITTED if all(name in run["test"] for run in runs)]
     if not simple:
         raise RunError(
-            f"{groups[0][0]}: regret needs one of {', '.join(FITTED)} in every run; name some in baselines.use and run "
-            "the comparison anew"
+            f"{groups[0][0]}: regret needs one of {', '.join(FITTED)} in every run; add one to baselines.use and run "
+            "the comparison again"
         )
     for run in runs:
         lowest = min(run["test"][name] for name in simple)
@@ -54,7 +54,7 @@ def compare(folders: Sequence[Group]) -> Tree:
 
 
 def _read_group(folders: Sequence[Path]) -> Tree:
-    """Return the runs of one panel as one: all of the first, and the models that the others' strategies found."""
+    """Merge the runs of one panel: all models of the first run, and the models that the other strategies found."""
     first, *others = map(_read, folders)
     for folder, other in zip(folders[1:], others, strict=True):
         if any(other[key] != first[key] for key in ("series", "days", "metric")):
@@ -74,7 +74,7 @@ def _read(folder: Path) -> Tree:
         test = {entry["model"]: float(entry["test"]) for entry in summary["scores"]}
         about = {"panel": folder.name, "series": data["names"], "days": [data["dates"][0], data["dates"][-1]]}
         metric, strategy = str(summary["metric"]), str(summary["strategy"])
-    except (OSError, ValueError, TypeError, LookupError) as error:  # text that is no JSON is a ValueError
+    except (OSError, ValueError, TypeError, LookupError) as error:  # invalid JSON raises ValueError
         raise RunError(f"{folder}: damaged: {error}; run it again") from error
     if not all(value > 0 for value in test.values()):
         raise RunError(f"{folder}: a test metric is not above 0, so it has no logarithm: {test}")

@@ -1,4 +1,4 @@
-"""Scores of finished models, trained or fitted, in one form."""
+"""Scores of finished models, trained or fitted, in a common form."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from grownas.protocols import Evaluation, Task
+from grownas.protocols import Evaluation, Model, Module, Task
 
 DIVERGED = 100.0  # standard deviations of the training part
 
 
 @dataclass(frozen=True)
 class Score:
-    """One model's entry in `summary.json`, with what stands behind it.
+    """One model's score: the data for its entry in `summary.json`.
 
     Attributes:
-        model: its name in tables.
-        params: numbers learned.
+        model: the model's name in tables.
+        params: number of trained parameters.
         val, test: evaluations on the two parts.
-        seconds: time for all its fits, those that were not chosen included.
-        settings: how many settings were tried.
-        chosen: the settings chosen on validation data or blocked folds.
-        speed: positions learned from in a second of training; None where the task does not ask, or nothing was trained.
-        steps: weight steps of all its fits; None where nothing was trained.
-        cpu_seconds: processor time of all its fits; None where that was not measured.
-        capped: the chosen fit ended at the most epochs allowed, before patience ran out: it may have gone on improving.
+        seconds: wall time of all fits of the model, including those that were not chosen.
+        settings: number of settings tried.
+        chosen: the settings chosen on validation data or by blocked folds.
+        speed: training speed in the task's unit per second; None if the task has no unit or nothing was trained.
+        steps: weight steps of all fits; None if nothing was trained.
+        cpu_seconds: processor time of all fits; None if it was not measured.
+        capped: whether the chosen fit reached the epoch limit before patience ran out, so that it might have improved
+            with more epochs.
     """
 
     model: str
@@ -68,8 +69,8 @@ class Score:
 
 
 @contextmanager
-def evaluating(*models: Any) -> Iterator[None]:
-    """Put models into evaluation mode for a while; afterwards each part of them is in the mode that it was in."""
+def evaluating(*models: Module) -> Iterator[None]:
+    """Put models into evaluation mode; at the end restore the previous mode of each module."""
     modes = [(part, part.training) for model in models for part in model.modules()]
     for model in models:
         model.eval()
@@ -81,21 +82,21 @@ def evaluating(*models: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def free_running(model: Any, first: torch.Tensor, *, steps: int = 1000) -> dict[str, Any]:
-    """Feed a model its own forecasts and say whether they stay bounded.
+def free_running(model: Model, first: torch.Tensor, *, steps: int = 1000) -> dict[str, Any]:
+    """Feed a model its own forecasts and report whether they stay bounded.
 
     Args:
         model: a task's model whose outputs can be its inputs.
-        first: what it reads before it runs freely, shape `(T, 1, I)`, standardised.
-        steps: length of the free run.
+        first: inputs before the free run, standardised, shape `(T, 1, I)`.
+        steps: number of steps of the free run.
 
     Returns:
-        `steps` done, `largest` forecast in standard deviations, `diverged`.
+        `steps`: number of steps done; `largest`: largest forecast, in standard deviations; `diverged`.
     """
     with evaluating(model):
         output, hidden = model(first)
         x, largest = output[-1:], 0.0
-        for step in range(steps + 1):  # what the last step gives is looked at, too
+        for step in range(steps + 1):  # one more: also check the output of the last step
             size = float(x.abs().max())
             if not size <= DIVERGED:  # also true for nan
                 return {"steps": step, "largest": size if np.isfinite(size) else None, "diverged": True}

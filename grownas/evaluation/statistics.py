@@ -1,7 +1,7 @@
-"""Tests of equal forecast accuracy on losses by step: days, or blocks of a text. Heavy libraries are imported late.
+"""Tests of equal forecast accuracy on losses by step (days, or blocks of a text). Imports heavy libraries lazily.
 
 `diebold_mariano` compares two given forecasts. `two_way_t`, `welch_t` and `model_confidence_set` compare kinds of
-models: they ask whether other seeds, too, would give the same answer.
+models: their results also hold for other seeds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-EQUAL = 1e-5  # share of the largest loss: closer than float32 tells two ways of computing the same forecast apart
-REPLICATIONS = 1000  # of the model confidence set's bootstrap
+EQUAL = 1e-5  # relative to the largest loss; float32 rounding of the same forecast stays below this difference
+REPLICATIONS = 1000  # bootstrap replications of the model confidence set
 
 
 class MeasuredSize(NamedTuple):
@@ -24,10 +24,10 @@ class MeasuredSize(NamedTuple):
     Attributes:
         test: `days_and_seeds` (`two_way_t`), `over_seeds` (`welch_t`), `finding` (both reject), `diebold_mariano` on
             losses averaged over the group, or `mcs` (one group leaves the set).
-        nominal: the level that the test is made at.
-        lowest: share of splits that it rejects, of the panel and group size where that is lowest.
-        highest: where it is highest.
-        source: what was split.
+        nominal: nominal level of the test.
+        lowest: lowest share of rejected splits, over panels and group sizes.
+        highest: highest share of rejected splits, over panels and group sizes.
+        source: the seeds that were split.
     """
 
     test: str
@@ -38,17 +38,17 @@ class MeasuredSize(NamedTuple):
 
 
 _SPLITS = "60 seeds of one LSTM in two random groups of 3, 5 or 10, on bundled, nonlinear and planted"
-MEASURED_SIZE = (  # tests/runs/test_measured_size.py measures them: 4,000 splits each, of the set 500
+MEASURED_SIZE = (  # measured by tests/runs/test_measured_size.py with 4,000 splits each; 500 for the set
     MeasuredSize("days_and_seeds", 0.05, 0.034, 0.046, _SPLITS),
     MeasuredSize("over_seeds", 0.05, 0.031, 0.052, _SPLITS),
     MeasuredSize("finding", 0.05, 0.031, 0.046, _SPLITS),
     MeasuredSize("diebold_mariano", 0.05, 0.108, 0.612, _SPLITS),
-    MeasuredSize("mcs", 0.10, 0.060, 0.108, _SPLITS),  # of four groups 1.0 to 11.4 %
+    MeasuredSize("mcs", 0.10, 0.060, 0.108, _SPLITS),  # with four groups 1.0 to 11.4 %
 )
 
 
 class NeweyWest(NamedTuple):
-    """A mean, its standard error and their ratio."""
+    """A mean, its standard error and the ratio t = mean / error."""
 
     mean: float
     error: float
@@ -56,13 +56,16 @@ class NeweyWest(NamedTuple):
 
 
 def newey_west_t(differences: Array) -> NeweyWest:
-    """Return a series' mean, its standard error that allows for autocorrelation, and t = mean / error.
+    """Return the mean of a series, its autocorrelation-consistent standard error, and t = mean / error.
 
-    Bartlett weights over floor(4 (n / 100)^(2/9)) lags, as `statsmodels` does without its small-sample correction.
+    Bartlett weights over floor(4 (n / 100)^(2/9)) lags, as in `statsmodels` without its small-sample correction.
     A constant series has error 0: t is then 0 if the mean is 0 too, else infinite with the mean's sign.
 
     Args:
-        differences: shape `(n,)`, n >= 2, for example of two models' losses at each step.
+        differences: for example between two models' losses at each step, shape `(n,)`, n >= 2.
+
+    Raises:
+        ValueError: there are fewer than 2 differences.
 
     Reference:
         Newey & West (1987), A Simple, Positive Semi-definite, Heteroskedasticity and Autocorrelation Consistent
@@ -79,24 +82,24 @@ def newey_west_t(differences: Array) -> NeweyWest:
 
 
 def _variance_of_mean(series: Array, lags: int) -> float:
-    """Return the variance of a series' mean with Bartlett weights; of several, shape `(m, n)`, the sum of theirs."""
+    """Return the variance of a series' mean with Bartlett weights; for several series `(m, n)`, the sum."""
     rows = np.atleast_2d(series)
     centred = rows - rows.mean(axis=1, keepdims=True)
     total = float((centred * centred).sum())
     for lag in range(1, lags + 1):
         total += 2 * (1 - lag / (lags + 1)) * float((centred[:, lag:] * centred[:, :-lag]).sum())
-    return max(total, 0.0) / int(rows.shape[1]) ** 2  # Bartlett weights keep the total above 0 but for rounding
+    return max(total, 0.0) / int(rows.shape[1]) ** 2  # Bartlett weights keep the total at 0 or more, up to rounding
 
 
 class DieboldMariano(NamedTuple):
     """A Diebold-Mariano test of losses a against losses b.
 
     Attributes:
-        statistic: above 0 where b is better.
-        p_value: two-sided.
-        p_one_sided: of the null that b is not better than a.
-        difference: mean loss of a less mean loss of b.
-        equal: the losses are the same but for rounding; there is nothing to test, statistic 0 and p 1 by definition.
+        statistic: above 0 if b is better.
+        p_value: two-sided p-value.
+        p_one_sided: one-sided p-value; the null hypothesis is that b is not better than a.
+        difference: mean loss of a minus mean loss of b.
+        equal: whether the losses are the same up to rounding; statistic is then 0 and p is 1 by definition.
     """
 
     statistic: float
@@ -107,15 +110,16 @@ class DieboldMariano(NamedTuple):
 
 
 def diebold_mariano(losses_a: Array, losses_b: Array) -> DieboldMariano:
-    """Test whether two models' losses differ in the mean, with the small-sample adjustment of Harvey et al. (1997).
+    """Test whether two models' mean losses differ, with the small-sample adjustment of Harvey et al. (1997).
 
     Args:
-        losses_a: at each step, for a panel the mean over its series, at least 0, shape `(n,)`.
-        losses_b: of the other model at the same steps.
+        losses_a: loss of model a at each step (for a panel the mean over its series), at least 0, shape `(n,)`.
+        losses_b: loss of model b at the same steps.
 
     Reference:
-        Diebold & Mariano (1995), Comparing Predictive Accuracy. `statsmodels` takes one series and forecasts of it:
-        zeros and the roots of the losses give exactly these losses. Its ceil(n^(1/3)) Newey-West lags are kept.
+        Diebold & Mariano (1995), Comparing Predictive Accuracy. `statsmodels` takes a series and two forecasts of it;
+        zeros as the series and the roots of the losses as forecasts give exactly these losses. We keep its
+        ceil(n^(1/3)) Newey-West lags.
     """
     difference = float(losses_a.mean() - losses_b.mean())
     if equal_losses(losses_a, losses_b):
@@ -128,17 +132,17 @@ def diebold_mariano(losses_a: Array, losses_b: Array) -> DieboldMariano:
 
 
 def equal_losses(losses_a: Array, losses_b: Array) -> bool:
-    """Say whether two models' losses are the same but for rounding."""
+    """Return whether two models' losses are the same up to rounding."""
     largest = max(float(np.abs(losses_a).max()), float(np.abs(losses_b).max()))
     return bool(np.abs(losses_a - losses_b).max() <= EQUAL * largest)
 
 
 class KindTest(NamedTuple):
-    """A t-test of whether two kinds of models differ in their mean loss.
+    """A t-test of whether two kinds of models, a and b, differ in their mean loss.
 
     Attributes:
-        statistic: above 0 where b is better.
-        p_value: two-sided.
+        statistic: above 0 if b is better.
+        p_value: two-sided p-value.
         freedom: degrees of freedom of t.
     """
 
@@ -150,21 +154,25 @@ class KindTest(NamedTuple):
 def two_way_t(losses_a: Array, losses_b: Array) -> KindTest:
     """Test whether two kinds of models differ in the mean loss over all seeds and days.
 
-    The variance of the difference is the sum of what other seeds and what other days would change. For the seeds it is
-    the variance of either kind's mean over its seeds. For the days it is that of the mean of the daily differences,
-    with Bartlett weights over ceil(n^(1/3)) lags, less what is in both: single seeds' deviations on single days.
+    The variance of the difference is the sum of a part for seeds and a part for days. The part for seeds is the
+    variance of each kind's mean over its seeds. The part for days is the variance of the mean daily difference, with
+    Bartlett weights over ceil(n^(1/3)) lags, minus the interaction that both parts contain: deviations of single seeds
+    on single days.
 
     Args:
-        losses_a: of each seed at each step, shape `(m, n)`, n >= 2. One row, or equal rows, are of a kind whose
-            forecast does not depend on the seed: then it has no variance over seeds.
-        losses_b: of the other kind at the same steps, of any number of seeds. Seeds of the two kinds count as
-            independent: where they share what makes a seed good, the test rejects less often than it could.
+        losses_a: loss of kind a for each seed at each step, shape `(m, n)`, n >= 2. One row, or equal rows, mean that
+            the forecasts do not depend on the seed; the variance over seeds is then 0.
+        losses_b: loss of kind b at the same steps, for any number of seeds. The test treats the seeds of the two kinds
+            as independent: if equal seeds have correlated losses, it rejects less often than it could.
+
+    Raises:
+        ValueError: there are fewer than 2 steps.
 
     Reference:
-        The variance is that of Cameron, Gelbach & Miller (2011), Robust Inference With Multiway Clustering; that of the
-        days is made larger by n / (n - lags - 1), which makes it unbiased on independent days, where Diebold and
-        Mariano's test as adjusted by Harvey et al. (1997) takes n / (n - 1). The degrees of freedom are by
-        Satterthwaite (1946), with 3 n / (2 (lags + 1)) for the days.
+        The variance follows Cameron, Gelbach & Miller (2011), Robust Inference With Multiway Clustering. We multiply
+        the part for days by n / (n - lags - 1), which makes it unbiased for independent days; the Diebold-Mariano test
+        adjusted by Harvey et al. (1997) multiplies by n / (n - 1). The degrees of freedom follow Satterthwaite (1946),
+        with 3 n / (2 (lags + 1)) for the days.
     """
     n = losses_a.shape[1]
     if n < 2:
@@ -183,15 +191,15 @@ def two_way_t(losses_a: Array, losses_b: Array) -> KindTest:
 
 
 def welch_t(means_a: Array, means_b: Array) -> KindTest | None:
-    """Test whether two kinds of models differ in the mean over all seeds of their loss on the same steps.
+    """Test whether two kinds of models differ in the mean loss over all seeds, on the same steps.
 
     Args:
-        means_a: mean loss of each seed, shape `(m,)`. One, or equal ones, are of a kind whose forecast does not depend
-            on the seed: then the test is that of one sample against a constant.
-        means_b: of the other kind.
+        means_a: mean loss of each seed of kind a, shape `(m,)`. One value, or equal values, mean that the forecasts do
+            not depend on the seed; the test is then a one-sample t-test against a constant.
+        means_b: mean loss of each seed of kind b.
 
     Returns:
-        None where neither depends on the seed.
+        The test; None if neither kind depends on the seed.
 
     Reference:
         Welch (1947), The Generalization of 'Student's' Problem When Several Different Population Variances Are
@@ -204,24 +212,24 @@ def welch_t(means_a: Array, means_b: Array) -> KindTest | None:
 
 
 def _distinct(losses: Array) -> Array:
-    """Return the first row alone where all rows are the same but for rounding."""
+    """Return only the first row if all rows are the same up to rounding, else all rows."""
     return losses[:1] if all(equal_losses(losses[0], row) for row in losses[1:]) else losses
 
 
 def _interaction(losses: Array) -> Array:
-    """Return what is left of losses `(m, n)` without the means of seeds and of steps."""
+    """Return the interaction of losses `(m, n)`: the residuals after removing the means of seeds and of steps."""
     left: Array = losses - losses.mean(axis=1, keepdims=True) - losses.mean(axis=0) + losses.mean()
     return left
 
 
 def _over_seeds(means: Array) -> tuple[float, float]:
-    """Return the variance of the mean over seeds and its degrees of freedom; of one seed 0 and infinity."""
+    """Return the variance of the mean over seeds and its degrees of freedom; 0 and infinity for one seed."""
     m = len(means)
     return (float(means.var(ddof=1)) / m, m - 1) if m > 1 else (0.0, math.inf)
 
 
 def _t_test(difference: float, parts: Sequence[tuple[float, float]]) -> KindTest:
-    """Return the test of a difference whose variance is a sum of parts: (variance, degrees of freedom)."""
+    """Return the t-test of a difference whose variance is the sum of `parts`, each (variance, degrees of freedom)."""
     from scipy.special import stdtr
 
     total = sum(variance for variance, _ in parts)
@@ -233,13 +241,13 @@ def _t_test(difference: float, parts: Sequence[tuple[float, float]]) -> KindTest
 
 
 class ConfidenceSet(NamedTuple):
-    """A model confidence set: the kinds of models that cannot be told apart from the best.
+    """A model confidence set: the kinds of models that the test cannot tell apart from the best kind.
 
     Attributes:
-        members: names, in the order given.
-        p_values: of each model; members have one above `size`.
+        members: names of the models in the set, in the given order.
+        p_values: p-value of each model; members have a p-value above `size`.
         size: level of the test.
-        block: mean length of the bootstrap's blocks, steps.
+        block: mean length of the bootstrap blocks, in steps.
     """
 
     members: list[str]
@@ -249,24 +257,24 @@ class ConfidenceSet(NamedTuple):
 
 
 def model_confidence_set(losses: Mapping[str, Array], *, size: float = 0.1, seed: int = 0) -> ConfidenceSet:
-    """Return the models that hold the best kind with probability 1 - size.
+    """Return the set of models that contains the best kind with probability 1 - size.
 
-    Range statistic, 1000 replications. Days come from the stationary bootstrap with blocks of floor(sqrt(n)) steps;
-    to them comes what other seeds would change: a normal deviate with the variance of the kind's mean over its seeds.
-    What single seeds do on single days is in both, and taken off the days, as in `two_way_t`. The denominators of the
-    replications are drawn too, as chi-squared: those of the days with n / block degrees of freedom, those of the seeds
-    with m - 1. So few days or seeds make the set larger. Models with equal losses stand or fall together: their
-    differences have no variance, so one of them is tested for all.
+    Range statistic, 1000 replications. The stationary bootstrap resamples days, in blocks of floor(sqrt(n)) steps on
+    average. For the seeds, each replication adds a normal deviate with the variance of the kind's mean over its seeds.
+    Both parts contain the deviations of single seeds on single days, which are removed from the part for days, as in
+    `two_way_t`. The variances in the denominators are drawn too, as scaled chi-squared: with n / block degrees of
+    freedom for days and m - 1 for seeds. So few days or seeds make the set larger. Of models with equal losses only one
+    is tested, since their differences have no variance; the result holds for all of them.
 
     Args:
-        losses: of each model's seeds at the same steps, shape `(m, n)`; `(n,)` or equal rows where the forecast does
+        losses: model -> loss of each seed at the same steps, shape `(m, n)`; `(n,)` or equal rows if the forecasts do
             not depend on the seed.
         size: level of the test.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Reference:
-        Hansen, Lunde & Nason (2011), The Model Confidence Set: it is of given forecasts, and ours comes near it where
-        no forecast depends on the seed and the days are many. Drawing the denominators is the parametric bootstrap of
+        Hansen, Lunde & Nason (2011), The Model Confidence Set. Theirs compares given forecasts; ours approaches it when
+        no forecast depends on the seed and there are many days. Drawing the denominators is the parametric bootstrap of
         Krishnamoorthy, Lu & Mathew (2007), A Parametric Bootstrap Approach for ANOVA with Unequal Variances.
     """
     kinds = {name: _distinct(np.atleast_2d(each)) for name, each in losses.items()}
@@ -283,18 +291,18 @@ def model_confidence_set(losses: Mapping[str, Array], *, size: float = 0.1, seed
 
 
 def _range_bootstrap(kinds: Sequence[Array], block: int, seed: int) -> tuple[Array, Array]:
-    """Return the t of each pair of models, shape `(k, k)`, and its replications if all are equally good `(R, k, k)`."""
+    """Return the t of each pair of models `(k, k)`, and its replications under equal accuracy `(R, k, k)`."""
     from arch.bootstrap import StationaryBootstrap
 
     n, k, rng = kinds[0].shape[1], len(kinds), np.random.default_rng([seed, 1])
     resampled = StationaryBootstrap(block, np.arange(n), seed=seed).bootstrap(REPLICATIONS)
-    weights = np.stack([np.bincount(data[0][0], minlength=n) for data in resampled]) / n  # of each day, (R, n)
+    weights = np.stack([np.bincount(data[0][0], minlength=n) for data in resampled]) / n  # weight of each day, (R, n)
     means, days = np.stack([each.mean() for each in kinds]), np.stack([each.mean(axis=0) for each in kinds])
     other_days = _pairs(weights @ days.T - means)
-    of_days = (other_days**2).mean(axis=0) + np.finfo(np.float64).tiny  # a model beside itself has no variance
+    of_days = (other_days**2).mean(axis=0) + np.finfo(np.float64).tiny  # tiny: a model minus itself has variance 0
     of_both = np.array([_interaction_variance(each, weights) for each in kinds])
-    kept = np.clip(1 - (of_both[:, None] + of_both) / of_days, 0, 1)  # share of the days alone
-    kept /= 1 - (2 * block - 1) / n  # what centring takes off the variance of independent days
+    kept = np.clip(1 - (of_both[:, None] + of_both) / of_days, 0, 1)  # share of the variance without the interaction
+    kept /= 1 - (2 * block - 1) / n  # undo the loss of variance by centring, for independent days
     of_days, other_days = kept * of_days + np.finfo(np.float64).tiny, np.sqrt(kept) * other_days
     of_seeds, freedom = np.array([_over_seeds(each.mean(axis=1)) for each in kinds]).T
     other_seeds = np.sqrt(of_seeds) * rng.standard_normal((REPLICATIONS, k))
@@ -306,19 +314,19 @@ def _range_bootstrap(kinds: Sequence[Array], block: int, seed: int) -> tuple[Arr
 
 
 def _pairs(values: Array) -> Array:
-    """Return the differences of each pair, shape `(R, k)` -> `(R, k, k)`."""
+    """Return the differences of all pairs, shape `(R, k)` -> `(R, k, k)`."""
     differences: Array = values[:, :, None] - values[:, None, :]
     return differences
 
 
 def _chi_squared_shares(freedom: Array | float, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draw chi-squared over its degrees of freedom; 1 where they are infinite."""
+    """Draw chi-squared divided by its degrees of freedom; 1 for infinitely many degrees of freedom."""
     finite = np.where(np.isinf(freedom), 1.0, freedom)
     return np.where(np.isinf(freedom), 1.0, rng.chisquare(finite, shape) / finite)
 
 
 def _interaction_variance(losses: Array, weights: Array) -> float:
-    """Return the variance, of a mean over seeds and bootstrapped days, that is of single seeds on single days."""
+    """Return the interaction's share in the variance of a mean over seeds and bootstrapped days."""
     m = len(losses)
     if m == 1:
         return 0.0
@@ -326,7 +334,7 @@ def _interaction_variance(losses: Array, weights: Array) -> float:
 
 
 def _eliminate(t: Array, drawn: Array) -> list[float]:
-    """Return each model's p-value: the worst leaves first, and none has a lower one than those before it."""
+    """Return each model's p-value: remove the worst model repeatedly; p-values never fall in this order."""
     left, p_values, highest = list(range(len(t))), [1.0] * len(t), 0.0
     while len(left) > 1:
         among, replicated = t[left][:, left], drawn[:, left][:, :, left]

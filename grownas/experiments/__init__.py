@@ -1,4 +1,4 @@
-"""What a run does from data to scores: search or train, then the baselines on the same terms.
+"""The work of a run, from data to scores: search or train, then train the baselines under the same conditions.
 
-One module for each kind of task, one for what they share.
+`series` and `text` hold what is particular to a kind of task, `experiment` what all kinds share.
 """

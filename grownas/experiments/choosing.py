@@ -1,4 +1,4 @@
-"""Choosing a setting on validation data: successive halving over candidates, then every rate of the finalists."""
+"""Chooses a setting on validation data: successive halving over candidates, then every rate of the finalists."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from grownas.errors import TrainingError
-from grownas.protocols import Journal, Task
+from grownas.protocols import Journal, Model, Task
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe
 
 
 class Setting(NamedTuple):
-    """One way to train a model, of which validation chooses.
+    """One way to train a model; validation chooses among several.
 
     Attributes:
-        key: of the fit.
-        chosen: what is particular about it, in plain values.
-        build: makes the model anew.
+        key: name of the fit.
+        chosen: the values that distinguish this setting, such as the rate.
+        build: builds a new model.
         task: data and loss.
-        recipe: how it is trained.
+        recipe: how the model is trained.
     """
 
     key: str
     chosen: dict[str, Any]
-    build: Callable[[], Any]
+    build: Callable[[], Model]
     task: Task
     recipe: Recipe
 
 
 @dataclass(frozen=True)
 class Halving:
-    """Successive halving (Jamieson & Talwalkar 2016): many candidates are trained briefly, few to the end.
+    """Successive halving (Jamieson & Talwalkar 2016): train many candidates briefly and a few to the end.
 
-    All candidates are trained for `first_epochs`. The best, one in `reduction_factor`, go on to as many times the
-    epochs, and so on, until `finalists` are left, which are trained until patience runs out.
+    The first round trains all candidates for `first_epochs`. Each further round keeps the best, one candidate in
+    `reduction_factor`, and multiplies the epochs by `reduction_factor`. The last `finalists` are trained until patience
+    runs out.
 
-    Ours: a candidate is tried with one of its rates, a finalist is trained with all of them (see `Candidate`).
+    We differ: a candidate is tried with one of its rates, a finalist is trained with all of them (see `Candidate`).
 
     Attributes:
-        first_epochs: of every candidate; None trains all of them to the end.
+        first_epochs: epochs of the first round; None trains all candidates to the end.
         reduction_factor: 2 or more.
-        finalists: 1 or more.
+        finalists: number of candidates in the last round, 1 or more.
     """
 
     first_epochs: int | None = None
@@ -52,7 +53,7 @@ class Halving:
     finalists: int = 1
 
     def rungs(self, candidates: int) -> Iterator[tuple[int, int | None]]:
-        """Yield how many candidates are trained, and up to which epoch; None for until patience runs out."""
+        """Yield for each round the number of candidates and the epoch to train to; None: until patience runs out."""
         if self.first_epochs is not None:
             epochs = self.first_epochs
             while candidates > self.finalists:
@@ -63,13 +64,13 @@ class Halving:
 
 
 class Choice(NamedTuple):
-    """What validation chose.
+    """The setting that validation chose.
 
     Attributes:
-        fit: with the lowest validation metric.
-        setting: its.
-        tried: number of settings that were trained, however briefly.
-        seconds, steps: of all fits.
+        fit: the fit with the lowest validation metric.
+        setting: the setting of this fit.
+        tried: number of settings that were trained, even if only briefly.
+        seconds, steps: sums over all fits.
     """
 
     fit: Fit
@@ -80,20 +81,20 @@ class Choice(NamedTuple):
 
     @property
     def capped(self) -> bool:
-        """Whether the fit may have gone on improving, see `Recipe.is_capped`."""
+        """Whether the fit might have improved with more epochs, see `Recipe.is_capped`."""
         return self.setting.recipe.is_capped(self.fit.epochs, self.fit.best_epoch)
 
 
 @dataclass(eq=False)
 class Trial:
-    """A setting that is tried, and how far its training has come.
+    """A setting on trial, with the state of its training.
 
     Attributes:
         setting: the setting.
-        fit: its latest; None before the first, and after training diverged.
-        part: the journal's key of that fit.
-        seconds, steps: of its training, also of one that diverged.
-        is_over: whether training has ended: patience has run out, or the most epochs are reached.
+        fit: the latest fit; None before the first fit, and after training diverged.
+        part: the journal's key of the latest fit.
+        seconds, steps: spent on this trial, also if training diverged.
+        is_over: whether training has ended, because patience ran out or all epochs are done.
     """
 
     setting: Setting
@@ -104,7 +105,7 @@ class Trial:
     is_over: bool = False
 
     def train(self, journal: Journal, seed: int, epochs: int | None) -> None:
-        """Train up to a number of epochs, from where training stands; None trains until patience runs out.
+        """Continue training up to a number of epochs; None trains until patience runs out.
 
         Raises:
             TrainingError: training diverges.
@@ -133,7 +134,7 @@ class Trial:
     @property
     def is_tried(self) -> bool:
         """Whether training has begun."""
-        return self.part is not None or self.seconds > 0  # the latter of one that diverged at once
+        return self.part is not None or self.seconds > 0  # seconds without a part: the first fit diverged
 
     @property
     def metric(self) -> float:
@@ -143,25 +144,25 @@ class Trial:
 
 
 class Candidate:
-    """Settings that differ in the rate alone. Until it is a finalist, it is tried with the first of them.
+    """A group of settings that differ only in the learning rate. Only finalists are trained with every rate.
 
-    Candidates compete at one rate because rates differ in speed: after few epochs a low rate is behind, whatever it
-    reaches in the end.
+    Before that, a candidate is trained with its first rate: after few epochs a low rate lags behind, whatever it
+    reaches in the end, so rates cannot be compared early.
 
     Attributes:
-        trials: one for each setting, in order.
-        errors: of the trials that diverged.
+        trials: one trial per setting, in order.
+        errors: errors of the trials that diverged.
     """
 
     def __init__(self, settings: Sequence[Setting], journal: Journal, seed: int) -> None:
-        """Begin with nothing trained; the journal does the fits."""
+        """Create the trials; nothing is trained yet. The journal runs and saves the fits."""
         self._journal, self._seed = journal, seed
         self.trials = [Trial(one) for one in settings]
         self.errors: list[TrainingError] = []
         self._sound = list(self.trials)
 
     def train(self, epochs: int | None) -> bool:
-        """Train its first setting up to a number of epochs, the next where that diverges; say whether one is left."""
+        """Train the first setting that does not diverge up to a number of epochs; return False if all diverge."""
         while self._sound and not self._train(self._sound[0], epochs):
             pass
         return bool(self._sound)
@@ -183,26 +184,26 @@ class Candidate:
 
     @property
     def metric(self) -> float:
-        """Validation metric of the setting that is tried."""
+        """Validation metric of the first setting that did not diverge."""
         return self._sound[0].metric
 
 
 def choose(
     candidates: Sequence[Sequence[Setting]], *, journal: Journal, seed: int, halving: Halving = Halving()
 ) -> Choice:
-    """Try all settings by successive halving; validation chooses.
+    """Try all settings by successive halving; return the setting with the lowest validation metric.
 
-    A setting with which training diverges is passed over with a warning. A candidate of which no setting is left gives
-    its place to the next best.
+    A setting whose training diverges is skipped with a warning. If all settings of a candidate diverge, the next best
+    candidate takes its place.
 
     Args:
-        candidates: each the settings that differ in the rate alone, the one that learns fastest first.
-        journal: does and remembers the fits.
-        seed: of all fits.
-        halving: how many settings are trained how long.
+        candidates: groups of settings that differ only in the rate, the highest rate first.
+        journal: runs and saves the fits.
+        seed: seed of all fits.
+        halving: number of candidates and epochs of each round.
 
     Raises:
-        TrainingError: training diverges with every setting; the last one's error, with the seconds and steps of all.
+        TrainingError: training diverges with every setting; the last error, with the seconds and steps of all fits.
     """
     everyone = [Candidate(settings, journal, seed) for settings in candidates]
     trials = [trial for one in everyone for trial in one.trials]
@@ -212,12 +213,12 @@ def choose(
         for one in ranked:
             if len(reached) < count and one.train(epochs):
                 reached.append(one)
-        ranked = sorted(reached, key=lambda one: one.metric)  # of equals the one that was ahead before
+        ranked = sorted(reached, key=lambda one: one.metric)  # a stable sort: ties keep their earlier order
     finished = [trial for one in ranked for trial in one.finish()]
     errors = [error for one in everyone for error in one.errors]
     seconds, steps = sum(one.seconds for one in trials), sum(one.steps for one in trials)
     for error in errors if finished else errors[:-1]:
-        warnings.warn(f"passed over: {error}", stacklevel=2)
+        warnings.warn(f"skipped a setting: {error}", stacklevel=2)
     if not finished:
         raise TrainingError(str(errors[-1]), seconds, steps) from errors[-1]
     best = min(finished, key=lambda trial: trial.metric)

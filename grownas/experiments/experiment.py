@@ -1,6 +1,6 @@
-"""What every experiment has: the problem of the search, ways to train a genotype from random weights, scores.
+"""The base of all experiments: the search problem, the settings for training from random weights, the scores.
 
-`Experiment` serves a task of any kind; `series` and `text` add what only those tasks have.
+`Experiment` works for a task of any kind; `series` and `text` extend it for their kinds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Choice, Halving, Setting, choose
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Budget, Folder, Journal, Origin, Problem, Strategy, Task
+from grownas.protocols import Budget, Folder, Journal, Model, Origin, Problem, Strategy, Task
 from grownas.space import SearchSpace
 from grownas.starts.random import Ops, random_start
 from grownas.starts.var import hidden_size_for
@@ -33,27 +33,27 @@ from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What the search and the baselines are given, for a task of any kind.
+    """Everything that the search and the baselines need, for a task of any kind.
 
     Attributes:
-        task: the data; its loss is the search's.
-        journal: does and remembers the fits.
-        strategy: searches.
-        space: the ops allowed.
-        recipe: the budget of each model that is trained from random weights.
-        budget: of the search.
-        seed: of weights and data order.
-        refit: fit the chosen settings anew on training and validation data.
-        backend: what runs grown cells.
-        hidden_size: of a cell.
-        norm: of a dag's supernets, see `DagBackbone`.
+        task: the data, with the loss of the search.
+        journal: runs and saves the fits.
+        strategy: the search strategy.
+        space: the allowed ops.
+        recipe: how models are trained from random weights.
+        budget: limits of the search.
+        seed: seed of weights and data order.
+        refit: refit the chosen settings on training and validation data.
+        backend: implementation that runs grown cells.
+        hidden_size: hidden units of a cell.
+        norm: of the supernets of a DAG, see `DagBackbone`.
         halving: how validation chooses among several settings.
-        hidden_sizes: what `lstm` and `gru` choose from, beside the size with the found cell's parameters.
-        rates, weight_decays: what every model trained from random weights chooses from.
-        params: of the model that was found, which baselines match; None if there is none.
-        setting: of the search, chosen before it, in plain values.
-        tried: how many settings it was chosen of; 0 where nothing was.
-        seconds_before, steps_before: what was spent before the search.
+        hidden_sizes: sizes that `lstm` and `gru` try, besides the size that matches the found cell's parameters.
+        rates, weight_decays: values that every model trained from random weights tries.
+        params: number of parameters of the found model, which baselines match; None if there is no found model.
+        setting: the search's own setting, chosen before the search.
+        tried: number of settings from which `setting` was chosen; 0 if there was no choice.
+        seconds_before, steps_before: time and weight steps spent before the search.
     """
 
     task: Task
@@ -78,18 +78,18 @@ class Experiment:
     steps_before: int = 0
 
     @classmethod
-    def of(cls, config: Config, journal: Journal, task: Any) -> Self:
-        """Gather what search and baselines need."""
+    def of(cls, config: Config, journal: Journal, task: Task) -> Self:
+        """Create the experiment of a config."""
         units = config.space.hidden_size
         return cls(
-            hidden_size=hidden_size_for(1, task.input_size) if units == "auto" else units,
+            hidden_size=hidden_size_for(1, _inputs_of(task)) if units == "auto" else units,
             **cls.choices(config),
             **cls.common(config, journal, task),
         )
 
     @classmethod
     def choices(cls, config: Config) -> dict[str, Any]:
-        """Return what validation chooses from for models that are trained from random weights, and how."""
+        """Return the settings to try for models trained from random weights, and the halving that chooses."""
         return {
             "halving": Halving(**config.baselines.halving.model_dump()),
             "hidden_sizes": config.baselines.hidden_sizes,
@@ -99,7 +99,7 @@ class Experiment:
 
     @classmethod
     def common(cls, config: Config, journal: Journal, task: Task) -> dict[str, Any]:
-        """Return what experiments of all kinds take from a config alike."""
+        """Return the arguments that experiments of all kinds take from a config."""
         return {
             "task": task,
             "journal": journal,
@@ -114,8 +114,8 @@ class Experiment:
         }
 
     @classmethod
-    def check(cls, config: Config, task: Any) -> None:
-        """Refuse before work begins what a search would meet in the middle of it.
+    def check(cls, config: Config, task: Task) -> None:
+        """Check the config before any training, so that a search does not fail halfway.
 
         Raises:
             ConfigError: the config does not fit the task.
@@ -129,13 +129,12 @@ class Experiment:
     @property
     def input_size(self) -> int:
         """Number of inputs of a core."""
-        assert self.task.input_size is not None, "a task of this kind has a fixed number of inputs"
-        return self.task.input_size
+        return _inputs_of(self.task)
 
     # --- the search ---
 
-    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
-        """Build the start of a search for each node's ops; `refitted`: fitted to the validation part, too."""
+    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Model:
+        """Build the start of a search from each node's ops; `refitted`: fit it on training and validation data."""
         return random_start(
             self.task,
             nodes,
@@ -157,7 +156,7 @@ class Experiment:
             "backend": self.backend,
         }
 
-    def cell(self, genotype: AnyGenotype, purpose: str) -> Any:
+    def cell(self, genotype: AnyGenotype, purpose: str) -> Model:
         """Build the task's model around the derived cell of a genotype, with drawn weights."""
         generator = self.draw(purpose)
         core = GrownRNN(genotype, self.input_size, self.hidden_size, backend=self.backend)
@@ -165,18 +164,18 @@ class Experiment:
         return self.task.model(core, generator=generator)
 
     def origins(self, nodes: Sequence[Ops], count: int) -> list[Origin]:
-        """Return up to so many earlier points in time, the latest first, each with its start; none in general."""
+        """Return up to `count` earlier points in time, the latest first, with their starts; none for a general task."""
         return []
 
     def tuned(self, nodes: Sequence[Ops]) -> Self:
-        """Return the experiment with the settings of the search chosen, for a start of these nodes."""
+        """Return the experiment with the setting of the search chosen, for a start with these nodes."""
         return self
 
     def problem(self, nodes: Sequence[Ops], *, refitted: bool = False) -> Problem:
-        """Return the search's problem, or the one on which what was found is refitted."""
+        """Return the problem of the search; `refitted`: the problem on training and validation data, for the refit."""
 
-        def build(nodes: Sequence[Ops], purpose: str) -> Any:
-            return self.start(nodes, purpose, refitted=refitted).eval()  # who trains it puts it in training mode
+        def build(nodes: Sequence[Ops], purpose: str) -> Model:
+            return self.start(nodes, purpose, refitted=refitted).eval()  # training sets its own mode
 
         return Problem(
             task=self.task.with_refit() if refitted else self.task,
@@ -191,8 +190,8 @@ class Experiment:
             build_cell=self.cell,
         )
 
-    def score_start(self, start: Any) -> Score:
-        """Score where the search began."""
+    def score_start(self, start: Model) -> Score:
+        """Score the start of the search."""
         return self.score("start", start, self.seconds_before)
 
     # --- models trained from random weights ---
@@ -203,11 +202,11 @@ class Experiment:
         return {name: one for name, one in BASELINES.items() if self.task.kind in one.functions}
 
     def settings_of(self, genotype: AnyGenotype) -> list[list[Setting]]:
-        """Return the ways to train a genotype from random weights, as candidates of `choose`."""
+        """Return the settings for training a genotype from random weights, as candidates for `choose`."""
         build = partial(self.cell, genotype, "grown_retrained")
         return self.settings("retrained", {"hidden_size": self.hidden_size}, build)
 
-    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Any]) -> list[list[Setting]]:
+    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Model]) -> list[list[Setting]]:
         """Return a candidate for each weight decay, with a setting for each rate."""
         made = self.by_rate(key, build, self.recipe, self.rates, self.weight_decays)
         return [[one._replace(chosen={**chosen, **one.chosen}) for one in candidate] for candidate in made]
@@ -215,19 +214,19 @@ class Experiment:
     def by_rate(
         self,
         key: str,
-        build: Callable[[], Any],
+        build: Callable[[], Model],
         recipe: Recipe,
         rates: Sequence[float] | None = None,
         decays: Sequence[float] | None = None,
     ) -> list[list[Setting]]:
-        """Return a candidate for each weight decay, with a setting for each rate of the weights, the highest first.
+        """Return a candidate for each weight decay, with a setting for each learning rate, the highest first.
 
         Args:
-            key: what the settings' keys begin with.
-            build: makes the model anew.
-            recipe: how it is trained but for what follows.
-            rates: None for the recipe's.
-            decays: weight decays of the weights; None for the recipe's.
+            key: prefix of the settings' keys.
+            build: builds a new model.
+            recipe: how the model is trained, apart from rate and weight decay.
+            rates: learning rates; None: the recipe's rate.
+            decays: weight decays; None: the recipe's weight decay.
         """
         return [
             [
@@ -244,19 +243,19 @@ class Experiment:
         ]
 
     def choose(self, candidates: Sequence[Sequence[Setting]]) -> Choice:
-        """Try all settings; validation chooses, see `choosing.choose`."""
+        """Try all settings and let validation choose, see `choosing.choose`."""
         return choose(candidates, journal=self.journal, seed=self.seed, halving=self.halving)
 
-    def train_and_score(self, name: str, candidates: Sequence[Sequence[Setting]]) -> tuple[Score, Any]:
-        """Choose a setting; return score and model of the one that validation chose."""
+    def train_and_score(self, name: str, candidates: Sequence[Sequence[Setting]]) -> tuple[Score, Model]:
+        """Choose a setting on validation; return the score and the model trained with it."""
         return self.score_choice(name, self.choose(candidates))
 
-    def retrain(self, genotype: AnyGenotype, name: str = "grown_retrained") -> tuple[Score, Any]:
-        """Train a genotype from random weights under the baselines' budget; return score and model."""
+    def retrain(self, genotype: AnyGenotype, name: str = "grown_retrained") -> tuple[Score, Model]:
+        """Train a genotype from random weights in the same way as the baselines; return score and model."""
         return self.train_and_score(name, self.settings_of(genotype))
 
-    def score_choice(self, name: str, choice: Choice) -> tuple[Score, Any]:
-        """Return score and model of a choice, trained on training and validation data where all is refitted."""
+    def score_choice(self, name: str, choice: Choice) -> tuple[Score, Model]:
+        """Return score and model of a choice; if `refit`, retrain it on training and validation data first."""
         fit, setting = choice.fit, choice.setting
         model, seconds, steps = fit.model, choice.seconds, choice.steps
         if self.refit:
@@ -269,7 +268,7 @@ class Experiment:
     def score(
         self,
         name: str,
-        model: Any,
+        model: Model,
         seconds: float,
         settings: int = 1,
         chosen: Mapping[str, Any] | None = None,
@@ -280,14 +279,14 @@ class Experiment:
         shown = speed if self.task.unit else None
         return Score(name, count_parameters(model), val, test, seconds, settings, dict(chosen or {}), shown)
 
-    def matched_size(self, build: Callable[[int], Any], params: int) -> int:
-        """Return the number of units with which a model comes nearest to a number of parameters.
+    def matched_size(self, build: Callable[[int], Model], params: int) -> int:
+        """Return the number of units with which a model's parameter count is nearest to `params`.
 
-        The count is a polynomial of degree 2 in the units, which three small models fix.
+        The count is a polynomial of degree 2 in the units, so three small models determine it.
 
         Args:
-            build: builds the model with so many units.
-            params: the number wanted.
+            build: builds the model with a given number of units.
+            params: the target number of parameters.
         """
         one, two, three = (count_parameters(build(units)) for units in (1, 2, 3))
         bend = one - 2 * two + three
@@ -300,8 +299,8 @@ class Experiment:
 
     # --- results ---
 
-    def write(self, folder: Folder, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
-        """Write what is particular to the kind of task; return what the summary says of it."""
+    def write(self, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
+        """Write the files that depend on the kind of task; return their entries for the summary."""
         losses = {score.model: torch.from_numpy(score.test.losses).double() for score in scores}
         folder.write_tensors("losses.safetensors", losses)
         if model is not None:
@@ -310,23 +309,28 @@ class Experiment:
         return {"tests": pair_tests({score.model: score.test.losses for score in scores})}
 
     @staticmethod
-    def write_weights(folder: Folder, model: Any, names: Sequence[str], **notes: str) -> None:
+    def write_weights(folder: Folder, model: Model, names: Sequence[str], **notes: str) -> None:
         """Write a model's weights, with the names of series or words and further notes."""
         folder.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(list(names)), **notes})
 
     def draw(self, purpose: str) -> torch.Generator:
-        """Return a generator for one purpose, fixed by the seed."""
+        """Return a random generator for one purpose, determined by the seed."""
         return generator_for(self.seed, purpose)
 
 
+def _inputs_of(task: Task) -> int:
+    assert task.input_size is not None, "a task of this kind has a fixed number of inputs"
+    return task.input_size
+
+
 def generator_for(seed: int, purpose: str) -> torch.Generator:
-    """Return a random generator that depends on the seed and on what it is for."""
+    """Return a random generator that depends on the seed and the purpose."""
     words = np.random.SeedSequence([seed, *purpose.encode()]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
 
 
 def space_of(config: Config) -> SearchSpace:
-    """Return the cells that are allowed."""
+    """Return the search space of a config."""
     return SearchSpace(
         combine=config.space.combine,
         activation=config.space.activation,
@@ -354,7 +358,7 @@ def check_backbone(config: Config) -> None:
 
 
 def retrain_recipe(config: Config) -> Recipe:
-    """Return the budget of every model that is trained from scratch."""
+    """Return the recipe of every model that is trained from random weights."""
     own = config.retrain
     weights = own.model_dump(exclude={"grown", "layers", "epochs", "patience"})
     return recipe_from(weights, epochs=own.epochs, patience=own.patience, bf16=config.bf16)

@@ -1,11 +1,11 @@
-"""What a run does, from data to scores: a search, or training a given cell or baseline.
+"""The work of a run, from data to scores: a search, or the training of a given cell or baseline.
 
 config -> task -> linear models by folds -> start -> search -> derived cell -> retraining, baselines -> scores
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,47 +14,52 @@ from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.evaluation.groups import row_name, rows_of
+from grownas.evaluation.models import SEARCH
 from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
 from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.text import TextExperiment
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Folder, Journal, SearchResult, Task
+from grownas.protocols import Folder, Journal, Model, Problem, SearchResult, Task
+from grownas.starts.random import Ops
 
 Summary = dict[str, Any]
 
-EXPERIMENTS: dict[str, type[Experiment]] = {  # by a task's kind
+EXPERIMENTS: dict[str, type[Experiment]] = {  # kind of task -> experiment
     "plain": Experiment,
     "series": SeriesExperiment,
     "language": TextExperiment,
 }
 
 
-def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tuple[Summary, Any]:
-    """Search, retrain what was found, fit the baselines, score all.
+def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tuple[Summary, Model]:
+    """Search, retrain the found cell, train the baselines and score all models.
 
     Returns:
-        The summary, and the model that was chosen.
+        The summary, and the chosen model.
     """
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     nodes = [experiment.space.ops] * config.start.nodes
-    experiment = experiment.tuned(nodes)
-    task, strategy = experiment.task, experiment.strategy
-    problem = experiment.problem(nodes)
-    found = result = _last(strategy.search(problem))
+    with journal.of_model("tuning"):  # tunes the settings of the search on its start
+        experiment = experiment.tuned(nodes)
+    with journal.of_model(SEARCH):
+        experiment, problem, found = _tuned_search(experiment, nodes, config.search_rates)
+    task, strategy, result = experiment.task, experiment.strategy, found
     experiment = replace(experiment, params=result.params)
     if config.refit:
         problem = experiment.problem(nodes, refitted=True)
-        result = strategy.refit(problem, result)
+        with journal.of_model("refit"):
+            result = strategy.refit(problem, result)
     scores = _score_found(experiment, result, config.strategy.use, journal.cpu_seconds)
     scores.append(experiment.score_start(problem.start))
-    winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, alpha made fixed
+    winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, with alpha fixed
     model, retrain_seconds = result.model, None
     if config.retrain.grown:
-        before, (_, name) = journal.cpu_seconds, rows_of(config.strategy.use)
-        choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
-        retrained, retrained_model = experiment.score_choice(name, choice)
+        before, name = journal.cpu_seconds, rows_of(config.strategy.use)[1]
+        with journal.of_model(name):
+            choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
+            retrained, retrained_model = experiment.score_choice(name, choice)
         retrained = replace(retrained, cpu_seconds=journal.cpu_seconds - before)
         scores.append(retrained)
         retrain_seconds = round(retrained.seconds, 3)
@@ -63,11 +68,14 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
             winner, model = retrained, retrained_model
     scores.insert(0, _as_chosen(winner, [scores[0], *(scores[-1:] if config.retrain.grown else [])]))
     scores += [_timed(journal, partial(run_baseline, experiment, name)) for name in config.baselines.use]
-    stages = [line for line in result.log if "stage" in line]  # of growth; another strategy logs what `refit` needs
+    stages = [
+        line for line in result.log if "stage" in line
+    ]  # stages of growth; other strategies log only what `refit` needs
     about = {
         "chosen": winner.model,
         "search_seconds": round(scores[1].seconds, 3),
-        "search_steps": result.steps,
+        # steps of a single search without the refit, so that another strategy can use it as its budget
+        "search_steps": found.steps // max(1, len(config.search_rates)),
         "retrain_seconds": retrain_seconds,
         "stages": len({line["stage"] for line in stages}),
         "stage_log": stages,
@@ -79,29 +87,69 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
 
 def train(
     config: Config, folder: Folder, journal: Journal, task: Task, *, what: str | AnyGenotype
-) -> tuple[Summary, Any]:
-    """Train a genotype, or the baseline of a name, from random weights and score it; return as `search` does."""
+) -> tuple[Summary, Model | None]:
+    """Train `what`, a genotype or the name of a baseline, from random weights and score it; return as `search` does."""
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
-    score, model = (run_baseline(experiment, what), None) if isinstance(what, str) else experiment.retrain(what)
+    if isinstance(what, str):
+        score, model = run_baseline(experiment, what), None
+    else:
+        with journal.of_model("grown_retrained"):
+            score, model = experiment.retrain(what)
     about = {"retrain_seconds": round(score.seconds, 3)}
     return _summarise(config, folder, experiment, model, [score], about), model
 
 
 def run_baseline(experiment: Experiment, name: str) -> Score:
-    """Fit or train a baseline and score it."""
-    score: Score = experiment.baselines[name].function(experiment.task.kind)(experiment)
+    """Train a baseline and score it."""
+    with experiment.journal.of_model(name):
+        score: Score = experiment.baselines[name].function(experiment.task.kind)(experiment)
     return score
 
 
-def derived_genotype(model: Any) -> AnyGenotype:
+def derived_genotype(model: Model) -> AnyGenotype:
     """Return the genotype of a model's derived cell."""
-    genotype: AnyGenotype = model.core.genotype
-    return genotype
+    assert isinstance(model.core, GrownRNN)
+    return model.core.genotype
 
 
-def _last(results: Any) -> SearchResult:
-    """Search to the end."""
+def _tuned_search(
+    experiment: Experiment, nodes: Sequence[Ops], rates: Sequence[float]
+) -> tuple[Experiment, Problem, SearchResult]:
+    """Repeat the search with each learning rate of the weights; return the one with the lowest validation loss.
+
+    The logs hold only the lines of that search. The result counts the steps, seconds and settings of all searches.
+    """
+    if not rates:
+        problem = experiment.problem(nodes)
+        return experiment, problem, _last(experiment.strategy.search(problem))
+
+    def search_with(rate: float, *, logs: bool) -> tuple[Experiment, Problem, SearchResult]:
+        branch = experiment.journal.branch(f"rate-{rate:g}", logs=logs)
+        one = replace(experiment, strategy=experiment.strategy.with_rate(rate), journal=branch)
+        problem = one.problem(nodes)
+        return one, problem, _last(one.strategy.search(problem))
+
+    journal, tried = experiment.journal, dict[float, SearchResult]()
+    for rate in rates:
+        one, _, tried[rate] = search_with(rate, logs=False)
+        journal.elapsed, journal.cpu_seconds = (
+            journal.elapsed + one.journal.elapsed, journal.cpu_seconds + one.journal.cpu_seconds
+        )  # fmt: skip
+    best = min(rates, key=lambda rate: float(tried[rate].evaluation.losses.mean()))
+    one, problem, result = search_with(best, logs=True)  # restores the finished work, and writes the logs
+    result = replace(
+        result,
+        seconds=sum(each.seconds for each in tried.values()),
+        steps=sum(each.steps for each in tried.values()),
+        settings=sum(each.settings for each in tried.values()),
+        chosen={"rate": best, **result.chosen},
+    )
+    return replace(one, journal=journal), problem, result
+
+
+def _last(results: Iterator[SearchResult]) -> SearchResult:
+    """Run a search to its end and return its last result."""
     found: SearchResult | None = None
     for result in results:
         found = result
@@ -110,7 +158,7 @@ def _last(results: Any) -> SearchResult:
 
 
 def _score_found(experiment: Experiment, result: SearchResult, strategy: str, cpu_seconds: float) -> list[Score]:
-    """Score the model that was found, and further ones that the search offers."""
+    """Score the found model and the other models that the search returns."""
     before, tried = experiment.seconds_before, experiment.tried
     score = experiment.score(
         row_name(strategy),
@@ -131,7 +179,7 @@ def _score_found(experiment: Experiment, result: SearchResult, strategy: str, cp
 
 
 def _as_chosen(winner: Score, spent: Sequence[Score]) -> Score:
-    """Return the score of the model that `predict` uses: the winner's, at the price of all that were trained for it."""
+    """Return the score of the model that `predict` uses: the winner's score, with the cost of all its competitors."""
     return replace(
         winner,
         model="chosen",
@@ -144,22 +192,22 @@ def _as_chosen(winner: Score, spent: Sequence[Score]) -> Score:
 
 
 def _timed(journal: Journal, work: Callable[[], Score]) -> Score:
-    """Return the score that comes out of some training, with the processor time of its fits."""
+    """Return the score of some training, with the processor time of its fits."""
     before = journal.cpu_seconds
     score = work()
     return score if score.steps is None else replace(score, cpu_seconds=journal.cpu_seconds - before)
 
 
 def _summarise(
-    config: Config, folder: Folder, experiment: Experiment, model: Any | None, scores: list[Score], found: Summary
+    config: Config, folder: Folder, experiment: Experiment, model: Model | None, scores: list[Score], found: Summary
 ) -> Summary:
-    """Write everything that was found but the summary; return that."""
+    """Write all results except the summary; return the summary."""
     task = experiment.task
     about = {"nodes": None, "ops": None, "backend": None, **experiment.write(folder, model, scores)}
     entries = [score.entry(task) for score in scores]
     ours = entries[0]
     if model is not None:
-        cell = next(one for one in model.modules() if isinstance(one, GrownRNN))  # of the first layer
+        cell = next(one for one in model.modules() if isinstance(one, GrownRNN))  # the first layer
         folder.write_json("genotype.json", cell.genotype.to_dict())
         about |= {
             "nodes": len(cell.genotype.nodes),

@@ -1,6 +1,6 @@
 """Experiments on series: the search starts at a fitted linear model, and linear models are among the baselines.
 
-All models are fitted and trained on the same data, scaling, budget and stopping rule as the cell that is found.
+All models use the same data and scaling as the found cell; all trained models also the same budget and stopping rule.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from grownas.baselines.combination import Combination, combine_by_folds
 from grownas.baselines.var import VAR, Selection, prefixed, select_by_folds, usable_orders
+from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance
 from grownas.equations import equations
@@ -23,22 +24,23 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score, free_running
 from grownas.experiments.choosing import Setting
 from grownas.experiments.experiment import Experiment
-from grownas.protocols import Folder, Journal, Origin, SeriesTask
+from grownas.protocols import Folder, Journal, Model, Origin, SeriesTask, Task, is_series
+from grownas.readout import readout_of
 from grownas.starts.random import Ops
 from grownas.starts.var import hidden_size_for, var_start
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesExperiment(Experiment):
-    """What the search and the baselines are given.
+    """Everything that the search and the baselines need, for a task on series.
 
     Attributes:
         selection: the linear model chosen by blocked folds, see `baselines.combination` and `baselines.var`.
-        orders: of the single VAR that folds choose among.
+        orders: VAR orders that the folds try for a single VAR.
         at_var: whether the search starts at the linear model.
-        carrier_share: of the start.
-        losses: what every model trained from random weights chooses from.
-        accept: the search's criterion.
+        carrier_share: share of the identity op that computes the VAR, in each node of the start.
+        losses: training losses that every model trained from random weights tries.
+        accept: the search's acceptance criterion.
     """
 
     task: SeriesTask
@@ -50,8 +52,9 @@ class SeriesExperiment(Experiment):
     accept: Acceptance
 
     @classmethod
-    def of(cls, config: Config, journal: Journal, task: Any) -> Self:
-        """Choose the linear model, and by it the hidden size and, where that is asked for, the loss."""
+    def of(cls, config: Config, journal: Journal, task: Task) -> Self:
+        """Choose the linear model; it sets the hidden size (`auto`) and the loss (`auto`)."""
+        assert is_series(task)
         rows, at_var = task.values[task.rows("train")], config.start.use == "var"
         room = _room(config, task)
         orders = tuple(range(1, min(config.start.max_order, room or config.start.max_order) + 1))
@@ -82,35 +85,38 @@ class SeriesExperiment(Experiment):
         )
 
     @classmethod
-    def check(cls, config: Config, task: Any) -> None:
-        """Refuse before work begins what a search would meet in the middle of it.
+    def check(cls, config: Config, task: Task) -> None:
+        """Check config and data before any training, so that a search does not fail halfway.
 
         Raises:
-            ConfigError: the start does not fit into the cell or the backbone, or there are too few rows for any VAR.
+            ConfigError: the start does not fit the cell's units or the backbone.
+            DataError: there are too few rows for any VAR.
         """
+        super().check(config, task)
         if config.space.backbone == "dag" and config.start.use == "var":
             raise ConfigError("start.use=var: a fitted VAR is the start of a chain, not of a dag; set start.use=random")
+        assert is_series(task)
         series, rows, units = task.input_size, task.values[task.rows("train")], config.space.hidden_size
-        usable_orders(len(rows), series, range(1, config.start.max_order + 1))  # raises if there is none
+        usable_orders(len(rows), series, range(1, config.start.max_order + 1))  # raises if there are too few rows
         if config.start.use == "var" and units != "auto" and units < series:
             raise ConfigError(
                 f"space.hidden_size={units}: a start at a VAR of {series} series needs {series} units or more; raise "
-                "it or set start.use=random"
+                "space.hidden_size or set start.use=random"
             )
 
     @property
     def fit_end(self) -> int:
-        """Rows that a fitted baseline may learn from."""
+        """Number of rows, from the first, on which a fitted baseline may be fitted."""
         return int(self.task.rows("val" if self.refit else "train").stop)
 
-    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
-        """Build the start of a search; `refitted` at a VAR fitted on training and validation data."""
+    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Model:
+        """Build the start of a search; `refitted`: with a VAR fitted on training and validation data."""
         if not self.at_var:
             return super().start(nodes, purpose)
         values = self.task.values[: self.fit_end]
         return self._at(self.selection.refit(values) if refitted else self.selection.var, self.task, nodes, purpose)
 
-    def _at(self, var: VAR, task: SeriesTask, nodes: Sequence[Ops], purpose: str) -> Any:
+    def _at(self, var: VAR, task: SeriesTask, nodes: Sequence[Ops], purpose: str) -> Model:
         return var_start(
             task,
             nodes,
@@ -124,10 +130,10 @@ class SeriesExperiment(Experiment):
         )
 
     def origins(self, nodes: Sequence[Ops], count: int) -> list[Origin]:
-        """Return up to so many earlier points in time, the latest first, each with its start.
+        """Return up to `count` earlier points in time, the latest first, each with its start.
 
-        A start is fitted to what was known then, by settings that were chosen on the whole training part: what little
-        it knows of the rows that judge favours the start.
+        Each start is fitted to the rows before its origin, but with settings chosen on the whole training part. So the
+        settings have seen the rows on which models are compared, a slight advantage for the start.
         """
         made = list[Origin]()
         for number in range(1, count + 1):
@@ -143,12 +149,12 @@ class SeriesExperiment(Experiment):
             made.append(Origin(start, task))
         return made
 
-    def score_start(self, start: Any) -> Score:
-        """Score where the search began."""
+    def score_start(self, start: Model) -> Score:
+        """Score the start of the search."""
         chosen = self.selection
         return self.score("start", start, self.seconds_before, chosen.settings, chosen.chosen)
 
-    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Any]) -> list[list[Setting]]:
+    def settings(self, key: str, chosen: dict[str, Any], build: Callable[[], Model]) -> list[list[Setting]]:
         """Return a candidate for each loss and weight decay, with a setting for each rate."""
         tasks = [(loss, self.task.with_loss(loss)) for loss in self.losses]
         return [
@@ -158,22 +164,22 @@ class SeriesExperiment(Experiment):
         ]
 
     def supernets(self, key: str, nodes: int, rates: Sequence[float] | None = None) -> list[list[Setting]]:
-        """Return the ways to train a supernet of so many nodes with all ops from random weights, one for each rate.
+        """Return the settings for training a supernet of `nodes` nodes with all ops from random weights, one per rate.
 
-        It is trained as the search trains, with the epochs and patience of the baselines.
+        The supernet is trained as in the search, but with the epochs and patience of the baselines.
         """
         recipe = replace(
             self.strategy.recipe(), epochs=self.recipe.epochs, patience=self.recipe.patience, bf16=self.recipe.bf16
         )
 
-        def build() -> Any:
+        def build() -> Model:
             return super(SeriesExperiment, self).start([self.space.ops] * nodes, f"supernet-{nodes}")
 
         made = self.by_rate(key, build, recipe, rates)
         return [[one._replace(chosen={"nodes": nodes, **one.chosen}) for one in candidate] for candidate in made]
 
-    def write(self, folder: Folder, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
-        """Write all models' forecasts, and the equations and the weights with their scaling."""
+    def write(self, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
+        """Write the forecasts of all models, and the equations, weights and scaling of the chosen model."""
         task = self.task
         actual = np.concatenate([task.values[task.rows(part)] for part in ("val", "test")])
         forecasts = {score.model: torch.from_numpy(score.forecasts()) for score in scores}
@@ -181,26 +187,28 @@ class SeriesExperiment(Experiment):
         came = task.values[task.rows("test")]
         losses = {}
         for score in scores:
-            assert score.test.forecasts is not None, "a task on series keeps its forecasts"
+            assert score.test.forecasts is not None, "a task on series returns its forecasts"
             losses[score.model] = ((came - score.test.forecasts) ** 2).mean(axis=1)
         tests = pair_tests(losses)
         if model is None:
             return {"free_running": None, "tests": tests}
         self.write_weights(folder, model, task.names)
-        folder.write_text("equations.txt", equations(model.core, model.readout, task.names, task.mean, task.sd))
+        assert isinstance(model.core, GrownRNN)
+        text = equations(model.core, readout_of(model), task.names, task.mean, task.sd)
+        folder.write_text("equations.txt", text)
         return {"free_running": free_running(model, task.tensor("test")), "tests": tests, **_next_step(task, model)}
 
 
-def _next_step(task: Any, model: Any) -> dict[str, Any]:
-    """Return the forecast of the step after the last row, in the task's units, where the task dates it."""
-    if not hasattr(task, "day_ahead"):
+def _next_step(task: Any, model: Model) -> dict[str, Any]:
+    """Return the forecast of the step after the last row, in the task's units, if the task can date that step."""
+    if not hasattr(task, "day_ahead"):  # dates and units are not part of `SeriesTask`, hence Any
         return {}
     ahead = task.written(task.day_ahead(model)[None], None)[0].tolist()
     return {"next_step": {"date": task.next_day, "forecasts": ahead, "units": task.units}}
 
 
 def _room(config: Config, task: SeriesTask) -> int | None:
-    """Return how many lags and averages a start may read, where a hidden size is given into which they must fit."""
+    """Return how many blocks of lags or averages fit into a given hidden size; None if the size is not given."""
     if config.start.use == "random" or config.space.hidden_size == "auto":
         return None
     return int(config.space.hidden_size // task.input_size)

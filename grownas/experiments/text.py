@@ -1,6 +1,6 @@
-"""Experiments on texts: the search starts at a small random cell; all models have its number of parameters.
+"""Experiments on texts: the search starts at a small random cell; baselines match the found model's parameters.
 
-Every kind of model gets the same grid of settings, the same budget and an output gain; validation chooses.
+Every kind of model gets the same grid of settings, the same budget and an output gain; validation chooses the setting.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from functools import partial
 from typing import Any, Self
 
 import torch
-from torch import Generator, nn
+from torch import Generator
 
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
-from grownas.equations import language_equations
+from grownas.equations import WordModel, language_equations
 from grownas.errors import ConfigError
 from grownas.evaluation.comparison import pair_tests, step_losses
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Setting
 from grownas.experiments.experiment import Experiment
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Folder, Journal, TextTask
+from grownas.protocols import Folder, Journal, Model, Recurrent, Task, TextTask
 from grownas.starts.random import Ops, random_core
 from grownas.training.recipe import Recipe
 
-Core = Callable[[int, Generator], nn.Module]  # builds a core with so many units, which reads as many
+Core = Callable[[int, Generator], Recurrent]  # builds a core whose input and hidden size are the given units
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextExperiment(Experiment):
-    """What the search and the baselines are given.
+    """Everything that the search and the baselines need, for a task on a text.
 
     Attributes:
-        grid: the settings that every kind of model is tried with: rate of the weights, and options of the task.
-        layers: of the cell trained anew, and of every baseline.
+        grid: settings to try for every kind of model: the learning rate, and options of the task.
+        layers: number of layers of the retrained cell and of every baseline.
     """
 
     task: TextTask
@@ -44,9 +44,9 @@ class TextExperiment(Experiment):
     layers: int = 1
 
     @classmethod
-    def of(cls, config: Config, journal: Journal, task: Any) -> Self:
-        """Lay the grid out."""
-        sections: Any = config  # of a language task, see `config.sections.SECTIONS`
+    def of(cls, config: Config, journal: Journal, task: Task) -> Self:
+        """Create the experiment of a config, with all combinations of the grid."""
+        sections: Any = config  # has the sections of a language task, see `config.sections.SECTIONS`
         tried = {name: values for name, values in sections.baselines.grid.model_dump().items() if values}
         grid = [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())]
         return cls(
@@ -57,66 +57,71 @@ class TextExperiment(Experiment):
         )
 
     @classmethod
-    def check(cls, config: Config, task: Any) -> None:
-        """Refuse before work begins what a search would meet in the middle of it, and what is of finished models.
+    def check(cls, config: Config, task: Task) -> None:
+        """Check the config before any training, so that a search does not fail halfway.
 
-        A language task's options name the latter in `FINISHED`, and have `dropout_hidden`.
+        The section of a language task has the option `dropout_hidden`, and names in `FINISHED` the options that apply
+        only to finished models.
 
         Raises:
-            ConfigError: the config does not fit a text.
+            ConfigError: the config does not fit a text, or it sets an option for finished models.
         """
         if config.space.hidden_size == "auto":
             raise ConfigError(f"space.hidden_size=auto: {task.name} needs a number of units; set one, such as 128")
-        for key in task.section.FINISHED:
+        section: Any = task.section  # the section of a language task, which has `FINISHED`
+        for key in section.FINISHED:
             if value := getattr(config.task, key):
                 raise ConfigError(
-                    f"task.{key}={value} is of finished models: leave it out here, then `grownas evaluate RUN "
-                    f"task.{key}={value}`"
+                    f"task.{key}={value} applies only to finished models; leave it out and run `grownas evaluate "
+                    f"RUN task.{key}={value}`"
                 )
         sections: Any = config
         if (rate := config.task.dropout_hidden) and sections.retrain.layers == 1:
             raise ConfigError(
-                f"task.dropout_hidden={rate:g} acts between layers, but retrain.layers=1; set one to 0, or the other "
-                "higher"
+                f"task.dropout_hidden={rate:g} acts between layers, but retrain.layers=1; set task.dropout_hidden=0 or "
+                "retrain.layers=2 or more"
             )
         if config.refit:
-            raise ConfigError(f"refit=true: {task.name} is scored as its field does, without the validation text")
+            raise ConfigError(
+                f"refit=true: {task.name} never trains on the validation text, by convention of its field; set "
+                "refit=false"
+            )
 
-    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Any:
-        """Build a random cell of each node's ops; at first it knows nothing of any text, so `refitted` is the same."""
+    def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Model:
+        """Build a cell with random weights from each node's ops; `refitted` has no effect, since nothing is fitted."""
 
-        def core(units: int, generator: Generator) -> nn.Module:
+        def core(units: int, generator: Generator) -> Recurrent:
             return random_core(nodes, input_size=units, hidden_size=units, generator=generator, **self.switches)
 
         return self.build(core, purpose)
 
-    def cell(self, genotype: AnyGenotype, purpose: str) -> Any:
+    def cell(self, genotype: AnyGenotype, purpose: str) -> Model:
         """Build the task's model around the derived cell of a genotype, with drawn weights."""
         return self.build(self._derived_core(genotype), purpose)
 
     def _derived_core(self, genotype: AnyGenotype) -> Core:
-        def core(units: int, generator: Generator) -> nn.Module:
+        def core(units: int, generator: Generator) -> Recurrent:
             made = GrownRNN(genotype, units, units, backend=self.backend)
             made.reset_parameters(generator)
             return made
 
         return core
 
-    def build(self, core: Core, purpose: str, layers: int = 1) -> Any:
-        """Build a model of layers of the right size, all drawn for one purpose."""
+    def build(self, core: Core, purpose: str, layers: int = 1) -> Model:
+        """Build a model with layers of the matching size; one random generator draws all weights."""
         return self._model(core, self.units(core, layers), layers, self.draw(purpose))
 
-    def _model(self, core: Core, units: int, layers: int, generator: Generator) -> Any:
+    def _model(self, core: Core, units: int, layers: int, generator: Generator) -> Model:
         return self.task.model(*(core(units, generator) for _ in range(layers)), generator=generator)
 
     def units(self, core: Core, layers: int = 1) -> int:
-        """Return the size of each layer: with as many parameters as the model that was found, once that is known."""
+        """Return the units per layer that match the found model's parameters; before the search, `hidden_size`."""
         if self.params is None:
             return self.hidden_size
         return self.matched_size(lambda units: self._model(core, units, layers, torch.Generator()), self.params)
 
     def tuned(self, nodes: Sequence[Ops]) -> Self:
-        """Choose the search's setting by training its start with each: the same grid as every baseline's."""
+        """Choose the search's setting by training its start with each setting of the grid, as for every baseline."""
         if len(self.grid) == 1:
             return self.with_setting(self.grid[0])
         settings = [
@@ -134,21 +139,21 @@ class TextExperiment(Experiment):
         return replace(chosen, seconds_before=best.seconds, steps_before=best.steps, tried=best.tried)
 
     def with_setting(self, setting: Mapping[str, float]) -> Self:
-        """Return the experiment where all training has a setting: the rate, and options of the task."""
+        """Return the experiment with a setting (rate and options of the task) applied to all training."""
         task = self.task.with_options({key: value for key, value in setting.items() if key != "rate"})
         strategy = self.strategy.with_rate(setting["rate"]) if "rate" in setting else self.strategy
         return replace(self, task=task, strategy=strategy, recipe=with_rate(self.recipe, setting), setting=setting)
 
     def _tried(self) -> list[tuple[dict[str, float], Self]]:
-        """Return each setting of the grid with the experiment that has it."""
+        """Return each setting of the grid with its experiment."""
         return [(setting, self.with_setting(setting)) for setting in self.grid]
 
     def settings_of(self, genotype: AnyGenotype, key: str = "retrained") -> list[list[Setting]]:
-        """Return the ways to train a genotype from random weights."""
+        """Return the settings for training a genotype from random weights."""
         return self.settings_of_core(key, self._derived_core(genotype))
 
     def settings_of_core(self, key: str, core: Core) -> list[list[Setting]]:
-        """Return the ways to train a kind of core: one for each point of the grid, each a candidate of its own."""
+        """Return the settings for training a kind of core: one candidate per setting of the grid."""
         size = {"hidden_size": self.units(core, self.layers), **({"layers": self.layers} if self.layers > 1 else {})}
         return [
             [
@@ -163,21 +168,22 @@ class TextExperiment(Experiment):
             for setting, one in self._tried()
         ]
 
-    def write(self, folder: Folder, model: Any | None, scores: Sequence[Score]) -> dict[str, Any]:
-        """Write each model's losses of the test tokens, the equations, and the weights with the vocabulary."""
+    def write(self, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
+        """Write each model's losses on the test tokens, the equations, and the weights with the vocabulary."""
         losses = {score.model: torch.from_numpy(score.test.losses).float() for score in scores}
         folder.write_tensors("losses.safetensors", losses)
         if model is not None:
+            assert isinstance(model, WordModel)
             folder.write_text("equations.txt", language_equations(model))
             self.write_weights(folder, model, self.task.words)
         return {"tests": pair_tests({score.model: step_losses(score.test.losses) for score in scores})}
 
 
 def with_rate(recipe: Recipe, setting: Mapping[str, float]) -> Recipe:
-    """Return a recipe with a setting's rate of the weights, if it has one."""
+    """Return a recipe with the setting's learning rate, if the setting has one."""
     return replace(recipe, weights=replace(recipe.weights, rate=setting.get("rate", recipe.weights.rate)))
 
 
 def named(setting: Mapping[str, float]) -> str:
-    """Return a setting as part of a fit's key."""
+    """Return the part of a fit's key that names a setting."""
     return "-".join(f"{key}-{value:g}" for key, value in setting.items())

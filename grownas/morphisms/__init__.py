@@ -1,9 +1,9 @@
-"""Morphisms: from a backbone to another, with a stated promise about the function (ALGORITHMS 3 to 5).
+"""Morphisms: changes of a backbone, each with a stated promise about its output (ALGORITHMS 3 to 5).
 
-Each returns `(backbone, origins)`, leaves its input untouched, and draws random numbers only where it says so.
-`origins` says where each parameter of the new backbone came from.
+Each morphism returns `(backbone, origins)`, leaves its input untouched, and draws random numbers only from its
+`generator`. `origins` gives the source of each parameter of the new backbone.
 
-`nodes` adds nodes, `copies` makes one op two, `removal` takes ops away or puts others in their place.
+`nodes` adds nodes, `copies` duplicates or splits ops, `removal` removes or replaces ops.
 """
 
 from grownas.morphisms.candidates import DRAWS, draw_missing, draw_uniform

@@ -1,4 +1,4 @@
-"""Which op to put in the place of another: draws from a search space."""
+"""Draws the op that replaces another op from a search space."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from grownas.space import Pair, SearchSpace
 
 
 def draw_uniform(space: SearchSpace, backbone: Backbone, node: int, rng: random.Random) -> Pair:
-    """Draw any op of the space, also one that the node has."""
+    """Draw an op of the space; the node may already have it."""
     return rng.choice(space.ops)
 
 
 def draw_missing(space: SearchSpace, backbone: Backbone, node: int, rng: random.Random) -> Pair:
-    """Draw among the ops of the space that the node has least often: those that it lacks, if there are any.
+    """Draw one of the ops of the space that the node has least often: a missing op, if any is missing.
 
-    The op that is to go still counts, so that it does not come back at once.
+    The op to be replaced still counts, so that it is not drawn again at once.
     """
     there = backbone.op_names(node)
     fewest = min(there.count(op) for op in space.ops)

@@ -1,4 +1,4 @@
-"""An op becomes two: exact copies, or copies moved apart along the splitting matrices' eigenvectors (ALGORITHMS 4)."""
+"""Duplicates an op, or splits it: two copies moved apart along the splitting matrices' eigenvectors (ALGORITHMS 4)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from grownas.morphisms.parts import disturb
 def duplicate_op(
     backbone: Backbone, node: int, op: int, noise: float = 0.0, generator: Generator | None = None
 ) -> Morphed:
-    """Put a copy of an op at the end of its node, each with half of the share.
+    """Append a copy of an op to its node; the op and the copy each get half of the share.
 
-    Promise: with noise 0 the output is unchanged to rounding. But then the two learn the same for ever: only noise, or
-    a sibling's pull on a shared projection, makes them differ.
+    Promise: with noise 0 the output is unchanged up to rounding. Without noise the two copies receive identical
+    gradients and never diverge, unless the original shares its projection with other ops.
 
-    Under `share_projection` the copy has a projection of its own, for noise on a shared one would move all its users;
-    the op itself stays where it was.
+    Under `share_projection` the copy has its own projection, since noise on a shared projection would change all ops
+    that use it. The original keeps its projection.
 
     Args:
         backbone: left untouched.
         node: number of the node.
         op: number of the op.
-        noise: standard deviation of what is added to all parameters of the copy.
+        noise: standard deviation of the noise added to all parameters of the copy.
         generator: draws the noise.
 
     Raises:
@@ -48,14 +48,14 @@ def duplicate_op(
 
 @torch.no_grad()
 def split_op(backbone: Backbone, node: int, op: int, splitting: tuple[Tensor, Tensor], step: float) -> Morphed:
-    """Put a copy of an op at the end of its node, each with half of the share, and move the two apart.
+    """Append a copy of an op to its node, each with half of the share, and move the two copies apart.
 
-    The units with a negative eigenvalue go to theta + step * v in the op and to theta - step * v in the copy, all
-    others stay equal. Promise: the output changes by O(step^2) (a relu's by O(step) where its kink lies between), and
-    the loss whose splitting matrices were decomposed by (step^2 / 2) * the sum of the negative eigenvalues, up to
-    O(step^3) (with unit eigenvectors).
+    In units with a negative eigenvalue the parameters become theta + step * v in the op and theta - step * v in the
+    copy; other units stay equal. Promise: the output changes by O(step^2), or by O(step) where a relu's kink lies
+    between the copies. With unit eigenvectors, the loss of the splitting matrices changes by (step^2 / 2) * (sum of the
+    negative eigenvalues) + O(step^3).
 
-    Under `share_projection` both have projections of their own, for each moves its own way.
+    Under `share_projection` both copies have their own projections, since they move in opposite directions.
 
     Args:
         backbone: left untouched.
@@ -69,12 +69,12 @@ def split_op(backbone: Backbone, node: int, op: int, splitting: tuple[Tensor, Te
         ValueError: there is no such node or op, or the eigenpairs' shapes or values do not fit.
 
     Reference:
-        Liu, Wu & Wang (2019), Splitting Steepest Descent; through time and for both kinds of op it is ours.
+        Liu, Wu & Wang (2019), Splitting Steepest Descent. Splitting through time and of both kinds of op is ours.
     """
     backbone.check_place(node, op)
     old = backbone.mixed_nodes()[node]
     eigenvalues, eigenvectors = splitting
-    sizes = [value[..., 0].numel() for value in old.op_parameters(op).values()]  # of one unit
+    sizes = [value[..., 0].numel() for value in old.op_parameters(op).values()]  # numbers per unit
     shapes, wanted = (tuple(eigenvalues.shape), tuple(eigenvectors.shape)), (old.hidden_size, sum(sizes))
     if shapes != (wanted[:1], wanted):
         raise ValueError(

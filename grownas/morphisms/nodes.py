@@ -1,4 +1,4 @@
-"""A node is added, by a carrier or blended in; an exact start is given noise (ALGORITHMS 3)."""
+"""Adds a node, with a carrier or blended in; adds noise to an exact start (ALGORITHMS 3)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def add_node(
     generator: Generator | None = None,
     ops: Sequence[OpLike] | None = None,
 ) -> Morphed:
-    """Insert a node that passes its input on. Promise: with noise 0 the output is unchanged to rounding.
+    """Insert a node whose output equals its state. Promise: with noise 0 the output is unchanged up to rounding.
 
-    The carrier, an additive identity op with W_h = I / share, passes the state on; every other op starts at a
-    constant, which the carrier's bias takes away, with live gradients.
+    The carrier, an additive identity op with W_h = I / share, passes the state through the node. Every other op starts
+    with a constant value and nonzero gradients; the carrier's bias cancels the constants.
 
     Args:
         backbone: left untouched.
-        position: the new node stands before the node that has this number now; None for the end.
+        position: the new node is inserted before the node with this number; at the end if None.
         carrier_share: the carrier's share of the mixture, in (0, 1); 1 if it is the only op.
-        noise: standard deviation of what is added to all parameters of the other ops.
+        noise: standard deviation of the noise added to all parameters of the other ops.
         generator: draws the noise and the Hadamard ops' W_h and b_h.
-        ops: the new node's ops; those of the node before it if None. A carrier is put in front if there is none.
+        ops: the new node's ops; the ops of the node before it if None. A carrier is added if there is none.
 
     Raises:
         ValueError: position or share is out of range.
@@ -59,16 +59,16 @@ def blend_node(
     generator: Generator | None = None,
     ops: Sequence[OpLike] | None = None,
 ) -> Morphed:
-    """Insert a drawn node, mixed in by a scalar that is 0. Promise: the output is the same to the last bit.
+    """Insert a randomly drawn node with blend 0. Promise: the output is the same to the last bit.
 
-    The node computes s + m (mixture - s), with m = `backbone.blend[position]`. Raise it to 1 over some steps of
-    training, and the node is a plain one: no carrier stays in the cell.
+    The node's output is s + m (mixture - s), with m = `backbone.blend[position]`. Training raises m to 1 over some
+    steps; the node is then a plain node, and no carrier remains in the cell.
 
     Args:
         backbone: left untouched.
-        position: the new node stands before the node that has this number now; None for the end.
+        position: the new node is inserted before the node with this number; at the end if None.
         generator: draws the node's weights.
-        ops: the new node's ops; those of the node before it if None. Their shares are equal.
+        ops: the new node's ops; the ops of the node before it if None. Their shares are equal.
 
     Raises:
         ValueError: the position is out of range.
@@ -100,15 +100,15 @@ def _inserted(backbone: Backbone, position: int, node: MixedNode) -> Morphed:
 
 
 def ops_for_node(backbone: Backbone, position: int) -> list[Op]:
-    """Return the ops that `add_node` gives a node by default: those of the node before it, one that carries among them.
+    """Return the default ops of a node that `add_node` inserts: the ops of the node before it, with a carrier.
 
-    Where none of them can, there is one more.
+    A carrier is added if none of these ops can be the carrier.
     """
     return with_carrier(backbone.mixed_nodes()[max(position - 1, 0)].ops, backbone.share_projection)
 
 
 def with_carrier(ops: Sequence[OpLike], share_projection: bool) -> list[Op]:
-    """Return ops among which one can carry: the first additive identity, or a new one in front."""
+    """Return the ops with a carrier: the first additive identity, or a new op in front."""
     made = [op if isinstance(op, Op) else Op(*op) for op in ops]
     if any(is_carrier(op, share_projection) for op in made):
         return made
@@ -120,7 +120,7 @@ def with_carrier(ops: Sequence[OpLike], share_projection: bool) -> list[Op]:
 
 
 def set_share(alpha: Tensor, op: int, share: float) -> None:
-    """Give one op a share and the others equal parts of the rest, in place."""
+    """Set one op's share, and equal shares of the rest for the others, in place."""
     if not 0 < share < 1:
         raise ValueError(f"carrier_share must lie between 0 and 1, got {share}")
     alpha.zero_()
@@ -139,18 +139,18 @@ def pass_on(
     noise: float = 0.0,
     generator: Generator | None = None,
 ) -> None:
-    """Make a node's output linear, s @ move + x @ enter, in its first units, by its carrier alone; in place.
+    """Make a node's output linear in its first U units, s @ move + x @ enter, in place; the carrier computes it.
 
-    The other ops are constant in these units, with live gradients, and their constants are taken away. In further
-    units the carrier is silent and the others keep their weights.
+    In these units the other ops are constant, with nonzero gradients; the carrier's bias cancels the constants. In the
+    other units the carrier is zero, and the other ops keep their weights.
 
     Args:
         node: its shares are kept.
-        carrier: number of the op that carries.
-        move: of the state, shape `(U, U)`.
-        enter: of the input, shape `(I, U)`; none if left out.
+        carrier: number of the carrier op.
+        move: matrix of the state, shape `(U, U)`.
+        enter: matrix of the input, shape `(I, U)`; zero if None.
         units: U; all H if None.
-        noise: standard deviation of what is added to the other ops' parameters.
+        noise: standard deviation of the noise added to the other ops' parameters.
         generator: draws the noise.
     """
     units = node.hidden_size if units is None else units
@@ -162,7 +162,7 @@ def pass_on(
     parameters = node.op_parameters(carrier)
     for value in parameters.values():
         value.zero_()
-    if node.highway:  # the gate mixes (1 - c) s + c sum: hold it at c = 1/2 and let the sum be twice the wish less s
+    if node.highway:  # output (1 - c) s + c sum: with c = 1/2 the sum must be twice the wanted output minus s
         node.gate_x[:, :units] = 0
         node.gate_h[:, :units] = 0
         move = 2 * move - torch.eye(units)
@@ -175,9 +175,9 @@ def pass_on(
 
 @torch.no_grad()
 def add_noise(backbone: Backbone, noise: float, generator: Generator | None = None) -> Backbone:
-    """Return a copy with noise on all ops' parameters but each node's first carrier's. No promise: the output moves.
+    """Return a copy with noise on the parameters of all ops but each node's first carrier. The output changes.
 
-    An exact start is silent in all ops but its carriers; noise lets them learn different things.
+    In an exact start all ops but the carriers have no effect; noise makes them learn different functions.
 
     Args:
         backbone: left untouched.

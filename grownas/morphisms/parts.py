@@ -1,4 +1,4 @@
-"""What morphisms are made of: ops that carry the state, ops that are silent, noise, and constants that must go on."""
+"""Building blocks of morphisms: carriers, ops held constant, noise, and constants moved into biases."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ CARRIER = ("add", "identity")
 
 
 def is_carrier(op: Op, share_projection: bool) -> bool:
-    """Say whether an op can carry the state: an additive identity whose projection is its own."""
+    """Return whether an op can be a carrier: an additive identity with its own projection."""
     return (op.combine, op.activation) == CARRIER and (op.own_projection or not share_projection)
 
 
 def hold_constant(node: MixedNode, op: int, units: int) -> float:
-    """Make an op constant in its first units, in place, with live gradients; return the constant.
+    """Make an op constant in its first units, in place, with nonzero gradients; return the constant.
 
-    It is held where the table says: relu at a small positive value, for at zero it would never receive a gradient. A
-    Hadamard op held elsewhere than at zero needs W_h = 0 for that, also where it shares W_h: its siblings then have
-    gradients through their biases.
+    The activation's input is set to `Activation.start`: a small positive value for relu, whose gradient at zero is
+    zero. A Hadamard op with a nonzero input needs W_h = 0, also if W_h is shared: the other ops then have gradients
+    through their biases.
     """
     parameters = node.op_parameters(op)
     combine, activation = COMBINE[node.ops[op].combine], ACTIVATION[node.ops[op].activation]
     parameters["W_x"][:, :units] = 0
     parameters["b_x"][:units] = activation.start
-    if activation.start or combine.value(0, 1):  # else p = 0 alone holds z at zero
+    if activation.start or combine.value(0, 1):  # otherwise p = 0 is enough for z = 0
         parameters["W_h"][:, :units] = 0
         if "b_h" in parameters:
             parameters["b_h"][:units] = combine.neutral
@@ -38,11 +38,11 @@ def hold_constant(node: MixedNode, op: int, units: int) -> float:
 
 
 def disturb(node: MixedNode, ops: Iterable[int], noise: float, generator: Generator | None) -> None:
-    """Add noise to all parameters of some of a node's ops, in place."""
+    """Add noise to all parameters of some ops of a node, in place."""
     disturbed: set[int] = set()
     for number in ops:
         for value in node.op_parameters(number).values():
-            if value.data_ptr() not in disturbed:  # once where ops share a projection
+            if value.data_ptr() not in disturbed:  # only once if ops share a projection
                 disturbed.add(value.data_ptr())
                 drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype)
                 value += noise * drawn.to(value.device)
@@ -59,10 +59,10 @@ def constant_part(node: MixedNode) -> Tensor:
 
 
 def fold_constant(backbone: Backbone, node: int, constant: Tensor) -> None:
-    """Put a constant `(H,)` that a node's mixture lost into a bias that exists, in place.
+    """Add a constant `(H,)` that a node's mixture lost to an existing bias, in place.
 
-    That of the node's largest additive identity; or else the biases of the next node's ops, which read the constant
-    through W_h. Where there is neither (last node, highway) it is lost.
+    The bias is that of the node's additive identity with the largest share. Without such an op, the constant times W_h
+    is added to the biases of the next node's ops. In the last node, or under highway, it is then lost.
     """
     here = backbone.mixed_nodes()[node]
     identities = [number for number, op in enumerate(here.ops) if (op.combine, op.activation) == CARRIER]

@@ -1,4 +1,4 @@
-"""An op goes, so that the output moves least; a new one may take its place (ALGORITHMS 5)."""
+"""Removes an op with the smallest change of the output, or replaces it by a new op (ALGORITHMS 5)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from grownas.ops import ACTIVATION, COMBINE
 
 @torch.no_grad()
 def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
-    """Remove an op so that the output moves least: only by what the op varied.
+    """Remove an op; the output changes only by the varying part of the op.
 
-    Its share goes to an op that is homogeneous (identity or relu), whose weights shrink to keep its part as it was;
-    so every other op keeps its absolute share. Where there is no such op the shares are renormalised, which makes the
-    others' parts larger. What the node's mixture at zero input and zero state lost or won by all this goes into an
-    additive identity's bias, or else into the biases of the next node; where there is no such bias (last node,
-    highway) it is lost.
+    A homogeneous op (identity or relu) takes over its share, and its weights shrink so that its contribution stays the
+    same: every other op keeps its absolute share. Without a homogeneous op the shares are renormalised, and the other
+    ops contribute more. The change of the node's mixture at zero input and zero state is added to the bias of an
+    additive identity, otherwise to the biases of the next node; without such a bias (last node, highway) it is lost.
 
-    An op that is constant, as all but the carrier are after `add_node` without noise, goes without a trace where its
-    share and its constant find such places.
+    Removing a constant op, such as all ops but the carrier after `add_node` without noise, leaves the output unchanged
+    if there is a homogeneous op and such a bias.
 
     Args:
         backbone: left untouched.
@@ -61,23 +60,23 @@ def replace_op(
     share: float | None = None,
     noise: float = 0.0,
 ) -> Morphed:
-    """Put a new op in the place of another, constant at first with live gradients, as in a new node.
+    """Replace an op by a new op, which is constant at first, with nonzero gradients, as in `add_node`.
 
-    Promise: with noise 0 the output changes only by what the removed op varied. Every other op keeps its absolute
-    share; the difference of the two ops' constants goes into a bias as in `prune_op`, and is lost where that is.
+    Promise: with noise 0 the output changes only by the varying part of the removed op. Every other op keeps its
+    absolute share. The difference of the two ops' constants is added to a bias as in `prune_op`, or lost as there.
 
-    The candidate is given the removed op's share, which may be too small to learn from soon. With `share` a
-    homogeneous op, whose weights are adapted to keep its part as it was, gives or takes the difference.
+    By default the candidate gets the removed op's share, which may be too small for it to be trained soon. With `share`
+    a homogeneous op gives or takes the difference; its weights are rescaled so that its contribution stays the same.
 
     Args:
         backbone: left untouched.
         node: number of the node.
-        op: number of the op that goes; the candidate's afterwards.
-        candidate: the new op; under `share_projection` it has a projection of its own, for it starts elsewhere.
+        op: number of the removed op, afterwards of the candidate.
+        candidate: the new op; under `share_projection` it has its own projection, since its weights start differently.
         generator: draws a Hadamard candidate's W_h and b_h, and the noise.
-        share: the candidate's; the removed op's if None.
-        noise: standard deviation of what is added to all parameters of the candidate. Without it two additive ops of
-            a kind that come into a node at once are equal, and learn the same for ever.
+        share: share of the candidate; the removed op's share if None.
+        noise: standard deviation of the noise added to all parameters of the candidate. Without noise, two new additive
+            ops with the same activation in one node receive identical gradients and never diverge.
 
     Raises:
         ValueError: there is no such node or op, or no op that can give the share.
@@ -93,7 +92,7 @@ def replace_op(
     if share is not None:
         room, receiver = room_for(backbone, node, op), _receiver(old, but=op)
         if receiver is None or not 0 < share < room:
-            raise ValueError(f"share must lie between 0 and {room:.6g}, what node {node} has to give, got {share}")
+            raise ValueError(f"share must lie between 0 and {room:.6g}, the limit of node {node}, got {share}")
         total = torch.logsumexp(old.alpha.double(), 0).item()
         new.alpha[op] = total + math.log(share)
         _set_alpha(new, receiver, total + math.log(room - share), origins, f"nodes.{node}.")
@@ -105,16 +104,16 @@ def replace_op(
 
 
 def room_for(backbone: Backbone, node: int, op: int) -> float:
-    """Return below which share `replace_op` can give a candidate in the place of an op; 0 if it can only keep its."""
+    """Return the upper limit of `share` when `replace_op` replaces an op; 0 if the share cannot be changed."""
     mixed = backbone.mixed_nodes()[node]
     receiver = _receiver(mixed, but=op)
     return 0.0 if receiver is None else torch.softmax(mixed.alpha.detach().double(), 0)[[receiver, op]].sum().item()
 
 
 def _receiver(node: MixedNode, but: int | None = None) -> int | None:
-    """Return the homogeneous op with its own projection that should take or give a share; an additive one first.
+    """Return the homogeneous op with an unshared projection that takes or gives a share; None if there is none.
 
-    The largest of several of a kind: its weights change least.
+    Additive ops come first. Of several ops of a kind the one with the largest share: its weights change least.
     """
     able = [
         number
@@ -131,9 +130,9 @@ def _receiver(node: MixedNode, but: int | None = None) -> int | None:
 
 
 def _set_alpha(node: MixedNode, op: int, alpha: float, origins: Origins, prefix: str) -> None:
-    """Change a homogeneous op's alpha and, by its weights, keep its part of the mixture as it was.
+    """Set a homogeneous op's alpha, and rescale its weights so that its contribution to the mixture stays the same.
 
-    The other alphas must be such that the sum of their exponentials changes by as much in the other direction.
+    The caller keeps the sum of exp(alpha) over the node the same by changing other alphas.
     """
     before = node.alpha[op].item()
     node.alpha[op] = alpha

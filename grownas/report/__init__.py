@@ -1,1 +1,1 @@
-"""Tables, plots, diagrams and the HTML page; reads run folders only."""
+"""Tables, plots, diagrams and the HTML page, made from run folders."""

@@ -1,7 +1,7 @@
-"""How every plot is drawn: as SVG for inline use. Text stays text, colours are the page's CSS variables, bytes repeat.
+"""The style of all plots: inline SVG with text as text, colours as CSS variables, and reproducible bytes.
 
-Matplotlib draws in sentinel colours, one for each role; `as_svg` replaces them by variables, so that a plot follows the
-page's light or dark theme.
+Matplotlib draws with placeholder colours, one per role; `as_svg` replaces them by CSS variables, so that a plot follows
+the page's light or dark theme.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDE, NARROW, PANEL = 7.6, 4.0, 4.3  # inches: desktop, phone, one of a row of panels
+WIDE, NARROW, PANEL = 7.6, 4.0, 4.3  # width in inches: desktop, phone, a panel in a row of panels
 LETTER, LINE = 0.059, 0.165  # inches: mean width of a letter, height of a line of text
 INK, MUTED, GRID, ACCENT, OTHER, THIRD, FOURTH = (f"#0{i}0{i}0{i}" for i in range(1, 8))
 ROLES = {
@@ -29,11 +29,11 @@ ROLES = {
     THIRD: "--third",
     FOURTH: "--fourth",
 }
-STYLE: Any = {  # Matplotlib's own type names each key, and differs between versions
+STYLE: Any = {  # Any: Matplotlib's type for rcParams differs between versions
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a series may be called $x$
+    "text.parse_math": False,  # the name of a series may be $x$
     "axes.unicode_minus": True,
-    "font.family": "DejaVu Sans",  # ships with Matplotlib: measures alike everywhere; the page sets its own
+    "font.family": "DejaVu Sans",  # ships with Matplotlib, so text has the same size everywhere; the page sets its own
     "font.size": 8.5,
     "text.color": INK,
     "axes.edgecolor": GRID,
@@ -54,17 +54,17 @@ STYLE: Any = {  # Matplotlib's own type names each key, and differs between vers
     "ytick.left": False,
     "legend.frameon": False,
 }
-LONGEST = 24  # letters of a series' name
+LONGEST = 24  # most letters of a name
 
 
 def shorten(name: str) -> str:
-    """Cut a long name."""
+    """Cut a name to `LONGEST` letters."""
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    """Open a figure without pyplot, in the house style; width and height in inches."""
+    """Create a figure in the style of this page, without pyplot; width and height in inches."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -74,7 +74,7 @@ def drawing(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def as_svg(canvas: Figure) -> str:
-    """Return a figure as an `<svg>` element that takes its colours and its font from the page."""
+    """Return a figure as an `<svg>` element that uses the page's colours and font."""
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -83,12 +83,16 @@ def as_svg(canvas: Figure) -> str:
         canvas.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)  # would style the page
+    text = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL
+    )  # this style would apply to the whole page
     text = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg class="plot" viewBox="\1" role="img">', text, count=1)
-    text = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", text)  # ids must be unique in a page, and nothing refers to a group
+    text = re.sub(
+        r'<g id="[^"]*"(/?)>', r"<g\1>", text
+    )  # ids must be unique in a page, and no element refers to a group
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", text)
     own = f"f{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    text = re.sub(r'(id="|#)([mp][0-9a-f]{10})\b', rf"\1{own}\2", text)  # markers and clips: no other plot's
+    text = re.sub(r'(id="|#)([mp][0-9a-f]{10})\b', rf"\1{own}\2", text)  # make ids of markers and clips unique
     for colour, role in ROLES.items():
         text = text.replace(colour, f"var({role})")
     return text.strip()

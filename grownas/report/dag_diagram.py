@@ -1,7 +1,7 @@
-"""The DAG cell drawn as SVG: its states in a column, with wires to those that read them. `diagram` draws chains.
+"""Draws a DAG cell as SVG: a column of states, with wires to the states that read them. `diagram` draws chains.
 
-A state that is read by the next one hangs over it. Wires to later ones leave to the left and run down in lanes of their
-own; on the right a rail gathers the states whose mean is the output.
+A wire to the next state is a short arrow between the two cards. Wires to later states run down on the left side, each
+in its own lane. On the right side, a line collects the states whose mean is the output.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from grownas.genotype import AnyGenotype, DagGenotype, Genotype
 from grownas.report.diagram import PILL, TOP, diagram, environment
 
-CARD, GAP, WIDE = 34, 22, 176  # height of a state's card, between cards, width of one; in the drawing's own units
-LANE, MARGIN = 13, 78  # between lanes; left of them, for the input's pill
+CARD, GAP, WIDE = 34, 22, 176  # height of a state's card, gap between cards, width of a card; in SVG units
+LANE, MARGIN = 13, 78  # distance between lanes; space at their left for the input
 
 
 class Wire(NamedTuple):
-    """A wire from a state to later ones than the next, in a lane counted from the cards outwards."""
+    """A wire from a state to states after the next one; lanes are counted from the cards outwards."""
 
     source: int
     readers: tuple[int, ...]
@@ -25,7 +25,7 @@ class Wire(NamedTuple):
 
 
 def wires(genotype: DagGenotype) -> list[Wire]:
-    """Return the wires that pass by other states; where two pass the same state their lanes differ."""
+    """Return the wires that pass other states; wires that pass the same state have different lanes."""
     found: list[Wire] = []
     for source in range(len(genotype.nodes)):
         reading = [i for i, node in enumerate(genotype.nodes, start=1) if node.reads == source]
@@ -37,7 +37,7 @@ def wires(genotype: DagGenotype) -> list[Wire]:
 
 
 def dag_diagram(genotype: DagGenotype) -> str:
-    """Draw a DAG; the SVG stands alone or inside a page, and follows the reader's light or dark theme."""
+    """Draw a DAG cell as SVG, for a file or a page; it follows the reader's light or dark theme."""
     lines = wires(genotype)
     left = MARGIN + LANE * (1 + max((wire.lane for wire in lines), default=-1))
     tops = [TOP + PILL / 2 + 30 + i * (CARD + GAP) for i in range(len(genotype.nodes) + 1)]
@@ -68,18 +68,18 @@ def dag_diagram(genotype: DagGenotype) -> str:
 
 DRAW: dict[type[AnyGenotype], Callable[[Any], str]] = {Genotype: diagram, DagGenotype: dag_diagram}
 ABOUT: dict[type[AnyGenotype], str] = {
-    Genotype: "Each node mixes its ops; each op reads the step’s input and the state before the node. The bars are the "
-    "shares of the mixture.",
-    DagGenotype: "Each state reads one earlier state and moves from it towards an activation of its projection, as "
-    "far as a gate of its own is open. The mean of the states that lead to the right is the output.",
+    Genotype: "Each node mixes its ops; each op reads the step’s input and the state before the node. The bars show "
+    "the shares of the ops in the mixture.",
+    DagGenotype: "Each state reads one earlier state. Its gate mixes this state with an activation of its projection. "
+    "The output is the mean of the states with a wire to the right.",
 }
 
 
 def draw(genotype: AnyGenotype) -> str:
-    """Draw a cell of any backbone, in full."""
+    """Draw a cell of any backbone, with all details."""
     return DRAW[type(genotype)](genotype)
 
 
 def about(genotype: AnyGenotype) -> str:
-    """Say what a drawing of this backbone shows."""
+    """Return a caption for the drawing of a cell."""
     return ABOUT[type(genotype)]

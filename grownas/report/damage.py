@@ -1,7 +1,7 @@
-"""What the files of a run folder must hold for the report; what does not is named with its place in the file.
+"""Validates the files of a run folder before the report reads them; errors name the file and the key.
 
-A form is a type, a tuple of types, a frozenset of words, `[form]` for a list, `Each(form)` for an object of any keys,
-or a mapping of keys to forms, where a key that ends in `?` may be missing. Keys that no form names may hold anything.
+A form describes a value. It is a type, a tuple of types, a frozenset of words, `[form]` for a list, `Each(form)` for an
+object with any keys, or a mapping from keys to forms; a key that ends in `?` may be missing. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from grownas.errors import RunError
 
 @dataclass(frozen=True)
 class Each:
-    """An object of any keys whose values have one form."""
+    """An object with any keys whose values have the same form."""
 
     form: Any
 
 
 @dataclass(frozen=True)
 class Maybe:
-    """Null, or a value of a form."""
+    """Null, or a value with a form."""
 
     form: Any
 
@@ -34,13 +34,13 @@ NAMES = {
     dict: "an object with keys", list: "a list",
 }  # fmt: skip
 NUMBER = (int, float)
-FIGURE = (int, float, NONE)  # null where it was not finite
+FIGURE = (int, float, NONE)  # null stands for nan and infinity
 TEXT = (str, NONE)
 COUNT = (int, NONE)
 
 METRICS = {
     "stage": int, "epoch": int, "step": int, "wall_s": NUMBER, "split": str, "metric": str, "value": FIGURE,
-    "part?": str,
+    "part?": str, "model?": str,
 }  # fmt: skip
 SHARES = {"part": str, "epoch": int, "node": int, "ops": [str], "shares": [NUMBER]}
 MOVE = {
@@ -111,13 +111,13 @@ def check(value: Any, form: Any, where: str, place: str = "") -> None:
     """Check that a value has a form.
 
     Args:
-        value: of JSON or YAML.
+        value: a value read from JSON or YAML.
         form: see the module.
-        where: file, and line if it has lines.
-        place: keys that lead to the value.
+        where: the file, and the line number in a log.
+        place: dotted keys that lead to the value.
 
     Raises:
-        RunError: it has not; the message names the file and the place in it.
+        RunError: the value has another form; the message names the file and the keys.
     """
     if isinstance(form, Maybe):
         if value is not None:
@@ -144,7 +144,7 @@ def check(value: Any, form: Any, where: str, place: str = "") -> None:
 
 
 def _typed(value: Any, types: Any, where: str, place: str) -> Any:
-    """Return a value of one of some types; a number must be finite."""
+    """Return a value if it has one of the types, else raise a RunError; a number must be finite."""
     wanted = types if isinstance(types, tuple) else (types,)
     fits = isinstance(value, wanted) and not (isinstance(value, bool) and bool not in wanted)
     if not fits or (isinstance(value, float) and not math.isfinite(value)):

@@ -1,4 +1,4 @@
-"""The cell drawn as SVG: a chain of nodes, each a card with its ops and their shares; in full, or the cards alone."""
+"""Draws a chain cell as SVG: each node is a card with its ops and their shares; with all wires, or only the cards."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from grownas.genotype import Genotype, Node, Op
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TOP, PILL = 20, 28  # middle of the uppermost pill; height of a pill; in the drawing's own units, as all lengths here
+TOP, PILL = 20, 28  # y of the topmost rounded label; height of such labels; in SVG units, as all lengths here
 SIGNS = {"add": "+", "hadamard": "\N{MULTIPLICATION SIGN}"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Lengths of a drawing.
+    """Lengths of a drawing, in SVG units.
 
     Attributes:
-        width: of the drawing.
-        left, right: of the cards.
-        row, head, foot, gap: heights of an op, of a card's title, of its lower rim, between cards.
-        bar_left, bar_width: of the bars.
-        has_wires: whether input, states and the way back are drawn, or the cards alone.
+        width: width of the drawing.
+        left, right: left and right edge of the cards.
+        row, head, foot, gap: height of an op, of a card's title, of its lower margin, and of the gap between cards.
+        bar_left, bar_width: left edge and width of the bars.
+        has_wires: whether inputs, states and the recurrent wire are drawn, or only the cards.
     """
 
     width: int
@@ -47,9 +47,15 @@ CARDS = Layout(208, 1, 207, 20, 30, 5, 10, 104, 36, has_wires=False)
 
 @dataclass(frozen=True)
 class OpRow:
-    """An op as drawn: its place, sign, activation, share, whether it has the node's largest share, and what befell it.
+    """An op in a drawing.
 
-    `fate` is `gone`, `new` or nothing.
+    Attributes:
+        y: vertical position.
+        sign: `+` or a multiplication sign.
+        op: the op.
+        bar: length of the bar.
+        largest: whether the op has the largest share of its node.
+        fate: `gone` for a removed op, `new` for a new op, else empty.
     """
 
     y: float
@@ -62,7 +68,7 @@ class OpRow:
 
 @dataclass(frozen=True)
 class Card:
-    """A node as drawn."""
+    """A node in a drawing."""
 
     number: int
     top: float
@@ -72,7 +78,7 @@ class Card:
 
 @cache
 def environment() -> Environment:
-    """Return the templates of this package; everything put into them is escaped."""
+    """Return the templates of this package; they escape all inserted values."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     folder = Path(__file__).parent / "templates"
@@ -85,7 +91,7 @@ def environment() -> Environment:
     )
 
 
-Place = tuple[int, int]  # of an op: node, and op in its node
+Place = tuple[int, int]  # position of an op: index of the node, index of the op in the node
 
 
 def diagram(
@@ -95,13 +101,13 @@ def diagram(
     gone: Collection[Place] = (),
     new: Collection[Place] = (),
 ) -> str:
-    """Draw a cell; the SVG stands alone or inside a page, and follows the reader's light or dark theme.
+    """Draw a cell as SVG, for a file or a page; it follows the reader's light or dark theme.
 
     Args:
         genotype: the cell.
         layout: `FULL` or `CARDS`.
-        gone: ops that are struck out.
-        new: ops that are set off.
+        gone: removed ops, drawn struck out.
+        new: new ops, drawn in the accent colour.
     """
     fates = {**dict.fromkeys(gone, "gone"), **dict.fromkeys(new, "new")}
     cards, y = [], TOP + PILL / 2 + layout.gap * 0.75 if layout.has_wires else 1.0
@@ -145,7 +151,7 @@ def _card(number: int, node: Node, top: float, layout: Layout, fates: Mapping[Pl
 
 
 def _in_words(genotype: Genotype, fates: Mapping[Place, str]) -> str:
-    """Describe the cell for those who cannot see the drawing."""
+    """Describe the cell as text for screen readers."""
     nodes = [
         f"node {number + 1}: "
         + ", ".join(
@@ -154,4 +160,4 @@ def _in_words(genotype: Genotype, fates: Mapping[Place, str]) -> str:
         )
         for number, node in enumerate(genotype.nodes)
     ]
-    return "A chain of nodes that each read the input and the state before. " + "; ".join(nodes) + "."
+    return "A chain of nodes; each node reads the input and the previous state. " + "; ".join(nodes) + "."

@@ -1,4 +1,4 @@
-"""The log of a growth, `growth.jsonl`: its lines in words and as a table."""
+"""The growth log, `growth.jsonl`, as text and as a table."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from grownas.report.tables import NONE, Column, Entry, Row, Table, count, figure, plain, seconds, small
 
-JUDGES = {"significant": "t ="}  # the names of rules, where they are to be short
+JUDGES = {"significant": "t ="}  # short names of acceptance rules
 RINGED = {"add": "\N{CIRCLED PLUS}", "hadamard": "\N{CIRCLED TIMES}"}  # the diagram's signs, in text
 
 
 def table(lines: Iterable[Entry], stages: Iterable[Entry] = ()) -> Table:
-    """Return the growth log: how the first stage was judged, then one row a move.
+    """Return the growth log: the candidates of the first stage, then one row per move.
 
     Args:
-        lines: of `growth.jsonl`.
-        stages: the summary's `stage_log`; only its candidates of the first stage are not in `growth.jsonl`.
+        lines: lines of `growth.jsonl`.
+        stages: the summary's `stage_log`; it holds the candidates of the first stage, which `growth.jsonl` lacks.
     """
     lines = list(lines)
     shown = [*(_first_stage(line) for line in stages if line.get("stage") == 1), *lines]
@@ -26,55 +26,55 @@ def table(lines: Iterable[Entry], stages: Iterable[Entry] = ()) -> Table:
 
 
 def _columns(lines: Sequence[Entry]) -> list[tuple[Column, Callable[[Entry], str]]]:
-    """Return the growth log's columns, each with what it shows of a line; what stands in no line is not spoken of."""
+    """Return the columns, each with a function from a line to its cell; notes mention only what the log contains."""
     pruned, tried = any(map(ends_stage, lines)), any(map(is_loser, lines))
     named = any("op_name" in line for line in lines)
 
     def note(words: str, where_pruned: str) -> str:
         return words + where_pruned if pruned else words
 
-    before = "validation loss before the move; for the trained start, of the best model before it"
+    before = "validation loss before the move; for the trained start, that of the best model so far"
     after = note(
         "validation loss after the move and its training",
-        "; in a stage that ends with removed ops, before the fine-tuning after the last of them; for the trained "
-        "start, when it was tested",
+        "; in a stage that removes ops at its end, the loss before the last fine-tuning; for the trained start, the "
+        "loss at its test",
     )
     signs = "\N{CIRCLED PLUS} adds, \N{CIRCLED TIMES} multiplies" if named else ""
-    rule = "the figure that decided" + ("; in a trial, the gain per parameter" if tried else "")
+    rule = "the value that decided" + ("; for a trial, the gain per parameter" if tried else "")
     columns: list[tuple[Column, Callable[[Entry], str]]] = [
         (Column("stage"), lambda line: count(line.get("stage"))),
         (Column("move", signs, figures=False), move),
         (
-            Column("drift", "largest change of the output by the move itself, before training"),
+            Column("drift", "largest change of the output caused by the move itself, before training"),
             lambda line: small(line.get("drift")),
         ),
         (Column("loss before", before), lambda line: figure(line.get("loss_before"), 5)),
         (Column("loss after", after), lambda line: figure(line.get("loss_after"), 5)),
-        (Column("judge", rule, figures=False), judge),
+        (Column("criterion", rule, figures=False), judge),
         (
-            Column("accepted", note("", "a removed op is accepted with its stage"), figures=False),
+            Column("accepted", note("", "a removed op is accepted or rejected with its stage"), figures=False),
             lambda line: {True: "yes", False: "no"}.get(line.get("accepted"), NONE),  # type: ignore[arg-type]
         ),
     ]
     if any(line.get("predicted_change") for line in lines):
         columns += [
             (
-                Column("predicted", "predicted change of the loss by the move itself"),
+                Column("predicted", "predicted change of the loss caused by the move itself"),
                 lambda line: small(line.get("predicted_change")),
             ),
             (
                 Column(
                     "measured",
-                    "measured change: of a split on the data of the prediction, of other moves on validation data",
+                    "measured change of the loss: for a split on the data of the prediction, else on validation data",
                 ),
                 lambda line: small(line.get("measured_change")),
             ),
         ]
     return [
         *columns,
-        (Column("params", "before and after"), _parameters),
+        (Column("params", "number of parameters before and after the move"), _parameters),
         (
-            Column("seconds", note("", "for removed ops, of the fine-tuning, in the line of the last")),
+            Column("seconds", note("", "removed ops: time of the fine-tuning, in the row of the last removed op")),
             lambda line: seconds(line.get("wall_s")),
         ),
     ]
@@ -92,18 +92,18 @@ def _parameters(line: Entry) -> str:
 
 
 def ends_stage(line: Entry) -> bool:
-    """Say whether a move came after a stage's training; a stage can begin with a replacement, not with a removal."""
+    """Return whether a move ends a stage, after its training: any removal, or a replacement after step 0."""
     kind = line.get("kind")
     return kind == "prune_op" or (kind == "replace_op" and bool(line.get("step")))
 
 
 def is_loser(line: Entry) -> bool:
-    """Say whether a move was tried for a few epochs beside others, and another kind was chosen."""
+    """Return whether a move was only tried for a few epochs, and another kind of move was chosen."""
     return line.get("trial") is not None and line.get("part") == line["trial"]
 
 
 def move(line: Entry) -> str:
-    """Return a move in words, nodes and ops counted from 1; an op is named where the line has its name."""
+    """Describe a move as text, with nodes and ops counted from 1; an op has a name if the line has its name."""
     kind, node, name, op = (line.get(key) for key in ("kind", "node", "op_name", "op"))
     words = str(line.get("words") or kind or "").replace("_", " ")
     if node is None or (op is None and name is None):
@@ -118,13 +118,13 @@ def move(line: Entry) -> str:
 
 
 def op_label(name: Any) -> str:
-    """Return an op's name with the sign of the diagram."""
+    """Return the name of an op with the sign used in the diagram."""
     combine, _, activation = str(name).partition("/")
     return f"{RINGED[combine]} {activation}" if combine in RINGED else str(name)
 
 
 def judge(line: Entry) -> str:
-    """Return the figure that decided about a move, with the rule's name."""
+    """Return the value that decided about a move, with the name of the rule."""
     value = line.get("judge")
     if not isinstance(value, Mapping):
         return small(value) if isinstance(value, int | float) else str(value or NONE)

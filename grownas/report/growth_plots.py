@@ -1,4 +1,4 @@
-"""Plots of a growth: its timeline, the shares of each node's ops, predictions against what was measured."""
+"""Plots of a growth: its timeline, the shares of each node's ops, predicted against measured changes of the loss."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKERS: dict[bool | None, tuple[str, str]] = {True: ("^", ACCENT), False: ("x", OTHER), None: ("o", MUTED)}
-HEIGHT = 2.75  # inches, of the timeline without the labels above it
-LANES = 4  # of labels above the timeline
-COLOURS = (MUTED, ACCENT, OTHER, THIRD, FOURTH)  # of activations
+HEIGHT = 2.75  # inches: height of the timeline without the labels above it
+LANES = 4  # number of label rows above the timeline
+COLOURS = (MUTED, ACCENT, OTHER, THIRD, FOURTH)  # one per activation
 DASHES: dict[str, tuple[float, tuple[float, ...] | None]] = {"add": (0.0, None), "hadamard": (0.0, (4.0, 1.5))}
-MARKS = ("none", "o", "s", "D", "v", "P")  # on the lines of the first, second, ... op of a name
+MARKS = ("none", "o", "s", "D", "v", "P")  # markers of the first, second, ... op with the same name
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Label(NamedTuple):
-    """A label above the axis: the mark that it belongs to, where it begins and ends, its lane from below."""
+    """A label above the axis: its mark, its begin and end in steps, its row counted from below."""
 
     mark: Mark
     begin: float
@@ -49,12 +49,12 @@ class Label(NamedTuple):
 
 
 def timeline(fits: Sequence[Fit], marks: Sequence[Mark], *, metric: str, width: float) -> str | None:
-    """Draw training and validation loss by step, the growth's fits one after the other, and what each began with.
+    """Draw training and validation loss by step for the fits of a growth, one after the other, with their moves.
 
     Args:
-        fits: in order; trials are drawn fainter.
-        marks: of the moves.
-        metric: what the curves show.
+        fits: the fits in order; trials are drawn fainter.
+        marks: the moves before each fit.
+        metric: label of the vertical axis.
         width: inches.
 
     Returns:
@@ -80,7 +80,7 @@ def timeline(fits: Sequence[Fit], marks: Sequence[Mark], *, metric: str, width: 
         axes.set_xlabel("training step")
         axes.set_ylabel(metric)
         place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-        rise = 1 / (HEIGHT - 0.5)  # an inch, in heights of the axes
+        rise = 1 / (HEIGHT - 0.5)  # an inch in units of the axes' height
         _draw_marks(axes, marks, rise, place)
         for mark, begin, end, lane in lying or ():
             height = 1 + (0.16 + LINE * (lane - 1)) * rise
@@ -100,7 +100,7 @@ def _ink(mark: Mark) -> str:
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return limits that hold all but the wildest fiftieth of the values."""
+    """Return axis limits from the lowest value to the 98 % quantile, with a margin."""
     finite = np.asarray([value for value in values if np.isfinite(value)] or [0.0])
     low, high = float(finite.min()), float(np.quantile(finite, 0.98))
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
@@ -108,17 +108,17 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _by_weight(mark: Mark) -> tuple[Any, ...]:
-    """Order marks as they get room: accepted moves first, trials last, the latest before others."""
+    """Sort key of marks for placing labels: accepted moves first, trials last, later moves before earlier ones."""
     return mark.is_trial, not mark.accepted, -mark.step
 
 
 def _lying(marks: Sequence[Mark], total: float, inch: float) -> list[Label] | None:
-    """Find room for horizontal labels in a few lanes; None if that of a move that was trained in full finds none.
+    """Place horizontal labels in at most `LANES` rows; None if the label of a full training does not fit.
 
-    No label touches another, nor the line that leads from a mark to its label.
+    Labels overlap neither each other nor the lines from marks to labels. Labels of trials that do not fit are dropped.
     """
     latest_first = sorted(marks, key=lambda mark: (mark.is_trial, -mark.step))
-    orders = sorted(marks, key=_by_weight), latest_first  # where one leads nowhere, the other may
+    orders = sorted(marks, key=_by_weight), latest_first  # if the labels do not fit in one order, try the other
     return next((labels for order in orders if (labels := _placed(order, total, inch)) is not None), None)
 
 
@@ -134,7 +134,9 @@ def _placed(marks: Sequence[Mark], total: float, inch: float) -> list[Label] | N
             placed.append(label)
         elif not mark.is_trial:
             return None
-    for number, label in sorted(enumerate(placed), key=lambda item: item[1].lane):  # let them sink
+    for number, label in sorted(
+        enumerate(placed), key=lambda item: item[1].lane
+    ):  # move labels down as far as possible
         others = placed[:number] + placed[number + 1 :]
         sunk = (label._replace(lane=lane) for lane in range(1, label.lane + 1))
         placed[number] = next(one for one in sunk if not any(_collide(one, other) for other in others))
@@ -149,7 +151,7 @@ def _collide(a: Label, b: Label) -> bool:
 
 
 def _standing(marks: Sequence[Mark], inch: float) -> list[Mark]:
-    """Find room for vertical labels: return the marks that have it."""
+    """Return the marks whose vertical labels fit beside each other."""
     placed = list[Mark]()
     for mark in sorted(marks, key=_by_weight):
         if all(abs(mark.step - other.step) >= 0.7 * LINE * inch for other in placed):
@@ -158,7 +160,7 @@ def _standing(marks: Sequence[Mark], inch: float) -> list[Mark]:
 
 
 def _draw_marks(axes: Axes, marks: Sequence[Mark], rise: float, place: Mapping[str, Any]) -> None:
-    """Mark what each fit began with: a filled triangle if it was accepted, a cross if not."""
+    """Draw a marker where each fit begins: a filled triangle if it was accepted, a cross if it was rejected."""
     for mark in marks:
         if mark.step and not mark.is_trial:
             colour = MUTED if mark.accepted else GRID
@@ -172,7 +174,7 @@ def _draw_marks(axes: Axes, marks: Sequence[Mark], rise: float, place: Mapping[s
 
 
 class Look(NamedTuple):
-    """How an op is shown."""
+    """Label, colour, line style and marker of an op."""
 
     label: str
     colour: str
@@ -181,10 +183,10 @@ class Look(NamedTuple):
 
 
 def share_panels(shares: Shares, *, width: float = PANEL) -> list[str]:
-    """Draw for each node of the final cell the shares of its ops over the epochs that led to it.
+    """Draw for each node of the final cell the shares of its ops, over the epochs of the fits that led to the cell.
 
-    Colour tells the activation, dashes the combination, markers ops of one name; a label at the right names each op
-    that is left. The line of an op that was removed or replaced ends in a cross.
+    Colours show activations, dashes the combination; markers distinguish ops with the same name. Labels at the right
+    name the remaining ops. The line of a removed or replaced op ends in a cross.
     """
     names = [_parts(track)[1] for node in shares.nodes for track in node.tracks]
     colours = dict(zip(dict.fromkeys(names), itertools.cycle(COLOURS), strict=False))
@@ -229,7 +231,7 @@ def _share_panel(number: int, node: Node, shares: Shares, colours: Mapping[str, 
 
 
 def _draw_stages(axes: Axes, shares: Shares, room: float) -> None:
-    """Draw a line where each fit begins; name a stage where it begins and there is room, also beside the title."""
+    """Draw a vertical line where each fit begins; label the first fit of a stage if there is room."""
     last = 0.3 * room
     for (_, before), (begin, stage) in itertools.pairwise(shares.begins):
         axes.axvline(begin, color=GRID, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
@@ -240,7 +242,7 @@ def _draw_stages(axes: Axes, shares: Shares, room: float) -> None:
 
 
 def _name_ops(axes: Axes, node: Node, looks: Mapping[Track, Look], most: float, inch: float) -> None:
-    """Write each op's name at the right, beside the end of its line or as near as the others leave room."""
+    """Write the ops' names at the right, as near to the ends of their lines as they fit without overlap."""
     ordered = sorted(node.ops, key=lambda track: track.points[-1][1])
     ends = [track.points[-1][1] for track in ordered]
     heights = spread(ends, gap=0.95 * LINE * inch, low=0.0, high=most)
@@ -253,11 +255,11 @@ def _name_ops(axes: Axes, node: Node, looks: Mapping[Track, Look], most: float, 
 
 
 def look_of(node: Node, colours: Mapping[str, str]) -> dict[Track, Look]:
-    """Return how each op is shown; where a node ever had several of a name, they are numbered as they came.
+    """Return the look of each op; if a node ever had several ops of the same name, they are numbered in order.
 
     Args:
-        node: with its ops.
-        colours: by activation.
+        node: the node with all its ops.
+        colours: activation -> colour.
     """
     same: dict[str | None, list[Track]] = {}
     for track in node.tracks:
@@ -273,7 +275,7 @@ def look_of(node: Node, colours: Mapping[str, str]) -> dict[Track, Look]:
 
 
 def spread(values: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Move ascending values apart so that they are `gap` or more from each other, if they can be between the limits."""
+    """Move ascending values apart to a distance of at least `gap`, between the limits if there is room."""
     places = list(values)
     for i, place in enumerate(places):
         places[i] = max(place, places[i - 1] + gap if i else low)
@@ -286,15 +288,15 @@ def spread(values: Sequence[float], *, gap: float, low: float, high: float) -> l
 
 
 def scatter(predictions: Sequence[Prediction], *, width: float = PANEL) -> str | None:
-    """Draw by how much each move lowered the loss against what was predicted, on logarithmic axes with a diagonal.
+    """Draw the measured against the predicted fall of the loss by each move, on logarithmic axes with a diagonal.
 
-    Where something was predicted or measured not to lower the loss, the axes are linear about zero.
+    If a predicted or measured value is not a fall, the axes are linear around zero.
     """
     if not predictions:
         return None
     sizes = [abs(value) for one in predictions for value in (one.predicted, one.measured) if value]
     rises = max(one.predicted for one in predictions), max(one.measured for one in predictions)
-    inner = None  # up to where the axes are linear
+    inner = None  # the axes are linear up to this value
     if max(rises) >= 0:
         inner = 10.0 ** math.floor(math.log10(min(abs(one.predicted) for one in predictions)))
     x_ticks, y_ticks = (_ticks(sizes, rise, inner) for rise in rises)
@@ -319,7 +321,7 @@ def scatter(predictions: Sequence[Prediction], *, width: float = PANEL) -> str |
 
 
 class Ticks(NamedTuple):
-    """Limits of an axis and the places of its ticks."""
+    """Limits of an axis and the positions of its ticks."""
 
     low: float
     high: float
@@ -327,12 +329,12 @@ class Ticks(NamedTuple):
 
 
 def _ticks(sizes: Sequence[float], rise: float, inner: float | None) -> Ticks:
-    """Return an axis of falls.
+    """Return limits and ticks of an axis that shows falls of the loss.
 
     Args:
-        sizes: of all changes, positive.
-        rise: largest change to be shown; the axis goes below zero if it is positive.
-        inner: up to where the axis is linear; None if it is logarithmic.
+        sizes: absolute values of all changes.
+        rise: largest change (a rise of the loss if positive); the axis then extends below zero.
+        inner: the axis is linear up to this value; None: it is logarithmic.
     """
     high = 1.7 * max(sizes)
     if inner is None:
@@ -344,7 +346,7 @@ def _ticks(sizes: Sequence[float], rise: float, inner: float | None) -> Ticks:
 
 
 def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Return round places between two positive numbers: powers of ten, thinned; more where they are few."""
+    """Return at most `most` round numbers between two positive numbers: powers of ten, or finer steps if needed."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for digits in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
         places = [digit * 10.0**exponent for exponent in range(first, last + 1) for digit in digits]

@@ -1,11 +1,12 @@
-"""What the logs of a growth say when they are read together: its fits, moves, cells and shares, in order.
+"""The history of a growth, combined from its logs: fits, moves, cells and shares, in order.
 
-Moves that were made at once, before one fit, are an `Event`. Who an op is stands in no log: `follow` does to a cell's
-bookkeeping what each move did to the cell, so that an op can be followed from its first epoch to its last.
+An `Event` groups the moves that were made together before a fit. The logs do not identify ops across moves: `follow`
+repeats each move on a list of ops, so that an op can be traced from its first epoch to its last.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -13,28 +14,28 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from grownas.evaluation.models import model_of_fit
+from grownas.evaluation.models import SEARCH
 from grownas.genotype import Genotype
 from grownas.report.growth_log import move
 
-ON, ORIGIN = "-on-", "-origin-"  # as `strategies.stage` has them, which imports PyTorch
+ON, ORIGIN = "-on-", "-origin-"  # as in `strategies.growing.state`, which imports PyTorch
 Line = Mapping[str, Any]
 Points = list[tuple[float, float]]
 
 
 class Fit(NamedTuple):
-    """A fit of the growth on the axis of all weight steps: where it begins and ends, and its curves."""
+    """A fit of the growth: its first and last step on the common axis of weight steps, and its curves."""
 
     part: str
     begin: int
     end: int
     train: Points
     val: Points
-    is_trial: bool = False  # it only served to choose a move
+    is_trial: bool = False  # the fit only served to choose a move
 
 
 class Event(NamedTuple):
-    """Moves that were made at once; `part` names the fit that followed, and is None where the log does not."""
+    """Moves that were made together; `part` is the name of the fit that followed, None if it is not logged."""
 
     stage: int
     part: str | None
@@ -43,7 +44,7 @@ class Event(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What a fit began with, in few words, and the judge's answer; None where nothing was judged."""
+    """A short label of the moves before a fit, and whether they were accepted; None if nothing was tested."""
 
     step: int
     label: str
@@ -52,7 +53,7 @@ class Mark(NamedTuple):
 
 
 class Chapter(NamedTuple):
-    """An accepted event: the cell before and after it, and which ops, each `(node, op)`, went and came."""
+    """An accepted event: the cell before and after it, and the removed and new ops, each as `(node, op)`."""
 
     stage: int
     moves: tuple[str, ...]
@@ -64,14 +65,14 @@ class Chapter(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """How the validation figure of a model fell: weight steps, seconds and figure after each epoch."""
+    """The training curve of a model: weight steps, seconds and validation metric after each epoch."""
 
     model: str
     points: list[tuple[float, float, float]]
 
 
 class Prediction(NamedTuple):
-    """The predicted and the measured change of the loss by one move, and the part of the data they are of."""
+    """The predicted and the measured change of the loss by a move, and the part of the data they refer to."""
 
     kind: str
     predicted: float
@@ -82,7 +83,7 @@ class Prediction(NamedTuple):
 
 @dataclass(eq=False)
 class Track:
-    """One op over time: its name, and `(epoch, share)`."""
+    """An op over time: its name, and its `(epoch, share)` points."""
 
     name: str | None = None
     points: Points = field(default_factory=list)
@@ -90,14 +91,14 @@ class Track:
 
 @dataclass(eq=False)
 class Node:
-    """A node over time: its ops now (none if it is new and they are not known yet), and all that it ever had."""
+    """A node over time: `ops` are its present ops (empty if not known yet), `tracks` all ops that it ever had."""
 
     ops: list[Track] = field(default_factory=list)
     tracks: list[Track] = field(default_factory=list)
 
 
 class Shares(NamedTuple):
-    """The nodes of the final cell, and where, in epochs, each fit that led to it begins, with its stage; the end."""
+    """The nodes of the final cell; `(first epoch, stage)` of each fit that led to the cell; the last epoch."""
 
     nodes: list[Node]
     begins: list[tuple[int, int]]
@@ -105,13 +106,13 @@ class Shares(NamedTuple):
 
 
 def fits(metrics: Iterable[Line], growth: Iterable[Line]) -> tuple[str, list[Fit]]:
-    """Return which figure was logged, and the growth's fits one after the other.
+    """Return the logged metric and the growth's fits in order.
+
+    A fit at an earlier origin has no curve, because its losses are from other days; its steps still count.
 
     Args:
-        metrics: lines of `metrics.jsonl`; those of stage 0, the baselines' fits, are left out.
-        growth: lines of `growth.jsonl`; they tell which fits were trials.
-
-    Of a fit at an earlier origin no curve is returned: its losses are of other days. Its steps count.
+        metrics: lines of `metrics.jsonl`; lines of stage 0, the fits of baselines, are ignored.
+        growth: lines of `growth.jsonl`, which name the trials.
     """
     trials = {line.get("trial") for line in growth}
     lines = [line for line in metrics if line.get("stage")]
@@ -136,7 +137,7 @@ def fits(metrics: Iterable[Line], growth: Iterable[Line]) -> tuple[str, list[Fit
 
 
 def events(growth: Iterable[Line]) -> list[Event]:
-    """Group the lines of `growth.jsonl` by the fit that followed; where a line does not name it, it stands alone."""
+    """Group the lines of `growth.jsonl` by the fit that followed; a line without a fit is a group of its own."""
     groups = list[list[Line]]()
     for line in growth:
         part = line.get("part")
@@ -151,24 +152,24 @@ def events(growth: Iterable[Line]) -> list[Event]:
 
 
 def marks(all_fits: Iterable[Fit], found: Iterable[Event], stages: Iterable[Line]) -> list[Mark]:
-    """Return for each fit what it began with.
+    """Return for each fit a mark with the moves before it.
 
     Args:
         all_fits: see `fits`.
         found: see `events`.
-        stages: the summary's `stage_log`; only its candidates of the first stage are no events.
+        stages: the summary's `stage_log`; it holds the candidates of the first stage, which are not events.
     """
     answers = {event.part: (in_few_words(event.lines), event.accepted) for event in found}
     for line in stages:
         if line["stage"] == 1 and line.get("l2_sp") is not None:
             label = f"start, L2-SP {line['l2_sp']:g}" if line["l2_sp"] else "start"
             answers[line.get("part")] = (label, line["accepted"])
-            answers |= dict.fromkeys(_later_parts(line), ("trained on", line["accepted"]))
+            answers |= dict.fromkeys(_later_parts(line), ("train further", line["accepted"]))
     marked = []
     for fit in all_fits:
         if fit.part in answers:
             marked.append(Mark(fit.begin, *answers[fit.part], fit.is_trial))
-        elif not fit.is_trial:  # of a trial's winner the mark stands where its training begins
+        elif not fit.is_trial:  # the winner of trials is marked where its full training begins
             marked.append(Mark(fit.begin, fit.part.replace("-", " "), None, is_trial=False))
     return marked
 
@@ -187,7 +188,7 @@ def in_few_words(lines: Sequence[Line]) -> str:
 
 
 def follow(cell: list[Node], line: Line) -> None:
-    """Do to a cell's bookkeeping what a move did to the cell."""
+    """Repeat a move on the list of nodes and ops."""
     place, sources = line.get("node"), line.get("sources")
     if place is None:
         return
@@ -197,7 +198,7 @@ def follow(cell: list[Node], line: Line) -> None:
         ops = cell[place].ops
         if not all(source is None or (isinstance(source, int) and 0 <= source < len(ops)) for source in sources):
             return  # a damaged line
-        cell[place].ops = [  # the first of an op's copies goes on as it, what follows is new
+        cell[place].ops = [  # the first copy of an op continues its track; other copies are new ops
             Track() if source is None or source in sources[:number] else ops[source]
             for number, source in enumerate(sources)
         ]
@@ -208,9 +209,9 @@ def _is_op(op: Any, node: Node) -> bool:
 
 
 def _settled(cell: list[Node], names: Sequence[Sequence[str]]) -> list[Node]:
-    """Name the ops of a cell; where the moves do not lead to these names, return a cell of ops seen for the first time.
+    """Give the ops of a cell their names; if the moves do not lead to these names, return a cell of new ops.
 
-    That is so at the first fit, and where the log of moves is missing.
+    The names do not match at the first fit, and if the log of moves is missing.
     """
     fits_in = len(cell) == len(names) and all(
         not node.ops or [track.name or name for track, name in zip(node.ops, ops, strict=False)] == list(ops)
@@ -229,7 +230,7 @@ def _settled(cell: list[Node], names: Sequence[Sequence[str]]) -> list[Node]:
 
 
 def chapters(found: Iterable[Event]) -> list[Chapter]:
-    """Return the accepted events whose lines hold the cell before and after, in order."""
+    """Return the accepted events whose log lines hold the cell before and after, in order."""
     return [_chapter(event) for event in found if event.accepted and _has_cells(event)]
 
 
@@ -270,11 +271,11 @@ def _places(cell: Iterable[Node]) -> dict[Track, tuple[int, int]]:
 
 
 def shares(lines: Iterable[Line], metrics: Iterable[Line], found: Iterable[Event], stages: Iterable[Line]) -> Shares:
-    """Follow the ops of the final cell's nodes through the fits that led to it, each up to its best epoch.
+    """Trace the ops of the final cell through the fits that led to it, each fit up to its best epoch.
 
     Args:
-        lines: of `shares.jsonl`.
-        metrics: lines of `metrics.jsonl`; they tell which epoch was the best.
+        lines: lines of `shares.jsonl`.
+        metrics: lines of `metrics.jsonl`, which give the best epochs.
         found: see `events`.
         stages: the summary's `stage_log`.
     """
@@ -304,7 +305,7 @@ def shares(lines: Iterable[Line], metrics: Iterable[Line], found: Iterable[Event
 
 
 def _path(found: Iterable[Event], stages: Iterable[Line]) -> Iterator[tuple[int, str | None, tuple[Line, ...]]]:
-    """Yield stage, fit and moves of what led to the final cell; nothing if that is the start, or not found yet."""
+    """Yield stage, fit and moves on the way to the final cell; nothing if it is the start, or not found yet."""
     begun = [line for line in stages if line["stage"] == 1 and line["accepted"] and line.get("part") is not None]
     if not begun:
         return
@@ -316,12 +317,12 @@ def _path(found: Iterable[Event], stages: Iterable[Line]) -> Iterator[tuple[int,
 
 
 def _later_parts(line: Line) -> list[str]:
-    """Return the fits by which a first stage that was cut short was trained on."""
+    """Return the fits that trained the first stage further, after its first fit."""
     return [f"{line.get('part')}{ON}{number}" for number in range(1, line.get("fits", 1))]
 
 
 def _best_epochs(metrics: Iterable[Line]) -> dict[str, int]:
-    """Return for each fit the first epoch with the lowest validation loss, of those with plain nodes."""
+    """Return for each fit the first epoch with the lowest validation loss, among epochs without blending."""
     best: dict[str, tuple[float, int]] = {}
     for line in metrics:
         if line["split"] == "val" and line["metric"] == "loss" and _is_plain(line) and "part" in line:
@@ -331,29 +332,35 @@ def _best_epochs(metrics: Iterable[Line]) -> dict[str, int]:
 
 
 def _is_plain(line: Line) -> bool:
-    """Say whether a line has a figure of a model that could be kept: no node of it was mixed in in part."""
+    """Return whether a line has a finite value of a model that could be kept: no node was being blended in."""
     return line["value"] is not None and "blend" not in line
 
 
 # --- curves ---
 
-NO_CURVE = re.compile(r"-refit$|-to-\d+$")  # fits on more data, and those of settings that were dropped early
+NO_CURVE = re.compile(r"-refit$|-to-\d+$")  # refits on more data, and fits of settings that were dropped early
 
 
 def curves(
-    metrics: Iterable[Line], metric: str, models: Sequence[str], found: Iterable[Event], stages: Iterable[Line]
+    metrics: Iterable[Line],
+    metric: str,
+    models: Sequence[str],
+    found: Iterable[Event],
+    stages: Iterable[Line],
+    searched: str = "grown",
 ) -> list[Curve]:
-    """Return a curve of each model that was trained, in the order of `models`; of several fits that with the lowest.
+    """Return a curve of each trained model, in the order of `models`; from several fits the one with the lowest value.
 
-    That of the growth goes through the fits that led to the cell, each up to its best epoch. Its steps and seconds are
-    all that were spent until then, also in fits that led nowhere.
+    The curve of the grown cell joins the fits that led to the cell, each up to its best epoch. Its steps and seconds
+    include rejected fits.
 
     Args:
-        metrics: lines of `metrics.jsonl`.
-        metric: the task's figure of merit.
-        models: names in the scores.
+        metrics: lines of `metrics.jsonl`, each with its `model`.
+        metric: the task's metric.
+        models: names of the models in the scores.
         found: see `events`.
         stages: the summary's `stage_log`.
+        searched: name in the scores of the model that the search found.
     """
     logged: dict[str, list[Line]] = {}
     for line in metrics:
@@ -372,18 +379,18 @@ def curves(
             if part in path:
                 grown += [(steps + step, seconds + wall_s, value) for step, wall_s, value in points[: lowest + 1]]
             steps, seconds = steps + points[-1][0], seconds + points[-1][1]
-        elif not NO_CURVE.search(part) and (model := model_of_fit(part, models)) is not None:
-            fitted.setdefault(model, []).append((points[lowest][2], points))
-    fitted |= {"grown": [(0.0, grown)]} if grown else {}
-    best = {model: min(several, key=lambda one: one[0])[1] for model, several in fitted.items()}
-    return [Curve(model, best[model]) for model in models if model in best]
+        elif not NO_CURVE.search(part):
+            fitted.setdefault(lines[0]["model"], []).append((points[lowest][2], points))
+    fitted[searched] = [(0.0, grown)] if steps else fitted.get(searched, []) + fitted.get(SEARCH, [])
+    best = {model: min(several, key=lambda one: one[0])[1] for model, several in fitted.items() if several}
+    return [Curve(model, best[model]) for model in models if best.get(model)]
 
 
 # --- predictions ---
 
 
 def predictions(growth: Iterable[Line]) -> list[Prediction]:
-    """Return the moves that a theory predicted to change the loss, and that were measured."""
+    """Return the moves that have both a predicted and a measured change of the loss."""
     found = []
     for line in growth:
         predicted, measured = line.get("predicted_change"), line.get("measured_change")
@@ -391,3 +398,28 @@ def predictions(growth: Iterable[Line]) -> list[Prediction]:
             part = {"train": "training", "val": "validation"}.get(str(line.get("change_on")), "")
             found.append(Prediction(str(line.get("kind")), predicted, measured, line.get("accepted"), part))
     return found
+
+
+class Course(NamedTuple):
+    """The lowest validation score of a search over time.
+
+    Attributes:
+        seconds: time at which each genotype was scored, since the start of the search.
+        lowest: the lowest score up to that time.
+        accepted: times at which a change was accepted, in seconds; empty if the strategy does not log them.
+    """
+
+    seconds: tuple[float, ...]
+    lowest: tuple[float, ...]
+    accepted: tuple[float, ...]
+
+
+def course(summary: Mapping[str, Any]) -> Course | None:
+    """Return the course of a run's search; None if the run did not log when it scored each genotype."""
+    scored = [one for one in summary.get("genotypes", ()) if one.get("seconds") is not None]
+    if not scored:
+        return None
+    seconds = tuple(float(one["seconds"]) for one in scored)
+    lowest = tuple(itertools.accumulate((float(one["val"]) for one in scored), min))
+    accepted = tuple(float(one["seconds"]) for one in scored if one.get("accepted"))
+    return Course(seconds, lowest, accepted)

@@ -1,7 +1,7 @@
-"""Writes `report.html`: one run, one comparison over seeds, or several runs side by side.
+"""Writes `report.html` for one run, one comparison over seeds, or several runs side by side.
 
-The page is one file that opens offline: styles, plots and diagrams stand inside it. Everything that came from outside
-is escaped by the templates.
+The page is a single file that opens offline: it contains its styles, plots and diagrams. The templates escape all
+values.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grownas.errors import RunError
+from grownas.evaluation.groups import row_name
 from grownas.report import growth_log, growth_plots, history, plots, tables, verdicts
 from grownas.report.canvas import NARROW, WIDE
 from grownas.report.dag_diagram import about, draw
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 SHOWN_DAYS, SHOWN_SERIES = 120, 4
-CONTENTS = "<!-- contents -->"  # where the template wants the list of sections
+CONTENTS = "<!-- contents -->"  # the template's placeholder for the list of sections
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
@@ -33,16 +34,17 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
 
     Args:
         folders: run folders, or one folder of `grownas compare`.
-        output: the file to write; by default `report.html` in the folder, or `comparison.html` beside several.
+        output: the file to write; by default `report.html` in the folder, or for several runs `comparison.html` in the
+            parent folder of the first.
 
     Returns:
         The path of the page.
 
     Raises:
-        RunError: a folder is no run folder, or a file in it is damaged.
+        RunError: a folder is not a run folder, or a file in it is damaged.
     """
     if not folders:
-        raise RunError("no run folder given; give the path of at least one")
+        raise RunError("no run folder given; give the path of at least one run folder")
     found = [read(Path(folder)) for folder in folders]
     first = found[0]
     if len(found) > 1:
@@ -64,7 +66,7 @@ def _render(template: str, values: Tree) -> str:
 
 
 def _with_contents(html: str) -> str:
-    """Give each section an anchor and list the sections at the top."""
+    """Give each section an anchor and add a list of sections at the top."""
     titles = list[str]()
 
     def anchored(match: re.Match[str]) -> str:
@@ -77,7 +79,7 @@ def _with_contents(html: str) -> str:
 
 
 def _run(run: Run) -> Tree:
-    """Return what the page of one run shows."""
+    """Return the template values for the page of one run."""
     summary = run.summary
     return {
         "title": run.name,
@@ -92,7 +94,7 @@ def _run(run: Run) -> Tree:
 
 
 def _comparison(comparison: Comparison) -> Tree:
-    """Return what the page of a comparison over seeds shows."""
+    """Return the template values for the page of a comparison over seeds."""
     result, shown = comparison.result, comparison.shown
     finished = [run for run in comparison.runs if run.summary]
     figures = {entry["model"]: entry["test"]["each"] for entry in result["models"]} if result else {}
@@ -119,14 +121,38 @@ def _comparison(comparison: Comparison) -> Tree:
         if result
         else None,
         "outcomes": tables.outcomes((run.name, run.summary) for run in finished if run.summary),
+        **_strategies(comparison),
         "cumulative": _cumulative(finished, comparison.best_baseline),
         "rival": comparison.best_baseline,
         "repeat": _repeat(comparison, "compare", values["data"]),
     }
 
 
+def _strategies(comparison: Comparison) -> Tree:
+    """Return the courses of the strategies in a comparison, and the cell of each strategy's best seed."""
+    if not comparison.others:
+        return {"courses": None, "cells": []}
+    first = next((run.summary["strategy"] for run in comparison.runs if run.summary), "growing")
+    by_strategy = {first: comparison.runs, **comparison.others}
+    finished = {name: [run for run in runs if run.summary] for name, runs in by_strategy.items()}
+    found = {
+        name: [course for run in runs if run.summary and (course := history.course(run.summary))]
+        for name, runs in finished.items()
+    }
+    metric = next((run.metric for runs in finished.values() for run in runs), "")
+    best = {
+        name: min(runs, key=lambda run: run.summary["val"] if run.summary else 0.0)
+        for name, runs in finished.items()
+        if runs
+    }
+    return {
+        "courses": _both(lambda width: plots.courses(found, metric=metric, width=width)),
+        "cells": [(f"{name}, {run.name}", _safe(draw(run.genotype))) for name, run in best.items() if run.genotype],
+    }
+
+
 def _several(runs: list[Run]) -> Tree:
-    """Return what the page of several runs shows."""
+    """Return the template values for the page of several runs."""
     finished = [run for run in runs if run.summary]
     figures = {run.name: [entry["test"]] for run in finished if (entry := run.score(run.main))}
     metrics = {run.metric for run in finished}
@@ -158,7 +184,7 @@ def _lowest_validation(finished: list[Run]) -> str:
 
 
 def _details(run: Run) -> Tree:
-    """Return the sections about one run: growth, curves, cell, forecasts, data, how to repeat it."""
+    """Return the values for the sections about one run: growth, curves, cell, forecasts, data, how to repeat it."""
     from grownas.equations import for_people
 
     rival = run.best_baseline
@@ -184,7 +210,7 @@ def _details(run: Run) -> Tree:
 
 
 def _growth(run: Run) -> Tree:
-    """Return the sections about how a cell grew: timeline, cells, shares, predictions, the log."""
+    """Return the values for the sections about growth: timeline, cells, shares, predictions, the log."""
     stages = run.summary.get("stage_log", []) if run.summary else []
     metric, fits = history.fits(run.metrics, run.growth)
     events = history.events(run.growth)
@@ -193,7 +219,8 @@ def _growth(run: Run) -> Tree:
     predictions = history.predictions(run.growth)
     scatter = growth_plots.scatter(predictions)
     models = [entry["model"] for entry in run.scores]
-    curves = history.curves(run.metrics, run.metric, models, events, stages)
+    searched = row_name(run.summary.get("strategy", "growing")) if run.summary else "grown"
+    curves = history.curves(run.metrics, run.metric, models, events, stages, searched)
     panels = [plots.curves(curves, metric=run.metric, over=over) for over in plots.AXES]
     return {
         "timeline": _both(lambda width: growth_plots.timeline(fits, marks, metric=metric, width=width)),
@@ -209,7 +236,7 @@ def _growth(run: Run) -> Tree:
 
 
 def _chapter(chapter: history.Chapter) -> Tree:
-    """Return what the page says and shows of an accepted move."""
+    """Return the values for an accepted move: its texts and two drawings."""
     return {
         "stage": chapter.stage,
         "moves": chapter.moves,
@@ -220,7 +247,7 @@ def _chapter(chapter: history.Chapter) -> Tree:
 
 
 def _ratio(predictions: Sequence[history.Prediction]) -> str:
-    """Say in words how far the predictions of the loss's changes held."""
+    """Say in a sentence how predicted and measured changes of the loss compare."""
     predicted = sum(one.predicted for one in predictions)
     measured = sum(one.measured for one in predictions)
     if not predicted:
@@ -251,7 +278,7 @@ def _kicker(run: Run, what: str) -> str:
 
 
 def _verdict(run: Run) -> str | None:
-    """Return the verdict in words; while the run goes on, how far it is."""
+    """Return the verdict; for an unfinished run, its progress."""
     if run.summary:
         return verdicts.of_run(run.summary)
     lines = [line for line in run.metrics if line["split"] == "val" and line["metric"] == "loss"]
@@ -265,7 +292,7 @@ def _verdict(run: Run) -> str | None:
 
 
 def _compared(result: Tree) -> str:
-    """Return the verdict of a comparison; of an early version, which logged less than a verdict needs, its own."""
+    """Return the verdict of a comparison; files of early versions lack some figures, so their own text is used."""
     tests = result["tests"]
     is_early = not {"reference", "steps"} <= result.keys() or not all(
         {"finding", "equal"} <= one.keys() for one in tests
@@ -274,7 +301,7 @@ def _compared(result: Tree) -> str:
 
 
 def _fit_words(run: Run) -> str:
-    """Say how much of the test part is explained, by kind of series where there are several."""
+    """Return a sentence with the main model's R² on the test part, by kind of series if there are several."""
     detail = ((run.score(run.main) or {}).get("detail") or {}).get("test") or {}
     names, kinds = run.data.get("names", []), run.data.get("kinds", [])
     found: dict[str, list[float]] = {}
@@ -289,7 +316,7 @@ def _fit_words(run: Run) -> str:
 
 
 def _next_step(run: Run) -> Tree | None:
-    """Return the forecast of the step after the last, in the series' own units."""
+    """Return the forecast of the step after the last row, in the units of each series."""
     ahead = (run.summary or {}).get("next_step")
     if not ahead or len(ahead["forecasts"]) != len(run.data.get("names", [])):
         return None
@@ -300,7 +327,7 @@ def _next_step(run: Run) -> Tree | None:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """Return the few figures under the verdict."""
+    """Return the key figures below the verdict."""
     if run.summary is None:
         return []
     summary, rival = run.summary, run.best_baseline
@@ -309,10 +336,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     for model, words in ((rival, f"test {label}, {rival}"), ("start", f"test {label}, start")):
         entry = run.score(model) if model else None
         facts += [(words, tables.score(entry["test"], run.metric))] if entry else []
-    if summary["nodes"] is not None:  # else it trained a baseline
+    if summary["nodes"] is not None:  # None: the run trained a baseline
         facts.append(("nodes, ops", f"{summary['nodes']}, {summary['ops']}"))
     facts.append(("parameters", tables.count(summary["params"])))
-    for key, words in (("search_seconds", "search"), ("retrain_seconds", "training again")):
+    for key, words in (("search_seconds", "search"), ("retrain_seconds", "retraining")):
         if summary.get(key) is not None:
             facts.append((words, f"{tables.seconds(summary[key])} s"))
     return facts
@@ -324,7 +351,7 @@ def _score_dots(run: Run, width: float) -> str | None:
 
 
 def _panels(run: Run) -> list[Markup]:
-    """Draw the last test days of a few series: all if they are few, else spread evenly from best to worst R2."""
+    """Draw the last test days of at most `SHOWN_SERIES` series, spread evenly from the highest to the lowest R²."""
     names = run.data.get("names", [])
     if not {run.main, "actual"} <= run.test.keys() or not len(run.test["actual"]):
         return []
@@ -341,7 +368,7 @@ def _panels(run: Run) -> list[Markup]:
 
 
 def _cumulative(runs: list[Run], rival: str | None) -> Tree | None:
-    """Draw the squared error that the main model saved against the best baseline, day by day."""
+    """Draw the best baseline's squared error minus the main model's, cumulated over the test days."""
     gains = []
     for run in runs:
         if rival is not None and {run.main, "actual", rival} <= run.test.keys():
@@ -361,9 +388,11 @@ def _series(run: Run) -> tables.Table | None:
 
 
 def _repeat(of: Run | Comparison, command: str, data: Tree, what: str | None = None) -> Tree:
-    """Return what is needed to repeat a run or a comparison; `what` is the baseline that it trained."""
+    """Return the values for the section on how to repeat a run; `what` is the baseline that it trained, if any."""
     config = of.config
-    versions = {name: str(version) for name, version in (config.get("versions") or {}).items()}  # 2.4 is a number
+    versions = {
+        name: str(version) for name, version in (config.get("versions") or {}).items()
+    }  # YAML reads 2.4 as a number
     return {
         "name": of.name,
         "command": command,
@@ -377,13 +406,13 @@ def _repeat(of: Run | Comparison, command: str, data: Tree, what: str | None = N
 
 
 def _both(draw: Callable[[float], str | None]) -> Tree | None:
-    """Draw the variants for desktop and phone; None if there is nothing to draw."""
+    """Draw the wide variant for desktops and the narrow one for phones; None if there is nothing to draw."""
     wide, narrow = draw(WIDE), draw(NARROW)
     return {"wide": _safe(wide), "narrow": _safe(narrow)} if wide and narrow else None
 
 
 def _safe(svg: str) -> Markup:
-    """Mark a drawing of ours as markup; all text in it was escaped when it was drawn."""
+    """Mark one of our drawings as markup, which is not escaped again; its text is already escaped."""
     from markupsafe import Markup
 
     return Markup(svg)

@@ -1,4 +1,4 @@
-"""Plots of scores and forecasts. Each takes the width in inches: the page draws a wide and a narrow variant."""
+"""Plots of scores and forecasts. Each takes a width in inches, because the page has a wide and a narrow variant."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from grownas.report.canvas import (
     OTHER,
     PANEL,
     THIRD,
+    WIDE,
     as_svg,
     drawing,
     shorten,
 )
 from grownas.report.growth_plots import log_ticks, spread
-from grownas.report.history import Curve
+from grownas.report.history import Course, Curve
 from grownas.report.tables import METRICS, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-AXES = {"steps": 0, "seconds": 1}  # of a curve's points
-SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float]]] = {  # and the way back, by metric
+AXES = {"steps": 0, "seconds": 1}  # horizontal axis -> index in a curve's points
+SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float]]] = {  # metric -> scale and inverse
     None: (float, float),
     "perplexity": (math.log, math.exp),
 }
@@ -40,9 +41,9 @@ SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float
 def dots(
     figures: Mapping[str, Sequence[float]], *, metric: str, ours: Sequence[str] = ("grown",), width: float
 ) -> str | None:
-    """Draw one row a model: a dot for each seed and a bar at the mean, the lowest mean on top.
+    """Draw one row per model, the lowest mean on top: a dot for each seed and a bar at the mean.
 
-    A model far beyond the others is drawn at the rim with an arrow, so that it does not squeeze them.
+    A model far above the others is shown at the right edge with an arrow, so that the others keep their room.
     """
     kept = {name: [v for v in values if v is not None and np.isfinite(v)] for name, values in figures.items()}
     ordered = sorted(((float(np.mean(v)), name, v) for name, v in kept.items() if v), reverse=True)
@@ -70,7 +71,7 @@ def dots(
 
 
 def _dot_row(axes: Axes, row: int, mean: float, values: Sequence[float], colour: str, high: float, metric: str) -> None:
-    """Draw one model; its mean stands at the right in figures."""
+    """Draw the row of a model, with its mean as a number at the right."""
     place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center_baseline"}
     if mean > high:
         axes.text(1.0, row, f"{score(mean, metric)} →", ha="right", color=MUTED, **place)
@@ -84,12 +85,12 @@ def _dot_row(axes: Axes, row: int, mean: float, values: Sequence[float], colour:
 
 
 def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PANEL) -> str | None:
-    """Draw how each model's validation figure fell, its name at the end of its line.
+    """Draw the validation metric of each model during training, with the model's name at the end of its curve.
 
     Args:
         found: the curves.
-        metric: what they show.
-        over: `steps` or `seconds`, the horizontal axis.
+        metric: the metric that they show.
+        over: the horizontal axis, `steps` or `seconds`.
         width: inches.
 
     Returns:
@@ -128,10 +129,68 @@ def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PAN
         return as_svg(canvas)
 
 
+def courses(found: Mapping[str, Sequence[Course]], *, metric: str, width: float) -> str | None:
+    """Draw the lowest validation score of each strategy over time: mean over seeds, band from best to worst seed.
+
+    Ticks at the bottom mark accepted changes. A strategy's line starts when all its seeds have a score and ends with
+    its last seed.
+
+    Args:
+        found: name of each strategy -> its courses, one per seed.
+        metric: name of the metric.
+        width: width in inches.
+
+    Returns:
+        The SVG, or None if there are no courses.
+    """
+    found = {name: each for name, each in found.items() if each}
+    if not found:
+        return None
+    first = min(course.seconds[0] for each in found.values() for course in each)
+    last = max(course.seconds[-1] for each in found.values() for course in each)
+    looks = itertools.product(("-", "--", ":", "-."), (INK, OTHER, THIRD, FOURTH, MUTED))
+    height = 2.6 + 0.165 * len(found)
+    with drawing(width, height) as (canvas, axes):
+        axes.set_xscale("log")
+        begin, end = max(first, last / 1000), last * 1.05
+        axes.set_xlim(begin, end)
+        ticks = log_ticks(begin, end)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("seconds of search")
+        axes.set_ylabel(f"lowest validation {METRICS.get(metric, metric)}")
+        ends, tops = list[float](), list[float]()
+        for name, each in found.items():
+            style, colour = ("-", ACCENT) if name == "growing" else next(looks)
+            since, until = max(one.seconds[0] for one in each), max(one.seconds[-1] for one in each)
+            at = np.geomspace(max(since, 1e-3), max(until, since, 1e-3), 200)
+            lines = np.stack([_held(one, at) for one in each])
+            axes.plot(at, lines.mean(0), color=colour, linestyle=style, linewidth=1.3, label=name)
+            if len(each) > 1:
+                axes.fill_between(at, lines.min(0), lines.max(0), color=colour, alpha=0.12, linewidth=0)
+            for one in each:
+                axes.plot(
+                    one.accepted, [0.02] * len(one.accepted), "|", color=colour, transform=axes.get_xaxis_transform()
+                )
+            ends.append(float(lines[:, -1].min()))
+            tops.append(float(np.quantile(lines.mean(0), 0.5)))
+        low, high = min(ends), max(tops)
+        margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low - margin, high + margin)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2 if width < WIDE else 4, fontsize=8)
+        return as_svg(canvas)
+
+
+def _held(course: Course, at: np.ndarray) -> np.ndarray:
+    """Return the lowest score up to each time in `at`."""
+    places = np.searchsorted(course.seconds, at, side="right") - 1
+    return np.array(course.lowest)[np.clip(places, 0, None)]
+
+
 def forecast_panel(
     dates: Sequence[str], actual: np.ndarray, forecast: np.ndarray, *, title: str, width: float = PANEL
 ) -> str:
-    """Draw one series and its forecasts over some days, each shape `(n,)`, in the data's own units."""
+    """Draw one series and its forecasts over some days, each of shape `(n,)`, in the units of the data."""
     with drawing(width, 1.9) as (canvas, axes):
         days = np.arange(len(actual))
         if min(actual.min(), forecast.min()) <= 0 <= max(actual.max(), forecast.max()):
@@ -144,11 +203,11 @@ def forecast_panel(
 
 
 def cumulative(dates: Sequence[str], gains: Sequence[np.ndarray], *, width: float) -> str:
-    """Draw how much loss was saved up to each day, one curve a seed and their mean.
+    """Draw the cumulative difference of two models' losses, one curve per seed and their mean.
 
     Args:
         dates: days of the test part.
-        gains: one array a seed, shape `(n,)`: the other model's loss minus ours on each day.
+        gains: for each seed the other model's loss minus ours on each day, shape `(n,)`.
         width: inches.
     """
     curves = np.cumsum(np.stack(gains), axis=1)
@@ -158,7 +217,7 @@ def cumulative(dates: Sequence[str], gains: Sequence[np.ndarray], *, width: floa
         if len(curves) > 1:
             axes.plot(days, curves.T, color=ACCENT, linewidth=0.8, alpha=0.4)
         axes.plot(days, curves.mean(0), color=ACCENT, linewidth=1.8)
-        axes.set_ylabel("loss saved so far")
+        axes.set_ylabel("cumulative loss difference")
         _date_ticks(axes, dates, 5 if width > PANEL else 3)
         return as_svg(canvas)
 

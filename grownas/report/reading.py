@@ -1,9 +1,10 @@
-"""Reads run folders, finished or not, for the report. Files that are not there yet are None or empty."""
+"""Reads run folders, finished or not, for the report. Files that do not exist yet become None or empty."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,28 +13,30 @@ import numpy as np
 import yaml
 
 from grownas.errors import GenotypeError, RunError
-from grownas.evaluation.models import is_text, lowest, main_of, rivals_of
+from grownas.evaluation.models import SEARCH, is_text, lowest, main_of, model_of_fit, rivals_of
 from grownas.genotype import AnyGenotype, Genotype
 from grownas.report import damage
 
-CELLS = {"cell_before", "cell_after"}  # keys of a line of growth.jsonl
+CELLS = {"cell_before", "cell_after"}  # keys of growth.jsonl that hold cells
 Tree = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder.
+    """The content of a run folder.
 
     Attributes:
         path: the folder.
-        config_text, config: the resolved config.
-        command, what: which command made the folder, and what baseline it trained, if it is one.
-        summary: None while the run goes on.
+        config_text, config: the resolved config, as text and parsed.
+        command: the command that created the run.
+        what: the baseline that `train` trained; None otherwise.
+        summary: the content of `summary.json`; None until the run is finished.
         metrics, growth, shares: the lines of the three logs; cells in `growth` are genotypes.
-        genotype: the cell found.
+        genotype: the cell of the chosen model.
         equations: the text of `equations.txt`.
-        data: what `data.json` says about the data.
-        forecasts: by model, and `actual`: standardised, float64, of validation and test rows `(n_val + n_test, I)`.
+        data: the content of `data.json`.
+        forecasts: model -> forecasts of the validation and test rows, standardised, float64, shape
+            `(n_val + n_test, I)`; `actual` holds the actual values.
     """
 
     path: Path
@@ -52,77 +55,83 @@ class Run:
 
     @classmethod
     def empty(cls, path: Path) -> Run:
-        """Return a run of which nothing is known yet."""
+        """Return a run without any content."""
         return cls(path, "", {}, "search", None, [], [], [], None, None, {}, {})
 
     @property
     def name(self) -> str:
-        """The folder's name, also of `.`."""
+        """The name of the folder, also if the path is `.`."""
         return self.path.resolve().name
 
     @property
     def scores(self) -> list[Tree]:
-        """One entry a model; empty while the run goes on."""
+        """One entry per model; empty until the run is finished."""
         return list(self.summary.get("scores", [])) if self.summary else []
 
     @property
     def metric(self) -> str:
-        """The task's figure of merit."""
+        """The task's metric."""
         return str(self.summary.get("metric", "mse")) if self.summary else "mse"
 
     @property
     def is_text(self) -> bool:
-        """Whether the run is on a text, not on series."""
+        """Whether the run is on a text."""
         return is_text(self.data)
 
     def score(self, model: str) -> Tree | None:
-        """Return a model's entry."""
+        """Return the score entry of a model."""
         return next((entry for entry in self.scores if entry["model"] == model), None)
 
     @property
     def main(self) -> str:
-        """The model that the run is about: `chosen`, else `grown`, or what was trained in its place."""
+        """The main model of the run: `chosen`, else `grown`, else the model that was trained."""
         return main_of([entry["model"] for entry in self.scores]) or ""
 
     @property
     def best_baseline(self) -> str | None:
-        """The start or the baseline with the lowest test figure, if the run is about another model."""
+        """The start or baseline with the lowest test figure, without the main model itself."""
         summary = self.summary or {}
         figures = {entry["model"]: entry["test"] for entry in self.scores}
         rivals = rivals_of(self.main, figures, [summary.get("strategy", "")])
-        kept = summary.get("chosen") == "start"  # then the main model is the start
+        kept = summary.get("chosen") == "start"  # the main model is the start
         return lowest({name: figures[name] for name in rivals if not (kept and name == "start")})
 
     @cached_property
     def test(self) -> dict[str, np.ndarray]:
-        """Forecasts of the test rows alone."""
+        """Forecasts of the test rows."""
         n_val = int(self.data.get("n_val", 0))
         return {model: values[n_val:] for model, values in self.forecasts.items()}
 
     @property
     def test_dates(self) -> list[str]:
-        """Days of the test rows."""
+        """Dates of the test rows."""
         return [str(day) for day in self.data.get("dates", [])[int(self.data.get("n_val", 0)) :]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A folder of `grownas compare`: the runs of its seeds, and what was made of them (None while it goes on)."""
+    """A folder of `grownas compare`: the runs of its seeds, and the `result` (None until it is finished).
+
+    Attributes:
+        runs: one run per seed of the first strategy.
+        others: name of each other strategy -> its runs, one per seed.
+    """
 
     path: Path
     config_text: str
     config: Tree
     result: Tree | None
     runs: list[Run]
+    others: Mapping[str, list[Run]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The folder's name, also of `.`."""
+        """The name of the folder, also if the path is `.`."""
         return self.path.resolve().name
 
     @property
     def best_baseline(self) -> str | None:
-        """The start or the baseline with the lowest mean test figure, of those that differ from the reference."""
+        """The start or baseline with the lowest mean test figure, among models that differ from the reference."""
         if self.result is None:
             return None
         means = {entry["model"]: entry["test"]["mean"] for entry in self.result["models"]}
@@ -132,30 +141,33 @@ class Comparison:
 
     @property
     def shown(self) -> Run | None:
-        """The finished run with the lowest validation figure: the one drawn in full."""
+        """The finished run with the lowest validation figure; the page shows its details."""
         finished = [run for run in self.runs if run.summary]
         return min(finished, key=lambda run: run.summary["val"] if run.summary else 0.0, default=None)
 
 
 def read(path: Path) -> Run | Comparison:
-    """Read a folder.
+    """Read the folder of a run or a comparison.
 
     Raises:
-        RunError: it is no run folder, or a file in it is damaged.
+        RunError: the folder is not a run folder, or a file in it is damaged.
     """
     if not path.is_dir():
         what = "not a folder" if path.exists() else "no such folder"
         raise RunError(f"{path}: {what}; give the path of a run folder, such as runs/NAME")
     if (path / "panel-1").is_dir():
         raise RunError(
-            f"{path}: a comparison over panels has no report; its regrets are in panels.json. Give some of its runs, "
-            f"such as {path / 'panel-1'}"
+            f"{path}: a comparison over panels has no report; its regrets are in panels.json. Give one or more of its "
+            f"runs, such as {path / 'panel-1'}"
         )
     seeds = sorted(path.glob("seed-*/"), key=lambda folder: (len(folder.name), folder.name))
     if (path / "comparison.json").exists() or seeds:
-        runs = [read_run(folder) for folder in seeds if _is_run(folder)]
+        runs, others = list[Run](), dict[str, list[Run]]()
+        for folder in filter(_is_run, seeds):
+            _, _, strategy = folder.name.removeprefix("seed-").partition("-")
+            (others.setdefault(strategy, []) if strategy else runs).append(read_run(folder))
         text, config = _config(path)
-        return Comparison(path, text, config, _json(path / "comparison.json", damage.COMPARISON), runs)
+        return Comparison(path, text, config, _json(path / "comparison.json", damage.COMPARISON), runs, others)
     return read_run(path)
 
 
@@ -163,19 +175,19 @@ def read_run(path: Path) -> Run:
     """Read the folder of one run."""
     if not _is_run(path):
         raise RunError(
-            f"{path}: not a run folder: it holds neither config.yaml nor summary.json; give one that `grownas search`, "
-            "`train` or `compare` wrote"
+            f"{path}: not a run folder: it holds neither config.yaml nor summary.json; give a folder that `grownas "
+            "search`, `train` or `compare` wrote"
         )
     text, config = _config(path)
     mark = _json(path / "run.json", damage.RUN) or {}
-    data = _data(path / "data.json")
+    data, summary = _data(path / "data.json"), _json(path / "summary.json", damage.SUMMARY)
     return Run(
         path=path,
         config_text=text,
         config=config,
         command=str(mark.get("command", "search")),
-        summary=_json(path / "summary.json", damage.SUMMARY),
-        metrics=_json_lines(path / "metrics.jsonl", damage.METRICS),
+        summary=summary,
+        metrics=_metrics(path / "metrics.jsonl", [entry["model"] for entry in (summary or {}).get("scores", [])]),
         growth=_growth(path / "growth.jsonl"),
         shares=_shares(path / "shares.jsonl"),
         genotype=_genotype(path / "genotype.json"),
@@ -217,14 +229,14 @@ def _json(path: Path, form: Any) -> Tree | None:
 def _parsed(text: str, form: Any, where: str) -> Tree:
     try:
         tree: Tree = json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number may have too many digits, lists may be too deep
+    except (ValueError, RecursionError) as error:  # numbers with too many digits, lists nested too deeply
         raise RunError(f"{where}: damaged, not JSON: {error}") from error
     damage.check(tree, form, where)
     return tree
 
 
 def _data(path: Path) -> Tree:
-    """Read what is said about the data: of series, of a text, or nothing of either."""
+    """Read `data.json` and check the keys for series or for a text."""
     tree = _json(path, damage.DATA) or {}
     for key, form in (("names", damage.SERIES), ("words", damage.WORDS)):
         if key in tree:
@@ -232,18 +244,27 @@ def _data(path: Path) -> Tree:
     if "names" in tree:
         rows, series = tree["n_val"] + tree["n_test"], len(tree["names"])
         if len(tree["dates"]) != rows or {len(tree["mean"]), len(tree["sd"])} != {series}:
-            raise RunError(f"{path}: damaged: expected {rows} dates, and a mean and an sd of each of {series} series")
+            raise RunError(f"{path}: damaged: expected {rows} dates, and a mean and an sd for each of {series} series")
     return tree
 
 
 def _json_lines(path: Path, form: Any) -> list[Tree]:
-    """Read a log; a last line without its end is being written at this moment, and left out."""
+    """Read a log; a last line without a line break is still being written, and is ignored."""
     lines = (_text(path) or "").split("\n")[:-1]
     return [_parsed(line, form, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
+def _metrics(path: Path, models: Sequence[str]) -> list[Tree]:
+    """Read the log of evaluations; `models` are the names in the scores."""
+    lines = _json_lines(path, damage.METRICS)
+    for line in lines:
+        if "model" not in line:  # written by an earlier version, which named fits after their models
+            line["model"] = SEARCH if line["stage"] else model_of_fit(line.get("part", ""), models)
+    return lines
+
+
 def _growth(path: Path) -> list[Tree]:
-    """Read the log of moves; the cells in it, which early versions did not log, become genotypes."""
+    """Read the log of moves and turn its cells into genotypes; early versions did not log cells."""
     lines = _json_lines(path, damage.MOVE)
     for number, line in enumerate(lines, start=1):
         for key in CELLS & line.keys():
@@ -255,11 +276,14 @@ def _growth(path: Path) -> list[Tree]:
 
 
 def _shares(path: Path) -> list[Tree]:
-    """Read the log of shares, which early versions did not write."""
+    """Read the log of shares; early versions did not write it."""
     lines = _json_lines(path, damage.SHARES)
     for number, line in enumerate(lines, start=1):
         if len(line["ops"]) != len(line["shares"]):
-            raise RunError(f"{path}, line {number}: damaged: expected as many shares as ops")
+            raise RunError(
+                f"{path}, line {number}: damaged: got {len(line['shares'])} shares for "
+                f"{len(line['ops'])} ops, expected one per op"
+            )
     return lines
 
 

@@ -1,6 +1,6 @@
 """Tables of scores, outcomes and series, as text for the terminal and as rows for the page.
 
-No import here is heavy: the command line prints `score_table` after each run.
+Imports nothing heavy, because the command line prints `score_table` after each run.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from grownas.evaluation.models import main_of, named
 
 Entry = Mapping[str, Any]
 
-METRICS = {"mse": "MSE"}  # what tables call a metric, if not by its name
-WORDS = {"mse": "error"}  # what sentences call it
-DIGITS = {"perplexity": 2}  # decimals of a metric, if not 4
-FINDINGS = {  # of a test, which is of the reference -> what the row of the other model says
+METRICS = {"mse": "MSE"}  # metric -> its name in tables; default: the metric itself
+WORDS = {"mse": "error"}  # metric -> its name in sentences; default: the metric itself
+DIGITS = {"perplexity": 2}  # metric -> number of decimals; default: 4
+FINDINGS = {  # finding about the reference -> word in the row of the other model
     "better": "worse",
     "worse": "better",
     "not told apart": "not told apart",
     "same": "the same",
     "untested": "untested",
 }
-SIZED = {  # test of which a size was measured -> what it is called
+SIZED = {  # test with a measured size -> its name in tables
     "days_and_seeds": "over days and seeds",
     "over_seeds": "over seeds",
     "finding": "both together",
     "diebold_mariano": "Diebold-Mariano",
     "mcs": "model confidence set",
 }
-CAPPED = "!"  # behind a model whose training ended at the most epochs allowed
+CAPPED = "!"  # marks a model whose training reached the epoch limit
 CAPPED_NOTE = (
     f"{CAPPED} Training stopped at the epoch limit while the validation loss was still falling, so this model may "
     "improve with more epochs. Raise {keys}."
 )
-NONE = "\N{EN DASH}"  # what stands where there is no figure
+NONE = "\N{EN DASH}"  # shown for a missing figure
 MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, what the title means, and whether it holds figures (set to the right)."""
+    """A column: its title, the meaning of the title, and whether it holds figures (aligned to the right)."""
 
     title: str
     note: str = ""
@@ -51,7 +51,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: cells as text, a second line under the first cell, and whether it is set off from the others."""
+    """A row: its cells as text, a note below them, and whether it is highlighted."""
 
     cells: tuple[str, ...]
     note: str = ""
@@ -60,21 +60,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows, and sentences that stand under them."""
+    """A table: columns, rows, and notes below the table."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
 
     def without_empty(self) -> Table:
-        """Return the table without the columns in which no row has anything."""
+        """Return the table without empty columns."""
         kept = [i for i in range(len(self.columns)) if not self.rows or any(row.cells[i] != NONE for row in self.rows)]
         rows = (replace(row, cells=tuple(row.cells[i] for i in kept)) for row in self.rows)
         return replace(self, columns=tuple(self.columns[i] for i in kept), rows=tuple(rows))
 
 
 def as_text(table: Table) -> str:
-    """Set a table in plain text, columns padded, its own notes below, those of columns and rows left out."""
+    """Return a table as plain text with padded columns and its notes; notes of columns and rows are left out."""
     lines = [[column.title for column in table.columns], *[list(row.cells) for row in table.rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
     set_lines = [
@@ -99,12 +99,12 @@ def comparison_table(result: Entry) -> str:
 
 
 def comparison_text(result: Entry) -> str:
-    """Return a comparison as text: a row a model, the verdict, and how often each test is wrong."""
+    """Return a comparison as text: one row per model, the verdict, and the measured size of each test."""
     return f"{comparison_table(result)}\n\n{result['verdict']}\n\n{size_words(result)}"
 
 
 def regret_table(result: Entry) -> str:
-    """Return a comparison over panels, `panels.json`, as text: a row a model, then what its figures are."""
+    """Return a comparison over panels, `panels.json`, as text: one row per model, then a definition of regret."""
     figures, counts = ("mean", "median", "p90", "worst"), ("n", "wins", "ties", "losses")
     columns = [Column("model", figures=False), *(Column(f"{name} %") for name in figures), *map(Column, counts)]
     rows = [
@@ -127,8 +127,8 @@ def scores(summary: Entry) -> Table:
         Column("R²", "on the test part, compared with a forecast of zero"),
         Column("hits", "share of test forecasts with the right sign"),
         Column("params", "number of trained parameters"),
-        Column("seconds", "of all fits, including those that were not chosen"),
-        Column("words/s", "trained on per second"),
+        Column("seconds", "time of all fits, including settings that were not chosen"),
+        Column("words/s", "training words per second"),
         Column("tried", "number of settings tried"),
     )
     ordered = sorted(summary["scores"], key=lambda entry: _rank(entry["test"]))
@@ -138,14 +138,14 @@ def scores(summary: Entry) -> Table:
 
 
 def _capped_notes(entries: Iterable[Entry]) -> tuple[str, ...]:
-    """Return the sentence on models whose training ended too early, if there are any."""
+    """Return a note if the training of a model reached the epoch limit."""
     capped = [entry["model"] for entry in entries if entry.get("capped")]
     keys = {"strategy.max_epochs" if model == "grown" else "retrain.epochs" for model in capped}
     return (CAPPED_NOTE.format(keys=" and ".join(sorted(keys))),) if capped else ()
 
 
 def _name(entry: Entry) -> str:
-    """Return a model's name, marked where its training ended too early."""
+    """Return a model's name, with a mark if its training reached the epoch limit."""
     return f"{entry['model']} {CAPPED}" if entry.get("capped") else str(entry["model"])
 
 
@@ -169,7 +169,7 @@ def _score_row(entry: Entry, metric: str, main: str | None, strategies: Sequence
 def comparison(result: Entry) -> Table:
     """Return a comparison over seeds, `comparison.json`, the lowest mean test figure first.
 
-    What decides stands in the first columns: a phone shows these.
+    The most important columns come first, because a phone shows only these.
     """
     label, reference = METRICS.get(result["metric"], result["metric"]), result.get("reference", "grown")
     steps, the_steps = _steps(result)
@@ -180,28 +180,28 @@ def comparison(result: Entry) -> Table:
         Column(f"than {reference}", _finding_note(result), figures=False),
         Column(
             f"p over {steps} and seeds",
-            f"t-test against {reference} on {the_steps}: probability of so large a difference between equally "
+            f"t-test against {reference} on {the_steps}: probability of a difference this large between equally "
             f"good kinds of models, over other {steps} and other seeds{_size_note(result, 'days_and_seeds')}",
         ),
         Column(
             "p over seeds",
-            f"Welch's t-test against {reference}: the same over other seeds and the same {steps}"
+            f"Welch's t-test against {reference}: the same probability, over other seeds on the same {steps}"
             f"{_size_note(result, 'over_seeds')}",
         ),
         Column("MCS", _mcs_note(result), figures=False),
         Column(
             "DM p",
-            f"Diebold-Mariano test against {reference} of the losses averaged over these seeds, over other "
-            f"{steps}; it says nothing of other seeds{_size_note(result, 'diebold_mariano')}",
+            f"Diebold-Mariano test against {reference}, on the losses averaged over these seeds; it generalises to "
+            f"other {steps}, but says nothing about other seeds{_size_note(result, 'diebold_mariano')}",
         ),
-        Column("n", "seeds"),
+        Column("n", "number of seeds"),
         Column("averaged", "test figure of the forecasts averaged over the seeds"),
         Column(f"val {label}", "mean over the seeds"),
         Column("params", "number of trained parameters"),
-        Column("seconds", "of all fits of one seed, including those that were not chosen"),
-        Column("CPU s", "processor seconds of the trained fits of one seed"),
-        Column("steps", "weight steps of all fits of one seed, including those that were not chosen"),
-        Column("words/s", "trained on per second"),
+        Column("seconds", "time of all fits of one seed, including settings that were not chosen"),
+        Column("CPU s", "processor seconds of all training of one seed"),
+        Column("steps", "weight steps of all fits of one seed, including settings that were not chosen"),
+        Column("words/s", "training words per second"),
         Column("tried", "number of settings tried"),
     )
     tests = {test["baseline"]: test for test in result.get("tests", [])}
@@ -211,7 +211,7 @@ def comparison(result: Entry) -> Table:
 
 
 def _steps(result: Entry) -> tuple[str, str]:
-    """Return what the tests' steps are called, and how many there are, where the comparison says so."""
+    """Return the name of the tests' steps, and the phrase with their number if the comparison has it."""
     steps = result.get("steps", {"unit": "days"})
     name = steps["unit"].split()[0]  # `days`, or `blocks` of `blocks of 100 tokens`
     return name, f"{count(steps['count'])} {steps['unit']}" if "count" in steps else f"the {name}"
@@ -219,27 +219,27 @@ def _steps(result: Entry) -> tuple[str, str]:
 
 def _finding_note(result: Entry) -> str:
     return (
-        "'better' or 'worse' where both tests to the right have p < 0.05, or the first test where no forecast "
-        f"depends on the seed{_size_note(result, 'finding')}"
+        "'better' or 'worse' if both tests to the right have p < 0.05; if no forecast depends on the seed, the first "
+        f"test decides{_size_note(result, 'finding')}"
     )
 
 
 def _mcs_note(result: Entry) -> str:
     size, (steps, _) = result.get("mcs", {}).get("size", 0.1), _steps(result)
     return (
-        f"in the model confidence set of size {size:.0%}: not told apart from the best kind of model over other "
-        f"{steps} and other seeds{_size_note(result, 'mcs')}"
+        f"'in': member of the model confidence set of size {size:.0%}, not told apart from the best kind of model, "
+        f"over other {steps} and other seeds{_size_note(result, 'mcs')}"
     )
 
 
 def _size_note(result: Entry, test: str) -> str:
-    """Say how often a test rejects equal models, where the comparison does."""
+    """Return how often a test rejects equal models, as text; empty if the comparison does not say."""
     found = next((one for one in result.get("sizes", []) if one["test"] == test), None)
     return f"; at {found['nominal']:.0%} it rejects {_share(found)} of equal models" if found else ""
 
 
 def size_words(result: Entry) -> str:
-    """Say how often each test rejects equal models and how that was measured; nothing where the result does not."""
+    """Return how often each test rejects equal models and how this was measured; empty if the result does not say."""
     groups: dict[str, list[str]] = {}
     for one in result.get("sizes", []):
         what = f"{SIZED.get(one['test'], one['test'])} {_share(one)} at {one['nominal']:.0%}"
@@ -278,7 +278,7 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, re
 
 
 def _about(model: str, chosen: Entry, settings: int | None, strategies: Sequence[str]) -> str:
-    """Say in words what a model is and which settings were chosen, of how many."""
+    """Describe a model and its chosen settings as text."""
     what = named(model, strategies)
     values = ", ".join(f"{key} {plain(value)}" for key, value in chosen.items() if isinstance(value, str | int | float))
     by = "settings chosen on validation" if what.tuned and (settings or 1) > 1 else ""
@@ -286,17 +286,17 @@ def _about(model: str, chosen: Entry, settings: int | None, strategies: Sequence
 
 
 def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Table:
-    """Return one row a series: what was done to it, and test scores of a few models.
+    """Return one row per series: how it was cleaned, and test scores of a few models.
 
     Args:
-        names: of the series.
+        names: names of the series.
         data: the content of `data.json`.
         scores: entries of `summary.json` by model, in the order of the columns.
     """
-    columns = [Column("series", figures=False), Column("mean", "of the training part"), Column("sd")]
+    columns = [Column("series", figures=False), Column("mean", "mean of the training part"), Column("sd")]
     columns.append(Column("carried", "blanks filled with the previous value"))
     still = data.get("cleaning", {}).get("still_share")
-    if still is not None:  # runs before it was counted have none
+    if still is not None:  # early versions did not write it
         columns.append(Column("still", "share of rows in which the series did not move"))
     columns += [Column(f"{model} R²", "on the test part, compared with a forecast of zero") for model in scores]
     columns += [Column(f"{model} hits", "share of test forecasts with the right sign") for model in scores]
@@ -313,12 +313,12 @@ def series(names: Sequence[str], data: Entry, scores: Mapping[str, Entry]) -> Ta
 
 
 def next_step(names: Sequence[str], forecasts: Sequence[float | None], errors: Sequence[float | None]) -> Table:
-    """Return one row a series: its forecast of the next step and how far forecasts were off, in its own units.
+    """Return one row per series: its forecast of the next step and its usual error, in its own units.
 
     Args:
-        names: of the series.
-        forecasts: of the next step.
-        errors: root mean squared error on the test part.
+        names: names of the series.
+        forecasts: forecasts of the next step.
+        errors: root mean squared errors on the test part.
     """
     columns = (
         Column("series", figures=False),
@@ -330,20 +330,20 @@ def next_step(names: Sequence[str], forecasts: Sequence[float | None], errors: S
 
 
 def outcomes(runs: Iterable[tuple[str, Entry]]) -> Table:
-    """Return one row a finished run: what growth found, and how it ended.
+    """Return one row per finished run: the size of the found cell, and why the search stopped.
 
     Args:
-        runs: name and content of `summary.json`.
+        runs: for each run its name and the content of `summary.json`.
     """
     columns = (
         Column("run", figures=False),
-        Column("test", "of the model that the run is about"),
-        Column("val", "of the model that the run is about"),
+        Column("test", "test figure of the main model"),
+        Column("val", "validation figure of the main model"),
         Column("nodes"),
         Column("ops"),
         Column("params"),
         Column("search s", "seconds of the search"),
-        Column("accepted", "accepted candidates, of all that were tested", figures=False),
+        Column("accepted", "accepted candidates out of all tested candidates", figures=False),
         Column("stopped because", figures=False),
     )
     return Table(columns, tuple(_outcome_row(name, summary) for name, summary in runs))
@@ -367,7 +367,7 @@ def _outcome_row(name: str, summary: Entry) -> Row:
 
 
 def differences(configs: Mapping[str, Entry]) -> Table:
-    """Return the config keys in which runs differ, one row a key, one column a run."""
+    """Return the config keys in which runs differ: one row per key, one column per run."""
     flat = {name: dict(_flatten(config)) for name, config in configs.items()}
     keys = [key for key in dict.fromkeys(key for one in flat.values() for key in one) if not key.startswith("versions")]
     unlike = [key for key in keys if len({repr(one.get(key)) for one in flat.values()}) > 1]
@@ -384,17 +384,17 @@ def _flatten(tree: Entry, prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def figure(value: float | None, digits: int = 4) -> str:
-    """Return a score with four decimals."""
+    """Return a figure with `digits` decimals."""
     return NONE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def score(value: float | None, metric: str) -> str:
-    """Return a figure of a metric with as many decimals as it is worth."""
+    """Return a figure of a metric with the metric's number of decimals."""
     return figure(value, DIGITS.get(metric, 4))
 
 
 def small(value: float | None) -> str:
-    """Return a figure of any size with three significant digits."""
+    """Return a number with three significant digits."""
     return NONE if value is None or not math.isfinite(value) else f"{value:.3g}".replace("-", MINUS)
 
 
@@ -402,11 +402,11 @@ def percent(value: float | None) -> str:
     """Return a share in per cent."""
     if value is None or not math.isfinite(value):
         return NONE
-    return f"{round(100 * value, 1) + 0.0:.1f} %".replace("-", MINUS)  # + 0.0 takes the sign from a zero
+    return f"{round(100 * value, 1) + 0.0:.1f} %".replace("-", MINUS)  # + 0.0 turns -0.0 into 0.0
 
 
 def count(value: float | None) -> str:
-    """Return a whole number with thousands set apart."""
+    """Return a whole number with thousands separators."""
     return NONE if value is None else f"{round(value):,}"
 
 
@@ -423,13 +423,13 @@ def probability(value: float | None) -> str:
 
 
 def p_value(value: float) -> str:
-    """Return a p-value as an equation."""
+    """Return a p-value as text, such as `p = 0.012` or `p < .001`."""
     shown = probability(value)
     return f"p {shown.replace('<', '< ')}" if shown.startswith("<") else f"p = {shown}"
 
 
 def plain(value: Any) -> str:
-    """Return a setting's value without needless digits."""
+    """Return the value of a setting without trailing zeros."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

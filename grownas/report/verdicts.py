@@ -1,7 +1,7 @@
-"""What a run or a comparison found, in sentences for its user, made of figures alone.
+"""Writes the verdict: the result of a run or a comparison in sentences, computed from its figures.
 
-`of_run` reads the tree of `summary.json`, `of_comparison` that of `comparison.json`. A difference is called more than
-chance only where a test says so.
+`of_run` reads `summary.json`, `of_comparison` reads `comparison.json`. A verdict calls a difference more than chance
+only if a test finds it significant.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from grownas.report.tables import WORDS, p_value, score
 
 Tree = Mapping[str, Any]
 
-LEVEL = 0.05  # of all tests
+LEVEL = 0.05  # significance level of all tests
 KEPT = "The search added nothing: the start is kept"
 CHANCE = {True: "which is more than chance", False: "which may be chance", None: "which is not tested"}
-FINDINGS = {  # of a comparison's tests -> how they are said of the model that was tested
+FINDINGS = {  # finding of a comparison's test -> words for it, said about the reference
     "better": "better than",
     "worse": "worse than",
     "not told apart": "not told apart from",
@@ -27,10 +27,10 @@ FINDINGS = {  # of a comparison's tests -> how they are said of the model that w
 
 
 def of_run(summary: Tree) -> str:
-    """Say what the model of one run gains over the best simple model and the best baseline, and why growth stopped.
+    """Compare a run's main model with the best simple model and the best baseline, and say why the search stopped.
 
     Args:
-        summary: the tree of `summary.json`; `tests`, `chosen`, `stage_log` and `stopped` may be missing.
+        summary: the content of `summary.json`; `tests`, `chosen`, `stage_log` and `stopped` may be missing.
     """
     figures = {entry["model"]: entry["test"] for entry in summary["scores"]}
     main, chosen = main_of(figures), summary.get("chosen")
@@ -56,15 +56,15 @@ def of_run(summary: Tree) -> str:
     if summary.get("stopped") and chosen != "start":
         words.append(f"The search stopped: {summary['stopped']}.")
     if tests:
-        words.append("p: Diebold-Mariano test of these two models; it says nothing of other seeds.")
+        words.append("p: Diebold-Mariano test of these two models; it says nothing about other seeds.")
     return " ".join(words)
 
 
 def of_comparison(comparison: Tree) -> str:
-    """Say what the reference gains over the best simple model and the best baseline, and what the tests find.
+    """Compare the reference with the best simple model and the best baseline, and say what the tests find.
 
     Args:
-        comparison: the tree of `comparison.json`; `strategies` and `kept_starts` may be missing.
+        comparison: the content of `comparison.json`; `strategies` and `kept_starts` may be missing.
     """
     models = comparison["models"]
     means = {entry["model"]: entry["test"]["mean"] for entry in models if entry["test"]["mean"] is not None}
@@ -85,22 +85,22 @@ def of_comparison(comparison: Tree) -> str:
 def _gains(
     who: str, ours: float | None, others: Mapping[str, float], metric: str, chance: Callable[[str], str], mean: str = ""
 ) -> list[str]:
-    """Compare a model with the best simple model, and with the best baseline where that is another.
+    """Compare a model with the best simple model, and with the best baseline if it is another model.
 
     Args:
-        who: the model, as the sentence begins.
+        who: the model, as the subject of the sentence.
         ours: its test figure.
-        others: those of the start and the baselines.
-        metric: what the figures are.
-        chance: says of a model whether the difference is more than chance.
-        mean: `mean` where the figures are means over seeds.
+        others: test figures of the start and the baselines.
+        metric: metric of the figures.
+        chance: returns for a model whether the difference is more than chance, as text.
+        mean: `mean` if the figures are means over seeds, else empty.
     """
     if ours is None or not math.isfinite(ours):
         return [f"{who} has no finite test {WORDS.get(metric, metric)}."]
     figure = " ".join(word for word in (mean, "test", WORDS.get(metric, metric)) if word)
     simple = {name: value for name, value in others.items() if named(name).kind in ("start", "fitted")}
     if not any(name in FITTED for name in simple):
-        simple = {}  # the start of a search without a fitted model is untrained, which is easy to beat
+        simple = {}  # without a fitted model the start has random weights, so it is no useful comparison
     nearest, best = lowest(simple), lowest(others)
     lead = f"{who} has a {figure} of {score(ours, metric)}"
     if best is None:
@@ -120,7 +120,7 @@ def _gains(
 
 
 def _gap(ours: float, theirs: float) -> str:
-    """Say how far a figure is from another, in per cent where both are above 0."""
+    """Return the difference of two figures as text, in per cent if both are above 0."""
     if ours == theirs:
         return "the same as"
     side = "lower than" if ours < theirs else "higher than"
@@ -134,9 +134,9 @@ def _reference_words(comparison: Tree, means: Mapping[str, float], tests: Mappin
     """Say what the reference gains, in how many seeds the start was kept, and what the tests find.
 
     Args:
-        comparison: the whole tree.
+        comparison: the content of `comparison.json`.
         means: mean test figure of each model.
-        tests: of the start and the baselines against the reference.
+        tests: tests of the reference against the start and the baselines.
     """
     metric, steps, reference = comparison["metric"], comparison["steps"], comparison["reference"]
     seeds = len(comparison["seeds"])
@@ -156,14 +156,14 @@ def _reference_words(comparison: Tree, means: Mapping[str, float], tests: Mappin
     untested = groups.pop("untested", [])
     found = [f"{FINDINGS[finding]} {_list(names)}" for finding, names in groups.items()]
     if found:
-        words.append(f"By the tests over {where} at the {LEVEL:.0%} level {reference} is {'; '.join(found)}.")
+        words.append(f"By the tests over {where} at the {LEVEL:.0%} level, {reference} is {'; '.join(found)}.")
     if untested:
         words.append(f"{reference} is not tested against {_list(untested)}: a trained model needs at least 2 seeds.")
     return words
 
 
 def _set_words(comparison: Tree, compared: Mapping[str, float]) -> str:
-    """Say whether the confidence set holds the reference, and which simple models; where there are none, which."""
+    """Say whether the model confidence set holds the reference, and which simple models (or other models) it holds."""
     confidence, reference = comparison["mcs"], comparison["reference"]
     untested = confidence.get("untested", ())
     members, the_set = confidence["members"], f"{confidence['size']:.0%} model confidence set"

@@ -1,4 +1,4 @@
-"""Run folders, and the commands that fill and read them.
+"""Run folders, and the commands that write and read them.
 
-A folder holds the config, the logs, the checkpoint and the results of one run. The journal makes a run resumable.
+A run folder holds the config, the logs, the checkpoint and the results of one run. The journal makes runs resumable.
 """

@@ -1,8 +1,8 @@
-"""Trees of tensors and plain values on disk, without pickle: what a run needs to go on where it stopped.
+"""Saves trees of tensors and plain values to disk, without pickle, so that a run can resume.
 
-A file is one line of text, `grownas.checkpoint VERSION SHA256`, and then a safetensors blob that has this checksum.
+A file has one line of text, `grownas.checkpoint VERSION SHA256`, followed by a safetensors blob with this checksum.
 The blob holds the arrays by number; its metadata holds the tree as JSON and the identity of the work it belongs to.
-The same tree gives the same bytes. A file is there whole or not at all, and the one before it is kept as `NAME.old`.
+The same tree gives the same bytes. Writes are atomic, and the previous file is kept as `NAME.old`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ import torch
 from torch import Tensor
 
 FORMAT, VERSION = "grownas.checkpoint", 2
-METADATA = "checkpoint"  # one key only: safetensors does not promise an order of several
+METADATA = "checkpoint"  # a single key: safetensors does not guarantee the order of several
 
 
 class _RefusedError(Exception):
-    """A file cannot be used; the message says why."""
+    """A checkpoint file cannot be used; the message says why."""
 
 
 def save(path: Path, tree: Any, identity: str) -> None:
-    """Write a tree; a good file that was there before is kept as `NAME.old`.
+    """Write a tree; a valid previous file is kept as `NAME.old`.
 
     Args:
-        path: where to; its folder exists.
-        tree: dicts (keys str or int), lists and tuples, nested, of tensors, numpy arrays and scalars, str, int, float,
-            bool and None. All come back with type and dtype, tensors on the CPU, aliases and views as copies.
-        identity: what the tree belongs to; only the same can load it.
+        path: the file; its folder must exist.
+        tree: nested dicts (keys str or int), lists and tuples of tensors, numpy arrays and scalars, str, int, float,
+            bool and None. Loading restores types and dtypes; tensors are loaded on the CPU, aliases and views as
+            copies.
+        identity: name of the work that the tree belongs to; `load` needs the same identity.
 
     Raises:
-        TypeError: something else is in the tree; the message says where.
+        TypeError: the tree holds a value of another type; the message says where.
     """
     arrays: dict[str, Tensor] = {}
     content = json.dumps({"identity": identity, "tree": _encode(tree, arrays, "tree")}, allow_nan=False)
@@ -49,21 +50,21 @@ def save(path: Path, tree: Any, identity: str) -> None:
             file.write(_header(blob) + blob)
             file.flush()
             os.fsync(file.fileno())
-        if _is_good(path, identity):  # a damaged file must not push out the good one before it
+        if _is_good(path, identity):  # a damaged file must not replace the valid NAME.old
             path.replace(_old(path))
         temporary.replace(path)
-    except BaseException:  # an interrupt too
+    except BaseException:  # includes KeyboardInterrupt
         temporary.unlink(missing_ok=True)
         raise
 
 
 def load(path: Path, identity: str) -> Any | None:
-    """Return the tree of the newest good file among `NAME` and `NAME.old`; None if there is none.
+    """Return the tree of the newest valid file among `NAME` and `NAME.old`; None if there is none.
 
-    A file that is damaged, or that belongs to something else, is refused with a `UserWarning`.
+    A `UserWarning` reports a file that is damaged or has another identity; the file is not used.
     """
     refused: list[tuple[Path, _RefusedError]] = []
-    tree, instead = None, "there is no good one to use instead, so this work is done anew"
+    tree, instead = None, "there is no other valid checkpoint, so this work is repeated"
     for candidate in (path, _old(path)):
         try:
             tree = _read(candidate, identity)
@@ -80,7 +81,7 @@ def load(path: Path, identity: str) -> Any | None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, the one before it, and what a kill left of one that was being written."""
+    """Delete a file, its previous version, and the temporary file that a killed process may have left."""
     for each in (path, _old(path), path.with_name(f"{path.name}.tmp")):
         each.unlink(missing_ok=True)
 
@@ -102,7 +103,7 @@ def _is_good(path: Path, identity: str) -> bool:
 
 
 def _read(path: Path, identity: str) -> Any:
-    """Return a file's tree after checking everything about it."""
+    """Return a file's tree after checking format, version, checksum and identity."""
     try:
         first, end, blob = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
@@ -111,12 +112,12 @@ def _read(path: Path, identity: str) -> Any:
         raise _RefusedError(f"it cannot be read ({error})") from error
     words = first.decode("utf-8", "replace").split(" ")
     if words[0] != FORMAT or len(words) != 3:
-        raise _RefusedError(f"it does not begin with {FORMAT!r}, so it is damaged or of another format")
+        raise _RefusedError(f"it does not begin with {FORMAT!r}, so it is damaged or has another format")
     if words[1] != str(VERSION):
-        raise _RefusedError(f"it is of version {words[1]}, this program reads version {VERSION}")
+        raise _RefusedError(f"it has version {words[1]}, this program reads version {VERSION}")
     if first + end != _header(blob):
-        raise _RefusedError("its checksum does not fit its content, so it is damaged or cut off")
-    size = int.from_bytes(blob[:8], "little")  # of the blob's own header, which is JSON (safetensors' format)
+        raise _RefusedError("its checksum does not match its content, so it is damaged or cut off")
+    size = int.from_bytes(blob[:8], "little")  # length of the blob's JSON header (safetensors format)
     content = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"][METADATA])
     if content["identity"] != identity:
         raise _RefusedError(f"it belongs to {content['identity']!r}, not to {identity!r}")
@@ -124,13 +125,16 @@ def _read(path: Path, identity: str) -> Any:
 
 
 def _encode(value: Any, arrays: dict[str, Tensor], place: str) -> Any:
-    """Return a value as JSON: plain ones and lists as they are, others as `{kind: content}`; arrays are put aside."""
+    """Return a value as JSON and add its arrays to `arrays`.
+
+    Plain values and lists stay as they are; other values become `{kind: content}`.
+    """
     if isinstance(value, Tensor | np.ndarray | np.generic):
         name = str(len(arrays))
         tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
         arrays[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor" if isinstance(value, Tensor) else "array" if isinstance(value, np.ndarray) else "scalar": name}
-    kind = type(value)  # exact: a subclass would come back as something else
+    kind = type(value)  # the exact type: a subclass would be loaded as its base class
     if kind in (type(None), bool, str, int):
         return value
     if kind is float:

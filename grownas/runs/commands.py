@@ -1,6 +1,6 @@
-"""The commands that fill a run folder: make it, lock it, watch for signals, do the work, write the report.
+"""The commands that write a run folder: create it, lock it, handle signals, run the work, write the report.
 
-What a run does stands in `experiments.search`.
+The work itself is in `experiments.search`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from grownas.errors import ConfigError, DataError, RunError
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import check_backbone, space_of
 from grownas.genotype import AnyGenotype, Genotype, published
-from grownas.protocols import Folder, Task
+from grownas.protocols import Folder, Model, Task
 from grownas.report import tables, verdicts
 from grownas.runs.journal import Interrupted, Journal, MemoryLog
 from grownas.runs.memory import MemoryFolder
@@ -34,16 +34,17 @@ from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 from grownas.runs.signals import stop_signals
 
-Work = Callable[..., tuple[experiment.Summary, Any]]  # `experiment.search`, `experiment.train`
+Work = Callable[..., tuple[experiment.Summary, Model | None]]  # `experiment.search`, `experiment.train`
 
 
 def search(config: Config, rundir: RunDir | None = None) -> Path:
-    """Search for a cell, retrain it, run the baselines, score all and write a run folder; return its path.
+    """Search for a cell, retrain it, train the baselines, score all models and write a run folder; return its path.
 
     Args:
-        config: of the run.
-        rundir: a folder that was made before; None makes one.
+        config: the run's config.
+        rundir: an existing new folder for the run; None creates one.
     """
+    configs.strategy_of(config.strategy, refit=config.refit)  # raises if options contradict each other
     task = _read_data(config)
     check_search(config, task)
     return _work(config, _begin_folder(config, "search", task, rundir), task, experiment.search)
@@ -52,7 +53,8 @@ def search(config: Config, rundir: RunDir | None = None) -> Path:
 def search_in_memory(
     config: Config, task: Task
 ) -> tuple[experiment.Summary, MemoryFolder, Sequence[Mapping[str, Any]]]:
-    """Search without writing anything; return the summary, what a run folder would hold, and the log of morphisms."""
+    """Search without writing to disk; return the summary, the files in memory and the log of morphisms."""
+    configs.strategy_of(config.strategy, refit=config.refit)  # raises if options contradict each other
     check_search(config, task)
     folder = MemoryFolder()
     folder.write_json("run.json", {"command": "search", "what": None})
@@ -73,10 +75,10 @@ def _show(config: Config, summary: experiment.Summary) -> None:
 
 
 def train(config: Config, what: str) -> Path:
-    """Train a genotype, given by its path or a published cell's name, or a baseline from scratch; score it."""
+    """Train a genotype (a path or the name of a published cell) or a baseline from random weights, and score it."""
     task = _read_data(config)
     check_search(config, task)
-    names = [name for name in baseline_names(task.kind) if name not in published()]  # those have a cell to keep
+    names = [name for name in baseline_names(task.kind) if name not in published()]  # a published cell is saved
     genotype = None if what in names else _genotype(what, names)
     rundir = new_folder(config, "train", task.checksum, what=what if genotype is None else None)
     if genotype is not None:
@@ -93,15 +95,15 @@ def _genotype(what: str, names: Sequence[str]) -> AnyGenotype:
 
 
 def resume(path: Path, changes: Sequence[str] = ()) -> Path:
-    """Go on with an interrupted run; a finished one comes out the same. The config is the folder's own.
+    """Continue an interrupted run with the config in its folder. Resuming a finished run gives the same result.
 
     Args:
         path: the run folder.
-        changes: overrides of what does not govern the result, such as `quiet=true`.
+        changes: overrides of keys that do not affect the result, such as `quiet=true`.
 
     Raises:
-        ConfigError: a change would alter the result.
-        DataError: the data are not those that the run began with.
+        ConfigError: an override would change the result.
+        DataError: the data have changed since the run began.
     """
     rundir = RunDir.open(path)
     before = kept_notes(path)
@@ -119,8 +121,8 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
     then = before["versions"]
     changed = {name: (old, new) for name, new in versions().items() if (old := then.get(name)) != new}
     if changed:
-        words = ", ".join(f"{name} {old} then, {new} now" for name, (old, new) in changed.items())
-        warnings.warn(f"{path}: versions have changed, so the last digits may: {words}", stacklevel=2)
+        words = ", ".join(f"{name} was {old}, is {new}" for name, (old, new) in changed.items())
+        warnings.warn(f"{path}: versions have changed, so the last digits may differ: {words}", stacklevel=2)
     if rundir.command == "search":
         return _work(config, rundir, task, experiment.search)
     what = rundir.what or Genotype.load(path / "genotype.json")
@@ -128,23 +130,23 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
 
 
 def compare(config: Config, rundir: RunDir | None = None) -> Path:
-    """Search and run every baseline for each seed or sub-panel, in parallel processes; compare over them.
+    """Search and train every baseline for each seed or sub-panel, in parallel processes; compare the models over them.
 
     Args:
-        config: of the comparison.
-        rundir: a folder that was made before; None makes one.
+        config: the comparison's config.
+        rundir: an existing new folder for the comparison; None creates one.
     """
     from grownas.runs import sweep
 
     task = _read_data(config)
     check_search(config, task)
     for section in configs.strategies_of(config):
-        configs.strategy_class(section.use)(section)  # raises if its options contradict each other
+        configs.strategy_of(section, refit=config.refit)  # raises if options contradict each other
         check_backbone(config.model_copy(update={"strategy": section}))
     if config.panels is not None:
         load_task(
             config.model_copy(update=next(iter(sweep.members(config)[0].values())))
-        )  # raises if none can be drawn
+        )  # raises if no sub-panel can be drawn
     return _compare(config, _begin_folder(config, "compare", task, rundir))
 
 
@@ -174,7 +176,7 @@ def _compare(config: Config, rundir: RunDir) -> Path:
 
 
 def new_folder(config: Config, command: str, checksum: str, what: str | None = None) -> RunDir:
-    """Make a run folder that holds its config."""
+    """Create a run folder and write the config to it."""
     parent, name = Path(os.path.expanduser(config.runs)), config.folder_name(command, what)
     rundir = RunDir.create(parent, name, command, what)
     write_config(config, rundir, checksum)
@@ -182,7 +184,7 @@ def new_folder(config: Config, command: str, checksum: str, what: str | None = N
 
 
 def _begin_folder(config: Config, command: str, task: Task, rundir: RunDir | None) -> RunDir:
-    """Return a run folder that holds its config: the one that is given, or a new one."""
+    """Write the config to the given run folder, or to a new one; return the folder."""
     if rundir is None:
         return new_folder(config, command, task.checksum)
     write_config(config, rundir, task.checksum)
@@ -190,47 +192,47 @@ def _begin_folder(config: Config, command: str, task: Task, rundir: RunDir | Non
 
 
 def write_config(config: Config, folder: Folder, checksum: str) -> None:
-    """Write a run's config, with versions and the data's checksum."""
+    """Write a run's config, with package versions and the checksum of the data."""
     folder.write_text("config.yaml", config.dump({"versions": versions(), "data_checksum": checksum}))
 
 
 def kept_notes(path: Path) -> dict[str, Any]:
-    """Return what a run folder's config.yaml says beside the config: versions and the data's checksum.
+    """Return the notes in a run folder's config.yaml: package versions and the checksum of the data.
 
     Raises:
-        RunError: it does not, so it is not what the run wrote; read as a config it would start another run.
+        RunError: the notes are missing, so the file was changed or cut off after the run wrote it.
     """
     notes = configs.notes_of(path / "config.yaml")
     if not isinstance(notes.get("versions"), dict) or not isinstance(notes.get("data_checksum"), str):
-        raise RunError(f"{path / 'config.yaml'}: damaged: versions or data_checksum, which end it, are missing")
+        raise RunError(f"{path / 'config.yaml'}: damaged: versions or data_checksum are missing at its end")
     return notes
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions of Python and the packages that affect results."""
     packages = ("grownas", "torch", "numpy", "pandas", "statsmodels", "arch")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
 def load_task(
     config: Config, *, frame: Any = None, names: Sequence[str] | None = None, run_dates: Sequence[str] = ()
-) -> Any:
+) -> Task:
     """Load the config's task with its data.
 
     Args:
-        config: of a run.
-        frame: a data frame that is read instead of `task.data`, for a task on series.
-        names: of the series that a finished run's model reads: the data are loaded for it, see the task's `load_for`.
-        run_dates: likewise, of the run's own data.
+        config: a run's config.
+        frame: a data frame to read instead of `task.data`, for a task on series.
+        names: the series that the model of a finished run reads; the data are then loaded by the task's `load_for`.
+        run_dates: the dates of that run's own data, for `load_for`.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: PyTorch finds no GPU here; set device=cpu")
-    task_class: Any = configs.task_class(config.task.use)
+    task_class: Any = configs.task_class(config.task.use)  # `load_for` and data frames are not in `Task`
     given = {} if frame is None else {"frame": frame}
     if given and "frame" not in inspect.signature(task_class.load).parameters:
         raise ConfigError(f"data: {config.task.use} does not read data frames; give a path")
     if names is None:
-        task = task_class.load(config.task, architecture_share=config.strategy.architecture_share, **given)
+        task: Task = task_class.load(config.task, architecture_share=config.strategy.architecture_share, **given)
     else:
         task = task_class.load_for(config.task, names, run_dates=run_dates, **given)
     configs.check_task(task)
@@ -240,30 +242,30 @@ def load_task(
         raise ConfigError(str(error)) from error
 
 
-def _read_data(config: Config) -> Any:
-    """Load the config's task, after one line that says so: much data take a while."""
+def _read_data(config: Config) -> Task:
+    """Load the config's task after printing a progress line, because large data take a while."""
     Progress(quiet=config.quiet).say(f"{config.task.use}: reading the data")
     return load_task(config)
 
 
 def _plan(config: Config, rundir: RunDir, task: Task) -> str:
-    """Return in one line what a run is about to do, and where."""
+    """Return one line that names the run folder and the steps of the run."""
     if rundir.command == "train":
         steps = [f"train {rundir.what or 'the given cell'}"]
     else:
         by_folds = ["choose a linear start by folds"] if task.kind == "series" and config.start.use == "var" else []
-        steps = [*by_folds, f"search by {config.strategy.use}"]
+        steps = [*by_folds, f"search with {config.strategy.use}"]
         steps += ["retrain"] * config.retrain.grown
         steps += [f"fit {', '.join(config.baselines.use)}"] if config.baselines.use else []
     return f"{rundir.path}: {'; '.join(steps)}"
 
 
 def check_search(config: Config, task: Task) -> None:
-    """Refuse before work begins what a search would meet in the middle of it.
+    """Check config and data before any training, so that a search does not fail halfway.
 
     Raises:
         ConfigError: options contradict each other or do not fit the task.
-        DataError: a part is too short.
+        DataError: a part of the data is too short.
     """
     space_of(config)  # raises
     check_backbone(config)
@@ -275,7 +277,7 @@ def check_search(config: Config, task: Task) -> None:
 
 
 def _work(config: Config, rundir: RunDir, task: Task, work: Work) -> Path:
-    """Do the work of a run in its folder: lock, threads, journal, interrupts, and at the end the report."""
+    """Run the work in its folder, with lock, threads, journal and interrupts; then write the report."""
     with rundir.lock(), Progress(quiet=config.quiet) as progress, _threads(config.threads):
         progress.say(_plan(config, rundir, task))
         journal = Journal.in_folder(rundir, config.fingerprint(), progress=progress, every_s=config.checkpoint_seconds)
@@ -283,7 +285,7 @@ def _work(config: Config, rundir: RunDir, task: Task, work: Work) -> Path:
             with _interrupts(journal):
                 summary, _ = work(config, rundir, journal, task)
                 summary["verdict"] = verdicts.of_run(summary)
-                rundir.write_json("summary.json", summary)  # last: it says that the run is complete
+                rundir.write_json("summary.json", summary)  # last: this file marks the run as finished
                 report = _report(rundir.path)
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
@@ -294,10 +296,9 @@ def _work(config: Config, rundir: RunDir, task: Task, work: Work) -> Path:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads for a while: the last digits of results depend on them."""
+def threads_kept() -> Iterator[None]:
+    """Restore the number of PyTorch threads at the end of the block."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -305,8 +306,16 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Set the number of PyTorch threads temporarily: the last digits of results depend on it."""
+    with threads_kept():
+        torch.set_num_threads(count)
+        yield
+
+
+@contextmanager
 def _interrupts(journal: Journal) -> Iterator[None]:
-    """Let the first Ctrl-C finish the step and save; the second stops at once."""
+    """On the first Ctrl-C finish the current step and save; on the second stop at once."""
 
     def handle(number: int, frame: Any) -> None:
         if journal.interrupted:

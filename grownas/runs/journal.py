@@ -1,9 +1,9 @@
-"""The journal of a run: it remembers finished work, so that resuming a run is running it again.
+"""The journal of a run: it saves the results of long work, so that resuming a run means running it again.
 
-A run is a plain program of deterministic steps, a few of which are long: fits and selections. Each of those goes
-through the journal under a key. Work that was finished before is read back; a fit that was cut off goes on from its
-last snapshot; everything between is done anew. Hence a resumed run takes the same path as an unbroken one, and there
-is no second code path that could differ. The logs are written anew from what is remembered.
+A run is a deterministic program with a few long steps: fits and selections. Each of these goes through the journal
+under a key. The journal loads finished work, continues an interrupted fit from its last snapshot, and lets the program
+repeat everything else. So a resumed run takes the same path as an uninterrupted run, and no second code path can
+differ. The logs are rewritten from the saved results.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from grownas.errors import TrainingError
-from grownas.protocols import Evaluation, Task
+from grownas.evaluation.models import SEARCH
+from grownas.protocols import Evaluation, Model, Task
 from grownas.runs import checkpoint
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
@@ -28,11 +30,11 @@ from grownas.training.recipe import Recipe, make_optimizers
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user asked to stop; everything needed to go on has been saved."""
+    """The user interrupted the run; its state is saved, so the run can be resumed."""
 
 
 class Log(Protocol):
-    """Takes lines: a file in a run folder (`rundir.JsonLines`), or memory."""
+    """A log of lines: a file in a run folder (`rundir.JsonLines`), or a list in memory."""
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line."""
@@ -52,64 +54,84 @@ class MemoryLog(list[Mapping[str, Any]]):
 
 
 class Store(Protocol):
-    """Keeps trees of tensors, arrays and plain values by name."""
+    """Stores trees of tensors, arrays and plain values by name."""
 
     def load(self, name: str) -> Tree | None:
-        """Return a tree; None if there is none of this name."""
+        """Return the tree of this name; None if there is none."""
         ...
 
     def save(self, name: str, tree: Tree) -> None:
-        """Keep a tree."""
+        """Store a tree."""
         ...
 
     def remove(self, name: str) -> None:
-        """Forget a tree, if there is one."""
+        """Delete the tree of this name, if there is one."""
         ...
 
 
 class FolderStore:
-    """Keeps trees in a folder, `checkpoint/` of a run; those of another config are refused."""
+    """Stores trees in a folder, `checkpoint/` of a run; it does not load trees of another config."""
 
     def __init__(self, folder: Path, identity: str) -> None:
-        """Make the folder; `identity` says which config the work belongs to."""
+        """Create the folder; `identity` is the fingerprint of the config."""
         folder.mkdir(exist_ok=True)
         self.folder, self.identity = folder, identity
 
     def load(self, name: str) -> Tree | None:
-        """Return a tree; None if there is none of this name."""
+        """Return the tree of this name; None if there is none."""
         return checkpoint.load(self.folder / name, self.identity)
 
     def save(self, name: str, tree: Tree) -> None:
-        """Keep a tree."""
+        """Store a tree."""
         checkpoint.save(self.folder / name, tree, self.identity)
 
     def remove(self, name: str) -> None:
-        """Forget a tree."""
+        """Delete the tree of this name."""
         checkpoint.remove(self.folder / name)
 
 
 class MemoryStore:
-    """Keeps copies of trees in memory, so that what becomes of a model does not change what was kept of it."""
+    """Stores copies of trees in memory, so that further training of a model does not change its stored tree."""
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Create an empty store."""
         self.trees: dict[str, Tree] = {}
 
     def load(self, name: str) -> Tree | None:
-        """Return a tree; None if there is none of this name."""
+        """Return the tree of this name; None if there is none."""
         return copy.deepcopy(self.trees.get(name))
 
     def save(self, name: str, tree: Tree) -> None:
-        """Keep a tree."""
+        """Store a tree."""
         self.trees[name] = copy.deepcopy(tree)
 
     def remove(self, name: str) -> None:
-        """Forget a tree."""
+        """Delete the tree of this name."""
         self.trees.pop(name, None)
 
 
+class BranchStore:
+    """A part of another store; its names start with the name of the branch."""
+
+    def __init__(self, store: Store, branch: str) -> None:
+        """Create a branch of a store."""
+        self.store, self.branch = store, branch
+
+    def load(self, name: str) -> Tree | None:
+        """Return a tree; None if there is none of this name."""
+        return self.store.load(f"{self.branch}-{name}")
+
+    def save(self, name: str, tree: Tree) -> None:
+        """Keep a tree."""
+        self.store.save(f"{self.branch}-{name}", tree)
+
+    def remove(self, name: str) -> None:
+        """Forget a tree."""
+        self.store.remove(f"{self.branch}-{name}")
+
+
 class Journal:
-    """See the module, and `grownas.protocols.Journal`. One journal serves one run."""
+    """Runs and saves the long work of one run; see the module and `grownas.protocols.Journal`."""
 
     def __init__(
         self,
@@ -121,34 +143,36 @@ class Journal:
         progress: Progress,
         every_s: float = 30.0,
     ) -> None:
-        """Open the journal and empty the logs, which replay fills again.
+        """Open the journal and empty the logs; the run writes them again.
 
         Args:
-            store: where finished and unfinished work is kept.
+            store: stores finished work and snapshots of unfinished fits.
             metrics: log of evaluations.
             growth: log of morphisms.
             shares: log of the mixture weights in each epoch of a supernet's fit, written when the fit is finished.
-            progress: shows what is going on.
+            progress: shows the progress.
             every_s: seconds between snapshots of a fit.
         """
         self.store = store
         self.metrics, self.growth, self.shares = metrics, growth, shares
         self.progress, self.every_s = progress, every_s
-        self.elapsed = 0.0  # seconds of all fits and remembered work so far
-        self.cpu_seconds = 0.0  # processor time of all fits so far
+        self.elapsed = 0.0  # wall time of all fits and remembered work so far, seconds
+        self.cpu_seconds = 0.0  # processor time of all fits so far, seconds
         self.interrupted = False
-        self._counted: set[str] = set()  # keys of remembered work whose seconds are in `elapsed`
+        self.root: Journal | None = None  # for a branch: the journal of the run, which receives interrupts
+        self._model = SEARCH
+        self._counted: set[str] = set()  # keys of remembered work already included in `elapsed`
         for log in (metrics, growth, shares):
             log.truncate()
 
     @classmethod
     def in_folder(cls, rundir: RunDir, identity: str, *, progress: Progress, every_s: float = 30.0) -> Journal:
-        """Open the journal of a run folder, from which an interrupted run goes on.
+        """Open the journal of a run folder; an interrupted run continues from it.
 
         Args:
             rundir: the run folder.
-            identity: says which config the work belongs to; work of another is refused.
-            progress: shows what is going on.
+            identity: fingerprint of the config; saved work of another config is not loaded.
+            progress: shows the progress.
             every_s: seconds between snapshots of a fit.
         """
         store = FolderStore(rundir.path / "checkpoint", identity)
@@ -157,7 +181,7 @@ class Journal:
 
     @classmethod
     def in_memory(cls, progress: Progress | None = None, *, growth: Log | None = None) -> Journal:
-        """Open a journal that writes nothing; what was done is gone with it."""
+        """Open a journal in memory, which writes nothing to disk."""
         progress = Progress(quiet=True) if progress is None else progress
         return cls(
             MemoryStore(),
@@ -168,10 +192,35 @@ class Journal:
             every_s=math.inf,
         )
 
-    def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
-        """Do a piece of work, or give back what it gave before. The tree also holds its `seconds`.
+    @contextmanager
+    def of_model(self, name: str) -> Iterator[None]:
+        """Log the fits in the block with this name of a model, as used in tables."""
+        before, self._model = self._model, name
+        try:
+            yield
+        finally:
+            self._model = before
 
-        Work that is asked for again counts once.
+    def branch(self, name: str, *, logs: bool) -> Journal:
+        """Return a journal with its own keys for a part of the run, such as one of several searches.
+
+        Its `elapsed` and `cpu_seconds` start at 0; the caller adds them to those of this journal.
+
+        Args:
+            name: name of the branch; a branch with the same name restores the same finished work.
+            logs: write to the logs of this journal; if False, the branch writes no logs.
+        """
+        own = (self.metrics, self.growth, self.shares) if logs else (MemoryLog(), MemoryLog(), MemoryLog())
+        made = copy.copy(self)
+        made.store, made.root = BranchStore(self.store, name), self.root or self
+        made.metrics, made.growth, made.shares = own
+        made.elapsed, made.cpu_seconds, made._counted = 0.0, 0.0, set()
+        return made
+
+    def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
+        """Run some work, or return its saved result. The result also holds the `seconds` that the work took.
+
+        `elapsed` counts each key once.
         """
         self._stop_if_asked()
         done = self.store.load(f"{key}.done")
@@ -188,7 +237,7 @@ class Journal:
     def fit(
         self,
         key: str,
-        model: Any,
+        model: Model,
         task: Task,
         recipe: Recipe,
         *,
@@ -198,19 +247,19 @@ class Journal:
         after: str | None = None,
         extendable: bool = False,
     ) -> Fit:
-        """Train as `train.fit` does, from where an earlier try was cut off, or give back the finished fit.
+        """Train as `training.loop.fit` does, or continue an interrupted fit, or return the finished fit.
 
         Args:
-            key: of the fit.
-            model: see `train.fit`.
-            task: likewise.
-            recipe: likewise.
-            seed: likewise.
-            optimizers: likewise.
-            stage: of the growth; 0 for none.
-            after: key of a fit that is the same but for fewer epochs, and extendable: this one goes on where that one
-                ended. Result and log are those of one long fit; `elapsed` counts the epochs that both have once.
-            extendable: let a longer fit go on from the end of this one.
+            key: name of the fit.
+            model: see `training.loop.fit`.
+            task: see `training.loop.fit`.
+            recipe: see `training.loop.fit`.
+            seed: see `training.loop.fit`.
+            optimizers: see `training.loop.fit`.
+            stage: number of the growth stage; 0 if the fit is not a stage.
+            after: key of an extendable fit that differs only in having fewer epochs: this fit continues from its end.
+                Result and log are those of one long fit; `elapsed` counts the shared epochs once.
+            extendable: save the end of this fit, so that a longer fit can continue from it.
         """
         return self._fit(key, model, task, recipe, seed, optimizers, stage, after, extendable, repeats_log=True)
 
@@ -225,9 +274,10 @@ class Journal:
         every: int,
         optimizers: list[torch.optim.Optimizer] | None = None,
     ) -> Iterator[Fit]:
-        """Train as `fit` does, so many epochs at a time; yield the fit so far after each piece.
+        """Train as `fit` does, `every` epochs at a time; yield the fit so far after each piece.
 
-        The last one equals that of `fit`. A caller may stop between pieces, and later go on by the same call.
+        The last fit equals the result of `fit`. The caller may stop between pieces and continue later with the same
+        call.
         """
         before: str | None = None
         for epochs in itertools.chain(range(every, recipe.epochs, every), [recipe.epochs]):
@@ -241,7 +291,7 @@ class Journal:
                 return
 
     def _drop_end(self, key: str) -> None:
-        """Free what a fit kept for a longer one, which is done."""
+        """Remove the trainer state that a fit kept for a longer fit, once the longer fit is finished."""
         done = self.store.load(f"{key}.done")
         if done is not None and done["end"] is not None:
             self.store.save(f"{key}.done", {**done, "end": None})
@@ -260,7 +310,7 @@ class Journal:
         *,
         repeats_log: bool,
     ) -> Fit:
-        """See `fit`; `repeats_log`: the log repeats that of the shorter fit, as one of one long fit."""
+        """See `fit`. If `repeats_log`, the log also repeats the lines of the shorter fit, as for a single long fit."""
         self._stop_if_asked()
         shorter = None if after is None else self.store.load(f"{after}.done")
         counted = {name: shorter[name] if shorter else 0.0 for name in ("seconds", "cpu_seconds")}
@@ -268,11 +318,12 @@ class Journal:
         if done is None:
             part = self.store.load(f"{key}.part")
             if after is not None and part is None:
-                assert shorter is not None, f"{key} goes on after {after}, which was not trained yet"
-                assert shorter["end"] is not None, f"{key} goes on after {after}, which is not extendable"
+                assert shorter is not None, f"{key} continues {after}, which was not trained yet"
+                assert shorter["end"] is not None, f"{key} continues {after}, which is not extendable"
                 lines = [{**line, "stage": stage, "part": key} for line in shorter["lines"] if repeats_log]
                 part = {"trainer": shorter["end"], "lines": lines}
-            watcher = _Watcher(self, key, stage, part, model=model, epochs=recipe.epochs)
+            place = {"stage": stage, "part": key, "model": self._model}
+            watcher = _Watcher(self, place, part, model=model, epochs=recipe.epochs)
             try:
                 finished = fit(
                     model,
@@ -285,7 +336,7 @@ class Journal:
                     extendable=extendable,
                 )
             except TrainingError as error:
-                kept = "" if self.store.load(f"{key}.part") is None else f"; the last good state is kept as {key}.part"
+                kept = "" if self.store.load(f"{key}.part") is None else f"; the last good state is saved as {key}.part"
                 self._count(error, counted)
                 spent = error.seconds, error.steps, error.cpu_seconds
                 raise TrainingError(f"{key} (stage {stage}), {error}{kept}", *spent) from error
@@ -295,7 +346,7 @@ class Journal:
             for line in done["lines"]:
                 self.metrics.append(line)
             finished = _from_tree(done, model, recipe, optimizers)
-        self.store.remove(f"{key}.part")  # also one that a kill left beside the finished fit
+        self.store.remove(f"{key}.part")  # a killed process may leave it beside the finished fit
         logged = shorter["epochs"] + 1 if shorter and not repeats_log else 0
         for line in _share_lines(finished, logged):
             self.shares.append({"stage": stage, "part": key, **line})
@@ -303,34 +354,42 @@ class Journal:
         return finished
 
     def _count(self, spent: Fit | TrainingError, counted: Mapping[str, float]) -> None:
-        """Add what was spent on a fit, but for what was counted with a shorter one."""
+        """Add the time spent on a fit, without the time already counted for the shorter fit that it continues."""
         self.elapsed += spent.seconds - counted["seconds"]
         self.cpu_seconds += spent.cpu_seconds - counted["cpu_seconds"]
 
     def note(self, words: str) -> None:
-        """Show what is being done, `title: words`, such as a fold; stop there if the user asked to."""
+        """Show a progress line `title: words`; stop here if the user has interrupted the run."""
         self._stop_if_asked()
         title, _, rest = words.partition(": ")
         self.progress.show(title, rest)
 
     def log_morphism(self, line: Mapping[str, Any]) -> None:
-        """Take one line of the growth log."""
+        """Add a line to the growth log."""
         self.growth.append(line)
 
     def interrupt(self) -> None:
-        """Ask the run to stop after the step it is at."""
+        """Make the run stop after its current step."""
         self.interrupted = True
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the user has interrupted the run."""
+        return (self.root or self).interrupted
+
     def _stop_if_asked(self) -> None:
-        if self.interrupted:
+        if self.is_interrupted:
             raise Interrupted
 
 
 class _Watcher:
-    """Watches one fit for the journal."""
+    """Logs, shows and saves the progress of one fit for the journal."""
 
-    def __init__(self, journal: Journal, key: str, stage: int, part: Tree | None, *, model: Any, epochs: int) -> None:
-        self.journal, self.key, self.stage, self.epochs = journal, key, stage, epochs
+    def __init__(
+        self, journal: Journal, place: Mapping[str, Any], part: Tree | None, *, model: Model, epochs: int
+    ) -> None:
+        self.journal, self.place, self.epochs = journal, place, epochs
+        self.key, self.stage = place["part"], place["stage"]
         self.nodes = len(model.core.nodes) if hasattr(model.core, "nodes") else None
         self.lines: list[dict[str, Any]] = list(part["lines"]) if part else []
         self.best, self.speed = float("inf"), ""
@@ -341,7 +400,7 @@ class _Watcher:
 
     def record(self, line: Mapping[str, Any]) -> None:
         """Log one evaluation and show it."""
-        full = {"stage": self.stage, "part": self.key, **line}
+        full = {**self.place, **line}
         self.lines.append(full)
         self.journal.metrics.append(full)
         if line["metric"].endswith("_per_s"):
@@ -360,8 +419,8 @@ class _Watcher:
             )
 
     def after_step(self, snapshot: Callable[[], Tree]) -> None:
-        """Save a snapshot when it is time or when the user asked to stop."""
-        if time.monotonic() - self.saved > self.journal.every_s or self.journal.interrupted:
+        """Save a snapshot every `every_s` seconds, and when the user has interrupted the run."""
+        if time.monotonic() - self.saved > self.journal.every_s or self.journal.is_interrupted:
             self._save(snapshot())
         self.journal._stop_if_asked()
 
@@ -374,7 +433,7 @@ class _Watcher:
         self.saved = time.monotonic()
 
     def _note_best(self, line: Mapping[str, Any]) -> bool:
-        """Say whether a line holds the validation metric, and keep the lowest of plain nodes."""
+        """Return whether a line holds the validation metric; keep the lowest value of epochs without blending."""
         if line["split"] != "val" or line["metric"] == "loss":
             return False
         if "blend" not in line:
@@ -405,7 +464,7 @@ def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
     }
 
 
-def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None) -> Fit:
+def _from_tree(tree: Tree, model: Model, recipe: Recipe, optimizers: list[torch.optim.Optimizer] | None) -> Fit:
     model, optimizers = copy.deepcopy((model, optimizers or make_optimizers(model, recipe)))
     finish_blend(model).load_state_dict(tree["model"])
     for optimizer, state in zip(optimizers, tree["optimizers"], strict=True):
@@ -428,8 +487,9 @@ def _from_tree(tree: Tree, model: Any, recipe: Recipe, optimizers: list[torch.op
 
 
 def _share_lines(done: Fit, first: int) -> Iterator[dict[str, Any]]:
-    """Yield a line for each epoch from `first` on and each node."""
+    """Yield a log line for each node and each epoch from `first` on."""
+    core: Any = done.model.core  # a model with shares is a supernet of any class, with `op_names`
     for epoch, nodes in enumerate(done.shares[first:], first):
         for node, shares in enumerate(nodes):
-            ops = [f"{combine}/{activation}" for combine, activation in done.model.core.op_names(node)]
+            ops = [f"{combine}/{activation}" for combine, activation in core.op_names(node)]
             yield {"epoch": epoch, "node": node, "ops": ops, "shares": [round(share, 6) for share in shares]}

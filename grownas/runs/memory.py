@@ -1,4 +1,4 @@
-"""The results of a run that writes no folder."""
+"""An in-memory run folder, for runs that write nothing to disk."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from grownas.runs.rundir import RunDir
 
 
 class MemoryFolder:
-    """Keeps what a run would write (see `grownas.protocols.Folder`).
+    """Keeps the files of a run in memory (see `grownas.protocols.Folder`).
 
     Attributes:
-        files: content by name: plain values, text, or tensors and notes.
+        files: file name -> content: plain values, text, or a pair of tensors and notes.
     """
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Create an empty folder."""
         self.files: dict[str, Any] = {}
 
     def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
@@ -27,15 +27,15 @@ class MemoryFolder:
         self.files[name] = tree
 
     def write_text(self, name: str, text: str) -> None:
-        """Keep a text."""
+        """Keep text."""
         self.files[name] = text
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
-        """Keep copies of tensors on the CPU, and notes."""
+        """Keep notes and copies of tensors on the CPU."""
         self.files[name] = {key: one.detach().cpu().clone() for key, one in tensors.items()}, dict(notes or {})
 
     def dump(self, folder: Path) -> None:
-        """Write all that is kept into an existing folder, as a run writes it."""
+        """Write all files to an existing folder on disk, in the same form as a run folder."""
         rundir = RunDir(folder)
         for name, content in self.files.items():
             if name.endswith(".safetensors"):

@@ -1,7 +1,7 @@
-"""Says how far a run is: a live line on a terminal or in a notebook, plain lines elsewhere, nothing if quiet.
+"""Shows the progress of a run: a live line on a terminal or in a notebook, plain lines elsewhere, nothing if quiet.
 
-A notebook shows a live line where `ipywidgets` is installed, as rich needs it, and plain lines otherwise. Several runs
-at a time, one in each thread, have a line each in one display: two displays on one terminal would overwrite each other.
+A notebook shows a live line if `ipywidgets` is installed, which rich needs, and plain lines otherwise. Parallel runs in
+several threads share one display, with one line each: two displays on one terminal would overwrite each other.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-PLAIN_EVERY_S = 10.0  # between plain lines; short fits, such as a baseline's trials, share one
+PLAIN_EVERY_S = 10.0  # least seconds between plain lines; several short fits may share a line
 
 
-_displays: dict[int, tuple[RichProgress, int]] = {}  # by the stream's id: the display, and how many use it
+_displays: dict[int, tuple[RichProgress, int]] = {}  # id of the stream -> its display and the number of its users
 _lock = threading.Lock()
 
 
 class Progress:
-    """Shows what a run is doing; use it in a `with`, in any thread, also while another is in use.
+    """Shows what a run is doing. Use it as a context manager, in any thread; several may be open at a time.
 
-    Long work calls `say` once as it begins, or `show` again and again as it goes on; training calls `update`.
+    Long work calls `say` once when it begins, or `show` repeatedly; training calls `update`.
     """
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        """Choose the form.
+        """Choose between a live line, plain lines and no output.
 
         Args:
             quiet: show nothing.
-            stream: where to; standard error by default, so that standard output holds results alone.
+            stream: the output; standard error by default, so that standard output holds only results.
         """
         found = sys.stderr if stream is None else stream
-        self.stream: TextIO = getattr(found, "rich_proxied_file", found)  # a display in use stands in for the stream
+        self.stream: TextIO = getattr(found, "rich_proxied_file", found)  # an open display replaces sys.stderr
         self.quiet = quiet
         self.live = not quiet and (self.stream.isatty() or (stream is None and _is_live_notebook()))
         self.bar: RichProgress | None = None
         self.line: TaskID | None = None
-        self.shown = float("-inf")  # when the last plain line was printed
+        self.shown = float("-inf")  # time of the last plain line
 
     def __enter__(self) -> Progress:
         """Start the live line."""
@@ -60,7 +60,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self.bar is None or self.line is None:
             return
         with _lock:
@@ -86,26 +86,26 @@ class Progress:
         """Show an epoch of a fit.
 
         Args:
-            part: the fit's name.
-            stage: of growth; 0 for a fit that is no stage.
-            nodes: of the cell; None for a model without nodes.
-            epoch: done.
-            epochs: at most.
+            part: name of the fit.
+            stage: number of the growth stage; 0 if the fit is not a stage.
+            nodes: number of nodes in the cell; None for a model without nodes.
+            epoch: number of finished epochs.
+            epochs: most epochs of the fit.
             best: lowest validation metric so far.
-            speed: of training, in words; empty if not to be shown.
-            left_s: seconds that this fit takes at most from here; None if not known yet.
+            speed: training speed as text; empty to show none.
+            left_s: upper limit of the remaining seconds; None if not known yet.
         """
         words = describe(nodes=nodes, epoch=epoch, best=best, left_s=left_s, speed=speed)
         self.show(f"stage {stage}" if stage and self.bar is not None else part, words, done=epoch, total=epochs)
 
     def show(self, title: str, words: str = "", *, done: float = 0, total: float | None = None) -> None:
-        """Show how far some work is: at once on a live line, else at most every `PLAIN_EVERY_S` seconds.
+        """Show the progress of some work: a live line at once, a plain line at most every `PLAIN_EVERY_S` seconds.
 
         Args:
-            title: what is being done.
-            words: how far it is.
-            done: of `total`, such as folds or epochs.
-            total: all that is to be done; None if not known.
+            title: name of the work.
+            words: its progress as text.
+            done: number of finished units, such as folds or epochs.
+            total: number of all units; None if not known.
         """
         if self.quiet:
             return
@@ -118,7 +118,7 @@ class Progress:
             self.say(f"{title}: {words}" if words else title)
 
     def say(self, text: str) -> None:
-        """Print a line of its own."""
+        """Print a permanent line."""
         if self.quiet:
             return
         if self.bar is not None:
@@ -128,7 +128,7 @@ class Progress:
 
 
 def _display(stream: TextIO) -> RichProgress:
-    """Return a display of live lines that go away at the end."""
+    """Return a display of live lines, which are erased at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as RichProgress
@@ -143,7 +143,7 @@ def _display(stream: TextIO) -> RichProgress:
 
 
 def _is_live_notebook() -> bool:
-    """Say whether this is a notebook in which rich can show a live line."""
+    """Return whether this is a notebook in which rich can show a live line."""
     if "IPython" not in sys.modules or find_spec("ipywidgets") is None:
         return False
     from rich.console import Console
@@ -152,7 +152,7 @@ def _is_live_notebook() -> bool:
 
 
 def describe(**values: Any) -> str:
-    """Return an epoch in words."""
+    """Return the progress of a fit as text."""
     nodes, left_s = values["nodes"], values["left_s"]
     words = [f"{nodes} node{'s' * (nodes > 1)}"] if nodes else []
     words += [f"epoch {values['epoch']}", f"best validation {values['best']:.5f}"]

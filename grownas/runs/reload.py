@@ -1,6 +1,6 @@
 """Uses the model of a finished run: scores it again, forecasts with it, prints its cell.
 
-`data` is everywhere a data frame, the path of a file, or a task's word such as `bundled`; None: the run's own data.
+Everywhere, `data` is a data frame, a path, or a name that the task knows, such as `bundled`. None: the run's own data.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ import torch
 
 from grownas.cells.cell import GrownRNN
 from grownas.config import loading as configs
-from grownas.config.sections import Config
+from grownas.config.sections import COMPUTING, Config
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
-from grownas.runs.commands import kept_notes, load_task
+from grownas.protocols import FRAME, Model
+from grownas.runs.commands import kept_notes, load_task, threads_kept
 from grownas.runs.rundir import RunDir
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FRAME = "frame"  # what a task on series calls data that are a data frame
 COLUMNS = ("date", "series", "forecast", "actual")
-COMPUTING = ("device", "backend", "threads")  # may change from machine to machine, and last digits with them
+MADE_FROM = "forecasts.json"  # in a run folder: file of forecasts -> the data that it was computed from
+OWN = "the run's own data"
 
 
 class Written(NamedTuple):
     """What `write_forecasts` wrote.
 
     Attributes:
-        path: of the file.
-        units: of forecasts and actual values, in words.
-        date: of the next step, ISO, or what the task calls it.
-        frequency: by which it is dated, in words; empty where the task does not say.
-        ahead: forecast of each series for the next step.
+        path: path of the file.
+        units: units of forecasts and actual values, as text.
+        date: date of the next step, ISO, or the task's own label for it.
+        frequency: frequency of the data, from which the date is computed, as text; empty if the task has none.
+        ahead: forecast of the next step, by series.
     """
 
     path: Path
@@ -62,29 +63,33 @@ def evaluate(
 
     Args:
         path: a finished run folder.
-        overrides: `task.data=NEW` scores it on other data: series of the same columns, standardised as the run's were,
-            or a text, read with the run's vocabulary. A task's `EVALUATION` scores it otherwise, `COMPUTING` elsewhere.
-        data: the other data, see the module.
-        since: only rows dated after this day or time are scored; earlier rows are context. For series.
+        overrides: `task.data=NEW` scores the model on other data: series with the same columns, standardised with the
+            run's means and standard deviations, or a text, read with the run's vocabulary. The keys in the task's
+            `EVALUATION` change how the model is scored, the keys in `COMPUTING` the hardware.
+        data: other data, see the module.
+        since: for series: score only rows dated after this day or time; earlier rows serve as context.
 
     Returns:
-        Scores by part: `val` and `test` of the run's own data. Of other series `seen`, the rows dated up to the end of
-        the run's own data, and `new`, those after it, each where it has rows; of another text `all`.
+        Scores by part. The run's own data have the parts `val` and `test`. Other series have `seen`, the rows dated up
+        to the end of the run's own data, and `new`, the later rows; empty parts are left out. Another text has `all`.
 
     Raises:
         GrownasError: folder, data or override cannot be used; the message says why and what to do.
     """
-    model, task, parts, _ = _reload(path, overrides, data, since)
-    if not parts:
-        raise DataError(f"{task.source}: no row that can be scored: the first has none before it; give a row more")
-    scores = {}
-    for part in parts:
-        found = task.evaluate(model, part)
-        scores[part] = {task.metric: found.metric, **task.score(found, part)}
-        if part in ("seen", "new") or since is not None:
-            dates = task.dates(part)
-            scores[part] |= {"first": dates[0], "last": dates[-1]}
-    return scores
+    with threads_kept():
+        model, task, parts, *_ = _reload(path, overrides, data, since)
+        if not parts:
+            raise DataError(
+                f"{task.source}: no row can be scored, because the first row has no row before it; add a row"
+            )
+        scores = {}
+        for part in parts:
+            found = task.evaluate(model, part)
+            scores[part] = {task.metric: found.metric, **task.score(found, part)}
+            if part in ("seen", "new") or since is not None:
+                dates = task.dates(part)
+                scores[part] |= {"first": dates[0], "last": dates[-1]}
+        return scores
 
 
 def predict(
@@ -93,53 +98,56 @@ def predict(
     *,
     data: pd.DataFrame | str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
-    """Return forecasts of a series' rows: those of validation and test part (of other data all but the first).
+    """Return one-step-ahead forecasts of the validation and test rows; for other data, of all rows but the first.
 
     Args:
         path: a finished run folder.
         overrides: `task.data=NEW` forecasts other data; `task.units=prices` gives prices instead of returns, or levels
-            instead of their changes; `COMPUTING` says where.
-        data: the other data, see the module: any number of rows, of which old ones are context; more columns than the
-            model reads, in any order.
+            instead of their changes; the keys in `COMPUTING` set the hardware.
+        data: other data, see the module. Any number of rows; older rows serve as context. Columns in any order;
+            columns that the model does not read are ignored.
 
     Returns:
-        Columns date, series, forecast and actual, in the units that `task.units` names. The last rows are the next
-        step's: actual is nan, and the date follows the data's own frequency.
+        Columns date, series, forecast and actual, in the units that `task.units` names. The last rows forecast the next
+        step: actual is nan, and the date follows the data's own frequency.
 
     Raises:
         GrownasError: folder, data or override cannot be used; the message says why and what to do.
     """
     import pandas as pd
 
-    rows, task, _ = _forecasts(path, overrides, data)
+    rows, used = _forecasts(path, overrides, data)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    if task.kind == "series":
+    if used.task.kind == "series":
         frame["date"] = [pd.Timestamp(date) for date in frame["date"]]
     return frame.astype({"forecast": float, "actual": float})
 
 
 def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | None = None) -> Written:
-    """Write forecasts to a CSV of the columns date, series, forecast and actual; see `predict`.
+    """Write forecasts to a CSV file with the columns date, series, forecast and actual; see `predict`.
 
     Args:
         path: a finished run folder.
         overrides: see `predict`.
-        out: the file; None: in the run folder, `forecasts.csv` for the run's own data, `forecasts-NAME.csv` for the
-            file NAME.csv, with `-prices` behind it where `task.units=prices` was given.
+        out: the file. None: a file in the run folder, `forecasts.csv` for the run's own data and `forecasts-NAME.csv`
+            for the file NAME.csv; `-prices` is appended to the name if `task.units=prices` is given. A file with
+            forecasts of other data of the same name is not overwritten.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: the file cannot be written, or it exists in the run folder with forecasts of other data.
         GrownasError: as `predict`.
     """
-    rows, task, name = _forecasts(path, overrides)
+    rows, used = _forecasts(path, overrides)
+    task = used.task
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for date, series, forecast, came in rows:
         writer.writerow([date, series, repr(forecast), "" if came is None else repr(came)])
     if out is None:
-        out = path / name
-        RunDir.open(path).write_text(name, text.getvalue())
+        out, rundir = path / used.file_name, RunDir.open(path)
+        rundir.write_json(MADE_FROM, _made_from(path, used))
+        rundir.write_text(used.file_name, text.getvalue())
     else:
         try:
             out.write_text(text.getvalue(), encoding="utf-8")
@@ -151,71 +159,95 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
     return Written(out, task.units, task.next_day, task.next_step.frequency, next_step)
 
 
+def _made_from(path: Path, used: _Reloaded) -> dict[str, str]:
+    """Return the data that each file of forecasts in a run folder was computed from, including the new file.
+
+    Raises:
+        RunError: a file of this name exists and holds forecasts of other data.
+    """
+    name, note = used.file_name, path / MADE_FROM
+    try:
+        made: dict[str, str] = json.loads(note.read_text("utf-8")) if note.exists() else {}
+        before = made.get(name, OWN if name == "forecasts.csv" else "data that an earlier version did not record")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{note}: damaged: {error}; remove it") from error
+    if (path / name).exists() and before != used.data:
+        raise RunError(
+            f"{path / name} holds forecasts of {before}; to forecast {used.data}, give out=FILE or move this file"
+        )
+    return {**made, name: used.data}
+
+
 def _forecasts(
     path: Path, overrides: Sequence[str], data: Any = None
-) -> tuple[list[tuple[str, str, float, float | None]], Any, str]:
-    """Return rows of `COLUMNS`, the task, and the name of the file for them."""
-    model, task, parts, name = _reload(path, overrides, data)
+) -> tuple[list[tuple[str, str, float, float | None]], _Reloaded]:
+    """Return rows of `COLUMNS`, and the model and data they were computed from."""
     try:
-        frame = task.predict(model, parts) if task.kind == "series" else task.predict(model)
+        with threads_kept():
+            used = _reload(path, overrides, data)
+            model, task, parts = used.model, used.task, used.parts
+            frame = task.predict(model, parts) if task.kind == "series" else task.predict(model)
     except NotImplementedError as error:
         where = "" if task.kind == "plain" else f"{path}: "
         raise ConfigError(f"{where}{error}; `grownas evaluate` scores its model") from error
     if missing := [column for column in COLUMNS if column not in frame.columns]:
         raise ConfigError(f"{task.name}: predict gives no {', '.join(missing)}; expected the columns {COLUMNS}")
     rows = [
-        (str(date), str(series), float(ahead), None if came != came else float(came))  # nan: of the next step
+        (str(date), str(series), float(ahead), None if came != came else float(came))  # nan: the next step
         for date, series, ahead, came in frame[list(COLUMNS)].itertuples(index=False)
     ]
     if task.kind == "series" and task.next_step.doubt:
         warnings.warn(
             f"{task.source}: the next step's date, {task.next_day}, is a guess: {task.next_step.doubt}", stacklevel=3
         )
-    return rows, task, name
+    return rows, used
 
 
-def model(path: Path, *, data: Any = None) -> Any:
+def model(path: Path, *, data: Any = None) -> Model:
     """Return a run's model with its trained weights, in evaluation mode.
 
     Args:
         path: a finished run folder.
-        data: the run's own data where they are a data frame.
+        data: the run's own data, if the run read a data frame.
     """
-    return _reload(path, (), data).model
+    with threads_kept():
+        return _reload(path, (), data).model
 
 
 def show(path: Path) -> str:
-    """Return a cell in words, of a run folder, of a genotype.json or by a published name: nodes, ops, parameters."""
+    """Describe a cell as text: nodes, ops, parameters. `path`: a run folder, a genotype.json or a published name."""
     params = None
     if path.is_dir():
         RunDir.open(path)
         summary = summary_of(path)
         params, path = summary["params"], path / "genotype.json"
         if not path.exists():
-            raise RunError(f"{path.parent}: this run trained a baseline; it has no cell to show")
+            raise RunError(f"{path.parent}: this run trained a baseline, which has no cell")
     genotype = Genotype.load(path)
     count = f", {params:,} parameters with the readout" if params is not None else ""
     return "\n".join([f"{len(genotype.nodes)} node(s), {genotype.op_count} op(s){count}", *genotype.in_words()])
 
 
 class _Reloaded(NamedTuple):
-    """A run's model and what it is used on.
+    """A run's model and the data on which it is used.
 
     Attributes:
-        model: with the trained weights.
+        model: the model with its trained weights.
         task: the data.
-        parts: of the data that can be scored.
-        file_name: for forecasts.
+        parts: parts of the data that can be scored.
+        file_name: name of the file for forecasts.
+        data: path or name of the data, or `OWN`.
     """
 
-    model: Any
-    task: Any
+    model: Model
+    task: Any  # also has dates, units and earlier rows, which are not part of `SeriesTask`
     parts: tuple[str, ...]
     file_name: str
+    data: str
 
 
 def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | None = None) -> _Reloaded:
-    """Load a run's model and the data that it is to be used on."""
+    """Load a run's model and the data on which it is used; set the number of PyTorch threads to the run's."""
     rundir = RunDir.open(path)
     summary, notes = summary_of(path), kept_notes(path)
     frame = None if data is None or isinstance(data, str | os.PathLike) else data
@@ -230,15 +262,15 @@ def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str |
     is_named = any(item.partition("=")[0] in [f"task.{key}" for key in kept.task.WHERE] for item in overrides)
     if is_named and hasattr(configs.task_class(config.task.use), "load_for"):
         parts: tuple[str, ...] = ("seen", "new")
-        task = load_task(config, frame=frame, names=names, run_dates=_run_dates(path))
+        task: Any = load_task(config, frame=frame, names=names, run_dates=_run_dates(path))
     else:
         parts = ("all",)
         task = load_task(config, frame=frame)
     is_own = bool(notes["data_checksum"] == task.checksum)
     if not is_own and not is_named:
         raise DataError(
-            f"{path}: the data have changed since the run ({task.source}); name them with task.data= to score the "
-            "model on them as they are"
+            f"{path}: the data have changed since the run ({task.source}); give task.data= to use the model on the "
+            "changed data"
         )
     if task.kind == "plain":
         parts = ("val", "test")
@@ -246,12 +278,12 @@ def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str |
         task, parts = task.with_parts() if "new" in parts else task, ("val", "test")
     if summary["loss"] not in task.losses:
         raise RunError(f"{path / 'summary.json'}: damaged: unknown loss {summary['loss']!r}")
-    layers = getattr(config.retrain, "layers", 1) if rundir.command == "train" else 1  # growth has one
+    layers = getattr(config.retrain, "layers", 1) if rundir.command == "train" else 1  # a grown model has one layer
     task = task.with_loss(summary["loss"])
     model, task = _model(path, task, tensors, names, sizes, layers, config.backend)
     if since is not None:
         if task.kind != "series":
-            raise ConfigError(f"since={since}: {task.name} has no dates; leave it out")
+            raise ConfigError(f"since={since}: {task.name} has no dates; leave since= out")
         task = task.after(since)
     if task.kind == "series":
         parts = task.scored_parts(parts)
@@ -259,7 +291,8 @@ def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str |
         _tell_short_past(task, parts)
     words = [] if is_own else [Path(config.task.data).stem]
     words += [str(new) for key in kept.task.EVALUATION if (new := getattr(config.task, key)) != getattr(kept.task, key)]
-    return _Reloaded(model, task, parts, f"{'-'.join(['forecasts', *words])}.csv")
+    file_name = f"{'-'.join(['forecasts', *words])}.csv"
+    return _Reloaded(model, task, parts, file_name, OWN if is_own else str(config.task.data))
 
 
 def _model(
@@ -270,8 +303,11 @@ def _model(
     sizes: tuple[int, int] | None,
     layers: int,
     backend: str,
-) -> tuple[Any, Any]:
-    """Return the saved model, and the task scaled as it was; `sizes` of the core are None where the task knows them."""
+) -> tuple[Model, Any]:
+    """Return the saved model, and the task with the run's scaling.
+
+    `sizes` are input and hidden size of the core; None if the task derives them from the weights.
+    """
     weights = path / "weights.safetensors"
     genotype = Genotype.load(path / "genotype.json")
     try:
@@ -281,9 +317,9 @@ def _model(
     except ValueError as error:
         raise RunError(f"{weights}: damaged: {error}") from error
     inputs = [input_size, *(layers - 1) * [hidden_size]]
-    model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=backend) for size in inputs))
+    model: Model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=backend) for size in inputs))
     expected = model.state_dict()
-    problems = [f"it lacks {key}" for key in expected if key not in tensors]
+    problems = [f"{key} is missing" for key in expected if key not in tensors]
     problems += [f"{key} belongs to another model" for key in tensors if key not in expected]
     problems += [
         f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(one.shape)}"
@@ -297,40 +333,45 @@ def _model(
 
 
 def _tell_short_past(task: Any, parts: Sequence[str]) -> None:
-    """Warn of forecasts that are made from fewer rows than those of a run's own data."""
-    count, context = sum(task.short_past(part) for part in parts[-1:]), task.options.context  # of new rows, if any
+    """Warn about forecasts with fewer earlier rows as context than the forecasts of a run's own data have."""
+    count, context = (
+        sum(task.short_past(part) for part in parts[-1:]),
+        task.options.context,
+    )  # the last part, `new` if it has rows
     if count or len(task.values) <= context:
         what = f"{count} forecast{'s are' if count > 1 else ' is'}" if count else "the next step's forecast is"
         warnings.warn(
-            f"{task.source}: {what} made from fewer than task.context={context} earlier rows, from a zero state; put "
-            "older rows before the new ones",
+            f"{task.source}: {what} computed from a zero state and fewer than task.context={context} earlier rows; put "
+            "older rows before the new rows",
             stacklevel=4,
         )
 
 
 def _run_dates(path: Path) -> list[str]:
-    """Return the dates of a run's validation and test rows, ISO."""
+    """Return the ISO dates of a run's validation and test rows."""
     try:
         dates = json.loads((path / "data.json").read_text("utf-8"))["dates"]
         for date in dates:
             datetime.datetime.fromisoformat(date)
         return list(dates)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path / 'data.json'}: damaged: {error!r}; it says which rows the run had") from error
+        raise RunError(
+            f"{path / 'data.json'}: damaged: {error!r}; this file holds the dates of the run's rows"
+        ) from error
 
 
 def _check_overrides(kept: Config, config: Config) -> None:
-    """Refuse to change anything but where the data come from and what computes: the model is what it is."""
+    """Raise a ConfigError if an override changes more than the data, the scoring or the hardware."""
     free = {*kept.task.WHERE, *kept.task.EVALUATION}
     before = {"task": kept.task, **{key: getattr(kept, key) for key in COMPUTING}}
     same_rest = config.model_copy(update=before).fingerprint() == kept.fingerprint()
     if not same_rest or config.task.model_dump(exclude=free) != kept.task.model_dump(exclude=free):
         where, how = (", ".join(f"task.{key}" for key in keys) for keys in (kept.task.WHERE, kept.task.EVALUATION))
-        other = f", or be scored otherwise, by {how}" if how else ""
-        data = f"other data, by {where}{other}, or " if where else ""
+        other = f"{how} (scoring), " if how else ""
+        data = f"{where} (data), {other}" if where else ""
         raise ConfigError(
-            f"a finished run can only be given {data}another machine, by {', '.join(COMPUTING)}; start a new run for "
-            "anything else"
+            f"only {data}{', '.join(COMPUTING)} (hardware) may change on a finished run; start a new run for anything "
+            "else"
         )
 
 
@@ -338,24 +379,26 @@ def summary_of(path: Path) -> dict[str, Any]:
     """Return the summary of a finished run.
 
     Raises:
-        RunError: there is none, or it is damaged.
+        RunError: the summary is missing or damaged.
     """
     if RunDir.open(path).command == "compare":
         what, run = ("panels", "panel-1") if (path / "panel-1").is_dir() else ("seeds", "seed-1")
-        raise RunError(f"{path}: a comparison over {what}; give one of its runs, such as {path / run}")
+        raise RunError(f"{path}: this is a comparison over {what}; give one of its runs, such as {path / run}")
     try:
         summary: dict[str, Any] = json.loads((path / "summary.json").read_text("utf-8"))
         if not isinstance(summary["params"], int) or not isinstance(summary["loss"], str):
-            raise ValueError(f"params {summary['params']!r} or loss {summary['loss']!r} is not what a run writes")
+            raise ValueError(
+                f"expected params as int and loss as text, got {summary['params']!r} and {summary['loss']!r}"
+            )
         return summary
     except FileNotFoundError as error:
-        raise RunError(f"{path}: not finished; `grownas resume {path}` goes on with it") from error
+        raise RunError(f"{path}: not finished; continue it with `grownas resume {path}`") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path / 'summary.json'}: damaged: {error}") from error
 
 
 def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str], tuple[int, int] | None]:
-    """Return the tensors, the names of series or words, and the sizes of the core where they are noted."""
+    """Return the tensors, the names of series or words, and the core's input and hidden size if the file has them."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -371,7 +414,7 @@ def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str], tuple[int,
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise RunError(f"{path}: damaged: its metadata need names, a JSON list of strings")
     if len(set(names)) < len(names):
-        raise RunError(f"{path}: damaged: a name stands twice in its metadata")
+        raise RunError(f"{path}: damaged: a name is repeated in its metadata")
     for key, one in tensors.items():
         if not one.is_floating_point() or not one.isfinite().all():
             raise RunError(f"{path}: damaged: {key} needs floating-point numbers, all of them finite")

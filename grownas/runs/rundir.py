@@ -1,4 +1,4 @@
-"""One run's folder: its files are written whole or not at all, and only one process writes at a time."""
+"""A run folder: file writes are atomic, and only one process writes at a time."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from grownas.errors import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-MARK = "run.json"  # says which command made the folder, and that it is one of ours
+MARK = "run.json"  # marks a run folder, and names the command that created it
 COMMANDS = ("search", "compare", "train")
 
 
 class LockedError(RunError):
-    """Another process writes to a run folder."""
+    """Another process is writing to the run folder."""
 
 
 class RunDir:
-    """A run folder. See CONTRACT for what lies in it."""
+    """A run folder. `grownas/README.md` describes its files."""
 
     def __init__(self, path: Path) -> None:
-        """Take a folder that exists."""
+        """Wrap an existing folder."""
         self.path = path
 
     @classmethod
     def create(cls, parent: Path, name: str, command: str, what: str | None = None) -> RunDir:
-        """Make a new folder; a name that is taken gets a number.
+        """Create a new folder; a number is appended if the name is taken.
 
         Args:
-            parent: where; made if it is not there.
-            name: of the folder.
-            command: that fills the folder.
-            what: the baseline that `train` trains, if it is one.
+            parent: the parent folder; created if it does not exist.
+            name: name of the folder.
+            command: the command that creates the run.
+            what: the baseline that `train` trains; None otherwise.
 
         Raises:
-            RunError: the folder cannot be made.
+            RunError: the folder cannot be created.
         """
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +62,10 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> RunDir:
-        """Take a run folder that exists.
+        """Open an existing run folder.
 
         Raises:
-            RunError: there is no such folder, or it is not a run folder.
+            RunError: the folder does not exist, or it is not a run folder.
         """
         if not path.is_dir():
             what = "not a folder" if path.exists() else "no such folder"
@@ -85,7 +85,7 @@ class RunDir:
 
     @property
     def command(self) -> str:
-        """The command that fills the folder."""
+        """The command that created the run."""
         return str(self._mark()["command"])
 
     @property
@@ -106,10 +106,10 @@ class RunDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other writers out; the lock falls with the process, however it ends.
+        """Lock the folder against other processes; the lock is released even if the process is killed.
 
         Raises:
-            LockedError: another process writes here.
+            LockedError: another process is writing to the folder.
             RunError: the folder cannot be written to.
         """
         from filelock import FileLock, Timeout
@@ -122,7 +122,7 @@ class RunDir:
         except OSError as error:
             raise RunError(
                 f"{self.path}: cannot be written to ({error.strerror}: {lock.lock_file}); "
-                "make the folder writable or start a new run in another place, with runs="
+                "make the folder writable, or start a new run in another folder with runs=DIR"
             ) from error
         try:
             yield
@@ -130,7 +130,7 @@ class RunDir:
             lock.release()
 
     def is_locked(self) -> bool:
-        """Say whether a process writes here.
+        """Return whether a process is writing to the folder.
 
         Raises:
             RunError: the folder cannot be written to.
@@ -146,7 +146,7 @@ class RunDir:
         self._write(name, text.encode())
 
     def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
-        """Write a JSON file; a figure that is not finite becomes null."""
+        """Write a JSON file; nan and infinity become null."""
         self._write(name, (json.dumps(_finite(tree), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
@@ -157,7 +157,7 @@ class RunDir:
         self._write(name, save(copies, dict(notes or {})))
 
     def log(self, name: str) -> JsonLines:
-        """Return the log of this name."""
+        """Return the log file of this name."""
         return JsonLines(self.path / name)
 
     def _write(self, name: str, content: bytes) -> None:
@@ -170,26 +170,26 @@ class RunDir:
 
 
 class JsonLines:
-    """A log of one JSON object a line."""
+    """A log file with one JSON object per line."""
 
     def __init__(self, path: Path) -> None:
-        """Name the file; nothing is written yet."""
+        """Set the path; nothing is written yet."""
         self.path = path
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line, in one write."""
+        """Add a line with a single write."""
         text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n"
         with self.path.open("ab", buffering=0) as file:
             file.write(text.encode())
 
     def truncate(self, size: int = 0) -> None:
-        """Cut the log to a size in bytes; make it if it is not there."""
+        """Cut the log to a size in bytes; create the file if it does not exist."""
         with self.path.open("ab") as file:
             file.truncate(size)
 
 
 def _finite(value: Any) -> Any:
-    """Replace what JSON cannot hold: nan and infinity become null."""
+    """Replace nan and infinity by None, because JSON has no such numbers."""
     if isinstance(value, float):
         return float(value) if value - value == 0 else None
     if isinstance(value, Mapping):

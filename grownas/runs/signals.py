@@ -11,12 +11,12 @@ from typing import Any
 
 @contextmanager
 def stop_signals(handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """Call `handle` on SIGINT and SIGTERM, then restore the handlers that were there.
+    """Call `handle` on SIGINT and SIGTERM; restore the previous handlers at the end.
 
-    Only the main thread may set handlers. In another thread nothing is set, and the main thread keeps its own.
+    Python allows only the main thread to set handlers. In any other thread this context manager does nothing.
 
     Args:
-        handle: takes the signal's number and the frame, as `signal.signal` passes them.
+        handle: takes the number of the signal and the stack frame, as for `signal.signal`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""Many runs at once: each seed or panel of a comparison is a run of its own, in its own process."""
+"""Runs a comparison: each seed or panel is a separate run in its own process."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LOOK_EVERY_S = 0.2
 
 
 def members(config: Config) -> list[dict[str, dict[str, Any]]]:
-    """Return the folder of each run of a comparison, and what its config changes: seed or sub-panel, and strategy.
+    """Return the runs of a comparison, in two groups: folder name -> changes to the config.
 
-    The first group searches with the first strategy and has the baselines. The second group, the other strategies,
-    begins when the first is finished: where there is no budget, each is given the steps that the first one took.
+    The first group searches with the first strategy and trains the baselines. The second group searches with the other
+    strategies, after the first group: without a budget, each gets the number of steps that the first strategy took.
 
     Raises:
         ConfigError: the task has no sub-panels, or a strategy is unknown.
@@ -50,23 +50,23 @@ def members(config: Config) -> list[dict[str, dict[str, Any]]]:
 
 
 def run_all(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
-    """Run or resume every search of a comparison, a few at a time; return their folders once all are finished.
+    """Run or resume every search of a comparison, `workers` at a time; return their folders when all are finished.
 
     Args:
-        config: of the comparison; each run also has the baselines of `baselines.compare`.
-        rundir: the comparison's folder; the runs lie in it, `seed-N` or `panel-N`.
-        progress: told of each run that ends.
+        config: the comparison's config; each run also trains the baselines in `baselines.compare`.
+        rundir: the comparison's folder, which holds the run folders `seed-N` or `panel-N`.
+        progress: shows which runs start and end.
 
     Raises:
-        Interrupted: a signal came; the runs have saved their state.
-        RunError: a run's folder cannot be written to; or a run refused its input, and the others are finished first.
-        TrainingError: a run failed in another way; likewise.
+        Interrupted: a signal arrived; the runs have saved their state.
+        RunError: a run's folder cannot be written to; or a run found its input wrong (the other runs finish first).
+        TrainingError: a run failed in another way (the other runs finish first).
     """
     return [folder for group in members(config) for folder in _run_group(config, rundir, group, progress)]
 
 
 def runs_of(config: Config, rundir: RunDir) -> list[list[Path]]:
-    """Return the folders of a comparison, those of one seed or panel together, the first strategy's first."""
+    """Return the run folders of a comparison, grouped by seed or panel; the first strategy comes first."""
     first, rest = members(config)
     return [[rundir.path / name, *(rundir.path / one for one in rest if one.startswith(f"{name}-"))] for name in first]
 
@@ -83,11 +83,11 @@ def _run_group(config: Config, rundir: RunDir, group: dict[str, dict[str, Any]],
         while running or (waiting and not stopped):
             while len(running) < workers and not stopped:
                 free = next((folder for folder in waiting if not RunDir(folder).is_locked()), None)
-                if free is None:  # all are taken, perhaps by runs that outlived a killed comparison: let them end
+                if free is None:  # all are locked, perhaps by runs that outlived a killed comparison: wait for them
                     break
                 waiting.remove(free)
                 running[free] = _start(free, config.threads)
-                if stopped:  # the signal came while it was being started
+                if stopped:  # the signal arrived while the process started
                     running[free].send_signal(signal.SIGINT)
                 progress.say(f"{free.name}: started")
             time.sleep(LOOK_EVERY_S)
@@ -110,12 +110,12 @@ def _run_group(config: Config, rundir: RunDir, group: dict[str, dict[str, Any]],
 
 
 def _cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) -> Path:
-    """Make a run's folder, or take the one that is there."""
+    """Return a run's folder; create it if it does not exist."""
     path = rundir.path / name
     if (path / "config.yaml").exists():
         return path
@@ -140,7 +140,7 @@ def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) 
 
 
 def _start(folder: Path, threads: int) -> subprocess.Popen[bytes]:
-    """Start a process that does a folder's run; what it prints goes to `log.txt`."""
+    """Start a process that resumes the run in a folder; its output goes to `log.txt`."""
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
@@ -149,15 +149,15 @@ def _start(folder: Path, threads: int) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             env={**os.environ, **limits},  # NumPy's BLAS would take all cores in every process
-            start_new_session=True,  # the terminal's Ctrl-C reaches us alone, and we pass it on once
+            start_new_session=True,  # the terminal sends Ctrl-C only to this process, which forwards it once
         )
 
 
 @contextmanager
 def _forwarding(running: dict[Path, subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Pass SIGINT and SIGTERM on to the runs; yield a list that is not empty once a signal came.
+    """Forward SIGINT and SIGTERM to the runs; yield a list that is no longer empty after a signal.
 
-    In another thread than the main one no signal comes; the runs are killed if the caller stops with an error.
+    Outside the main thread no signal arrives. The runs are killed if the caller raises an error.
     """
     stopped: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Where a search begins: at a fitted linear model or at random weights.
+"""Starts of a search: a fitted linear model or random weights.
 
 Each start is a task's model around a `Backbone`.
 """

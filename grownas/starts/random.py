@@ -1,4 +1,4 @@
-"""A start at random weights."""
+"""A start with random weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Generator
 
 from grownas.backbones.chain import Backbone
 from grownas.backbones.dag import DagBackbone
-from grownas.protocols import Task
+from grownas.protocols import Model, Task
 
 Ops = Sequence[tuple[str, str]]
 
@@ -22,15 +22,15 @@ def random_start(
     hidden_size: int,
     generator: Generator,
     **switches: Any,
-) -> Any:
-    """Build a task's model around a backbone with drawn weights.
+) -> Model:
+    """Build a task's model around a backbone with random weights.
 
     Args:
         task: builds the model.
         nodes: each node's ops.
-        input_size: of the core.
-        hidden_size: units of the core.
-        generator: draws weights.
+        input_size: number of inputs of the core.
+        hidden_size: number of units of the core.
+        generator: draws the weights.
         switches: of the core, see `random_core`.
     """
     core = random_core(nodes, input_size=input_size, hidden_size=hidden_size, generator=generator, **switches)
@@ -49,7 +49,7 @@ def random_core(
     backend: str = "auto",
     generator: Generator,
 ) -> Backbone | DagBackbone:
-    """Build a supernet with drawn weights.
+    """Build a supernet with random weights.
 
     Args:
         nodes: each node's ops; all edges of a dag's node have them.
@@ -59,8 +59,8 @@ def random_core(
         highway: switch of a chain.
         share_projection: switch of a chain.
         norm: switch of a dag.
-        backend: what runs the cell, see `GrownRNN`.
-        generator: draws weights.
+        backend: see `GrownRNN`.
+        generator: draws the weights.
     """
     if backbone == "dag":
         return DagBackbone.from_ops(input_size, hidden_size, nodes, norm=norm, generator=generator, backend=backend)

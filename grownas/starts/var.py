@@ -1,9 +1,9 @@
-"""Where growth starts: a one-node backbone that computes a fitted VAR(p) exactly (ALGORITHMS 3).
+"""A start that computes a fitted VAR(p) exactly, with a backbone of one node (ALGORITHMS 3).
 
-The carrier, an additive identity op, is a shift register: its W_x writes today's input into the first block of
-units, its W_h moves each block on by one. Where the VAR reads exponential averages, each has a block of leaky units:
-W_h keeps a part of them, W_x adds a part of the input. So h_t = [x_t, x_{t-1}, .., x_{t-p+1}, e^1_t, .., e^L_t, free
-units]. The readout holds the VAR's coefficients. Every other op starts with effect zero on the register, with live
+The carrier, an additive identity op, is a shift register: its W_x writes the present input into the first block of
+units, its W_h shifts each block by one. Each exponential average of the VAR has a block of leaky units: W_h keeps a
+part of their value, W_x adds a part of the input. So h_t = [x_t, x_{t-1}, .., x_{t-p+1}, e^1_t, .., e^L_t, free units].
+The readout's weights are the VAR's coefficients. All other ops have no effect on the register at first, but nonzero
 gradients.
 """
 
@@ -21,7 +21,8 @@ from grownas import morphisms
 from grownas.backbones.chain import Backbone
 from grownas.baselines.var import VAR
 from grownas.errors import ConfigError
-from grownas.protocols import SeriesTask
+from grownas.protocols import AnyModel, Model, SeriesTask
+from grownas.readout import readout_of
 from grownas.starts.random import Ops, random_start
 
 
@@ -36,19 +37,19 @@ def var_start(
     carrier_share: float = 0.5,
     backend: str = "auto",
     generator: Generator,
-) -> Any:
+) -> Model:
     """Build a task's model around a backbone that computes a fitted VAR.
 
     Args:
-        task: gives sizes and readout.
-        nodes: each node's ops; every node is given a carrier if it lacks one.
-        hidden_size: units of the core.
+        task: defines the sizes and the readout.
+        nodes: each node's ops; a carrier is added to every node without one.
+        hidden_size: number of units of the core.
         var: the fitted VAR.
-        highway: the cell's switch.
-        share_projection: the cell's switch.
+        highway: see `Genotype`.
+        share_projection: see `Genotype`.
         carrier_share: share of the carrier in each node, see `morphisms.add_node`.
-        backend: what runs the cell, see `GrownRNN`.
-        generator: draws weights.
+        backend: see `GrownRNN`.
+        generator: draws the weights.
     """
     first: Any = morphisms.with_carrier(nodes[0], share_projection)
     model = random_start(
@@ -70,19 +71,20 @@ def var_start(
         carrier_share=carrier_share,
     )
     for ops in nodes[1:]:
-        model.core = morphisms.add_node(
-            model.core, carrier_share=carrier_share, generator=generator, ops=list(ops)
-        ).backbone
+        core = model.core
+        assert isinstance(core, Backbone)
+        model.core = morphisms.add_node(core, carrier_share=carrier_share, generator=generator, ops=list(ops)).backbone
     return model
 
 
 def hidden_size_for(blocks: int, series: int) -> int:
-    """Return the hidden size for a start: 16 while its register fits, else twice the register up to 64, never below it.
+    """Return the hidden size of a start: 16 if the register fits, otherwise twice the register but at most 64.
 
-    The rule was chosen on validation (ALGORITHMS 8).
+    A register of more than 64 units gets no further units.
+    The rule was chosen on validation data (ALGORITHMS 8).
 
     Args:
-        blocks: lags and averages of the start's VAR, `VAR.blocks`.
+        blocks: number of lags and averages of the start's VAR, `VAR.blocks`.
         series: I; the register has `blocks * I` units.
     """
     needed = blocks * series
@@ -91,32 +93,33 @@ def hidden_size_for(blocks: int, series: int) -> int:
 
 @torch.no_grad()
 def start_at_var(
-    model: Any,
+    model: AnyModel,
     intercept: np.ndarray,
     coefficients: np.ndarray,
     *,
     averages: np.ndarray | None = None,
     centres: Sequence[float] = (),
     carrier_share: float = 0.5,
-) -> Any:
+) -> AnyModel:
     """Return a copy of a model whose forecasts equal those of a VAR(p).
 
-    Units that the register does not need keep their drawn weights in all ops but the carrier: they are features of
-    the past that the readout starts without and can take up at once.
+    Units outside the register keep their random weights in all ops but the carrier: they are features of the past whose
+    readout weights are zero at first.
 
     Args:
         model: a task's model whose core is a one-node `Backbone` with a carrier, see `morphisms.with_carrier`.
-        intercept: the VAR's, shape `(I,)`.
-        coefficients: of lags 1..p, shape `(p, I, I)`.
-        averages: coefficients of L exponential averages, shape `(L, I, I)`; none if left out.
-        centres: of mass of the averages' weights, in rows, shape `(L,)`; see `baselines.var.VAR`.
+        intercept: intercept of the VAR, shape `(I,)`.
+        coefficients: coefficients of lags 1..p, shape `(p, I, I)`.
+        averages: coefficients of L exponential averages, shape `(L, I, I)`; none if None.
+        centres: centres of mass of the averages' weights, in rows, shape `(L,)`; see `baselines.var.VAR`.
         carrier_share: share of the carrier in the mixture.
 
     Raises:
         ConfigError: the backbone has fewer than (p + L)*I hidden units.
     """
     model = copy.deepcopy(model)
-    core: Backbone = model.core
+    core, readout = model.core, readout_of(model)
+    assert isinstance(core, Backbone)
     order, series = coefficients.shape[:2]
     lagged, used = order * series, (order + len(centres)) * series
     if core.hidden_size < used:
@@ -129,15 +132,15 @@ def start_at_var(
     carrier = next(number for number, op in enumerate(node.ops) if morphisms.is_carrier(op, core.share_projection))
     morphisms.set_share(node.alpha, carrier, carrier_share)
     move, enter = torch.zeros(used, used, dtype=torch.float64), torch.eye(series, used, dtype=torch.float64)
-    move[: lagged - series, series:lagged] = torch.eye(lagged - series)  # each block of units moves on by one
+    move[: lagged - series, series:lagged] = torch.eye(lagged - series)  # shifts each block of units by one
     for number, centre in enumerate(centres):
         first, taken = lagged + number * series, 1 / (1 + centre)  # e_t = (1 - taken) e_{t-1} + taken x_t
         move[first : first + series, first : first + series].fill_diagonal_(1 - taken)
         enter[:, first : first + series].fill_diagonal_(taken)
     morphisms.pass_on(node, carrier, move, enter=enter, units=used)
-    model.readout.weight.zero_()
+    readout.weight.zero_()
     read = [*coefficients, *(averages if averages is not None else ())]
-    weights = torch.as_tensor(np.concatenate(read, axis=1))  # (p + L, I, I) -> (I, (p + L)*I), a block for each
-    model.readout.weight[:, :used] = weights.to(model.readout.weight)
-    model.readout.bias.copy_(torch.as_tensor(intercept))
+    weights = torch.as_tensor(np.concatenate(read, axis=1))  # (p + L, I, I) -> (I, (p + L)*I)
+    readout.weight[:, :used] = weights.to(readout.weight)
+    readout.bias.copy_(torch.as_tensor(intercept))
     return model

@@ -1,4 +1,4 @@
-"""Ways to search for a cell: a file or a folder each, found by entry point.
+"""Search strategies: one file or folder each, found by entry point.
 
-A strategy takes a `Problem` and yields `SearchResult`s (see `grownas.protocols`).
+A strategy searches a `Problem` and yields `SearchResult`s (see `grownas.protocols`).
 """

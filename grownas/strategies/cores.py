@@ -1,4 +1,4 @@
-"""A task's model around another core: derived, with noise, on another device."""
+"""Copies of a task's model with another core: a derived cell, a core with noise, a core on another device."""
 
 from __future__ import annotations
 
@@ -12,40 +12,50 @@ from grownas import morphisms
 from grownas.backbones.chain import Backbone
 from grownas.backbones.dag import DagBackbone
 from grownas.genotype import AnyGenotype
+from grownas.protocols import AnyModel, Model, Recurrent
 from grownas.training.recipe import device_of
 
 
-def with_core(model: Any, core: Any) -> Any:
-    """Return a copy of a model around another core, which comes to where the model is."""
-    return copy.deepcopy(model, {id(model.core): core.to(device_of(model))})  # the copy of the one core is the other
+def with_core(model: AnyModel, core: Recurrent) -> AnyModel:
+    """Return a copy of a model with another core; `core` is moved to the model's device."""
+    return copy.deepcopy(model, {id(model.core): core.to(device_of(model))})  # the memo replaces the core
+
+
+def supernet_of(model: Model) -> Backbone:
+    """Return a model's core as the supernet that `Problem.build` creates."""
+    core = model.core
+    assert isinstance(core, Backbone), f"the model's core is a {type(core).__name__}, expected a Backbone"
+    return core
 
 
 def on_cpu(core: Backbone) -> Backbone:
-    """Return a core as morphisms take it, which draw on the CPU: itself if it lies there, else a copy."""
+    """Return the core if it is on the CPU, otherwise a copy on the CPU: morphisms draw random numbers on the CPU."""
     return core if device_of(core).type == "cpu" else copy.deepcopy(core).cpu()
 
 
-def derived(model: Any) -> Any:
-    """Return a copy of a model whose supernet has become a cell, itself if it has none.
+def derived(model: AnyModel) -> AnyModel:
+    """Return a copy of a model with the derived cell in place of the supernet; the model itself if it has none.
 
-    A chain becomes the cell that it computes, with alpha fixed; a DAG the cell that is read out of it.
+    A chain becomes the cell that it computes, with fixed shares; a DAG becomes the cell that is read out of it.
     """
     return with_core(model, model.core.derive()) if isinstance(model.core, Backbone | DagBackbone) else model
 
 
-def genotype_of(model: Any) -> AnyGenotype:
-    """Return the genotype of a model's core, with all ops that it can hold: read out if it is a supernet."""
-    genotype: AnyGenotype = model.core.genotype(None) if callable(model.core.genotype) else model.core.genotype
+def genotype_of(model: Model) -> AnyGenotype:
+    """Return the genotype of a model's core with all of its ops; a supernet's is read out."""
+    core: Any = model.core  # `genotype` is a method of a supernet and an attribute of a derived cell
+    genotype: AnyGenotype = core.genotype(None) if callable(core.genotype) else core.genotype
     return genotype
 
 
 def noise_for(noise: float, l2_sp: float, hidden_size: int) -> float:
-    """Return the noise in units of 1 / sqrt(H) as a standard deviation, at most the distance that L2-SP allows."""
+    """Return a noise in units of 1 / sqrt(H) as a standard deviation, at most 1 / l2_sp."""
     scaled = noise / math.sqrt(hidden_size)
     return min(scaled, 1 / l2_sp) if l2_sp else scaled
 
 
-def with_noise(start: Any, noise: float, l2_sp: float = 0.0, *, seed: int) -> Any:
-    """Return a copy of a start that is ready to be trained: the new weights of ops without effect get some noise."""
-    sd = noise_for(noise, l2_sp, start.core.hidden_size)
-    return with_core(start, morphisms.add_noise(on_cpu(start.core), sd, torch.Generator().manual_seed(seed)))
+def with_noise(start: AnyModel, noise: float, l2_sp: float = 0.0, *, seed: int) -> AnyModel:
+    """Return a copy of a start with noise on the ops that have no effect, so that they can be trained."""
+    core = supernet_of(start)
+    sd = noise_for(noise, l2_sp, core.hidden_size)
+    return with_core(start, morphisms.add_noise(on_cpu(core), sd, torch.Generator().manual_seed(seed)))

@@ -1,4 +1,4 @@
-"""DARTS: weights and architecture weights learn in turn, each on data of its own (Liu, Simonyan & Yang 2019)."""
+"""DARTS: weights and architecture weights are trained in turn on separate data (Liu, Simonyan & Yang 2019)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from grownas.strategies.supernet import SupernetSection, SupernetStrategy
 
 
 class Options(SupernetSection):
-    """What governs DARTS."""
+    """The options of DARTS."""
 
     use: Literal["darts"] = "darts"
     order: Annotated[
-        Literal["first", "second"], about("of alpha's gradient; second: through one step of the weights")
+        Literal["first", "second"], about("order of alpha's gradient; second: through one step of the weights")
     ] = "first"
 
 
 class Darts(SupernetStrategy):
     """The strategy `darts` (see `grownas.protocols.Strategy`).
 
-    Each step first moves alpha along the loss on held-out training data, then the weights along the loss on the others.
-    `order: second` differentiates through one plain gradient step of the weights, with the rates of that step.
-    `readout: ablation` is the selection of Wang et al. (2021), DARTS-PT.
+    Each step first updates alpha on held-out training data, then the weights on the other training data.
+    `order: second` differentiates through one plain gradient step of the weights with the rates of that step.
+    `readout: ablation` is the selection of DARTS-PT (Wang et al. 2021).
 
-    We differ from the published search in these points: a stage ends by early stopping on the validation part, which
-    neither alpha nor the weights learn from (`patience: null` trains all epochs, as published); no L2 on activations;
-    the look-ahead step has no momentum.
+    Differences from the published search: training stops early on the validation part, on which neither alpha nor the
+    weights are trained (`patience: null` trains all epochs, as published); there is no L2 penalty on activations; the
+    look-ahead step has no momentum.
 
     Reference:
         Liu, Simonyan & Yang (2019), DARTS: Differentiable Architecture Search, algorithm 1, eq. 5 to 8.

@@ -1,4 +1,4 @@
-"""DARTS-: DARTS with an auxiliary skip beside each mixture, which fades during the search (Chu et al. 2021)."""
+"""DARTS-: DARTS with an auxiliary skip added to each mixture, faded out during the search (Chu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from grownas.strategies.supernet import Alpha, SupernetSection, SupernetStrategy
 
 
 class MinusAlpha(Alpha):
-    """The optimiser of alpha, as published but for Adam's betas, which are PyTorch's."""
+    """The optimiser of alpha with the published defaults, except that Adam's betas are the defaults of PyTorch."""
 
     rate: Positive = 3e-4
 
 
 class Options(SupernetSection):
-    """What governs DARTS-."""
+    """The options of DARTS-."""
 
     use: Literal["darts_minus"] = "darts_minus"
     skip: Annotated[NonNegative, about("first factor on the input that is added beside each mixture")] = 1.0
@@ -26,9 +26,9 @@ class Options(SupernetSection):
 class DartsMinus(SupernetStrategy):
     """The strategy `darts_minus` (see `grownas.protocols.Strategy`).
 
-    Beside each mixture, of a chain's node or a DAG's edge, beta times its input is added; beta falls linearly from
-    `skip` to 0 over `max_epochs`. So the identity op need not carry the gradient, and its share tells what it is worth
-    as an op. Evaluations are without the skip, since no cell that is read out has it. With `skip: 0` it is DARTS.
+    Beta times its input is added to each mixture (of a chain's node, a DAG's edge); beta falls linearly from `skip` to
+    0 over `max_epochs`. The identity op then need not carry the gradient, and its share measures its value as an op.
+    Evaluations use no skip, since the derived cell has none. With `skip: 0` the strategy equals DARTS.
 
     Reference:
         Chu, Wang, Zhang, Lu, Wei & Yan (2021), DARTS-: Robustly Stepping out of Performance Collapse Without
@@ -39,5 +39,5 @@ class DartsMinus(SupernetStrategy):
     section = Options
 
     def method(self) -> Mapping[str, Any]:
-        """Return beta at the start."""
+        """Return the first value of beta."""
         return {"skip": self.options.skip}

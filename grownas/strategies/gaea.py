@@ -1,4 +1,4 @@
-"""GAEA: DARTS whose shares move by exponentiated gradient on the simplex (Li, Khodak, Balcan & Talwalkar 2021)."""
+"""GAEA: DARTS with exponentiated gradient updates of the shares (Li, Khodak, Balcan & Talwalkar 2021)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grownas.strategies.supernet import SupernetSection, SupernetStrategy
 
 
 class Options(SupernetSection):
-    """What governs GAEA. The section `alpha` is not used."""
+    """The options of GAEA. The section `alpha` is not used."""
 
     use: Literal["gaea"] = "gaea"
     share_rate: Annotated[Positive, about("learning rate of the shares")] = 0.1
@@ -20,9 +20,9 @@ class Options(SupernetSection):
 class Gaea(SupernetStrategy):
     """The strategy `gaea` (see `grownas.protocols.Strategy`).
 
-    The shares p of a node (of an edge, in a DAG) move by p *= exp(-rate dL/dp), renormalised, from uniform shares and
-    without weight decay. All else is first-order DARTS. Published for convolutional cells; the update is that of shares
-    and carries over as it is.
+    The shares p of a node (in a DAG: edge) start uniform. Each update is p *= exp(-rate dL/dp), renormalised, without
+    weight decay. Everything else is first-order DARTS. GAEA was published for convolutional cells; the update of the
+    shares needs no change for recurrent cells.
 
     Reference:
         Li, Khodak, Balcan & Talwalkar (2021), Geometry-Aware Gradient Algorithms for Neural Architecture Search.

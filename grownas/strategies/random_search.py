@@ -1,7 +1,7 @@
 """Random search: draw genotypes, train each from the same kind of start, keep the best (Li & Talwalkar 2019).
 
-It is the control of every other strategy: the same space, start, training and acceptance, without a method. In the
-space of chains a genotype's shares are trained too; a cell of the DAG has none, so there derived cells are trained.
+It is the control for all other strategies: the same space, start, training and acceptance criterion. In the space of
+chains the shares of a genotype are trained, too. A cell of the DAG has no shares: derived cells are trained.
 """
 
 from __future__ import annotations
@@ -11,55 +11,18 @@ import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from grownas.config.schema import (
-    Count,
-    Distinct,
-    NonNegative,
-    OneOrMore,
-    Optimizer,
-    Positive,
-    StrategySection,
-    WeightOptimizer,
-    about,
-)
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.errors import TrainingError
 from grownas.genotype import AnyGenotype, Genotype
 from grownas.protocols import Problem, SearchResult
 from grownas.strategies.cores import derived, genotype_of, with_noise
+from grownas.strategies.random_options import Options
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
-MOST_DIVERGED = 5  # genotypes, before there must be a reason other than chance
-
-
-class Weights(WeightOptimizer):
-    """The weights' optimiser of random search; by default that of growth."""
-
-    rate: Positive = 5e-3
-    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
-
-
-class Options(StrategySection):
-    """What governs random search."""
-
-    use: Literal["random"] = "random"
-    genotypes: Annotated[Count, about("that are drawn where the budget sets no limit")] = 10
-    max_epochs: Annotated[Count, about("of each genotype's training; far above what patience allows")] = 1000
-    patience: Annotated[Count, about("epochs without a lower validation loss before a training ends")] = 8
-    weights: Weights = Weights()
-    alpha: Optimizer = Optimizer()
-    rates: Annotated[
-        tuple[Positive, ...],
-        OneOrMore,
-        Distinct,
-        about("of the weights, one a genotype in turn; an empty list: `weights.rate`"),
-    ] = (0.001, 0.003, 0.01)
-    noise: Annotated[
-        NonNegative, about("sd on weights of the start that have no effect yet; in units of 1 / sqrt(hidden size)")
-    ] = 0.4
+MOST_DIVERGED = 5  # genotypes whose training diverged before the search stops with the error
 
 
 @dataclass(frozen=True)
@@ -86,11 +49,11 @@ class RandomSearch:
     backbones = ("chain", "dag")
 
     def __init__(self, options: Options) -> None:
-        """Take the options."""
+        """Store the options."""
         self.options = options
 
     def recipe(self) -> Recipe:
-        """Return how each genotype is trained."""
+        """Return the recipe for each genotype."""
         options = self.options
         return recipe_from(
             options.weights.model_dump(),
@@ -100,21 +63,21 @@ class RandomSearch:
         )
 
     def tuning_recipe(self) -> Recipe:
-        """Return how each genotype is trained."""
+        """Return the recipe for each genotype."""
         return self.recipe()
 
     def with_rate(self, rate: float) -> RandomSearch:
-        """Return the search with one learning rate of the weights."""
+        """Return a copy of the strategy with a single learning rate of the weights."""
         weights = self.options.weights.model_copy(update={"rate": rate})
         return RandomSearch(self.options.model_copy(update={"weights": weights, "rates": (rate,)}))
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Train one genotype after the other; yield the best so far after each.
+        """Train one genotype after the other; yield the best result so far after each.
 
-        A genotype whose training diverges is passed over with a warning; what was spent on it counts.
+        A genotype whose training diverges is skipped with a warning; its steps and seconds count.
 
         Raises:
-            TrainingError: several diverged.
+            TrainingError: the training of five genotypes diverged.
         """
         accept, options, journal = Acceptance.of(self.options), self.options, problem.journal
         begin = problem.start if problem.space.backbone == "chain" else derived(problem.start)  # else another function
@@ -152,7 +115,7 @@ class RandomSearch:
                 diverged, steps = diverged + 1, steps + error.steps
                 if diverged == MOST_DIVERGED:
                     raise
-                warnings.warn(f"passed over: {error}", stacklevel=2)
+                warnings.warn(f"skipped: {error}", stacklevel=2)
             else:
                 steps += fit.steps
                 scores.append(
@@ -160,6 +123,7 @@ class RandomSearch:
                         "genotype": genotype_of(fit.model).to_dict(),
                         "val": fit.evaluation.metric,
                         "steps": fit.steps,
+                        "seconds": journal.elapsed - began,
                     }
                 )
                 better = best is None or fit.loss < best.fit.loss
@@ -171,14 +135,15 @@ class RandomSearch:
                 return
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
-        """Train the best genotype again for as many epochs as its best took."""
+        """Train the best genotype again, up to the best epoch of its fit."""
         if result.is_start:
             return replace(result, model=derived(problem.start))
         (found,) = result.log
         recipe = self._recipe_with(found["rate"], problem).refit(found["best_epoch"])
         begin = self._untrained(Genotype.from_dict(found["genotype"]), found["key"], problem)
         fit = problem.journal.fit("random-refit", begin, problem.task, recipe, seed=problem.seed)
-        return replace(result, model=derived(fit.model), seconds=result.seconds + fit.seconds)
+        steps, seconds = result.steps + fit.steps, result.seconds + fit.seconds
+        return replace(result, model=derived(fit.model), steps=steps, seconds=seconds)
 
     def _untrained(self, genotype: AnyGenotype, key: str, problem: Problem) -> Any:
         """Build the model of a genotype: a chain around a supernet of its ops, ready to be trained; a DAG as it is."""

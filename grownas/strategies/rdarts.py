@@ -1,4 +1,4 @@
-"""R-DARTS: DARTS with stronger regularisation that stops where the loss becomes sharp in alpha (Zela et al. 2020)."""
+"""R-DARTS: DARTS with more weight decay that stops when the loss becomes sharp in alpha (Zela et al. 2020)."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from grownas.protocols import Problem, SearchResult
 from grownas.strategies.supernet import SupernetSearch, SupernetSection, SupernetStrategy, Weights
 from grownas.training.loop import Fit
 
-BACK = 4  # epochs between the two eigenvalues that are compared, and to go back
+BACK = 4  # epochs between the two compared eigenvalues; also how far the search goes back
 
 
 class StrongerWeights(Weights):
-    """The weights' optimiser; its decay is twice that of the other strategies."""
+    """The weights' optimiser; its weight decay is twice that of the other strategies."""
 
     weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 1.0
 
 
 class Options(SupernetSection):
-    """What governs R-DARTS."""
+    """The options of R-DARTS."""
 
     use: Literal["rdarts"] = "rdarts"
     weights: StrongerWeights = StrongerWeights()
     unit_epochs: Annotated[Literal[1], about("the eigenvalue is computed after each epoch")] = 1
-    ratio: Annotated[Positive, about(f"rise of the eigenvalue within {BACK} epochs that stops")] = 1.3
-    first_epoch: Annotated[Count, about("that may stop; published: 10 of 50")] = 40
-    hessian_windows: Annotated[Count, about("of the data of alpha, over which the Hessian is averaged")] = 4
+    ratio: Annotated[Positive, about(f"rise of the eigenvalue within {BACK} epochs that stops the search")] = 1.3
+    first_epoch: Annotated[Count, about("first epoch after which the search may stop; published: 10 of 50")] = 40
+    hessian_windows: Annotated[Count, about("windows of alpha's data over which the Hessian is averaged")] = 4
 
 
 class RDarts(SupernetStrategy):
     """The strategy `rdarts` (see `grownas.protocols.Strategy`).
 
-    After each epoch the dominant eigenvalue of the Hessian of alpha's loss in alpha is computed. Where its mean over 5
-    epochs has risen by `ratio` within 4, the search stops and goes back to the supernet of 4 epochs earlier (DARTS-ES);
-    the weights have a larger decay (R-DARTS by L2). Published for convolutional cells.
+    After each epoch the dominant eigenvalue of the Hessian of alpha's loss by alpha is computed. When its mean over 5
+    epochs has risen by the factor `ratio` within 4 epochs, the search stops and goes back to the supernet of 4 epochs
+    earlier (DARTS-ES). The weights have more weight decay (R-DARTS with L2). R-DARTS was published for convolutional
+    cells.
 
     Reference:
         Zela, Elsken, Saikia, Marrakchi, Brox & Hutter (2020), Understanding and Robustifying Differentiable
@@ -53,7 +54,7 @@ class RDarts(SupernetStrategy):
         return {}
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Train epoch by epoch until the eigenvalue rises, go back, read the cell out and fine-tune it."""
+        """Train epoch by epoch until the eigenvalue rises, go back, then derive the cell and fine-tune it."""
         search, options = SupernetSearch(self.name, problem, self.options), self.options
         rise = EigenvalueRise(back=BACK, ratio=options.ratio, first=options.first_epoch)
         recent: deque[Fit] = deque(maxlen=BACK + 1)

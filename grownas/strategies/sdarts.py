@@ -1,4 +1,4 @@
-"""SDARTS: DARTS whose weights learn under perturbed shares (Chen & Hsieh 2020)."""
+"""SDARTS: DARTS whose weights are trained with perturbed shares (Chen & Hsieh 2020)."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from grownas.strategies.supernet import SupernetSection, SupernetStrategy
 
 
 class Perturbed(SupernetSection):
-    """What governs both kinds of SDARTS."""
+    """The options of both kinds of SDARTS."""
 
     perturb_from: Annotated[NonNegative, about("largest change of a share in the first step")] = 0.03
-    perturb_to: Annotated[NonNegative, about("and in the last of `max_epochs`; linear in between")] = 0.3
+    perturb_to: Annotated[NonNegative, about("largest change of a share after `max_epochs`; linear in between")] = 0.3
 
 
 class RandomOptions(Perturbed):
-    """What governs SDARTS-RS."""
+    """The options of SDARTS-RS."""
 
     use: Literal["sdarts_rs"] = "sdarts_rs"
 
 
 class AdversarialOptions(Perturbed):
-    """What governs SDARTS-ADV."""
+    """The options of SDARTS-ADV."""
 
     use: Literal["sdarts_adv"] = "sdarts_adv"
 
 
 class SdartsRandom(SupernetStrategy):
-    """The strategy `sdarts_rs`: each step of the weights sees shares moved at random (`grownas.protocols.Strategy`).
+    """The strategy `sdarts_rs`: the weights' step uses randomly perturbed shares (`grownas.protocols.Strategy`).
 
-    See `training.perturb`. Alpha's own step sees the unperturbed shares, and so does every evaluation. We project on
-    the simplex in the Euclidean norm. Published for convolutional cells.
+    See `training.perturb`. Alpha's step and all evaluations use the unperturbed shares. We project onto the simplex in
+    the Euclidean norm. SDARTS was published for convolutional cells.
 
     Reference:
         Chen & Hsieh (2020), Stabilizing Differentiable Architecture Search via Perturbation-based Regularization.
@@ -47,9 +47,9 @@ class SdartsRandom(SupernetStrategy):
 
 
 class SdartsAdversarial(SupernetStrategy):
-    """The strategy `sdarts_adv`: each step of the weights sees the shares that raise the loss most, nearly.
+    """The strategy `sdarts_adv`: the weights' step uses shares that approximately maximise the loss.
 
-    See `SdartsRandom` and `training.perturb`: an attack takes 7 gradients a step.
+    See `SdartsRandom` and `training.perturb`: the attack computes 7 gradients per step.
     """
 
     name: ClassVar[str] = "sdarts_adv"
@@ -61,5 +61,5 @@ class SdartsAdversarial(SupernetStrategy):
 
 
 def perturbation(options: Perturbed, kind: str) -> Mapping[str, Any]:
-    """Return the fields of a recipe for a kind of perturbation."""
+    """Return the recipe's fields for a kind of perturbation."""
     return {"perturb": kind, "perturb_size": (options.perturb_from, options.perturb_to)}

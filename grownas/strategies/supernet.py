@@ -1,9 +1,9 @@
-"""What the strategies share that train one supernet by gradients and read a cell out of it.
+"""The common part of strategies that train one supernet by gradients and derive a cell from it.
 
-    build a supernet of `max_nodes` nodes -> train weights and alpha in turn -> read a cell out -> fine-tune it
+    build a supernet of `max_nodes` nodes -> train weights and alpha in turn -> derive a cell -> fine-tune it
 
-A method changes parts of this: fields of the recipe (DARTS' order, GAEA's update, the perturbation of SDARTS, the skip
-of DARTS-), when training stops (R-DARTS), or the training itself (P-DARTS, CDARTS).
+A method changes fields of the recipe (the order of DARTS, the update of GAEA, the perturbation of SDARTS, the skip of
+DARTS-), the end of the training (R-DARTS), or the training itself (P-DARTS, CDARTS).
 """
 
 from __future__ import annotations
@@ -39,51 +39,49 @@ from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
 
 class Weights(WeightOptimizer):
-    """The weights' optimiser; by default that of growth."""
+    """The weights' optimiser; the same defaults as in growth."""
 
     rate: Positive = 5e-3
     weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
 
 
 class Alpha(Optimizer):
-    """The optimiser of alpha; by default as DARTS published it."""
+    """The optimiser of alpha, with the published defaults of DARTS."""
 
     rate: Positive = 3e-3
     weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 1e-3
 
 
 class SupernetSection(StrategySection):
-    """What these strategies' options have in common."""
+    """The common options of these strategies."""
 
-    max_epochs: Annotated[Count, about("of the supernet's training")] = 200
+    max_epochs: Annotated[Count, about("most epochs of the supernet's training")] = 200
     patience: Annotated[
         Count | None,
-        about(
-            "epochs without a lower validation loss before training ends; null: all epochs, and the last is read out"
-        ),
+        about("epochs without a lower validation loss before training stops; null: train all epochs and use the last"),
     ] = 8
-    unit_epochs: Annotated[Count, about("of a unit of work, after which the budget is asked")] = 5
+    unit_epochs: Annotated[Count, about("epochs per unit of work; the budget is checked after each unit")] = 5
     weights: Weights = Weights()
     alpha: Alpha = Alpha()
-    alpha_sd: Annotated[NonNegative, about("standard deviation of alpha at the start")] = 1e-3
-    top_k: Annotated[Count, about("ops that a node of a chain keeps; of a DAG it keeps one edge with one op")] = 1
+    alpha_sd: Annotated[NonNegative, about("standard deviation of the initial alpha")] = 1e-3
+    top_k: Annotated[Count, about("ops kept per node of a chain; a node of a DAG keeps one edge with one op")] = 1
     readout: Annotated[
         Literal["share", "ablation"],
-        about("what is kept: the largest shares, or what validation misses most, with tuning between removals"),
+        about("ops to keep: largest shares, or largest validation loss without the op, with tuning after each removal"),
     ] = "share"
-    tune_epochs: Annotated[Count, about("of the supernet after each removal of the readout `ablation`")] = 1
-    fine_tune_epochs: Annotated[Whole, about("of the cell that was read out, from the weights that it inherits")] = 50
+    tune_epochs: Annotated[Count, about("epochs of the supernet after each removal, with readout=ablation")] = 1
+    fine_tune_epochs: Annotated[Whole, about("epochs of the derived cell, starting from the supernet's weights")] = 50
 
 
 @dataclass
 class Spent:
-    """What a search has spent and seen so far.
+    """The resources that a search has used so far, and its scores.
 
     Attributes:
-        began: the journal's seconds when it began.
-        steps: weight steps.
-        gradients: forward and backward passes on a window.
-        fits: trainings.
+        began: seconds of the journal at the start of the search.
+        steps: number of weight steps.
+        gradients: number of forward and backward passes on a window.
+        fits: number of fits.
         scores: see `SearchResult.scores`.
     """
 
@@ -95,10 +93,10 @@ class Spent:
 
 
 class SupernetStrategy:
-    """A strategy that trains one supernet (see `grownas.protocols.Strategy`); a method names its changes to the recipe.
+    """A strategy that trains one supernet (see `grownas.protocols.Strategy`). Subclasses define `method`.
 
     Attributes:
-        name: of the strategy, as the entry point has it.
+        name: name of the strategy, equal to that of its entry point.
     """
 
     name: ClassVar[str]
@@ -106,37 +104,37 @@ class SupernetStrategy:
     backbones: ClassVar[tuple[str, ...]] = ("chain", "dag")
 
     def __init__(self, options: Any) -> None:
-        """Take the options."""
+        """Store the options."""
         self.options = options
 
     @abstractmethod
     def method(self) -> Mapping[str, Any]:
-        """Return the fields of the recipe that make the method."""
+        """Return the recipe's fields that define the method."""
 
     def recipe(self) -> Recipe:
-        """Return how the supernet is trained."""
+        """Return the recipe of the supernet's training."""
         options = self.options
         fields = {"bilevel": "first", "alpha": options.alpha.model_dump(), **self.method()}
         epochs = options.max_epochs
         return recipe_from(options.weights.model_dump(), epochs=epochs, patience=options.patience, **fields)
 
     def tuning_recipe(self) -> Recipe:
-        """Return how the supernet is trained."""
+        """Return the recipe for the start when settings are chosen before the search: that of the supernet."""
         return self.recipe()
 
     def with_rate(self, rate: float) -> Self:
-        """Return the strategy with another learning rate of the weights."""
+        """Return a copy of the strategy with another learning rate of the weights."""
         weights = self.options.weights.model_copy(update={"rate": rate})
         return type(self)(self.options.model_copy(update={"weights": weights}))
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Train the supernet unit by unit, read the cell out, fine-tune it; yield what is found after each unit."""
+        """Train the supernet unit by unit, derive the cell, fine-tune it; yield the result so far after each unit."""
         search = SupernetSearch(self.name, problem, self.options)
         yield from search.train(search.supernet(), self.recipe())
         yield from search.finish(self.recipe())
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
-        """Train the cell that was found on, from its weights, for as many epochs as its fine-tuning took."""
+        """Continue the training of the cell from its weights, up to the best epoch of its fine-tuning."""
         if result.is_start:
             return replace(result, model=derived(problem.start))
         recipe = closing(self.recipe(), max(1, self.options.fine_tune_epochs)).refit(result.log[-1]["best_epoch"])
@@ -146,24 +144,29 @@ class SupernetStrategy:
 
 
 class SupernetSearch:
-    """One search: its state, and its units of work.
+    """One search: its state and its units of work.
 
     Attributes:
-        fit: the supernet's training so far.
-        reason: why the training ended; empty while it goes on.
+        fit: the supernet's fit so far.
+        reason: why training stopped; empty while it runs.
     """
 
     def __init__(self, name: str, problem: Problem, options: Any) -> None:
-        """Take the problem; train nothing yet."""
+        """Store the problem; nothing is trained yet."""
         self.name, self.problem, self.options = name, problem, options
         self.spent = Spent(problem.journal.elapsed)
         self.fit: Fit | None = None
         self.reason = ""
 
-    def supernet(self, nodes: int | None = None) -> Any:
-        """Return the task's model around a supernet of `max_nodes` nodes, alpha drawn from N(0, `alpha_sd`^2)."""
-        ops = [self.problem.space.ops] * (nodes or self.options.max_nodes)
-        model = self.problem.build(ops, self.name)
+    def supernet(self, nodes: Sequence[Sequence[tuple[str, str]]] | None = None, key: str | None = None) -> Any:
+        """Return the task's model around a supernet, alpha drawn from N(0, `alpha_sd`^2).
+
+        Args:
+            nodes: the ops of each node; `max_nodes` nodes with all ops of the space if None.
+            key: what the weights are drawn for; the strategy's name if None.
+        """
+        whole = [self.problem.space.ops] * self.options.max_nodes
+        model = self.problem.build(nodes or whole, key or self.name)
         generator = torch.Generator().manual_seed(self.problem.seed)
         with torch.no_grad():
             for alpha in model.core.alpha:
@@ -177,16 +180,26 @@ class SupernetSearch:
         recipe: Recipe,
         *,
         key: str | None = None,
+        task: Any = None,
         optimizers: list[torch.optim.Optimizer] | None = None,
         stop: Callable[[Fit], str | None] | None = None,
     ) -> Iterator[SearchResult]:
-        """Train a supernet to its end, or until the budget is spent or `stop` gives a reason; yield after each unit."""
+        """Train a supernet to its end, or until the budget is spent or `stop` gives a reason; yield after each unit.
+
+        Args:
+            model: around the supernet.
+            recipe: how to train.
+            key: of the training in the journal; the strategy's name if None.
+            task: the problem's if None.
+            optimizers: to go on with; new ones if None.
+            stop: is given the training so far after each unit that leaves some of the budget.
+        """
         problem, options, spent = self.problem, self.options, self.spent
         recipe = replace(recipe, bf16=problem.bf16)
         steps = gradients = 0
         spent.fits += 1
         pieces = problem.journal.fit_in_pieces(
-            key or self.name, model, problem.task, recipe, seed=problem.seed, every=options.unit_epochs,
+            key or self.name, model, task or problem.task, recipe, seed=problem.seed, every=options.unit_epochs,
             optimizers=optimizers,
         )  # fmt: skip
         for fit in pieces:
@@ -198,11 +211,13 @@ class SupernetSearch:
                     "val": fit.evaluation.metric,
                     "steps": fit.steps - steps,
                     "gradients": fit.gradients - gradients,
+                    "seconds": problem.journal.elapsed - spent.began,
                 }
             )
             steps, gradients = fit.steps, fit.gradients
-            self.reason = self.limit() or (stop and stop(fit)) or (fit.reason if fit.is_over(recipe) else "")
-            yield self.result(fit.model, fit.evaluation, fit)
+            reason = self.limit() or (stop and stop(fit)) or self.limit()  # `stop` may spend some of the budget, too
+            self.reason = reason or (fit.reason if fit.is_over(recipe) else "")
+            yield self.result(copy.deepcopy(fit.model), fit.evaluation, fit)  # the caller may change the copy
             if self.reason:
                 return
 
@@ -213,7 +228,7 @@ class SupernetSearch:
         self.spent.fits += 1
 
     def limit(self) -> str | None:
-        """Return in words which limit of the budget is reached; None if none is."""
+        """Return the message of the budget's limit that is reached; None if no limit is reached."""
         spent = self.spent
         seconds = self.problem.journal.elapsed - spent.began
         return self.problem.budget.spent(steps=spent.steps, seconds=seconds, genotypes=len(spent.scores))
@@ -230,7 +245,7 @@ class SupernetSearch:
         yield self.close(self.read_out(model, recipe), recipe)
 
     def read_out(self, model: Any, recipe: Recipe) -> Any:
-        """Return the model around the cell that is read out of its supernet, with the weights that it inherits."""
+        """Return the model with the derived cell in place of the supernet; the cell keeps the supernet's weights."""
         return with_core(model, model.core.derive(self.options.top_k))
 
     def ablate(self, supernet: Fit, recipe: Recipe) -> Generator[SearchResult, None, Any]:
@@ -271,10 +286,10 @@ class SupernetSearch:
         return least_missed(model.core, kept, places, loss)._asdict()
 
     def close(self, model: Any, recipe: Recipe) -> SearchResult:
-        """Fine-tune a cell with its inherited weights; accept it or keep the start."""
+        """Fine-tune a cell from the supernet's weights; accept it or keep the start."""
         problem, options, supernet = self.problem, self.options, self.fit
         assert supernet is not None
-        tuning = replace(closing(recipe, options.fine_tune_epochs), bf16=problem.bf16)
+        tuning = replace(closing(recipe, max(1, options.fine_tune_epochs)), bf16=problem.bf16)
         fit = problem.journal.fit(f"{self.name}-fine-tune", model, problem.task, tuning, seed=problem.seed)
         self.count(fit)
         begin = derived(problem.start)
@@ -295,7 +310,7 @@ class SupernetSearch:
         )
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
-        """Return what is found so far."""
+        """Return the result so far."""
         spent, core = self.spent, supernet.model.core
         return SearchResult(
             model=model,
@@ -306,7 +321,7 @@ class SupernetSearch:
             seconds=self.problem.journal.elapsed - spent.began,
             settings=spent.fits,
             scores=tuple(spent.scores),
-            chosen={"nodes": self.options.max_nodes, "hidden_size": core.hidden_size},
+            chosen={"nodes": len(core.nodes), "hidden_size": core.hidden_size},
             speed=supernet.speed,
         )
 

@@ -1,4 +1,4 @@
-"""How a model learns: recipes, the training loop, bilevel steps, optimisers carried over a morphism.
+"""Training: recipes, the training loop, bilevel steps, migration of optimiser state across a morphism.
 
-The loop sees a task and a model, never a genotype. Nothing here changes a cell or judges it.
+The loop depends on a task and a model, never on a genotype. Nothing here changes a cell, accepts it or rejects it.
 """

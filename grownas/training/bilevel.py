@@ -1,4 +1,4 @@
-"""Gradients of alpha on data of its own, first and second order (ALGORITHMS 2)."""
+"""Gradients of alpha on held-out data, of first and second order (ALGORITHMS 2)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grownas.protocols import Task, Window
+from grownas.protocols import Model, Task, Window
 from grownas.training.recipe import device_of, split_parameters
 
 CLIP_EPS = 1e-6  # of `torch.nn.utils.clip_grad_norm_`
 
 
-def window_loss(model: Any, task: Task, window: Window, hidden: Any) -> tuple[Tensor, Any]:
-    """Return the loss on a window and the state after it, cut off from the graph: bptt ends at the window."""
+def window_loss(model: Model, task: Task, window: Window, hidden: Any) -> tuple[Tensor, Any]:
+    """Return the loss on a window and the detached state after it: bptt ends at the window."""
     out, hidden = model.states(window.x, hidden)
     return task.loss(model, out, window), detach(hidden)
 
 
-def architecture_gradient_first(model: Any, task: Task, held_out: Window, hidden: Any) -> tuple[list[Tensor], Any]:
-    """Return the gradient of the held-out loss in alpha, the weights taken as fixed, and the state after it."""
+def architecture_gradient_first(model: Model, task: Task, held_out: Window, hidden: Any) -> tuple[list[Tensor], Any]:
+    """Return the gradient of the held-out loss by alpha, with the weights fixed, and the state after the window."""
     _, alphas = split_parameters(model)
     with unchanged_buffers(model):
         loss, after = window_loss(model, task, held_out, hidden)
@@ -31,7 +31,7 @@ def architecture_gradient_first(model: Any, task: Task, held_out: Window, hidden
 
 
 def architecture_gradient_second(
-    model: Any,
+    model: Model,
     task: Task,
     window: Window,
     hidden: Any,
@@ -41,14 +41,14 @@ def architecture_gradient_second(
     rate: float | Sequence[float],
     clip: float = math.inf,
 ) -> tuple[list[Tensor], Any]:
-    """Return the gradient in alpha through one plain gradient step of the weights, and the held-out state after it.
+    """Return the gradient by alpha through one plain gradient step of the weights, and the state after `held_out`.
 
-    With R the diagonal of the rates and v the held-out gradient in the weights after the step, this is
+    With R the diagonal of the rates and v the held-out gradient by the weights after the step, the result is
 
         dL_val/dalpha - (d^2 L_train / dalpha dw) R v
 
-    The product is a central difference of two gradients along R v, eps = 0.01 / norm. All three losses on the window
-    draw the same dropout masks and samples: a difference of two functions would not be a derivative of either.
+    The product is a central difference of two gradients along R v, eps = 0.01 / norm(R v). All three losses on
+    `window` use the same dropout masks and samples; otherwise the difference would compare two different functions.
 
     Where the step's gradient is clipped, R is scaled by the same factor, taken as constant, as in the published code.
 
@@ -116,18 +116,18 @@ def _move(weights: list[nn.Parameter], origin: list[Tensor], direction: Any, dis
 
 
 def random_state(device: torch.device) -> dict[str, Tensor | None]:
-    """Return the state of the generators that a model on a device draws from in training."""
+    """Return the state of the random generators that a model on a device uses in training."""
     gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": gpu}
 
 
 def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Put the generators back into a state that `random_state` returned."""
+    """Restore the state of the generators that `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def detach(hidden: Any) -> Any:
-    """Cut a state, a tensor or a tuple of tensors, off from its history."""
+    """Return a state detached from the graph; a state is a tensor or a tuple of tensors."""
     return hidden.detach() if isinstance(hidden, Tensor) else tuple(detach(part) for part in hidden)

@@ -1,7 +1,7 @@
-"""The training loop: one stage of a supernet, a derived cell, an LSTM or a GRU, from the first step to early stopping.
+"""The training loop: one fit of a supernet, a derived cell, an LSTM or a GRU, from the first step to early stopping.
 
-The loop sees a task and a model, never a genotype. All its state is in `Trainer`, which can be written down after
-any step and restored, so that a resumed fit equals an unbroken one bit for bit.
+The loop depends on a task and a model, never on a genotype. All its state is in `Trainer`, which can be saved after any
+step and restored. A resumed fit equals an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
-from grownas.protocols import Evaluation, Task, Window
+from grownas.protocols import AnyModel, Evaluation, Model, Module, Task, Window
 from grownas.training.bilevel import (
     architecture_gradient_first,
     architecture_gradient_second,
@@ -42,8 +42,8 @@ from grownas.training.recipe import (
 )
 
 Tree = dict[str, Any]
-Shares = list[list[float]]  # of each node's ops
-GRADIENTS = {"first": 1, "second": 4}  # forward and backward passes of alpha's own step
+Shares = list[list[float]]  # shares of each node's ops
+GRADIENTS = {"first": 1, "second": 4}  # forward and backward passes of alpha's separate step
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,21 @@ class Fit:
 
     Attributes:
         model: the trained model, in evaluation mode.
-        optimizers: of the weights, and of alpha where there is one.
-        evaluation: the model's on the validation part.
-        epochs: epochs trained.
-        best_epoch: the epoch that the model is taken from.
-        steps: weight steps trained.
-        gradients: forward and backward passes on a window that the steps took, alpha's own included.
-        seconds: time spent, interruptions left out.
+        optimizers: the optimiser of the weights, and that of alpha if the model has alpha.
+        evaluation: the model's evaluation on the validation part.
+        epochs: number of epochs trained.
+        best_epoch: the epoch at which the model had its lowest validation loss.
+        steps: number of weight steps.
+        gradients: number of forward and backward passes on a window in all steps, alpha's separate steps included.
+        seconds: training time in seconds, without interruptions.
         reason: why training stopped.
-        speed: positions learned from in a second of training, evaluations left out; None if nothing was trained.
-        shares: for each epoch from 0 (untrained) on, and each node, softmax(alpha); empty where there is no alpha.
-        cpu_seconds: processor time of the process, over the same time as `seconds`.
-        end: the state of the trainer after the last epoch, from which a longer fit can go on; None unless asked for.
+        speed: targets (time steps x streams) trained on per second, without evaluations; None if nothing was trained.
+        shares: softmax(alpha) by epoch, from 0 (untrained) on, and node; empty if the model has no alpha.
+        cpu_seconds: processor time of the process over the same period, in seconds.
+        end: the trainer's state after the last epoch, to continue with more epochs; None unless `extendable`.
     """
 
-    model: Any
+    model: Model
     optimizers: list[torch.optim.Optimizer]
     evaluation: Evaluation
     epochs: int
@@ -86,42 +86,42 @@ class Fit:
         return float(self.evaluation.losses.mean())
 
     def is_over(self, recipe: Recipe) -> bool:
-        """Say whether a recipe has no further epoch for it."""
+        """Return whether the fit is finished under a recipe: no epochs or no patience left."""
         out_of_patience = recipe.patience is not None and self.epochs - self.best_epoch >= recipe.patience
         return out_of_patience or self.epochs >= recipe.epochs
 
 
 class Monitor(Protocol):
-    """Who watches a fit: logs, shows progress, saves, and raises on an interrupt."""
+    """Callbacks of a fit: to log, to show progress, to save, and to raise on an interrupt."""
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Take one evaluation: `epoch, step, split, metric, value, wall_s`; and `blend` while it is below 1."""
+        """Log one value: `epoch, step, split, metric, value, wall_s`, and `blend` while it is below 1."""
         ...
 
     def after_step(self, snapshot: Callable[[], Tree]) -> None:
-        """Be told of each step; `snapshot` writes the whole state down if called."""
+        """Called after each step; `snapshot` returns the whole state."""
         ...
 
     def failed(self, snapshot: Callable[[], Tree]) -> None:
-        """Be told that the next step cannot be done, before the error; `snapshot` is of the last good state."""
+        """Called before the error of a failed step is raised; `snapshot` returns the state before that step."""
         ...
 
 
 class Silent:
-    """A monitor that keeps nothing."""
+    """A monitor that does nothing."""
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Drop the line."""
+        """Do nothing."""
 
     def after_step(self, snapshot: Callable[[], Tree]) -> None:
-        """Save nothing."""
+        """Do nothing."""
 
     def failed(self, snapshot: Callable[[], Tree]) -> None:
-        """Save nothing."""
+        """Do nothing."""
 
 
 def fit(
-    model: Any,
+    model: Model,
     task: Task,
     recipe: Recipe,
     *,
@@ -133,16 +133,16 @@ def fit(
 ) -> Fit:
     """Train a copy of a model until its validation loss stops falling; return it at its best epoch.
 
-    The untrained model is the first candidate, so that training never ends with a higher validation loss.
+    Epoch 0 is the untrained model, so that training never returns a higher validation loss than the start's.
 
     Args:
         model: a task's model; left untouched.
         task: data, loss and score.
         recipe: how to train.
-        seed: fixes the order of the data and the model's own noise.
-        monitor: who watches.
-        optimizers: optimisers of `model` to go on with, such as those of a migration; new ones if None.
-        resume: a snapshot to go on from: of the same fit, or the `Fit.end` of one with fewer epochs.
+        seed: seed of the data order and of the model's random numbers, such as dropout masks.
+        monitor: callbacks; none by default.
+        optimizers: optimisers of `model` to continue with, such as migrated ones; new ones if None.
+        resume: a snapshot to continue from: one of the same fit, or the `Fit.end` of a fit with fewer epochs.
         extendable: keep the state after the last epoch in `Fit.end`.
 
     Raises:
@@ -160,7 +160,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         task: Task,
         recipe: Recipe,
         *,
@@ -168,7 +168,7 @@ class Trainer:
         monitor: Monitor,
         optimizers: list[torch.optim.Optimizer] | None = None,
     ) -> None:
-        """Copy the model and its optimisers; evaluate nothing yet."""
+        """Copy the model and its optimisers; nothing is evaluated yet."""
         self.task, self.recipe, self.seed, self.monitor = task, recipe, seed, monitor
         self.device = device_of(model)
         self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
@@ -177,9 +177,9 @@ class Trainer:
         self.rates = [group["lr"] for group in self._groups()]  # before the schedule
         self.averaging = [o for o in self.optimizers if isinstance(o, AveragedSGD)]
         for optimizer in self.averaging:
-            optimizer.set_averaging(False)  # an earlier stage's may have averaged
+            optimizer.set_averaging(False)  # the optimiser of an earlier stage may have averaged
         self.history: list[float] = []  # validation losses after each epoch
-        self.means: list[Tensor] | None = None  # of all parameters, see `Recipe.average`
+        self.means: list[Tensor] | None = None  # moving averages of all parameters, see `Recipe.average`
         self.blending: list[Any] = _blended_nodes(self.model)
         self.span = [_ratio(part) for part in recipe.decay_span]
         self.searching = bool(self.alphas) and recipe.bilevel != "joint"
@@ -187,11 +187,11 @@ class Trainer:
         self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
         self.hidden: Any = None
         self.step, self.gradients, self.seconds, self.cpu_seconds = 0, 0, 0.0, 0.0
-        self.resumed: Tree | None = None  # the random states to go on from
-        self.positions, self.busy = 0, 0.0  # learned from since the fit began or went on, and seconds that it took
+        self.resumed: Tree | None = None  # the random states of a snapshot
+        self.positions, self.busy = 0, 0.0  # targets trained on, and seconds spent, since the start or the resume
         self.patience = Patience(recipe.patience)
         self.best: Tree = {}
-        self.alpha_before: Tree | None = None  # within a step: alpha and its optimiser as they were
+        self.alpha_before: Tree | None = None  # alpha and its optimiser before the current step
         self.loss_sum, self.loss_count = 0.0, 0
         self.shares: list[Shares] = []
         self.extendable = False  # keep the state after the last epoch
@@ -199,7 +199,7 @@ class Trainer:
     def run(self) -> Fit:
         """Train to the end."""
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):  # dropout draws from the global generators; leave them alone
+        with torch.random.fork_rng(devices=devices):  # dropout uses the global generators: restore them afterwards
             return self._run()
 
     def _run(self) -> Fit:
@@ -224,10 +224,10 @@ class Trainer:
                     self._raise_blend()
                     self._set_rates(self._schedule(window))
                     self._train_on(window)
-                    self._set_rates(1.0)  # between steps, where snapshots are made, they stand at their own
+                    self._set_rates(1.0)  # snapshots, which are made between steps, hold the unscheduled rates
                     self.positions += window.target.shape[0] * window.target.shape[1]
                     self.busy += time.perf_counter() - began
-            except TrainingError:  # the weights and their optimiser have not moved: go back to before the step
+            except TrainingError:  # the weights and their optimiser are unchanged: restore the rest of the state
                 self._undo_alpha_step()
                 self.gradients = gradients
                 self._set_rates(1.0)
@@ -241,7 +241,7 @@ class Trainer:
         return self._result()
 
     def _train_on(self, window: Window) -> None:
-        """Do one step: alpha first where it has data of its own, then the weights."""
+        """Do one step: first of alpha if it has its own data, then of the weights."""
         if window.fresh:
             self.hidden = None
         self.model.train()
@@ -279,14 +279,14 @@ class Trainer:
         self.loss_sum, self.loss_count = self.loss_sum + loss.item(), self.loss_count + 1
 
     def _alpha_step(self, window: Window) -> None:
-        """Move alpha down the loss on the architecture part (ALGORITHMS 2)."""
+        """Do a step of alpha on the architecture part (ALGORITHMS 2)."""
         assert self.architecture is not None
         held_out = self.architecture.next_learned(self.model)
         before = self.architecture.hidden
         if self.recipe.bilevel == "first":
             gradients, after = architecture_gradient_first(self.model, self.task, held_out, before)
         else:
-            groups = self.optimizers[0].param_groups  # the rates of this very step
+            groups = self.optimizers[0].param_groups  # their rates are those of this step
             rates = {p: group["lr"] for group in groups for p in group["params"]}
             gradients, after = architecture_gradient_second(
                 self.model,
@@ -307,7 +307,7 @@ class Trainer:
         self.optimizers[1].step()
 
     def _undo_alpha_step(self) -> None:
-        """Take this step's move of alpha back, if there was one: the weights' loss may fail after it."""
+        """Undo this step's update of alpha, if any: the loss of the weights may fail after it."""
         if self.alpha_before is None:
             return
         with torch.no_grad():
@@ -316,15 +316,15 @@ class Trainer:
         self.optimizers[1].load_state_dict(self.alpha_before["optimizer"])
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Return all optimisers' groups of parameters."""
+        """Return the parameter groups of all optimisers."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _parameters(self) -> list[Tensor]:
-        """Return all parameters that are trained, group by group."""
+        """Return all trained parameters, group by group."""
         return [p for group in self._groups() for p in group["params"]]
 
     def _perturbed(self, window: Window, done: float) -> AbstractContextManager[None]:
-        """Give the core the shares that the weights' step shall see."""
+        """Return a context in which the core uses the perturbed shares of the weights' step."""
         if self.recipe.perturb == "none":
             return nullcontext()
         first, last = self.recipe.perturb_size
@@ -341,7 +341,7 @@ class Trainer:
         return window.rate * rise * decay
 
     def _done(self) -> float:
-        """Return how much of the schedule is behind, from 0 to 1; 0 where there is no schedule."""
+        """Return the finished fraction of the schedule, from 0 to 1; 0 if the recipe has no schedule."""
         recipe = self.recipe
         if recipe.decay == "none" and recipe.perturb == "none" and not recipe.skip:
             return 0.0  # nothing needs to know how many windows the epoch has
@@ -353,7 +353,7 @@ class Trainer:
             group["lr"] = rate * factor
 
     def _raise_blend(self) -> None:
-        """Mix the nodes that are blended in as far as the next step shall have them."""
+        """Set the blend of partly blended nodes for the next step."""
         last = self.data.epoch + 1 >= self.recipe.epochs
         steps = self.recipe.blend_steps
         self._set_blend(1.0 if last or not steps else min(1.0, (self.step + 1) / steps))
@@ -364,9 +364,12 @@ class Trainer:
         if blend == 1:
             self.blending = []
 
+    def _least_blend(self) -> float:
+        return min((float(node.blend) for node in self.blending), default=1.0)
+
     @torch.no_grad()
     def _average(self) -> None:
-        """Take the parameters into their moving average, which forgets the start sooner than its decay says."""
+        """Update the moving average of the parameters; the decay is smaller in the first steps."""
         if not self.recipe.average:
             return
         if self.means is None:
@@ -377,7 +380,7 @@ class Trainer:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Give the weights that are averaged their averages for a while."""
+        """Replace the averaged weights by their averages inside the context."""
         kept = []
         with torch.no_grad():
             if self.means is not None:
@@ -396,7 +399,7 @@ class Trainer:
                     p.copy_(value)
 
     def _decide_on_averaging(self, value: float) -> None:
-        """Begin to average when the validation loss has stopped falling, see `Recipe.non_monotone`."""
+        """Start averaging when the validation loss no longer falls, see `Recipe.non_monotone`."""
         early = self.history[: -self.recipe.non_monotone]
         if early and value > min(early):
             for optimizer in self.averaging:
@@ -404,7 +407,7 @@ class Trainer:
         self.history.append(value)
 
     def _l2_sp(self) -> None:
-        """Move each parameter towards where the stage began, by its own group's rate times `l2_sp` (ALGORITHMS 3)."""
+        """Move each parameter towards its value at the start of the stage, by rate * `l2_sp` (ALGORITHMS 3)."""
         if self.recipe.l2_sp == 0:
             return
         with torch.no_grad():
@@ -425,7 +428,7 @@ class Trainer:
 
     def _evaluate(self) -> float:
         if self.recipe.skip:
-            self.model.core.set_skip(0.0)  # it helps training only: no cell that is read out has it
+            self.model.core.set_skip(0.0)  # the skip helps training only: a derived cell has none
         evaluation = self.task.evaluate(self.model, "val")
         value = float(evaluation.losses.mean())
         if not math.isfinite(value):
@@ -434,7 +437,7 @@ class Trainer:
             self.shares.append([torch.softmax(alpha.detach().double(), 0).tolist() for alpha in self.alphas])
         if self.task.unit and self.busy:
             self._log("train", f"{self.task.unit}_per_s", round(self.positions / self.busy, 1))
-        if not self.blending and self.patience.step(value):  # a model is judged with plain nodes only
+        if not self.blending and self.patience.step(value):  # a partly blended model is never the best
             self.best = {
                 "model": _detached(self.model.state_dict()),
                 "optimizers": [_detached(o.state_dict()) for o in self.optimizers],
@@ -450,8 +453,8 @@ class Trainer:
     def _log(self, split: str, metric: str, value: float) -> None:
         wall_s = round(time.perf_counter() - self.clock, 3)
         position = {"epoch": self.data.epoch, "step": self.step, "wall_s": wall_s}
-        if self.blending:  # such an epoch cannot be the best, whatever its loss
-            position["blend"] = min(float(node.blend) for node in self.blending)
+        if self.blending:  # this epoch cannot be the best, whatever its loss
+            position["blend"] = self._least_blend()
         self.monitor.record({**position, "split": split, "metric": metric, "value": value})
 
     def _result(self) -> Fit:
@@ -483,7 +486,7 @@ class Trainer:
         )
 
     def snapshot(self) -> Tree:
-        """Write the whole state down: a tree of tensors and plain values."""
+        """Return the whole state: a tree of tensors and plain values."""
         return {
             "model": _detached(self.model.state_dict()),
             "optimizers": [_detached(o.state_dict()) for o in self.optimizers],
@@ -501,16 +504,16 @@ class Trainer:
             "shares": list(self.shares),
             "history": list(self.history),
             "means": _detached(self.means),
-            "blend": min(self.model.core.blend) if self.blending else 1.0,
+            "blend": self._least_blend(),
             "random": random_state(self.device),
         }
 
     def restore(self, tree: Tree) -> None:
-        """Go back to a snapshot."""
+        """Restore a snapshot."""
         self._set_blend(tree["blend"])
         self.model.load_state_dict(tree["model"])
         for optimizer, state in zip(self.optimizers, tree["optimizers"], strict=True):
-            optimizer.load_state_dict(copy.deepcopy(state))  # torch keeps what it is given, and steps change it
+            optimizer.load_state_dict(copy.deepcopy(state))  # torch keeps these tensors, and steps change them in place
         self.anchor = [[_to(p, self.device) for p in group] for group in tree["anchor"]]
         self.hidden, self.best = _to(tree["hidden"], self.device), tree["best"]
         self.step, self.gradients = tree["step"], tree["gradients"]
@@ -534,25 +537,25 @@ def _ratio(part: float) -> Fraction:
     return simple if float(simple) == part else Fraction(part)
 
 
-def _blended_nodes(model: Any) -> list[Any]:
-    """Return the nodes of a model that are not mixed in fully: parts with a scalar `blend`."""
+def _blended_nodes(model: Module) -> list[Any]:
+    """Return the nodes of a model whose blend is below 1: modules with a scalar `blend`."""
     return [part for part in model.modules() if isinstance(getattr(part, "blend", None), Tensor)]
 
 
-def finish_blend(model: Any) -> Any:
-    """Make all nodes of a model plain ones, in place; return it."""
+def finish_blend(model: AnyModel) -> AnyModel:
+    """Set the blend of all nodes of a model to 1, in place; return the model."""
     for node in _blended_nodes(model):
         node.set_blend(1.0)
     return model
 
 
 class _Stream:
-    """The windows of a part, epoch after epoch, with a position that can be written down."""
+    """The windows of a part, epoch after epoch, with a position that can be saved and restored."""
 
     def __init__(self, task: Task, part: str, seed: int, device: torch.device) -> None:
         self.task, self.part, self.seed, self.device = task, part, seed, device
         self.epoch, self.index, self.hidden = 0, 0, None
-        self.length: int | None = None  # windows of this epoch; counted when asked for
+        self.length: int | None = None  # windows of this epoch; counted at first use
         self.windows = self._open()
 
     def _open(self) -> Iterator[Window]:
@@ -565,7 +568,7 @@ class _Stream:
 
     @property
     def done(self) -> float:
-        """Epochs behind the window that was given last, in parts of one."""
+        """Epochs before the last returned window, with fractions."""
         if self.length is None:
             self.length = sum(1 for _ in self._epoch())
         return self.epoch + max(0, self.index - 1) / self.length
@@ -579,8 +582,8 @@ class _Stream:
             self.windows = self._open()
         return None if window is None else window.to(self.device)
 
-    def next_learned(self, model: Any) -> Window:
-        """Return the next window to learn from, across the ends of epochs; carry the state over burn-in windows."""
+    def next_learned(self, model: Model) -> Window:
+        """Return the next window that is not burn-in, across epochs; burn-in windows update the state."""
         while True:
             window = self.next()
             if window is None:
@@ -601,14 +604,14 @@ class _Stream:
 
 
 def _to(hidden: Any, device: torch.device) -> Any:
-    """Return a state, a tensor or a tuple of states, on a device."""
+    """Return a state on a device; a state is None, a tensor or a tuple of states."""
     if isinstance(hidden, tuple):
         return tuple(_to(part, device) for part in hidden)
     return hidden if hidden is None else hidden.to(device)
 
 
 def _detached(tree: Any) -> Any:
-    """Copy a state dict: tensors are cloned, everything else is copied."""
+    """Return a deep copy of a state dict with detached tensors."""
     if isinstance(tree, Tensor):
         return tree.detach().clone()
     if isinstance(tree, Mapping):
@@ -618,7 +621,8 @@ def _detached(tree: Any) -> Any:
     return copy.deepcopy(tree)
 
 
-def _copy_together(model: Any, optimizers: list[torch.optim.Optimizer]) -> tuple[Any, list[torch.optim.Optimizer]]:
-    """Copy a model with its optimisers, so that the copies belong together."""
-    copied: tuple[Any, list[torch.optim.Optimizer]] = copy.deepcopy((model, optimizers))
-    return copied
+def _copy_together(
+    model: AnyModel, optimizers: list[torch.optim.Optimizer]
+) -> tuple[AnyModel, list[torch.optim.Optimizer]]:
+    """Copy a model and its optimisers together: the copied optimisers hold the copied parameters."""
+    return copy.deepcopy((model, optimizers))

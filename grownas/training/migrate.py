@@ -1,4 +1,4 @@
-"""Carries optimiser state across a morphism: surviving weights keep their moments, new ones start clean."""
+"""Migrates optimiser state across a morphism: kept weights keep their moments, new weights start without state."""
 
 from __future__ import annotations
 
@@ -9,42 +9,43 @@ import torch
 from torch import Tensor, nn
 
 from grownas.morphisms.origins import WHOLE, Origins, Piece
+from grownas.protocols import Module
 
-POWERS = {  # how state made of gradients scales when a gradient is multiplied by c: by c to this power
+POWERS = {  # state computed from gradients: when the gradient is multiplied by c, it is multiplied by c to this power
     "exp_avg": 1,
     "exp_avg_sq": 2,
     "max_exp_avg_sq": 2,
     "momentum_buffer": 1,
 }
-AVERAGES = ("ax",)  # state made of values: it goes where the values go
+AVERAGES = ("ax",)  # state that averages the parameter's values
 
 
 def migrate(
-    optimizer: torch.optim.Optimizer, origins: Origins, old: nn.Module, new: nn.Module, *, prefix: str = ""
+    optimizer: torch.optim.Optimizer, origins: Origins, old: Module, new: Module, *, prefix: str = ""
 ) -> torch.optim.Optimizer:
-    """Return an optimiser over a new module that goes on where the old one stood.
+    """Return an optimiser of a new module that continues the optimiser of the old module.
 
-    What is made of gradients (Adam's moments, SGD's momentum) is scaled as its gradient was. An average of values
-    (ASGD's) keeps its distance from the value, as far as that was stretched: if a morphism keeps the function, so it
-    does at the averages.
+    State computed from gradients (Adam's moments, SGD's momentum) is scaled as the morphism scales the gradient. An
+    average of values (ASGD's) keeps its distance from the value, times the stretch of the value: if a morphism keeps
+    the function, it also keeps the function at the averages.
 
-    A parameter that is new as a whole has no state. A part that is new in a parameter which is not has momentum 0 and
-    its own value as average. Its squared gradients are taken to be those of the rest, on average: they share a step
-    count, so that Adam would not correct zeros, and take steps of several times the rate.
+    A new parameter has no state. A new part of an old parameter has momentum 0 and its own value as average. Its
+    squared gradients are set to the mean of the other parts' squared gradients: all parts share one step count, so
+    Adam would not correct zeros, and its steps would be several times the rate.
 
     Args:
-        optimizer: over parameters of `old`; left untouched.
-        origins: of the morphism.
-        old: the module before.
-        new: the module after; parameters outside the morphed part have the same names and shapes.
-        prefix: what stands before the morphed part's names in `old` and `new`, such as `core.`.
+        optimizer: optimiser of parameters of `old`; left untouched.
+        origins: origins that the morphism returned.
+        old: the module before the morphism.
+        new: the module after it; parameters outside the morphed part have the same names and shapes.
+        prefix: prefix of the names of the morphed part in `old` and `new`, such as `core.`.
 
     Returns:
-        Same class, same groups and settings. A new parameter joins the first group that has namesakes of it (`alpha`
-        with the alphas); it is left out if there are none in this optimiser.
+        Same class, same groups and settings. A new parameter joins the first group that contains parameters with the
+        same last name (`alpha` joins the alphas); without such a group the optimiser does not get it.
 
     Raises:
-        ValueError: the optimiser keeps something of each weight that is not in the tables above.
+        ValueError: the optimiser has state per weight that is not in the tables above.
     """
     names = {parameter: name for name, parameter in old.named_parameters()}
     groups = [{names[p] for p in group["params"]} for group in optimizer.param_groups]
@@ -73,7 +74,7 @@ def migrate(
 def _group_of(
     pieces: list[Piece], name: str, groups: list[set[str]], leaves: list[set[str]], *, is_new: bool
 ) -> int | None:
-    """Return the group of a parameter's first source, or its own if all in it is new; of a new one its namesakes'."""
+    """Return the number of a parameter's group: that of its first source, or of parameters with its last name."""
     before = pieces[0].source if pieces else name
     leaf = name.rpartition(".")[2]
     known = [leaf in group for group in leaves] if is_new else [before in group for group in groups]
@@ -84,9 +85,9 @@ def _group_of(
 def _state(
     parameter: nn.Parameter, pieces: list[Piece], old: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Gather a parameter's state from its sources; empty if none has any."""
+    """Return a parameter's state, built from the state of its sources; empty if no source has state."""
     state: dict[str, Any] = {}
-    told = torch.zeros_like(parameter, dtype=torch.bool)  # where the old gradient tells the new one
+    told = torch.zeros_like(parameter, dtype=torch.bool)  # where the old gradient determines the new gradient
     for piece in pieces:
         source = old[piece.source]
         told[piece.into] = piece.scale is not None
@@ -102,7 +103,7 @@ def _state(
                     target[piece.into] = value[piece.index] * piece.scale ** POWERS[key]
             else:
                 known = ", ".join((*POWERS, *AVERAGES))
-                raise ValueError(f"cannot migrate an optimiser's {key!r}: of what it keeps, only {known} are known")
+                raise ValueError(f"cannot migrate the optimiser state {key!r}; only {known} can be migrated")
     for key in state:
         if POWERS.get(key) == 2 and told.any():
             state[key][~told] = state[key][told].mean()

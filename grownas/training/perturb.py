@@ -1,7 +1,11 @@
-"""Perturbed shares for the weights' step of a search, which smooths the loss in alpha (SmoothDARTS)."""
+"""Shares that the weights' step of a search sees instead of softmax(alpha).
+
+Perturbed ones smooth the loss in alpha (SmoothDARTS); dropped identity ops make the others learn (P-DARTS).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +17,12 @@ from grownas.protocols import Task, Window
 from grownas.training.bilevel import unchanged_buffers, window_loss
 
 ATTACK_STEPS = 7  # as published
+IDENTITIES = {("add", "identity"), ("gated", "identity")}  # ops that a gradient passes unchanged but for a matrix
 
 
 @contextmanager
 def with_shares(core: Any, shares: Sequence[Tensor]) -> Iterator[None]:
-    """Let a supernet compute with given shares instead of softmax(alpha)."""
+    """Use the given shares instead of softmax(alpha) in a supernet within the context."""
     core.set_shares(shares)
     try:
         yield
@@ -28,9 +33,7 @@ def with_shares(core: Any, shares: Sequence[Tensor]) -> Iterator[None]:
 def perturbed_shares(
     model: Any, task: Task, window: Window, hidden: Any, *, kind: str, size: float
 ) -> tuple[list[Tensor], int]:
-    """Return shares near softmax(alpha), on the simplex, without gradient; and the gradients that they took.
-
-    Each share differs by at most `size` before the projection on the simplex.
+    """Return shares for the weights' step, on the simplex, without gradient; and the gradients that they took.
 
     Args:
         model: its core is a supernet; left as it is.
@@ -38,13 +41,17 @@ def perturbed_shares(
         window: of the training data.
         hidden: the state before it.
         kind: `random`: each share moves by U(-size, size); `adversarial`: from there, `ATTACK_STEPS` steps of
-            2 size / ATTACK_STEPS along the sign of the loss's gradient in the shares raise the loss.
-        size: largest move of a share.
+            2 size / ATTACK_STEPS along the sign of the loss's gradient in the shares raise the loss; `identity`: see
+            `without_identities`.
+        size: largest move of a share before the projection on the simplex; or the probability that an identity op is
+            dropped.
 
     Reference:
         Chen & Hsieh (2020), Stabilizing Differentiable Architecture Search via Perturbation-based Regularization,
         eq. 7 (random) and 8 (adversarial).
     """
+    if kind == "identity":
+        return without_identities(model.core, size), 0
     own = [torch.softmax(alpha.detach(), 0) for alpha in model.core.alpha]
     shares = [project_on_simplex(p + torch.empty_like(p).uniform_(-size, size)) for p in own]
     if kind == "random":
@@ -60,8 +67,22 @@ def perturbed_shares(
     return shares, ATTACK_STEPS
 
 
+def without_identities(core: Any, rate: float) -> list[Tensor]:
+    """Return softmax(alpha) without the identity ops that are dropped, each with probability `rate`.
+
+    The shares of the ops that stay are divided by their sum. A mixture that holds nothing but identity ops keeps them.
+    """
+    shares = []
+    for mixture, alpha in enumerate(core.alpha):
+        is_identity = torch.tensor([op in IDENTITIES for op in core.op_names(mixture)])
+        drawn = torch.rand(alpha.shape, device=alpha.device) < rate
+        dropped = drawn & is_identity.to(alpha.device) if not is_identity.all() else torch.zeros_like(drawn)
+        shares.append(torch.softmax(alpha.detach().masked_fill(dropped, -math.inf), 0))
+    return shares
+
+
 def project_on_simplex(values: Tensor) -> Tensor:
-    """Return the nearest point whose entries are at least 0 and sum to 1, for a vector `(K,)`.
+    """Return the point nearest to a vector `(K,)` whose entries are at least 0 and sum to 1.
 
     Reference:
         Duchi, Shalev-Shwartz, Singer & Chandra (2008), Efficient Projections onto the l1-Ball, algorithm 1.

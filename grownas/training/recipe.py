@@ -1,4 +1,4 @@
-"""How a model is trained, as plain values, and the optimisers that follow from it."""
+"""Recipes: how a model is trained, as plain values; and the optimisers of a recipe."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from grownas.errors import ConfigError
+from grownas.protocols import Module
 
 
 class AveragedSGD(torch.optim.SGD):
-    """SGD that keeps the means of its weights, from when it is told to.
+    """SGD that can average its weights from any step on.
 
-    PyTorch's ASGD takes each step at the rate of the one before, and counts steps since each parameter's first to know
-    what to average. A schedule means the step's own rate, and in a model that has grown parameters differ in age.
+    PyTorch's ASGD does each step with the rate of the previous step, and starts averaging after a number of steps of
+    each parameter. Here a step has its scheduled rate, and all parameters start averaging together: in a grown model
+    some parameters are older than others.
 
-    State of a parameter: `ax`, its mean, and `averaged`, the number of steps in it.
+    State of a parameter: `ax`, its mean, and `averaged`, the number of steps in the mean.
     """
 
     def __init__(self, params: Any, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
-        """Begin without means."""
+        """Start without averaging."""
         super().__init__(params, lr=lr, weight_decay=weight_decay)
         self.defaults["averaging"] = False
         for group in self.param_groups:
             group.setdefault("averaging", False)
 
     def set_averaging(self, on: bool) -> None:
-        """Keep means of the weights after each step from the next on, or forget those that were kept."""
+        """Start averaging at the next call of `average`, or stop and delete the means."""
         for group in self.param_groups:
             group["averaging"] = on
         if not on:
@@ -40,7 +42,7 @@ class AveragedSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def average(self) -> None:
-        """Take the weights as they are into the means, where these are kept."""
+        """Add the current weights to the means, in groups that average."""
         for group in self.param_groups:
             for p in group["params"] if group["averaging"] else ():
                 state = self.state[p]
@@ -51,7 +53,7 @@ class AveragedSGD(torch.optim.SGD):
                     state["ax"].lerp_(p, 1 / count)
 
     def means(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Yield each parameter that has a mean, with it."""
+        """Yield each parameter that has a mean, and the mean."""
         for group in self.param_groups:
             yield from ((p, self.state[p]["ax"]) for p in group["params"] if "ax" in self.state.get(p, {}))
 
@@ -59,20 +61,20 @@ class AveragedSGD(torch.optim.SGD):
 class ExponentiatedGradient(torch.optim.Optimizer):
     """Exponentiated gradient descent on shares p = softmax(alpha): p *= exp(-lr dL/dp), renormalised.
 
-    In alpha this is a step along dL/dp. Since dL/dalpha = p (dL/dp - p . dL/dp), it is dL/dalpha / p up to a constant,
-    which the softmax removes.
+    For alpha this is a step along dL/dp. Since dL/dalpha = p (dL/dp - p . dL/dp), dL/dp equals dL/dalpha / p up to a
+    constant, which the softmax removes.
 
     Reference:
         Li, Khodak, Balcan & Talwalkar (2021), Geometry-Aware Gradient Algorithms for Neural Architecture Search.
     """
 
     def __init__(self, params: Any, lr: float = 0.1) -> None:
-        """Take the parameters, each one a vector alpha."""
+        """Store the parameters; each is a vector alpha."""
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Move each alpha; its shares still sum to 1 and the largest alpha is 0."""
+        """Update each alpha and shift it so that its largest entry is 0; the shares still sum to 1."""
         for group in self.param_groups:
             for alpha in group["params"]:
                 if alpha.grad is None:
@@ -88,9 +90,9 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.opti
     "nt_asgd": lambda params, r: AveragedSGD(params, lr=r.rate, weight_decay=r.weight_decay),
     "exponentiated": lambda params, r: ExponentiatedGradient(params, lr=r.rate),
 }
-DECAYS: dict[str, Callable[[float], float]] = {"linear": lambda done: 1.0 - done}  # part of the decay done -> factor
+DECAYS: dict[str, Callable[[float], float]] = {"linear": lambda done: 1.0 - done}  # fraction of decay done -> factor
 BILEVEL = ("joint", "first", "second")
-PERTURB = ("none", "random", "adversarial")
+PERTURB = ("none", "random", "adversarial", "identity")
 
 
 def _check_name(what: str, name: object, allowed: Iterable[str]) -> None:
@@ -99,7 +101,7 @@ def _check_name(what: str, name: object, allowed: Iterable[str]) -> None:
 
 
 def _check_numbers(owner: object, names: Sequence[str], *, most: float = math.inf) -> None:
-    """Refuse numbers that are negative or not a number, or above `most`."""
+    """Raise ConfigError for a number that is negative, nan or above `most`."""
     for name in names:
         value = getattr(owner, name)
         if not 0 <= value <= most:
@@ -109,10 +111,10 @@ def _check_numbers(owner: object, names: Sequence[str], *, most: float = math.in
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """One optimiser. `weight_decay` is decoupled for adam, else an L2 term; `momentum` is of sgd.
+    """One optimiser. `weight_decay` is decoupled for adam, otherwise an L2 term; only sgd uses `momentum`.
 
     Raises:
-        ConfigError: there is no such optimiser, or a number is negative or none.
+        ConfigError: the optimiser is unknown, or a number is negative or nan.
     """
 
     optimizer: str = "adam"
@@ -132,32 +134,32 @@ class Recipe:
 
     Attributes:
         epochs: most epochs.
-        patience: epochs without a lower validation loss before the stage ends; None trains all `epochs` and keeps the
-            last, as a refit on training and validation data must.
+        patience: epochs without a lower validation loss before training stops; None trains all `epochs` and keeps the
+            last epoch, for a refit on training and validation data.
         clip: largest norm of the weights' gradient.
-        l2_sp: strength of the decoupled penalty on the distance from the stage's first parameters (L2-SP),
-            p += rate * l2_sp * (p_0 - p) after each weight step, the rate that of the parameter's group in its
-            optimiser; 0 for none.
-        warm_up: weight steps over which all rates rise to their own.
+        l2_sp: strength of the decoupled penalty on the distance from the stage's first parameters p_0 (L2-SP):
+            p += rate * l2_sp * (p_0 - p) after each weight step, with the rate of the parameter's group; 0: no penalty.
+        warm_up: weight steps over which all rates rise linearly to their full value.
         decay: `none`, or `linear`: all rates fall to 0 over the `epochs`.
-        decay_span: the part of the schedule, of `decay`, `perturb_size` and `skip`, that the epochs cover; all of it is
-            (0, 1).
-        non_monotone: nt_asgd averages the weights from the first epoch on whose validation loss is above the lowest of
-            those that are more than so many epochs back (Merity et al. 2018, algorithm 1).
-        average: decay of an exponential moving average of all parameters over steps, which is what is evaluated and
-            kept; 0 for none.
-        blend_steps: weight steps in which nodes that are blended in rise to 1, see `morphisms.blend_node`; the last
-            epoch that is allowed has plain nodes in any case.
-        bf16: train under autocast in bfloat16; only alpha's step of its own, whose differences are small, is without.
-        bilevel: `joint` (alpha learns from the weights' batches), `first` or `second` order (ALGORITHMS 2).
-        alpha_after: epochs in which alpha is frozen before it learns, where it has a step of its own.
-        perturb: the shares that the weights' step sees: `none` for alpha's own, `random` or `adversarial`, see
-            `training.perturb`.
+        decay_span: first and last fraction of the schedules (`decay`, `perturb_size`, `skip`) that the epochs cover;
+            (0, 1) is the whole schedule.
+        non_monotone: n: nt_asgd averages the weights from the first epoch on whose validation loss is above the lowest
+            loss of all but the last n epochs before it (Merity et al. 2018, algorithm 1).
+        average: decay of an exponential moving average of all parameters over steps; the average is evaluated and
+            kept. 0: no average.
+        blend_steps: weight steps over which the blend of a new node rises to 1, see `morphisms.blend_node`; in the
+            last allowed epoch it is 1 in any case.
+        bf16: train under autocast in bfloat16. The separate step of alpha is without autocast: its differences are
+            small.
+        bilevel: `joint` (alpha is trained on the weights' batches), `first` or `second` order (ALGORITHMS 2).
+        alpha_after: number of epochs at the start in which alpha is frozen, if it has a separate step.
+        perturb: shares used in the weights' step: `none` for alpha's own shares, `random`, `adversarial` or
+            `identity`, see `training.perturb`.
         perturb_size: size of the perturbation at the start and at the end of the schedule, linear in between.
-        skip: factor on each node's (in a DAG each edge's) input that is added to its output, at the start of the
-            schedule; it falls linearly to 0 (DARTS-).
+        skip: at the start of the schedule, the factor on the input of each node (in a DAG: edge) that is added to its
+            output; it falls linearly to 0 (DARTS-).
         weights: optimiser of the weights.
-        alpha: optimiser of the architecture weights; ignored where the model has none.
+        alpha: optimiser of the architecture weights; ignored if the model has none.
 
     Raises:
         ConfigError: a name is unknown or a number cannot be used.
@@ -200,18 +202,18 @@ class Recipe:
             raise ConfigError(f"decay_span must be two numbers from 0 to 1, the first no larger, got {self.decay_span}")
 
     def first(self, epochs: int) -> Recipe:
-        """Return the recipe of its first epochs alone, in which the rates are what they are in the whole."""
+        """Return the recipe of the first epochs only; the rates are the same as in the full recipe."""
         begin, end = self.decay_span
         return replace(self, epochs=epochs, decay_span=(begin, begin + (end - begin) * min(1.0, epochs / self.epochs)))
 
     def refit(self, epochs: int) -> Recipe:
-        """Return how to train on more data for as many epochs as validation found best, at least one."""
+        """Return the recipe for a refit on more data: a fixed number of epochs, at least one, without patience."""
         return replace(self.first(max(1, epochs)), patience=None)
 
     def is_capped(self, epochs: int, best_epoch: int) -> bool:
-        """Say whether a fit of so many epochs ended at the most epochs allowed, before patience ran out.
+        """Return whether a fit of `epochs` epochs ended at the maximum number of epochs, before patience ran out.
 
-        Never where the rates decay over these epochs, or where there is no patience: there they are the plan.
+        False if the rates decay over the epochs, or without patience: then the number of epochs is intended.
         """
         if self.patience is None or self.decay != "none":
             return False
@@ -222,7 +224,7 @@ def recipe_from(weights: Mapping[str, Any], *, alpha: Mapping[str, Any] | None =
     """Return a recipe from sections of a config.
 
     Args:
-        weights: options of the weights' optimiser (`config.schema.WeightOptimizer`); some of its keys are the recipe's.
+        weights: options of the weights' optimiser (`config.schema.WeightOptimizer`); some keys are fields of `Recipe`.
         alpha: options of the architecture weights' optimiser.
         others: further fields of the recipe.
     """
@@ -235,15 +237,15 @@ def recipe_from(weights: Mapping[str, Any], *, alpha: Mapping[str, Any] | None =
     )
 
 
-def split_parameters(model: Any) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the weights and the architecture weights (those called `alpha`)."""
+def split_parameters(model: Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the weights and the architecture weights (parameters called `alpha`)."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     alphas = [p for name, p in named if name.rpartition(".")[2] == "alpha"]
     return [p for name, p in named if name.rpartition(".")[2] != "alpha"], alphas
 
 
-def make_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return the optimiser of the weights, and that of alpha if the model has one."""
+def make_optimizers(model: Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Return the optimiser of the weights, and that of alpha if the model has alpha."""
     weights, alphas = split_parameters(model)
     made = [OPTIMIZERS[recipe.weights.optimizer](weights, recipe.weights)]
     if alphas:
@@ -252,22 +254,21 @@ def make_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[tuple[list[nn.Parameter], float]]) -> None:
-    """Divide an optimiser's parameters into one group for each rate, in place; state and other settings stay."""
+    """Replace an optimiser's groups by one group per rate, in place; state and other settings stay the same."""
     settings = optimizer.param_groups[0]
     optimizer.param_groups = [{**settings, "params": parameters, "lr": rate} for parameters, rate in rates]
 
 
 def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale the gradients so that their joint norm is at most `limit`; return the norm before."""
+    """Scale the gradients so that their total norm is at most `limit`; return the norm before scaling."""
     return nn.utils.clip_grad_norm_(parameters, limit)
 
 
-def device_of(model: Any) -> torch.device:
-    """Return where a model's parameters lie."""
-    device: torch.device = next(model.parameters()).device
-    return device
+def device_of(model: Module) -> torch.device:
+    """Return the device of a model's parameters."""
+    return next(model.parameters()).device
 
 
-def count_parameters(model: Any) -> int:
-    """Return how many numbers a model learns."""
+def count_parameters(model: Module) -> int:
+    """Return the number of trained parameters of a model."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

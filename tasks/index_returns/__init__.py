@@ -1,1 +1,1 @@
-"""One-step-ahead forecasts of the daily returns of many stock indices at once."""
+"""One-step-ahead forecasts of the daily returns of several stock indices."""

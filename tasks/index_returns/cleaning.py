@@ -1,4 +1,4 @@
-"""From closes to a clean panel of returns, with every step counted for the report."""
+"""Turns closes into a clean panel of returns, and records every step for the report."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from grownas.tasks.index_returns.frequency import Moment
 from grownas.tasks.index_returns.reading import Kind, Table, checksum_of, pick
 
 CLOSING_HOURS = (
-    "Markets close at different hours and the date is each market's own, so part of what can be predicted in daily "
-    "closes is news that one market traded on before another opened."
+    "Markets close at different hours and use their local dates. So part of the forecast of daily closes is news on "
+    "which one market traded before another opened."
 )
-ROUNDING = 1e-12  # steady growth gives returns that differ by no more
-LONGEST_STILL = 10  # rows: the longest holidays of 12 indices, 2010-2022, are 7; closures in wars are longer
-STALE_SHARE = 0.2  # of a series' rows: 12 indices have .02 to .07, days of a week filled to seven .29
-LEAST_ROWS = 100  # of returns: fewer leave nothing to choose an order or a model with
+ROUNDING = 1e-12  # returns of a steadily growing price differ by at most this much
+LONGEST_STILL = 10  # rows; the longest holidays of 12 indices, 2010-2022, have 7, closures in wars more
+STALE_SHARE = 0.2  # share of a series' rows; 12 indices have .02 to .07, calendar days filled over weekends .29
+LEAST_ROWS = 100  # rows of returns; fewer are too few to choose an order or a model
 
 
-TO_RETURNS: dict[Kind, Callable[[np.ndarray], np.ndarray]] = {  # of rows without blanks
+TO_RETURNS: dict[Kind, Callable[[np.ndarray], np.ndarray]] = {  # functions of rows without blanks
     "prices": lambda values: np.diff(np.log(values), axis=0),
     "returns": lambda values: values,
     "levels": lambda values: np.diff(values, axis=0),
@@ -35,14 +35,13 @@ class Panel:
     """Clean returns.
 
     Attributes:
-        dates: of each return: days, or datetimes.
-        names: of the series.
-        returns: log returns in decimals (or changes of levels, or what the source gives in their place), shape
-            `(n, I)`, float64.
-        report: what was done, in figures and words.
-        checksum: of names, days and what was read.
-        known: the values that the returns were made from, shape `(n + 1, I)`, the row before the first return and that
-            of each; None where returns were read.
+        dates: date of each return: days, or datetimes.
+        names: names of the series.
+        returns: log returns in decimals (or changes of levels, or the source's own returns), shape `(n, I)`, float64.
+        report: the cleaning steps, as numbers and text.
+        checksum: checksum of names, days and the values that were read.
+        known: the prices or levels behind the returns, shape `(n + 1, I)`: one row before the first return, then one
+            row per return; None if returns were read.
     """
 
     dates: list[Moment]
@@ -54,37 +53,37 @@ class Panel:
 
 
 def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
-    """Make returns as `to_returns`, and refuse what no model can be fitted to.
+    """Compute returns with `to_returns`, and check that a model can be fitted to them.
 
     Raises:
-        DataError: a series is empty, constant, or unknown; too few rows are left.
+        DataError: a series is empty, constant or unknown, or too few rows are left.
     """
     panel = to_returns(table, difference)
     if len(panel.returns) < LEAST_ROWS:
         raise DataError(
-            f"{table.source}: {len(panel.returns)} rows of returns are left, at least {LEAST_ROWS} are needed"
+            f"{table.source}: {len(panel.returns)} rows of returns are left, at least {LEAST_ROWS} are needed; give "
+            "more rows"
         )
     for name, column in zip(table.names, panel.returns.T, strict=True):
         if np.ptp(column) <= ROUNDING:
             raise DataError(
-                f"{table.source}, column {name}: constant, there is nothing to forecast; remove it, or give data in "
+                f"{table.source}, column {name}: constant, so there is nothing to forecast; remove it, or give data in "
                 "which it moves"
             )
     return panel
 
 
 def to_returns(table: Table, difference: Sequence[str] = ()) -> Panel:
-    """Cut to the rows on which all series exist, fill blanks, and make returns: as many rows as there are.
+    """Keep the rows on which all series exist, fill blanks and compute returns; any number of rows.
 
-    Prices and levels are carried forward over blanks, so that the return is zero, as a blank in returns is taken to be.
+    Blank prices and levels take the previous value, so their return is zero. Blank returns become zero too.
 
     Args:
-        table: what was read.
-        difference: series of which the first difference is taken instead of the level; `ranges` stands for all
-            whose name ends in `_range`.
+        table: the table that was read.
+        difference: series that are differenced once more; `ranges` means all series whose name ends in `_range`.
 
     Raises:
-        DataError: a series is empty or unknown; no row is left.
+        DataError: a series is empty or unknown, or no row is left.
     """
     values = table.values
     for name, column in zip(table.names, values.T, strict=True):
@@ -101,8 +100,8 @@ def to_returns(table: Table, difference: Sequence[str] = ()) -> Panel:
         returns[:, columns] = changes
     if not len(returns):
         raise DataError(
-            f"{table.source}: {len(values)} row{'s' * (len(values) > 1)} without a return, the first of all on "
-            f"{table.dates[first]}; give a row more"
+            f"{table.source}: {len(values)} row{'s' * (len(values) > 1)}, but no return; all series exist from "
+            f"{table.dates[first]}; add at least one row"
         )
     report = {
         "rows_read": len(values),
@@ -122,7 +121,7 @@ def to_returns(table: Table, difference: Sequence[str] = ()) -> Panel:
 
 
 def returns_for(table: Table, difference: Sequence[str] = (), *, longest_still: int = LONGEST_STILL) -> Panel:
-    """Make the returns that a fitted model reads, any number of rows; warn of series that stand still for long."""
+    """Compute the returns that a fitted model reads, for any number of rows; warn about series that do not move."""
     panel = to_returns(table, difference)
     still = _longest_still(panel, {}, longest_still)
     if still:
@@ -131,17 +130,17 @@ def returns_for(table: Table, difference: Sequence[str] = (), *, longest_still: 
 
 
 def _zeros(table: Table, first: int, blanks: np.ndarray) -> np.ndarray:
-    """Return returns with zeros for blanks, with a warning."""
+    """Return the returns with zeros for blanks; warn about blanks."""
     if blanks.any():
         counts = ", ".join(f"{name} ({count})" for name, count in zip(table.names, blanks, strict=True) if count)
-        warnings.warn(f"{table.source}: blank returns are taken as 0: {counts}", stacklevel=3)
+        warnings.warn(f"{table.source}: replaced blank returns by 0: {counts}", stacklevel=3)
     known = table.values[first:]
     filled: np.ndarray = np.where(np.isnan(known), 0.0, known)
     return filled
 
 
 class Stillness(NamedTuple):
-    """Where a series does not move: the words say how long and when."""
+    """A stretch of rows in which a series does not move; `words` describe its length and dates."""
 
     series: str
     rows: int
@@ -158,28 +157,28 @@ def clean_moving(
     longest_still: int = LONGEST_STILL,
     only: Sequence[str] | None = None,
 ) -> Panel:
-    """Clean a table and leave out, with a warning, the series that stand still for long: their zeros flatter a score.
+    """Clean a table and drop, with a warning, series that do not move for long: easy zeros would improve their score.
 
-    A row of a series is still if its return is zero or equals the one before: its market was closed, its quotes are
-    stale, it was delisted, or a value was filled in. Without a series others may begin earlier, so that the rest is
-    cleaned and looked at again. Where more than a fifth of a series' rows are still, though never many in a row, a
-    warning says so and the series stays.
+    A row of a series is still if its return is zero or equals the return before: the market was closed, the quotes are
+    stale, the index was delisted, or a value was filled in. Dropping a series may let the others begin earlier, so the
+    remaining series are cleaned and checked again. A series with more than a fifth of still rows, but no long stretch,
+    is kept with a warning.
 
     Args:
-        table: what was read.
-        difference: as `clean` takes it.
+        table: the table that was read.
+        difference: see `clean`.
         cut: returns the rows of the parts `train`, `val` and `test` from the number of rows, or raises `DataError`.
-        longest_still: rows in a row that a series may stand still.
-        only: the series that a fitted model reads: these stay, with a warning if they stand still, and no others.
+        longest_still: most consecutive rows in which a series may not move.
+        only: the series that a fitted model reads: exactly these are kept, with a warning if they do not move.
 
     Raises:
-        DataError: as `clean`; or a series is constant over the training part, or no series is left.
+        DataError: see `clean`; or a series is constant over the training part, or no series is left.
     """
     differenced, dropped = _expand(difference, table), list[Stillness]()
     while True:
         left = list(only or [name for name in table.names if name not in {one.series for one in dropped}])
         if not left:
-            raise DataError(f"{table.source}: every series stands still: {_sentence(dropped)}; {_ADVICE}")
+            raise DataError(f"{table.source}: no series moves enough: {_sentence(dropped)}; {_ADVICE}")
         part = table if left == table.names else _columns(table, left)
         panel = clean(part, [name for name in differenced if name in left])
         found = _stillness(panel, cut(len(panel.returns)), table.source, longest_still)
@@ -195,8 +194,8 @@ def clean_moving(
     stale = [f"{name} ({share:.0%})" for name, share in shares.items() if share > STALE_SHARE and name not in told]
     if stale:
         warnings.warn(
-            f"{table.source}: a large share of the rows only repeats the row before in {', '.join(stale)}: stale "
-            "quotes or filled days, which are easier to forecast and lower every error; give rows of trading days only",
+            f"{table.source}: many rows repeat the row before in {', '.join(stale)}: stale quotes or filled days, "
+            "which are easier to forecast and lower every error; give only trading days",
             stacklevel=2,
         )
     report = {
@@ -216,21 +215,21 @@ _ADVICE = (
 
 def _warn_of_kept(source: str, still: Sequence[Stillness]) -> None:
     warnings.warn(
-        f"{source}: kept {_sentence(still)}: the model reads it, and the scores count these rows, which are easier to "
-        "forecast",
+        f"{source}: kept {_sentence(still)}: the model reads this series; the scores include these rows, which are "
+        "easier to forecast",
         stacklevel=3,
     )
 
 
 def still_rows(returns: np.ndarray) -> np.ndarray:
-    """Say of each row and series, `(n, I)`, whether it does not move: zero, or equal to the row before."""
+    """Return for each row and series, shape `(n, I)`, whether the return is zero or equal to the row before."""
     still: np.ndarray = returns == 0
     still[1:] |= np.abs(np.diff(returns, axis=0)) <= ROUNDING
     return still
 
 
 def _stillness(panel: Panel, parts: Mapping[str, slice], source: str, longest: int) -> list[Stillness]:
-    """Return the series that stand still for more rows than `longest`, or over all of a part.
+    """Return the series that do not move for more than `longest` rows, or over a whole validation or test part.
 
     Raises:
         DataError: a series is constant over the training part.
@@ -245,7 +244,7 @@ def _stillness(panel: Panel, parts: Mapping[str, slice], source: str, longest: i
 
 
 def _longest_still(panel: Panel, parts: Mapping[str, slice], longest: int) -> list[Stillness]:
-    """Return the series that stand still for more rows than `longest`, or over all of a validation or test part."""
+    """Return the series that do not move for more than `longest` rows, or over a whole validation or test part."""
     found = []
     for name, column, still in zip(panel.names, panel.returns.T, still_rows(panel.returns).T, strict=True):
         dead = [part for part in ("val", "test") if part in parts and _is_flat(column[parts[part]])]
@@ -267,7 +266,7 @@ def _is_flat(column: np.ndarray) -> bool:
 
 
 def _longest_run(flags: np.ndarray) -> slice:
-    """Return where the longest run of true flags lies, the first of several; empty if there is none."""
+    """Return the rows of the first longest run of true flags; empty if there is none."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
     starts, stops = edges[::2], edges[1::2]
     if not len(starts):
@@ -287,17 +286,17 @@ def _columns(table: Table, names: Sequence[str]) -> Table:
 
 
 def only_series(table: Table, wanted: Sequence[str]) -> Table:
-    """Return a table with the series of a fitted model, in their order; others are left out with a warning.
+    """Return a table with the series of a fitted model, in the model's order; drop other series with a warning.
 
     Raises:
-        DataError: one is missing.
+        DataError: a series is missing.
     """
     names = pick(table.names, wanted, table.source)
     return table if names == table.names else _columns(table, names)
 
 
 def _carry_forward(values: np.ndarray) -> np.ndarray:
-    """Fill each nan with the last value before it in its column; leading ones stay."""
+    """Fill each nan with the previous value of its column; leading nans stay."""
     rows = np.where(np.isnan(values), 0, np.arange(len(values))[:, None])
     filled: np.ndarray = np.take_along_axis(values, np.maximum.accumulate(rows, axis=0), axis=0)
     return filled

@@ -1,4 +1,4 @@
-"""When the next row is due, by the dates of the rows before it: daily, weekly, monthly or intraday."""
+"""Predicts the date of the next row from the dates of the past rows: daily, weekly, monthly or intraday."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
-Moment = datetime.date  # a day, or a `datetime`, which is a date too, where rows have a time of day
+Moment = datetime.date  # a day, or its subclass `datetime` if rows have a time of day
 Time = datetime.datetime
 
-WEEKS = 26  # the latest weeks with rows, whose days and hours are learned
-MOST_ROWS = 20_000  # of them
-RECENT = 24  # steps that tell gaps and months
-SLOT_SHARE = 0.25  # of the weeks in which a weekday and hour must occur to be expected again
+WEEKS = 26  # number of recent weeks with rows from which weekdays and hours are learned
+MOST_ROWS = 20_000  # most rows of these weeks
+RECENT = 24  # number of recent steps from which gaps and months are learned
+SLOT_SHARE = 0.25  # least share of weeks in which a weekday and hour must occur to be expected again
 LEAST_WEEKS, LEAST_STEPS = 3, 6
-LEAST_HITS = 0.8  # of the past steps that a rule must give; holidays are its misses
+LEAST_HITS = 0.8  # least share of past steps that a rule must predict; holidays are misses
 MONTH = 365.25 / 12  # days
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 WORKDAYS = range(5)
@@ -27,12 +27,12 @@ DAY = datetime.timedelta(days=1)
 
 
 class Step(NamedTuple):
-    """The next row's date.
+    """The date of the next row.
 
     Attributes:
-        when: of the type of the dates, in the time zone of the last.
-        frequency: in words, such as `Monday to Friday`.
-        doubt: why the date is uncertain, in words; empty if it is not.
+        when: the date, of the same type as the past dates and in the time zone of the last.
+        frequency: the frequency as text, such as `Monday to Friday`.
+        doubt: why the date is uncertain, as text; empty if it is certain.
     """
 
     when: Moment
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """A rule that gives the next row's time from the last one's, and the times that it is tried on."""
+    """A rule that predicts the time of the next row from the time of the last, and the times used to test it."""
 
     words: str
     next: Callable[[Time], Time]
@@ -49,59 +49,72 @@ class _Rule(NamedTuple):
     doubt: str = ""
 
     def hits(self) -> float:
-        """Return the share of past steps that the rule gives."""
+        """Return the share of past steps that the rule predicts."""
         steps = list(pairwise(self.sample))
         return sum(self.next(one) == other for one, other in steps) / max(1, len(steps))
 
 
 def next_step(dates: Sequence[Moment], before: Iterable[Moment] = ()) -> Step:
-    """Return when the row after the last is due.
+    """Predict the date of the row after the last.
 
-    Several rules are tried on the past rows (days and hours of the week, months, a fixed gap), and the one that gives
-    most of the past steps is taken. Holidays are not known. Times are those of the clock at the place: a change to
-    daylight saving time does not move them.
+    Several rules are tried on the past rows (days and hours of the week, months, a fixed gap); the rule that predicts
+    most of the past steps is used. Holidays are unknown. Times are local times, so daylight saving time does not shift
+    them.
 
     Args:
-        dates: of the rows, ascending, at least one.
-        before: dates of earlier rows that are at hand, of the same series; those not before the first are left out.
+        dates: dates of the rows, ascending, at least one.
+        before: dates of earlier rows of the same series, if known; dates from the first of `dates` on are ignored.
     """
     last = dates[-1]
     alike = [day for day in before if _form(day) == _form(last)]
     times = [_clock(day) for day in [*(day for day in alike if day < dates[0]), *dates]]
     rules = [rule for make in (_weekly, _short, _monthly, _fixed_gap) for rule in make(times)]
     hits = [rule.hits() for rule in rules]
-    best = max(range(len(rules)), key=lambda i: hits[i])  # the first of equals
+    best = max(range(len(rules)), key=lambda i: hits[i])  # ties: the first rule
     rule, steps = rules[best], len(rules[best].sample) - 1
     doubt = rule.doubt
     if steps < LEAST_STEPS:
-        doubt = f"only {steps + 1} row{'s' * (steps > 0)} tell the frequency"
+        doubt = f"the frequency is derived from only {steps + 1} row{'s' * (steps > 0)}"
     elif hits[best] < LEAST_HITS:
-        doubt = f"the dates are irregular: {rule.words} gives {hits[best]:.0%} of the last {steps} steps"
+        doubt = f"the dates are irregular: {rule.words} predicts {hits[best]:.0%} of the last {steps} steps"
     when = rule.next(times[-1])
     if isinstance(last, Time):
         return Step(when.replace(tzinfo=last.tzinfo), rule.words, doubt)
     return Step(when.date(), rule.words, doubt)
 
 
+def frequencies_apart(dates: Sequence[Moment], before: Sequence[Moment]) -> tuple[str, str] | None:
+    """Return the frequencies of rows and of earlier rows as text, if one median gap is at least 1.5 times the other.
+
+    None if the gaps differ less, or if there are too few rows.
+    """
+    if min(len(dates), len(before)) <= LEAST_STEPS:
+        return None
+    here, there = (median((later - earlier) / DAY for earlier, later in pairwise(each)) for each in (dates, before))
+    if max(here, there) < 1.5 * min(here, there):
+        return None
+    return next_step(dates).frequency, next_step(before).frequency
+
+
 def _form(day: Moment) -> tuple[bool, bool]:
-    """Return what two moments must share to be compared: a time of day, a time zone."""
+    """Return whether a date has a time of day and a time zone; only dates with equal answers can be compared."""
     return isinstance(day, Time), isinstance(day, Time) and day.tzinfo is not None
 
 
 def _clock(day: Moment) -> Time:
-    """Return what calendar and clock showed at the place."""
+    """Return the local date and time without time zone."""
     if isinstance(day, Time):
         return day.replace(tzinfo=None)
     return Time(day.year, day.month, day.day)
 
 
 def _week(time: Time) -> Time:
-    """Return the Monday, 0:00, of a time's week."""
+    """Return Monday, 0:00, of the week of a time."""
     return Time(time.year, time.month, time.day) - time.weekday() * DAY
 
 
 def _weekly(times: Sequence[Time]) -> list[_Rule]:
-    """Return the rule of days and hours of the week that come again, where there are weeks enough to learn them."""
+    """Return the rule for recurring days and hours of the week, if there are enough weeks to learn them."""
     weeks = sorted({_week(time) for time in times})[-WEEKS:]
     recent = [time for time in times[-MOST_ROWS:] if time >= weeks[0]]
     counts = Counter(time - _week(time) for time in recent)
@@ -117,7 +130,7 @@ def _weekly(times: Sequence[Time]) -> list[_Rule]:
 
 
 def _short(times: Sequence[Time]) -> list[_Rule]:
-    """Return the rule of hours that come again on workdays (on all days if a weekend has rows), for a few weeks."""
+    """Return the rule for recurring hours on workdays (all days if a weekend has rows), for data of a few weeks."""
     if len({_week(time) for time in times}) >= LEAST_WEEKS:
         return []
     days = WORKDAYS if all(time.weekday() in WORKDAYS for time in times) else range(7)
@@ -134,12 +147,12 @@ def _short(times: Sequence[Time]) -> list[_Rule]:
         return Time.combine(day, hours[0])
 
     has_weekend = any((first + i * DAY).weekday() == 5 for i in range((times[-1].date() - first).days))
-    doubt = "" if has_weekend else "the rows span no weekend, after which to expect the next"
+    doubt = "" if has_weekend else "the rows span no weekend, so trading on weekends is unknown"
     return [_Rule(_in_words(list(days), times), after, times, doubt)]
 
 
 def _monthly(times: Sequence[Time]) -> list[_Rule]:
-    """Return the rules of a day of the month that comes again each month, quarter or year."""
+    """Return the rules for a day of the month that recurs each month, quarter or year."""
     recent = times[-RECENT - 1 :]
     gaps = [(later - earlier) / DAY for earlier, later in pairwise(recent)]
     months = round(median(gaps) / MONTH) if gaps else 0
@@ -174,7 +187,7 @@ def _workday(day: datetime.date, step: datetime.timedelta) -> datetime.date:
 
 
 def _fixed_gap(times: Sequence[Time]) -> list[_Rule]:
-    """Return the rule of the most common gap."""
+    """Return the rule for the most common gap between rows."""
     recent = times[-RECENT - 1 :]
     gaps = Counter(later - earlier for earlier, later in pairwise(recent) if later > earlier)
     gap = max(gaps, key=lambda one: (gaps[one], -one)) if gaps else DAY
@@ -182,7 +195,7 @@ def _fixed_gap(times: Sequence[Time]) -> list[_Rule]:
 
 
 def _span(gap: datetime.timedelta) -> str:
-    """Return a gap in words."""
+    """Return a gap as text."""
     for name, unit in (("day", DAY), ("hour", DAY / 24), ("minute", DAY / 1440)):
         if not gap % unit:
             count = gap // unit
@@ -191,7 +204,7 @@ def _span(gap: datetime.timedelta) -> str:
 
 
 def _in_words(days: Sequence[int], times: Sequence[Time]) -> str:
-    """Return days of the week, and the usual gap where there are several rows a day, in words."""
+    """Return the days of the week as text, with the usual gap if there are several rows per day."""
     if list(days) == list(range(7)):
         words = "every day"
     elif list(days) == list(WORKDAYS):

@@ -1,6 +1,6 @@
-"""Training losses of standardised returns. Each gives the loss of every forecast; the task takes the mean.
+"""Training losses of standardised returns. Each returns the loss of every forecast; the task takes the mean.
 
-The table holds functions of tensors and needs no import of torch.
+The functions only call methods of tensors, so this module does not import torch.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-DELTA = 1.5  # standard deviations at which the Huber loss turns linear (ALGORITHMS 8)
-DECAY = 0.94  # of the variance's moving average, as RiskMetrics (1996) sets it for daily data
-FLOOR = 0.1  # least variance, as a share of the mean: calm days must not rule the loss
+DELTA = 1.5  # error in standard deviations at which the Huber loss turns linear (ALGORITHMS 8)
+DECAY = 0.94  # decay of the variance's moving average, as in RiskMetrics (1996) for daily data
+FLOOR = 0.1  # least variance, as a share of the mean variance, so that calm days do not dominate the loss
 
 
 def squared(output: Tensor, target: Tensor) -> Tensor:
-    """Half the squared error."""
+    """Return half the squared error."""
     return 0.5 * (output - target).square()
 
 
 def huber(output: Tensor, target: Tensor) -> Tensor:
-    """Half the squared error up to `DELTA`, linear beyond (Huber, 1964)."""
+    """Return half the squared error up to an error of `DELTA`, linear beyond (Huber, 1964)."""
     error = (output - target).abs()
     near = error.clamp(max=DELTA)
     return near * (error - 0.5 * near)
@@ -38,14 +38,14 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def calmness(values: np.ndarray[Any, Any], train_end: int) -> np.ndarray[Any, Any]:
-    """Return each day's weight under the loss `volatility`: the inverse of the variance expected the day before.
+    """Return each day's weight for the loss `volatility`: the inverse of the variance predicted from earlier days.
 
     Args:
         values: standardised returns, shape `(n, I)`.
-        train_end: rows of the training part, over which the weights' mean is 1.
+        train_end: number of rows of the training part; the weights have mean 1 over these rows.
 
     Returns:
-        Shape `(n, 1)`; row t depends on rows before t only.
+        Weights, shape `(n, 1)`; row t depends only on rows before t.
     """
     squares = (values**2).mean(1)
     typical = float(squares[:train_end].mean())

@@ -12,13 +12,13 @@ def score(actual: np.ndarray, forecasts: np.ndarray, names: Sequence[str]) -> di
     """Score forecasts.
 
     Args:
-        actual: shape `(n, I)`, standardised by the training part.
-        forecasts: the same shape.
-        names: of the series.
+        actual: actual values, standardised by the training part, shape `(n, I)`.
+        forecasts: forecasts, same units and shape.
+        names: names of the series.
 
     Returns:
-        `mse`, `mae`, `r2` (out of sample, against a forecast of zero), `hit_rate` (share of equal signs among the
-        days on which the return is not zero) and `count`, overall; the same per series under `per_series`.
+        `mse`, `mae`, `r2` (out of sample, compared with a forecast of zero), `hit_rate` (share of forecasts with the
+        right sign, among non-zero returns) and `count`, overall; the same per series under `per_series`.
     """
     columns = range(actual.shape[1])
     each = {names[i]: _score(actual[:, i], forecasts[:, i]) for i in columns}

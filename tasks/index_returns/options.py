@@ -1,4 +1,4 @@
-"""The options of the task, the section `task` of a config."""
+"""The options of the task: the section `task` of a config."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from grownas.config.schema import Count, OneOrMore, Section, Share, Whole, about
+from grownas.protocols import FRAME
 from grownas.tasks.index_returns import synthetic
 from grownas.tasks.index_returns.cleaning import LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.reading import Kind
-from grownas.tasks.index_returns.sources import FRAME, KINDS, NAMES, TICKERS, utc_today
+from grownas.tasks.index_returns.sources import KINDS, NAMES, TICKERS, utc_today
 
 Tickers = Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
 Series = Annotated[tuple[str, ...], OneOrMore]
 Nodes = Annotated[int, Field(strict=True, ge=1, le=8)]
-Units = Annotated[int, Field(strict=True, ge=2, le=256)]  # a cell of 256 takes minutes to find
+Units = Annotated[int, Field(strict=True, ge=2, le=256)]  # finding a cell with 256 units takes minutes
 Days = Annotated[int, Field(strict=True, ge=2)]
 PLANTED = ("planted_nodes", "planted_units")
 
@@ -27,7 +28,9 @@ PLANTED = ("planted_nodes", "planted_units")
 class Options(Section):
     """Data, parts, loss and batches."""
 
-    EVALUATION: ClassVar[tuple[str, ...]] = ("units",)  # how a finished model may be scored otherwise
+    KIND: ClassVar[str] = "series"
+    LOSSES: ClassVar[tuple[str, ...]] = tuple(LOSSES)
+    EVALUATION: ClassVar[tuple[str, ...]] = ("units",)  # keys that may change when a finished model is used
     WHERE: ClassVar[tuple[str, ...]] = (
         "data",
         "values",
@@ -38,69 +41,74 @@ class Options(Section):
         "data_seed",
         "subpanel",
         *PLANTED,
-    )  # data come from
+    )  # keys that say where the data come from
 
     use: Literal["index_returns"] = "index_returns"
     data: Annotated[str, about(f"{', '.join(NAMES)}, or the path of a CSV, parquet file or spreadsheet")] = "bundled"
     values: Annotated[
-        Kind, about("of a file: prices; returns, used as they are; or levels such as yields, which are differenced")
+        Kind,
+        about("content of a file: prices; returns, used unchanged; or levels such as yields, which are differenced"),
     ] = "prices"
     tickers: Annotated[
-        Tickers | None, Field(validate_default=True), about("of yfinance; null: the indices of G7 and BRICS")
+        Tickers | None, Field(validate_default=True), about("for yfinance; null: the indices of G7 and BRICS")
     ] = None
-    start: Annotated[str, about("first day asked of yfinance, ISO")] = "2010-01-01"
+    start: Annotated[str, about("for yfinance: first day, ISO")] = "2010-01-01"
     end: Annotated[
         str | None,
         Field(validate_default=True),
-        about("the day after the last; null: today in UTC, whose closes are not final yet"),
+        about("for yfinance: the day after the last; null: today in UTC, whose closes are not final and not used"),
     ] = None
-    cache: Annotated[str, about("where downloads lie")] = "~/.cache/grownas"
-    data_seed: Annotated[Whole, about("of synthetic panels")] = 1
-    planted_nodes: Annotated[Nodes, about("of the cell that makes the panel planted")] = synthetic.NODES
-    planted_units: Annotated[Units, about("its hidden size")] = synthetic.UNITS
-    subpanel: Annotated[Whole | None, about("number of a sub-panel that is drawn from the data; null: all of them")] = (
-        None
+    cache: Annotated[str, about("folder for downloads")] = "~/.cache/grownas"
+    data_seed: Annotated[Whole, about("seed of synthetic panels")] = 1
+    planted_nodes: Annotated[Nodes, about("number of nodes of the cell that generates the panel `planted`")] = (
+        synthetic.NODES
     )
+    planted_units: Annotated[Units, about("hidden size of the cell that generates the panel `planted`")] = (
+        synthetic.UNITS
+    )
+    subpanel: Annotated[Whole | None, about("number of a random sub-panel of the data; null: the whole panel")] = None
     difference: Annotated[Series, about("series to difference; `ranges`: all range series")] = ()
     units: Annotated[
-        Literal["returns", "prices"], about("of forecasts that are written: what is forecast, or prices or levels")
+        Literal["returns", "prices"], about("units of written forecasts; prices gives prices, or levels")
     ] = "returns"
     longest_still: Annotated[
-        Count, about("rows in a row that a series may not move; one that stands still for longer is dropped")
+        Count, about("a series that does not move for more consecutive rows than this is dropped")
     ] = LONGEST_STILL
-    train: Annotated[Share, about("parts by time; the rest is the test part")] = 0.70
-    val: Annotated[Share, about("likewise")] = 0.15
-    loss: Annotated[str, about(f"{', '.join(LOSSES)}; auto: that of the start")] = "auto"
-    batches: Literal["streams", "windows"] = "streams"
-    streams: Annotated[Count, about("parallel streams, or windows in a batch")] = 16
-    bptt: Annotated[Days, about("days a gradient reaches back, or the length of a window")] = 20
-    context: Annotated[Count, about("days read before the one that the first forecast is made from")] = 100
+    train: Annotated[Share, about("share of rows in the training part, from the first row on")] = 0.70
+    val: Annotated[Share, about("share of rows in the validation part; the remaining rows are the test part")] = 0.15
+    loss: Annotated[str, about(f"{', '.join(LOSSES)}; auto: the loss of the start")] = "auto"
+    batches: Annotated[
+        Literal["streams", "windows"], about("parallel streams that carry the state, or random windows from zero state")
+    ] = "streams"
+    streams: Annotated[Count, about("number of parallel streams, or of windows per batch")] = 16
+    bptt: Annotated[Days, about("days after which the gradient is cut, or length of a window in days")] = 20
+    context: Annotated[Count, about("days read from a zero state before the first forecast")] = 100
 
     @field_validator("data")
     @classmethod
     def _from_anywhere(cls, value: str) -> str:
-        """Make a path absolute, so that a run can be resumed from another folder."""
+        """Make a path absolute, so that a run can be resumed from another working folder."""
         return value if value in (*NAMES, FRAME) else os.path.abspath(os.path.expanduser(value))
 
     @field_validator("values")
     @classmethod
     def _of_a_file_alone(cls, value: Kind, info: ValidationInfo) -> Kind:
-        data = info.data.get("data", FRAME)  # else `data` itself was refused
+        data = info.data.get("data", FRAME)  # the default is used if `data` itself is invalid
         known = KINDS.get(data, value)
         if value not in ("prices", known):
-            raise ValueError(f"says what a file holds, but task.data is {data}, which holds {known}; leave it out")
+            raise ValueError(f"applies only to files, but task.data is {data}, which holds {known}; leave it out")
         return value
 
     @field_validator("tickers")
     @classmethod
     def _spelled_out(cls, value: Tickers | None, info: ValidationInfo) -> Tickers | None:
-        """Spell the default out where it is used, so that the config of such a run says what was downloaded."""
+        """Replace null by the default tickers, so that the config of a run names its data."""
         return TICKERS if value is None and info.data.get("data") == "yfinance" else value
 
     @field_validator("start", "end")
     @classmethod
     def _day(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """Write today out where it ends a download: a run's config then names the panel, on any later day too."""
+        """Replace null by today's date for a download, so that the config of a run still names its data later."""
         if value is None:
             return utc_today().isoformat() if info.data.get("data") == "yfinance" else None
         try:
@@ -112,9 +120,11 @@ class Options(Section):
     @classmethod
     def _of_planted_alone(cls, value: int, info: ValidationInfo) -> int:
         default = cls.model_fields[str(info.field_name)].default
-        data = info.data.get("data", "planted")  # else `data` itself was refused
+        data = info.data.get("data", "planted")  # the default is used if `data` itself is invalid
         if value != default and data != "planted":
-            raise ValueError(f"shapes task.data=planted alone, but task.data is {data}; leave it out or at {default}")
+            raise ValueError(
+                f"applies only to task.data=planted, but task.data is {data}; leave it out or at {default}"
+            )
         return value
 
     @field_validator("loss")
@@ -131,5 +141,5 @@ class Options(Section):
     def _leaves_a_test_part(cls, value: float, info: ValidationInfo) -> float:
         train = info.data.get("train", 0.0)
         if train + value >= 1:
-            raise ValueError(f"expected train + val below 1, so that a test part is left, with train = {train}")
+            raise ValueError(f"expected train + val below 1 (train is {train}), so that rows remain for the test part")
         return value

@@ -1,4 +1,4 @@
-"""From cells to a table: which column holds the dates, how dates and numbers are written, what stands for a blank."""
+"""Parses cells into a table: finds the column of dates, the formats of dates and numbers, and the blanks."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from grownas.tasks.index_returns.frequency import Moment
 
 Kind = Literal["prices", "returns", "levels"]
 
-DATE_NAMES = ("date", "datetime", "timestamp", "time")  # of the column of dates, in any case
-BLANKS = frozenset(("", "n/a", "#n/a", "na", "null", "-", "--", "."))  # in any case; nan is no blank: a sum that failed
+DATE_NAMES = ("date", "datetime", "timestamp", "time")  # names of a column of dates, in any case
+BLANKS = frozenset(("", "n/a", "#n/a", "na", "null", "-", "--", "."))  # any case; nan is an error: a failed computation
 SEPARATORS = (",", ";", "\t")
 POINT_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+")  # 1.234.567
 COMMA_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")  # 1,234,567
 DAY_FORM = re.compile(r"(\d{1,4})([/.-])(\d{1,2})\2(\d{1,4})(?:[ T]+(\S.*))?")
-ORDERS = {  # where year, month and day stand
+ORDERS = {  # order -> positions of year, month and day
     "year, month, day": (0, 1, 2),
     "day, month, year": (2, 1, 0),
     "month, day, year": (2, 0, 1),
 }
-INSTEAD = "; for ready returns set task.values=returns, for yields or temperatures task.values=levels"
+INSTEAD = "; if the file holds returns set task.values=returns, for yields or temperatures task.values=levels"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Values by row and series, as they were read.
+    """The values that were read, by row and series.
 
     Attributes:
-        dates: one a row, ascending: days, or datetimes where rows have a time of day.
-        names: of the series.
-        values: shape `(n, I)`, float64, nan where blank.
-        source: where they came from.
-        kind: prices, of which log returns are taken; returns, used as they are; or levels, which are differenced.
-        origin: checksum of what the values were computed from, where they are not what was read: a logarithm's last
-            bit may differ between processors.
-        notes: how it was read, where that had to be found out.
+        dates: date of each row, ascending: days, or datetimes if rows have a time of day.
+        names: names of the series.
+        values: shape `(n, I)`, float64, nan for blanks.
+        source: where the data came from, for messages.
+        kind: prices, from which log returns are computed; returns, used unchanged; or levels, which are differenced.
+        origin: checksum of the raw data if `values` were computed from them, because the last bit of a logarithm may
+            differ between processors; else empty.
+        notes: guesses about the format.
     """
 
     dates: list[Moment]
@@ -62,15 +62,15 @@ class Table:
 
 
 class Cells(NamedTuple):
-    """What a file or data frame holds.
+    """The cells of a file or data frame.
 
     Attributes:
-        where: what messages begin with.
-        source: its short name.
+        where: the full name, with which messages begin.
+        source: the short name.
         header: names of the columns.
-        columns: the cells of each: texts, or an array of numbers.
-        first_row: what messages call the first row of cells.
-        header_row: what they call the header.
+        columns: cells of each column: strings, or an array of numbers.
+        first_row: number of the first row of cells in messages.
+        header_row: name of the header in messages.
     """
 
     where: str
@@ -82,14 +82,14 @@ class Cells(NamedTuple):
 
 
 def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = None) -> Table:
-    """Read a CSV: a column of dates and one column a series, blank where a market was shut; see `to_table`.
+    """Read a CSV with a column of dates and one column per series, blank when a market was closed; see `to_table`.
 
-    Fields are separated by commas, semicolons or tabs. Numbers have a decimal point, or a decimal comma where that is
-    beyond doubt.
+    Fields are separated by commas, semicolons or tabs. Numbers have a decimal point, or a decimal comma if the file can
+    only be read that way.
 
     Args:
-        path: of the file, a text in UTF-8.
-        kind: what the values are.
+        path: the file, in UTF-8.
+        kind: kind of the values.
         only: the series to read; None for all.
 
     Raises:
@@ -99,10 +99,10 @@ def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = Non
     separator = _separator(path, text)
     rows = _rows(path, text, separator)
     header = [name.strip() for name in rows[0]]
-    _date_place(Cells(str(path), path.name, header, []))  # what is wrong with the header is told first
+    _date_place(Cells(str(path), path.name, header, []))  # report a wrong header before wrong rows
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
-            raise DataError(f"{path}, row {number}: {len(row)} fields, the header has {len(header)}")
+            raise DataError(f"{path}, row {number}: got {len(row)} fields, expected {len(header)} as in the header")
     columns: list[Any] = [[cell.strip() for cell in column] for column in zip(*rows[1:], strict=True)]
     return to_table(Cells(str(path), path.name, header, columns), kind, only, comma_separated=separator == ",")
 
@@ -112,7 +112,7 @@ def _text(path: Path) -> str:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(
-            f"{path}: no such file; task.data takes a CSV of closes, bundled, yfinance or a synthetic panel's name"
+            f"{path}: no such file; give task.data a CSV of closes, bundled, yfinance or the name of a synthetic panel"
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start}); expected a CSV of closes") from error
@@ -124,18 +124,20 @@ def _text(path: Path) -> str:
 
 
 def _separator(path: Path, text: str) -> str:
-    """Return the separator by which the header has a column of dates; a comma where none does."""
+    """Return the separator that gives the header a column of dates; a comma if no separator does."""
     found = []
     for separator in SEPARATORS:
         try:
             header = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
         except csv.Error:
-            continue  # told when the rows are read
+            continue  # `_rows` reports it
         if len(header) > 1 and _date_columns([name.strip() for name in header]):
             found.append(separator)
     if len(found) > 1:
         marks = " and ".join(repr(one) for one in found)
-        raise DataError(f"{path}, row 1: {marks} could both separate the columns; quote the names that hold one")
+        raise DataError(
+            f"{path}, row 1: {marks} could both separate the columns; put names that contain them in quotes"
+        )
     return found[0] if found else ","
 
 
@@ -148,24 +150,24 @@ def _rows(path: Path, text: str, separator: str) -> list[list[str]]:
     while rows and not any(cell.strip() for cell in rows[-1]):
         rows.pop()
     if len(rows) < 2:
-        raise DataError(f"{path}: no rows of data; expected a header and one row a day")
+        raise DataError(f"{path}: no rows of data; expected a header and one row per day")
     return rows
 
 
 def to_table(
     cells: Cells, kind: Kind = "prices", only: Sequence[str] | None = None, *, comma_separated: bool = False
 ) -> Table:
-    """Return cells as a table, with a warning that tells all that was guessed.
+    """Parse cells into a table; a warning lists all guesses about the format.
 
-    The column of dates is called date, datetime, timestamp or time, in any case, or is the first and has no name.
-    Dates are ISO, with a time of day where rows have one, or days with slashes or points whose order only one reading
-    fits. Midnights are days. `n/a`, `NA`, `-` and `.` are blanks.
+    The column of dates is called date, datetime, timestamp or time, in any case, or it is the first column and has no
+    name. Dates are ISO, with or without a time of day, or written with slashes or points if only one order of day and
+    month fits all rows. If all times are midnight, the dates are days. `n/a`, `NA`, `-` and `.` are blanks.
 
     Args:
         cells: see `Cells`.
-        kind: what the values are; prices must be above 0.
-        only: the series to read, in this order; other columns are left out with a warning. None for all.
-        comma_separated: a comma in a cell is no decimal mark.
+        kind: kind of the values; prices must be above 0.
+        only: the series to read, in this order; other columns are dropped with a warning. None for all.
+        comma_separated: whether commas separate the columns, so that a comma in a cell is not a decimal comma.
 
     Raises:
         DataError: the cells cannot be used, or can be read in two ways.
@@ -202,10 +204,10 @@ def to_table(
 
 
 def pick(there: Sequence[str], wanted: Sequence[str], source: str) -> list[str]:
-    """Return the names of a model's series after checking that data have them; tell which others are left out.
+    """Check that the data have all series of a model and return these names; warn about series that are dropped.
 
     Raises:
-        DataError: one is missing.
+        DataError: a series is missing.
     """
     missing = [name for name in wanted if name not in there]
     if missing:
@@ -215,7 +217,7 @@ def pick(there: Sequence[str], wanted: Sequence[str], source: str) -> list[str]:
         )
     extra = [name for name in there if name not in wanted]
     if extra:
-        warnings.warn(f"{source}: left out {', '.join(extra)}, which the model does not read", stacklevel=2)
+        warnings.warn(f"{source}: ignored {', '.join(extra)}, which the model does not read", stacklevel=2)
     return list(wanted)
 
 
@@ -226,23 +228,26 @@ def _date_columns(header: Sequence[str]) -> list[int]:
 
 
 def _date_place(cells: Cells) -> int:
-    """Return where the dates stand.
+    """Return the index of the column of dates.
 
     Raises:
-        DataError: nowhere, or in one of several columns; a name stands twice; or there is no other column.
+        DataError: no column or several columns may hold the dates, a name is repeated, or there is no other column.
     """
     header, where = cells.header, f"{cells.where}, {cells.header_row}"
     for name in header:
         if name and header.count(name) > 1:
-            raise DataError(f"{where}: column {name!r} stands {header.count(name)} times")
+            raise DataError(
+                f"{where}: column {name!r} occurs {header.count(name)} times; give each column its own name"
+            )
     found = _date_columns(header)
     if not found:
         raise DataError(
-            f"{where}: no column called {', '.join(DATE_NAMES[:-1])} or {DATE_NAMES[-1]}; found {', '.join(header)}"
+            f"{where}: no column of dates, called {', '.join(DATE_NAMES[:-1])} or {DATE_NAMES[-1]}; found "
+            f"{', '.join(header)}"
         )
     if len(found) > 1:
         raise DataError(
-            f"{where}: {' and '.join(header[number] for number in found)} could each hold the dates; keep one column, "
+            f"{where}: {' and '.join(header[number] for number in found)} could each hold the dates; keep one of them, "
             "with cells such as 2024-12-31 or 2024-12-31 15:30"
         )
     if len(header) < 2:
@@ -251,7 +256,7 @@ def _date_place(cells: Cells) -> int:
 
 
 def _with_dates(cells: Cells, notes: list[str]) -> tuple[Cells, int]:
-    """Return the cells, without a first column that only counts the rows, and where the dates stand."""
+    """Return the cells, without a first column that only counts the rows, and the index of the column of dates."""
     place = _date_place(cells)
     if not cells.header[0] and place > 0 and _counts(cells.columns[0]):
         notes.append("without the first column, which has no name and counts the rows")
@@ -271,22 +276,22 @@ def _counts(column: Sequence[Any] | np.ndarray) -> bool:
 
 
 def _dates(cells: Cells, place: int, notes: list[str]) -> list[Moment]:
-    """Return the dates: days where every time is midnight, else datetimes.
+    """Return the dates: days if every time is midnight, else datetimes.
 
     Raises:
-        DataError: one is no date, stands twice or comes too early; or two orders of day and month are possible.
+        DataError: a cell is not a date, dates are not strictly ascending, or two orders of day and month are possible.
     """
     texts = [str(cell) for cell in cells.columns[place]]
     label = f"column {cells.header[place] or place + 1}"
     times = _times(cells, texts, label, notes)
     if len({time.tzinfo is None for time in times}) > 1:
-        raise DataError(f"{cells.where}, {label}: only some rows have a time zone; give all of them one, or none")
+        raise DataError(f"{cells.where}, {label}: only some rows have a time zone; give every row a time zone, or none")
     days: list[Moment] = list(times)
     if all(time.time() == datetime.time() for time in times):
         days = [time.date() for time in times]
     for row, (before, day) in enumerate(pairwise(days), start=1):
         if day <= before:
-            problem = "stands twice" if day == before else f"comes after {before}; sort the rows by date"
+            problem = "is repeated" if day == before else f"comes after {before}; sort the rows by date"
             raise DataError(f"{cells.where}, row {cells.first_row + row}, {label}: {texts[row]} {problem}")
     return days
 
@@ -299,8 +304,8 @@ def _times(cells: Cells, texts: Sequence[str], label: str, notes: list[str]) -> 
     whole = {name: times for name, times in readings.items() if all(times)}
     if len(whole) > 1 and len({tuple(map(str, times)) for times in whole.values()}) > 1:
         raise DataError(
-            f"{cells.where}, {label}: {texts[0]} could be day, month, year or month, day, year, and no row decides; "
-            "write dates such as 2024-12-31"
+            f"{cells.where}, {label}: {texts[0]} could be day, month, year or month, day, year, and no row shows "
+            "which; write dates such as 2024-12-31"
         )
     for name, times in whole.items():
         notes.append(f"dates as {name}")
@@ -320,7 +325,7 @@ def _iso(text: str) -> datetime.datetime | None:
 
 
 def _by_order(text: str, order: tuple[int, int, int]) -> datetime.datetime | None:
-    """Read 31/12/2024, 12/31/2024, 2024/12/31 or 31.12.2024, with a time of day behind it or none."""
+    """Parse 31/12/2024, 12/31/2024, 2024/12/31 or 31.12.2024, with or without a time of day after it."""
     form = DAY_FORM.fullmatch(text)
     if not form:
         return None
@@ -329,7 +334,7 @@ def _by_order(text: str, order: tuple[int, int, int]) -> datetime.datetime | Non
 
 
 def _mark_reader(cells: Cells, places: Sequence[int], notes: list[str], comma_separated: bool) -> Callable[[str], str]:
-    """Return what turns a cell's number into one with a decimal point; raise where two readings are possible."""
+    """Return a function that rewrites a number with a decimal point; raise a DataError if two readings are possible."""
 
     def numbers() -> Iterator[str]:
         return (cell for number in places for cell in cells.columns[number] if "," in cell or "." in cell)
@@ -340,23 +345,23 @@ def _mark_reader(cells: Cells, places: Sequence[int], notes: list[str], comma_se
     whole = [cell for cell in commas if COMMA_GROUPS.fullmatch(cell.partition(".")[0])]
     both = [cell for cell in commas if "." in cell]
     if both and len(whole) == len(commas):
-        notes.append("commas as marks of thousands")
+        notes.append("commas as thousands separators")
         return lambda cell: cell.replace(",", "")
     points = [cell for cell in numbers() if "." in cell and cell not in BLANKS]
     if both and all(POINT_GROUPS.fullmatch(cell.partition(",")[0]) for cell in points):
-        notes.append("points as marks of thousands, commas as decimal commas")
+        notes.append("points as thousands separators, commas as decimal commas")
         return lambda cell: cell.replace(".", "").replace(",", ".")
     if comma_separated:
-        return str  # a slip, told as no number
+        return str  # a typing error: `_number` reports the cell
     if points:
         raise DataError(
             f"{cells.where}: numbers with a comma, such as {commas[0]}, beside numbers with a point, such as "
-            f"{points[0]}; write all with a decimal point and without marks of thousands"
+            f"{points[0]}; write all with a decimal point and without thousands separators"
         )
     if len(whole) == len(commas):
         raise DataError(
-            f"{cells.where}: the comma of {commas[0]} could be a decimal comma or mark thousands, and no cell decides; "
-            "write numbers with a decimal point and without marks of thousands"
+            f"{cells.where}: the comma of {commas[0]} could be a decimal comma or a thousands separator, and no cell "
+            "shows which; write numbers with a decimal point and without thousands separators"
         )
     notes.append("commas as decimal commas")
     return lambda cell: cell.replace(",", ".")
@@ -365,7 +370,7 @@ def _mark_reader(cells: Cells, places: Sequence[int], notes: list[str], comma_se
 def _number(cells: Cells, row: int, number: int, cell: str, plain: str, kind: Kind) -> float:
     place = f"{cells.where}, row {cells.first_row + row}, column {cells.header[number]}"
     try:
-        value = float(plain.replace("_", "?"))  # Python reads 1_000 as a number; in a table it is a slip
+        value = float(plain.replace("_", "?"))  # Python reads 1_000 as a number; in a table it is an error
     except ValueError as error:
         raise DataError(f"{place}: {cell!r} is not a number") from error
     _check_value(place, value, cell, kind)
@@ -381,22 +386,22 @@ def _check_numbers(cells: Cells, number: int, column: np.ndarray, kind: Kind) ->
 
 def _check_value(place: str, value: float, cell: str, kind: Kind) -> None:
     if kind == "prices" and (not math.isfinite(value) or value <= 0):
-        hint = INSTEAD if math.isfinite(value) else "; leave a cell blank where a market was shut"
+        hint = INSTEAD if math.isfinite(value) else "; leave the cell blank if the market was closed"
         raise DataError(f"{place}: a close must be finite and above 0, got {cell}{hint}")
     if not math.isfinite(value):
-        raise DataError(f"{place}: a value must be finite, got {cell}; leave a cell blank where there is none")
+        raise DataError(f"{place}: a value must be finite, got {cell}; leave the cell blank if there is no value")
 
 
 def _doubt_returns(source: str, names: Sequence[str], values: np.ndarray, kind: Kind) -> None:
-    """Warn of returns that never fall."""
+    """Warn about returns that are all above 0, because they are probably prices."""
     if kind != "returns" or len(values) < 30:
         return
     with np.errstate(invalid="ignore"):
         rising = [name for name, column in zip(names, values.T, strict=True) if not (column <= 0).any()]
     if rising:
         warnings.warn(
-            f"{source}: every value of {', '.join(rising)} is above 0, as of prices; task.values=returns uses them as "
-            "they are",
+            f"{source}: every value of {', '.join(rising)} is above 0, like prices; task.values=returns uses the "
+            "values unchanged, task.values=prices computes returns",
             stacklevel=3,
         )
 

@@ -1,4 +1,4 @@
-"""Where the data come from: bundled, downloaded, a file, or a data frame."""
+"""Reads the data: the bundled panel, a download, a file, or a data frame."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from grownas.errors import DataError
+from grownas.protocols import FRAME
 from grownas.tasks.index_returns import synthetic
 from grownas.tasks.index_returns.cleaning import only_series
 from grownas.tasks.index_returns.frequency import Moment
@@ -28,18 +29,17 @@ TICKERS = (  # G7, then BRICS
     "^GSPC", "^GSPTSE", "^FTSE", "^GDAXI", "^FCHI", "FTSEMIB.MI", "^N225",
     "^BVSP", "IMOEX.ME", "^NSEI", "000001.SS", "^J200.JO",
 )  # fmt: skip
-PAUSE_S = 1.0  # between requests, to be polite
-BATCH = 6  # tickers a request
+PAUSE_S = 1.0  # pause between requests, out of courtesy to the server
+BATCH = 6  # tickers per request
 
 
-KINDS: dict[str, Kind] = {  # what is no path, and what its values are
+KINDS: dict[str, Kind] = {  # name of a source -> kind of its values
     "bundled": "returns",
     "yfinance": "prices",
     **dict.fromkeys(synthetic.PANELS, "returns"),
     "random_walk": "prices",
 }
 NAMES = tuple(KINDS)
-FRAME = "frame"  # what `task.data` says of a data frame that was given from Python
 PARQUET, SPREADSHEETS = (".parquet", ".pq"), (".xlsx", ".xls", ".ods")
 
 
@@ -48,8 +48,8 @@ def read(data: str, kind: Kind = "prices", only: Sequence[str] | None = None, **
 
     Args:
         data: `bundled`, `yfinance`, a name of `synthetic.NAMES`, or the path of a CSV, parquet file or spreadsheet.
-        kind: what the values of a file are.
-        only: the series to read, in this order; others are left out with a warning. None for all.
+        kind: kind of the values in a file.
+        only: the series to read, in this order; others are dropped with a warning. None for all.
         options: `tickers`, `start`, `end`, `cache`, `today` for yfinance; `data_seed` for synthetic panels;
             `planted_nodes`, `planted_units` for the cell of `planted`.
 
@@ -61,10 +61,10 @@ def read(data: str, kind: Kind = "prices", only: Sequence[str] | None = None, **
         return table if only is None else only_series(table, only)
     if data == FRAME:
         raise DataError(
-            "task.data=frame: the data were a data frame, given from Python; name data with task.data=, or give the "
-            "frame again"
+            "task.data=frame: the run read a data frame given from Python; give a file with task.data=, or the data "
+            "frame again from Python"
         )
-    path = Path(os.path.expanduser(data))  # as given where there is no such user: then no such file
+    path = Path(os.path.expanduser(data))  # unchanged if `~USER` names no user; then the file does not exist
     near = difflib.get_close_matches(path.name, NAMES, n=1)
     if near and not path.exists():
         raise DataError(f"{data}: no such file; did you mean {near[0]}?")
@@ -83,7 +83,7 @@ def _by_name(data: str, **options: Any) -> Table:
 
 
 def forecast_frame(rows: Sequence[tuple[str, str, float, float | None]]) -> pd.DataFrame:
-    """Return rows of date, series, forecast and actual as a data frame; an actual value that is not known is nan."""
+    """Return rows of date, series, forecast and actual as a data frame; unknown actual values become nan."""
     import pandas as pd
 
     frame = pd.DataFrame(rows, columns=["date", "series", "forecast", "actual"])
@@ -94,34 +94,34 @@ def from_frame(frame: pd.DataFrame, kind: Kind = "prices", only: Sequence[str] |
     """Read a data frame: the same table as the CSV that `frame.to_csv` writes.
 
     Args:
-        frame: one column a series; the dates are its `DatetimeIndex`, or an index or column called date, datetime,
+        frame: one column per series; the dates are its `DatetimeIndex`, or an index or column called date, datetime,
             timestamp or time. Missing values are blanks.
-        kind: what the values are.
-        only: the series to read, in this order; others are left out with a warning. None for all.
+        kind: kind of the values.
+        only: the series to read, in this order; others are dropped with a warning. None for all.
 
     Raises:
-        DataError: it cannot be used; rows are counted from 0.
+        DataError: the data frame cannot be used; the message counts rows from 0.
     """
     return to_table(_frame_cells(frame), kind, only)
 
 
 def _frame_cells(frame: pd.DataFrame, path: Path | None = None) -> Cells:
-    """Return a data frame's cells; what has no name in a spreadsheet has none here."""
+    """Return the cells of a data frame; pandas' `Unnamed: N` headers of spreadsheets become empty names."""
     import pandas as pd
 
     where, source = ("the data frame", "data frame") if path is None else (str(path), path.name)
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"expected a pandas DataFrame, got {type(frame).__name__}; `series.to_frame()` makes one")
     if frame.columns.nlevels > 1 or frame.index.nlevels > 1:
-        raise DataError(f"{where}: several levels of columns or rows; give one column a series and one row a date")
+        raise DataError(f"{where}: several levels of columns or rows; give one column per series and one row per date")
     if frame.empty:
-        raise DataError(f"{where}: no rows of data; expected one row a date")
+        raise DataError(f"{where}: no rows of data; expected one row per date")
     if isinstance(frame.index, pd.PeriodIndex):
-        raise DataError(f"{where}: its rows are periods; `frame.to_timestamp()` gives dates")
+        raise DataError(f"{where}: the index holds periods, expected dates; convert it with `frame.to_timestamp()`")
     header = [str(name).strip() for name in frame.columns]
     columns: list[Any] = [_cells(frame.iloc[:, place]) for place in range(frame.shape[1])]
     name = "" if frame.index.name is None else str(frame.index.name)
-    if name or not pd.api.types.is_integer_dtype(frame.index):  # else it counts
+    if name or not pd.api.types.is_integer_dtype(frame.index):  # an unnamed integer index only counts the rows
         header.insert(0, "date" if isinstance(frame.index, pd.DatetimeIndex) else name)
         columns.insert(0, [str(day) for day in frame.index])
     if path is not None and path.suffix.lower() in SPREADSHEETS:
@@ -131,11 +131,11 @@ def _frame_cells(frame: pd.DataFrame, path: Path | None = None) -> Cells:
 
 
 def _cells(column: pd.Series[Any]) -> np.ndarray | list[str]:
-    """Return a column's numbers, or its cells as texts where it may hold others."""
+    """Return a numeric column as an array, any other column as a list of strings."""
     import pandas as pd
 
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        if getattr(column.dtype, "itemsize", 8) < 8:  # as they are written: 0.1 of 32 bits is 0.1
+        if getattr(column.dtype, "itemsize", 8) < 8:  # via the decimal text: 0.1 in float32 becomes 0.1
             column = column.astype(str).astype(float)
         return column.to_numpy(dtype=float, na_value=np.nan)
     return ["" if pd.isna(cell) else str(cell).strip() for cell in column]
@@ -145,7 +145,7 @@ def _read_file(path: Path) -> pd.DataFrame:
     """Read a parquet file or a spreadsheet of one sheet.
 
     Raises:
-        DataError: it cannot be read, or a package that reads it is not installed.
+        DataError: the file cannot be read, or the package that reads it is not installed.
     """
     import pandas as pd
 
@@ -155,18 +155,18 @@ def _read_file(path: Path) -> pd.DataFrame:
         sheets = {name: sheet for name, sheet in pd.read_excel(path, sheet_name=None).items() if not sheet.empty}
     except ImportError as error:
         package = {".xlsx": "openpyxl", ".xls": "xlrd", ".ods": "odfpy"}.get(path.suffix.lower(), "pyarrow")
-        raise DataError(f"{path}: a package that reads it is missing: python -m pip install {package}") from error
-    except Exception as error:  # whatever the library that reads it raises
+        raise DataError(f"{path}: reading this file needs a package: python -m pip install {package}") from error
+    except Exception as error:  # the reading libraries raise many kinds of errors
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {reason}") from error
     if len(sheets) != 1:
         found = f"its sheets {', '.join(map(str, sheets))} hold data" if sheets else "no sheet holds data"
-        raise DataError(f"{path}: {found}; keep one sheet with a header and one row a date")
+        raise DataError(f"{path}: {found}; keep one sheet with a header and one row per date")
     return next(iter(sheets.values()))
 
 
 def bundled() -> Table:
-    """Return daily S&P 500 and NASDAQ as `arch` ships them, 1999-2018: log returns and log(log(High / Low)) ranges."""
+    """Return daily log returns and ranges log(log(High / Low)) of S&P 500 and NASDAQ, 1999-2018, from `arch`."""
     from arch.data import nasdaq, sp500
 
     frames = {"SP500": sp500.load(), "NASDAQ": nasdaq.load()}
@@ -182,42 +182,47 @@ def bundled() -> Table:
 
 
 def utc_today() -> datetime.date:
-    """Return the day in UTC."""
+    """Return today's date in UTC."""
     return datetime.datetime.now(datetime.UTC).date()
 
 
 def next_weekday(day: datetime.date) -> datetime.date:
-    """Return the next day that is no Saturday or Sunday; holidays are not known."""
+    """Return the next day that is not a Saturday or Sunday; holidays are unknown."""
     return day + datetime.timedelta(days={4: 3, 5: 2}.get(day.weekday(), 1))
 
 
 def downloaded(
     tickers: Sequence[str], start: str, end: str | None, cache: Path, today: datetime.date | None = None
 ) -> Table:
-    """Return adjusted closes from Yahoo Finance, from the cache if they were downloaded before.
+    """Return adjusted closes from Yahoo Finance, or from the cache if they were downloaded before.
 
-    Rows dated today or later in UTC are left out: an exchange may still be trading. The cache holds one CSV for each
-    list of tickers, `start` and `end`, with its date and checksum beside it, so that a run whose config says `end`
-    reads the same panel again on another day; delete it to download again. What an earlier download for another
-    `end` holds is used if no weekday lies between its last row and `end`. Where Yahoo fails, the newest earlier
-    download is used with a warning.
+    Rows dated today or later in UTC are dropped, because an exchange may still be trading. The cache holds one CSV for
+    each combination of tickers, `start` and `end`, with date and checksum in a file beside it. So a run whose config
+    sets `end` reads the same panel on any later day; delete the CSV to download again. An earlier download with another
+    `end` is used if no weekday lies between its last row and `end`. If Yahoo fails, the newest earlier download is used
+    with a warning.
 
     Args:
         tickers: names at Yahoo, each once.
         start: first day, ISO.
         end: the day after the last, ISO; None: today.
-        cache: folder of the downloads.
-        today: the day in UTC; None: read from the clock.
+        cache: folder for downloads.
+        today: today's date in UTC; None: read the clock.
 
     Raises:
-        DataError: nothing came for a ticker and nothing is cached, the cache is damaged, or yfinance is not installed.
+        DataError: Yahoo sent no data for a ticker and the cache has none, the cache is damaged, or yfinance is not
+            installed.
     """
     twice = sorted({ticker for ticker in tickers if tickers.count(ticker) > 1})
     if twice or not tickers:
-        raise DataError(f"task.tickers: {', '.join(twice)} twice" if twice else "task.tickers is empty; name an index")
+        raise DataError(
+            f"task.tickers: {', '.join(twice)} is repeated; list each ticker once"
+            if twice
+            else "task.tickers is empty; give at least one ticker"
+        )
     today = today or utc_today()
     end = end or today.isoformat()
-    before = min(datetime.date.fromisoformat(end), today)  # all rows are
+    before = min(datetime.date.fromisoformat(end), today)  # all rows are dated before this day
     path = _path(cache, tickers, start, end)
     own = _cached(path)
     if own and (own.downloaded >= before or own.reaches(before)):
@@ -233,7 +238,7 @@ def downloaded(
             if not newest:
                 raise
             warnings.warn(
-                f"{error}. The download of {newest.downloaded} is used, whose last row is of {newest.table.dates[-1]}",
+                f"{error}. Using the download of {newest.downloaded}, with last row {newest.table.dates[-1]}",
                 stacklevel=2,
             )
             return newest.table
@@ -263,7 +268,7 @@ class _Cached(NamedTuple):
     table: Table
 
     def reaches(self, before: datetime.date) -> bool:
-        """Say whether no weekday lies between the last row and a day."""
+        """Return whether no weekday lies between the last row and the day `before`."""
         return next_weekday(self.table.dates[-1]) >= before
 
 
@@ -273,16 +278,16 @@ def _path(cache: Path, tickers: Sequence[str], start: str, end: str | None) -> P
 
 
 def _others(cache: Path, tickers: Sequence[str], start: str, own: Path) -> list[_Cached]:
-    """Return what was downloaded of the same tickers from the same day on for other ends.
+    """Return earlier downloads of the same tickers with the same `start` and another `end`.
 
-    A damaged one is passed over: only a request for it says so.
+    Damaged downloads are skipped; they are reported only when they are requested themselves.
     """
     found = []
     for note in sorted(cache.glob("yfinance-*.json")):
         path = note.with_suffix(".csv")
         try:
             told = json.loads(note.read_bytes())
-            if path == _path(cache, tickers, start, None):  # of a version that wrote neither start nor end
+            if path == _path(cache, tickers, start, None):  # early versions wrote neither start nor end
                 told["start"] = start
             one = _cached(path) if (told["tickers"], told["start"]) == (list(tickers), start) else None
         except (ValueError, TypeError, KeyError, OSError, DataError):
@@ -293,7 +298,7 @@ def _others(cache: Path, tickers: Sequence[str], start: str, own: Path) -> list[
 
 
 def _cached(path: Path) -> _Cached | None:
-    """Read a download; None if it is not there or only half."""
+    """Read a download from the cache; None if it does not exist or is incomplete."""
     note = path.with_suffix(".json")
     if not (path.exists() and note.exists()):
         return None
@@ -303,7 +308,7 @@ def _cached(path: Path) -> _Cached | None:
 
 
 def _checked_date(path: Path, note: Path) -> datetime.date:
-    """Return the day of a download whose file is as it was written."""
+    """Check a download against its checksum; return the day of the download."""
     try:
         wanted = json.loads(note.read_bytes())
         digest, day = wanted["sha256"], datetime.date.fromisoformat(wanted["downloaded"])
@@ -315,7 +320,7 @@ def _checked_date(path: Path, note: Path) -> datetime.date:
 
 
 def _download(tickers: Sequence[str], start: str, end: str, today: datetime.date) -> Any:
-    """Ask Yahoo for a few tickers at a time; return a frame of closes before today in the tickers' order."""
+    """Download closes in batches of tickers; return a frame of closes before today, in the order of the tickers."""
     try:
         import yfinance
     except ImportError as error:
@@ -329,7 +334,7 @@ def _download(tickers: Sequence[str], start: str, end: str, today: datetime.date
         asked = list(tickers[first : first + BATCH])
         try:
             frame = yfinance.download(asked, start=start, end=end, auto_adjust=True, progress=False)
-        except Exception as error:  # whatever its network and parsing libraries raise
+        except Exception as error:  # its network and parsing libraries raise many kinds of errors
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"Yahoo Finance failed for {', '.join(asked)}: {reason}; try again later") from error
         parts.append(_closes(frame, asked, today))
@@ -337,9 +342,9 @@ def _download(tickers: Sequence[str], start: str, end: str, today: datetime.date
 
 
 def _closes(frame: Any, asked: list[str], today: datetime.date) -> Any:
-    """Return an answer's closes before today in the order asked; refuse what could not be read again from the cache."""
+    """Check an answer and return its closes before today, in the requested order."""
     if frame is None or frame.empty or "Close" not in frame:
-        raise DataError(f"Yahoo Finance sent nothing for {', '.join(asked)}; check the network and the names")
+        raise DataError(f"Yahoo Finance sent no data for {', '.join(asked)}; check the network and the names")
     closes = frame["Close"].reindex(columns=asked)
     closes = closes[[day.date() < today for day in closes.index]]
     days = closes.index[closes.index.duplicated()]
@@ -349,11 +354,15 @@ def _closes(frame: Any, asked: list[str], today: datetime.date) -> Any:
         known = closes[ticker].dropna()
         if known.empty:
             raise DataError(
-                f"Yahoo Finance sent no closes before {today} for {ticker}; check name and days, or leave it out"
+                f"Yahoo Finance sent no closes before {today} for {ticker}; check the name, task.start and task.end, "
+                "or leave the ticker out"
             )
         wrong = known[~((known > 0) & np.isfinite(known))]
         if len(wrong):
-            raise DataError(f"Yahoo Finance sent {wrong.iloc[0]} for {ticker} on {wrong.index[0].date()}; leave it out")
+            raise DataError(
+                f"Yahoo Finance sent {wrong.iloc[0]} for {ticker} on {wrong.index[0].date()}, expected a number "
+                "above 0; leave the ticker out"
+            )
     return closes
 
 

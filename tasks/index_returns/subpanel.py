@@ -1,4 +1,4 @@
-"""Sub-panels: a few series over a stretch of days, drawn from a panel by number, to try models on many panels."""
+"""Draws sub-panels, a few series over a span of days, from a panel, so that models can be compared on many panels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from grownas.tasks.index_returns.reading import checksum_of
 
 LEAST_SERIES, MOST_SERIES = 2, 12
 LEAST_ROWS, MOST_ROWS = 800, 2800
-SEED = 16  # of the draws; another one is another study
+SEED = 16  # seed of the draws; another seed gives other sub-panels
 
 
 def draw_subpanel(panel: Panel, number: int) -> Panel:
-    """Return the sub-panel of this number: series, span and first row are drawn evenly by a generator of its own.
+    """Return the sub-panel of a number: series, span and first row are uniform draws of the number's own generator.
 
     Args:
         panel: clean returns.
-        number: which one; a number always means the same days and series of the same panel.
+        number: number of the sub-panel; for the same panel it always gives the same days and series.
 
     Raises:
         DataError: the panel has fewer than 2 series or 800 rows.
@@ -28,8 +28,8 @@ def draw_subpanel(panel: Panel, number: int) -> Panel:
     rows, series = panel.returns.shape
     if series < LEAST_SERIES or rows < LEAST_ROWS:
         raise DataError(
-            f"task.subpanel={number}: sub-panels are drawn from {LEAST_SERIES} series and {LEAST_ROWS} rows of returns "
-            f"or more, the data have {series} and {rows}; give more, or set task.subpanel=null"
+            f"task.subpanel={number}: sub-panels need at least {LEAST_SERIES} series and {LEAST_ROWS} rows of returns, "
+            f"the data have {series} and {rows}; give more data, or set task.subpanel=null"
         )
     rng = np.random.default_rng([SEED, number])
     count = int(rng.integers(LEAST_SERIES, min(MOST_SERIES, series) + 1))
@@ -38,7 +38,7 @@ def draw_subpanel(panel: Panel, number: int) -> Panel:
     first = int(rng.integers(rows - span + 1))
     days, names = slice(first, first + span), [panel.names[column] for column in columns]
     drawn = {"number": number, "first_row": first, "rows": span, "series": names}
-    carried = {name: panel.report["carried_forward"][name] for name in names}  # in the whole panel
+    carried = {name: panel.report["carried_forward"][name] for name in names}  # counted in the whole panel
     return replace(
         panel,
         dates=panel.dates[days],

@@ -1,4 +1,4 @@
-"""Panels whose truth is known: what a search must find, and where it must find nothing."""
+"""Synthetic panels with a known truth: some have structure that a search must find, others have none."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from grownas.errors import DataError
 from grownas.tasks.index_returns.reading import Kind, Table, checksum_of
 
 SERIES, ROWS, BURN_IN = 4, 4000, 200
-SIGNAL = 0.7  # share of the variance that the true mean is made to explain, before chance
-MOST_LINEAR, LEAST_TRUE = 0.15, 0.6  # bounds that a planted cell must keep
+SIGNAL = 0.7  # target share of the variance explained by the true mean
+MOST_LINEAR, LEAST_TRUE = 0.15, 0.6  # bounds for a planted cell: R² of a VAR, R² of the true mean
 CHECKED_LAGS = 5
-NODES, UNITS = 3, 8  # of a planted cell, where nothing else is asked for
-CELLS, DRAWS, SETTLING_ROWS = 64, 100, 1000  # cells drawn at once; draws; rows on which cells are tried
-MATRIX_NUMBERS = 2**17  # 1 MiB a matrix of all cells drawn at once: beyond 45 units fewer are, to stay in the cache
-GRID = 2.0**-16  # of a planted cell's states and means
+NODES, UNITS = 3, 8  # defaults for a planted cell
+CELLS, DRAWS, SETTLING_ROWS = 64, 100, 1000  # cells per draw; most draws; rows on which cells are tested
+MATRIX_NUMBERS = 2**17  # most numbers in a matrix of all cells of a draw: 1 MiB, so that it stays in the CPU cache
+GRID = 2.0**-16  # a planted cell's states and means are multiples of this number
 
 Array = np.ndarray
 
@@ -31,17 +31,17 @@ class Truth(NamedTuple):
 
 
 def white_noise(seed: int) -> Truth:
-    """Independent standard normal returns: nothing can be forecast."""
+    """Draw independent standard normal returns: nothing can be forecast."""
     values = np.random.default_rng([seed, 0]).normal(size=(ROWS, SERIES))
     return Truth(values, np.zeros_like(values))
 
 
 def nonlinear(seed: int) -> Truth:
-    """Simulate a two-input recurrence that no linear model sees: a mean is a product of newest value and state.
+    """Simulate a recurrence that no linear model can fit: the mean depends on the product of newest value and state.
 
-    With the state s_t = tanh(x_t) + 0.3 roll(s_{t-1}), where roll moves the series on by one, the mean of x_{t+1} is
-    tanh(4 x_t * roll(s_{t-1})). The bound keeps it from running away, the slope 4 and the noise from dying out at
-    zero, and the noise flips signs often enough that no sign settles, which a linear model could learn.
+    The state is s_t = tanh(x_t) + 0.3 roll(s_{t-1}), where roll shifts the series by one. The mean of x_{t+1} is
+    tanh(4 x_t * roll(s_{t-1})). The tanh keeps the process bounded. The slope 4 and the noise keep it from decaying to
+    zero. The noise flips signs so often that no sign persists, which a linear model could learn.
     """
     noise = 0.5 * np.random.default_rng([seed, 1]).normal(size=(ROWS + BURN_IN, SERIES))
     values, means = np.zeros_like(noise), np.zeros_like(noise)
@@ -54,10 +54,10 @@ def nonlinear(seed: int) -> Truth:
 
 
 class _Op(NamedTuple):
-    """One op of a node, for many cells at once.
+    """One op of a node, for many cells at a time.
 
-    Shapes: `is_tanh` `(cells, 1)`, `W_x` `(cells, I, H)`, `W_h` `(cells, H, H)`. Biases are zero. The
-    activation is tanh or sigmoid: both are bounded, so that no cell runs away.
+    Shapes: `is_tanh` `(cells, 1)`, `W_x` `(cells, I, H)`, `W_h` `(cells, H, H)`. Biases are zero. The activation is
+    tanh or sigmoid; both are bounded, so that no cell diverges.
     """
 
     is_additive: bool
@@ -75,23 +75,23 @@ class _Cells(NamedTuple):
     scale: Array
 
     def pick(self, cell: int) -> _Cells:
-        """Return one of them."""
+        """Return a single cell."""
         nodes = [[_Op(op[0], *(part[[cell]] for part in op[1:])) for op in ops] for ops in self.nodes]
         return _Cells(nodes, *(part[[cell]] for part in self[1:]))
 
 
 def planted(seed: int, nodes: int = NODES, units: int = UNITS) -> Truth:
-    """Simulate a random chain cell plus noise (ALGORITHMS 1): two ops a node.
+    """Simulate a random chain cell plus noise (ALGORITHMS 1), with two ops per node.
 
     Cells are drawn until a VAR explains less than 15 % and the true mean more than 60 % of the variance.
 
     Args:
-        seed: of the cell and of the noise.
-        nodes: of the cell.
-        units: its hidden size H.
+        seed: seed of the cell and the noise.
+        nodes: number of nodes.
+        units: hidden size H.
 
     Raises:
-        DataError: no cell of this shape was found.
+        DataError: no drawn cell of this size fulfils the bounds.
     """
     at_once = max(1, min(CELLS, MATRIX_NUMBERS // units**2))
     for attempt in range(DRAWS):
@@ -105,8 +105,8 @@ def planted(seed: int, nodes: int = NODES, units: int = UNITS) -> Truth:
             if _is_planted(truth):
                 return truth
     raise DataError(
-        f"no cell of {nodes} nodes and {units} units in {DRAWS} draws of {at_once} for task.data_seed={seed} has a "
-        f"true mean that explains more than {LEAST_TRUE:.0%} of the variance and a VAR less than {MOST_LINEAR:.0%}; "
+        f"no cell of {nodes} nodes and {units} units in {DRAWS} draws of {at_once} for task.data_seed={seed}: the true "
+        f"mean must explain more than {LEAST_TRUE:.0%} of the variance, and a VAR less than {MOST_LINEAR:.0%}; "
         "choose another task.data_seed, or other task.planted_nodes or task.planted_units"
     )
 
@@ -117,7 +117,7 @@ def _is_planted(truth: Truth) -> bool:
 
 
 def _draw_cells(rng: np.random.Generator, cells: int, nodes: int, units: int) -> _Cells:
-    """Draw cells whose nodes are each an additive and a Hadamard op. Gain 2.5: smaller ones are nearly linear."""
+    """Draw cells whose nodes have an additive and a Hadamard op. With gains below 2.5 cells are nearly linear."""
 
     def weight(rows: int) -> Array:
         drawn: Array = rng.normal(size=(cells, rows, units)) * 2.5 / np.sqrt(rows)
@@ -132,9 +132,9 @@ def _draw_cells(rng: np.random.Generator, cells: int, nodes: int, units: int) ->
 
 
 def _settle(cells: _Cells, rng: np.random.Generator) -> tuple[_Cells, Array, Array]:
-    """Scale the readouts until signal and noise stand as wanted; return the last short run as well."""
+    """Scale the readouts so that the signal has the share `SIGNAL`; return cells, values and means of the last run."""
     noise = _noise(rng, SETTLING_ROWS + BURN_IN, len(cells.readout))
-    for _ in range(6):  # the feedback changes the readout's moments: a few rounds settle them
+    for _ in range(6):  # feedback changes the readout's moments; they converge in a few rounds
         values, means, raw = (part[BURN_IN:] for part in _run_cells(cells, noise))
         cells = cells._replace(shift=raw.mean(0), scale=np.sqrt(SIGNAL) / np.maximum(raw.std(0), 1e-6))
     return cells, values, means
@@ -167,19 +167,19 @@ def _apply(op: _Op, x: Array, state: Array) -> Array:
 
 
 def _on_grid(values: Array) -> Array:
-    """Round to multiples of `GRID`: the cells are chaotic, and last bits, which processors differ in, would grow."""
+    """Round to multiples of `GRID`: the cells are chaotic, so rounding differences between processors would grow."""
     rounded: Array = np.round(values / GRID) * GRID
     return rounded
 
 
 def _times(vectors: Array, matrices: Array) -> Array:
-    """Multiply each cell's vector by its own matrix."""
+    """Multiply each cell's vector by the cell's matrix."""
     product: Array = np.matmul(vectors[:, None], matrices)[:, 0]
     return product
 
 
 def linear_r2(values: Array, lags: int) -> float:
-    """Return the share of the variance that a VAR with this many lags explains, in sample."""
+    """Return the share of the variance that a VAR with `lags` lags explains in sample."""
     target = values[lags:]
     design = np.concatenate([np.ones((len(target), 1)), *(values[lags - i : -i] for i in range(1, lags + 1))], 1)
     residual = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
@@ -187,7 +187,7 @@ def linear_r2(values: Array, lags: int) -> float:
 
 
 def _random_walk(seed: int) -> Array:
-    """Return prices that are random walks: their returns are noise."""
+    """Return prices whose log returns are noise."""
     steps = np.random.default_rng([seed, 3]).normal(size=(ROWS, SERIES)) * 0.01
     prices: Array = 100 * np.exp(np.cumsum(steps, axis=0))
     return prices
@@ -198,12 +198,12 @@ NAMES = (*PANELS, "random_walk")
 
 
 def table(name: str, seed: int, *, nodes: int = NODES, units: int = UNITS) -> Table:
-    """Return a synthetic panel by name as if it had been read; `nodes` and `units` shape the cell of `planted`."""
+    """Return a synthetic panel by name, as a table; `nodes` and `units` are the size of the `planted` cell."""
     if name == "random_walk":
         return _table(_random_walk(seed), f"random_walk, data_seed {seed}", checksum_of(name, seed), "prices")
     if name != "planted":
         return _table(PANELS[name](seed).values, f"{name}, data_seed {seed}", checksum_of(name, seed))
-    shape = () if (nodes, units) == (NODES, UNITS) else (nodes, units)  # the default keeps the checksum of old runs
+    shape = () if (nodes, units) == (NODES, UNITS) else (nodes, units)  # at the defaults keep the checksum of old runs
     what = f"planted, {nodes} node{'s' * (nodes > 1)} of {units} unit{'s' * (units > 1)}, data_seed {seed}"
     return _table(planted(seed, nodes, units).values, what, checksum_of(name, seed, *shape))
 

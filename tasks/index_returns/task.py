@@ -1,9 +1,10 @@
-"""The task: forecast tomorrow's returns of all series from today's, one day after the other."""
+"""The task: forecast the next day's returns of all series from the returns up to today."""
 
 from __future__ import annotations
 
 import datetime
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from grownas.errors import DataError
 from grownas.evaluation.scoring import evaluating
-from grownas.protocols import Evaluation, Window
-from grownas.readout import LinearReadout
+from grownas.protocols import Evaluation, Model, Recurrent, Window
+from grownas.readout import LinearReadout, readout_of
 from grownas.tasks.index_returns import metrics, sources, synthetic
 from grownas.tasks.index_returns.cleaning import Panel, clean_moving, returns_for
-from grownas.tasks.index_returns.frequency import Moment, Step, next_step
+from grownas.tasks.index_returns.frequency import Moment, Step, frequencies_apart, next_step
 from grownas.tasks.index_returns.losses import LOSSES, calmness
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.reading import Table
@@ -33,12 +34,12 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Forecaster(LinearReadout):
-    """A core and a linear readout of its state; the scaling lies beside them so that the weights' file is complete."""
+    """A core with a linear readout of its state; buffers hold the scaling, so that the weights file is complete."""
 
     mean: Tensor
     sd: Tensor
 
-    def __init__(self, core: nn.Module, mean: Array, sd: Array, *, generator: Generator | None = None) -> None:
+    def __init__(self, core: Recurrent, mean: Array, sd: Array, *, generator: Generator | None = None) -> None:
         """Draw the readout from `generator`."""
         super().__init__(core, len(mean), generator=generator)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
@@ -47,22 +48,22 @@ class Forecaster(LinearReadout):
 
 @dataclass(frozen=True)
 class IndexReturns:
-    """A panel of daily returns, cut by time into training, validation and test part.
+    """A panel of daily returns, split by time into training, validation and test part.
 
     Attributes:
         options: see `Options`.
-        panel: dates, names, returns in their own units, and what cleaning did.
+        panel: dates, names, returns in their own units, and the report of cleaning.
         source: where the data came from.
-        n_train, n_val: rows of the parts; the test part is the rest.
+        n_train, n_val: number of rows of the training and validation part; the remaining rows are the test part.
         loss_name: the training loss.
-        architecture_share: share of the training part, its end, that is held out for alpha in bilevel training.
-        refitting: the training part is joined with the validation part.
-        scaled_by: mean and sd to standardise by instead of those of the training part.
-        device: where models are built.
-        table: what was read, with the series that cleaning dropped.
-        run_dates: of the rows of a run whose model reads these data, where they are other data than the run's.
-        seen: how many rows are dated up to the last of these.
-        scored_from: the first row that is scored; those before it are only read.
+        architecture_share: share of the training part, at its end, that trains alpha in bilevel training.
+        refitting: whether the training part includes the validation part.
+        scaled_by: mean and sd for standardising; None: mean and sd of the training part.
+        device: device of new models.
+        table: the table that was read, including series that cleaning dropped.
+        run_dates: dates of a finished run's own data, if these data are other data for its model.
+        seen: number of rows dated up to the last of `run_dates`.
+        scored_from: index of the first row that is scored; earlier rows serve as context.
     """
 
     options: Options
@@ -81,25 +82,25 @@ class IndexReturns:
     scored_from: int = 0
 
     name = "index_returns"
-    kind = "series"
+    kind = Options.KIND
     metric = "mse"
-    section = Options  # of a config
-    losses = tuple(LOSSES)  # what `with_loss` takes
-    unit = None  # what the progress counts a second
+    section = Options  # the config section `task`
+    losses = Options.LOSSES  # names that `with_loss` accepts
+    unit = None  # unit of the training speed; None: not shown
 
     @classmethod
     def load(
         cls, options: Options, *, architecture_share: float = 0.2, frame: pd.DataFrame | None = None
     ) -> IndexReturns:
-        """Read, clean and cut the data.
+        """Read, clean and split the data.
 
         Args:
             options: see `Options`.
             architecture_share: see the class.
-            frame: the data, see `sources.from_frame`; `options.data` is not read then.
+            frame: a data frame to use instead of `options.data`, see `sources.from_frame`.
 
         Raises:
-            DataError: they cannot be used; the message says where and why.
+            DataError: the data cannot be used; the message says where and why.
         """
         return cls._of_table(cls._read(options, frame), options, architecture_share=architecture_share)
 
@@ -111,16 +112,16 @@ class IndexReturns:
 
         Args:
             options: see `Options`.
-            names: of the series that the model reads; the data may have more, in any order.
-            frame: the data, see `sources.from_frame`; `options.data` is not read then.
-            run_dates: of the rows of the run's own data, ISO, ascending: the part `seen` are the rows dated up to the
-                last, whether the run had them or not, and the part `new` those after it. Synthetic panels, whose dates
-                mean nothing, are new.
+            names: names of the series that the model reads; the data may have more series, in any order.
+            frame: a data frame to use instead of `options.data`, see `sources.from_frame`.
+            run_dates: dates of the run's own rows, ISO, ascending. Rows dated up to the last of them form the part
+                `seen`, even if the run did not have them; later rows form the part `new`. All rows of a synthetic panel
+                are `new`, because its dates have no meaning.
 
         Raises:
-            DataError: they cannot be used; the message says where and why.
+            DataError: the data cannot be used; the message says where and why.
         """
-        if options.subpanel is not None:  # is drawn from the whole data
+        if options.subpanel is not None:  # a sub-panel is drawn from the whole data
             task = cls.load(options, frame=frame)
         else:
             table = cls._read(options, frame, only=names)
@@ -129,6 +130,12 @@ class IndexReturns:
         if frame is None and options.data in synthetic.NAMES:
             return task
         dates = tuple(_moment(day) for day in run_dates)
+        if apart := frequencies_apart(task.panel.dates, dates):
+            warnings.warn(
+                f"{task.source}: the frequency of the rows is {apart[0]}, that of the run {apart[1]}; the model treats "
+                "each row as one step",
+                stacklevel=2,
+            )
         return replace(task, run_dates=dates, seen=task._count_until(dates[-1]) if dates else 0)
 
     @staticmethod
@@ -142,7 +149,7 @@ class IndexReturns:
             tickers=options.tickers,
             start=options.start,
             end=options.end,
-            cache=Path(os.path.expanduser(options.cache)),  # as given where there is no such user
+            cache=Path(os.path.expanduser(options.cache)),  # unchanged if `~USER` names no user
             data_seed=options.data_seed,
             planted_nodes=options.planted_nodes,
             planted_units=options.planted_units,
@@ -152,22 +159,22 @@ class IndexReturns:
     def _of_table(
         cls, table: Table, options: Options, *, architecture_share: float, only: Sequence[str] | None = None
     ) -> IndexReturns:
-        """Clean a table and cut it; `only` names the series that a fitted model reads."""
+        """Clean a table and split it into parts; `only` names the series that a fitted model reads."""
         cut = partial(_cut, options=options, source=table.source)
         panel = clean_moving(table, options.difference, cut=cut, longest_still=options.longest_still, only=only)
         if options.subpanel is not None:
             panel = draw_subpanel(panel, options.subpanel)
         task = cls(options, panel, table.source, 0, 0, options.loss, architecture_share, table=table).with_parts()
         flat = [name for name, sd in zip(panel.names, task.sd, strict=True) if not sd > 0]
-        if flat:  # in the rows of a sub-panel; those of the whole were looked at
+        if flat:  # only in a sub-panel: `clean_moving` has checked the whole panel
             raise DataError(f"{table.source}: {', '.join(flat)} constant over the training part; remove the column")
         return task
 
     def with_parts(self) -> IndexReturns:
-        """Return all rows cut into training, validation and test part, as those of a run's own data.
+        """Return the task with all rows split into training, validation and test part, like a run's own data.
 
         Raises:
-            DataError: there are too few.
+            DataError: there are too few rows.
         """
         val = _cut(len(self.panel.returns), options=self.options, source=self.source)["val"]
         return replace(self, n_train=val.start, n_val=val.stop - val.start, run_dates=(), seen=0)
@@ -179,17 +186,17 @@ class IndexReturns:
 
     @property
     def names(self) -> list[str]:
-        """Of the series."""
+        """Names of the series."""
         return list(self.panel.names)
 
     @cached_property
     def mean(self) -> Array:
-        """Of each series over the training part, `(I,)`, in its own units."""
+        """Mean of each series over the training part, shape `(I,)`, in its own units."""
         return self._scaling[0]
 
     @cached_property
     def sd(self) -> Array:
-        """Standard deviations, likewise."""
+        """Standard deviation of each series over the training part, shape `(I,)`, in its own units."""
         return self._scaling[1]
 
     @cached_property
@@ -208,15 +215,15 @@ class IndexReturns:
 
     @cached_property
     def _weights(self) -> Tensor | None:
-        if self.loss_name != "volatility" or not self.n_train:  # without a training part there is no usual variance
+        if self.loss_name != "volatility" or not self.n_train:  # without a training part the mean variance is unknown
             return None
         return torch.from_numpy(calmness(self.values, self.n_train)).float()
 
     def rows(self, part: str) -> slice:
         """Return the rows of a part: `train`, its pieces `weights` and `architecture`, `val`, `test`, or `all`.
 
-        Of data that were loaded for a finished run's model, also `seen` and `new`. A part's rows are the days that are
-        forecast; the days before them are read, too.
+        Data loaded for the model of a finished run also have `seen` and `new`. The rows of a part are the days that are
+        forecast; models also read earlier days as context.
         """
         end = self.n_train + (self.n_val if self.refitting else 0)
         held_out = round(end * (1 - self.architecture_share))
@@ -234,21 +241,24 @@ class IndexReturns:
         return slice(min(max(first, self.scored_from), stop), stop) if self.scored_from else slice(first, stop)
 
     def scored_parts(self, parts: Sequence[str]) -> tuple[str, ...]:
-        """Return those of some parts that have rows to score; warn of first rows with a shorter past than usual.
+        """Return the parts that have rows to score.
 
         Raises:
-            DataError: none has.
+            DataError: no part has rows after the date given by `since`.
         """
         found = tuple(part for part in parts if self.rows(part).stop > self.rows(part).start)
         if not found and self.scored_from:
-            raise DataError(f"{self.source}: no row after since=; the last is of {self.panel.dates[-1]}")
+            raise DataError(
+                f"{self.source}: no row is dated after since=; the last row is {self.panel.dates[-1]}; give an "
+                "earlier date"
+            )
         return found
 
     def tensor(self, part: str) -> Tensor:
         """Return a part's standardised returns, float32, shape `(n, 1, I)`."""
         return self._tensor[self.rows(part)].unsqueeze(1)
 
-    def model(self, core: nn.Module, *, generator: Generator | None = None) -> Forecaster:
+    def model(self, core: Recurrent, *, generator: Generator | None = None) -> Forecaster:
         """Return a model around a core."""
         return Forecaster(core, self.mean, self.sd, generator=generator).to(self.device)
 
@@ -256,13 +266,13 @@ class IndexReturns:
         """Yield an epoch of training windows; see `Window`.
 
         Raises:
-            DataError: the part is too short for one.
+            DataError: the part is too short for a window.
         """
         rows, bptt = self.rows(part), self.options.bptt
         least = 3 * bptt if self.options.batches == "streams" else bptt + 1  # burn-in, shift and one window
         if rows.stop - rows.start < least:
             raise DataError(
-                f"{self.source}: the part {part} has {rows.stop - rows.start} rows, {self.options.batches} of "
+                f"{self.source}: the part {part} has {rows.stop - rows.start} rows, but {self.options.batches} of "
                 f"{bptt} days need at least {least}; give more rows, lower task.bptt or change "
                 "strategy.architecture_share"
             )
@@ -271,50 +281,50 @@ class IndexReturns:
         return make(rows, rng)
 
     def _streams(self, rows: slice, rng: np.random.Generator) -> Iterator[Window]:
-        """Cut the rows into parallel streams that are read in step, the state carried from window to window.
+        """Cut the rows into parallel streams; the state is carried from window to window.
 
-        Each stream first reads the `bptt` days before its own without learning from them. Where the streams begin is
-        drawn anew each epoch.
+        Each stream first reads the `bptt` days before its own days as burn-in. The start of the streams is drawn anew
+        in each epoch.
         """
         bptt = self.options.bptt
         room = rows.stop - rows.start - 2 * bptt  # after the first stream's burn-in and the largest shift
         streams = min(self.options.streams, room // bptt)
         length = room // streams
         first = rows.start + 1 + bptt + int(rng.integers(bptt))  # row 0 has no day before it
-        starts = first + length * np.arange(streams)  # of the first day forecast in each stream
+        starts = first + length * np.arange(streams)  # first forecast day of each stream
         yield self._window(starts - bptt, bptt, fresh=True, burn_in=True)
         for begin in range(0, length, bptt):
             yield self._window(starts + begin, min(bptt, length - begin))
 
     def _sliding(self, rows: slice, rng: np.random.Generator) -> Iterator[Window]:
-        """Read windows from a zero state in random order; the loss is that of each window's last day."""
+        """Yield windows in random order, each from a zero state; only the last day of a window counts in the loss."""
         bptt = self.options.bptt
         order = rng.permutation(np.arange(rows.start + bptt, rows.stop))  # last day of each window
         for begin in range(0, len(order), self.options.streams):
             last = order[begin : begin + self.options.streams]
             window = self._window(last - bptt + 1, bptt, fresh=True)
             only_last = torch.zeros(bptt, 1, 1)
-            only_last[-1] = bptt  # so that the mean over the window is that of its last day
+            only_last[-1] = bptt  # the mean over the window is then the loss of its last day
             weight = only_last if window.weight is None else only_last * window.weight
             yield window._replace(weight=weight.expand(bptt, len(last), 1))
 
     def _window(
         self, starts: np.ndarray[Any, Any], length: int, *, fresh: bool = False, burn_in: bool = False
     ) -> Window:
-        """Return the days from `starts` on as targets, with the day before each as input."""
+        """Return a window whose targets are the days from `starts` on; each input is the day before its target."""
         index = torch.from_numpy(np.arange(length)[:, None] + starts)  # (T, B)
         weight = None if self._weights is None else self._weights[index]
         return Window(self._tensor[index - 1], self._tensor[index], weight, fresh, burn_in)
 
-    def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
+    def loss(self, model: Model, out: Tensor, window: Window) -> Tensor:
         """Return a window's mean training loss from the core's output `(T, B, H)`."""
-        losses = LOSSES[self.loss_name](model.readout(out), window.target)
+        losses = LOSSES[self.loss_name](readout_of(model)(out), window.target)
         return (losses if window.weight is None else losses * window.weight).mean()
 
-    def evaluate(self, model: Any, part: str) -> Evaluation:
-        """Score a model on a part; from a zero state it first reads `context` days, then the day before the part.
+    def evaluate(self, model: Model, part: str) -> Evaluation:
+        """Score a model on a part, after it has read `context` days and the day before the part, from a zero state.
 
-        The first day of all, which has no day before it, is not scored.
+        The first day of the data is not scored, because it has no day before it.
         """
         rows = self._scored(part)
         first = max(0, rows.start - 1 - self.options.context)
@@ -331,7 +341,7 @@ class IndexReturns:
     def evaluate_forecasts(self, forecasts: Array, part: str) -> Evaluation:
         """Score given forecasts of a part's days, standardised, shape `(n, I)`."""
         rows = self._scored(part)
-        assert forecasts.shape == self.values[rows].shape, (forecasts.shape, part)  # else they would be broadcast
+        assert forecasts.shape == self.values[rows].shape, (forecasts.shape, part)  # guard against broadcasting
         losses = (
             LOSSES[self.loss_name](torch.from_numpy(forecasts), torch.from_numpy(self.values[rows])).mean(1).numpy()
         )
@@ -345,8 +355,8 @@ class IndexReturns:
         assert evaluation.forecasts is not None
         return metrics.score(self.values[self.rows(part)], evaluation.forecasts, self.panel.names)
 
-    def predict(self, model: Any, parts: Sequence[str] = ("val", "test")) -> pd.DataFrame:
-        """Return forecasts of some parts and of the next step, in `units`, see `protocols.Task.predict`."""
+    def predict(self, model: Model, parts: Sequence[str] = ("val", "test")) -> pd.DataFrame:
+        """Return forecasts of the parts and of the next step, in `units`, see `protocols.Task.predict`."""
         rows: list[tuple[str, str, float, float | None]] = []
         for part in parts:
             found = self.evaluate(model, part).forecasts
@@ -358,7 +368,7 @@ class IndexReturns:
         rows += [(self.next_day, series, value, None) for series, value in zip(self.names, ahead, strict=True)]
         return sources.forecast_frame(rows)
 
-    def day_ahead(self, model: Any) -> Array:
+    def day_ahead(self, model: Model) -> Array:
         """Forecast the day after the last, standardised, shape `(I,)`."""
         x = self._tensor[-self.options.context - 1 :].unsqueeze(1)
         with torch.no_grad(), evaluating(model):
@@ -368,19 +378,19 @@ class IndexReturns:
 
     @cached_property
     def next_step(self) -> Step:
-        """When the row after the last is due, by the dates of the rows; see `frequency.next_step`."""
+        """Predicted date of the row after the last; see `frequency.next_step`."""
         return next_step(self.panel.dates, self.run_dates)
 
     @property
     def next_day(self) -> str:
-        """The date of the row after the last, ISO, with a time of day where rows have one."""
+        """Date of the row after the last, ISO, with a time of day if rows have one."""
         return str(self.next_step.when)
 
     def after(self, moment: str) -> IndexReturns:
-        """Return the same data, scored only on rows dated after a day, or after a time.
+        """Return the same task, scored only on rows dated after a day or a time.
 
         Raises:
-            DataError: it is no date.
+            DataError: `moment` is not a date.
         """
         try:
             since = _moment(moment)
@@ -389,26 +399,26 @@ class IndexReturns:
         return replace(self, scored_from=max(1, self._count_until(since)))
 
     def _count_until(self, moment: Moment) -> int:
-        """Return how many rows are dated up to a day, whole, or up to a time."""
+        """Return the number of rows dated up to the end of a day, or up to a time."""
         return sum(not _is_after(day, moment) for day in self.panel.dates)
 
     def short_past(self, part: str) -> int:
-        """Return how many of a part's first forecasts are made from fewer rows than `context` before the last read."""
+        """Return how many of a part's first forecasts have fewer earlier rows than `context` asks for."""
         rows = self._scored(part)
         return max(0, int(min(rows.stop, self.options.context + 1) - rows.start))
 
     def written(self, forecasts: Array, part: str | None) -> Array:
         """Return standardised forecasts in the units that `options.units` names.
 
-        Prices compound a forecast return with the value known the row before, as the exponential of a forecast of a
-        logarithm, without a correction for its variance; levels add it.
+        A price forecast is the previous price times the exponential of the forecast log return, without a correction
+        for its variance. A level forecast is the previous level plus the forecast change.
 
         Args:
-            forecasts: shape `(n, I)`.
-            part: whose rows are forecast; None for the row after the last, `(1, I)`.
+            forecasts: standardised forecasts, shape `(n, I)`.
+            part: the part that is forecast; None for the row after the last, `(1, I)`.
 
         Raises:
-            DataError: prices are asked for, and the data are returns.
+            DataError: `options.units` is prices, but the data are returns.
         """
         own = self.in_own_units(forecasts)
         if self.options.units == "returns":
@@ -419,7 +429,7 @@ class IndexReturns:
         return values
 
     def actual(self, part: str) -> Array:
-        """Return what came in a part's rows, shape `(n, I)`, in the units that `options.units` names."""
+        """Return the actual values of a part's rows, shape `(n, I)`, in the units that `options.units` names."""
         rows = self._scored(part)
         if self.options.units == "returns":
             return self.in_own_units(self.values[rows])
@@ -429,34 +439,36 @@ class IndexReturns:
     def _known(self) -> Array:
         if self.panel.known is None:
             raise DataError(
-                f"{self.source}: task.units=prices, but the data are returns: there is no price to compound them with; "
-                "set task.units=returns"
+                f"{self.source}: task.units=prices, but the data are returns, so prices are unknown; set "
+                "task.units=returns"
             )
         if self.panel.report["differenced"]:
-            raise DataError("task.units=prices: returns that are differenced make no prices; set task.units=returns")
+            raise DataError(
+                "task.units=prices: prices cannot be computed from differenced returns; set task.units=returns"
+            )
         return self.panel.known
 
     @property
     def units(self) -> str:
-        """The units of what is written, in words."""
+        """Units of the written forecasts, as text."""
         kind = self.panel.report["kind"]
         if self.options.units == "prices":
-            self._known  # noqa: B018, raises where there are none
+            self._known  # noqa: B018, raises if prices are unknown
             return {"prices": "prices", "levels": "levels"}[kind]
         words = {"prices": "log returns in decimals", "levels": "changes of the levels"}
         more = {"prices": "task.units=prices gives prices", "levels": "task.units=prices gives levels"}
         return f"{words[kind]}; {more[kind]}" if kind in words else "the data's own units"
 
     def in_own_units(self, forecasts: Array) -> Array:
-        """Return standardised forecasts in the series' own units."""
+        """Convert standardised forecasts to the units of each series."""
         return self.mean + self.sd * forecasts
 
     def dates(self, part: str) -> list[str]:
-        """Return the days of a part, ISO, with a time of day where rows have one."""
+        """Return the dates of a part, ISO, with a time of day if rows have one."""
         return [str(day) for day in self.panel.dates[self.rows(part)]]
 
     def with_device(self, device: str) -> IndexReturns:
-        """Return the same task, its models built on a device."""
+        """Return the same task with new models on another device."""
         return replace(self, device=device)
 
     def with_loss(self, name: str) -> IndexReturns:
@@ -464,59 +476,63 @@ class IndexReturns:
         return replace(self, loss_name=name)
 
     def with_refit(self) -> IndexReturns:
-        """Return the same task with the validation part joined to the training part."""
+        """Return the same task with a training part that includes the validation part."""
         return replace(self, refitting=True)
 
     def at_origin(self, number: int) -> IndexReturns:
-        """Return the same data, scaled alike, seen so many validation parts earlier: the training part ends before.
+        """Return the same data and scaling at an earlier origin: training ends `number` validation parts earlier.
 
         Raises:
-            DataError: fewer rows than training needs would be left.
+            DataError: too few training rows are left.
         """
         rows, least = self.n_train - number * self.n_val, 4 * self.options.bptt
         if rows < least:
             raise DataError(
-                f"{self.source}: {number} validation parts of {self.n_val} rows before the last leave {rows} of "
-                f"{self.n_train} training rows; at least {least} are needed. Lower strategy.origins"
+                f"{self.source}: {number} earlier validation parts of {self.n_val} rows leave {rows} of {self.n_train} "
+                f"training rows; at least {least} are needed. Lower strategy.origins"
             )
         return replace(self, n_train=rows, scaled_by=self._scaling)
 
     def restored(self, tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[IndexReturns, int, int]:
-        """Return the data standardised as a saved model's were, and the sizes that its core reads and has.
+        """Return the data with a saved model's scaling, and the input and hidden size of its core.
 
         Raises:
             DataError: the columns differ.
             KeyError: a tensor is missing.
-            ValueError: one is not a model's of these series.
+            ValueError: a tensor does not fit a model of these series.
         """
         mean, sd, readout = tensors["mean"], tensors["sd"], tensors["readout.weight"]
         for name, one in (("mean", mean), ("sd", sd)):
             if one.shape != (len(names),):
-                raise ValueError(f"{name} has shape {tuple(one.shape)}, expected one axis of the {len(names)} series")
+                raise ValueError(
+                    f"{name} has shape {tuple(one.shape)}, expected ({len(names)},), one number per series"
+                )
         if not (sd > 0).all():
-            raise ValueError("sd needs numbers above 0")
+            raise ValueError("sd has numbers that are not above 0")
         if readout.dim() != 2 or not readout.numel():
             raise ValueError(f"readout.weight has shape {tuple(readout.shape)}, expected two axes")
         task = self.with_scaling(mean.numpy(), sd.numpy(), names)
         return task, task.input_size, readout.shape[1]
 
     def with_scaling(self, mean: Array, sd: Array, names: Sequence[str]) -> IndexReturns:
-        """Return the same data standardised as another panel was.
+        """Return the same data with the mean and standard deviation of another panel.
 
-        A series that cleaning dropped because it stands still is taken back, with a warning, if the model was fitted
-        to it: the model cannot do without.
+        If the model was fitted to a series that cleaning dropped because it does not move, the series is taken back
+        with a warning, because the model needs it.
 
         Raises:
             DataError: the columns differ.
         """
         task = self
         if self.table is not None and set(self.names) < set(names):
-            wanted = [name for name in self.table.names if name in names]  # without what was dropped and is not read
+            wanted = [
+                name for name in self.table.names if name in names
+            ]  # the model's series, in the order of the table
             if wanted == list(names):
                 task = self._with_columns(wanted)
         if list(names) != task.names:
             dropped = [one["series"] for one in self.panel.report["dropped"]]
-            without = f" without {', '.join(dropped)}, dropped because it does not move" if dropped else ""
+            without = f" ({', '.join(dropped)} was dropped because it does not move)" if dropped else ""
             raise DataError(
                 f"{self.source}: its columns are {', '.join(self.names)}{without}; the model was fitted to "
                 f"{', '.join(names)}. Give the same columns in the same order"
@@ -524,18 +540,18 @@ class IndexReturns:
         return replace(task, scaled_by=(mean, sd))
 
     def _with_columns(self, names: Sequence[str]) -> IndexReturns:
-        """Return the task with all of these series, in spite of rows in which they stand still."""
+        """Return the task with all the given series, even if they do not move in some rows."""
         assert self.table is not None
         again = IndexReturns._of_table(self.table, self.options, architecture_share=self.architecture_share, only=names)
         return replace(again, loss_name=self.loss_name, refitting=self.refitting, device=self.device)
 
     @property
     def checksum(self) -> str:
-        """Of what was read, and of the choice of series to difference."""
+        """Checksum of the data that were read and of the series that are differenced."""
         return self.panel.checksum
 
     def describe(self) -> dict[str, Any]:
-        """Return what the report says about the data: plain values."""
+        """Return the description of the data for `data.json`: plain values."""
         return {
             "names": self.names,
             "kinds": ["range" if name.endswith("_range") else "return" for name in self.names],
@@ -553,9 +569,9 @@ class IndexReturns:
 
 
 def _cut(rows: int, *, options: Options, source: str) -> dict[str, slice]:
-    """Return the rows of the parts; refuse too few."""
-    val, test = int(rows * options.train), int(rows * (options.train + options.val))  # their first rows
-    least = 4 * options.bptt  # burn-in, shift and one window
+    """Return the rows of each part; raise a DataError if a part has too few rows."""
+    val, test = int(rows * options.train), int(rows * (options.train + options.val))  # first rows of the two parts
+    least = 4 * options.bptt  # room for burn-in, shift and a window
     if val < least or test - val < 2 or rows - test < 2:
         raise DataError(
             f"{source}: {rows} rows make {val} training, {test - val} validation and {rows - test} test rows; at "
@@ -565,7 +581,7 @@ def _cut(rows: int, *, options: Options, source: str) -> dict[str, slice]:
 
 
 def _moment(text: str) -> Moment:
-    """Return a day or, where a time is given, a datetime from ISO text."""
+    """Parse ISO text to a day, or to a datetime if it has a time."""
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:
@@ -573,11 +589,11 @@ def _moment(text: str) -> Moment:
 
 
 def _is_after(one: Moment, other: Moment) -> bool:
-    """Say whether a row's date comes after a day, or after a time; a day ends at midnight."""
+    """Return whether a row's date is after a day or a time; a day ends at midnight."""
     if not isinstance(other, datetime.datetime):
         return (one.date() if isinstance(one, datetime.datetime) else one) > other
     if not isinstance(one, datetime.datetime):
         return one > other.date()
-    if (one.tzinfo is None) != (other.tzinfo is None):  # by what the clock shows
+    if (one.tzinfo is None) != (other.tzinfo is None):  # compare local times
         one, other = one.replace(tzinfo=None), other.replace(tzinfo=None)
     return one > other

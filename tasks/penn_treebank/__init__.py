@@ -1,1 +1,1 @@
-"""Word-level language modelling: the Penn Treebank, or any text in its form."""
+"""Word-level language modelling on the Penn Treebank or any text in the same format."""

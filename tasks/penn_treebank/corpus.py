@@ -1,8 +1,7 @@
-"""A text in numbers: its vocabulary and the ids of its parts.
+"""The numbered text: its vocabulary and the ids of its parts.
 
-`task.py` holds a `Corpus.of(sources.read(...))`, takes the ids of a part from `part` and gives them to `windows`. Its
-`with_refit` is the corpus's. To score a saved model on another text it takes `Corpus.of(text, words=...)` with the
-model's words.
+`task.py` creates `Corpus.of(sources.read(...))` and cuts the ids of `part` into windows. To score a saved model on
+another text it uses `Corpus.of(text, words=...)` with the model's vocabulary.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ class Corpus:
     """A text's vocabulary and ids.
 
     Attributes:
-        words: the vocabulary in the order of ids, the most frequent first.
+        words: the vocabulary in the order of ids, the most frequent word first.
         train, val, test: ids of the parts, int64, shape `(n,)`.
-        source, name, checksum: of the text, see `Text`.
-        refitting: the training part is joined with the validation part.
+        source, name, checksum: see `Text`.
+        refitting: whether the training part includes the validation part.
     """
 
     words: tuple[str, ...]
@@ -41,24 +40,24 @@ class Corpus:
 
     @classmethod
     def of(cls, text: Text, words: Sequence[str] | None = None) -> Corpus:
-        """Number a text's words.
+        """Number the words of a text.
 
-        The vocabulary is that of the training part, frequent words first, of equally frequent ones the earlier; a word
-        that it lacks becomes `<unk>`.
+        The vocabulary is that of the training part, sorted by frequency and then by first appearance. Other words
+        become `<unk>`.
 
         Args:
-            text: what was read.
-            words: vocabulary to take instead.
+            text: the text.
+            words: vocabulary to use instead.
 
         Raises:
-            DataError: the training part has a single word, or a word is unknown and the vocabulary lacks `<unk>`.
+            DataError: the vocabulary has fewer than two words, or it lacks `<unk>` and a word is unknown.
         """
         if words is None:
-            words = [word for word, _ in Counter(text.train).most_common()]  # ties in order of first appearance
+            words = [word for word, _ in Counter(text.train).most_common()]  # ties: first appearance first
         if len(set(words) - {EOS}) < 2:
             only = ", ".join(repr(word) for word in words if word != EOS)
             raise DataError(
-                f"{text.source}: the vocabulary of its training part is {only or 'empty'} besides {EOS}; at least two "
+                f"{text.source}: besides {EOS} the vocabulary of the training part is {only or 'empty'}; at least two "
                 "words are needed. Give another text"
             )
         index = {word: number for number, word in enumerate(words)}
@@ -70,15 +69,15 @@ class Corpus:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """The id of each word."""
+        """Word -> id."""
         return {word: number for number, word in enumerate(self.words)}
 
     def part(self, name: str, *, architecture_share: float = 0.2) -> Tensor:
         """Return the ids of a part, int64, shape `(n,)`.
 
         Args:
-            name: `train`, its pieces `weights` and `architecture`, `val`, `test`, or `all` three in a row.
-            architecture_share: share of the training part, its end, that is the piece `architecture`.
+            name: `train`, its pieces `weights` and `architecture`, `val`, `test`, or `all` (all three, concatenated).
+            architecture_share: share of the training part, at its end, that forms the piece `architecture`.
         """
         train = torch.cat([self.train, self.val]) if self.refitting else self.train
         held_out = round(len(train) * (1 - architecture_share))
@@ -92,7 +91,7 @@ class Corpus:
         }[name]
 
     def with_refit(self) -> Corpus:
-        """Return the same corpus with the validation part joined to the training part; the vocabulary stays."""
+        """Return the same corpus and vocabulary, with a training part that includes the validation part."""
         return replace(self, refitting=True)
 
 

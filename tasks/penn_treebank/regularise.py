@@ -1,7 +1,7 @@
-"""The regularisers of AWD-LSTM (Merity et al., 2018), in one form for a grown cell, an LSTM and a GRU.
+"""The regularisers of AWD-LSTM (Merity et al., 2018), for grown cells, LSTM and GRU.
 
-Every mask is drawn once a window from PyTorch's global generator (of the device where it acts), so that whoever
-restores that generator repeats them to the bit. A rate of 0 draws nothing.
+Every mask is drawn once per window from PyTorch's global generator of its device, so restoring that generator
+reproduces the masks exactly. A rate of 0 draws nothing.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from grownas.modules import with_parameters
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 PENALTIES = ("activation", "temporal")
-RECURRENT = re.compile(  # the last part of the name of a matrix that multiplies a state
+RECURRENT = re.compile(  # matches the last part of the name of a matrix that multiplies a state
     r"weight_hh_l\d+"  # nn.LSTM, nn.GRU: all gates
-    r"|W_h|gate_h"  # a node of a chain: its ops, its highway gate; W_h is all of a DAG's, gates too
+    r"|W_h|gate_h"  # chain: ops and highway gate of a node; DAG: W_h holds all matrices, gates included
 )
 
 
 @dataclass(frozen=True)
 class Regularisation:
-    """How a language model is held back in training. All off by default.
+    """Regularisation of a language model in training. All rates and weights are 0 by default.
 
     Attributes:
-        dropout_embedding: rate at which words lose their whole row of the embedding for a window, the others scaled up.
-        dropout_input: of locked dropout on what the core reads.
-        dropout_hidden: of locked dropout between the layers of a `Stack`.
-        dropout_output: of locked dropout on what the core gives.
-        weight_drop: rate at which single weights of the recurrent matrices are dropped, the others scaled up.
-        activation: weight of the mean square of the dropped output in the loss, AWD-LSTM's alpha.
-        temporal: weight of the mean square of the output's steps through time in the loss, AWD-LSTM's beta.
+        dropout_embedding: rate at which words lose their whole embedding for a window; other words are scaled up.
+        dropout_input: rate of locked dropout on the core's input.
+        dropout_hidden: rate of locked dropout between the layers of a `Stack`.
+        dropout_output: rate of locked dropout on the core's output.
+        weight_drop: rate at which single weights of the recurrent matrices are dropped; other weights are scaled up.
+        activation: weight of the mean square of the output after dropout in the loss, AWD-LSTM's alpha.
+        temporal: weight of the mean square of the output's change from step to step in the loss, AWD-LSTM's beta.
     """
 
     dropout_embedding: float = 0.0
@@ -56,13 +56,13 @@ class Regularisation:
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
             if name in PENALTIES and not 0 <= value < float("inf"):
-                raise ConfigError(f"{name} is a weight in the loss, expected a number from 0 on, got {value!r}")
+                raise ConfigError(f"{name} is a weight in the loss, expected a number of 0 or more, got {value!r}")
             if name not in PENALTIES and not 0 <= value < 1:
-                raise ConfigError(f"{name} is a rate of dropping, expected 0 or more and less than 1, got {value!r}")
+                raise ConfigError(f"{name} is a dropout rate, expected 0 or more and less than 1, got {value!r}")
 
 
 def locked_dropout(x: Tensor, rate: float) -> Tensor:
-    """Drop units of `(T, B, H)` for all of a window, the others scaled by 1 / (1 - rate).
+    """Drop units of `(T, B, H)` with one mask for all time steps; other units are scaled by 1 / (1 - rate).
 
     Reference:
         Gal & Ghahramani (2016), A Theoretically Grounded Application of Dropout in Recurrent Neural Networks.
@@ -76,23 +76,23 @@ def word_dropout(weight: Tensor, rate: float) -> Tensor:
 
 
 def weight_drop(core: AnyModule, rate: float) -> AnyModule:
-    """Return a twin of a core that computes with some of its recurrent weights dropped; the core stays as it is.
+    """Return a copy of a core with some recurrent weights dropped; the core itself is unchanged.
 
-    Gradients reach the core's own parameters through the mask; no state of the twin outlives it. Dropped is every
-    matrix that multiplies a state, see `RECURRENT`: of a chain not only the first node's, which reads h_(t-1), but also
-    the later ones', for in a chain all of them lie on the way from h_(t-1) to h_t. So a node that is inserted anywhere
-    changes nothing about the others, and a grown cell's gate is treated as an LSTM's. (AWD-LSTM drops the hidden-to-
-    hidden matrices of all of its gates. The noise of a chain of N nodes adds up: expect a lower rate to be best.)
+    Gradients reach the core's own parameters through the mask. Dropout applies to every matrix that multiplies a state
+    (`RECURRENT`). In a chain these are the matrices of all nodes, because all lie on the path from h_(t-1) to h_t. So
+    inserting a node does not change the dropout of other nodes, and a grown cell's gate is treated like an LSTM's.
+    (AWD-LSTM drops weights in the hidden-to-hidden matrices of all gates. In a chain of N nodes the noise adds up, so
+    the best rate is probably lower.)
 
     Raises:
-        ConfigError: nothing would be dropped, for the core's recurrent matrices have other names.
+        ConfigError: the core has no recurrent matrix with a known name.
     """
     if not rate:
         return core
     if not any(RECURRENT.fullmatch(name.rpartition(".")[2]) for name, _ in core.named_parameters()):
         raise ConfigError(
-            f"weight_drop = {rate} finds no recurrent matrix in {type(core).__name__}: no parameter is called "
-            f"{RECURRENT.pattern}. Name it in RECURRENT, or set weight_drop to 0"
+            f"weight_drop = {rate} finds no recurrent matrix in {type(core).__name__}: no parameter name matches "
+            f"{RECURRENT.pattern}. Add the name to RECURRENT, or set weight_drop to 0"
         )
     return _twin(core, rate)
 
@@ -100,7 +100,7 @@ def weight_drop(core: AnyModule, rate: float) -> AnyModule:
 def _twin(module: AnyModule, rate: float) -> AnyModule:
     own = {name: one for name, one in module._parameters.items() if one is not None}
     replaced = {name: nn.functional.dropout(one, rate) for name, one in own.items() if RECURRENT.fullmatch(name)}
-    if isinstance(module, nn.RNNBase):  # on CUDA it moves its weights into one piece, which must not be the module's
+    if isinstance(module, nn.RNNBase):  # on CUDA cuDNN flattens the weights in place, so the copy needs its own
         replaced |= {name: one.clone() for name, one in own.items() if name not in replaced}
     parts = {name: None if one is None else _twin(one, rate) for name, one in module._modules.items()}
     return with_parameters(module, replaced, parts)

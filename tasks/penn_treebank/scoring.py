@@ -1,8 +1,8 @@
-"""How well a model predicts a text: by its softmax, adapting on the way, or with a cache of what it has read.
+"""Scores a language model on a text: with the plain softmax, with dynamic evaluation, or with a neural cache.
 
-All read evaluation windows in order, the state carried on, fresh where a window says so; a burn-in window is read, not
-scored. Each returns the negative log probability, in nats, of every scored target: float64, shape `(steps, B)`. The
-model is read in evaluation mode and left as it was.
+All functions read evaluation windows in order and carry the state, which a window with `fresh` resets; burn-in windows
+are not scored. Each function returns the negative log probability, in nats, of every scored target: float64, shape
+`(steps, B)`. The model runs in evaluation mode and is not changed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from grownas.tasks.penn_treebank.softmax import cross_entropy
 
 
 def perplexity(losses: Tensor) -> float:
-    """Return exp of the mean loss; infinite where that is too large for a float."""
+    """Return exp of the mean loss; infinity if it is too large for a float."""
     mean = float(losses.mean())
     return math.inf if mean > 709 else math.exp(mean)
 
 
 @torch.no_grad()
 def token_losses(model: LanguageModel, windows: Iterable[Window]) -> Tensor:
-    """Score by the full softmax of a model that stays as it is."""
+    """Score with the full softmax of the unchanged model."""
     losses = []
     with evaluating(model):
         for window, out in _outputs(model, windows):
@@ -45,20 +45,20 @@ def token_losses(model: LanguageModel, windows: Iterable[Window]) -> Tensor:
 
 @dataclass(frozen=True)
 class Dynamics:
-    """Dynamic evaluation: a step down each window's loss after it is scored, and a pull back to what was trained.
+    """Dynamic evaluation: after a window is scored, take a gradient step on its loss and decay to the trained weights.
 
         p <- p + decay * D * (p_0 - p) - rate * g / (R + epsilon)
 
-    With `scale` R is the root of its mean squared gradients and D = R / mean of R, but no more than 1 / decay (the
-    paper's RMS with RMS-normalised decay); without it R + epsilon and D are 1 (its SGD form). The mean is taken as in
-    the authors' code, over the means of all parameters. The authors tune rates from
-    3e-5 to 1e-4 and decays from 1e-3 to 5e-3 with `scale`, for windows of 5 tokens.
+    With `scale`, R is the root of the mean squared gradients and D = R / mean of R, at most 1 / decay (the paper's RMS
+    with RMS-normalised decay). Without `scale`, R + epsilon and D are 1 (the paper's SGD form). As in the authors'
+    code, the mean of R is the mean over the parameters' means. The authors tune rates from 3e-5 to 1e-4 and decays from
+    1e-3 to 5e-3 with `scale`, for windows of 5 tokens.
 
     Attributes:
-        rate: of the step.
-        decay: of the pull, in a window.
-        scale: mean squared gradients by name, from `mean_squared_gradients`, or None.
-        epsilon: keeps the step finite where training gradients vanish; read with `scale` alone.
+        rate: learning rate of the gradient step.
+        decay: decay towards the trained weights, per window.
+        scale: mean squared gradients by parameter name, from `mean_squared_gradients`, or None.
+        epsilon: keeps the step finite if training gradients vanish; used only with `scale`.
 
     Reference:
         Krause, Kahembwe, Murray & Renals (2018), Dynamic Evaluation of Neural Sequence Models, arXiv 1709.07432.
@@ -73,20 +73,20 @@ class Dynamics:
         """Check the numbers.
 
         Raises:
-            ConfigError: one cannot be used.
+            ConfigError: a number is out of range.
         """
         if not (0 <= self.rate < math.inf and 0 <= self.decay <= 1 and 0 < self.epsilon < math.inf):
             raise ConfigError(
                 f"dynamic evaluation with rate {self.rate}, decay {self.decay}, epsilon {self.epsilon}: expected a "
-                "rate from 0 on, a decay from 0 to 1, an epsilon above 0"
+                "rate of 0 or more, a decay from 0 to 1, an epsilon above 0"
             )
 
 
 def dynamic_losses(model: LanguageModel, windows: Iterable[Window], dynamics: Dynamics) -> Tensor:
-    """Score by a copy of the model that learns from each window after it was scored, burn-in windows too.
+    """Score with a copy of the model that learns from each window after scoring it, and from burn-in windows.
 
     Raises:
-        ConfigError: a window has several streams: what is learned from one would tell of another's future.
+        ConfigError: a window has several streams; the weights would learn from one stream the future of another.
     """
     model = _open_to_gradients(model)
     moved = {name: one for name, one in model.named_parameters() if one.requires_grad}
@@ -97,7 +97,7 @@ def dynamic_losses(model: LanguageModel, windows: Iterable[Window], dynamics: Dy
         if window.target.shape[1] != 1:
             raise ConfigError(
                 f"dynamic evaluation reads one stream, got {window.target.shape[1]}: the weights would learn from one "
-                "what lies ahead of another. Evaluate with one stream"
+                "stream the future of another. Evaluate with one stream"
             )
         loss = _nll(model, out, window.target)
         if not window.burn_in:
@@ -110,9 +110,9 @@ def dynamic_losses(model: LanguageModel, windows: Iterable[Window], dynamics: Dy
 
 
 def mean_squared_gradients(model: LanguageModel, windows: Iterable[Window]) -> dict[str, Tensor]:
-    """Return each parameter's mean squared gradient of a window's mean nll over windows of the training text.
+    """Return the mean squared gradient of each parameter: of a window's mean nll, over windows of the training text.
 
-    They depend on the number of tokens in a window: a tuned rate holds for windows of the same size.
+    The values depend on the number of tokens per window, so a tuned rate is valid only for windows of the same size.
     """
     model = _open_to_gradients(model)
     moved = {name: one for name, one in model.named_parameters() if one.requires_grad}
@@ -132,7 +132,7 @@ def mean_squared_gradients(model: LanguageModel, windows: Iterable[Window]) -> d
 def _dynamics_factors(
     dynamics: Dynamics, moved: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor | float], dict[str, Tensor | float]]:
-    """Return what multiplies each parameter's gradient, and its distance from the start."""
+    """Return two factors for each parameter: on its gradient, and on its distance from the trained value."""
     if dynamics.scale is None:
         return dict.fromkeys(moved, dynamics.rate), dict.fromkeys(moved, dynamics.decay)
     roots = {name: dynamics.scale[name].sqrt() for name in moved}
@@ -148,17 +148,17 @@ def _dynamics_factors(
 
 @dataclass(frozen=True)
 class Cache:
-    """A continuous cache: words that followed similar states before are more likely now.
+    """A continuous cache: words that followed similar states before become more likely.
 
         p(w) = (1 - share) softmax(w) + share * p_cache(w)
         p_cache(w) ~ sum of exp(flatness h_t . h_i) over the last `size` i with x_(i+1) = w
 
-    h is the core's output before the gain. While a stream's cache is empty the softmax stands alone.
+    h is the core's output before the gain. While a stream's cache is empty, only the softmax is used.
 
     Attributes:
-        size: steps remembered, in each stream.
-        flatness: the paper's theta: 0 for a plain cache of words.
-        share: the paper's lambda.
+        size: number of past steps in the cache of each stream.
+        flatness: theta in the paper; 0 weights all cached words equally.
+        share: lambda in the paper.
 
     Reference:
         Grave, Joulin & Usunier (2017), Improving Neural Language Models with a Continuous Cache, arXiv 1612.04426.
@@ -172,22 +172,22 @@ class Cache:
         """Check the numbers.
 
         Raises:
-            ConfigError: one cannot be used.
+            ConfigError: a number is out of range.
         """
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
-            raise ConfigError(f"a cache's size must be a whole number above 0, got {self.size!r}")
+            raise ConfigError(f"the size of a cache must be a whole number above 0, got {self.size!r}")
         if not (0 <= self.flatness < math.inf and 0 <= self.share < 1):
             raise ConfigError(
-                f"a cache of flatness {self.flatness} and share {self.share}: expected a flatness from 0 on, a share "
-                "of 0 or more and less than 1"
+                f"a cache with flatness {self.flatness} and share {self.share}: expected a flatness of 0 or more and a "
+                "share of 0 or more and less than 1"
             )
 
 
 @torch.no_grad()
 def cache_losses(model: LanguageModel, windows: Iterable[Window], cache: Cache) -> Tensor:
-    """Score by the softmax mixed with a cache of what was read, burn-in windows included."""
+    """Score with a mixture of the softmax and a cache of past words, including those of burn-in windows."""
     losses = []
-    keys = words = None  # (n, B, H), (n, B): the last states and what followed them
+    keys = words = None  # (n, B, H), (n, B): the last states, and the words that followed
     with evaluating(model):
         for window, out in _outputs(model, windows):
             if window.fresh or keys is None or words is None:
@@ -201,9 +201,9 @@ def cache_losses(model: LanguageModel, windows: Iterable[Window], cache: Cache) 
 
 
 def _cache_log_probability(keys: Tensor, words: Tensor, out: Tensor, target: Tensor, cache: Cache) -> Tensor:
-    """Return log p_cache of the targets, `(T, B)`, float64; nan where nothing is remembered.
+    """Return log p_cache of the targets, `(T, B)`, float64; nan where the cache is empty.
 
-    The last T of the keys `(n, B, H)` are `out` itself: step t sees those before it.
+    The last T keys of `(n, B, H)` are `out` itself; step t uses only keys before it.
     """
     T, n = len(out), len(keys)
     age = torch.arange(n - T, n, device=out.device)[:, None] - torch.arange(n, device=out.device)  # (T, n)
@@ -214,7 +214,7 @@ def _cache_log_probability(keys: Tensor, words: Tensor, out: Tensor, target: Ten
 
 
 def _mixed(nll: Tensor, cached: Tensor, share: float) -> Tensor:
-    """Return the negative log of the mixture."""
+    """Return the negative log probability of the mixture."""
     if share == 0:
         return nll
     mixed = -torch.logaddexp(math.log1p(-share) - nll, math.log(share) + cached)
@@ -229,7 +229,7 @@ def _nll(model: LanguageModel, out: Tensor, target: Tensor) -> Tensor:
 
 
 def _outputs(model: LanguageModel, windows: Iterable[Window]) -> Iterator[tuple[Window, Tensor]]:
-    """Read windows; yield each with the core's output. No gradient crosses from one into the next."""
+    """Yield each window with the core's output; the state between windows carries no gradient."""
     hidden: Any = None
     for window in (each.to(model.bias.device) for each in windows):
         out, hidden = model.states(window.x, None if window.fresh else _detached(hidden))
@@ -243,9 +243,9 @@ def _detached(hidden: Any) -> Any:
 
 
 def _open_to_gradients(model: LanguageModel) -> LanguageModel:
-    """Return a copy in evaluation mode, but for PyTorch's layers, which cuDNN derives in training mode alone.
+    """Return a copy in evaluation mode; only PyTorch's RNN layers stay in training mode, as cuDNN's backward requires.
 
-    They drop nothing: what is dropped in training, the model itself drops.
+    These layers have no dropout of their own; the model applies all dropout itself.
     """
     model = copy.deepcopy(model).eval()
     for part in model.modules():

@@ -1,4 +1,4 @@
-"""The task: predict the next word of a text from those before it."""
+"""The task: predict the next word of a text from the words before it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from grownas.errors import ConfigError
-from grownas.protocols import Evaluation, Window
+from grownas.protocols import Evaluation, Model, Recurrent, Window
 from grownas.tasks.penn_treebank import scoring, sources
 from grownas.tasks.penn_treebank.corpus import Corpus
 from grownas.tasks.penn_treebank.model import LanguageModel, Stack, training_loss
@@ -23,19 +23,19 @@ from grownas.tasks.penn_treebank.regularise import Regularisation
 from grownas.tasks.penn_treebank.softmax import SampledSoftmax
 from grownas.tasks.penn_treebank.windows import Reading, training
 
-READ_AT_ONCE = 1000  # tokens, in evaluation
-DYNAMIC_STEPS = 5  # tokens between the steps of dynamic evaluation, as published
+READ_AT_ONCE = 1000  # tokens per window in evaluation
+DYNAMIC_STEPS = 5  # tokens per step of dynamic evaluation, as published
 
 
 @dataclass(frozen=True, eq=False)
 class PennTreebank:
-    """A text cut into training, validation and test part, any text in the form of Penn Treebank.
+    """A text split into training, validation and test part: the Penn Treebank or any text in the same format.
 
     Attributes:
         options: see `Options`.
         corpus: the words and their ids.
-        architecture_share: share of the training part, its end, that is held out for alpha in bilevel training.
-        device: where models are built.
+        architecture_share: share of the training part, at its end, that trains alpha in bilevel training.
+        device: device of new models.
     """
 
     options: Options
@@ -44,11 +44,11 @@ class PennTreebank:
     device: str = "cpu"
 
     name = "penn_treebank"
-    kind = "language"
+    kind = Options.KIND
     metric = "perplexity"
-    section = Options  # of a config
+    section = Options  # the config section `task`
     loss_name = "nll"
-    losses = ("nll",)
+    losses = Options.LOSSES
     unit = "words"
 
     @classmethod
@@ -56,10 +56,10 @@ class PennTreebank:
         """Read the text and number its words.
 
         Raises:
-            DataError: it cannot be used; the message says where and why.
+            DataError: the text cannot be used; the message says where and why.
         """
         task = cls(options, Corpus.of(cls._read(options)), architecture_share)
-        task.windows("train", seed=0)  # raises where the part is too short
+        task.windows("train", seed=0)  # raises if the part is too short
         for part in ("val", "test"):
             task._reading(part)
         return task
@@ -73,11 +73,11 @@ class PennTreebank:
         """The vocabulary, in the order of ids."""
         return list(self.corpus.words)
 
-    def model(self, *cores: nn.Module, generator: Generator | None = None) -> LanguageModel:
-        """Return a model around a core, or around several of one layer, one on another."""
+    def model(self, *cores: Recurrent, generator: Generator | None = None) -> LanguageModel:
+        """Return a model around a core, or around a stack of single-layer cores."""
         options = self.options
         rates = {field.name: getattr(options, field.name) for field in fields(Regularisation)}
-        if len(cores) == 1:  # has nothing between layers
+        if len(cores) == 1:  # a single layer has no dropout between layers
             rates["dropout_hidden"] = 0.0
         return LanguageModel(
             cores[0] if len(cores) == 1 else Stack(cores),
@@ -113,11 +113,12 @@ class PennTreebank:
         what = f"{self.corpus.source}: the part {part}"
         return Reading.of(self._ids(part), streams=options.eval_streams, context=options.context, what=what)
 
-    def loss(self, model: LanguageModel, out: Tensor, window: Window) -> Tensor:
-        """Return a window's mean nll in nats and penalties from the core's output `(T, B, H)`.
+    def loss(self, model: Model, out: Tensor, window: Window) -> Tensor:
+        """Return a window's mean nll in nats plus penalties, from the core's output `(T, B, H)`.
 
-        In training it is estimated from a sample of the words, where the options say so.
+        If `options.samples` is set, the nll in training is estimated from a sample of words.
         """
+        assert isinstance(model, LanguageModel)
         return training_loss(model, out, window, self._sampled if model.training else None)
 
     @cached_property
@@ -127,20 +128,23 @@ class PennTreebank:
         counts = torch.bincount(self._ids("train"), minlength=len(self.corpus.words))
         return SampledSoftmax.of(counts, self.options.samples)
 
-    def evaluate(self, model: LanguageModel, part: str) -> Evaluation:
-        """Score a model by the full softmax on every token of a part but its first, from a zero state.
+    def evaluate(self, model: Model, part: str) -> Evaluation:
+        """Score a model on every token of a part except the first, from a zero state.
+
+        The options choose the full softmax, dynamic evaluation or a neural cache.
 
         Raises:
             ConfigError: the rate of dynamic evaluation is so high that the weights diverge.
         """
+        assert isinstance(model, LanguageModel)
         reading, options = self._reading(part), self.options
         if options.dynamic_rate:
             steps = reading.windows(DYNAMIC_STEPS)
             losses = scoring.dynamic_losses(model, steps, self._dynamics(model))
             if not losses.isfinite().all() and all(one.isfinite().all() for one in model.parameters()):
                 raise ConfigError(
-                    f"task.dynamic_rate={options.dynamic_rate:g}: the weights diverge in dynamic evaluation; lower it, "
-                    "published rates are from 3e-5 to 1e-4"
+                    f"task.dynamic_rate={options.dynamic_rate:g}: the weights diverge in dynamic evaluation; lower the "
+                    "rate (published rates are from 3e-5 to 1e-4)"
                 )
         elif options.cache_size:
             cache = scoring.Cache(options.cache_size, options.cache_flatness, options.cache_share)
@@ -151,7 +155,7 @@ class PennTreebank:
         return Evaluation(scoring.perplexity(losses), losses.numpy())
 
     def _dynamics(self, model: LanguageModel) -> scoring.Dynamics:
-        """Return how dynamic evaluation steps: by mean squares of gradients on the training text."""
+        """Return the settings of dynamic evaluation, scaled by mean squared gradients on the training text."""
         ids = self._ids("train")
         of_train = Reading.of(ids, what=f"{self.corpus.source}: the part train").windows(DYNAMIC_STEPS)
         scale = scoring.mean_squared_gradients(model, of_train)
@@ -162,8 +166,8 @@ class PennTreebank:
         nll = float(evaluation.losses.mean())
         return {"nll": nll, "bits_per_word": nll / math.log(2), "tokens": len(evaluation.losses)}
 
-    def predict(self, model: LanguageModel) -> Any:
-        """Refuse: there are no series.
+    def predict(self, model: Model) -> NoReturn:
+        """Raise an error, because a text has no series.
 
         Raises:
             NotImplementedError: always.
@@ -171,45 +175,45 @@ class PennTreebank:
         raise NotImplementedError(f"{self.name} has no series to forecast")
 
     def with_device(self, device: str) -> PennTreebank:
-        """Return the same task, its models built on a device."""
+        """Return the same task with new models on another device."""
         return replace(self, device=device)
 
     def with_loss(self, name: str) -> PennTreebank:
-        """Return the same task: there is but one loss."""
+        """Return the same task, because there is only one loss."""
         return self
 
     def with_refit(self) -> PennTreebank:
-        """Return the same task with the validation part joined to the training part."""
+        """Return the same task with a training part that includes the validation part."""
         return replace(self, corpus=self.corpus.with_refit())
 
     def with_options(self, values: Mapping[str, float]) -> PennTreebank:
-        """Return the same task with other options of the model; `dropout` is of input and output."""
+        """Return the same task with other options; `dropout` sets both `dropout_input` and `dropout_output`."""
         given = dict(values)
         if "dropout" in given:
             given["dropout_input"] = given["dropout_output"] = given.pop("dropout")
         return replace(self, options=self.options.model_copy(update=given))
 
     def restored(self, tensors: Mapping[str, Tensor], words: list[str]) -> tuple[PennTreebank, int, int]:
-        """Return the text numbered as a saved model's was, and the sizes that its core reads and has.
+        """Return the text numbered with a saved model's vocabulary, and the input and hidden size of its core.
 
         Raises:
-            DataError: the text has a word that the model cannot know.
+            DataError: a word of the text is unknown and the vocabulary has no `<unk>`.
             KeyError: a tensor is missing.
-            ValueError: one is not a model's of these words.
+            ValueError: a tensor does not fit a model with these words.
         """
         embedding = tensors["embedding.weight"]
         decoder = embedding if self.options.tied else tensors["decoder"]
         for name, one in (("embedding.weight", embedding), ("decoder", decoder)):
             if one.dim() != 2 or len(one) != len(words) or not one.numel():
                 raise ValueError(
-                    f"{name} has shape {tuple(one.shape)}, expected two axes, the first of the {len(words)} words"
+                    f"{name} has shape {tuple(one.shape)}, expected two axes, the first of size {len(words)} (words)"
                 )
         corpus = self.corpus if words == self.words else Corpus.of(self._read(self.options), words)
         return replace(self, corpus=corpus), embedding.shape[1], decoder.shape[1]
 
     @property
     def input_size(self) -> None:
-        """A core may read any number of inputs: words are embedded in as many as it has units."""
+        """None: a core may have any input size, because the embedding takes the core's size."""
         return None
 
     @property
@@ -219,11 +223,11 @@ class PennTreebank:
 
     @property
     def checksum(self) -> str:
-        """Of the words that were read."""
+        """Checksum of the words that were read."""
         return self.corpus.checksum
 
     def describe(self) -> dict[str, Any]:
-        """Return what the report says about the data: plain values."""
+        """Return the description of the data for `data.json`: plain values."""
         corpus = self.corpus
         return {
             "name": corpus.name,

@@ -1,9 +1,8 @@
-"""A part's ids in windows: for training as the field cuts them, for evaluation without losing a token.
+"""Cuts the ids of a part into windows: for training in the usual way, for evaluation so that each token is scored once.
 
-`task.py`'s `windows` returns `training(...)`, which refuses a part that is too short when it is called, so that `load`
-can call it for each training part and drop the result. Its `evaluate` makes a `Reading` of the part, runs the model
-over `reading.windows(bptt)` from a zero state, joins each window's losses `(T, B)` along T, and takes
-`reading.in_order` of them: their mean is the nll, exp of it the perplexity.
+`training` checks the length of the part when it is called, not when it is iterated, so `load` can call it as a check.
+For evaluation, run the model over `Reading.windows(bptt)` from a zero state, concatenate the losses `(T, B)` of all
+windows along T, and sort them with `Reading.in_order`. Their mean is the nll; exp of it is the perplexity.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ from torch import Tensor
 from grownas.errors import DataError
 from grownas.protocols import Window
 
-BASE_PROBABILITY, SPREAD, SHORTEST = 0.95, 5.0, 5  # of random windows, as AWD-LSTM (Merity et al., 2018)
+BASE_PROBABILITY, SPREAD, SHORTEST = 0.95, 5.0, 5  # random lengths of windows, as in AWD-LSTM (Merity et al., 2018)
 
 
 def training(
     ids: Tensor, *, streams: int, bptt: int, what: str, random_bptt: bool = False, seed: int = 0
 ) -> Iterator[Window]:
-    """Cut a part into equal streams that are read in step; return an epoch of windows, the state carried on.
+    """Cut a part into parallel streams of equal length; return an epoch of windows that carry the state.
 
-    The n mod `streams` tokens at the end of the part are dropped, as the field does. Each window is `bptt` long, the
-    last one shorter where they do not fill a stream.
+    The last n mod `streams` tokens of the part are dropped, as is usual. Each window has `bptt` steps; the last window
+    may be shorter.
 
     Args:
-        ids: of the part, int64, shape `(n,)`.
-        streams: B.
-        bptt: T.
-        what: how a message calls the part.
-        random_bptt: draw each T by AWD-LSTM's rule, with `rate` T / bptt. AWD-LSTM scales by the length it drew, also
-            in the last window, which may be shorter; we by the window's own.
-        seed: fixes what is drawn.
+        ids: ids of the part, int64, shape `(n,)`.
+        streams: number of streams, B.
+        bptt: length of a window, T.
+        what: name of the part in messages.
+        random_bptt: draw each T by AWD-LSTM's rule, with `rate` T / bptt. AWD-LSTM scales by the drawn length even if
+            the last window is shorter; we scale by the window's actual length.
+        seed: seed of the random lengths.
 
     Raises:
-        DataError: a stream would not fill a window.
+        DataError: a stream is shorter than a window.
     """
     length = len(ids) // streams
     if length <= bptt:
@@ -61,26 +60,26 @@ def _training(columns: Tensor, bptt: int, rng: np.random.Generator | None) -> It
 
 
 def drawn_length(bptt: int, rng: np.random.Generator) -> int:
-    """Return a random window's length: normal around `bptt`, sometimes around its half, so that cuts fall anywhere."""
+    """Draw a window's length: normal around `bptt`, sometimes around `bptt` / 2, so that cuts vary between epochs."""
     base = bptt if rng.random() < BASE_PROBABILITY else bptt / 2
     return max(SHORTEST, int(rng.normal(base, SPREAD)))
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """How a part of n tokens is read so that each but its first is scored exactly once.
+    """An order of reading a part of n tokens that scores each token except the first exactly once.
 
-    One stream is what published perplexities are of (AWD-LSTM, DARTS; Zaremba's, too): the state is zero before the
-    part, its first token is read but not scored, and nothing is carried in from the part before it, so that n - 1
-    tokens count. Several streams are faster and come close: each but the first begins some tokens before its own and
-    is not scored on them. The first has nothing before it and scores all that it reads, so all are equally long without
-    padding. Unscored and scored steps share windows; `in_order` takes them apart.
+    Published perplexities use one stream (Zaremba, AWD-LSTM, DARTS): the state is zero before the part, the first token
+    is read but not scored, and no state is carried over from the part before, so n - 1 tokens are scored. Several
+    streams are faster and approximate this result: each stream except the first starts some tokens early and is not
+    scored on these tokens. The first stream is scored on a longer share instead, so that all streams have the same
+    length without padding. Windows contain both unscored and scored steps; `in_order` separates them.
 
     Attributes:
-        ids: of the part, int64, shape `(n,)`.
-        starts: the place of each stream's first input, int64, shape `(B,)`.
-        unscored: steps at the head of each stream whose losses do not count.
-        steps: number of tokens each stream reads.
+        ids: ids of the part, int64, shape `(n,)`.
+        starts: position of each stream's first input, int64, shape `(B,)`.
+        unscored: number of steps at the start of each stream that are not scored.
+        steps: number of tokens that each stream reads.
     """
 
     ids: Tensor
@@ -90,36 +89,36 @@ class Reading:
 
     @classmethod
     def of(cls, ids: Tensor, *, streams: int = 1, context: int = 0, what: str) -> Reading:
-        """Share a part out among streams.
+        """Divide a part among streams.
 
         Args:
-            ids: of the part, int64, shape `(n,)`.
-            streams: B.
-            context: tokens at least that each stream but the first reads before its first scored one.
-            what: how a message calls the part.
+            ids: ids of the part, int64, shape `(n,)`.
+            streams: number of streams, B.
+            context: least number of tokens that each stream except the first reads before its first scored token.
+            what: name of the part in messages.
 
         Raises:
-            DataError: there is not a token to score for each stream.
+            DataError: there are too few tokens for each stream to score one.
         """
-        head = context if streams > 1 else 0  # scored by the first stream beside its share
+        head = context if streams > 1 else 0  # tokens that the first stream scores in addition to its share
         rest = len(ids) - 1 - head
         if rest < streams:
             raise DataError(
-                f"{what} has {len(ids):,} tokens; {streams} evaluation streams with {head} tokens before them need at "
+                f"{what} has {len(ids):,} tokens; {streams} evaluation streams with {head} tokens of context need at "
                 f"least {streams + head + 1:,}. Give more text, or lower task.eval_streams or task.context"
             )
         shares = np.array([rest // streams + (stream < rest % streams) for stream in range(streams)])
         steps = head + int(shares[0])  # the first share is the largest
-        starts = np.cumsum(shares) - shares[0]  # so that each ends where its share does
+        starts = np.cumsum(shares) - shares[0]  # each stream ends at the end of its share
         unscored = (0, *(steps - int(share) for share in shares[1:]))
         return cls(ids, torch.from_numpy(starts), unscored, steps)
 
     def windows(self, bptt: int) -> Iterator[Window]:
-        """Yield windows of `bptt` steps, the last one shorter, the state carried on."""
+        """Yield windows of `bptt` steps that carry the state; the last window may be shorter."""
         for first in range(0, self.steps, bptt):
             places = torch.arange(first, min(first + bptt, self.steps))[:, None] + self.starts  # (T, B)
             yield Window(self.ids[places], self.ids[places + 1], fresh=first == 0)
 
     def in_order(self, values: Tensor) -> Tensor:
-        """Return the scored of all steps' values `(steps, B, ...)` in the text's order, `(n - 1, ...)`."""
+        """Return the values of the scored steps in the order of the text: `(steps, B, ...)` -> `(n - 1, ...)`."""
         return torch.cat([values[first:, stream] for stream, first in enumerate(self.unscored)])

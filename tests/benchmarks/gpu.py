@@ -1,8 +1,9 @@
 """What one GPU shows in at most 8 minutes, without a network: `make gpu` runs it.
 
-Three parts, each in the time that it is given: the tests marked `gpu`, the benchmark's rows of the GPU beside cuDNN's
-LSTM, and a short `penn_treebank/growing` with its words a second, on a text that is drawn. One JSON and one table are
-written, whatever a part came to; the exit status is 1 if one failed, and 2 if there is no GPU.
+Three parts: the tests marked `gpu`, the benchmark's rows of the GPU beside cuDNN's LSTM, and a short
+`penn_treebank/growing` with its words a second, on a text that is drawn. A part that runs out of its time is stopped,
+with all processes that it started. One JSON and one table are written, whatever a part came to; the exit status is 1 if
+one failed or ran out of time, and 2 if there is no GPU.
 
     python tests/benchmarks/gpu.py FOLDER
 """
@@ -11,19 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from grownas.bench import results, suite, table
+from grownas.bench import results, table
 
 ROOT = Path(__file__).parents[2]
 Found = dict[str, Any]
@@ -39,7 +42,7 @@ class Budget(NamedTuple):
         words: number of words of the training text that is drawn.
         vocabulary: of it.
         search: overrides of the search's config.
-        suite_s, search_s: seconds after which a part is stopped.
+        tests_s, rows_s, search_s: seconds after which a part is stopped.
     """
 
     device: str
@@ -48,7 +51,8 @@ class Budget(NamedTuple):
     words: int
     vocabulary: int
     search: tuple[str, ...]
-    suite_s: float
+    tests_s: float
+    rows_s: float
     search_s: float
 
 
@@ -59,7 +63,15 @@ SHORT = (
 )
 BUDGETS = {
     "gpu": Budget(
-        "cuda", ("-m", "gpu", "tests"), "GPU", words=250_000, vocabulary=10_000, search=SHORT, suite_s=210, search_s=150
+        "cuda",
+        ("-m", "gpu", "tests"),
+        "GPU",
+        words=250_000,
+        vocabulary=10_000,
+        search=SHORT,
+        tests_s=200,
+        rows_s=120,
+        search_s=150,
     ),
     "tiny": Budget(  # on the CPU: shows that the parts fit together, and measures nothing
         "cpu",
@@ -68,19 +80,49 @@ BUDGETS = {
         words=600,
         vocabulary=30,
         search=(*SHORT, "bf16=false", "task.streams=4", "task.bptt=7", "space.hidden_size=6", "task.eval_streams=1"),
-        suite_s=200,
+        tests_s=200,
+        rows_s=200,
         search_s=200,
     ),
 }
+
+
+class OutOfTimeError(RuntimeError):
+    """A part was stopped at its limit; `said` is what it had printed by then."""
+
+    def __init__(self, seconds: float, said: str) -> None:
+        """Say after how many seconds."""
+        super().__init__(f"stopped after {seconds:g} s; it ended with: {said[-500:].strip() or 'nothing'}")
+        self.said = said
+
+
+def call(command: Sequence[str], *, cwd: Path, seconds: float) -> tuple[int, str]:
+    """Run a command; return its exit status and what it printed. At its limit all processes of its group are killed.
+
+    Raises:
+        OutOfTimeError: it was stopped.
+    """
+    with subprocess.Popen(
+        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        except BaseException as error:  # also Ctrl-C, which does not reach another session
+            os.killpg(process.pid, signal.SIGKILL)
+            said, _ = process.communicate()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise OutOfTimeError(seconds, said) from None
+            raise
+    return process.returncode, said
 
 
 def run_tests(budget: Budget, folder: Path) -> Found:
     """Run the tests; say how many passed, and which did not."""
     report = folder / "tests.xml"
     command = [sys.executable, "-m", "pytest", "-q", *budget.tests, f"--junit-xml={report}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=budget.suite_s)
+    _, said = call(command, cwd=ROOT, seconds=budget.tests_s)
     if not report.is_file():
-        raise RuntimeError(f"pytest wrote no report: {(done.stdout + done.stderr)[-500:]}")
+        raise RuntimeError(f"pytest wrote no report: {said[-500:]}")
     cases = list(xml.etree.ElementTree.parse(report).iter("testcase"))
     outcomes = [{part.tag for part in case} & {"failure", "error", "skipped"} for case in cases]
     bad = [
@@ -96,9 +138,12 @@ def run_tests(budget: Budget, folder: Path) -> Found:
 
 def run_rows(budget: Budget, folder: Path) -> Found:
     """Measure the rows, on few samples; the table's lines are those of `grownas bench`."""
-    path, lines = folder / "rows.json", list[str]()
-    suite.run(lines.append, quick=True, only=budget.row, json=path)
-    return {"lines": lines, **json.loads(path.read_text("utf-8"))}
+    path = folder / "rows.json"
+    command = [sys.executable, "-m", "grownas", "bench", "--quick", "--only", budget.row, "--json", str(path)]
+    status, said = call(command, cwd=folder, seconds=budget.rows_s)
+    if status:
+        raise RuntimeError(f"the benchmark ended with {status}: {said[-500:]}")
+    return {"lines": said.splitlines(), **json.loads(path.read_text("utf-8"))}
 
 
 def run_search(budget: Budget, folder: Path) -> Found:
@@ -108,9 +153,9 @@ def run_search(budget: Budget, folder: Path) -> Found:
         *(sys.executable, "-m", "grownas", "search", "penn_treebank/growing", f"device={budget.device}"),
         *(f"task.data={folder / 'text'}", f"runs={folder}", "name=run", *budget.search),
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=budget.search_s)
-    if done.returncode:
-        raise RuntimeError(f"the search ended with {done.returncode}: {(done.stdout + done.stderr)[-500:]}")
+    status, said = call(command, cwd=folder, seconds=budget.search_s)
+    if status:
+        raise RuntimeError(f"the search ended with {status}: {said[-500:]}")
     logged = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
     summary = json.loads((folder / "run" / "summary.json").read_text("utf-8"))
     speeds = {line["part"]: line["value"] for line in logged if line["metric"] == "words_per_s"}
@@ -149,6 +194,8 @@ def run(budget: Budget, out: Path, parts: Mapping[str, Callable[[Budget, Path], 
         with tempfile.TemporaryDirectory() as folder:
             try:
                 one = {"ok": True, **part(budget, Path(folder))}
+            except OutOfTimeError as error:
+                one = {"ok": False, "out_of_time": True, "error": str(error), "lines": error.said.splitlines()}
             except (RuntimeError, OSError, subprocess.SubprocessError, KeyError, ValueError) as error:
                 one = {"ok": False, "error": f"{type(error).__name__}: {error}"}
         found["parts"][name] = {**one, "seconds": round(time.perf_counter() - began, 1)}
@@ -181,7 +228,8 @@ def page(found: Found) -> Iterator[str]:
 def outcome(one: Found) -> str:
     """Return a part's outcome in words."""
     if not one["ok"]:
-        return "failed: " + one["error"].replace("\n", " ").replace("|", "/")
+        what = "ran out of time: " if one.get("out_of_time") else "failed: "
+        return what + one["error"].replace("\n", " ").replace("|", "/")
     if "passed" in one:
         return f"{one['passed']} passed, {one['skipped']} skipped"
     if "rows" in one:

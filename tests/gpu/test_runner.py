@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,41 @@ def test_without_a_gpu_nothing_runs_and_it_says_so(runner, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+SLEEPS = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])  # it holds the pipe open
+print("row 1 |", child.pid, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("part", ["tests", "rows", "search"])
+def test_a_part_that_runs_out_of_time_is_stopped_and_written(runner, tmp_path, monkeypatch, part):
+    """Each is replaced by a process that sleeps, and whose child sleeps, too."""
+    call = runner.call
+    monkeypatch.setattr(
+        runner, "call", lambda command, **given: call([sys.executable, "-c", SLEEPS], **{**given, "seconds": 2.0})
+    )
+    began = time.monotonic()
+    assert not runner.run(runner.BUDGETS["tiny"], tmp_path, {part: runner.PARTS[part]})
+    assert time.monotonic() - began < 30
+    found = json.loads((tmp_path / "gpu.json").read_text())["parts"][part]
+    (line,) = found["lines"]
+    assert (found["ok"], found["out_of_time"], line[:7]) == (False, True, "row 1 |")
+    text = (tmp_path / "gpu.md").read_text()
+    assert "ran out of time: stopped after 2 s; it ended with: row 1 /" in text
+    child = Path(f"/proc/{line.split()[-1]}/stat")  # gone, or a zombie where nobody waits for it
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
+def test_the_parts_are_given_the_seconds_of_the_budget(runner, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(runner, "call", lambda command, cwd, seconds: given.append(seconds) or (1, "no"))
+    budget = runner.BUDGETS["gpu"]._replace(words=600, vocabulary=30)
+    assert not runner.run(budget, tmp_path)
+    assert given == [budget.tests_s, budget.rows_s, budget.search_s]
+
+
 def test_the_budget_of_the_target_ends_within_eight_minutes(runner):
     budget = runner.BUDGETS["gpu"]
-    assert budget.suite_s + budget.search_s <= 8 * 60 - 90  # the rows take what is left
+    assert budget.tests_s + budget.rows_s + budget.search_s <= 8 * 60 - 10  # what is left writes text and tables

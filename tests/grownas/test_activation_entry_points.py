@@ -112,13 +112,13 @@ def test_config_space_and_genotype_take_its_name(offer, tmp_path):
 WRONG = [
     (
         [Entry("tanh", SINE)],
-        r"'tanh' \(waves\.activations:tanh\) of the package waves: the name 'tanh' is a built-in's",
+        r"'tanh' \(waves\.activations:tanh\) of the package waves: the name 'tanh' is built in",
     ),
     (
         [Entry("sine", SINE), Entry("sine", SINE, "tides")],
-        r"of the package tides: the name 'sine' is also that of the activation 'sine' .* of the package waves; un",
+        r"of the package tides: the activation 'sine' .* of the package waves has the same name 'sine'; un",
     ),
-    ([Entry("a b", SINE)], "the name 'a b' is no identifier"),
+    ([Entry("a b", SINE)], "the name 'a b' is not an identifier"),
     (
         [Entry("sine", ImportError("no module named scipy"))],
         "'sine' .*waves cannot be loaded: ImportError: no module na",

@@ -96,7 +96,7 @@ def test_train_needs_one_genotype(call, calls, count, arguments):
     status, out, err = call("train", "index_returns/growing", *arguments)
     assert (status, out, calls) == (2, "", [])
     assert err == (
-        f"error: train needs genotype= exactly once, got it {count} times; give the path of a genotype.json, a "
+        f"error: train needs genotype= exactly once, got {count}; give the path of a genotype.json, a "
         "published cell such as genotype=darts_v2, or a baseline such as genotype=gru\n"
     )
 
@@ -235,7 +235,7 @@ def test_an_interrupt_before_there_is_a_run_says_that_nothing_can_be_resumed(cal
 
     monkeypatch.setattr("grownas.runs.commands.search", stop)
     status, _, err = call("search", "index_returns/growing")
-    assert (status, err.strip()) == (130, "interrupted before anything was saved: start the command again")
+    assert (status, err.strip()) == (130, "interrupted before anything was saved; start the command again")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt("runs/a"), KeyboardInterrupt()])

@@ -113,7 +113,7 @@ def test_a_key_that_is_given_is_not_offered_again():
         ("strategy.mode=n", ["strategy.mode=nodes", "strategy.mode=nodes_and_ops"]),
         ("quiet=", ["quiet=true", "quiet=false"]),
         ("task.use=", ["task.use=index_returns", "task.use=penn_treebank"]),
-        ("strategy.use=", ["strategy.use=growing", "strategy.use=random"]),
+        ("strategy.use=r", ["strategy.use=random", "strategy.use=rdarts"]),
         ("space.combine=[add,h", ["space.combine=[add,hadamard"]),
         ("space.activation=ta", ["space.activation=tanh"]),
         ("baselines.use=[zero,l", ["baselines.use=[zero,lstm"]),
@@ -169,12 +169,39 @@ print(json.dumps([name for name in ("pydantic", "yaml", "torch", "numpy") if nam
     [
         ([["se"], ["search", ""], ["resume", ""], ["completion", ""], ["show", "index"]], []),
         ([[*SEARCH, ""], [*SEARCH, "st"], [*SEARCH, "budget."], [*SEARCH, "space."]], ["pydantic", "yaml"]),
+        (
+            [
+                *([*SEARCH, word] for word in ("strategy.", "strategy.mode=", "task.", "baselines.losses=")),
+                *(["search", "penn_treebank/growing", word] for word in ("task.", "retrain.", "baselines.use=")),
+                [*SEARCH, "strategy.use=random", "strategy."],
+                ["evaluate", "runs/first", "task."],
+            ],
+            ["pydantic", "yaml", "numpy"],  # the latter by the options of index_returns
+        ),
     ],
-    ids=["names", "keys"],
+    ids=["names", "keys", "keys of plug-ins"],
 )
 def test_what_is_not_needed_is_not_loaded(folder, lines, loaded):
     done = subprocess.run([sys.executable, "-c", LOOK, json.dumps(lines)], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == loaded
+
+
+REFUSED = """
+import sys
+from grownas import cli
+sys.argv[1:] = [sys.argv[1], "index_returns/growing", "strategy.max_node=2", "space.combine=ad", "task.datta=1"]
+try:
+    cli.main()
+finally:
+    print([name for name in ("torch", "pandas") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_a_config_is_refused_without_heavy_imports(command):
+    done = subprocess.run([sys.executable, "-c", REFUSED, command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "[]\n")
+    assert "strategy.max_node: unknown key; did you mean" in done.stderr
 
 
 # ---- in a shell

@@ -100,7 +100,7 @@ WRONG = {
         with_node(activation=3),
         r"nodes\[1\]\.activation: unknown 3, expected one of identity, tanh",
     ),
-    "none": (with_node(activation="none"), r"nodes\[1\]\.activation: 'none' belongs to the search"),
+    "none": (with_node(activation="none"), r"nodes\[1\]\.activation: 'none' exists in the search only"),
     "reads itself": (with_node(reads=2), r"nodes\[1\]\.reads: 2, but only states 0\.\.1 exist before it"),
     "reads a later one": (with_node(reads=7), r"nodes\[1\]\.reads: 7, but only states 0\.\.1 exist"),
     "reads negative": (with_node(reads=-1), r"nodes\[1\]\.reads: -1, but only"),
@@ -112,14 +112,14 @@ WRONG = {
         r"nodes\[0\]\.reads: 1, but only state 0 exists before it",
     ),
     "concat no list": (plain(concat=2), "concat: 2 is not a list"),
-    "concat empty": (plain(concat=[]), "concat: empty; name the states whose mean is h_t, or leave it out for all"),
-    "concat beyond": (plain(concat=[1, 3]), r"concat\[1\]: 3 is no state; expected one of 0\.\.2"),
-    "concat text": (plain(concat=["1"]), r"concat\[0\]: '1' is no state"),
-    "concat true": (plain(concat=[True]), r"concat\[0\]: True is no state"),
-    "concat twice": (plain(concat=[1, 2, 1]), r"concat\[2\]: state 1 stands twice"),
-    "highway": (plain(highway=True), "highway: a switch of the chain backbone; leave it out"),
-    "highway off": (plain(highway=False), "highway: a switch of the chain backbone; leave it out"),
-    "share_projection": (plain(share_projection=True), "share_projection: a switch of the chain backbone"),
+    "concat empty": (plain(concat=[]), "concat: empty; list the states whose mean is h_t, or leave it out for all"),
+    "concat beyond": (plain(concat=[1, 3]), r"concat\[1\]: 3 is not a state; expected one of 0\.\.2"),
+    "concat text": (plain(concat=["1"]), r"concat\[0\]: '1' is not a state"),
+    "concat true": (plain(concat=[True]), r"concat\[0\]: True is not a state"),
+    "concat twice": (plain(concat=[1, 2, 1]), r"concat\[2\]: state 1 appears twice"),
+    "highway": (plain(highway=True), "highway: only the chain backbone has this key; leave it out"),
+    "highway off": (plain(highway=False), "highway: only the chain backbone has this key; leave it out"),
+    "share_projection": (plain(share_projection=True), "share_projection: only the chain backbone has this key"),
 }
 
 
@@ -135,7 +135,7 @@ def test_one_made_in_python_is_checked_too():
         DagGenotype(())
     with pytest.raises(GenotypeError, match=r"nodes\[0\]\.reads: 1, but only state 0 exists"):
         DagGenotype((DagNode(1, "tanh"),))
-    with pytest.raises(GenotypeError, match=r"concat\[0\]: 2 is no state"):
+    with pytest.raises(GenotypeError, match=r"concat\[0\]: 2 is not a state"):
         DagGenotype((DagNode(0, "tanh"),), (2,))
 
 

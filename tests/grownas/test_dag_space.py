@@ -91,7 +91,7 @@ def test_ops_are_what_a_supernets_edges_hold():
         (DagGenotype((DagNode(0, "silu"),)), r"nodes\[0\]\.activation: silu is not in the space"),
         (DagGenotype((DagNode(0, "tanh"),) * 9), "nodes: 9, the space allows 8"),
         (DagGenotype((DagNode(0, "tanh"),) * 2, (2,)), r"concat: \[2\], the space takes the mean of all nodes"),
-        (CHAIN, "a chain, the space has cells of the dag"),
+        (CHAIN, "the genotype is a chain, the space has backbone=dag"),
     ],
 )
 def test_what_is_outside_is_not_mutated(genotype, message):
@@ -109,10 +109,10 @@ def test_a_space_of_chains_has_no_dag():
     ("changes", "message"),
     [
         ({"backbone": "tree"}, "space.backbone: unknown 'tree', expected one of chain, dag"),
-        ({"combine": ("add",)}, r"space.combine: \('add',\) is of chains; leave it out with backbone=dag"),
-        ({"highway": True}, "space.highway: True is of chains"),
-        ({"share_projection": True}, "space.share_projection: True is of chains"),
-        ({"activation": ("none",)}, "space.activation: 'none' alone makes no cell"),
+        ({"combine": ("add",)}, r"space.combine: \('add',\) is for chains only; leave it out with backbone=dag"),
+        ({"highway": True}, "space.highway: True is for chains only"),
+        ({"share_projection": True}, "space.share_projection: True is for chains only"),
+        ({"activation": ("none",)}, "space.activation: 'none' alone cannot form a cell"),
         ({"activation": ("tanh", "thanh")}, "unknown 'thanh', expected some of none, identity, .*did you mean 'tanh'"),
         ({"activation": ()}, "is not a tuple of at least one of none"),
         ({"max_nodes": 0}, "space.max_nodes: 0 is not a whole number above 0"),
@@ -125,7 +125,7 @@ def test_errors_quote_what_came(changes, message):
 
 def test_a_space_of_one_cell_has_no_mutant():
     space = SearchSpace((), ("none", "tanh"), 1, backbone="dag")
-    with pytest.raises(ConfigError, match="one op and one node leave nothing to mutate"):
+    with pytest.raises(ConfigError, match="a cell with one op and one node cannot be mutated"):
         space.mutate(DagGenotype((DagNode(0, "tanh"),)), random.Random(0))
 
 

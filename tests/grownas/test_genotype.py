@@ -168,7 +168,7 @@ DAMAGED = {
     "NaN": (json.dumps(with_op(share=float("nan"))), "NaN is not a finite number"),
     "beyond a float": (json.dumps(plain()).replace("0.7", "1e999"), r"nodes\[0\]\.ops\[0\]\.share: inf is not"),
     "number of 5,000 digits": (json.dumps(plain()).replace("0.7", "7" * 5000), "not JSON.*digits"),
-    "key twice": ('{"format": "grownas.genotype", "format": 1}', "key 'format' stands twice"),
+    "key twice": ('{"format": "grownas.genotype", "format": 1}', "key 'format' appears twice"),
     "too deep": ("[" * 100_000, "cannot be read"),
     "place": (json.dumps(plain(version=3)), "version: 3 is not supported"),
 }
@@ -189,7 +189,7 @@ def test_a_file_that_is_no_text_or_not_there_is_refused(tmp_path):
         Genotype.load(tmp_path / "binary.json")
     with pytest.raises(GenotypeError, match=r"none\.json: no such file"):
         Genotype.load(tmp_path / "none.json")
-    with pytest.raises(GenotypeError, match=r"a folder without a genotype\.json; give a finished run's folder"):
+    with pytest.raises(GenotypeError, match=r"the folder has no genotype\.json; give the folder of a finished run"):
         Genotype.load(tmp_path)
 
 

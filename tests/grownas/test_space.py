@@ -175,7 +175,7 @@ def test_only_a_genotype_of_the_space_can_be_mutated():
 
 def test_a_space_of_one_genotype_has_no_mutants():
     space = SearchSpace(("add",), ("tanh",), max_nodes=1, max_ops=1)
-    with pytest.raises(ConfigError, match="leave nothing to mutate"):
+    with pytest.raises(ConfigError, match="nothing can be mutated"):
         space.mutate(space.sample(random.Random(0)), random.Random(0))
 
 
@@ -184,7 +184,7 @@ WRONG = {
     "activation": ({"activation": ("tanh", "thanh")}, "space.activation: unknown 'thanh'.*did you mean 'tanh'"),
     "no combine": ({"combine": ()}, r"space.combine: \(\) is not a tuple of at least one of add, hadamard"),
     "text": ({"activation": "tanh"}, "space.activation: 'tanh' is not a tuple"),
-    "twice": ({"activation": ("tanh", "relu", "tanh")}, "space.activation: 'tanh' stands twice"),
+    "twice": ({"activation": ("tanh", "relu", "tanh")}, "space.activation: 'tanh' appears twice"),
     "not a name": ({"activation": (3,)}, "space.activation: unknown 3"),
     "no nodes": ({"max_nodes": 0}, "space.max_nodes: 0 is not a whole number above 0"),
     "half a node": ({"max_nodes": 1.5}, "space.max_nodes: 1.5 is not"),

@@ -150,7 +150,7 @@ def test_it_works_off_the_main_thread_and_keeps_torchs_threads(run, prices):
 def test_what_cannot_be_used_is_refused_with_what_to_do(prices, run, place):
     with pytest.raises(ConfigError, match=r"strategy\.max_node: unknown key; did you mean .*strategy\.max_nodes"):
         grownas.search("index_returns/growing", data=prices, overrides={"strategy.max_node": 2}, quiet=True)
-    with pytest.raises(ConfigError, match="got a list, expected a data frame, a path or a word"):
+    with pytest.raises(ConfigError, match="got a list, expected a data frame, a path or a name such as bundled"):
         grownas.search("index_returns/growing", data=[1, 2], quiet=True)
     with pytest.raises(DataError, match="c"):
         run.predict(prices[["a", "b"]])
@@ -177,5 +177,5 @@ def test_a_comparison_returns_tables_and_leaves_nothing_behind(prices, place, mo
     assert "var1" in found.tests.index
     assert found.verdict
     assert sorted(place.iterdir()) == before
-    with pytest.raises(RunError, match="give folder="):
+    with pytest.raises(RunError, match="call compare with folder="):
         found.runs()

@@ -87,7 +87,7 @@ def test_the_figures_are_those_of_the_seeds(compared, read_json):
         assert 0 <= test["days_and_seeds"]["p_value"] <= 1
         assert test["finding"] in ("better", "worse", "not told apart", "same")
     assert result["mcs"]["untested"] == []
-    assert "at the 5% level chosen is" in result["verdict"]
+    assert "at the 5% level, chosen is" in result["verdict"]
     assert set(result["mcs"]["members"]) <= set(MODELS)
     assert result["mcs"]["members"]
 

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from grownas.config import loading as configs
+from grownas.errors import DataError
 from grownas.genotype import Genotype
 from grownas.runs import reload
 from grownas.runs.commands import load_task
 
 CONTEXT = 20  # as the fast config says
-SHORT = r"other\.csv: {} made from fewer than task\.context=20 earlier rows, from a zero state; put older"
+SHORT = r"other\.csv: {} computed from a zero state and fewer than task\.context=20 earlier rows; put older"
 
 
 def test_evaluate_in_a_new_process_prints_the_summary_to_the_last_digit(finished, runner, finish, read_json):
@@ -86,10 +88,10 @@ def test_another_order_and_more_columns_give_the_same_figures(finished, call, wr
     other = write_closes(tmp_path / "other.csv", 360)
     plain = call("evaluate", finished, f"task.data={other}").out
     moved = columns_moved(other, 2)
-    with pytest.warns(UserWarning, match=r"other.csv: left out Volume, which the model does not read"):
+    with pytest.warns(UserWarning, match=r"other.csv: ignored Volume, which the model does not read"):
         ended = call("evaluate", finished, f"task.data={moved}")
     assert (ended.code, ended.out) == (0, plain)
-    with pytest.warns(UserWarning, match="left out Volume"):  # the run's own rows are told by their values
+    with pytest.warns(UserWarning, match="ignored Volume"):  # the run's own rows are told by their values
         ended = call("evaluate", finished, f"task.data={columns_moved(write_closes(other), 1)}")
     assert ended.out == call("evaluate", finished).out
 
@@ -139,7 +141,7 @@ def test_a_series_that_stands_still_is_dropped_and_the_run_says_so(
         again, summary = call("evaluate", folder), read_json(folder / "summary.json")
     assert again.code == 0, again.err
     assert again.out.splitlines()[0] == f"val mse {summary['val']!r}"
-    left_out = "other.csv: left out C, which the model does not read"
+    left_out = "other.csv: ignored C, which the model does not read"
     with pytest.warns(UserWarning, match=left_out), pytest.warns(UserWarning, match=SHORT.format("20 forecasts are")):
         ended = call("evaluate", folder, f"task.data={write_closes(tmp_path / 'other.csv', 200, seed=5)}")
     assert ended.code == 0, ended.err
@@ -260,6 +262,15 @@ def test_new_rows_with_the_context_before_them_are_forecast_as_in_the_whole_file
     assert part.out.startswith("new mse ")
 
 
+def test_rows_of_another_frequency_are_told(finished, call, longer, tmp_path):
+    header, *lines = longer.read_text().splitlines()
+    weekly = tmp_path / "weekly.csv"
+    weekly.write_text("\n".join([header, *lines[::5]]) + "\n")
+    told = r"weekly\.csv: the frequency of the rows is weekly, on \w+, that of the run Monday to Friday; the model"
+    with pytest.warns(UserWarning, match=told):
+        assert call("evaluate", finished, f"task.data={weekly}").code == 0
+
+
 @pytest.mark.parametrize(("rows", "told"), [(3, "1 forecast is"), (10, "8 forecasts are"), (CONTEXT + 2, "20 fore")])
 def test_a_handful_of_rows_is_forecast_from_a_zero_state_and_told(copied, call, longer, followed, rows, told):
     other = closes_of(longer, rows, "other.csv")
@@ -275,17 +286,17 @@ def test_a_handful_of_rows_is_forecast_from_a_zero_state_and_told(copied, call, 
 
 def test_two_rows_have_a_next_step_and_no_score(copied, call, longer):
     other = closes_of(longer, 2, "other.csv")
-    with pytest.warns(UserWarning, match="other.csv: the next step's forecast is made from fewer"):
+    with pytest.warns(UserWarning, match="other.csv: the next step's forecast is computed from a zero state"):
         ended = call("predict", copied, f"task.data={other}")
     assert ended.code == 0, ended.err
     assert len(table(copied / "forecasts-other.csv")) == 3
     with pytest.warns(UserWarning, match="next step's forecast"):
         ended = call("evaluate", copied, f"task.data={other}")
     assert ended.code == 2
-    assert "no row that can be scored: the first has none before it; give a row more" in ended.err
+    assert "no row can be scored, because the first row has no row before it; add a row" in ended.err
     ended = call("predict", copied, f"task.data={closes_of(longer, 1, 'one.csv')}")
     assert ended.code == 2
-    assert "one.csv: 1 row without a return" in ended.err
+    assert "one.csv: 1 row, but no return" in ended.err
 
 
 def test_since_scores_later_rows_only(finished, call, longer, read_json):
@@ -304,7 +315,7 @@ def test_since_scores_later_rows_only(finished, call, longer, read_json):
 @pytest.mark.parametrize(
     ("since", "words"),
     [
-        ("2030-01-01", "no row after since=; the last is of 2021-05-18"),
+        ("2030-01-01", "no row is dated after since=; the last row is 2021-05-18"),
         ("yesterday", "since=yesterday: not a date such as 2024-12-31"),
     ],
 )
@@ -326,6 +337,32 @@ def test_forecasts_of_other_data_leave_those_of_the_run_alone(copied, call, long
     ended = call("predict", copied, "out=nowhere/mine.csv")
     assert ended.code == 2
     assert "out=nowhere/mine.csv: cannot be written: No such file" in ended.err
+
+
+def test_forecasts_of_another_file_of_the_same_name_are_not_overwritten(copied, call, longer, tmp_path):
+    there, elsewhere, prices = tmp_path / "a" / "new.csv", tmp_path / "b" / "new.csv", tmp_path / "new-prices.csv"
+    for place, rows in ((there, 200), (elsewhere, 250), (prices, 150)):
+        place.parent.mkdir(exist_ok=True)
+        closes_of(longer, rows, "other.csv").rename(place)
+    for _ in range(2):  # of the same file they are written anew
+        assert call("predict", copied, f"task.data={there}").code == 0
+    before = (copied / "forecasts-new.csv").read_bytes()
+    ended = call("predict", copied, f"task.data={elsewhere}")
+    written = copied / "forecasts-new.csv"
+    assert (ended.code, ended.err) == (
+        2,
+        f"error: {written} holds forecasts of {there}; to forecast {elsewhere}, give out=FILE or move this file\n",
+    )
+    assert written.read_bytes() == before
+    assert call("predict", copied, f"task.data={elsewhere}", f"out={tmp_path / 'mine.csv'}").code == 0
+    assert call("predict", copied, f"task.data={there}", "task.units=prices").code == 0
+    assert "forecasts-new-prices.csv holds forecasts of" in call("predict", copied, f"task.data={prices}").err
+    (copied / "forecasts.json").unlink()  # as of an early version
+    assert (
+        "holds forecasts of data that an earlier version did not record"
+        in call("predict", copied, f"task.data={there}").err
+    )
+    assert call("predict", copied).code == call("predict", copied).code == 0
 
 
 def test_prices_compound_the_returns_with_the_last_known_close(copied, call, longer):
@@ -370,8 +407,22 @@ def test_the_runs_own_rows_as_a_frame_are_the_runs_own(finished, data):
 
     frame = pd.read_csv(data, index_col="date", parse_dates=True)
     assert reload.evaluate(finished, data=frame) == reload.evaluate(finished)
-    with pytest.warns(UserWarning, match="data frame: 20 forecasts are made from fewer"):
+    with pytest.warns(UserWarning, match="data frame: 20 forecasts are computed from a zero state"):
         assert list(reload.evaluate(finished, data=frame.iloc[:-1])) == ["seen"]
+
+
+@pytest.mark.parametrize("use", [reload.evaluate, reload.predict, reload.model])
+def test_torch_keeps_its_number_of_threads(finished, use):
+    before, own = torch.get_num_threads(), configs.load(finished / "config.yaml").threads
+    torch.set_num_threads(own + 2)
+    try:
+        use(finished)
+        assert torch.get_num_threads() == own + 2
+        with pytest.raises(DataError, match="not a date"):
+            reload.evaluate(finished, since="yesterday")
+        assert torch.get_num_threads() == own + 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_show_prints_the_cell(finished, call, read_json):
@@ -560,4 +611,4 @@ def test_a_summary_of_wrong_values_is_told_or_read(copied, call, key, value, rea
 def test_a_finished_run_takes_other_data_and_nothing_else(finished, call, override):
     ended = call("evaluate", finished, override)
     assert ended.code == 2
-    assert "can only be given other data, by task.data" in ended.err
+    assert "only task.data" in ended.err

@@ -304,16 +304,18 @@ def test_layers_one_on_another_are_trained_written_down_and_scored_again(
 def test_a_setting_that_diverges_does_not_end_the_run(options, call, read_json, tmp_path):
     """Nor a resumed one, which takes it up again at the last good step."""
     more = "genotype=darts_v2", "baselines.grid.rate=[0.01,1e30]", f"runs={tmp_path}", "name=two"
-    with pytest.warns(UserWarning, match="passed over") as told:
+    with pytest.warns(UserWarning, match="skipped a setting") as told:
         ended = call("train", *options(*more))
     assert ended.code == 0, ended.err
-    assert re.match(r"passed over: retrained-rate-1e\+30 .*, step \d+, epoch 0: the loss is ", str(told[0].message))
+    assert re.match(
+        r"skipped a setting: retrained-rate-1e\+30 .*, step \d+, epoch 0: the loss is ", str(told[0].message)
+    )
     assert len(told) == 1
     summary = read_json(tmp_path / "two" / "summary.json")
     (score,) = summary["scores"]
     assert (score["settings"], score["chosen"]["rate"]) == (2, 0.01)
     (tmp_path / "two" / "summary.json").unlink()
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="skipped a setting"):
         again = call("resume", tmp_path / "two")
     assert again.code == 0, again.err
     (after,) = read_json(tmp_path / "two" / "summary.json")["scores"]

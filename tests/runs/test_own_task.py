@@ -154,7 +154,7 @@ def test_its_model_is_scored_again_to_the_last_bit(searched, call, read_json):
     assert call("show", searched).code == call("report", searched).code == 0
     ended = call("evaluate", searched, "task.steps=300")
     assert ended.code == 2
-    assert "a finished run can only be given another machine, by device, backend, threads" in ended.err
+    assert "only device, backend, threads (hardware) may change on a finished run" in ended.err
 
 
 def test_its_forecasts_are_written(searched, call):
@@ -238,7 +238,7 @@ def test_a_member_that_is_left_out_is_named_in_one_sentence(tmp_path, monkeypatc
     assert message in ended.err
     found = ended.err.partition(message)[2].partition(", which")[0].strip()
     assert sorted(found.split(", ")) == sorted(left_out.split(", "))
-    assert "which grownas.protocols.Task asks for" in ended.err
+    assert "which grownas.protocols.Task requires" in ended.err
     assert "Traceback" not in ended.err
     assert not (tmp_path / "runs").exists()
 
@@ -246,7 +246,7 @@ def test_a_member_that_is_left_out_is_named_in_one_sentence(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("name", "command", "words"),
     [
-        ("predict", "predict", "maps has nothing to forecast; `grownas evaluate` scores its model"),
+        ("predict", "predict", "maps makes no forecasts; `grownas evaluate` scores its model"),
         ("with_refit", "search", "maps cannot be refitted; set refit=false"),
     ],
 )

@@ -76,7 +76,7 @@ def test_what_reads_one_run_names_a_run_of_the_comparison(compared, call, comman
 def test_a_panel_too_short_is_refused_before_work_begins(runner, call):
     ended = call("compare", *runner.options("name=short", *PANELS))
     assert ended.code == 2
-    assert "sub-panels are drawn from 2 series and 800 rows of returns or more, the data have 3 and 299" in ended.err
+    assert "sub-panels need at least 2 series and 800 rows of returns, the data have 3 and 299" in ended.err
     assert not (runner.folder / "short").exists()
 
 

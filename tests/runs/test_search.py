@@ -186,7 +186,7 @@ BROKEN = {
     "duplicate date": (lambda text: text + text.splitlines()[-1] + "\n", ["row 302", "column date", "twice"]),
     "unsorted": (swap, ["row 12", "column date", "sort"]),
     "ragged": (lambda text: text + "2021-12-31,1,2\n", ["row 302", "3 fields", "4"]),
-    "no date column": (replace_cell(1, 0, "day"), ["row 1", "no column called date"]),
+    "no date column": (replace_cell(1, 0, "day"), ["row 1", "no column of dates, called date"]),
     "duplicate column": (replace_cell(1, 2, "A"), ["row 1", "'A'", "2 times"]),
     "empty name": (replace_cell(1, 2, ""), ["row 1", "column 3"]),
     "empty": (lambda text: "", ["no rows"]),
@@ -409,6 +409,8 @@ class TestForms:
         for model in ("start", "var1", "grown", "gru"):
             one, other = (next(e for e in s if e["model"] == model) for s in (before, summary["scores"]))
             assert one["test"] != other["test"]
+        grown = next(entry for entry in summary["scores"] if entry["model"] == "grown")
+        assert grown["steps"] > summary["search_steps"]  # those of the refit are counted, too
         zero = [next(e for e in s if e["model"] == "zero")["test"] for s in (before, summary["scores"])]
         assert zero[0] == zero[1]  # the scaling stays that of the training part
         evaluates_to_summary(folder)
@@ -457,7 +459,7 @@ class TestForms:
 
     def test_a_start_that_nothing_beats_is_kept_and_the_summary_says_so(self, runner, evaluates_to_summary):
         folder, summary, growth, _ = self.smoke(runner, "strategy.accept=significant", "strategy.threshold=1e9")
-        assert summary["stopped"] == "the start is kept, nothing found"
+        assert summary["stopped"] == "no first stage was accepted: the start is kept"
         assert "The search added nothing: the start is kept." in summary["verdict"]
         assert growth == []
         assert all(not line["accepted"] for line in summary["stage_log"])

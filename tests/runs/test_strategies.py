@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from grownas.config.loading import task_class
+from grownas.protocols import Strategy, Task
+from grownas.strategies.random_search import RandomSearch
+
 RANDOM = (
     "strategy={use: random, max_nodes: 2, max_epochs: 3, patience: 3, accept: better, guard: false, rates: [0.01]}",
     "budget.genotypes=3",
@@ -33,7 +37,9 @@ def test_random_search_writes_a_run_as_growth_does(searched, read_json, read_lin
     assert best["steps"] == sum(one["steps"] for one in genotypes) == summary["search_steps"] > 0
     start = scores_of(summary)["start"]["val"]
     assert best["val"] == pytest.approx(min(start, *(one["val"] for one in genotypes)), rel=1e-5)
-    assert {line["part"] for line in read_lines(searched / "metrics.jsonl")} >= {f"random-{i}" for i in range(3)}
+    models = {line["part"]: line["model"] for line in read_lines(searched / "metrics.jsonl")}
+    assert [models[f"random-{i}"] for i in range(3)] == ["search"] * 3
+    assert set(models.values()) == {"search", "random_retrained"}
     evaluates_to_summary(searched)
     assert call("show", searched).code == call("predict", searched).code == 0
     assert (searched / "report.html").stat().st_size > 0
@@ -58,12 +64,41 @@ def test_a_random_search_that_was_killed_goes_on_to_the_same_bits(
 def test_what_random_search_found_is_refitted(searched, runner, read_json, read_lines, evaluates_to_summary):
     folder = runner.search("refit", "refit=true", *RANDOM)
     before, after = (read_json(each / "summary.json") for each in (searched, folder))
+    for summary in (before, after):
+        for one in summary["genotypes"]:
+            assert one.pop("seconds") > 0
     assert after["genotypes"] == before["genotypes"]  # the search is the same
-    parts = {line["part"] for line in read_lines(folder / "metrics.jsonl")}
-    assert "random-refit" in parts
+    models = {line["part"]: line["model"] for line in read_lines(folder / "metrics.jsonl")}
+    assert models["random-refit"] == "refit"
+    assert models["random_retrained-refit"] == "random_retrained"
+    assert after["search_steps"] == before["search_steps"] < scores_of(after)["random"]["steps"]
     for model in ("random", "start", "random_retrained"):
         assert scores_of(after)[model]["test"] != scores_of(before)[model]["test"]
     evaluates_to_summary(folder)
+
+
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_a_strategy_that_cannot_refit_is_refused_before_work(runner, call, monkeypatch, command):
+    monkeypatch.setattr(RandomSearch, "refit", Strategy.refit)  # as of a strategy that inherits it
+    ended = call(command, *runner.options("name=unfit", "refit=true", "strategies=[random]", *RANDOM))
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "error: refit=true: strategy.use=random cannot refit its result; set refit=false\n"
+    assert not (runner.folder / "unfit").exists()
+
+
+def test_a_baseline_is_refitted_whatever_the_strategy_can(runner, call, monkeypatch):
+    monkeypatch.setattr(RandomSearch, "refit", Strategy.refit)
+    ended = call("train", *runner.options("name=fit", "refit=true", *RANDOM, "genotype=gru"))
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_a_task_on_series_that_cannot_refit_is_refused_before_work(runner, call, monkeypatch, command):
+    monkeypatch.setattr(task_class("index_returns"), "with_refit", Task.with_refit)
+    ended = call(command, *runner.options("name=unfit", "refit=true", "strategies=[random]", *RANDOM))
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "error: index_returns cannot be refitted; set refit=false\n"
+    assert not (runner.folder / "unfit").exists()
 
 
 def test_options_of_another_strategy_are_refused(runner, call):
@@ -130,7 +165,7 @@ def test_a_budget_that_is_given_is_every_strategys(runner, call, read_json):
 def test_strategies_that_cannot_be_compared_are_refused_before_work(runner, call):
     ended = call("compare", *runner.options("strategies=[random,growing]"))
     assert ended.code == 2
-    assert "the first of them strategy.use=growing" in ended.err
+    assert "first strategy.use=growing" in ended.err
     assert not runner.folder.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -111,7 +112,7 @@ def grow(start, task, journal, options, *, seed, origins=(), space=SPACE, second
 
 def replay(start, task, journal, options, path, *, seed, space=SPACE):
     """Repeat a path without judging."""
-    return replay_problem(problem_of(start, task, journal, seed=seed, space=space), options, path)
+    return replay_problem(problem_of(start, task, journal, seed=seed, space=space), options, path)[0]
 
 
 PLAIN = growing(
@@ -135,8 +136,10 @@ class ScriptedJournal:
     def __init__(self, losses, *, shares=None, seconds=1.0, best_epoch=BEST):
         self.losses, self.shares, self.seconds_each, self.elapsed = losses, shares or {}, seconds, 0.0
         self.fits, self.lines, self.work, self.asked, self.best_epoch = {}, [], {}, [], best_epoch
+        self.cpu_seconds, self.notes = 0.0, []
 
-    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
+    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0, after=None, extendable=False):
+        assert (after, extendable) == (None, False)  # growth trains every stage from its own start
         assert key not in self.fits, f"{key} was asked for twice"
         self.fits[key] = {"model": model, "recipe": recipe, "optimizers": optimizers, "stage": stage, "seed": seed}
         trained = copy.deepcopy(model)
@@ -165,12 +168,25 @@ class ScriptedJournal:
         self.fits[key]["done"] = done
         return done
 
+    def fit_in_pieces(self, key, model, task, recipe, *, seed, every, optimizers=None):
+        raise AssertionError("growth trains a stage at once")
+
+    def branch(self, name, *, logs):
+        raise AssertionError("a strategy opens no branch")
+
+    @contextmanager
+    def of_model(self, name):
+        yield
+
     def remember(self, key, work):
         """A key that is asked for again must stand for the same work: it is done again, and compared."""
         self.asked.append(key)
         again = work()
         assert as_bytes(self.work.setdefault(key, again)) == as_bytes(again), f"{key} stands for different things"
         return self.work[key]
+
+    def note(self, words):
+        self.notes.append(words)
 
     def log_morphism(self, line):
         self.lines.append(rounded(line))
@@ -188,7 +204,8 @@ class TrainingJournal(ScriptedJournal):
         super().__init__(dict(losses))
         self.outcome, self.outcomes = outcome, {}
 
-    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0):
+    def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0, after=None, extendable=False):
+        assert (after, extendable) == (None, False)
         assert key not in self.fits, f"{key} was asked for twice"
         done = fit(model, task, recipe, seed=seed, optimizers=optimizers)
         if key in self.losses:

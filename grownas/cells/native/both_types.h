@@ -1,4 +1,4 @@
-/* kernels.h for float and for double, on the instruction set ISA; takes BYTES, ROWS and ISA away again. */
+/* kernels.h for float and for double, on the instruction set ISA; undefines BYTES, ROWS and ISA at the end. */
 
 #define JOIN_(x, isa, type) x##_##isa##_##type
 #define JOIN(x, isa, type) JOIN_(x, isa, type)

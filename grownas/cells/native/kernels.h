@@ -4,16 +4,16 @@
  *   REAL, INT    float and int32_t, or double and int64_t
  *   BYTES        of a vector register: 64, 32 or 16
  *   ROWS         of the batch that a tile of the matrix product holds in registers: 8 or 4
- *   NAME(x)      x with a suffix that tells the pair
+ *   NAME(x)      x with a suffix that names the pair
  *   and the constants of the activations for REAL, see both_types.h
  *
- * All but BYTES and ROWS are taken away again at its end.
+ * All but BYTES and ROWS are undefined at the end of this file.
  *
- * What is computed, and in which buffers, stands in ../sequence.py. Units are taken in chunks of WIDTH, two vectors: for
- * each chunk, each op's product with the state is a tile of the batch that stays in the first-level cache while the op is
- * applied to it. The last chunk of a hidden size that WIDTH does not divide is worked on in scratch, padded with zeros.
+ * ../sequence.py explains the computation and the buffers. Units are computed in chunks of WIDTH, two vectors: for each
+ * chunk, each op's product with the state is a tile of the batch that stays in the first-level cache while the op is
+ * applied to it. If WIDTH does not divide the hidden size, the last chunk is computed in scratch, padded with zeros.
  *
- * A sum over units is always taken in the same order, whatever the batch: a result does not depend on its neighbours.
+ * A sum over units always has the same order: the result for one stream does not depend on the rest of the batch.
  */
 
 #define LANES ((Py_ssize_t)(BYTES / sizeof(REAL)))
@@ -27,7 +27,7 @@ typedef REAL NAME(memory) __attribute__((vector_size(BYTES), aligned(sizeof(REAL
 
 #define LOAD(p) ((vec)(*(const NAME(memory) *)(p)))
 #define STORE(p, v) (*(NAME(memory) *)(p) = (NAME(memory))(v))
-#define SPLAT(c) ((vec){0} + (REAL)(c))
+#define SPLAT(c) ((REAL)(c) - (vec){0}) /* a difference: compilers fold it away, where a sum would turn -0 into 0 */
 #define SELECT(mask, yes, no) ((vec)(((mask) & (ivec)(yes)) | (~(mask) & (ivec)(no))))
 
 /* ---------------------------------------------------------------------------------------------- activations ---- */
@@ -36,7 +36,7 @@ INLINE vec NAME(magnitude)(vec x) { return (vec)((ivec)x & ((ivec){0} + SIGN_MAS
 
 INLINE vec NAME(power_of_two)(ivec n) { return (vec)((n + EXPONENT_BIAS) << MANTISSA_BITS); }
 
-/* exp(x) - 1 = 2^n p + (2^n - 1): return p = exp(r) - 1 of the remainder |r| <= ln(2) / 2, by its Taylor series. */
+/* exp(x) - 1 = 2^n p + (2^n - 1): return p = exp(r) - 1 for the remainder |r| <= ln(2) / 2, by a Taylor series. */
 INLINE vec NAME(reduced_expm1)(vec x, ivec *n) {
     vec shifted = x * SPLAT(LOG2_E) + SPLAT(ROUNDER); /* the sum's last bits are x / ln 2, rounded */
     *n = (ivec)shifted - (ivec)SPLAT(ROUNDER);
@@ -51,7 +51,7 @@ INLINE vec NAME(identity)(vec z) { return z; }
 INLINE vec NAME(identity_slope)(vec z, vec y) { (void)z, (void)y; return SPLAT(1); }
 
 INLINE vec NAME(tanh)(vec z) {
-    vec a = NAME(magnitude)(z), limit = SPLAT(TANH_LIMIT); /* beyond it tanh rounds to 1 */
+    vec a = NAME(magnitude)(z), limit = SPLAT(TANH_LIMIT); /* above it tanh rounds to 1 */
     a = SELECT(a > limit, limit, a);                       /* keeps nan */
     ivec n;
     vec p = NAME(reduced_expm1)(a + a, &n), scale = NAME(power_of_two)(n);
@@ -62,7 +62,7 @@ INLINE vec NAME(tanh)(vec z) {
 INLINE vec NAME(tanh_slope)(vec z, vec y) { (void)z; return SPLAT(1) - y * y; }
 
 INLINE vec NAME(sigmoid)(vec z) {
-    vec a = NAME(magnitude)(z), limit = SPLAT(EXP_LIMIT); /* beyond it exp(-a) rounds to 0 */
+    vec a = NAME(magnitude)(z), limit = SPLAT(EXP_LIMIT); /* above it exp(-a) rounds to 0 */
     a = SELECT(a > limit, limit, a);
     ivec n;
     vec p = NAME(reduced_expm1)(-a, &n);
@@ -92,7 +92,7 @@ INLINE vec NAME(softsign_slope)(vec z, vec y) {
 /* ------------------------------------------------------------------------------------------ matrix products ---- */
 
 /* out (rows, vectors) = init + x (rows, K) panel (K, vectors); rows and vectors are constants where this is inlined. Each
- * of the K steps asks the second-level cache for what lies at `ahead`, if that is given, `step` bytes further each time. */
+ * of the K steps prefetches into the second-level cache from `ahead`, if not NULL, `step` bytes further each time. */
 INLINE void NAME(tile)(const int rows, const int vectors, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
                        Py_ssize_t x_column, const REAL *panel, Py_ssize_t panel_row, const REAL *init,
                        Py_ssize_t init_row, REAL *out, Py_ssize_t out_row, const char *ahead, Py_ssize_t step) {
@@ -131,8 +131,8 @@ INLINE void NAME(tiles)(const int vectors, const int asks, Py_ssize_t B, Py_ssiz
 #undef TILES
 }
 
-/* With `asks` the panel that lies behind this one is asked for while this one is worked on, a share with each tile, for the
- * weights of a large chain do not stay in a near cache from step to step. All at once they would be waited for. */
+/* With `asks` each tile prefetches a part of the next panel while this panel is used: the weights of a large chain do not
+ * stay in a near cache from step to step. Prefetching the panel all at once would stall. */
 static void NAME(product)(int vectors, int asks, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
                           Py_ssize_t x_column, const REAL *panel, Py_ssize_t panel_row, const REAL *init,
                           Py_ssize_t init_row, REAL *out, Py_ssize_t out_row) {
@@ -144,7 +144,7 @@ static void NAME(product)(int vectors, int asks, Py_ssize_t B, Py_ssize_t K, con
 #undef CASE
 }
 
-/* The same of rows whose numbers are neighbours, with a packed panel. */
+/* The same for rows of contiguous numbers, with a packed panel. */
 INLINE void NAME(packed_product)(int vectors, Py_ssize_t B, Py_ssize_t K, const REAL *x, Py_ssize_t x_row,
                                  const REAL *panel, const REAL *init, Py_ssize_t init_row, REAL *out,
                                  Py_ssize_t out_row) {
@@ -164,7 +164,7 @@ INLINE Chunk NAME(chunk)(Py_ssize_t first, Py_ssize_t H) {
 }
 INLINE int NAME(is_whole)(Chunk c) { return c.units == c.vectors * LANES; }
 
-/* Numbers that a matrix of `rows` rows takes when it is packed by chunks of its H columns. */
+/* Size, in numbers, of a matrix of `rows` rows when packed by chunks of its H columns. */
 INLINE Py_ssize_t NAME(packed_size)(Py_ssize_t rows, Py_ssize_t H) { return rows * ((H + LANES - 1) / LANES) * LANES; }
 
 INLINE void NAME(copy)(Py_ssize_t B, Py_ssize_t units, const REAL *from, Py_ssize_t from_row, REAL *to,
@@ -175,12 +175,12 @@ INLINE void NAME(copy)(Py_ssize_t B, Py_ssize_t units, const REAL *from, Py_ssiz
 
 /* A chunk of a matrix of K rows as a panel, [row][unit], padded with zeros; `from` points at the chunk's first number. */
 static void NAME(pack)(Py_ssize_t K, Chunk c, const REAL *from, Py_ssize_t row, Py_ssize_t column, REAL *to) {
-    const Py_ssize_t width = c.vectors * LANES, block = 16; /* rows at a time: a line of the cache of each column */
+    const Py_ssize_t width = c.vectors * LANES, block = 16; /* rows at a time: one cache line per column */
     for (Py_ssize_t begin = 0; begin < K; begin += block) {
         const Py_ssize_t end = begin + block < K ? begin + block : K;
         if (column == 1) {
             for (Py_ssize_t k = begin; k < end; k++) {
-                __builtin_prefetch(from + k * row + WIDTH); /* the next chunk, while this one is worked on */
+                __builtin_prefetch(from + k * row + WIDTH); /* the next chunk, while this one is copied */
                 __builtin_prefetch(from + k * row + WIDTH + LANES);
                 for (Py_ssize_t i = 0; i < c.units; i++) to[k * width + i] = from[k * row + i];
             }
@@ -223,7 +223,7 @@ INLINE vec NAME(row_vector)(const REAL *row, Chunk c, int v) {
     return padded;
 }
 
-/* Add a vector to a row of H numbers, but for what lies past the chunk's end. */
+/* Add a vector to a row of H numbers, except past the chunk's end. */
 INLINE void NAME(add_to_row)(REAL *row, Chunk c, int v, vec sum) {
     for (Py_ssize_t i = 0; i < LANES && v * LANES + i < c.units; i++) row[c.first + v * LANES + i] += sum[i];
 }
@@ -237,13 +237,13 @@ typedef struct {
 } NAME(Tile);
 #define Tile NAME(Tile)
 
-/* An op's pass over a chunk, in either direction; the second input is the product with the state, without its bias. */
+/* An op's pass over a chunk, forward or backward; the second input is the product with the state, without its bias. */
 typedef struct {
     Py_ssize_t B;
     Chunk chunk;
     Tile from_x, from_s; /* additive: from_s is their sum, from_x is not read */
     Tile mixed;          /* forward: the sum over ops */
-    Tile grad;           /* backward: of the mixture */
+    Tile grad;           /* backward: gradient of the mixture */
     Tile to_x, to_s;     /* backward: gradients of from_x and from_s */
     int later;           /* not the projection's first op: add to to_x and to_s */
     const REAL *b_x, *b_h;
@@ -328,7 +328,7 @@ static void NAME(apply_op)(const Pass *o, int activation, int hadamard, int back
 /* Scratch tiles, each (B, WIDTH). */
 enum { NAME(MIXED), NAME(FROM_X), NAME(FROM_S), NAME(TO_X), NAME(TO_S), NAME(GRAD), NAME(TILES_NEEDED) };
 
-/* Return a chunk of a buffer (B, row): in place if it is whole, else copied into scratch, padded. */
+/* Return a chunk of a buffer (B, row): in place if it is whole, otherwise a padded copy in scratch. */
 INLINE Tile NAME(taken)(REAL *buffer, Py_ssize_t row, Chunk c, Py_ssize_t B, REAL *scratch) {
     if (NAME(is_whole)(c)) return (Tile){buffer + c.first, row};
     for (Py_ssize_t b = 0; b < B; b++)
@@ -336,23 +336,23 @@ INLINE Tile NAME(taken)(REAL *buffer, Py_ssize_t row, Chunk c, Py_ssize_t B, REA
     return (Tile){scratch, WIDTH};
 }
 
-/* Ask for a tile's memory while something else is computed: its rows lie far apart, where no processor looks ahead. */
+/* Prefetch a tile during other work: its rows are far apart, and no processor prefetches such rows by itself. */
 INLINE void NAME(prefetch)(const REAL *at, Py_ssize_t row, Py_ssize_t B) {
     for (Py_ssize_t b = 0; b < B; b++)
         for (int v = 0; v < 2; v++) __builtin_prefetch(at + b * row + v * LANES, 1);
 }
 
-/* Put a chunk that was worked on in scratch back. */
+/* Copy a chunk from scratch back. */
 INLINE void NAME(put_back)(Tile tile, REAL *buffer, Py_ssize_t row, Chunk c, Py_ssize_t B) {
     if (tile.at != buffer + c.first) NAME(copy)(B, c.units, tile.at, tile.row, buffer + c.first, row);
 }
 
-/* out (M, N) = a (M, K) b (K, N), with any strides but for out's rows; returns -1 where there is no memory. */
+/* out (M, N) = a (M, K) b (K, N), with any strides, but out has contiguous rows; returns -1 if out of memory. */
 static int NAME(multiply)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const REAL *a, Py_ssize_t a_row, Py_ssize_t a_column,
                           const REAL *b, Py_ssize_t b_row, Py_ssize_t b_column, REAL *out, Py_ssize_t out_row) {
     const Py_ssize_t parts = K > DEPTH ? (K + DEPTH - 1) / DEPTH : 1, depth = (K + parts - 1) / parts;
-    const int gathered = N > 2 * WIDTH && parts > 1 && a_column == 1; /* long rows far apart, read often: copied together */
-    const int few = M <= 32 && b_column == 1 && b_row * (Py_ssize_t)sizeof(REAL) <= 1 << 14; /* no copy of b pays */
+    const int gathered = N > 2 * WIDTH && parts > 1 && a_column == 1; /* long rows far apart, read often: copy them */
+    const int few = M <= 32 && b_column == 1 && b_row * (Py_ssize_t)sizeof(REAL) <= 1 << 14; /* copying b would cost more */
     REAL *panel = allocate((depth * WIDTH + M * WIDTH + (gathered ? M * depth : 0)) * sizeof(REAL));
     if (!panel) return -1;
     REAL *scratch = panel + depth * WIDTH, *copied = scratch + M * WIDTH;
@@ -404,7 +404,7 @@ static void NAME(node_forward)(const Chain *chain, const Node *node, const REAL 
                 NAME(prefetch)(more ? A + (block + 1) * H + first : A + first + WIDTH, chain->A_row, B);
                 if (Q && hadamard && more) NAME(prefetch)(Q + (node->projection[k] + 1) * H + first, chain->Q_row, B);
                 from_x = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
-                if (!hadamard) { /* the sum of both parts takes the place of x's */
+                if (!hadamard) { /* the sum of both parts replaces the part of x */
                     from_s = from_x;
                     NAME(packed_product)(c.vectors, B, H, s, H, weights, node->alone ? NULL : from_x.at, from_x.row,
                                          from_s.at, from_s.row);
@@ -474,7 +474,7 @@ static void NAME(node_backward)(const Chain *chain, const Node *node, const REAL
             const int fresh = k == 0 || k == node->additive || node->projection[k] != node->projection[k - 1];
             REAL *a = A + (node->projection[k] + (hadamard ? gate_block + node->gate : 0)) * H;
             REAL *q = hadamard ? Q + node->projection[k] * H : NULL;
-            if (fresh) { /* in place where a projection has one op, which reads a number before it writes it */
+            if (fresh) { /* in place if a projection has one op: it reads a number before it writes it */
                 from_x = NAME(taken)(a, chain->A_row, c, B, scratch + NAME(FROM_X) * B * WIDTH);
                 from_s = hadamard ? NAME(taken)(q, chain->Q_row, c, B, scratch + NAME(FROM_S) * B * WIDTH) : from_x;
                 to_x = last ? from_x : (Tile){scratch + NAME(TO_X) * B * WIDTH, WIDTH};
@@ -508,7 +508,7 @@ static void NAME(node_backward)(const Chain *chain, const Node *node, const REAL
     }
 }
 
-/* Return 0, or -1 where there is no memory. */
+/* Return 0, or -1 if out of memory. */
 static int NAME(forward)(const Chain *chain) {
     const Py_ssize_t T = chain->T, B = chain->B, H = chain->H, J = chain->nodes;
     Py_ssize_t size = 0;
@@ -536,7 +536,7 @@ static int NAME(forward)(const Chain *chain) {
     return 0;
 }
 
-/* Return 0, or -1 where there is no memory. */
+/* Return 0, or -1 if out of memory. */
 static int NAME(backward)(const Chain *chain) {
     const Py_ssize_t T = chain->T, B = chain->B, H = chain->H, J = chain->nodes;
     Py_ssize_t size = 0, ops = 0;
@@ -586,7 +586,7 @@ static int NAME(backward)(const Chain *chain) {
 
 /* ------------------------------------------------------------------------------------------- the DAG's time loop ---- */
 
-/* A DAG's node as a chain's: one additive op of share 1 and a gate; bias and what is summed up for it are scratch. */
+/* A DAG's node as a chain's node: one additive op of share 1 and a gate; its bias and the bias's gradient are scratch. */
 INLINE Node NAME(dag_node)(const Dag *dag, Py_ssize_t i, const REAL *one, REAL *bias) {
     static const int first = 0;
     const REAL *W_h = (const REAL *)dag->W_h + i * dag->H * 2 * dag->H;
@@ -595,7 +595,7 @@ INLINE Node NAME(dag_node)(const Dag *dag, Py_ssize_t i, const REAL *one, REAL *
                   .db_x = bias + dag->H};
 }
 
-/* A node's rows at step t of a buffer in which each node has `kept` steps of `size` numbers. */
+/* A node's rows at step t, in a buffer with `kept` steps of `size` numbers per node. */
 INLINE REAL *NAME(dag_rows)(const Dag *dag, void *buffer, Py_ssize_t i, Py_ssize_t t, Py_ssize_t size) {
     return (REAL *)buffer + (i * dag->kept + (dag->kept == dag->T ? t : 0)) * size;
 }
@@ -605,14 +605,14 @@ INLINE REAL *NAME(dag_A)(const Dag *dag, Py_ssize_t i, Py_ssize_t t) {
     return i ? NAME(dag_rows)(dag, dag->A, i - 1, t, size) : (REAL *)dag->A_0 + t * size;
 }
 
-/* What a node reads at step t. */
+/* The state that a node reads at step t. */
 INLINE const REAL *NAME(dag_input)(const Dag *dag, Py_ssize_t i, Py_ssize_t t) {
     const Py_ssize_t size = dag->B * dag->H;
     if (i) return NAME(dag_rows)(dag, dag->states, dag->reads[i - 1], t, size);
     return t ? (const REAL *)dag->out + (t - 1) * size : dag->h_0;
 }
 
-/* Return 0, or -1 where there is no memory. */
+/* Return 0, or -1 if out of memory. */
 static int NAME(dag_forward)(const Dag *dag) {
     const Py_ssize_t B = dag->B, H = dag->H, J = dag->nodes, size = B * H, panels = NAME(packed_size)(2 * H, H);
     const Chain chain = {.B = B, .H = H, .A_row = 2 * H};
@@ -645,7 +645,7 @@ static int NAME(dag_forward)(const Dag *dag) {
     return 0;
 }
 
-/* Return 0, or -1 where there is no memory. */
+/* Return 0, or -1 if out of memory. */
 static int NAME(dag_backward)(const Dag *dag) {
     const Py_ssize_t B = dag->B, H = dag->H, J = dag->nodes, size = B * H, panels = NAME(packed_size)(2 * H, H);
     const Chain chain = {.B = B, .H = H, .A_row = 2 * H};
@@ -654,7 +654,7 @@ static int NAME(dag_backward)(const Dag *dag) {
     if (!packed) return -1;
     REAL *scratch = packed + J * panels, *bias = scratch + NAME(TILES_NEEDED) * B * WIDTH;
     REAL *g = bias + 2 * H, *through = g + J * size, *passed = through + size, *dh = dag->dh_0;
-    double ignored = 0; /* the gradient of a share that is fixed */
+    double ignored = 0; /* the gradient of the fixed share */
     for (Py_ssize_t i = 0; i < 2 * H; i++) bias[i] = 0;
     for (Py_ssize_t e = 0; e < size; e++) dh[e] = 0;
     for (Py_ssize_t i = 0; i < J; i++) {

@@ -1,6 +1,6 @@
-/* grownas.cells._native: the time loops of chains and DAGs in C, see kernels.h. Compiled once for each instruction set below; which
- * one runs is found out when the module is imported, so that one build serves every processor. Uses one thread and releases
- * Python's lock. Addresses come as integers; grownas/cells/native_loop.py, the only caller, sees to types and layouts. */
+/* grownas.cells._native: the time loops of chains and DAGs in C, see kernels.h. Compiled once for each instruction set
+ * below and chosen at import, so that one build runs on every processor. Uses one thread and releases the GIL. Addresses
+ * are integers; the callers, grownas/cells/native_loop.py and dag_native_loop.py, ensure types and layouts. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -14,7 +14,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* The activations that there are kernels for: kernels.h defines NAME and NAME_slope, the code is that of ACTIVATION. */
+/* The activations with kernels: kernels.h defines NAME and NAME_slope, the code is the code in ops.ACTIVATION. */
 #define ACTIVATIONS(X) X(identity) X(tanh) X(sigmoid) X(relu) X(silu) X(softsign)
 enum { CODE_identity = 0, CODE_tanh = 1, CODE_sigmoid = 2, CODE_relu = 3, CODE_silu = 4, CODE_softsign = 5 };
 
@@ -63,15 +63,15 @@ typedef struct { /* a DAG supernet, see ../dag_supernet_sequence.py; its node 0 
     const unsigned char *activation;        /* (ops,): its code */
 } Supernet;
 
-#define DEPTH 384 /* rows of a panel at most: as many as a first-level cache holds */
+#define DEPTH 384 /* most rows of a panel: as many as fit in a first-level cache */
 
 static void *allocate(size_t bytes) {
     void *memory = NULL;
     return posix_memalign(&memory, 64, bytes ? bytes : 64) ? NULL : memory;
 }
 
-/* Ask for large pages before a large buffer is first written: otherwise each of its 4 KiB pages costs a trap to the kernel,
- * and its rows more translations than the processor remembers. A hint: nothing depends on its being heard. */
+/* Request large pages before a large buffer is first written: otherwise each 4 KiB page costs a page fault, and its rows
+ * need more address translations than the processor caches. A hint: failure does not matter. */
 static void want_large_pages(void *buffer, size_t bytes) {
 #ifdef MADV_HUGEPAGE
     const uintptr_t page = 4096, begin = ((uintptr_t)buffer + page - 1) / page * page;
@@ -181,7 +181,7 @@ static int read_node(PyObject *tuple, Node *node) {
                           &out, &mixed, &db_x, &db_h, &dshares))
         return -1;
     if (activations * (Py_ssize_t)sizeof(int) != projections || node->additive > activations) {
-        PyErr_SetString(PyExc_ValueError, "an activation and a projection are needed for each op");
+        PyErr_SetString(PyExc_ValueError, "every op needs an activation and a projection");
         return -1;
     }
     node->ops = activations;
@@ -249,7 +249,7 @@ static PyObject *dag(PyObject *self, PyObject *args) {
                           &values, &out, &W_h, &h_0, &grad, &dh_0))
         return NULL;
     if (activations != weights || (activations - 1) * (Py_ssize_t)sizeof(int) != reads) {
-        PyErr_SetString(PyExc_ValueError, "an activation and a weight are needed for each node, and what all but one read");
+        PyErr_SetString(PyExc_ValueError, "every node needs an activation and a weight; all but the first need a source");
         return NULL;
     }
     dag.nodes = activations;
@@ -376,7 +376,7 @@ static PyMethodDef METHODS[] = {
     {"multiply", multiply, METH_VARARGS, "Multiply two matrices."},
     {"activate", activate, METH_VARARGS, "Apply one activation."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "Names of the instruction sets that this processor has, fastest first."},
-    {"use", use, METH_VARARGS, "Choose an instruction set by name; returns the name of the one before."},
+    {"use", use, METH_VARARGS, "Choose an instruction set by name; return the name of the previous one."},
     {NULL, NULL, 0, NULL},
 };
 

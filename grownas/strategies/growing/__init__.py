@@ -1,4 +1,4 @@
-"""Growth: train a cell, change it by morphisms, keep what improves it.
+"""Growth: train a cell, change it by morphisms, keep the changes that improve it.
 
-`strategy` decides, `moves` proposes changes, `pruning` removes ops, `state` holds what a stage works on.
+`strategy` controls the search, `moves` proposes changes, `pruning` removes ops, `state` defines candidates and stages.
 """

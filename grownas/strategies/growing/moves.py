@@ -1,7 +1,7 @@
-"""What a stage may begin with: nodes to add, ops to duplicate or to split, best first by each kind's criterion.
+"""Moves: proposals to add nodes and to duplicate or split ops, best first by the criterion of each kind.
 
-`MOVES` has a line for each kind of move, `options.MODES` says which of them a stage may begin with. Nothing here trains
-or judges.
+`MOVES` has a line for each kind of move; `options.MODES` lists the kinds with which a stage may begin. Nothing here
+trains, accepts or rejects.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from grownas.criteria.first_order import blend_gains, first_order_gain
 from grownas.criteria.splitting import Splitting
 from grownas.genotype import Op
 from grownas.morphisms import CARRIER, Morphed
-from grownas.protocols import Journal, Problem, Task, Window
+from grownas.protocols import Journal, Model, Problem, Task, Window
 from grownas.space import Pair
-from grownas.strategies.cores import noise_for
+from grownas.strategies.cores import noise_for, supernet_of
 from grownas.strategies.growing.options import Options
 from grownas.strategies.growing.state import Candidate, Change, Sources
 from grownas.training.loop import Fit, Tree
 from grownas.training.recipe import Recipe, device_of
 
 Place = tuple[int, int | None]  # node and op; None for a whole node
-Made = tuple[str, tuple[Place, ...]]  # kind and places of a move
+Made = tuple[str, tuple[Place, ...]]  # kind of a move and its places
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where a stage begins.
+    """The input of a stage.
 
     Attributes:
-        best: the candidate that is to be changed.
-        problem: of the search: task, journal, space, seed.
-        options: of growth.
-        l2_sp: with which the stage will be trained.
-        number: of the stage.
-        source: number of the stage that `best` came out of.
+        best: the candidate to change.
+        problem: the problem of the search: task, journal, space, seed.
+        options: options of growth.
+        l2_sp: strength of the L2-SP penalty in the stage.
+        number: number of the stage.
+        source: number of the stage that trained `best`.
     """
 
     best: Candidate
@@ -68,28 +68,27 @@ class Context:
 
     @property
     def journal(self) -> Journal:
-        """It remembers what criteria found."""
+        """The search's journal; it also stores results of criteria."""
         return self.problem.journal
 
     @property
     def seed(self) -> int:
-        """It fixes noise, random choices and data order."""
+        """Seed of noise, random choices and data order."""
         return self.problem.seed
 
     @property
     def core(self) -> Backbone:
         """The best candidate's supernet."""
-        core: Backbone = self.best.model.core
-        return core
+        return supernet_of(self.best.model)
 
     @property
     def recipe(self) -> Recipe:
-        """How the stage is trained."""
+        """The recipe of the stage."""
         return self.options.stage_recipe(self.number, self.l2_sp)
 
     @property
     def tuning(self) -> Recipe:
-        """How the stage's model is trained after a pruning."""
+        """The recipe of the fine-tuning after a pruning."""
         return replace(self.recipe, epochs=self.options.fine_tune_epochs)
 
     def fit(self, key: str, begin: Candidate, recipe: Recipe) -> Fit:
@@ -100,43 +99,43 @@ class Context:
         )
 
     def remember(self, what: str, work: Callable[[], Tree]) -> Tree:
-        """Return what a criterion finds of the best candidate, found once however many stages begin with it.
+        """Return a criterion's result for the best candidate, computed once for all stages that begin with it.
 
         Args:
-            what: the criterion.
-            work: computes it. Nothing that it uses may differ between stages that begin with the same candidate.
+            what: name of the criterion.
+            work: computes the result. It must not depend on the stage, only on the candidate.
         """
         return self.journal.remember(f"after-stage-{self.source}-{what}", work)
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the noise on what is new."""
+        """Standard deviation of the noise on new weights."""
         return noise_for(self.options.noise, self.l2_sp, self.core.hidden_size)
 
     def seed_of(self, stage: int) -> int:
-        """Return what fixes a stage's noise and random choices."""
+        """Return the seed of a stage's noise and random choices."""
         return self.seed + (1000 * stage if stage > 1 else 0)
 
     def generator(self, stage: int | None = None, draw: int = 0) -> torch.Generator:
-        """Return a new generator of a stage, this one if None; each of a draw has the same numbers to give."""
+        """Return a new generator for a stage (this stage if None) and a draw; equal arguments give equal numbers."""
         return torch.Generator().manual_seed(self.seed_of(self.number if stage is None else stage) + 100 * draw)
 
     def drawing(self, what: str) -> random.Random:
-        """Return a new generator of the stage; what it is for counts, so that one draw says nothing of another."""
+        """Return a new generator for this stage and a purpose; different purposes have independent numbers."""
         return random.Random(f"{self.seed_of(self.number)} {what}")
 
     def shuffled(self, what: str, things: Sequence[Any]) -> list[Any]:
-        """Return things in random order."""
+        """Return the items in random order."""
         return self.drawing(what).sample(things, len(things))
 
 
 class Proposal(NamedTuple):
-    """A way for a stage to begin.
+    """A proposed move for the beginning of a stage.
 
     Attributes:
-        kind: of its changes.
-        places: where they are made.
-        make: works the changes out, in the order in which they are done; None if there is no way after all.
+        kind: kind of its changes.
+        places: places of its changes.
+        make: returns the changes in the order of application; None if the move turns out to be impossible.
     """
 
     kind: str
@@ -145,22 +144,22 @@ class Proposal(NamedTuple):
 
     @property
     def move(self) -> Made:
-        """What is proposed."""
+        """Kind and places."""
         return self.kind, self.places
 
 
 class Proposals(NamedTuple):
-    """Proposals of a kind, the best first; where there are none, why."""
+    """Proposals of a kind, best first; `reason` explains an empty list."""
 
     proposals: list[Proposal]
     reason: str
 
 
 class Batches:
-    """A part's windows, each with the state that it begins in, as criteria read them; can be gone through again."""
+    """The windows of a part with their first states, as batches for criteria; can be iterated several times."""
 
-    def __init__(self, model: Any, task: Task, part: str) -> None:
-        """Keep what to go through; nothing is computed yet. The model is copied: criteria see no dropout."""
+    def __init__(self, model: Model, task: Task, part: str) -> None:
+        """Copy the model in evaluation mode, without dropout; nothing is computed yet."""
         self.model, self.task, self.part = copy.deepcopy(model).eval(), task, part
 
     def __iter__(self) -> Iterator[tuple[Tensor, Window, Tensor | None]]:
@@ -186,9 +185,9 @@ class Batches:
 
     @torch.no_grad()
     def mean_loss(self, core: Backbone) -> float:
-        """Return the mean over the windows with another core, in float64, for the changes that are predicted are small.
+        """Return the mean loss over the windows with another core, in float64, since the predicted changes are small.
 
-        The states that windows begin in stay those of the own core, as the prediction takes them to be.
+        The first states of the windows are those of the original core, as the prediction assumes.
         """
         core, (exact, states) = copy.deepcopy(core).double(), self._exact
         read = ((x, window) for x, window in exact._windows() if not window.burn_in)
@@ -197,7 +196,7 @@ class Batches:
 
     @cached_property
     def _exact(self) -> tuple[Batches, list[Tensor | None]]:
-        """The same in float64, and the state that each window begins in: they are read once for all other cores."""
+        """The same batches in float64, and the first state of each window; computed once for all other cores."""
         exact = Batches(copy.deepcopy(self.model).double(), self.task, self.part)
         return exact, [h_0 for _, _, h_0 in exact]
 
@@ -206,9 +205,10 @@ class Batches:
 
 
 def add_nodes(context: Context) -> Proposals:
-    """Proposals a new node at the position that is asked for, or at every one: by first-order gain, or in random order.
+    """Propose a new node at the configured position, or at all positions by first-order gain or in random order.
 
-    None where it would have more than `max_ops` ops: it has those of the node before it, and a carrier if it needs one.
+    The new node has the ops of the node before it, and a carrier if needed. Positions where it would have more than
+    `max_ops` ops are left out.
     """
     count, options = len(context.core.nodes), context.options
     if count >= options.max_nodes:
@@ -228,7 +228,7 @@ def add_nodes(context: Context) -> Proposals:
     if options.choice != "random" and (options.position == "best" or several):
         if options.birth == "carrier":
             judged = context.remember("positions", lambda: _gains(context, able))
-        else:  # what is drawn differs from stage to stage
+        else:  # the drawn nodes differ from stage to stage
             judged = context.journal.remember(f"stage-{context.number}-positions", lambda: _gains(context, able))
         gains, draws = (dict(zip(able, judged[key], strict=True)) for key in ("gains", "draws"))
         able.sort(key=lambda position: -gains[position])
@@ -239,19 +239,19 @@ def add_nodes(context: Context) -> Proposals:
         further = [partial(add_node_at, context, position + n, draws[position] + n) for n in range(nodes)]
         return Proposal("add_node", ((position, None),), lambda: [make() for make in further])
 
-    fewer = range(most, 0, -1)  # where so many would be too large
+    fewer = range(most, 0, -1)  # fewer nodes if the cell would become too large
     return Proposals([propose(position, nodes) for position in able for nodes in fewer], "")
 
 
 def ops_of_new_node(context: Context, position: int) -> Sequence[Op]:
-    """Return the ops that a new node would have."""
+    """Return the ops of a new node."""
     if context.options.birth == "carrier":
         return morphisms.ops_for_node(context.core, position)
     return context.core.mixed_nodes()[max(position - 1, 0)].ops
 
 
 def add_node_at(context: Context, position: int, draw: int = 0) -> Change:
-    """Return the change that adds a node, the draw-th that may be drawn there."""
+    """Return the change that adds a node; `draw` is the number of the random draw."""
     make = partial(_add_node, context, position, draw, context.noise, context.number)
     predicted = None if context.options.birth == "drawn" else 0.0
     return _change("add_node", position, None, make, predicted, {"draw": draw})
@@ -268,9 +268,9 @@ def _add_node(context: Context, position: int, draw: int, noise: float, stage: i
 
 
 def _gains(context: Context, positions: Sequence[int]) -> Tree:
-    """Return each position's first-order gain on the data that the weights learn from, and the best draw there.
+    """Return each position's first-order gain on the training data, and its best draw.
 
-    With a carrier the gain is that of a node that is drawn once for all stages that begin with this candidate.
+    With a carrier the node is drawn once for all stages that begin with this candidate.
     """
     batches = Batches(context.best.model, context.task, "train")
     if context.options.birth != "carrier":
@@ -281,7 +281,7 @@ def _gains(context: Context, positions: Sequence[int]) -> Tree:
 
 
 def _blend_gains(context: Context, positions: Sequence[int], batches: Batches) -> Tree:
-    """See `_gains`: all draws at all positions are put into one chain, at m = 0, and judged by one pass backward."""
+    """See `_gains`: one chain contains all draws at all positions with m = 0; one backward pass gives all gains."""
     core, tried = context.core, list[tuple[int, int]]()
     for position in sorted(positions):
         for draw in range(context.options.candidates):
@@ -298,31 +298,33 @@ def _blend_gains(context: Context, positions: Sequence[int], batches: Batches) -
 
 
 def _room(options: Options, ops: int) -> int:
-    """Return how many more ops a node of so many may have."""
+    """Return how many ops can be added to a node with `ops` ops."""
     return sys.maxsize if options.max_ops is None else max(0, options.max_ops - ops)
 
 
 def growable_ops(core: Backbone, node: int, options: Options) -> list[int]:
     """Return the numbers of a node's ops that may be duplicated or split; none if the node is full.
 
-    Of an additive identity two can do no more than one: their sum is affine, too.
+    Additive identity ops are never duplicated or split: the sum of two of them is again affine.
     """
     names = core.op_names(node)
     return [op for op, name in enumerate(names) if name != CARRIER] if _room(options, len(names)) else []
 
 
 def _places(context: Context) -> list[tuple[int, int]]:
-    """Return the ops that can grow, of the nodes that may have one more."""
+    """Return the places of all ops that may be duplicated or split."""
     core = context.core
     return [(node, op) for node, alpha in enumerate(core.alpha) for op in growable_ops(core, node, context.options)]
 
 
 def _full(context: Context) -> Proposals:
-    return Proposals([], f"no node with fewer than max_ops = {context.options.max_ops} ops has one that can grow")
+    return Proposals(
+        [], f"no node with fewer than max_ops = {context.options.max_ops} ops has an op that can be duplicated or split"
+    )
 
 
 def duplicate_ops(context: Context) -> Proposals:
-    """Proposals to duplicate ops with a share above the threshold, the largest first; or all ops in random order."""
+    """Propose to duplicate ops with a share above the threshold, largest first; or all ops in random order."""
     thresholds, places = context.options.thresholds, _places(context)
     if not places:
         return _full(context)
@@ -340,7 +342,7 @@ def duplicate_ops(context: Context) -> Proposals:
     def propose(place: tuple[int, int]) -> Proposal:
         return Proposal("duplicate_op", (place,), lambda: [duplicate_at(context, *place)])
 
-    reason = f"no op that can be duplicated keeps a share above grow_threshold = {thresholds.grow_threshold:g}"
+    reason = f"no op that can be duplicated has a share above grow_threshold = {thresholds.grow_threshold:g}"
     return Proposals([propose(place) for place in chosen], reason)
 
 
@@ -354,7 +356,7 @@ def duplicate_at(context: Context, node: int, op: int) -> Change:
 
 
 def split_ops(context: Context) -> Proposals:
-    """Proposals to split ops by their splitting matrices; or all ops in random order, in random directions."""
+    """Propose to split ops by their splitting matrices; or all ops in random order and random directions."""
     places, options = _places(context), context.options.splitting
     if not places:
         return _full(context)
@@ -371,11 +373,11 @@ def split_ops(context: Context) -> Proposals:
         return Proposal("split_op", tuple(group), lambda: _split_by_step(context, rank, {p: found[p] for p in group}))
 
     proposals = [propose(rank, group) for rank, group in enumerate(_groups(context, ranked), 1)]
-    return Proposals(proposals, "no unit of any op gains by a split")
+    return Proposals(proposals, "no split of a unit lowers the loss")
 
 
 def _groups(context: Context, ranked: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Yield groups of ops that may be split at once, by rank: so many, and of each node so many as it has room for."""
+    """Yield groups of ops to split at once, by rank: at most `splitting.count` ops, and `max_ops` ops per node."""
     left = list(ranked)
     while left:
         room = Counter({node: _room(context.options, len(alpha)) for node, alpha in enumerate(context.core.alpha)})
@@ -389,7 +391,7 @@ def _groups(context: Context, ranked: Sequence[tuple[int, int]]) -> Iterator[lis
 
 
 def _judge_ops(context: Context) -> Tree:
-    """Return eigenvalues and eigenvectors of all ops that can grow, judged together: last digits depend on that."""
+    """Return eigenvalues and eigenvectors of all ops that may be split; a search of fewer ops has other last digits."""
     options, places = context.options.splitting, _places(context)
     batches = Batches(context.best.model, context.task, options.part)
     found = splitting.judge_ops(context.core, batches.loss, batches, places, curvature=options.curvature).values()
@@ -397,9 +399,9 @@ def _judge_ops(context: Context) -> Tree:
 
 
 def _split_by_step(context: Context, rank: int, chosen: dict[tuple[int, int], Splitting]) -> list[Change] | None:
-    """Return the splits with the largest step that brings what it predicts; None if there is none.
+    """Return the splits with the largest step whose measured gain is close enough to the prediction; None if none is.
 
-    The rank of a group is its name: what is offered of a candidate is always the same, in the same order.
+    The group's rank is its key in the journal: a candidate always has the same groups in the same order.
     """
     found = context.remember(f"step-{rank}", lambda: _find_step(context, chosen))
     if found["step"] is None:
@@ -411,7 +413,7 @@ def _split_by_step(context: Context, rank: int, chosen: dict[tuple[int, int], Sp
 
 
 def _find_step(context: Context, chosen: dict[tuple[int, int], Splitting]) -> Tree:
-    """Return the step, and by how much each of the splits, one after the other, changes the loss."""
+    """Return the step, and the change of the loss by each of the splits, applied one after the other."""
     batches = Batches(context.best.model, context.task, context.options.splitting.part)
     before = batches.mean_loss(context.core)
     changes: dict[float, list[float]] = {0.0: []}
@@ -442,7 +444,7 @@ def split_at(
 
 
 def _split_randomly(context: Context, place: tuple[int, int]) -> list[Change]:
-    """Return a split of all units in random directions, in which an op's halves go as far as noise would take them."""
+    """Return a split of all units in random directions; the halves move as far as noise would move them."""
     size = sum(value[..., 0].numel() for value in context.core.op_parameters(*place).values())
     vectors = torch.randn(context.core.hidden_size, size, dtype=torch.float64, generator=context.generator())
     found = Splitting(-torch.ones(len(vectors)), vectors / vectors.norm(dim=1, keepdim=True))
@@ -451,13 +453,13 @@ def _split_randomly(context: Context, place: tuple[int, int]) -> list[Change]:
 
 
 def repeat(context: Context, moves: Sequence[Mapping[str, Any]]) -> list[Change]:
-    """Return changes of an earlier growth that were made one after the other, on the context's data."""
+    """Return the consecutive changes of an earlier growth, computed on the context's data."""
     splittings = cached(lambda: _splittings(context))
     return [MOVES[move["kind"]].repeat(context, move, splittings) for move in moves]
 
 
 def _splittings(context: Context) -> dict[Place, Splitting]:
-    """Return the splitting of each op that can grow."""
+    """Return the low eigenpairs of each op that may be split."""
     judged = _judge_ops(context)
     pairs = map(Splitting, judged["values"], judged["vectors"])
     return dict(zip(_places(context), pairs, strict=True))
@@ -476,24 +478,24 @@ def prune_at(node: int, op: int) -> Change:
 
 
 def resample(context: Context) -> Proposal:
-    """Propose a newly drawn op in the place of each node's smallest."""
+    """Propose to replace each node's op of smallest share by a newly drawn op."""
     core, shares = context.core, shares_of(context.core)
     places = [(node, min(range(len(one)), key=one.__getitem__)) for node, one in enumerate(shares) if len(one) > 1]
     return Proposal("replace_op", tuple(places), lambda: [replace_at(context, core, *place) for place in places])
 
 
 def replace_at(context: Context, core: Backbone, node: int, op: int) -> Change:
-    """Return the change that puts a newly drawn op in the place of another, at an average share if there is room."""
-    draws = {"none": morphisms.draw_uniform, **morphisms.DRAWS}  # a restart replaces ops where prunings do not
+    """Return the change that replaces an op by a newly drawn op, with an average share if possible."""
+    draws = {"none": morphisms.draw_uniform, **morphisms.DRAWS}  # a restart replaces ops even if prunings do not
     draw = draws[context.options.replace]
     return _replacement(context, node, op, draw(context.problem.space, core, node, context.drawing(f"{node} {op}")))
 
 
 def _replacement(context: Context, node: int, op: int, candidate: Pair) -> Change:
-    """Return the change that puts an op in the place of another. Two that come in alike must not learn alike.
+    """Return the change that replaces an op. Two equal new ops would receive identical gradients and never diverge.
 
-    Each has a generator of its own; one that is equal to an op of its node all the same, as additive ones that are new
-    are, is given noise.
+    Therefore each new op has its own generator. A new op that still equals an op of its node gets noise; this happens
+    to additive ops, whose weights start at zero.
     """
 
     def make(core: Backbone) -> Morphed:
@@ -511,7 +513,7 @@ def _replacement(context: Context, node: int, op: int, candidate: Pair) -> Chang
 
 
 def _has_twin(core: Backbone, node: int, op: int) -> bool:
-    """Say whether another op of the node is the same, with the same weights."""
+    """Return whether the node has another op of the same kind with the same weights."""
     names, own = core.op_names(node), core.op_parameters(node, op)
     return any(
         all(torch.equal(value, own[key]) for key, value in core.op_parameters(node, other).items())
@@ -535,13 +537,13 @@ class Move(NamedTuple):
     """A kind of move.
 
     Attributes:
-        words: what it does, for the log's readers.
-        label: what it has made, for messages.
+        words: its name in the log.
+        label: name of its result, for messages.
         sources: see `Change`.
-        repeat: returns the change that a line of an earlier growth's log describes; the last argument computes the
-            splittings of the present candidate.
-        propose: returns the ways to make it, best first; None if no stage begins with it.
-        adds: what it adds to a cell.
+        repeat: returns the change of a line of an earlier growth's log; the last argument returns the low eigenpairs
+            of the present candidate's ops.
+        propose: returns proposals, best first; None if no stage begins with this kind.
+        adds: what it adds to a cell, for messages.
     """
 
     words: str

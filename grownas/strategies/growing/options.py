@@ -1,4 +1,4 @@
-"""The options of growth: one section of a config, checked when it is made."""
+"""The options of growth: one section of a config, checked on construction."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from grownas.criteria.threshold import Thresholds
 if TYPE_CHECKING:
     from grownas.training.recipe import Recipe
 
-MODES: dict[str, tuple[str, ...]] = {  # the kinds of moves that a stage may begin with, see `moves.MOVES`
+MODES: dict[str, tuple[str, ...]] = {  # kinds of moves with which a stage may begin, see `moves.MOVES`
     "nodes": ("add_node",),
     "ops_duplicate": ("duplicate_op",),
     "ops_split": ("split_op",),
@@ -45,41 +45,41 @@ class Weights(WeightOptimizer):
 
 
 class Splitting(Section):
-    """How ops are chosen to be split."""
+    """The choice of ops to split."""
 
     rule: Annotated[
-        Literal["neg_sum", "neg_count"], about("largest predicted fall of the loss, or most units that gain")
+        Literal["neg_sum", "neg_count"],
+        about("rank ops by predicted fall of the loss, or by number of units that gain"),
     ] = "neg_sum"
-    count: Annotated[Count, about("ops that are split at once")] = 1
-    part: Annotated[Literal["train", "val"], about("data of which the loss is to fall")] = "train"
-    curvature: Annotated[Literal["exact", "softplus"], about("of relu: none, or softplus's")] = "exact"
+    count: Annotated[Count, about("number of ops split at once")] = 1
+    part: Annotated[Literal["train", "val"], about("data part of the loss that splits reduce")] = "train"
+    curvature: Annotated[Literal["exact", "softplus"], about("of relu: zero, or that of softplus")] = "exact"
 
 
 class Options(StrategySection):
-    """What governs growth."""
+    """The options of growth."""
 
     use: Literal["growing"] = "growing"
-    max_epochs: Annotated[Count, about("of a stage")] = 200
+    max_epochs: Annotated[Count, about("most epochs of a stage")] = 200
     first_epochs: Annotated[
-        Count | None, about("of the first stage, before a node is added; null: until its patience ends")
+        Count | None, about("most epochs of the first stage, before a node is added; null: `max_epochs`")
     ] = 10
     later_epochs: Annotated[
-        Count | None, about("of every stage but the first, which share a decay with it; null: as many")
+        Count | None, about("epochs of later stages, in one decay with the first; null: `max_epochs`, separate decay")
     ] = None
     patience: Annotated[
         Count | None,
-        about(
-            "epochs without a lower validation loss before a stage ends; null: it has all epochs, and the last is kept"
-        ),
+        about("epochs without a lower validation loss before a stage stops; null: train all epochs and keep the last"),
     ] = 8
     mode: Annotated[
-        Literal["nodes", "ops_duplicate", "ops_split", "nodes_and_ops"], about("what a stage may begin with")
+        Literal["nodes", "ops_duplicate", "ops_split", "nodes_and_ops"],
+        about("the changes with which a stage may begin"),
     ] = "nodes"
     choice: Annotated[
-        Literal["criteria", "random"], about("how the move is chosen; random: the control for the criteria")
+        Literal["criteria", "random"], about("how the change is chosen; random: the control for the criteria")
     ] = "criteria"
-    trial_epochs: Annotated[Count, about("each kind of move is tried for, where there are several")] = 5
-    bilevel: Annotated[Literal["joint", "first", "second"], about("how alpha learns")] = "joint"
+    trial_epochs: Annotated[Count, about("epochs for which each kind of change is tried, if there are several")] = 5
+    bilevel: Annotated[Literal["joint", "first", "second"], about("how alpha is trained")] = "joint"
     weights: Weights = Weights()
     alpha: Optimizer = Optimizer()
     l2_sp: Annotated[
@@ -87,75 +87,81 @@ class Options(StrategySection):
         OneOrMore,
         Field(min_length=1),
         Distinct,
-        about("strength of the decoupled L2-SP penalty towards the stage's first weights; tried in order"),
+        about(
+            "strengths of the decoupled L2-SP penalty on the distance from the stage's first weights; tried in order"
+        ),
     ] = (0.0,)
     origins: Annotated[
         Literal[1, 3, 5],
-        about("validation blocks that judge the first stage; above 1 it is repeated at earlier points in time"),
+        about("validation blocks that test the first stage; above 1 it is repeated at earlier points in time"),
     ] = 3
     outer_patience: Annotated[
-        Count, about("moves of a kind that are not accepted before it is given up; growth ends when all kinds are")
+        Count, about("rejected changes of a kind before the kind is dropped; growth stops when all kinds are dropped")
     ] = 1
-    max_ops: Annotated[Count | None, about("of a node")] = 16
+    max_ops: Annotated[Count | None, about("most ops of a node")] = 16
     max_params: Count | None = None
-    nodes_at_once: Annotated[Count, about("that a stage adds, one behind the other")] = 2
+    nodes_at_once: Annotated[Count, about("nodes that a stage adds, one after the other")] = 2
     birth: Annotated[
         Literal["blend", "drawn", "carrier"],
-        about("of a node: mixed in from 0 to 1, put in at once, or with an identity that stays"),
+        about("how a node is added: blended in from 0 to 1, added at once, or with an identity op that remains"),
     ] = "blend"
-    blend_steps: Annotated[Whole, about("weight steps in which a node is mixed in")] = 90
+    blend_steps: Annotated[Whole, about("weight steps over which a node is blended in")] = 90
     candidates: Annotated[
-        Count, Field(le=8), about("nodes drawn at each position, the steepest of which is blended in")
+        Count, Field(le=8), about("nodes drawn at each position; the one with the largest first-order gain is added")
     ] = 1
-    carrier_share: Annotated[Share, about("of a carrier")] = 0.5
+    carrier_share: Annotated[Share, about("share of a carrier")] = 0.5
     noise: Annotated[
         NonNegative,
-        about("sd on new weights: a node's, a copy's, the start's silent ops'; in units of 1 / sqrt(hidden size)"),
+        about("sd of noise on new nodes, copies and ops without effect; unit: 1 / sqrt(hidden size)"),
     ] = 0.4
     new_rate: Annotated[Positive, about("factor on `weights.rate` for a new node's weights")] = 1.0
-    old_rate: Annotated[Positive, about("and for all others in a stage with a new node; alpha keeps its own")] = 1.0
+    old_rate: Annotated[
+        Positive,
+        about("factor on `weights.rate` for all other weights in a stage with a new node; not on alpha's rate"),
+    ] = 1.0
     position: Annotated[
         Literal["first", "middle", "last", "best"], about("where a node is inserted; best: by first-order gain")
     ] = "last"
     splitting: Splitting = Splitting()
     grow_threshold: Annotated[
-        Number, Field(gt=0, le=1), about("ops with a larger share are duplicated, in the modes that do so")
+        Number, Field(gt=0, le=1), about("ops with a larger share are duplicated, if `mode` duplicates ops")
     ] = 0.2
     prune: Annotated[Literal["none", "each_stage", "at_end"], about("when small ops are removed")] = "at_end"
-    prune_threshold: Annotated[Number, Field(ge=0, lt=1), about("ops with a smaller share go")] = 0.05
+    prune_threshold: Annotated[Number, Field(ge=0, lt=1), about("ops with a smaller share are removed")] = 0.05
     smoothing: Annotated[
-        Number, Field(gt=0, le=1), about("weight of an epoch's shares in the smoothed ones; 1: none is smoothed")
+        Number, Field(gt=0, le=1), about("weight of the latest epoch in the smoothed shares; 1: no smoothing")
     ] = 0.3
     hysteresis: Annotated[
-        Number, Field(ge=0, lt=1), about("part of a threshold by which a share must come back to count as within")
+        Number, Field(ge=0, lt=1), about("fraction of a threshold by which a share must come back past it")
     ] = 0.2
-    min_age: Annotated[Whole, about("epochs that an op is trained before it is duplicated or pruned")] = 5
-    top_k: Annotated[Count | None, about("ops a node keeps at most, where there is pruning")] = None
+    min_age: Annotated[Whole, about("epochs of training before an op is duplicated or pruned")] = 5
+    top_k: Annotated[Count | None, about("most ops that a node keeps, if there is pruning")] = None
     readout: Annotated[
-        Literal["share", "ablation"], about("which ops `top_k` keeps: the largest, or those most missed on validation")
+        Literal["share", "ablation"],
+        about("which ops `top_k` keeps: by largest share, or by ablation on validation data"),
     ] = "share"
     replace: Annotated[
         Literal["none", "uniform", "missing"],
-        about("what takes a pruned op's place: nothing, or one drawn from all ops or from those the node lacks"),
+        about("op that replaces a pruned op: none, drawn from all ops, or drawn from the ops that the node lacks"),
     ] = "none"
     restarts: Annotated[
         Whole,
         about(
-            "stages at the end, each with every node's smallest op drawn anew (from all ops, unless `replace`: missing)"
+            "stages at the end; each redraws the smallest op of every node (from all ops, unless `replace`: missing)"
         ),
     ] = 0
-    fine_tune_epochs: Annotated[Count, about("after a pruning, at most")] = 50
+    fine_tune_epochs: Annotated[Count, about("most epochs after a pruning")] = 50
 
     @cached_property
     def thresholds(self) -> Thresholds:
-        """The shares by which ops are duplicated and pruned.
+        """The thresholds of shares for duplication and pruning.
 
         Raises:
             ConfigError: they contradict each other.
         """
         duplicates = "duplicate_op" in MODES[self.mode]
         return Thresholds(
-            self.grow_threshold if duplicates else math.inf,  # no share is above it, and none keeps others
+            self.grow_threshold if duplicates else math.inf,  # inf: no share is above it
             self.prune_threshold,
             self.hysteresis,
             self.smoothing,
@@ -164,7 +170,7 @@ class Options(StrategySection):
 
     @cached_property
     def recipe(self) -> Recipe:
-        """How a stage is trained, but for what differs from stage to stage."""
+        """The recipe that all stages share."""
         from grownas.training.recipe import recipe_from
 
         return recipe_from(
@@ -176,7 +182,7 @@ class Options(StrategySection):
         )
 
     def stage_recipe(self, number: int, l2_sp: float) -> Recipe:
-        """Return how a stage is trained, the first being number 1."""
+        """Return the recipe of a stage, counted from 1."""
         recipe = replace(self.recipe, l2_sp=l2_sp, blend_steps=self.blend_steps)
         first = recipe.epochs if self.first_epochs is None else min(self.first_epochs, recipe.epochs)
         if self.later_epochs is None:
@@ -187,14 +193,14 @@ class Options(StrategySection):
         return replace(recipe, decay_span=(cut, 1.0), epochs=self.later_epochs)
 
     def rest_recipe(self, l2_sp: float, done: int) -> Recipe:
-        """Return how a first stage that was cut short after so many epochs is trained on, to the end of all epochs."""
+        """Return the recipe that continues a first stage, cut short after `done` epochs, up to `max_epochs`."""
         first = self.stage_recipe(1, l2_sp)
         cut, left = first.decay_span[1], self.recipe.epochs - done
         at = 1 - (1 - cut) * left / max(1, self.recipe.epochs - first.epochs)
         return replace(first, epochs=left, decay_span=(at, 1.0))
 
     def first_refit(self, l2_sp: float, epochs: int) -> Recipe:
-        """Return how to repeat the first stage for so many epochs, those after it was cut short included."""
+        """Return the recipe that repeats the first stage for `epochs` epochs, including its continuation."""
         first = self.stage_recipe(1, l2_sp)
         if epochs > first.epochs:
             first = replace(first, epochs=self.recipe.epochs, decay_span=(0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Pruning inside growth: which ops go, what comes in their place, and the fine-tuning after it (ALGORITHMS 5)."""
+"""Pruning inside growth: removes or replaces ops, then fine-tunes (ALGORITHMS 5)."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from grownas.criteria import threshold
 from grownas.criteria.early_stop import ACCEPT, LARGEST, logged
 from grownas.criteria.readout import CHOICES
 from grownas.protocols import Journal
-from grownas.strategies.cores import with_core
+from grownas.strategies.cores import supernet_of, with_core
 from grownas.strategies.growing.moves import Context, growable_ops, prune_at, replace_at
 from grownas.strategies.growing.state import Candidate, Change, Stage, apply, declined, traced
 from grownas.training.loop import Tree
 from grownas.training.recipe import count_parameters
 
-SHARE = "share"  # the rule by which an op goes that has become small
+SHARE = "share"  # the rule that removes ops with a small share
 
 
 def prune_stage(stage: Stage, context: Context) -> Stage:
-    """Remove or replace small ops one by one, then fine-tune; return the same stage if there are none.
+    """Remove or replace ops with a small share one by one, then fine-tune; return the same stage if there are none.
 
-    All of it is undone if the judge takes the unpruned for better than the pruned. What the shares proposed is then
-    declined, and not proposed again before it has left its level.
+    All changes are undone if the acceptance rule prefers the unpruned candidate. The proposals by share are then
+    declined; they are not repeated until the op has left its level.
 
-    The lines' `wall_s` is the fine-tuning's: in the last line, and 0 in the others, which share it. The removals
-    themselves are not timed, for a resumed search does them again.
+    The last line's `wall_s` is the time of the fine-tuning in seconds; it is 0 in the other lines. The removals
+    themselves are not timed, since a resumed search repeats them.
 
     Args:
-        stage: what to prune.
-        context: the growth that it belongs to.
+        stage: the stage to prune.
+        context: the context of the stage.
     """
     options, candidate, lines = context.options, stage.candidate, list[dict[str, Any]]()
     steps = sum(fit.steps for fit in stage.fits)
@@ -59,7 +59,7 @@ def prune_stage(stage: Stage, context: Context) -> Stage:
 
 
 def _proposed(before: Candidate, lines: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
-    """Yield where in a candidate the ops were that their shares said to prune."""
+    """Yield the places, before all prunings, of the ops that were pruned by share."""
     for number, line in enumerate(lines):
         place = traced(before.watched, lines[:number])[line["node"]][line["op"]]
         if place is not None and line["judge"]["rule"] == SHARE:
@@ -67,10 +67,10 @@ def _proposed(before: Candidate, lines: Sequence[dict[str, Any]]) -> Iterator[tu
 
 
 def _small(candidate: Candidate, context: Context) -> Change | None:
-    """Return what to do with an op whose smoothed share is below the threshold; None if there is none."""
-    thresholds, core = context.options.thresholds, candidate.model.core
+    """Return the removal or replacement of an op whose smoothed share is below the threshold; None if there is none."""
+    thresholds, core = context.options.thresholds, supernet_of(candidate.model)
     for node, state in enumerate(candidate.watched):
-        growing = context.options.prune == "each_stage"  # at the end nothing will be duplicated any more
+        growing = context.options.prune == "each_stage"  # no op is duplicated after the end
         growable = growable_ops(core, node, context.options) if growing else ()
         for move in threshold.moves(state, thresholds, growable):
             if move.kind != "prune_op":
@@ -85,19 +85,19 @@ def _small(candidate: Candidate, context: Context) -> Change | None:
 
 
 def _fits(candidate: Candidate, change: Change, context: Context) -> bool:
-    """Say whether a candidate would have no more than `max_params` parameters after a change."""
+    """Return whether a candidate has at most `max_params` parameters after a change."""
     most = context.options.max_params
     if most is None:
         return True
-    return count_parameters(with_core(candidate.model, change.make(candidate.model.core).backbone)) <= most
+    return count_parameters(with_core(candidate.model, change.make(supernet_of(candidate.model)).backbone)) <= most
 
 
 def _surplus(candidate: Candidate, context: Context) -> list[Change]:
-    """Return the removals of all ops that are not among the `top_k` of their nodes, the last first.
+    """Return the removals of all ops that are not among the `top_k` ops of their nodes, last op first.
 
-    Which ops those are is decided once, for an op that takes over the share of one that went is not worth more by it.
+    They are chosen once, before any removal: an op that takes over a removed op's share is not more important by it.
     """
-    top_k, core = context.options.top_k, candidate.model.core
+    top_k, core = context.options.top_k, supernet_of(candidate.model)
     if top_k is None or all(len(alpha) <= top_k for alpha in core.alpha):
         return []
 
@@ -111,11 +111,11 @@ def _surplus(candidate: Candidate, context: Context) -> list[Change]:
     rule = f"top_k by {context.options.readout}"
     return [
         prune_at(node, op).saying(judge={"rule": rule, "figure": min(figure, LARGEST), "threshold": top_k})
-        for node, op, figure in sorted(gone, reverse=True)  # so that the numbers of those before stay
+        for node, op, figure in sorted(gone, reverse=True)  # from the last: op numbers before it stay valid
     ]
 
 
 def log_prunings(journal: Journal, stage: Stage, *, accepted: bool) -> None:
-    """Log a stage's prunings; those that were not undone are accepted if the stage is."""
+    """Log a stage's prunings; prunings that were not undone are accepted if the stage is accepted."""
     for line in stage.prunings:
         journal.log_morphism({**line, "accepted": accepted and line["accepted"] is None})

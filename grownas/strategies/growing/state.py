@@ -1,4 +1,4 @@
-"""What growth is made of: a candidate, a stage, a change of the cell."""
+"""The data types of growth: a candidate, a stage, a change of the cell."""
 
 from __future__ import annotations
 
@@ -12,36 +12,39 @@ from grownas.criteria import threshold
 from grownas.criteria.threshold import Thresholds
 from grownas.evaluation.scoring import evaluating
 from grownas.morphisms import Morphed
-from grownas.protocols import Evaluation, Task
-from grownas.strategies.cores import on_cpu, with_core
+from grownas.protocols import Evaluation, Model, Task
+from grownas.strategies.cores import on_cpu, supernet_of, with_core
 from grownas.strategies.growing.options import Options
 from grownas.training.loop import Fit
 from grownas.training.migrate import migrate
 from grownas.training.recipe import count_parameters, device_of, make_optimizers
 
 Sources = Callable[[int, int], Sequence[int | None]]
-ON, ORIGIN = "-on-", "-origin-"  # what the keys of a first stage's further fits add to its own, see `Growth`
+ON, ORIGIN = "-on-", "-origin-"  # suffixes of the key of a first stage for its further fits, see `Growth`
 
 
 class Candidate(NamedTuple):
-    """A model with its optimisers, its evaluation on the validation part, and what was seen of its shares.
+    """A model with its optimisers, its evaluation on the validation part and its smoothed shares.
 
     Attributes:
-        watched: the threshold's state of each node.
+        model: the task's model.
+        optimizers: its optimisers; None if it was never trained.
+        evaluation: evaluation on the validation part.
+        watched: state of each node's shares, see `criteria.threshold`.
     """
 
-    model: Any
+    model: Model
     optimizers: list[torch.optim.Optimizer] | None
     evaluation: Evaluation
     watched: tuple[threshold.State, ...]
 
     @classmethod
-    def start(cls, model: Any, evaluation: Evaluation) -> Candidate:
-        """Return a model that was not trained yet."""
-        return cls(model, None, evaluation, tuple(threshold.begin(shares) for shares in shares_of(model.core)))
+    def start(cls, model: Model, evaluation: Evaluation) -> Candidate:
+        """Return the candidate of an untrained model."""
+        return cls(model, None, evaluation, tuple(threshold.begin(shares) for shares in shares_of(supernet_of(model))))
 
     def trained(self, fit: Fit, thresholds: Thresholds) -> Candidate:
-        """Return what a fit made of this candidate, the shares watched up to the epoch that the model is taken from."""
+        """Return the candidate after a fit; its shares are observed up to the fit's best epoch."""
         watched = list(self.watched)
         for epoch in fit.shares[1 : fit.best_epoch + 1]:
             watched = [threshold.observe(*one, thresholds) for one in zip(watched, epoch, strict=True)]
@@ -54,18 +57,19 @@ class Candidate(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What came out of a stage.
+    """The outcome of a stage.
 
     Attributes:
-        candidate: the model to judge.
-        fits: the training, in two parts where it was cut short and went on; none for the start.
-        tunings: the training after each pruning.
-        trials: fits by which the stage's move was chosen.
-        prunings: growth lines of the pruned or replaced ops; `accepted` is None where it waits for the judge.
-        number: of the stage; 0 of the start.
-        part: the training's key.
-        undone: the candidate's ops that were pruned for their shares in vain.
-        is_cut_short: it is a first stage that was given a few epochs only, and might still learn.
+        candidate: the trained candidate, to be accepted or rejected.
+        fits: the fits of the stage; several if a first stage was continued; none for the start.
+        tunings: the fits after prunings.
+        trials: fits that chose the stage's move, or that tested a first stage at earlier origins.
+        prunings: growth lines of the pruned or replaced ops; `accepted` is None until the stage is accepted or
+            rejected, and False if the pruning was undone.
+        number: number of the stage; 0 for the start.
+        part: key of the stage's fit.
+        undone: the candidate's ops whose pruning by share was undone.
+        is_cut_short: a first stage that had only a few epochs and may still improve.
     """
 
     candidate: Candidate
@@ -79,31 +83,31 @@ class Stage(NamedTuple):
     is_cut_short: bool = False
 
     @property
-    def model(self) -> Any:
-        """The model to judge."""
+    def model(self) -> Model:
+        """The candidate's model."""
         return self.candidate.model
 
     @property
     def steps(self) -> int:
-        """Weight steps of all its fits."""
+        """Weight steps of all fits of the stage."""
         return sum(fit.steps for fit in (*self.trials, *self.fits, *self.tunings))
 
     @property
     def seconds(self) -> float:
-        """Seconds of all its fits."""
+        """Seconds of all fits of the stage."""
         return sum(fit.seconds for fit in (*self.trials, *self.fits, *self.tunings))
 
 
 @torch.no_grad()
-def output_drift(before: Any, after: Any, task: Task) -> float:
-    """Return the largest change of the output on the first training window, from a zero state."""
+def output_drift(before: Model, after: Model, task: Task) -> float:
+    """Return the largest absolute change of the output on the first training window, from a zero state."""
     x = next(iter(task.windows("train", seed=0))).x.to(device_of(after))
     with evaluating(before, after):
         return float((after(x)[0] - before(x)[0]).abs().max())
 
 
 def declined(candidate: Candidate, places: Iterable[tuple[int, int]], level: int) -> Candidate:
-    """Return a candidate in which what the shares propose for some ops is declined, for those that are at a level."""
+    """Return a candidate with the share-based proposals declined for the given ops that are at `level`."""
     watched = list(candidate.watched)
     for node, op in places:
         if watched[node][op].level == level:
@@ -112,11 +116,11 @@ def declined(candidate: Candidate, places: Iterable[tuple[int, int]], level: int
 
 
 def traced(cell: Sequence[Sequence[Any]], lines: Iterable[Mapping[str, Any]]) -> list[list[tuple[int, int] | None]]:
-    """Return where each op of a cell was before some changes: node and op; None of one that is new, as copies are.
+    """Return the place of each op of a cell before some changes, `(node, op)`; None for new ops and copies.
 
     Args:
-        cell: one entry for each op of each node before the changes.
-        lines: of the growth log, one a change.
+        cell: one entry per op of each node before the changes.
+        lines: lines of the growth log, one per change.
     """
     places: list[list[tuple[int, int] | None]] = [
         [(node, op) for op in range(len(ops))] for node, ops in enumerate(cell)
@@ -133,18 +137,18 @@ def traced(cell: Sequence[Sequence[Any]], lines: Iterable[Mapping[str, Any]]) ->
 
 
 class Change(NamedTuple):
-    """A morphism that is to be done.
+    """A morphism to be applied.
 
     Attributes:
         kind: its name in the log.
         words: its name for people.
-        sources: from the number of ops of the node and the number of the op, the old number of each op afterwards,
-            None for a new one; not asked if the change is of a whole node.
-        node: number of the node; of one that is added, its number afterwards.
-        op: number of the op in its node before the change; None if the change is of a whole node.
-        make: does it.
-        predicted: change of the loss by theory; None where there is no theory.
-        about: what else the log says of it.
+        sources: maps the node's number of ops and the number of the op to the old number of each op after the change,
+            None for a new op; not called if the change adds a node.
+        node: number of the node; the new number of an added node.
+        op: number of the op in its node before the change; None if the change adds a node.
+        make: applies the morphism.
+        predicted: predicted change of the loss; None if there is no prediction.
+        about: further entries of the log line.
     """
 
     kind: str
@@ -157,38 +161,40 @@ class Change(NamedTuple):
     about: Mapping[str, Any] = {}
 
     def saying(self, **about: Any) -> Change:
-        """Return the same change, of which the log says more."""
+        """Return the same change with further entries of the log line."""
         return self._replace(about={**self.about, **about})
 
 
 def apply(
     before: Candidate, change: Change, task: Task, options: Options, *, stage: int, step: int
 ) -> tuple[Candidate, dict[str, Any]]:
-    """Change a copy of a candidate; return it and the growth log's line.
+    """Change a copy of a candidate; return the copy and the line of the growth log.
 
-    The line's `part` will be the key of the fit that follows, and `trial` that of the fit in which the change was tried
-    beside others, where it was.
+    Callers later set the line's `part`, the key of the fit that follows, and `trial`, the key of the fit in which the
+    change was tried beside others, if any.
 
     Args:
-        before: left untouched. Its optimisers are migrated; where it has none, new ones are.
-        change: what to do.
-        task: tells what the change does to loss and output.
-        options: of the growth.
+        before: left untouched. Its optimisers are migrated, or new ones if it has none.
+        change: the change.
+        task: measures the change of loss and output.
+        options: options of growth.
         stage: number of the stage.
-        step: weight steps trained in the stage before the change.
+        step: weight steps of the stage before the change.
     """
-    morphed = change.make(on_cpu(before.model.core))
+    old_core = supernet_of(before.model)
+    morphed = change.make(on_cpu(old_core))
     model = with_core(before.model, morphed.backbone)
+    core = supernet_of(model)
     old = before.optimizers or make_optimizers(before.model, options.recipe)
     evaluation, watched = task.evaluate(model, "val"), list(before.watched)
-    shares, about = shares_of(model.core)[change.node], dict(change.about)
+    shares, about = shares_of(core)[change.node], dict(change.about)
     if change.op is None:
         watched.insert(change.node, threshold.begin(shares))
     else:
-        about["op_name"] = "/".join(before.model.core.op_names(change.node)[change.op])
+        about["op_name"] = "/".join(old_core.op_names(change.node)[change.op])
         sources = change.sources(len(watched[change.node]), change.op)
         about["sources"] = list(sources)
-        earlier = shares_of(before.model.core)[change.node]
+        earlier = shares_of(old_core)[change.node]
         watched[change.node] = threshold.carry(watched[change.node], sources, earlier, shares)
     after = Candidate(
         model,
@@ -210,8 +216,8 @@ def apply(
         "loss_after": after.loss,
         "params_before": count_parameters(before.model),
         "params_after": count_parameters(model),
-        "cell_before": before.model.core.genotype(top_k=None).to_dict(),
-        "cell_after": model.core.genotype(top_k=None).to_dict(),
+        "cell_before": old_core.genotype(top_k=None).to_dict(),
+        "cell_after": core.genotype(top_k=None).to_dict(),
         "accepted": None,
         "judge": None,
         "part": None,

@@ -1,12 +1,13 @@
-"""Growth: train, accept or reject, change the cell, until the data say stop (Jie & Gao 2021; ALGORITHMS 3, 4).
+"""Growth: change the cell, train, accept or reject, until no change is accepted (Jie & Gao 2021; ALGORITHMS 3, 4).
 
-`Growth` is one search, read from top to bottom in `Growth.units`. Every fit goes through the problem's journal, which
-remembers finished ones, so that resuming a search is running it again. A stage begins with a changed copy of the best
-candidate: a rejected move is rolled back (the log still records it).
+`Growth` is one search; `Growth.units` shows its whole course. Every fit uses the problem's journal, which stores
+finished fits: a resumed search runs again and reads them. A stage begins with a changed copy of the best candidate; a
+rejected change is rolled back (the log still records it).
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +19,8 @@ from grownas.criteria import threshold
 from grownas.criteria.acceptance import Acceptance
 from grownas.criteria.early_stop import ACCEPT, logged
 from grownas.errors import ConfigError
-from grownas.protocols import Evaluation, Found, Origin, Problem, SearchResult, Verdict
-from grownas.strategies.cores import derived, with_noise
+from grownas.protocols import Evaluation, Found, Model, Origin, Problem, SearchResult, Verdict
+from grownas.strategies.cores import derived, supernet_of, with_noise
 from grownas.strategies.growing.moves import MOVES, Context, Made, Proposal, repeat, resample
 from grownas.strategies.growing.options import MODES, Options
 from grownas.strategies.growing.pruning import log_prunings, prune_stage
@@ -36,9 +37,9 @@ from grownas.strategies.growing.state import (
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe, count_parameters, set_rates, split_parameters
 
-NOTHING_FOUND = "the start is kept, nothing found"
+NOTHING_FOUND = "no first stage was accepted: the start is kept"
 RESTARTS_ENDED = "the last restart was not accepted"
-Line = dict[str, Any]  # of a log
+Line = dict[str, Any]  # a line of a log
 
 
 class Growing:
@@ -47,7 +48,7 @@ class Growing:
     section = Options
 
     def __init__(self, options: Options) -> None:
-        """Take the options.
+        """Store the options.
 
         Raises:
             ConfigError: the thresholds of shares contradict each other.
@@ -56,49 +57,53 @@ class Growing:
         _ = options.thresholds  # raises
 
     def recipe(self) -> Recipe:
-        """Return how a stage is trained to its end."""
+        """Return the recipe that all stages share."""
         return self.options.recipe
 
     def tuning_recipe(self) -> Recipe:
-        """Return how the first stage is trained."""
+        """Return the recipe of the first stage."""
         return self.options.stage_recipe(1, 0.0)
 
     def with_rate(self, rate: float) -> Growing:
-        """Return growth with another learning rate of the weights."""
-        given = self.options.model_dump()  # not model_copy, which keeps the recipe that was cached
+        """Return a copy of the strategy with another learning rate of the weights."""
+        given = self.options.model_dump()  # not model_copy, which keeps the cached recipe
         return Growing(Options(**{**given, "weights": {**given["weights"], "rate": rate}}))
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Grow; yield what is found after each stage, then the result with the derived cell."""
+        """Grow; yield the best result so far after each unit of work, then the result with the derived cell."""
         growth = Growth(problem, self.options)
         for _ in growth.units():
-            yield growth.result()
+            result = growth.result()
+            yield replace(result, model=copy.deepcopy(result.model))  # the search continues with its own model
         yield _closed(growth)
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
-        """Repeat the accepted stages without judging, each for as many epochs as its best took."""
+        """Repeat the accepted stages without acceptance tests, each up to its best epoch."""
 
-        def again(log: Sequence[Line]) -> tuple[Any, float]:
+        def again(log: Sequence[Line]) -> tuple[Model, int, float]:
             before = problem.journal.elapsed
-            return replay(problem, self.options, log), problem.journal.elapsed - before
+            return *replay(problem, self.options, log), problem.journal.elapsed - before
 
-        model, seconds = again(path_of(result.log))
+        model, steps, seconds = again(path_of(result.log))
         first = result.others["first_stage"]
-        first_model, first_seconds = again(first.log)
+        first_model, _, first_seconds = again(first.log)
         others = {"first_stage": replace(first, model=first_model, seconds=first.seconds + first_seconds)}
-        return replace(result, model=derived(model), seconds=result.seconds + seconds, others=others)
+        steps, seconds = result.steps + steps, result.seconds + seconds
+        return replace(result, model=derived(model), steps=steps, seconds=seconds, others=others)
 
 
 class Growth:
-    """One search by growth: its state, and the units of work that change it.
+    """One search by growth: its state and its units of work.
 
     Attributes:
-        stages: one line of the log for each candidate that was trained.
+        stages: one log line per trained candidate.
         best: the stage of the best model so far.
-        l2_sp: the strength that was accepted in the first stage; None if nothing was accepted.
-        first: the trained first stage with the lowest validation loss, accepted or not.
-        first_line: its line, as it was before any pruning at the end.
-        reason: why growth stopped; empty while it goes on.
+        l2_sp: strength of the accepted first stage; None if no first stage was accepted.
+        first: the first stage with the lowest validation loss, accepted or not.
+        first_line: its log line before any pruning at the end.
+        rejected: kinds and places of the moves rejected since the last accepted move.
+        trained: one entry of `SearchResult.scores` per trained candidate.
+        reason: why growth stopped; empty while it runs.
     """
 
     def __init__(self, problem: Problem, options: Options) -> None:
@@ -120,7 +125,7 @@ class Growth:
         self.reason = ""
 
     def units(self) -> Iterator[None]:
-        """Do one unit of work after the other: each trains one candidate, or finishes the best one."""
+        """Do the units of work one by one: each trains a candidate, or finishes the best candidate."""
         limit = yield from self._train_first_stages()
         if self.l2_sp is None:
             self.reason = limit or NOTHING_FOUND
@@ -131,8 +136,8 @@ class Growth:
         self.reason = "; ".join(dict.fromkeys(reasons))
 
     def result(self) -> SearchResult:
-        """Return what is found so far; the model's core is the supernet."""
-        nodes, hidden_size = len(self.best.model.core.nodes), self.best.model.core.hidden_size
+        """Return the best result so far; the core of its model is the supernet."""
+        core = supernet_of(self.best.model)
         return SearchResult(
             model=self.best.model,
             evaluation=self.best.candidate.evaluation,
@@ -144,7 +149,7 @@ class Growth:
             reason=self.reason,
             scores=tuple(self.trained),
             log=tuple(self.stages),
-            chosen={"l2_sp": self.l2_sp, "nodes": nodes, "hidden_size": hidden_size},
+            chosen={"l2_sp": self.l2_sp, "nodes": len(core.nodes), "hidden_size": core.hidden_size},
             speed=self.best.fits[0].speed if self.best.fits else None,
             capped=any(
                 self.options.recipe.is_capped(line["epochs"], line["best_epoch"]) for line in path_of(self.stages)[-1:]
@@ -157,7 +162,7 @@ class Growth:
         return sum(line["steps"] for line in self.stages)
 
     def _spent(self) -> str | None:
-        """Return in words which limit is reached; None if another fit may begin."""
+        """Return a message that names the limit reached; None if another fit may begin."""
         seconds = self.problem.journal.elapsed - self.began
         return self.problem.budget.spent(steps=self.steps, seconds=seconds, genotypes=len(self.stages))
 
@@ -168,11 +173,19 @@ class Growth:
 
     def _log(self, stage: Stage, line: Line) -> None:
         self.stages.append(line)
-        genotype, val = stage.model.core.genotype(top_k=None).to_dict(), stage.candidate.evaluation.metric
-        self.trained.append({"genotype": genotype, "val": val, "steps": line["steps"]})
+        genotype, val = supernet_of(stage.model).genotype(top_k=None).to_dict(), stage.candidate.evaluation.metric
+        self.trained.append(
+            {
+                "genotype": genotype,
+                "val": val,
+                "steps": line["steps"],
+                "seconds": self.problem.journal.elapsed - self.began,
+                "accepted": line["accepted"],
+            }
+        )
 
     def _train_first_stages(self) -> Generator[None, None, str | None]:
-        """Train the start with each strength of L2-SP; return which limit was reached, if one was."""
+        """Train the start with each strength of L2-SP; return the limit reached, if any."""
         origins = self.problem.origins(self.options.origins - 1)
         start = Stage(self.origin)
         for l2_sp in self.options.l2_sp:
@@ -191,7 +204,7 @@ class Growth:
         return None
 
     def _train_moves(self) -> Generator[None, None, str]:
-        """Try one move after the other on the best candidate; return why no further one is tried."""
+        """Try moves on the best candidate one by one; return why no further move is tried."""
         while (limit := self._spent()) is None:
             context = self._context(self.stages[-1]["stage"] + 1)
             prepared = _choose(context, self.rejected)
@@ -202,7 +215,7 @@ class Growth:
         return limit
 
     def _train_move(self, prepared: Prepared, context: Context) -> bool:
-        """Train what a stage begins with, keep it or roll it back; say whether it is kept."""
+        """Train a changed candidate, accept it or roll it back; return whether it is accepted."""
         stage, line = _attempt(prepared, context, self.best, self.accept)
         self._log(stage, line)
         if line["accepted"]:
@@ -213,7 +226,7 @@ class Growth:
         return bool(line["accepted"])
 
     def _train_restarts(self) -> Generator[None, None, list[str]]:
-        """Train the best candidate with each node's smallest op redrawn, until one is rejected; return why it ended."""
+        """Redraw each node's smallest op and train, until a restart is rejected; return why the restarts ended."""
         for _ in range(self.options.restarts):
             context = self._context(self.stages[-1]["stage"] + 1)
             limit = self._spent()
@@ -229,7 +242,7 @@ class Growth:
         return [f"restarts = {self.options.restarts} made"] if self.options.restarts else []
 
     def _finish(self) -> Iterator[None]:
-        """Train a first stage that was cut short to its end, prune the best candidate."""
+        """Continue a first stage that was cut short; prune the best candidate."""
         options, line = self.options, next(line for line in reversed(self.stages) if line["accepted"])
         if self.best.is_cut_short and self._spent() is None:
             context = self._context(self.best.number)
@@ -246,17 +259,19 @@ class Growth:
 
 
 def path_of(log: Sequence[Line]) -> list[Line]:
-    """Return the lines of the stages that led to the model, in order; empty if the start was kept."""
+    """Return the lines of the accepted stages in order; empty if the start was kept."""
     first = [line for line in log if line["stage"] == 1 and line["accepted"]]
     return first[-1:] + [line for line in log if line["stage"] > 1 and line["accepted"]]
 
 
 def _closed(growth: Growth) -> SearchResult:
-    """Return the result with its cell derived, and fine-tuned on all training data where alpha had some of its own."""
+    """Return the result with a derived cell, fine-tuned on all training data if alpha had its own part of the data."""
     problem, recipe, path = growth.problem, growth.options.recipe, path_of(growth.stages)
     assert growth.first is not None
 
-    def close(model: Any, evaluation: Evaluation, line: Line | None, key: str) -> tuple[Any, Evaluation, float, int]:
+    def close(
+        model: Model, evaluation: Evaluation, line: Line | None, key: str
+    ) -> tuple[Model, Evaluation, float, int]:
         if line is None or recipe.bilevel == "joint":
             return model, evaluation, 0.0, 0
         tuning = replace(recipe, l2_sp=line["l2_sp"], bf16=problem.bf16)
@@ -284,20 +299,27 @@ def _closed(growth: Growth) -> SearchResult:
     return replace(result, model=model, evaluation=evaluation, others=others)
 
 
-def replay(problem: Problem, options: Options, path: Sequence[Line]) -> Any:
-    """Repeat a growth without judging, each stage for as many epochs as its best took: for refitting on more data.
+def replay(problem: Problem, options: Options, path: Sequence[Line]) -> tuple[Model, int]:
+    """Repeat a growth on more data without acceptance tests, each stage up to its best epoch.
 
     Args:
-        problem: its start is where the growth begins, refitted itself; its task's training part is trained on.
-        options: those of the growth.
+        problem: the problem with a refitted start and a task with a longer training part.
+        options: options of the growth.
         path: stages to repeat, see `path_of`.
+
+    Returns:
+        The model, and the weight steps of all its fits.
     """
     start, task, seed = problem.start, problem.task, problem.seed
     current = Candidate.start(start, task.evaluate(start, "val"))
 
+    steps = 0
+
     def train(key: str, begin: Candidate, recipe: Recipe) -> Candidate:
+        nonlocal steps
         recipe = replace(recipe, bf16=problem.bf16)
         fit = problem.journal.fit(key, begin.model, task, recipe, seed=seed, optimizers=begin.optimizers)
+        steps += fit.steps
         return begin.trained(fit, options.thresholds)
 
     source = 0
@@ -317,18 +339,18 @@ def replay(problem: Problem, options: Options, path: Sequence[Line]) -> Any:
             current, _ = apply(current, change, task, options, stage=stage, step=0)
         if line["pruned"]:
             current = train(f"{key}-pruned", current, context.tuning.refit(line["best_epoch_pruned"]))
-    return current.model
+    return current.model, steps
 
 
 class Prepared(NamedTuple):
-    """What a stage begins with.
+    """A changed candidate before training.
 
     Attributes:
         proposal: the move.
-        candidate: after it, before training.
-        lines: of the growth log, one a change.
-        trials: fits by which it was chosen.
-        trial: key of its own among those; None if it was not tried.
+        candidate: the candidate after the move.
+        lines: lines of the growth log, one per change.
+        trials: fits by which the move was chosen.
+        trial: key of the move's own trial; None if there were no trials.
     """
 
     proposal: Proposal
@@ -339,10 +361,10 @@ class Prepared(NamedTuple):
 
 
 def _choose(context: Context, rejected: Sequence[Made]) -> Prepared | str:
-    """Return the best move of those that the mode allows; in words, why there is none.
+    """Return the best move that the mode allows; if there is none, a message that says why.
 
-    Where several kinds are possible, the first of each is trained for a few epochs, and the one with the largest gain
-    in validation loss for each parameter that it adds is chosen; a random choice takes any kind.
+    If several kinds are possible, the best move of each kind is trained for a few epochs. The move with the largest
+    gain in validation loss per added parameter is chosen. A random choice takes any kind.
     """
     kinds = MODES[context.options.mode]
     random = context.options.choice == "random"
@@ -361,9 +383,9 @@ def _choose(context: Context, rejected: Sequence[Made]) -> Prepared | str:
 
 
 def _first_left(context: Context, kind: str, rejected: Sequence[Made]) -> Prepared | str:
-    """Return the best move of a kind that is possible and was not rejected yet; in words, why there is none.
+    """Return the best possible move of a kind that was not rejected yet; if there is none, a message that says why.
 
-    A node's noise is drawn anew for each stage, so that a place may be tried again when all others were.
+    A node may be tried again at the same place after all other places, since each stage draws new noise.
     """
     times = sum(move[0] == kind for move in rejected)
     if times >= context.options.outer_patience:
@@ -373,7 +395,7 @@ def _first_left(context: Context, kind: str, rejected: Sequence[Made]) -> Prepar
     proposals, reason = propose(context)
     for proposal in sorted(proposals, key=lambda proposal: proposal.move in rejected):
         if proposal.move in rejected and kind != "add_node":
-            reason = f"every {MOVES[kind].label} that is possible was rejected"
+            reason = f"every possible {MOVES[kind].label} was rejected"
             continue
         prepared = _prepare(context, proposal)
         if isinstance(prepared, Prepared):
@@ -383,28 +405,28 @@ def _first_left(context: Context, kind: str, rejected: Sequence[Made]) -> Prepar
 
 
 def _prepare(context: Context, proposal: Proposal) -> Prepared | str:
-    """Change a copy of the best candidate; in words, why that is not possible."""
+    """Return a changed copy of the best candidate; if that is impossible, a message that says why."""
     changes, kind = proposal.make(), MOVES[proposal.kind]
     if not changes:
         return f"no {kind.label} is possible"
     candidate, lines = _change(context, changes)
     count, most = count_parameters(candidate.model), context.options.max_params
     if most is not None and count > most:
-        return f"another {kind.adds} would make {count} parameters, max_params = {most}"
+        return f"with another {kind.adds} the model would have {count} parameters, max_params = {most}"
     if not math.isfinite(candidate.loss):
-        return f"the {kind.label} made a validation loss of {candidate.loss:g} at once; lower strategy.noise"
+        return f"the validation loss with the {kind.label} is {candidate.loss:g} before training; lower strategy.noise"
     return Prepared(proposal, candidate, tuple(lines))
 
 
 def _change(context: Context, changes: Sequence[Change]) -> tuple[Candidate, list[Line]]:
-    """Do changes one after the other; give all weights their rates."""
+    """Apply changes one by one; set the learning rates of all weights."""
     candidate, lines = context.best, []
     for change in changes:
         candidate, line = apply(candidate, change, context.task, context.options, stage=context.number, step=0)
         lines.append(line)
     assert candidate.optimizers is not None
     weights, _ = split_parameters(candidate.model)
-    nodes = candidate.model.core.nodes
+    nodes = supernet_of(candidate.model).nodes
     new = {p for change in changes if change.op is None for p in nodes[change.node].parameters()}
     rate, options = context.options.recipe.weights.rate, context.options
     rates = [([w for w in weights if w not in new], rate * (options.old_rate if new else 1.0))]
@@ -415,7 +437,7 @@ def _change(context: Context, changes: Sequence[Change]) -> tuple[Candidate, lis
 
 
 def _try(context: Context, prepared: Sequence[Prepared]) -> Prepared:
-    """Train each for a few epochs; log the others and return the one with the largest gain a parameter."""
+    """Train each move for a few epochs; return the one with the largest gain per parameter, log the others."""
     before, fits, gains = context.best, list[Fit](), list[float]()
     keys = [f"stage-{context.number}-try-{one.proposal.kind}" for one in prepared]
     for key, one in zip(keys, prepared, strict=True):
@@ -433,19 +455,19 @@ def _try(context: Context, prepared: Sequence[Prepared]) -> Prepared:
 
 
 def _trained(before: Candidate, fit: Fit, key: str, *, trial: str | None) -> Line:
-    """Return what a change's line says of the training after it."""
+    """Return the entries of a change's log line about the fit after it."""
     return {
         "part": key,
         "trial": trial,
         "loss_before": before.loss,
         "loss_after": fit.loss,
-        "cell_after": fit.model.core.genotype(top_k=None).to_dict(),
+        "cell_after": supernet_of(fit.model).genotype(top_k=None).to_dict(),
         "wall_s": round(fit.seconds, 3),
     }
 
 
 def _attempt(prepared: Prepared, context: Context, best: Stage, accept: Acceptance) -> tuple[Stage, Line]:
-    """Train what a stage begins with, accept or reject it, log its moves; return the stage and its line."""
+    """Train a changed candidate, accept or reject it, log its changes; return the stage and its line."""
     key = f"stage-{context.number}"
     stage = _train(key, prepared.candidate, context, context.recipe)._replace(trials=prepared.trials)
     verdict = accept(best.candidate, stage.candidate, context.task)
@@ -457,7 +479,7 @@ def _attempt(prepared: Prepared, context: Context, best: Stage, accept: Acceptan
 
 
 def _train(key: str, begin: Candidate, context: Context, recipe: Recipe) -> Stage:
-    """Train a stage; prune it if that is done in each."""
+    """Train a stage; prune it if every stage is pruned."""
     fit, options = context.fit(key, begin, recipe), context.options
     short = context.number == 1 and fit.epochs == recipe.epochs < options.recipe.epochs
     stage = Stage(begin.trained(fit, options.thresholds), (fit,), number=context.number, part=key, is_cut_short=short)
@@ -469,7 +491,7 @@ def _pruned(stage: Stage, context: Context) -> Stage:
 
 
 def _train_first(begin: Candidate, context: Context, best: Stage, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
-    """Train a first stage until it is accepted or learns no more, a few epochs at a time; test it at all origins."""
+    """Train a first stage, a few epochs at a time, until it is accepted or stops improving; test it at all origins."""
     options, accept = context.options, Acceptance.of(context.options)
     stage = _train(f"stage-1-l2_sp-{context.l2_sp:g}", begin, context, context.recipe)
     verdict = accept(best.candidate, stage.candidate, context.task)
@@ -481,7 +503,7 @@ def _train_first(begin: Candidate, context: Context, best: Stage, origins: Seque
 
 
 def _train_on(stage: Stage, context: Context, recipe: Recipe) -> Stage:
-    """Train a first stage that was cut short on; it is cut short again if it ended with the recipe and still learns."""
+    """Continue a first stage that was cut short. It is cut short again if it used all epochs and improved."""
     fit = context.fit(f"{stage.part}{ON}{len(stage.fits)}", stage.candidate, recipe)
     candidate, fits = stage.candidate.trained(fit, context.options.thresholds), (*stage.fits, fit)
     short = fit.best_epoch > 0 and fit.epochs == recipe.epochs and _epochs(fits) < context.options.recipe.epochs
@@ -494,9 +516,9 @@ def _epochs(fits: Iterable[Fit]) -> int:
 
 
 def _test_at_origins(stage: Stage, context: Context, origins: Sequence[Origin]) -> tuple[Stage, Verdict]:
-    """Accept or reject a first stage by the losses at all origins together. The fits that this takes are its trials.
+    """Accept or reject a first stage by the pooled losses at all origins. The fits at the origins become its trials.
 
-    It is trained there for as many epochs as were best here, so that those blocks do not choose what they test.
+    They have a fixed number of epochs, the best number here: otherwise the test blocks would choose the epoch.
     """
     options, pairs, fits = context.options, [(context.best, stage.candidate)], list[Fit]()
     recipe = options.first_refit(context.l2_sp, sum(fit.best_epoch for fit in stage.fits))
@@ -505,7 +527,7 @@ def _test_at_origins(stage: Stage, context: Context, origins: Sequence[Origin]) 
         ready = begin._replace(model=with_noise(start, options.noise, context.l2_sp, seed=context.seed))
         there = replace(context, problem=replace(context.problem, task=task))
         fits.append(there.fit(f"{stage.part}{ORIGIN}{number}", ready, recipe))
-        pairs.insert(0, (begin, begin.trained(fits[-1], options.thresholds)))  # in the order of time
+        pairs.insert(0, (begin, begin.trained(fits[-1], options.thresholds)))  # in time order
     before, after = (np.concatenate([one.evaluation.losses for one in ones]) for ones in zip(*pairs, strict=True))
     pooled = ACCEPT[options.accept](before, after, threshold=options.threshold)
     rule = f"{pooled.rule} at {len(pairs)} origins"
@@ -513,9 +535,9 @@ def _test_at_origins(stage: Stage, context: Context, origins: Sequence[Origin]) 
 
 
 def _declined(candidate: Candidate, prepared: Prepared, stage: Stage) -> Candidate:
-    """Return the candidate that a rejected stage began with, in which what its shares proposed in vain is declined.
+    """Return the candidate before a rejected stage, with the failed proposals of its shares declined.
 
-    That is the duplicate that was rejected, and prunings that were undone.
+    These are the rejected duplication and the undone prunings.
     """
     kind, places = prepared.proposal.move
     copied = [(node, op) for node, op in places if kind == "duplicate_op" and op is not None]
@@ -524,22 +546,22 @@ def _declined(candidate: Candidate, prepared: Prepared, stage: Stage) -> Candida
     return declined(declined(candidate, copied, threshold.HIGH), pruned, threshold.LOW)
 
 
-def _check_size(start: Any, options: Options) -> None:
-    """Refuse a start that is too large already: nothing that grows from it could be small enough."""
+def _check_size(start: Model, options: Options) -> None:
+    """Raise ConfigError for a start with more than `max_params` parameters: it cannot grow."""
     count = count_parameters(start)
     if options.max_params is not None and count > options.max_params:
         raise ConfigError(
-            f"the start has {count} parameters, above max_params = {options.max_params}, so nothing can be grown "
-            "from it; raise max_params or make the start smaller"
+            f"the start has {count} parameters, above max_params = {options.max_params}, so it cannot grow; raise "
+            "max_params or make the start smaller"
         )
 
 
 def _no_gain(kind: str, moves: int) -> str:
-    """Return in words that `outer_patience` has run out for a kind of move."""
+    """Return the message that `outer_patience` has run out for a kind of move."""
     what = MOVES[kind].label
     if moves == 1:
         return f"the last {what} was not accepted"
-    return f"no gain by the last {moves} {what}s (outer_patience = {moves})"
+    return f"the last {moves} {what}s were not accepted (outer_patience = {moves})"
 
 
 def _stage_line(context: Context, best: Stage, stage: Stage, verdict: Verdict, changes: Sequence[Line] = ()) -> Line:
@@ -557,7 +579,7 @@ def _stage_line(context: Context, best: Stage, stage: Stage, verdict: Verdict, c
 
 
 def _training(stage: Stage) -> Line:
-    """Return what a stage's line says of its training, but for that after a pruning."""
+    """Return the entries of a stage's line about its fits, without those after prunings."""
     return {
         "fits": len(stage.fits),
         "epochs": _epochs(stage.fits),
@@ -567,8 +589,8 @@ def _training(stage: Stage) -> Line:
 
 
 def _outcome(stage: Stage) -> Line:
-    """Return what a stage's line says of what came out: with the prunings that were not undone, and their tuning."""
-    core, kept = stage.model.core, [line for line in stage.prunings if line["accepted"] is None]
+    """Return the entries of a stage's line about its result, its prunings that were not undone, and their tuning."""
+    core, kept = supernet_of(stage.model), [line for line in stage.prunings if line["accepted"] is None]
     return {
         "nodes": len(core.nodes),
         "ops": sum(len(alpha) for alpha in core.alpha),
@@ -583,6 +605,6 @@ def _outcome(stage: Stage) -> Line:
 
 
 def _moves(lines: Sequence[Line]) -> list[Line]:
-    """Return what is needed to repeat changes."""
+    """Return the entries of log lines that `repeat` needs."""
     keys = ("kind", "node", "op", "draw", "split_step", "new_op")
     return [{key: line[key] for key in keys if key in line} for line in lines]

@@ -183,7 +183,7 @@ def test_given_shares_that_do_not_fit_are_refused():
     backbone = make([["tanh", "relu"]])
     with pytest.raises(ValueError, match=r"shares have shapes \[\(3,\)\], expected those of alpha: \[\(2,\)\]"):
         backbone.set_shares([torch.ones(3)])
-    with pytest.raises(ValueError, match="the skip's weight must be a finite number, got inf"):
+    with pytest.raises(ValueError, match="the factor of a skip must be a finite number, got inf"):
         backbone.set_skip(math.inf)
 
 
@@ -309,7 +309,10 @@ def test_deriving_copies_and_refuses_a_skip():
     cell.reset_parameters()
     assert torch.equal(backbone(x)[0], before)
     backbone.set_skip(0.5)
-    with pytest.raises(ValueError, match=r"a skip of weight 0\.5, a derived cell has none; call set_skip\(0\) first"):
+    with pytest.raises(
+        ValueError,
+        match=r"the backbone has a skip with factor 0\.5, but a derived cell has none; call set_skip\(0\) first",
+    ):
         backbone.derive()
 
 

@@ -126,7 +126,7 @@ def test_a_skip_moves_with_the_weights_and_keeps_a_cell_from_being_derived():
     backbone = Backbone(I, H, 2)
     backbone.set_skip(0.25)
     assert {node.skip.dtype for node in backbone.double().nodes} == {torch.float64}
-    with pytest.raises(ValueError, match=r"a skip of weight 0\.25, a derived cell has none"):
+    with pytest.raises(ValueError, match=r"the backbone has a skip with factor 0\.25, but a derived cell has none"):
         backbone.derive()
 
 
@@ -134,5 +134,5 @@ def test_what_does_not_fit_is_refused():
     backbone = Backbone(I, H, 1, DEFAULT_OPS[:2])
     with pytest.raises(ValueError, match=r"shares have shapes \[\(2,\), \(2,\)\], expected those of alpha: \[\(2,\)\]"):
         backbone.set_shares([torch.ones(2)] * 2)
-    with pytest.raises(ValueError, match="the skip's weight must be a finite number, got nan"):
+    with pytest.raises(ValueError, match="the factor of a skip must be a finite number, got nan"):
         backbone.set_skip(math.nan)

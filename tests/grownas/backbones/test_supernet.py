@@ -22,7 +22,7 @@ MADE = {
 def test_it_has_all_members_with_the_protocols_parameters(kind):
     net = MADE[kind]()
     assert isinstance(net, Supernet)
-    for name in members(Supernet):
+    for name in [one for one in members(Supernet) if one in vars(Supernet)]:
         ours, theirs = (getattr(one, name, None) for one in (type(net), Supernet))
         if inspect.isfunction(theirs):
             assert len(inspect.signature(ours).parameters) == len(inspect.signature(theirs).parameters), name

@@ -100,7 +100,7 @@ def test_a_forecast_reads_only_the_past(cut, seed):
 
 
 def test_too_few_rows_are_refused():
-    with pytest.raises(DataError, match="a HAR reads 22 rows before it forecasts, got 22"):
+    with pytest.raises(DataError, match="a HAR needs more than 22 rows, got 22"):
         fit_har(np.zeros((22, 2)))
     with pytest.raises(DataError, match="30 training rows are too few to choose a HAR of 2 series by folds"):
         select_har(np.random.default_rng(0).normal(size=(30, 2)))

@@ -183,7 +183,7 @@ def test_starting_leaves_the_model_given_alone():
 
 
 def test_a_register_of_another_length_is_refused():
-    with pytest.raises(ConfigError, match="the GRU's register holds 2 lags, the VAR has 3"):
+    with pytest.raises(ConfigError, match="the GRU's register has 2 lags, the VAR has 3"):
         start_gru_at_var(made(order=2), VAR(np.zeros(3), np.zeros((3, 3, 3))))
 
 
@@ -220,5 +220,5 @@ def test_forecasts_equal_those_of_a_var_with_averages():
 
 def test_a_register_of_other_averages_is_refused():
     var = VAR(np.zeros(3), np.zeros((2, 3, 3)), "squared", np.zeros((1, 3, 3)), (5.0,))
-    with pytest.raises(ConfigError, match=r"holds averages with centres \(\), the VAR has \(5.0,\)"):
+    with pytest.raises(ConfigError, match=r"has averages with centres \(\), the VAR has \(5.0,\)"):
         start_gru_at_var(made(order=2), var)

@@ -28,5 +28,5 @@ def test_a_png_is_one(make_row, make_results, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.jpg", "a"])
 def test_another_suffix_is_an_error(tmp_path, name):
-    with pytest.raises(DataError, match=r"a picture is one of \.svg, \.png, not"):
+    with pytest.raises(DataError, match=r"expected a picture with suffix \.svg, \.png, got"):
         picture.choose_drawer(tmp_path / name)

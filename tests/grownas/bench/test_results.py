@@ -33,7 +33,7 @@ def test_results_come_back_from_their_file(make_row, make_results, tmp_path):
         ('"median": 0.5', '"median": null', "TypeError"),
         ('"floor": {', '"roof": {', "KeyError: 'floor'"),
         ('"rows"', '"lines"', "KeyError: 'rows'"),
-        ('"base": "floor"', '"base": "roof"', "ValueError: row 'supernet T4' has no figure of its base 'roof'"),
+        ('"base": "floor"', '"base": "roof"', "ValueError: row 'supernet T4' has no figure for its base 'roof'"),
         ("{", "[", "JSONDecodeError"),
     ],
 )
@@ -41,7 +41,7 @@ def test_a_damaged_file_is_an_error_that_says_where(make_row, make_results, tmp_
     path = tmp_path / "a.json"
     make_results(make_row()).save(path)
     path.write_text(path.read_text("utf-8").replace(old, new, 1), "utf-8")
-    with pytest.raises(DataError, match=rf"a\.json: not what `grownas bench --json`.*{re.escape(message)}"):
+    with pytest.raises(DataError, match=rf"a\.json: not a file of `grownas bench --json`.*{re.escape(message)}"):
         Results.load(path)
 
 

@@ -26,7 +26,8 @@ def here(monkeypatch):
 
 def test_the_plan_has_every_row_of_every_table():
     plan = list(suite.plan())
-    assert len(plan) == len(settings.SPEED) + len(settings.GROWTH) + len(settings.THREADS) + len(settings.FIRST) + 3
+    tables = (settings.SPEED, settings.DAGS, settings.GROWTH, settings.THREADS, settings.FIRST, settings.GPU)
+    assert len(plan) == sum(map(len, tables)) + 1
     assert [name.partition(",")[0] for name in plan if "," in name] == [
         *["growth of cost"] * 5, *["threads"] * 4, *["first call"] * 2, "peak memory",
     ]  # fmt: skip
@@ -41,6 +42,17 @@ def test_a_speed_row_times_all_peers_and_names_our_backend(tiny):
     assert [must.of for must in row.musts] == [suite.ours(setting), "torch"]
     assert row.musts[0].of in row.figures
     assert len(row.checks()) == 2
+
+
+def test_a_row_of_a_dag_names_our_backend_too():
+    setting = settings.SMALL_DAG._replace(T=2, B=3, H=5, N=2)
+    row = suite.dag_speed("name", setting, SMALL)
+    assert {"reference", "torch", "published", "floor"} <= set(row.figures)
+    assert (row.name, row.base, row.operations) == ("name", "floor", setting.operations)
+    assert [(must.of, must.against) for must in row.musts] == [
+        (suite.our_dag(setting), "reference"),
+        ("native", "published"),
+    ]
 
 
 def test_growth_is_of_each_size(tiny):
@@ -65,7 +77,7 @@ def test_two_threads_are_two_threads(tiny, monkeypatch):
 
 @pytest.mark.parametrize(
     ("gain", "reason"),
-    [(1.9, None), (0.5, "the second processor is busy: a product of 512 x 512 matrices is 0.50 x as fast on two")],
+    [(1.9, None), (0.5, "the second processor is busy: a 512 x 512 matrix product is only 0.50 x as fast on two")],
 )
 def test_two_threads_need_a_second_processor_that_is_free(monkeypatch, gain, reason, tiny):
     times = {suite.ONE: Figure(gain, gain, gain, 1), suite.TWO: Figure(1.0, 1.0, 1.0, 1)}
@@ -83,7 +95,7 @@ def test_a_second_processor_that_gets_busy_meanwhile_spoils_the_row(monkeypatch,
 
 def test_one_processor_is_a_reason(monkeypatch, tiny):
     monkeypatch.setattr(suite.os, "cpu_count", lambda: 1)
-    assert suite.two_threads("name", tiny["derived"], SMALL).skipped == "one processor only"
+    assert suite.two_threads("name", tiny["derived"], SMALL).skipped == "the machine has one processor only"
 
 
 def test_first_calls_may_take_50_ms_more(tiny, monkeypatch):
@@ -183,14 +195,14 @@ def test_the_command_writes_and_draws_and_then_compares(planned, tmp_path):
     speed["torch"] = 9.0
     elsewhere = bench("--against", stored)
     assert elsewhere.exit_code == 0
-    assert "the machines differ, so no ratio has to agree: cpu a cpu then, another now" in elsewhere.output
+    assert "the machines differ, so the ratios may differ too: cpu a cpu then, another now" in elsewhere.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--against", "nothing.json"], "nothing.json: cannot be read"),
-        (["--picture", "a.gif"], "a.gif: a picture is one of .svg, .png, not .gif"),
+        (["--picture", "a.gif"], "a.gif: expected a picture with suffix .svg, .png, got .gif"),
         (["--only", "x"], "no row of the benchmark has 'x'"),
     ],
 )

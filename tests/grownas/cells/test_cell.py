@@ -267,7 +267,7 @@ WRONG_SIZES = [
     ({"num_layers": True}, "num_layers must be a whole number above 0, got True"),
     ({"dropout": 1.5}, r"dropout must lie between 0 and 1, got 1\.5"),
     ({"backend": "cuda"}, "unknown backend 'cuda'; choose auto, reference, torch"),
-    ({"bias": False}, "bias=False: a chain's ops have biases"),
+    ({"bias": False}, "bias=False: without biases a chain's Hadamard ops"),
     ({"bias": 1}, "bias must be True or False, got 1"),
     ({"bidirectional": None}, "bidirectional must be True or False, got None"),
     ({"batch_first": 2}, "batch_first must be True or False, got 2"),

@@ -334,7 +334,9 @@ def test_load_op_parameters_writes_one_node_and_names_what_does_not_fit():
     with pytest.raises(ValueError, match=r"W_x has shape \(5, 3\), expected \(3, 5\)"):
         cell.load_op_parameters(0, 0, 0, {"W_x": torch.zeros(H, I)})
     for node, op in ((9, 0), (-1, 0), (1, 1)):
-        with pytest.raises(IndexError, match=rf"has nodes 0\.\.8, 0 the input's, and op 0; got node {node}, op {op}"):
+        with pytest.raises(
+            IndexError, match=rf"has nodes 0\.\.8, 0 the input node, and op 0; got node {node}, op {op}"
+        ):
             cell.op_parameters(0, node, op)
 
 

@@ -168,7 +168,7 @@ def test_dropout_acts_between_layers_of_packed_sequences_and_both_directions():
 
 def test_a_bidirectional_cell_has_no_steps_and_no_equations():
     cell = make(bidirectional=True)
-    with pytest.raises(ValueError, match="a bidirectional cell reads sequences from their ends too; it has no single"):
+    with pytest.raises(ValueError, match="a bidirectional cell also reads sequences backwards; it has no single"):
         cell.step(randn(2, I))
     with pytest.raises(ValueError, match="bidirectional"):
         equations(cell, nn.Linear(2 * H, I), ["a", "b", "c"], [0.0] * I, [1.0] * I)

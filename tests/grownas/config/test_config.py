@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grownas.config import loading as configs
+from grownas.config.listing import listing
 from grownas.config.loading import load
 from grownas.config.schema import Section, StrategySection
 from grownas.config.sections import WHERE_AND_HOW
@@ -98,14 +99,14 @@ def test_all_problems_are_said_at_once(tmp_path):
     assert sorted(lines) == [
         "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, har, lstm, gru, gru_var, "
         "fixed_size_random, sizes; did you mean lstm?",
-        "name: expected the name of one folder (runs=DIR sets the place), got '../x'",
+        "name: expected the name of a single folder (runs=DIR sets its parent), got '../x'",
         "nonsense: expected section.key=value",
         "seed: expected greater than or equal to 0, got -1",
         f"space.activation: unknown 'tanhh', expected some of {', '.join(ACTIVATION)}; did you mean tanh?",
         "strategy.patienc: unknown key; did you mean strategy.patience?",
         "strategy.weights.rate: expected a valid number, unable to parse string as a number, got 'fast'",
         "task.dat: unknown key; did you mean task.data?",
-        "task.val: expected train + val below 1, so that a test part is left, with train = 0.9, got 0.3",
+        "task.val: expected train + val below 1 (train is 0.9), so that rows remain for the test part, got 0.3",
     ]
 
 
@@ -134,7 +135,7 @@ def test_an_unknown_task_does_not_hide_the_other_problems():
         ),
         ("strategy.l2_sp=x", "strategy.l2_sp: expected a valid number, unable to parse string as a number, got 'x'"),
         ("strategy.l2_sp=[0, -1]", "strategy.l2_sp.1: expected greater than or equal to 0, got -1"),
-        ("strategy.l2_sp=[]", "strategy.l2_sp: expected at least 1 of them, got []"),
+        ("strategy.l2_sp=[]", "strategy.l2_sp: expected at least 1 value(s), got []"),
         ("baselines.hidden_sizes=[8, 0]", "baselines.hidden_sizes.1: expected greater than or equal to 1, got 0"),
         ("space.combine=[add, hadamrd]", "space.combine.1: expected 'add' or 'hadamard', got 'hadamrd'; "
          "did you mean hadamard?"),
@@ -164,8 +165,8 @@ def test_an_unknown_task_does_not_hide_the_other_problems():
         ("strategy.min_age=-1", "strategy.min_age: expected greater than or equal to 0, got -1"),
         ("strategy.restarts=-1", "strategy.restarts: expected greater than or equal to 0, got -1"),
         # the same thing twice
-        ("seeds=[3, 1, 3]", "seeds: expected each once, but 3 stands more than once, got [3, 1, 3]"),
-        ("baselines.use=[gru, gru]", "baselines.use: expected each once, but 'gru' stands more than once, "
+        ("seeds=[3, 1, 3]", "seeds: expected each value once, but 3 is repeated, got [3, 1, 3]"),
+        ("baselines.use=[gru, gru]", "baselines.use: expected each value once, but 'gru' is repeated, "
          "got ['gru', 'gru']"),
         # unknown keys
         ("patience=5", "patience: unknown key; did you mean retrain.patience or strategy.patience?"),
@@ -184,7 +185,7 @@ def test_one_line_a_key_says_key_value_and_nearest_name(override, line):
 @pytest.mark.parametrize("name", ["../x", "a/b", "/", "..", ".", "", " ", "x/"])
 def test_a_name_is_that_of_one_folder(name):
     assert problems(f"name={name}")[1] == (
-        f"name: expected the name of one folder (runs=DIR sets the place), got {name!r}"
+        f"name: expected the name of a single folder (runs=DIR sets its parent), got {name!r}"
     )
 
 
@@ -311,8 +312,8 @@ def test_one_value_stands_for_a_list_of_one(key):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("seed: 1\nseed: 2\n", "key 'seed' stands twice"),
-        ("strategy: {patience: 1, patience: 1}\n", "key 'patience' stands twice"),
+        ("seed: 1\nseed: 2\n", "key 'seed' is repeated"),
+        ("strategy: {patience: 1, patience: 1}\n", "key 'patience' is repeated"),
         ("1: x\n", "key 1 is not text"),
         ("yes: x\n", "key True is not text"),
         ("? [a]\n: x\n", "is not text"),
@@ -379,6 +380,7 @@ CHANGES = {  # another valid value for every key
         "splitting": {"rule": "neg_count", "count": 2, "part": "val", "curvature": "softplus"},
     },
     "strategies": ["growing"], "budget": {"steps": 99, "seconds": 9.0, "genotypes": 9},
+    "search_rates": [0.5],
     "retrain": {
         "optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5, "clip": 0.5, "warm_up": 3,
         "decay": "linear", "average": 0.5, "non_monotone": 3, "grown": False, "epochs": 3, "patience": 3,
@@ -540,7 +542,7 @@ def test_a_task_that_lacks_a_member_is_refused_in_one_sentence(installed, left_o
     with pytest.raises(ConfigError) as caught:
         configs.task_class("theirs")
     assert str(caught.value) == (
-        f"task.use=theirs: their.package.Half lacks {left_out}, which grownas.protocols.Task asks for"
+        f"task.use=theirs: their.package.Half lacks {left_out}, which grownas.protocols.Task requires"
     )
 
 
@@ -549,7 +551,7 @@ def test_all_that_a_task_lacks_is_named_at_once_also_where_it_is_no_subclass(ins
         kind = "plain"
 
     installed("task", theirs=Nothing)
-    message = "lacks name, metric, section, losses, load, .*evaluate.* which grownas.protocols.Task asks for"
+    message = "lacks name, metric, section, losses, load, .*evaluate.* which grownas.protocols.Task requires"
     with pytest.raises(ConfigError, match=message):
         configs.task_class("theirs")
 
@@ -569,7 +571,7 @@ def test_a_strategy_that_lacks_a_member_is_refused(installed, left_out):
     with pytest.raises(ConfigError) as caught:
         configs.strategy_class("theirs")
     assert str(caught.value) == (
-        f"strategy.use=theirs: their.package.Half lacks {left_out}, which grownas.protocols.Strategy asks for"
+        f"strategy.use=theirs: their.package.Half lacks {left_out}, which grownas.protocols.Strategy requires"
     )
 
 
@@ -607,17 +609,17 @@ def test_a_comparison_has_the_configs_strategy_first_and_random_search_unless_to
     [
         (
             "[random,growing]",
-            "strategies: got random, growing; expected each once, the first of them strategy.use=growing",
+            "strategies: got random, growing; expected each name once, and first strategy.use=growing",
         ),
-        ("[random]", "strategies: got random; expected each once, the first of them strategy.use=growing"),
-        ("[growing,random,random]", "strategies: got growing, random, random; expected each once"),
+        ("[random]", "strategies: got random; expected each name once, and first strategy.use=growing"),
+        ("[growing,random,random]", "strategies: got growing, random, random; expected each name once"),
         ("[growing,randm]", "strategy.use: unknown strategy 'randm'; installed: .*; did you mean random?"),
-        ("[growing,3]", "strategies: expected names or sections with use, got 3"),
-        ("[growing,{genotypes: 3}]", "strategies: expected names or sections with use, got {'genotypes': 3}"),
+        ("[growing,3]", "strategies: expected names, or sections with the key use, got 3"),
+        ("[growing,{genotypes: 3}]", "strategies: expected names, or sections with the key use, got {'genotypes': 3}"),
         ("[growing,{use: random, genotype: 3}]", "genotype: unknown key; did you mean genotypes?"),
         (
             "[{use: growing, patience: 3},random]",
-            "strategies: growing has its options in the section strategy, got {'use': 'growing', 'patience': 3}",
+            "strategies: set the options of growing in the section strategy, got {'use': 'growing', 'patience': 3}",
         ),
     ],
 )
@@ -629,11 +631,11 @@ def test_strategies_that_cannot_be_compared_are_refused(value, words):
 @pytest.mark.parametrize(
     ("old", "line"),
     [
-        ("strategy.judge=better", "strategy.judge: is called strategy.accept now; write strategy.accept=better"),
-        ("strategy.pull=30", "strategy.pull: is called strategy.l2_sp now; write strategy.l2_sp=30"),
-        ("strategy.pull=[100,0]", "strategy.pull: is called strategy.l2_sp now; write strategy.l2_sp=[100,0]"),
-        ("strategy.max_seconds=9.5", "strategy.max_seconds: is called budget.seconds now; write budget.seconds=9.5"),
-        ("strategy.max_seconds=null", "strategy.max_seconds: is called budget.seconds now; write budget.seconds=null"),
+        ("strategy.judge=better", "strategy.judge: renamed to strategy.accept; write strategy.accept=better"),
+        ("strategy.pull=30", "strategy.pull: renamed to strategy.l2_sp; write strategy.l2_sp=30"),
+        ("strategy.pull=[100,0]", "strategy.pull: renamed to strategy.l2_sp; write strategy.l2_sp=[100,0]"),
+        ("strategy.max_seconds=9.5", "strategy.max_seconds: renamed to budget.seconds; write budget.seconds=9.5"),
+        ("strategy.max_seconds=null", "strategy.max_seconds: renamed to budget.seconds; write budget.seconds=null"),
         (
             "baselines.compare=[random,sizes]",
             "baselines.compare: random is a strategy now; write strategies=[growing,random]",
@@ -705,3 +707,38 @@ def test_thresholds_that_contradict_each_other_are_refused():
 def test_without_duplication_any_share_may_be_too_small(mode, least):
     config = load("index_returns/growing", [f"strategy.mode={mode}", f"strategy.prune_threshold={least}"])
     assert configs.strategy_class("growing")(config.strategy).options.thresholds.prune_threshold == least
+
+
+# ---- the DAG
+
+
+def test_the_space_has_the_defaults_of_its_backbone():
+    chain, dag = load("index_returns/growing").space, load("index_returns/growing", ["space.backbone=dag"]).space
+    assert (chain.backbone, chain.combine, chain.norm) == ("chain", ("add", "hadamard"), False)
+    assert chain.activation == ("identity", "tanh", "sigmoid", "relu")
+    assert (dag.combine, dag.activation) == ((), ("none", "tanh", "relu", "sigmoid", "identity"))
+    given = load("index_returns/growing", ["space.backbone=dag", "space.activation=[silu]"]).space
+    assert given.activation == ("silu",)
+
+
+def test_a_config_of_a_dag_reads_back_the_same(tmp_path):
+    config = load("index_returns/growing", ["space.backbone=dag", "space.norm=true", "start.use=random"])
+    assert load(write(tmp_path, config.dump({}))) == config
+    assert load(write(tmp_path, listing(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["space.norm=true"], "space.norm: expected false with space.backbone=chain, whose states are not normalised, "
+         "got True"),
+        (["space.backbone=tree"], "space.backbone: expected 'chain' or 'dag', got 'tree'"),
+        (["space.combine=[]"], "space.combine: expected at least 1 of them, got []"),
+        (["space.activation=[none]"], f"space.activation: unknown 'none', expected some of {', '.join(ACTIVATION)}"),
+        (["space.backbone=dag", "space.activation=[tan]"], "space.activation: unknown 'tan', expected some of none, "
+         f"{', '.join(ACTIVATION)}; did you mean tanh?"),
+    ],
+)  # fmt: skip
+def test_what_is_not_of_the_backbone_is_said_in_one_line(overrides, line):
+    _, found = problems(*overrides)
+    assert found.startswith(line)

@@ -92,7 +92,7 @@ def test_every_key_is_explained_unless_its_name_says_all():
         if "  # " not in line:
             bare.add(".".join(path))
     assert bare == {
-        "task.use", "space.activation", "strategy.use", "strategy.weights.rate", "strategy.alpha.rate",
+        "task.use", "strategy.use", "strategy.weights.rate", "strategy.alpha.rate",
         "strategy.max_params", "retrain.rate", "baselines.losses",
     }  # fmt: skip
 

@@ -260,7 +260,7 @@ def test_what_is_not_known_after_very_many_passes_is_told(monkeypatch):
     monkeypatch.setattr(splitting, "PASSES", 1)
     backbone, batches = make([[("add", "tanh")]], inputs=30, hidden=6), draw_batches(inputs=30, hidden=6)
     with pytest.warns(
-        RuntimeWarning, match="6 lowest eigenvalues of node 0, op 0 are not known to 1e-07 after 1 passes"
+        RuntimeWarning, match="6 lowest eigenvalues of node 0, op 0 have not reached the tolerance 1e-07 after 1 passes"
     ):
         lowest_eigenpairs(backbone, loss_fn, batches, 0, 0)
 

@@ -288,7 +288,7 @@ def test_damaged_losses_are_refused(tmp_path, change):
 
 
 def test_a_run_without_scores_is_refused(tmp_path):
-    with pytest.raises(RunError, match=r"run: damaged: .* or there are none"):
+    with pytest.raises(RunError, match=r"run: damaged: .* or it has no models"):
         compare([write_text_run(tmp_path / "run", {})])
 
 

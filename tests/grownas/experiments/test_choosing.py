@@ -161,7 +161,7 @@ def test_a_setting_that_diverges_at_a_rung_gives_way_to_the_next_best(at, asked,
     best = [*falling(1)[: at - 1], math.nan]
     curves = {"a": best, "b": falling(3), "c": falling(4), "d": falling(2)}
     journal = Journal(curves)
-    with pytest.warns(UserWarning, match="passed over: a diverged"):
+    with pytest.warns(UserWarning, match="skipped a setting: a diverged"):
         choice = choose(settings(curves), journal=journal, seed=1, halving=HALVING)
     assert journal.asked == asked
     assert (choice.setting.key, choice.tried, choice.steps) == ("d", 4, steps)  # what was spent in vain counts
@@ -170,7 +170,7 @@ def test_a_setting_that_diverges_at_a_rung_gives_way_to_the_next_best(at, asked,
 def test_where_all_diverge_the_error_says_what_was_spent():
     curves = {"a": [2.0, math.nan], "b": [math.nan]}
     with (
-        pytest.warns(UserWarning, match="passed over: a diverged"),
+        pytest.warns(UserWarning, match="skipped a setting: a diverged"),
         pytest.raises(TrainingError, match="b diverged") as caught,
     ):
         run(curves)
@@ -205,7 +205,7 @@ def test_where_one_rate_diverges_the_next_takes_its_place(at):
     }
     journal = Journal(curves)
     curves["a-high"] = [value - i / 100 for i, value in enumerate(curves["a-high"])]  # patience does not run out
-    with pytest.warns(UserWarning, match="passed over: a-high diverged"):
+    with pytest.warns(UserWarning, match="skipped a setting: a-high diverged"):
         choice = choose(settings(["a-high a-low", "b-high b-low"]), journal=journal, seed=1, halving=HALVING)
     assert choice.setting.key == "a-low"
     assert choice.steps == 10 * at + 340 + 20

@@ -134,7 +134,7 @@ def test_the_state_dict_holds_the_blend_while_there_is_one(lab):
 
 def test_a_cell_is_not_derived_from_a_part_of_a_node(lab):
     _, morphed = blended(lab, [DEFAULT_OPS], (False, False), 9)
-    with pytest.raises(ValueError, match=r"nodes are blended in part \(\{1: 0\.0\}\)"):
+    with pytest.raises(ValueError, match=r"nodes have a blend below 1 \(\{1: 0\.0\}\)"):
         morphed.backbone.derive()
     assert len(morphed.backbone.genotype().nodes) == 2  # a genotype knows plain nodes only
 

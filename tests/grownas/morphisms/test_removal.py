@@ -286,10 +286,10 @@ def test_a_share_comes_from_a_homogeneous_op_whose_part_stays(lab):
 @pytest.mark.parametrize(
     ("ops", "share", "message"),
     [
-        ([TANH, SIGMOID], 0.1, "share must lie between 0 and 0, what node 0 has to give, got 0.1"),
-        ([TANH, IDENTITY], 1.0, "share must lie between 0 and 1, what node 0 has to give, got 1.0"),
-        ([TANH, IDENTITY, SIGMOID], 0.0, "share must lie between 0 and 0.666667, what node 0 has to give, got 0.0"),
-        ([TANH, IDENTITY, SIGMOID], 0.7, "share must lie between 0 and 0.666667, what node 0 has to give, got 0.7"),
+        ([TANH, SIGMOID], 0.1, "share must lie between 0 and 0, the limit of node 0, got 0.1"),
+        ([TANH, IDENTITY], 1.0, "share must lie between 0 and 1, the limit of node 0, got 1.0"),
+        ([TANH, IDENTITY, SIGMOID], 0.0, "share must lie between 0 and 0.666667, the limit of node 0, got 0.0"),
+        ([TANH, IDENTITY, SIGMOID], 0.7, "share must lie between 0 and 0.666667, the limit of node 0, got 0.7"),
     ],
 )
 def test_a_share_that_no_op_can_give_is_refused(lab, ops, share, message):

@@ -209,7 +209,10 @@ def _metrics(rng: np.random.Generator) -> list[dict[str, Any]]:
         stage = int(part.split("-")[1]) if part.startswith("stage") else 0
         for epoch in range(EPOCHS[part] + 1):
             value = last + (first - last) * np.exp(-epoch / 8)
-            place = {"stage": stage, "part": part, "epoch": epoch, "step": 50 * epoch, "wall_s": 0.15 * epoch}
+            place = {
+                "stage": stage, "part": part, "model": "search" if stage else "gru", "epoch": epoch, "step": 50 * epoch,
+                "wall_s": 0.15 * epoch,
+            }  # fmt: skip
             lines.append({**place, "split": "val", "metric": "loss", "value": value})
             lines.append({**place, "split": "val", "metric": "mse", "value": 2 * value})
             if epoch:

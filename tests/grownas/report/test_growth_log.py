@@ -34,7 +34,7 @@ def test_it_has_the_candidates_of_the_first_stage_and_every_move(make_run):
     ]
     assert [row["accepted"] for row in rows] == ["no", "yes", "no", "yes", "yes", "yes", "no"]
     assert [row.marked for row in table.rows] == [row["accepted"] == "yes" for row in rows]
-    assert [row["judge"] for row in rows[1:5]] == [
+    assert [row["criterion"] for row in rows[1:5]] == [
         "t = 3.4",
         "trial 1.5e-07".replace("-", MINUS),
         "t = 2.31",
@@ -53,7 +53,17 @@ def test_predictions_have_no_columns_where_nothing_was_predicted(make_run):
     titles = [
         column.title for column in growth_log.table([line for line in lines if line["kind"] == "add_node"]).columns
     ]
-    assert titles == ["stage", "move", "drift", "loss before", "loss after", "judge", "accepted", "params", "seconds"]
+    assert titles == [
+        "stage",
+        "move",
+        "drift",
+        "loss before",
+        "loss after",
+        "criterion",
+        "accepted",
+        "params",
+        "seconds",
+    ]
     assert [column.title for column in growth_log.table(lines, stages).columns][7:9] == ["predicted", "measured"]
 
 
@@ -62,14 +72,14 @@ def test_a_line_of_an_early_version_or_with_little_in_it_is_shown(make_run):
     assert shown(growth_log.table(lines, stages))[3]["move"] == "split op 6 of node 1"
     line = {"stage": 2, "kind": "prune_op", "node": 0, "op": 1, "accepted": True, "judge": None}
     (row,) = shown(growth_log.table([line]))
-    assert row["judge"] == row["drift"] == row["params"] == row["seconds"] == NONE
+    assert row["criterion"] == row["drift"] == row["params"] == row["seconds"] == NONE
 
 
 @pytest.mark.parametrize(
     ("pick", "words"),
     [
-        (lambda line: line["kind"] == "prune_op", {"loss after": "ends with removed ops", "accepted": "removed op"}),
-        (lambda line: "trial" in line["judge"]["rule"], {"judge": "in a trial"}),
+        (lambda line: line["kind"] == "prune_op", {"loss after": "removes ops at its end", "accepted": "removed op"}),
+        (lambda line: "trial" in line["judge"]["rule"], {"criterion": "for a trial"}),
         (lambda line: "op_name" in line, {"move": "⊗ multiplies"}),
     ],
 )

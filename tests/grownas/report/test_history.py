@@ -239,11 +239,11 @@ def test_the_logs_of_a_real_growth_lead_to_its_cell(grown):
     assert history.predictions(read.growth)
 
 
-def evaluations(part, stage, values, seconds=1.0):
+def evaluations(part, stage, values, seconds=1.0, model="search"):
     """Lines of a fit of ten steps and so many seconds an epoch, from its epoch 0 on."""
     return [
-        {"part": part, "stage": stage, "epoch": epoch, "step": 10 * epoch, "wall_s": seconds * epoch, "split": "val",
-         "metric": "perplexity", "value": value}
+        {"part": part, "stage": stage, "model": model, "epoch": epoch, "step": 10 * epoch,
+         "wall_s": seconds * epoch, "split": "val", "metric": "perplexity", "value": value}
         for epoch, value in enumerate(values)
     ]  # fmt: skip
 
@@ -262,13 +262,14 @@ def test_curves_are_of_the_path_of_growth_and_of_the_lowest_fit_of_each_model():
         *evaluations("stage-1-l2_sp-0", 1, [99, 60, 50, 55]),
         *evaluations("stage-2", 2, [50, 51]),
         *evaluations("stage-3", 3, [50, 40], seconds=2.0),
-        *evaluations("retrained-rate-0.1", 0, [99, 70, None]),
-        *evaluations("lstm-rate-0.1", 0, [99, 45]),
-        *evaluations("lstm-rate-0.2", 0, [99, 48]),
-        *evaluations("lstm-refit", 0, [99, 1]),
-        *evaluations("lstm-8-to-20", 0, [99, 1]),  # a setting that was dropped early
-        *evaluations("tune-rate-0.1", 0, [99, 2]),
-        {**evaluations("gru", 0, [3])[0], "epoch": 1, "metric": "loss"},
+        *evaluations("closing", 0, [99, 2]),
+        *evaluations("retrained-rate-0.1", 0, [99, 70, None], model="grown_retrained"),
+        *evaluations("small-rate-0.1", 0, [99, 45], model="lstm"),  # the key says nothing
+        *evaluations("large-rate-0.1", 0, [99, 48], model="lstm"),
+        *evaluations("lstm-refit", 0, [99, 1], model="lstm"),
+        *evaluations("lstm-8-to-20", 0, [99, 1], model="lstm"),  # a setting that was dropped early
+        *evaluations("gru-rate-0.1", 0, [99, 2], model="tuning"),
+        {**evaluations("gru", 0, [3], model="gru")[0], "epoch": 1, "metric": "loss"},
     ]
     models = ["grown", "start", "grown_retrained", "gru", "lstm"]
     assert history.curves(metrics, "perplexity", models, history.events(growth), stages) == [
@@ -276,6 +277,25 @@ def test_curves_are_of_the_path_of_growth_and_of_the_lowest_fit_of_each_model():
         ("grown_retrained", [(10, 1, 70)]),
         ("lstm", [(10, 1, 45)]),
     ]
+
+
+def test_the_curve_of_a_search_without_stages_is_its_lowest_fit():
+    metrics = [
+        *evaluations("mine-0", 0, [99, 60]),
+        *evaluations("mine-1", 0, [99, 50]),
+        *evaluations("again", 0, [99, 1], model="refit"),
+    ]
+    assert history.curves(metrics, "perplexity", ["start", "random"], [], [], "random") == [("random", [(10, 1, 50)])]
+    assert history.curves(metrics[:0], "perplexity", ["start", "random"], [], [], "random") == []
+
+
+def test_the_lines_of_an_early_version_are_of_the_models_that_their_fits_are_named_after(make_run):
+    folder = make_run()
+    now = read_run(folder).metrics
+    lines = [{key: value for key, value in line.items() if key != "model"} for line in now]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_run(folder).metrics == now
+    assert {line["model"] for line in now} == {"search", "gru"}
 
 
 def blended(line, blend):
@@ -317,7 +337,7 @@ def test_fits_at_origins_have_no_curve_and_their_steps_count():
     ]
     marks = history.marks(fits, history.events(NODES), SHORT)
     assert [(mark.step, mark.label, mark.accepted) for mark in marks] == [
-        (0, "start", True), (40, "trained on", True), (70, "add 2 nodes", True),
+        (0, "start", True), (40, "train further", True), (70, "add 2 nodes", True),
     ]  # fmt: skip
 
 

@@ -261,7 +261,7 @@ def test_few_moves_stand_open_and_many_folded(make_run):
 def test_without_accepted_moves_or_predictions_there_is_no_section_of_them(make_run):
     page = rewritten(make_run(), accepted=False, predicted_change=0.0)
     assert not set(OF_MOVES) & set(page.headings)
-    assert "predicted change of the loss by the move itself" not in page.text  # the table's columns
+    assert "predicted change of the loss caused by the move itself" not in page.text  # the table's columns
     assert "Growth timeline" in page.headings
 
 
@@ -373,7 +373,7 @@ def test_what_is_no_run_folder_is_refused_with_its_name(tmp_path):
         (
             "shares.jsonl",
             '{"part": "a", "epoch": 0, "node": 0, "ops": ["add/tanh"], "shares": []}\n',
-            "as many shares as ops",
+            "expected one per op",
         ),
         (
             "metrics.jsonl",

@@ -60,7 +60,7 @@ def test_notes_say_what_each_test_is_of_and_how_often_it_is_wrong(make_compariso
     assert "on 160 days: " in notes["p over days and seeds"]
     assert notes["p over seeds"].endswith("; at 5% it rejects 3.1 to 5.2 % of equal models")
     assert "rejects" not in notes["p over days and seeds"]  # of which no size is given
-    assert "says nothing of other seeds" in notes["DM p"]
+    assert "says nothing about other seeds" in notes["DM p"]
     result["steps"] = {"count": 23, "unit": "blocks of 100 tokens"}
     notes = {column.title: column.note for column in tables.comparison(result).columns}
     assert "on 23 blocks of 100 tokens: " in notes["p over blocks and seeds"]

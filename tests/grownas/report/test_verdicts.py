@@ -16,7 +16,7 @@ def run_of(figures, p_values=(), **more):
 
 
 FIGURES = {"chosen": 0.45, "grown": 0.45, "start": 0.47, "zero": 1.2, "har": 0.5, "gru": 0.44}
-TEST = "p: Diebold-Mariano test of these two models; it says nothing of other seeds."
+TEST = "p: Diebold-Mariano test of these two models; it says nothing about other seeds."
 P = {"start": 0.01, "har": 0.001, "gru": 0.4}
 
 
@@ -139,7 +139,7 @@ def test_a_comparison_begins_with_the_gain_and_ends_with_the_set():
     assert words == (
         "Over 3 seeds grown has a mean test error of 0.4500, 4.3 % lower than start, the best simple model (0.4700), "
         "which is more than chance. It is 2.3 % higher than gru, the best of all baselines (0.4400), which may be "
-        "chance. By the tests over 1,200 days and 3 seeds at the 5% level grown is better than start and zero; not "
+        "chance. By the tests over 1,200 days and 3 seeds at the 5% level, grown is better than start and zero; not "
         "told apart from gru. Lowest mean test error over 3 seeds: gru (0.4400). grown is in the 10% model confidence "
         "set, which holds no simple model."
     )

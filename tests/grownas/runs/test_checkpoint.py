@@ -154,7 +154,7 @@ def test_a_file_cut_off_or_lengthened_is_refused(tmp_path, extra):
     for content in wrong:
         path.write_bytes(content)
         with pytest.warns(
-            UserWarning, match="checkpoint refused: (it does not|its checksum).*; there is no good one to use instead"
+            UserWarning, match="checkpoint refused: (it does not|its checksum).*; there is no other valid checkpoint"
         ):
             assert checkpoint.load(path, "me") is None
 
@@ -171,10 +171,10 @@ def test_garbage_is_refused(tmp_path, content):
 def test_another_identity_or_version_is_refused_by_name(tmp_path):
     path = tmp_path / "a"
     checkpoint.save(path, SMALL, "their config")
-    with pytest.warns(UserWarning, match="it belongs to 'their config', not to 'my config'; there is no good one"):
+    with pytest.warns(UserWarning, match="it belongs to 'their config', not to 'my config'; there is no other valid"):
         assert checkpoint.load(path, "my config") is None
     path.write_bytes(path.read_bytes().replace(b"checkpoint 2 ", b"checkpoint 3 ", 1))
-    with pytest.warns(UserWarning, match="it is of version 3, this program reads version 2"):
+    with pytest.warns(UserWarning, match="it has version 3, this program reads version 2"):
         assert checkpoint.load(path, "their config") is None
 
 

@@ -82,11 +82,19 @@ def test_a_fit_is_that_of_the_trainer_and_its_lines_are_logged(folder, copy_task
     done = folder.journal().fit("stage-1", start, task, RECIPE, seed=3, stage=1)
     assert_equal(outcome(done), outcome(fit(start, task, RECIPE, seed=3)))
     assert {(line["stage"], line["part"]) for line in folder.metrics} == {(1, "stage-1")}
-    assert set(folder.metrics[0]) == {"stage", "part", "epoch", "step", "wall_s", "split", "metric", "value"}
+    assert set(folder.metrics[0]) == {"stage", "part", "model", "epoch", "step", "wall_s", "split", "metric", "value"}
     assert folder.names() == ["stage-1.done"]
     values = [line["value"] for line in folder.metrics if (line["split"], line["metric"]) == ("val", "mse")]
     assert [shown["best"] for shown in folder.progress.shown] == [min(values[: i + 1]) for i in range(len(values))]
     assert {shown["nodes"] for shown in folder.progress.shown} == {1}
+
+
+def test_lines_name_the_model_that_the_fit_is_of(folder, copy_task, make_model):
+    task, journal = copy_task(), folder.journal()
+    with journal.of_model("gru"):
+        journal.fit("a", make_model(task), task, RECIPE, seed=3)
+    journal.fit("b", make_model(task), task, RECIPE, seed=3)
+    assert {(line["part"], line["model"]) for line in folder.metrics} == {("a", "gru"), ("b", "search")}
 
 
 def test_a_finished_fit_is_remembered(folder, copy_task, unusable, make_model, assert_equal, outcome):
@@ -227,7 +235,7 @@ def test_damaged_work_is_done_anew(folder, copy_task, make_model, assert_equal, 
     assert_equal(outcome(again), outcome(done))
 
 
-# --- what goes on after a shorter fit ---
+# --- a fit that continues a shorter fit ---
 
 
 def rungs(journal, start, task, recipe, *, seed=3):
@@ -302,10 +310,10 @@ def test_an_extended_fit_that_diverges_says_what_was_spent_and_counts_it_once(fo
 def test_what_was_not_trained_cannot_go_on(folder, copy_task, make_model):
     task, journal = copy_task(), folder.journal()
     start = make_model(task)
-    with pytest.raises(AssertionError, match="b goes on after a, which was not trained yet"):
+    with pytest.raises(AssertionError, match="b continues a, which was not trained yet"):
         journal.fit("b", start, task, RECIPE, seed=3, after="a")
     assert journal.fit("a", start, task, RECIPE, seed=3).end is None
-    with pytest.raises(AssertionError, match="b goes on after a, which is not extendable"):
+    with pytest.raises(AssertionError, match="b continues a, which is not extendable"):
         journal.fit("b", start, task, RECIPE, seed=3, after="a")
 
 
@@ -380,7 +388,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(folder, c
     assert caught.value.seconds > 0
     words = str(caught.value)
     assert words.startswith("stage-2 (stage 2), step 13, epoch 1: the loss is nan")
-    assert words.endswith("the last good state is kept as stage-2.part")
+    assert words.endswith("the last good state is saved as stage-2.part")
     kept = checkpoint.load(folder.path / "stage-2.part", "config")
     assert kept["trainer"]["step"] == 13
     assert all(bool(torch.isfinite(value).all()) for value in kept["trainer"]["model"].values())

@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_written_to_is_not_taken_for_locked(rundir):
     (rundir.path / ".lock").mkdir()  # refuses every user, root too
     for ask in (rundir.is_locked, rundir.lock().__enter__):
         with pytest.raises(
-            RunError, match=r"a: cannot be written to \(.*\.lock\); make the folder writable or"
+            RunError, match=r"a: cannot be written to \(.*\.lock\); make the folder writable, or"
         ) as caught:
             ask()
         assert not isinstance(caught.value, LockedError)

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from grownas.backbones.chain import Backbone
+from grownas.cells.cell import GrownRNN
 from grownas.errors import TrainingError
+from grownas.genotype import DagGenotype
 from grownas.protocols import Budget, Evaluation, Problem
 from grownas.space import SearchSpace
 from grownas.starts.random import random_start
@@ -48,6 +50,25 @@ def problem_of(copy_task, journal, **changes):
 
     start = build([SPACE.ops], "start")
     return Problem(task=task, space=SPACE, build=build, start=start, journal=journal, **changes)
+
+
+def dag_problem_of(copy_task, journal, **changes):
+    problem = problem_of(copy_task, journal)
+
+    def drawn(purpose):
+        return torch.Generator().manual_seed(len(purpose))
+
+    def build(nodes, purpose):
+        return random_start(problem.task, nodes, input_size=2, hidden_size=3, backbone="dag", generator=drawn(purpose))
+
+    def build_cell(genotype, purpose):
+        core = GrownRNN(genotype, 2, 3)
+        core.reset_parameters(drawn(purpose))
+        return problem.task.model(core, generator=drawn(purpose))
+
+    space = SearchSpace((), ("none", "tanh", "relu"), max_nodes=3, backbone="dag")
+    start = build([space.ops] * 2, "start")
+    return replace(problem, space=space, build=build, build_cell=build_cell, start=start, **changes)
 
 
 def search(copy_task, journal=None, budget=None, seed=1, **options):
@@ -94,14 +115,14 @@ def test_a_budget_is_respected(copy_task, budget, trained, reason):
 
 def test_what_diverged_counts_and_is_passed_over(copy_task):
     journal = Journal(lambda key: None if key in ("random-0", "random-2") else 1.0)
-    with pytest.warns(UserWarning, match=r"passed over: random-[02] diverged"):
+    with pytest.warns(UserWarning, match=r"skipped: random-[02] diverged"):
         last = search(copy_task, journal, Budget(steps=41))[-1]
     assert (last.steps, last.settings, len(last.scores)) == (7 + 20 + 7 + 20, 4, 2)
 
 
 def test_where_many_diverge_the_error_is_raised(copy_task):
     journal = Journal(lambda key: None)
-    with pytest.warns(UserWarning, match="passed over"), pytest.raises(TrainingError, match="random-4 diverged"):
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(TrainingError, match="random-4 diverged"):
         search(copy_task, journal)
     assert len(journal.fits) == MOST_DIVERGED
 
@@ -144,7 +165,8 @@ def test_a_refit_trains_the_best_again_and_nothing_where_the_start_is_kept(copy_
     before = journal.fits["random-1"][0]
     for one, other in zip(model.parameters(), before.parameters(), strict=True):
         assert one.equal(other)  # the same start, as nothing was trained here
-    assert (again.seconds, again.evaluation) == (found.seconds + 1.0, found.evaluation)
+    assert (again.steps, again.seconds) == (found.steps + STEPS, found.seconds + 1.0)
+    assert again.evaluation == found.evaluation
 
 
 def test_it_can_be_given_one_rate(copy_task):
@@ -152,3 +174,39 @@ def test_it_can_be_given_one_rate(copy_task):
     journal = Journal()
     list(strategy.search(replace(problem_of(copy_task, journal), budget=Budget(genotypes=2))))
     assert {recipe.weights.rate for *_, recipe, _ in journal.fits.values()} == {0.5}
+
+
+# ---- the space of DAGs
+
+
+def test_of_dags_derived_cells_are_drawn_and_trained(copy_task):
+    journal = Journal(lambda key: {"random-1": 0.5}.get(key, 1.0))
+    strategy = RandomSearch(Options.model_validate({"accept": "better", "guard": False, "genotypes": 4}))
+    problem = dag_problem_of(copy_task, journal)
+    *_, last = strategy.search(problem)
+    cells = [model.core for model, *_ in journal.fits.values()]
+    assert all(isinstance(cell, GrownRNN) and problem.space.contains(cell.genotype) for cell in cells)
+    assert len({cell.genotype for cell in cells}) > 1
+    assert [one["genotype"] for one in last.scores] == [cell.genotype.to_dict() for cell in cells]
+    assert last.model is journal.fits["random-1"][0]
+    assert last.genotype == cells[1].genotype
+    assert (last.chosen["nodes"], last.chosen["ops"]) == (len(cells[1].genotype.nodes),) * 2
+
+
+@pytest.mark.parametrize("loss", [1.0, 3.0])
+def test_of_dags_the_start_is_the_cell_that_is_read_out_and_the_best_is_refitted(copy_task, loss):
+    journal = Journal(lambda key: loss - 0.5 * (key == "random-1"))
+    strategy = RandomSearch(Options.model_validate({"accept": "better", "guard": False, "genotypes": 2}))
+    problem = dag_problem_of(copy_task, journal)
+    *_, found = strategy.search(problem)
+    assert found.is_start == (loss > START)
+    again = strategy.refit(problem, found)
+    if found.is_start:
+        expected = sum(one.numel() for one in problem.start.core.derive().parameters())
+        assert found.params == expected + sum(one.numel() for one in problem.start.readout.parameters())
+        assert found.genotype == again.genotype == DagGenotype.from_dict(problem.start.core.genotype().to_dict())
+        return
+    before, after = (journal.fits[key][0] for key in ("random-1", "random-refit"))
+    assert before.core.genotype == after.core.genotype
+    for one, other in zip(before.parameters(), after.parameters(), strict=True):
+        assert one.equal(other)  # the same start, as nothing was trained here

@@ -33,6 +33,8 @@ SMALL = {  # options with which a search is short and finds something; those of 
     },
     "random": {**ACCEPTING, "genotypes": 3, "rates": [0.02, 0.05]},
     **dict.fromkeys(("darts", "gaea", "sdarts_rs", "sdarts_adv", "darts_minus", "rdarts"), SUPERNET),
+    "pdarts": {**SUPERNET, "max_epochs": 2, "kept_ops": [8, 5], "dropouts": [0.0, 0.5]},
+    "cdarts": {**SUPERNET, "max_epochs": 3, "evaluation_epochs": 1},
 }  # fmt: skip
 BUDGETS = {"steps": 1, "seconds": 1e-9, "genotypes": 1}
 
@@ -100,7 +102,7 @@ def told(result):
         "genotype": result.genotype.to_dict(),
         "losses": result.evaluation.losses,
         "numbers": [result.is_start, result.params, result.steps, result.settings, result.reason, result.capped],
-        "scores": [dict(score) for score in result.scores],
+        "scores": [timeless(score) for score in result.scores],
         "chosen": dict(result.chosen),
         "log": [timeless(line) for line in result.log],
         "others": {key: dict(one.model.state_dict()) for key, one in result.others.items()},
@@ -144,7 +146,7 @@ def test_another_rate_is_that_of_every_recipe(name):
 def test_scores_hold_each_genotype_its_validation_and_its_steps(whole, name):
     last = whole(name).results[-1]
     assert len(last.scores) > 1
-    assert len(last.scores) <= last.settings or SMALL.get(name) is SUPERNET  # one training, read out after each unit
+    assert len(last.scores) <= last.settings or "unit_epochs" in SMALL.get(name, {})  # a score a unit
     for score in last.scores:
         assert set(score) >= {"genotype", "val", "steps"}
         assert SPACE.contains(Genotype.from_dict(score["genotype"]))
@@ -167,8 +169,8 @@ def test_another_seed_searches_otherwise(searching, whole, name):
 
 def check_steps(last, store, *, closing):
     fits = {key: tree["steps"] for key, tree in store.trees.items() if "steps" in tree}
-    for key in [key for key in fits if "-epoch-" in key][:-1]:  # the last piece has the steps of all
-        del fits[key]
+    ends = {key.partition("-epoch-")[0]: key for key in fits}  # the last piece of a training has the steps of all
+    fits = {key: fits[key] for key in ends.values()}
     assert last.steps == sum(steps for key, steps in fits.items() if "first-stage" not in key)  # a model of its own
     assert ("closing.done" in fits) == closing
 
@@ -228,6 +230,17 @@ def test_units_are_done_one_at_a_time_when_asked_for(searching, whole, assert_eq
     assert_equal(found, whole(name).timeless)
     assert works == sorted(works)
     assert works[1] < works[-1]
+
+
+def test_a_caller_may_change_the_models_that_are_found_on_the_way(searching, whole, assert_equal, name):
+    found = []
+    for result in searching(name, Journal.in_memory()):
+        found.append(without_times(told(result)))
+        found[-1]["model"] = {key: value.clone() for key, value in found[-1]["model"].items()}
+        if not result.reason:
+            for tensor in result.model.state_dict().values():
+                tensor.fill_(0.5)
+    assert_equal(found, whole(name).timeless)
 
 
 def test_a_journal_in_memory_does_what_one_in_a_folder_does(searching, whole, assert_equal, tmp_path, name):

@@ -508,5 +508,5 @@ def test_state_of_an_unknown_kind_is_quoted():
     optimizer = torch.optim.RMSprop(model.parameters())
     step(model, optimizer, random_gradients(model, torch.Generator().manual_seed(0)))
     grown, origins = grow(model, lambda core: morphisms.duplicate_op(core, 0, 0))
-    with pytest.raises(ValueError, match=r"an optimiser's 'square_avg': .* only exp_avg, .*, ax are known"):
+    with pytest.raises(ValueError, match=r"optimiser state 'square_avg'; only exp_avg, .*, ax can be migrated"):
         migrate(optimizer, origins, model, grown, prefix="core.")

@@ -228,7 +228,7 @@ def test_rows_that_stand_twice_are_warned_of_and_stay():
     panel, (told,) = moving(values)
     assert panel.names == ["x0", "x1"]
     assert panel.report["still_share"] == {"x0": pytest.approx(0.5, abs=0.01), "x1": pytest.approx(0.5, abs=0.01)}
-    assert "only repeats the row before in x0 (50%), x1 (50%)" in told
+    assert "many rows repeat the row before in x0 (50%), x1 (50%)" in told
 
 
 @pytest.mark.parametrize("step", [5, 7])
@@ -246,7 +246,7 @@ def test_refuses_a_panel_in_which_every_series_stands_still():
     with pytest.raises(DataError) as caught:
         clean_moving(table(values), cut=parts)
     assert str(caught.value).startswith(
-        f"made: every series stands still: x0, which does not move for 20 rows, {day(50)} to {day(69)}; "
+        f"made: no series moves enough: x0, which does not move for 20 rows, {day(50)} to {day(69)}; "
         f"x1, which does not move for 40 rows, {day(90)} to {day(129)}; correct or remove the column"
     )
 
@@ -266,7 +266,7 @@ def test_what_a_model_reads_stays_with_a_warning():
     assert panel.report["dropped"] == []
     assert [one["series"] for one in panel.report["kept_still"]] == ["x1"]
     assert told.startswith(
-        f"made: kept x1, which does not move for 30 rows, {day(50)} to {day(79)}: the model reads it"
+        f"made: kept x1, which does not move for 30 rows, {day(50)} to {day(79)}: the model reads this series"
     )
 
 

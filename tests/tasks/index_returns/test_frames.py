@@ -103,9 +103,12 @@ NOT_USED = {
     "a series": (frame_of()["A"], "expected a pandas DataFrame, got Series"),
     "levels": (pd.concat({"close": frame_of()}, axis=1), "several levels of columns or rows"),
     "no rows": (frame_of().iloc[:0], "no rows of data"),
-    "periods": (frame_of().to_period("M"), "its rows are periods"),
-    "no dates": (frame_of().reset_index(drop=True), "columns: no column called date, datetime, timestamp or time"),
-    "dates twice": (changed(date="2020-01-01"), "column 'date' stands 2 times"),
+    "periods": (frame_of().to_period("M"), "the index holds periods"),
+    "no dates": (
+        frame_of().reset_index(drop=True),
+        "columns: no column of dates, called date, datetime, timestamp or time",
+    ),
+    "dates twice": (changed(date="2020-01-01"), "column 'date' occurs 2 times"),
     "text": (changed(D="abc"), "row 0, column D: 'abc' is not a number"),
     "flags": (changed(D=True), "row 0, column D: 'True' is not a number"),
     "infinite": (changed(D=[1.0] * 7 + [np.inf] * 293), "row 7, column D: a close must be finite and above 0, got inf"),
@@ -125,7 +128,7 @@ def test_a_frame_that_cannot_be_used_is_refused(what):
 
 def test_a_models_series_are_read_from_a_frame():
     frame = frame_of()[["C", "A", "B"]].assign(note="text")
-    with pytest.warns(UserWarning, match="data frame: left out note, which the model does not read"):
+    with pytest.warns(UserWarning, match="data frame: ignored note, which the model does not read"):
         read = sources.from_frame(frame, only=["A", "B", "C"])
     same(read, sources.from_frame(frame_of()))
 
@@ -183,7 +186,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, suffix, package):
 
     monkeypatch.setattr(pd, "read_parquet", refuse)
     monkeypatch.setattr(pd, "read_excel", refuse)
-    with pytest.raises(DataError, match=f"reads it is missing: python -m pip install {package}"):
+    with pytest.raises(DataError, match=f"reading this file needs a package: python -m pip install {package}"):
         sources.read(str(path))
 
 
@@ -220,7 +223,7 @@ def test_the_task_of_a_frame_has_the_bits_of_the_task_of_its_csv(tmp_path, kind)
 
 
 def test_a_frame_that_is_gone_is_asked_for():
-    with pytest.raises(DataError, match=r"task\.data=frame: the data were a data frame, given from Python; name data"):
+    with pytest.raises(DataError, match=r"task\.data=frame: the run read a data frame given from Python; give a file"):
         IndexReturns.load(Options(data="frame"))
 
 
@@ -230,7 +233,7 @@ def test_the_kind_decides_what_is_forecast():
     given = {"data": "frame", **OPTIONS}
     prices = IndexReturns.load(Options(**given), frame=frame)
     levels = IndexReturns.load(Options(values="levels", **given), frame=frame - 100)
-    with pytest.warns(UserWarning, match="above 0, as of prices"):
+    with pytest.warns(UserWarning, match="above 0, like prices"):
         returns = IndexReturns.load(Options(values="returns", **given), frame=frame)
     np.testing.assert_array_equal(prices.panel.returns, np.diff(np.log(values), axis=0))
     np.testing.assert_array_equal(levels.panel.returns, np.diff(values - 100, axis=0))
@@ -241,7 +244,7 @@ def test_the_kind_decides_what_is_forecast():
 
 def test_blank_returns_are_zero_and_told():
     frame = frame_of().diff().iloc[1:]
-    with pytest.warns(UserWarning, match=r"data frame: blank returns are taken as 0: B \(2\)"):
+    with pytest.warns(UserWarning, match=r"data frame: replaced blank returns by 0: B \(2\)"):
         task = IndexReturns.load(Options(data="frame", values="returns", **OPTIONS), frame=frame)
     np.testing.assert_array_equal(task.panel.returns, frame.fillna(0).to_numpy())
     assert task.panel.report["carried_forward"] == {"A": 0, "B": 2, "C": 0}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grownas.tasks.index_returns.frequency import next_step
+from grownas.tasks.index_returns.frequency import frequencies_apart, next_step
 
 DAY = datetime.timedelta(days=1)
 
@@ -102,7 +102,31 @@ def test_irregular_dates_are_doubted():
     assert "of the last" in found.doubt
 
 
-@pytest.mark.parametrize(("rows", "words"), [(1, "only 1 row tell"), (2, "only 2 rows tell"), (6, "only 6 rows tell")])
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (days("W-FRI", 60), days("B", 60), ("weekly, on Friday", "Monday to Friday")),
+        (days("B", 60), days("W-FRI", 60), ("Monday to Friday", "weekly, on Friday")),
+        (times("h"), days("B", 60), ("every hour, day and night", "Monday to Friday")),
+        (days("B", 7), days("B", 60), None),
+        (days("W-FRI", 60), days("W-WED", 30), None),
+        (days("W-FRI", 6), days("B", 60), None),  # too few
+        (days("B", 1), days("B", 60), None),
+        (days("B", 60), [], None),
+    ],
+)
+def test_rows_of_another_frequency_are_told_apart(one, other, words):
+    assert frequencies_apart(one, other) == words
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (1, "the frequency is derived from only 1 row"),
+        (2, "the frequency is derived from only 2 rows"),
+        (6, "the frequency is derived from only 6 rows"),
+    ],
+)
 def test_a_handful_of_rows_is_doubted(rows, words):
     found = next_step(days("B", rows))
     assert found.doubt.startswith(words)
@@ -113,7 +137,7 @@ def test_rows_within_a_week_say_nothing_about_its_end():
     known = times("h", 4 * 24, keep=lambda time: 9 <= time.hour <= 16)  # Monday to Thursday
     found = next_step(known)
     assert found.when == known[-1].replace(hour=9) + DAY
-    assert found.doubt == "the rows span no weekend, after which to expect the next"
+    assert found.doubt == "the rows span no weekend, so trading on weekends is unknown"
 
 
 @pytest.mark.parametrize("words", CALENDARS)

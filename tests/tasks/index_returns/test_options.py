@@ -40,7 +40,10 @@ def test_a_path_means_the_same_file_from_every_folder(tmp_path, monkeypatch):
     ("given", "words"),
     [
         ({"loss": "hubber"}, r"expected auto, squared, huber, volatility \(did you mean huber\?\)"),
-        ({"train": 0.8, "val": 0.2}, "expected train [+] val below 1, so that a test part is left, with train = 0.8"),
+        (
+            {"train": 0.8, "val": 0.2},
+            "expected train [+] val below 1 [(]train is 0.8[)], so that rows remain for the test part",
+        ),
         ({"bptt": 1}, "greater than or equal to 2"),
         ({"bptt": 20.0}, "valid integer"),
         ({"streams": 0}, "greater than or equal to 1"),
@@ -52,9 +55,9 @@ def test_a_path_means_the_same_file_from_every_folder(tmp_path, monkeypatch):
         ({"data": "yfinance", "end": "2020-02-30"}, "expected a day such as 2024-12-31"),
         ({"data": "planted", "planted_nodes": 0}, "greater than or equal to 1"),
         ({"data": "planted", "planted_units": 1}, "greater than or equal to 2"),
-        ({"planted_nodes": 2}, "shapes task.data=planted alone, but task.data is bundled; leave it out or at 3"),
+        ({"planted_nodes": 2}, "applies only to task.data=planted, but task.data is bundled; leave it out or at 3"),
         ({"data": "white_noise", "planted_units": 32}, "task.data is white_noise; leave it out or at 8"),
-        ({"values": "levels"}, "says what a file holds, but task.data is bundled, which holds returns; leave it out"),
+        ({"values": "levels"}, "applies only to files, but task.data is bundled, which holds returns; leave it out"),
         ({"values": "closes", "data": "closes.csv"}, "'prices', 'returns' or 'levels'"),
         ({"units": "levels"}, "'returns' or 'prices'"),
     ],

@@ -77,25 +77,30 @@ def test_rows_are_not_split_at_odd_line_separators(write):
 
 
 TWO_DATES = (
-    "row 1: date and Time could each hold the dates; keep one column, with cells such as 2024-12-31 or 2024-12-31 15:30"
+    "row 1: date and Time could each hold the dates; keep one of them, "
+    "with cells such as 2024-12-31 or 2024-12-31 15:30"
 )
-BLANK = "; leave a cell blank where a market was shut"
-INSTEAD = "; for ready returns set task.values=returns, for yields or temperatures task.values=levels"
+BLANK = "; leave the cell blank if the market was closed"
+INSTEAD = "; if the file holds returns set task.values=returns, for yields or temperatures task.values=levels"
 REFUSED = [  # the row that is replaced in a good file, what stands there, what is said after the file's name
-    (1, "day,a,b", "row 1: no column called date, datetime, timestamp or time; found day, a, b"),
+    (1, "day,a,b", "row 1: no column of dates, called date, datetime, timestamp or time; found day, a, b"),
     (1, "date,Time,a", TWO_DATES),
-    (1, "date,a,a", "row 1: column 'a' stands 2 times"),
-    (1, "date,date,a", "row 1: column 'date' stands 2 times"),
+    (1, "date,a,a", "row 1: column 'a' occurs 2 times; give each column its own name"),
+    (1, "date,date,a", "row 1: column 'date' occurs 2 times; give each column its own name"),
     (1, "date,a,", "row 1, column 3: the name is empty"),
     (1, "date,  ,b", "row 1, column 2: the name is empty"),
     (1, "date", "row 1: only a date column; expected closes of at least one index beside it"),
-    (5, "2020-01-03,100,50", "row 5, column date: 2020-01-03 stands twice"),
+    (5, "2020-01-03,100,50", "row 5, column date: 2020-01-03 is repeated"),
     (5, "2020-01-02,100,50", "row 5, column date: 2020-01-02 comes after 2020-01-03; sort the rows by date"),
     (5, "03/01/2020,100,50", "row 5, column date: '03/01/2020' is not a date such as 2024-12-31"),
     (5, "2020-02-30,100,50", "row 5, column date: '2020-02-30' is not a date such as 2024-12-31"),
     (5, "2020-01-04T25:00,100,50", "row 5, column date: '2020-01-04T25:00' is not a date such as 2024-12-31"),
-    (5, "2020-01-04 00:00Z,100,50", "column date: only some rows have a time zone; give all of them one, or none"),
-    (5, "2020-01-03 00:00,100,50", "row 5, column date: 2020-01-03 00:00 stands twice"),
+    (
+        5,
+        "2020-01-04 00:00Z,100,50",
+        "column date: only some rows have a time zone; give every row a time zone, or none",
+    ),
+    (5, "2020-01-03 00:00,100,50", "row 5, column date: 2020-01-03 00:00 is repeated"),
     (5, ",100,50", "row 5, column date: '' is not a date such as 2024-12-31"),
     (5, "2020-01-04,abc,50", "row 5, column a: 'abc' is not a number"),
     (5, '2020-01-04,"12,5",50', "row 5, column a: '12,5' is not a number"),
@@ -107,9 +112,9 @@ REFUSED = [  # the row that is replaced in a good file, what stands there, what 
     (5, "2020-01-04,-Infinity,50", "row 5, column a: a close must be finite and above 0, got -Infinity" + BLANK),
     (5, "2020-01-04,nan,50", "row 5, column a: a close must be finite and above 0, got nan" + BLANK),
     (5, "2020-01-04,1e999,50", "row 5, column a: a close must be finite and above 0, got 1e999" + BLANK),
-    (5, "2020-01-04,1", "row 5: 2 fields, the header has 3"),
-    (5, "2020-01-04,1,2,3", "row 5: 4 fields, the header has 3"),
-    (5, "", "row 5: 0 fields, the header has 3"),
+    (5, "2020-01-04,1", "row 5: got 2 fields, expected 3 as in the header"),
+    (5, "2020-01-04,1,2,3", "row 5: got 4 fields, expected 3 as in the header"),
+    (5, "", "row 5: got 0 fields, expected 3 as in the header"),
 ]
 
 
@@ -153,7 +158,7 @@ def test_refuses_what_is_no_table(write, content, reason):
 
 
 def test_refuses_a_missing_file_and_says_what_else_may_stand_there(tmp_path):
-    with pytest.raises(DataError, match=r"closs\.csv: no such file; task.data takes a CSV of closes, bundled"):
+    with pytest.raises(DataError, match=r"closs\.csv: no such file; give task.data a CSV of closes, bundled"):
         read_csv(tmp_path / "closs.csv")
 
 
@@ -221,15 +226,15 @@ OTHERWISE = {  # other ways to write the same, and what is told of them
     ),
     "decimal comma, points": (
         ["date;a;b", "2020-01-01;1.234,5;2", "2020-01-02;;3,25", "2020-01-14;7;4"],
-        "points as marks of thousands, commas as decimal commas",
+        "points as thousands separators, commas as decimal commas",
     ),
     "thousands": (
         ["date,a,b", '2020-01-01,"1,234.5",2', "2020-01-02,,3.25", "2020-01-14,7,4"],
-        "commas as marks of thousands",
+        "commas as thousands separators",
     ),
     "thousands, semicolons": (
         ["date;a;b", "2020-01-01;1,234.5;2", "2020-01-02;;3.25", "2020-01-14;7;4"],
-        "commas as marks of thousands",
+        "commas as thousands separators",
     ),
     **{
         f"blank {word}": (
@@ -288,12 +293,12 @@ def test_what_is_written_otherwise_is_read_alike_and_every_guess_is_told(write, 
 DOUBTS = {
     "day or month": (
         ["date,a", "01/02/2020,1", "02/02/2020,2"],
-        "column date: 01/02/2020 could be day, month, year or month, day, year, and no row decides; write dates such "
-        "as 2024-12-31",
+        "column date: 01/02/2020 could be day, month, year or month, day, year, and no row shows which; write "
+        "dates such as 2024-12-31",
     ),
     "decimal comma or thousands": (
         ["date;a", "2020-01-01;1,234", "2020-01-02;2,345"],
-        ": the comma of 1,234 could be a decimal comma or mark thousands, and no cell decides",
+        ": the comma of 1,234 could be a decimal comma or a thousands separator, and no cell shows which",
     ),
     "both marks as decimal": (
         ["date;a", "2020-01-01;1,5", "2020-01-02;2.5"],
@@ -305,9 +310,9 @@ DOUBTS = {
         ["date,a", "31/12/2020,1", "01/13/2021,2"],
         "row 3, column date: '01/13/2021' is not a date such as 2024-12-31",
     ),
-    "a summer hour that stands twice": (
+    "a summer hour that is repeated": (
         ["date,a", "2020-10-25 01:00,1", "2020-10-25 02:00,2", "2020-10-25 02:00,3"],
-        "row 4, column date: 2020-10-25 02:00 stands twice",
+        "row 4, column date: 2020-10-25 02:00 is repeated",
     ),
     "newest first": (
         ["date,a", "2020-01-02,1", "2020-01-01,2"],
@@ -364,7 +369,10 @@ def test_returns_and_levels_may_be_zero_and_negative(write, kind):
 def test_returns_that_never_fall_are_doubted(write):
     content = ["date,a,b", *(f"{day(i)},{100 + i},{(-1) ** i}" for i in range(40))]
     _, told = quietly(write, content, "returns")
-    assert told == ["closes.csv: every value of a is above 0, as of prices; task.values=returns uses them as they are"]
+    assert told == [
+        "closes.csv: every value of a is above 0, like prices; task.values=returns uses the values unchanged, "
+        "task.values=prices computes returns"
+    ]
     assert quietly(write, [line.replace(",-1", ",1") for line in content], "levels")[1] == []
 
 
@@ -373,7 +381,7 @@ def test_a_models_series_are_read_in_its_order_and_the_rest_is_left_out(write):
     read, told = quietly(write, content, only=["a", "b", "c"])
     assert read.names == ["a", "b", "c"]
     np.testing.assert_array_equal(read.values, [[1, 2, 3], [10, 20, 30]])
-    assert told == ["closes.csv: left out Volume, which the model does not read"]  # not even its cells are looked at
+    assert told == ["closes.csv: ignored Volume, which the model does not read"]  # not even its cells are looked at
     with pytest.raises(DataError) as caught:
         read_csv(write(content), only=["a", "x", "b", "y"])
     assert str(caught.value).startswith(
@@ -401,7 +409,7 @@ def test_numbers_and_dates_survive_any_of_the_ways(tmp_path_factory, numbers, se
         except DataError as error:
             read, words = None, str(error)
     if read is None:
-        assert "no cell decides" in words or "no row decides" in words
+        assert "no cell shows which" in words or "no row shows which" in words
         return
     assert read.values[:, 0].tolist() == numbers
     assert read.dates == dates

@@ -249,7 +249,9 @@ def test_rows_of_days_that_have_not_begun_in_utc_are_left_out(tmp_path, yahoo):
 
 
 def test_nothing_but_today_is_nothing(tmp_path, yahoo):
-    with pytest.raises(DataError, match=r"sent no closes before 2020-01-01 for .*; check name and days"):
+    with pytest.raises(
+        DataError, match=r"sent no closes before 2020-01-01 for .*; check the name, task.start and task.end"
+    ):
         get(tmp_path, today=datetime.date(2020, 1, 1))
     assert not (tmp_path / "cache").exists()
 
@@ -305,7 +307,7 @@ def test_an_offline_machine_uses_the_newest_download_with_a_warning(tmp_path, ya
     get(tmp_path, today=live("2020-01-03"))
     newest = get(tmp_path, today=live("2020-01-08"))
     yahoo.reply = offline
-    told = r"no route to host; try again later. The download of 2020-01-08 is used, whose last row is of 2020-01-07"
+    told = r"no route to host; try again later. Using the download of 2020-01-08, with last row 2020-01-07"
     with pytest.warns(UserWarning, match=told):
         stale = get(tmp_path, today=datetime.date(2020, 3, 2))
     assert (stale.dates, stale.source) == (newest.dates, "Yahoo Finance, 2020-01-08")
@@ -332,7 +334,7 @@ def test_a_download_of_an_early_version_is_used_offline(tmp_path, yahoo, live):
     note.unlink()
     old.with_suffix(".json").write_text(json.dumps({key: told[key] for key in ("downloaded", "sha256", "tickers")}))
     yahoo.reply = offline
-    with pytest.warns(UserWarning, match="The download of 2020-01-08 is used"):
+    with pytest.warns(UserWarning, match="Using the download of 2020-01-08"):
         assert len(get(tmp_path, today=datetime.date(2020, 1, 10)).dates) == 27
     with pytest.raises(DataError, match="no route"):
         get(tmp_path, start="2020-01-02", today=datetime.date(2020, 1, 10))
@@ -374,12 +376,12 @@ def test_a_cache_that_cannot_be_written_is_an_error_in_words(tmp_path, yahoo):
 @pytest.mark.parametrize("empty", [None, pd.DataFrame(), answer(ASKED).iloc[:0]], ids=["None", "no columns", "no rows"])
 def test_an_empty_answer_is_refused_with_the_names(tmp_path, yahoo, empty):
     yahoo.reply = lambda tickers: empty
-    assert "sent nothing for ^N225, ^GSPC, ^FTSE; check the network" in refusal(tmp_path)
+    assert "sent no data for ^N225, ^GSPC, ^FTSE; check the network" in refusal(tmp_path)
 
 
 def test_an_answer_without_closes_is_refused(tmp_path, yahoo):
     yahoo.reply = lambda tickers: answer(tickers).drop(columns="Close", level=0)
-    assert "sent nothing for ^N225, ^GSPC, ^FTSE" in refusal(tmp_path)
+    assert "sent no data for ^N225, ^GSPC, ^FTSE" in refusal(tmp_path)
 
 
 def test_a_blank_column_is_refused_with_the_ticker(tmp_path, yahoo):
@@ -419,7 +421,8 @@ def test_nothing_is_cached_when_a_download_fails(tmp_path, yahoo):
 
 
 @pytest.mark.parametrize(
-    ("tickers", "words"), [((), "task.tickers is empty"), (("^GSPC", "^FTSE", "^GSPC"), "task.tickers: ^GSPC twice")]
+    ("tickers", "words"),
+    [((), "task.tickers is empty"), (("^GSPC", "^FTSE", "^GSPC"), "task.tickers: ^GSPC is repeated")],
 )
 def test_a_wrong_list_of_tickers_is_refused_before_asking(tmp_path, yahoo, tickers, words):
     assert refusal(tmp_path, tickers).startswith(words)

@@ -61,9 +61,7 @@ def test_the_draws_are_spread_out():
 
 @pytest.mark.parametrize(("rows", "series"), [(799, 6), (1500, 1)])
 def test_panels_too_small_are_refused_with_their_size(rows, series):
-    message = (
-        f"task.subpanel=3: sub-panels are drawn from 2 series and 800 rows of returns or more, the data have {series} "
-    )
+    message = f"task.subpanel=3: sub-panels need at least 2 series and 800 rows of returns, the data have {series} "
     with pytest.raises(DataError, match=f"{message}and {rows}; give more"):
         draw_subpanel(panel(rows, series), 3)
 

@@ -375,7 +375,8 @@ def test_a_series_constant_over_the_training_part_is_refused(closes, load):
 
 # ---- loss
 
-STRAIGHT = SimpleNamespace(readout=nn.Identity())  # what it is given is the forecast
+STRAIGHT = SimpleNamespace(readout=nn.Linear(3, 3, bias=False).requires_grad_(False))
+nn.init.eye_(STRAIGHT.readout.weight)  # what it is given is the forecast
 
 
 @pytest.mark.parametrize("name", ["squared", "huber"])
@@ -615,7 +616,7 @@ def test_a_fitted_models_series_is_taken_back_though_it_stands_still(closes, loa
     flat = standing_still(closes)
     with pytest.warns(UserWarning, match="dropped B"):
         task = load(flat, loss="huber").with_loss("huber").with_device("meta")
-    with pytest.warns(UserWarning, match=r"kept B, which does not move for \d+ rows, .*: the model reads it"):
+    with pytest.warns(UserWarning, match=r"kept B, which does not move for \d+ rows, .*: the model reads this series"):
         back = task.with_scaling(np.zeros(3), np.ones(3), ["A", "B", "C"])
     assert back.names == ["A", "B", "C"]
     assert (back.loss_name, back.device) == ("huber", "meta")
@@ -754,7 +755,7 @@ def test_at_an_origin_values_are_scaled_as_they_were(load):
 def test_an_origin_with_too_few_rows_is_refused():
     task = counting(bptt=19)  # 76 rows at least: 210 - 2 * 45 = 120, 210 - 3 * 45 = 75
     assert task.at_origin(2).n_train == 120
-    words = r"counting: 3 validation parts of 45 rows before the last leave 75 of 210 training rows; at least 76 are"
+    words = r"counting: 3 earlier validation parts of 45 rows leave 75 of 210 training rows; at least 76 are"
     with pytest.raises(DataError, match=words):
         task.at_origin(3)
 
@@ -838,7 +839,7 @@ def test_synthetic_dates_say_nothing_about_what_was_seen():
 
 
 def test_a_named_source_gives_a_models_series():
-    with pytest.warns(UserWarning, match="bundled .*: left out NASDAQ, NASDAQ_range, which the model does not read"):
+    with pytest.warns(UserWarning, match="bundled .*: ignored NASDAQ, NASDAQ_range, which the model does not read"):
         task = IndexReturns.load_for(Options(), ["SP500_range", "SP500"])
     whole = IndexReturns.load(Options())
     np.testing.assert_array_equal(task.panel.returns, whole.panel.returns[:, [2, 0]])
@@ -871,7 +872,7 @@ def test_a_row_is_after_a_day_or_a_time(last, since, is_after):
     if is_after:
         assert task.after(since).dates("test")[-1] == last.replace("10:00", "10:00:00")
         return
-    with pytest.raises(DataError, match="no row after since=; the last is of 2024-01-05"):
+    with pytest.raises(DataError, match="no row is dated after since=; the last row is 2024-01-05"):
         task.after(since).scored_parts(("val", "test"))
 
 
@@ -923,7 +924,7 @@ def test_prices_and_levels_go_on_from_the_last_known_value(tmp_path, closes, kin
 )
 def test_returns_are_written_as_they_are_forecast(tmp_path, closes, kind, words):
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*blank returns are taken as 0")
+        warnings.filterwarnings("ignore", ".*replaced blank returns by 0")
         task = of_kind(tmp_path, closes, kind)
     rows = task.rows("val")
     np.testing.assert_array_equal(task.written(task.values[rows], "val"), task.in_own_units(task.values[rows]))
@@ -932,13 +933,13 @@ def test_returns_are_written_as_they_are_forecast(tmp_path, closes, kind, words)
 
 
 def test_prices_of_returns_are_refused(tmp_path, closes):
-    words = "bundled .*: task.units=prices, but the data are returns: there is no price to compound them with; set task"
+    words = "bundled .*: task.units=prices, but the data are returns, so prices are unknown; set task"
     task = IndexReturns.load(Options(units="prices"))
     for ask in (lambda: task.units, lambda: task.actual("val"), lambda: task.written(np.zeros((1, 4)), None)):
         with pytest.raises(DataError, match=words):
             ask()
     differenced = of_kind(tmp_path, closes, "prices", units="prices", difference=("B",))
-    with pytest.raises(DataError, match="returns that are differenced make no prices"):
+    with pytest.raises(DataError, match="prices cannot be computed from differenced returns"):
         differenced.actual("val")
 
 

@@ -64,7 +64,7 @@ def test_an_unknown_word_is_refused_by_its_name_where_there_is_no_unk(part, name
 
 @pytest.mark.parametrize(("train", "found"), [("a a <eos> a <eos>", "'a'"), ("a", "'a'"), ("<eos>", "empty")])
 def test_a_vocabulary_of_one_word_is_refused(train, found):
-    with pytest.raises(DataError, match=f"somewhere: the vocabulary of its training part is {found} besides <eos>; at"):
+    with pytest.raises(DataError, match=f"somewhere: besides <eos> the vocabulary of the training part is {found}; at"):
         Corpus.of(text_of(train))
 
 

@@ -181,7 +181,7 @@ def test_a_stack_runs_its_layers_one_on_another():
 
 
 def test_layers_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match="layer 1 gives 5 units, but layer 2 reads 4"):
+    with pytest.raises(ConfigError, match="layer 1 has 5 units, but layer 2 reads 4 inputs"):
         Stack([lstm(3, 4), lstm(4, 5), lstm(4, 4)])
     with pytest.raises(ConfigError, match="at least one core"):
         Stack([])

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from grownas.backbones.chain import Backbone
+from grownas.backbones.dag import DagBackbone
 from grownas.cells import triton_loop
 from grownas.cells.cell import GrownRNN
 from grownas.errors import ConfigError
@@ -43,7 +44,7 @@ def test_all_is_off_unless_switched_on():
 @pytest.mark.parametrize("name", RATES)
 @pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])
 def test_a_rate_that_cannot_be(name, value):
-    with pytest.raises(ConfigError, match=f"{name} is a rate .* got {value}"):
+    with pytest.raises(ConfigError, match=f"{name} is a dropout rate, .* got {value}"):
         Regularisation(**{name: value})
 
 
@@ -128,6 +129,7 @@ CORES = {
     "gru": (lambda: nn.GRU(3, 5), {"weight_hh_l0"}),
     "derived": (lambda: GrownRNN(GENOTYPE, 3, 5), {f"layers.0.{node}.W_h" for node in (0, 1)}),
     "dag": (lambda: GrownRNN(Genotype.load("darts_v2"), 3, 5), {"layers.0.W_h"}),
+    "dag supernet": (lambda: DagBackbone(3, 5, 2), {"W_h", "nodes.0.W_h", "nodes.1.W_h"}),
     "stack": (
         lambda: Stack([nn.LSTM(3, 4), backbone("auto", inputs=4), nn.GRU(5, 2)]),
         {"layers.0.weight_hh_l0", "layers.2.weight_hh_l0"}

@@ -90,7 +90,7 @@ def test_texts_have_the_same_checksum_only_where_they_are_the_same(one, other):
 
 def test_a_missing_folder_is_refused_with_what_is_taken(tmp_path):
     message = refusal(sources.read, str(tmp_path / "ptb"), tmp_path)
-    assert message.startswith(f"{tmp_path / 'ptb'}: no such folder; task.data takes a folder of train.txt, valid.txt")
+    assert message.startswith(f"{tmp_path / 'ptb'}: no such folder; expected a folder with train.txt, valid.txt")
     assert message.endswith("embedded, download, torchtext")
 
 
@@ -107,7 +107,7 @@ def test_a_home_that_does_not_exist_is_a_missing_folder(tmp_path):
 
 
 def test_a_file_for_a_folder_is_refused(folder):
-    assert "train.txt: a file, not a folder; task.data takes" in refusal(sources.from_folder, folder / "train.txt")
+    assert "train.txt: a file, not a folder; expected a folder" in refusal(sources.from_folder, folder / "train.txt")
 
 
 @pytest.mark.parametrize("file", ["train.txt", "valid.txt", "test.txt"])
@@ -119,7 +119,7 @@ def test_a_missing_file_is_refused_with_the_names_it_may_have(folder, file):
 
 def test_two_files_for_a_part_are_refused(folder):
     (folder / "ptb.valid.txt").write_text("a b\n")
-    assert refusal(sources.from_folder, folder) == f"{folder}: both valid.txt and ptb.valid.txt; leave one of them"
+    assert refusal(sources.from_folder, folder) == f"{folder}: both valid.txt and ptb.valid.txt; keep one of them"
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def test_two_files_for_a_part_are_refused(folder):
         ("naïve a b\n".encode("latin-1"), r"not a text file in UTF-8 \(byte 2\); save it as UTF-8"),
         ("a b\n".encode("utf-16"), r"not a text file in UTF-8 \(byte 0\)"),
         ("a b\n".encode("utf-16-le"), "a binary file; expected a text in UTF-8"),
-        (b"", "no words in it"),
-        (b"\n \n\n", "no words in it"),
+        (b"", "no words; expected"),
+        (b"\n \n\n", "no words; expected"),
     ],
 )
 @pytest.mark.parametrize("file", ["train.txt", "test.txt"])
@@ -148,7 +148,7 @@ def test_a_file_that_is_not_gzip_is_refused(folder, content):
     (folder / "train.txt.gz").write_bytes(content)
     message = refusal(sources.from_folder, folder)
     assert message.startswith(f"{folder / 'train.txt.gz'}: ")
-    assert "no words in it" in message if not content else "not a whole gzip file" in message
+    assert "no words; expected" in message if not content else "damaged gzip file" in message
 
 
 def test_a_folder_for_a_file_is_refused(folder):
@@ -236,7 +236,8 @@ def test_a_wrong_checksum_is_refused_and_not_kept(server, tmp_path, raw_small, s
     wanted = sums(raw_small)
     message = refusal(sources.downloaded, tmp_path / "cache", address=server.address, sums=wanted)
     assert message.startswith(
-        f"{server.address}ptb.valid.txt: other bytes came than expected, sha256 {wanted['ptb.valid.txt']}; try again"
+        f"{server.address}ptb.valid.txt: the downloaded file does not have the expected sha256 "
+        f"{wanted['ptb.valid.txt']}; try again"
     )
     assert [path.name for path in (tmp_path / "cache" / CACHE).iterdir()] == ["ptb.train.txt"]
 
@@ -254,13 +255,13 @@ def test_no_network_is_refused_in_words(tmp_path, raw_small, sums):
         address = f"http://127.0.0.1:{free.getsockname()[1]}/"
         message = refusal(sources.downloaded, tmp_path, address=address, sums=sums(raw_small))
     assert message.startswith(f"{address}ptb.train.txt: cannot be downloaded to {tmp_path / CACHE}: ConnectionError: ")
-    assert message.endswith("check the network and the folder, or give another by task.data=")
+    assert message.endswith("check the network and the folder, or give another folder with task.data=")
 
 
 def test_a_cache_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     message = refusal(sources.read, "download", tmp_path / "cache")
-    assert message.startswith(f"{tmp_path / 'cache' / CACHE}: cannot be made: Not a directory; set task.cache")
+    assert message.startswith(f"{tmp_path / 'cache' / CACHE}: cannot be created: Not a directory; set task.cache")
 
 
 # ---- torchtext
@@ -311,7 +312,7 @@ def test_what_torchtext_would_download_unchecked_is_refused(fake_torchtext, tmp_
     message = refusal(sources.from_torchtext, tmp_path, sums=sums(raw_small))
     assert message == (
         f"{tmp_path / CACHE / name}: no such file, and torchtext would download it without a checksum; "
-        "task.data=download gets it, checked, into this folder"
+        "task.data=download downloads it to this folder and checks it"
     )
     assert not fake_torchtext  # it was not asked
 
@@ -341,7 +342,7 @@ def test_without_torchtext_the_extra_is_named(tmp_path, raw_small, sums, monkeyp
     put(tmp_path / CACHE, raw_small)
     message = refusal(sources.from_torchtext, tmp_path, sums=sums(raw_small))
     assert message.startswith("task.data=torchtext needs torchtext 0.6.0 (")
-    assert "pip install 'grownas[torchtext]', or take task.data=download" in message
+    assert "pip install 'grownas[torchtext]', or set task.data=download" in message
 
 
 def test_torchtext_itself_reads_the_same_words(tmp_path, raw_small, sums):
@@ -405,4 +406,4 @@ def test_topics_are_split_by_order_tokenised_and_each_paragraph_kept_once(monkey
 
 def test_a_python_without_topics_is_told_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
-    assert refusal(sources.embedded).endswith("take task.data=download")
+    assert refusal(sources.embedded).endswith("set task.data=download")

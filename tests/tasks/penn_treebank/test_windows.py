@@ -204,9 +204,9 @@ def test_losses_of_a_model_that_forgets_are_the_same_for_all_streams_and_windows
 @pytest.mark.parametrize(
     ("n", "streams", "context", "words"),
     [
-        (10, 10, 0, "has 10 tokens; 10 evaluation streams with 0 tokens before them need at least 11."),
-        (10, 2, 200, "has 10 tokens; 2 evaluation streams with 200 tokens before them need at least 203."),
-        (1, 1, 5, "has 1 tokens; 1 evaluation streams with 0 tokens before them need at least 2."),
+        (10, 10, 0, "has 10 tokens; 10 evaluation streams with 0 tokens of context need at least 11."),
+        (10, 2, 200, "has 10 tokens; 2 evaluation streams with 200 tokens of context need at least 203."),
+        (1, 1, 5, "has 1 tokens; 1 evaluation streams with 0 tokens of context need at least 2."),
     ],
 )
 def test_more_streams_than_tokens_are_refused(n, streams, context, words):

@@ -98,7 +98,10 @@ def test_as_many_nodes_at_once_as_max_params_allows(copy_task, make_model, judge
     assert len(grown.model.core.nodes) == 1 + added
     if added < 2:
         size = one + (added + 1) * (two - one)
-        assert grown.reason == f"another node would make {size} parameters, max_params = {options.max_params}"
+        assert (
+            grown.reason
+            == f"with another node the model would have {size} parameters, max_params = {options.max_params}"
+        )
 
 
 def test_a_line_for_each_node_and_one_stage_for_all(copy_task, make_model, judge_says):

@@ -51,7 +51,7 @@ def stage_figures(grown):
 
 def test_the_start_is_kept_if_nothing_beats_it(search):
     grown, journal, start = search({"stage-1-l2_sp-100": 1.01, "stage-1-l2_sp-0": 1.2})
-    assert grown.reason == NOTHING_FOUND == "the start is kept, nothing found"
+    assert grown.reason == NOTHING_FOUND == "no first stage was accepted: the start is kept"
     assert grown.model is start
     assert grown.l2_sp is None
     assert stage_figures(grown) == [(1, 100.0, START, 1.01, False), (1, 0.0, START, 1.2, False)]
@@ -157,7 +157,7 @@ def test_the_first_rejected_stage_ends_growth(search):
 def test_outer_patience_lets_growth_pass_a_rejected_stage(search):
     losses = {"stage-1-l2_sp-0": 0.9, "stage-2": 0.95, "stage-3": 0.8, "stage-4": 0.85, "stage-5": 0.81}
     grown, journal, _ = search(losses, but(ONE_STRENGTH, outer_patience=2, max_nodes=9))
-    assert grown.reason == "no gain by the last 2 added nodes (outer_patience = 2)"
+    assert grown.reason == "the last 2 added nodes were not accepted (outer_patience = 2)"
     # each begins from the best, and is judged against it
     assert [rounded(line)["loss_before"] for line in grown.stages] == [START, 0.9, 0.9, 0.8, 0.8]
     assert [line["loss_before"] for line in journal.lines] == [0.9, 0.9, 0.8, 0.8]
@@ -198,7 +198,7 @@ def test_max_params(search, make_model, copy_task, room):
     assert count_parameters(grown.model) <= two + room
     three = count_parameters(make_model(copy_task(), nodes=3))
     assert grown.reason == (
-        f"another node would make {three if room == 0 else two} parameters, max_params = {two + room}"
+        f"with another node the model would have {three if room == 0 else two} parameters, max_params = {two + room}"
     )
 
 
@@ -210,7 +210,7 @@ def test_a_node_whose_noise_spoils_the_loss_at_once_is_not_trained(copy_task, ma
 
     journal = ScriptedJournal({"stage-1-l2_sp-0": 0.0})
     grown = grow(make_model(Steep()), Steep(), journal, ONE_STRENGTH, seed=0)
-    assert grown.reason == "the added node made a validation loss of nan at once; lower strategy.noise"
+    assert grown.reason == "the validation loss with the added node is nan before training; lower strategy.noise"
     assert (list(journal.fits), journal.lines) == (["stage-1-l2_sp-0"], [])
 
 
@@ -504,9 +504,9 @@ def test_a_random_choice_takes_any_kind_and_asks_no_criterion(search):
 # --- limits of each kind ---
 
 TWO = [("add", "identity"), ("add", "tanh")]  # the second can grow, by 19 parameters; a start of 46, a node of 38
-FULL = "no node with fewer than max_ops = 2 ops has one that can grow"
-NODE_TOO_LARGE = "another node would make 84 parameters, max_params = 64"
-OP_TOO_LARGE = "another op would make 65 parameters, max_params = 64"
+FULL = "no node with fewer than max_ops = 2 ops has an op that can be duplicated or split"
+NODE_TOO_LARGE = "with another node the model would have 84 parameters, max_params = 64"
+OP_TOO_LARGE = "with another op the model would have 65 parameters, max_params = 64"
 
 
 @pytest.mark.parametrize("choice", ["criteria", "random"])
@@ -568,7 +568,7 @@ def test_time_that_runs_out_in_trials_lets_the_stage_be_trained(search):
     assert len(grown.path()) == 2
 
 
-NONE_HIGH = "no op that can be duplicated keeps a share above grow_threshold = 0.2"
+NONE_HIGH = "no op that can be duplicated has a share above grow_threshold = 0.2"
 
 
 @pytest.mark.parametrize(
@@ -599,7 +599,7 @@ def test_a_rejected_op_is_not_taken_again(search, mode):
         grown.reason
         == {
             "ops_duplicate": NONE_HIGH,
-            "ops_split": "every split op that is possible was rejected",
+            "ops_split": "every possible split op was rejected",
         }[mode]
     )
 
@@ -642,7 +642,7 @@ def test_outer_patience_is_that_of_each_kind(search):
     places = [(move["kind"], move["op"]) for line in grown.stages[1:] for move in line["moves"]]
     assert places[:4] == [("duplicate_op", 2), ("duplicate_op", 1), ("add_node", None), ("add_node", None)]
     assert sorted(places[4:]) == [("split_op", 1), ("split_op", 2)]
-    assert "no gain by the last 2 split ops (outer_patience = 2)" in grown.reason
+    assert "the last 2 split ops were not accepted (outer_patience = 2)" in grown.reason
 
 
 @pytest.mark.parametrize(("between", "again"), [(0.4, False), (0.17, False), (0.1, True)])
@@ -672,8 +672,8 @@ def test_a_random_copy_that_is_rejected_says_nothing_about_a_low_share(search):
 
 AGAIN = but(ONE_STRENGTH, max_nodes=1, replace="uniform", restarts=3)
 MOST_68 = "max_params = 68"
-OP_OF_71 = f"another op would make 71 parameters, {MOST_68}"
-NODE_OF_68 = f"another node would make 128 parameters, {MOST_68}"
+OP_OF_71 = f"with another op the model would have 71 parameters, {MOST_68}"
+NODE_OF_68 = f"with another node the model would have 128 parameters, {MOST_68}"
 LOWEST = {"stage-1-l2_sp-0": (0, [0.5, 0.2, 0.3]), "stage-3": (0, [0.2, 0.5, 0.3])}
 
 
@@ -732,7 +732,7 @@ def test_a_restart_draws_the_smallest_op_of_every_node_anew(search):
             {"max_params": 68},
             None,
             0,
-            f"{NODE_OF_68}; no further restart: another op would make 71 parameters, {MOST_68}",
+            f"{NODE_OF_68}; no further restart: with another op the model would have 71 parameters, {MOST_68}",
         ),
         ({}, None, 1, "the last added node was not accepted; restarts = 1 made"),
     ],

@@ -249,7 +249,7 @@ def test_what_is_young_declined_or_not_high_is_not_offered(context, changed, off
     options = but(TRAINED, mode="ops_duplicate", thresholds=Thresholds())
     proposed = duplicate_ops(context(options, watched=[state, aged([1.0, 0, 0], options.thresholds)]))
     assert places(proposed) == ([((0, 1),)] if offered else [])
-    assert proposed.reason == "no op that can be duplicated keeps a share above grow_threshold = 0.2"
+    assert proposed.reason == "no op that can be duplicated has a share above grow_threshold = 0.2"
 
 
 @pytest.mark.parametrize("choice", ["criteria", "random"])
@@ -263,7 +263,7 @@ def test_full_nodes_and_carriers_are_left_out(copy_task, choice, proposals_of):
     assert found == {(0, 1), (0, 2)}
     full = proposals_of(context_of(model, task, but(options, max_ops=3), watched=watched))
     assert full.proposals == []
-    assert full.reason == "no node with fewer than max_ops = 3 ops has one that can grow"
+    assert full.reason == "no node with fewer than max_ops = 3 ops has an op that can be duplicated or split"
     free = proposals_of(context_of(model, task, but(options, max_ops=None), watched=watched))
     most = {(0, 1), (0, 2), (1, 1), (1, 2)} | (
         {(1, 3)} if proposals_of is duplicate_ops or choice == "random" else set()
@@ -320,7 +320,7 @@ def test_no_split_is_offered_where_none_gains(copy_task):
     task = copy_task()
     model = model_of(task, [("add", "identity"), ("add", "relu")])
     proposed = split_ops(context_of(model, task, TRAINED))
-    assert (proposed.proposals, proposed.reason) == ([], "no unit of any op gains by a split")
+    assert (proposed.proposals, proposed.reason) == ([], "no split of a unit lowers the loss")
     proposed = split_ops(context_of(model, task, but(TRAINED, splitting={"curvature": "softplus"})))
     assert places(proposed) == [((0, 1),)]
 

@@ -1,0 +1,96 @@
+"""Distillation: a task whose loss also draws a model's predictions to those of another model, its teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grownas.protocols import Evaluation, Task, Window
+from grownas.training.recipe import device_of
+
+
+def squared_difference(predictions: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """Return the mean squared difference over the outputs, `(T, B, 1)`; there is no temperature."""
+    return (predictions - taught).square().mean(-1, keepdim=True)
+
+
+def divergence(predictions: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """Return temperature^2 KL(teacher || model) in nats, of words whose logits are divided by it, `(T, B, 1)`.
+
+    Reference:
+        Hinton, Vinyals & Dean (2015), Distilling the Knowledge in a Neural Network; the factor keeps the size of the
+        gradient when the temperature changes.
+    """
+    own, theirs = (nn.functional.log_softmax(one / temperature, -1) for one in (predictions, taught))
+    each = nn.functional.kl_div(own, theirs, log_target=True, reduction="none")
+    return temperature**2 * each.sum(-1, keepdim=True)
+
+
+DISTANCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {  # by the kind of task
+    "plain": squared_difference,
+    "series": squared_difference,
+    "language": divergence,
+}
+
+
+class Distilled:
+    """A task for `training.loop` whose loss on one part of the data has a further term.
+
+        loss = the task's loss + weight * mean distance of the model's predictions from its teacher's
+
+    The teacher reads the part's windows in order, in evaluation mode and without gradient. Its state is carried from
+    window to window; it is zero at the start of each epoch and before a fresh window. Everything else is the task's.
+
+    Attributes:
+        task: the task.
+        part: of the data, on which there is a teacher.
+        weight: of the further term.
+        temperature: of `divergence`.
+        teacher: a model of the task that predicts; None: the loss is the task's. It may be replaced between two fits.
+    """
+
+    def __init__(self, task: Task, part: str, *, weight: float, temperature: float, teacher: Any = None) -> None:
+        """Take a copy of the teacher."""
+        self.task, self.part, self.weight, self.temperature = task, part, weight, temperature
+        self.metric, self.unit = task.metric, task.unit
+        self.teacher: Any = None
+        self.learn_from(teacher)
+
+    def learn_from(self, teacher: Any) -> None:
+        """Take a copy of another teacher."""
+        self.teacher = copy.deepcopy(teacher).eval() if teacher is not None else None
+
+    def windows(self, part: str, *, seed: int) -> Iterator[Window]:
+        """Yield an epoch of a part, with the teacher's predictions where it has one.
+
+        Raises:
+            DataError: the part is too short.
+        """
+        windows = self.task.windows(part, seed=seed)
+        return windows if self.teacher is None or part != self.part else self._taught(windows)
+
+    def _taught(self, windows: Iterator[Window]) -> Iterator[Window]:
+        hidden, device = None, device_of(self.teacher)
+        for window in windows:
+            with torch.no_grad():
+                predictions, hidden = self.teacher(window.x.to(device), None if window.fresh else hidden)
+            yield window if window.burn_in else window._replace(taught=predictions)
+
+    def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
+        """Return a window's mean loss from the core's output `(T, B, H)`, a scalar."""
+        own = self.task.loss(model, out, window)
+        return own if window.taught is None else own + self.weight * self.distance(model, out, window)
+
+    def distance(self, model: Any, out: Tensor, window: Window) -> Tensor:
+        """Return the mean distance of a model's predictions from `window.taught`, weighted as the window is."""
+        assert window.taught is not None
+        each = DISTANCES[self.task.kind](model.decode(out), window.taught, self.temperature)
+        return (each if window.weight is None else each * window.weight).mean()
+
+    def evaluate(self, model: Any, part: str) -> Evaluation:
+        """Score a model on a part, as the task does."""
+        return self.task.evaluate(model, part)

@@ -1,0 +1,140 @@
+"""The space of DAGs from the command line: searched on series and on a text, resumed, refused where it does not fit."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from grownas.genotype import DagGenotype, Genotype
+
+DAG = (
+    "space={backbone: dag, hidden_size: 8}",
+    "start={use: random, rule: single, max_order: 2, nodes: 2}",
+    "strategy={use: random, max_nodes: 3, max_epochs: 3, patience: 3, accept: better, guard: false, rates: [0.01]}",
+    "budget.genotypes=3",
+    "baselines.use=[zero]",
+)
+TEXT = (
+    "space={backbone: dag, hidden_size: 6, norm: true}",
+    "start.nodes=2",
+    "task={use: penn_treebank, streams: 4, bptt: 5, samples: 4, weight_drop: 0.2}",
+    "strategy={use: random, max_nodes: 3, max_epochs: 2, accept: better, guard: false, rates: [0.01]}",
+    "budget.genotypes=2",
+    "retrain.epochs=2",
+    "baselines.use=[gru]",
+    "quiet=true",
+)
+
+
+def only(options):
+    """Options of the tiny panel without those of sections that are given whole."""
+    return [one for one in options if not one.startswith(("space.", "start.", "strategy."))]
+
+
+@pytest.fixture(scope="module")
+def searched(runs, call) -> Path:
+    """A finished search; do not write to it."""
+    ended = call("search", *only(runs.options("name=dag")), *DAG)
+    assert ended.code == 0, ended.err
+    return runs.folder / "dag"
+
+
+def test_a_search_writes_a_run_as_any_does(searched, read_json, evaluates_to_summary, call):
+    summary = read_json(searched / "summary.json")
+    scores = {entry["model"]: entry for entry in summary["scores"]}
+    assert list(scores) == ["chosen", "random", "start", "random_retrained", "zero"]
+    genotype = Genotype.load(searched / "genotype.json")
+    assert isinstance(genotype, DagGenotype)
+    assert summary["nodes"] == summary["ops"] == len(genotype.nodes) <= 3
+    assert [one["genotype"]["backbone"] for one in summary["genotypes"]] == ["dag"] * 3
+    evaluates_to_summary(searched)
+    shown = call("show", searched)
+    assert (shown.code, "state 1: reads state 0" in shown.out) == (0, True)
+    assert call("predict", searched).code == 0
+    assert "c_1 = sigmoid(s_0 gate_h[1])" in (searched / "equations.txt").read_text()
+    assert "<svg" in (searched / "report.html").read_text()
+
+
+def test_a_search_that_was_killed_goes_on_to_the_same_bits(searched, runner, fork, wait_for, call, assert_same_run):
+    folder = runner.folder / "dag"
+    process = fork("search", *only(runner.options("name=dag", "checkpoint_seconds=0")), *DAG)
+    wait_for(lambda: (folder / "checkpoint" / "random-1.part").exists() or process.exitcode is not None)
+    process.kill()
+    process.join()
+    assert not (folder / "summary.json").exists()
+    ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert_same_run(searched, folder)
+
+
+def test_what_was_found_is_refitted(searched, runner, call, read_json, evaluates_to_summary):
+    ended = call("search", *only(runner.options("name=refit", "refit=true")), *DAG)
+    assert ended.code == 0, ended.err
+    before, after = (read_json(each / "summary.json") for each in (searched, runner.folder / "refit"))
+    assert after["genotypes"] == before["genotypes"]
+    evaluates_to_summary(runner.folder / "refit")
+
+
+def test_supernets_of_the_dag_are_baselines_of_a_comparison(runner, call, read_json):
+    more = ("seeds=[1]", "baselines.compare=[fixed_size_random,sizes]", "strategies=[random]", "budget.genotypes=1")
+    ended = call("compare", *only(runner.options("name=compared", *more)), *DAG[:3], "baselines.use=[zero]")
+    assert ended.code == 0, ended.err
+    models = {one["model"] for one in read_json(runner.folder / "compared" / "comparison.json")["models"]}
+    assert {"random", "fixed_size_random", "sizes"} <= models
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("text"), random.Random(0)
+    for name, lines in (("train", 60), ("valid", 15), ("test", 15)):
+        words = [" ".join(rng.choice(["the", "cat", "sat", "on", "<unk>"]) for _ in range(6)) for _ in range(lines)]
+        (folder / f"{name}.txt").write_text("".join(f" {line} \n" for line in words))
+    return folder
+
+
+def test_a_text_is_searched(text, tmp_path, call, read_json):
+    ended = call("search", "penn_treebank/growing_cpu", *TEXT, f"task.data={text}", f"runs={tmp_path}", "name=text")
+    assert ended.code == 0, ended.err
+    summary = read_json(tmp_path / "text" / "summary.json")
+    assert isinstance(Genotype.load(tmp_path / "text" / "genotype.json"), DagGenotype)
+    scores = {entry["model"]: entry for entry in summary["scores"]}
+    assert list(scores) == ["chosen", "random", "start", "random_retrained", "gru"]
+    assert scores["gru"]["params"] == pytest.approx(scores["random"]["params"], rel=0.3)
+    ended = call("evaluate", tmp_path / "text")
+    assert ended.code == 0, ended.err
+    assert f"test perplexity {summary['test']!r}" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["strategy.use=growing"],
+            "space.backbone=dag: strategy.use=growing searches chain only; set space.backbone=chain or another "
+            "strategy, such as strategy.use=random",
+        ),
+        (
+            ["strategy={use: random}", "start.use=var"],
+            "start.use=var: a fitted VAR is the start of a chain, not of a dag; set start.use=random",
+        ),
+        (["strategy={use: random}", "space.highway=true"], "space.highway: True is of chains; leave it out with "),
+        (["strategy={use: random}", "space.share_projection=true"], "space.share_projection: True is of chains"),
+        (["strategy={use: random}", "space.combine=[add]"], "space.combine: ('add',) is of chains; leave it out"),
+        (["strategy={use: random}", "space.activation=[none]"], "space.activation: 'none' alone makes no cell"),
+    ],
+)
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_what_does_not_fit_is_refused_in_one_line_before_work(runner, call, command, overrides, line):
+    ended = call(command, *only(runner.options()), "space.backbone=dag", "start.use=random", *overrides)
+    assert ended.code == 2
+    assert f"error: {line}" in ended.err
+    assert not runner.folder.exists()
+
+
+def test_a_further_strategy_that_does_not_search_dags_is_refused_before_work(runner, call):
+    ended = call("compare", *only(runner.options("strategies=[random,growing]")), *DAG)
+    assert ended.code == 2
+    assert "strategy.use=growing searches chain only" in ended.err
+    assert not runner.folder.exists()
