@@ -289,7 +289,7 @@ class SupernetSearch:
         """Fine-tune a cell from the supernet's weights; accept it or keep the start."""
         problem, options, supernet = self.problem, self.options, self.fit
         assert supernet is not None
-        tuning = replace(closing(recipe, max(1, options.fine_tune_epochs)), bf16=problem.bf16)
+        tuning = replace(closing(recipe, options.fine_tune_epochs), bf16=problem.bf16)
         fit = problem.journal.fit(f"{self.name}-fine-tune", model, problem.task, tuning, seed=problem.seed)
         self.count(fit)
         begin = derived(problem.start)

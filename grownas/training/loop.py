@@ -181,8 +181,7 @@ class Trainer:
         self.history: list[float] = []  # validation losses after each epoch
         self.means: list[Tensor] | None = None  # moving averages of all parameters, see `Recipe.average`
         self.blending: list[Any] = _blended_nodes(self.model)
-        # exact, so that the first epochs of a fit have its very rates: a share of epochs is a ratio of whole numbers
-        self.span = [Fraction(part).limit_denominator(1_000_000) for part in recipe.decay_span]
+        self.span = [_ratio(part) for part in recipe.decay_span]
         self.searching = bool(self.alphas) and recipe.bilevel != "joint"
         self.architecture = _Stream(task, "architecture", seed, self.device) if self.searching else None
         self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
@@ -230,6 +229,7 @@ class Trainer:
                     self.busy += time.perf_counter() - began
             except TrainingError:  # the weights and their optimiser are unchanged: restore the rest of the state
                 self._undo_alpha_step()
+                self.gradients = gradients
                 self._set_rates(1.0)
                 for stream, position in zip(streams, positions, strict=True):
                     stream.go_to(position)
@@ -527,6 +527,15 @@ class Trainer:
         if self.architecture is not None:
             self.architecture.go_to(tree["architecture"])
         self.resumed = tree["random"]
+
+
+def _ratio(part: float) -> Fraction:
+    """Return a share as the ratio of whole numbers that it came from, if there is one, such as 3 of 7 epochs.
+
+    So the first epochs of a fit, trained alone, have its very rates: rounded shares would differ in the last bit.
+    """
+    simple = Fraction(part).limit_denominator(1_000_000)
+    return simple if float(simple) == part else Fraction(part)
 
 
 def _blended_nodes(model: Module) -> list[Any]:
