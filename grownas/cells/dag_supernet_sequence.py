@@ -55,7 +55,7 @@ class SupernetBuffers(NamedTuple):
     def products(self) -> list[Tensor]:
         """Return each node's part of A, `(T', i, B, 2H)`."""
         steps, states, B, H = self.states.shape
-        parts = self.A.split([steps * i * B * 2 * H for i in range(1, states)])
+        parts = torch.split(self.A, [steps * i * B * 2 * H for i in range(1, states)])
         return [part.view(steps, i, B, 2 * H) for i, part in enumerate(parts, 1)]
 
 
@@ -103,7 +103,8 @@ def run(loop: SupernetLoop, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: 
 
 def _grouped(flat: Sequence[Tensor]) -> DagTensors:
     """Return an engine's inputs behind x and h_0 as what they are."""
-    return DagTensors(*flat[2:7], flat[7] if len(flat) > 7 else None)
+    W_x, W_h, shares, mean, skip, *moments = flat[2:]
+    return DagTensors(W_x, W_h, shares, mean, skip, moments[0] if moments else None)
 
 
 class _Supernet(torch.autograd.Function):
@@ -226,7 +227,8 @@ def _operator_backward(inputs: Sequence[Tensor], text: str, kept: Sequence[Tenso
     loop, plan = _read(text)
     together, *rest = kept
     tensors = _grouped(inputs)
-    buffers = SupernetBuffers(*rest, *_apart(plan, tensors, together, inputs[0]))
+    A_0, A, states = rest
+    buffers = SupernetBuffers(A_0, A, states, *_apart(plan, tensors, together, inputs[0]))
     grad = _apart(plan, tensors, grad, inputs[0])[0]
     with torch.no_grad(), full_precision(grad.device.type):
         results = _backward(loop, plan, buffers, inputs, grad, [True] * len(inputs))
