@@ -1,5 +1,5 @@
-/* The time loop of a chain, for one real type on one instruction set. module.c includes this file once for each pair,
- * with these macros set:
+/* The time loops of chains and DAGs, for one real type on one instruction set. module.c includes this file once for each
+ * pair, with these macros set:
  *
  *   REAL, INT    float and int32_t, or double and int64_t
  *   BYTES        of a vector register: 64, 32 or 16
@@ -9,9 +9,10 @@
  *
  * All but BYTES and ROWS are taken away again at its end.
  *
- * What is computed, and in which buffers, stands in ../sequence.py. Units are taken in chunks of WIDTH, two vectors: for
- * each chunk, each op's product with the state is a tile of the batch that stays in the first-level cache while the op is
- * applied to it. The last chunk of a hidden size that WIDTH does not divide is worked on in scratch, padded with zeros.
+ * What is computed, and in which buffers, stands in ../sequence.py, ../dag_sequence.py and, for what dag_supernet.h
+ * holds, ../dag_supernet_sequence.py. Units are taken in chunks of WIDTH, two vectors: for each chunk, each op's product
+ * with the state is a tile of the batch that stays in the first-level cache while the op is applied to it. The last chunk
+ * of a hidden size that WIDTH does not divide is worked on in scratch, padded with zeros.
  *
  * A sum over units is always taken in the same order, whatever the batch: a result does not depend on its neighbours.
  */
