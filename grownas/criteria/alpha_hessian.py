@@ -40,7 +40,7 @@ def dominant_eigenvalue(
 
     def gradient(at: Tensor) -> Tensor:
         with torch.no_grad():
-            for alpha, values in zip(alphas, at.split(sizes), strict=True):
+            for alpha, values in zip(alphas, torch.split(at, sizes), strict=True):
                 alpha.copy_(values)
         losses = [window_loss(twin, task, window, hidden)[0] for window, hidden in learned]
         return torch.cat(torch.autograd.grad(torch.stack(losses).mean(), alphas))

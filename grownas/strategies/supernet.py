@@ -260,8 +260,9 @@ class SupernetSearch:
         """
         problem, options = self.problem, self.options
         tuning = replace(tuning_between(recipe, options.tune_epochs), bf16=problem.bf16)
-        top_k = 1 if isinstance(supernet.model.core, DagBackbone) else options.top_k
-        model, optimizers, kept = supernet.model, supernet.optimizers, all_ops(supernet.model.core)
+        model: Any = supernet.model
+        optimizers, kept = supernet.optimizers, all_ops(model.core)
+        top_k = 1 if isinstance(model.core, DagBackbone) else options.top_k
         for number in itertools.count(1):
             places = surplus(model.core, kept, top_k)
             if not places:

@@ -95,7 +95,7 @@ def architecture_gradient_second(
 
 
 @contextmanager
-def unchanged_buffers(model: nn.Module) -> Iterator[None]:
+def unchanged_buffers(model: Any) -> Iterator[None]:
     """Put a model's buffers back afterwards: running moments follow the steps of the weights alone."""
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
