@@ -234,6 +234,7 @@ class Trainer:
                 for stream, position in zip(streams, positions, strict=True):
                     stream.go_to(position)
                 set_random_state(random, self.device)
+                self.gradients = gradients
                 self.monitor.failed(self.snapshot)
                 raise
             if window is not None:
