@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grownas.backbones.chain import Backbone
-from grownas.criteria.readout import CHOICES, by_ablation, by_share, with_only
+from grownas.backbones.dag import DagBackbone
+from grownas.criteria.readout import CHOICES, all_ops, by_ablation, by_share, surplus, with_only
 from grownas.ops import DEFAULT_OPS
 
 OPS = [("add", "identity"), ("add", "tanh"), ("hadamard", "sigmoid"), ("add", "relu")]
@@ -115,3 +117,28 @@ def test_what_is_kept_is_what_is_read_out(choice, switches):
 def test_a_node_cannot_be_emptied(choice):
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         CHOICES[choice](make(), 0, never)
+
+
+@pytest.mark.parametrize("ops", [["none", "tanh", "relu"], ["tanh", "relu"]], ids=str)
+def test_of_a_dags_node_the_one_op_that_is_kept_is_read_out_whatever_its_share(ops):
+    """Also where nothing is left of another edge, which then gives nothing."""
+    generator = torch.Generator().manual_seed(0)
+    core = DagBackbone(3, 4, 2, ops, generator=generator).double()
+    with torch.no_grad():
+        for alpha in core.alpha:
+            alpha.normal_(std=3, generator=generator)
+    every, x = all_ops(core), torch.randn(5, 2, 3, generator=generator, dtype=torch.float64)
+    assert every == [[number for number, op in enumerate(ops) if op != "none"]] * 3
+    first = [(0, op) for op in every[0]]
+    second = [(edge, op) for edge in (1, 2) for op in every[edge]]
+    for places in itertools.product(first, second):
+        kept = [[op for edge, op in places if edge == mixture] for mixture in range(3)]
+        rest = with_only(core, kept)
+        found = [(node.reads, node.activation) for node in rest.genotype().nodes]
+        assert found == [(core.edges[edge][1], ops[op]) for edge, op in places]
+        assert torch.isfinite(rest(x)[0]).all()
+        assert surplus(core, kept, 1) == []
+        if "none" not in ops:  # each node is one op of one edge, as in the derived cell
+            torch.testing.assert_close(rest(x)[0], rest.derive()(x)[0], rtol=0, atol=1e-12)
+    assert surplus(core, every, 1) == first + second
+    assert surplus(core, [every[0][:1], [], every[2]], 1) == [(2, op) for op in every[2]]
