@@ -5,6 +5,7 @@ config -> task -> linear models by folds -> start -> search -> derived cell -> r
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
+from grownas.errors import TrainingError
 from grownas.evaluation.groups import row_name, rows_of
 from grownas.evaluation.models import SEARCH
 from grownas.evaluation.scoring import Score
@@ -131,12 +133,20 @@ def _tuned_search(
         return one, problem, _last(one.strategy.search(problem))
 
     journal, tried = experiment.journal, dict[float, SearchResult]()
+    failed: TrainingError | None = None
     for rate in rates:
-        one, _, tried[rate] = search_with(rate, logs=False)
-        journal.elapsed, journal.cpu_seconds = (
-            journal.elapsed + one.journal.elapsed, journal.cpu_seconds + one.journal.cpu_seconds
-        )  # fmt: skip
-    best = min(rates, key=lambda rate: float(tried[rate].evaluation.losses.mean()))
+        try:
+            one, _, tried[rate] = search_with(rate, logs=False)
+        except TrainingError as error:
+            warnings.warn(f"skipped the learning rate {rate:g}: {error}", stacklevel=2)
+            failed = error
+            continue
+        journal.elapsed += one.journal.elapsed
+        journal.cpu_seconds += one.journal.cpu_seconds
+    if not tried:
+        assert failed is not None  # there is a rate
+        raise failed
+    best = min(tried, key=lambda rate: float(tried[rate].evaluation.losses.mean()))
     one, problem, result = search_with(best, logs=True)  # restores the finished work, and writes the logs
     result = replace(
         result,

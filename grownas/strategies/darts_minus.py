@@ -19,7 +19,7 @@ class Options(SupernetSection):
     """The options of DARTS-."""
 
     use: Literal["darts_minus"] = "darts_minus"
-    skip: Annotated[NonNegative, about("first factor on the input that is added beside each mixture")] = 1.0
+    skip: Annotated[NonNegative, about("first factor on the input that is added to each mixture")] = 0.5
     alpha: MinusAlpha = MinusAlpha()
 
 
@@ -29,6 +29,9 @@ class DartsMinus(SupernetStrategy):
     Beta times its input is added to each mixture (of a chain's node, a DAG's edge); beta falls linearly from `skip` to
     0 over `max_epochs`. The identity op then need not carry the gradient, and its share measures its value as an op.
     Evaluations use no skip, since the derived cell has none. With `skip: 0` the strategy equals DARTS.
+
+    Published for convolutional cells, with a first beta of 1. With it a recurrent cell of several nodes adds its whole
+    input at every node and step, so that its states grow without bound; our default is 0.5.
 
     Reference:
         Chu, Wang, Zhang, Lu, Wei & Yan (2021), DARTS-: Robustly Stepping out of Performance Collapse Without

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,8 +32,9 @@ from grownas.config.schema import (
 )
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.criteria.readout import Kept, all_ops, least_missed, shares_with_only, surplus, with_only, without
+from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Found, Problem, SearchResult
-from grownas.strategies.cores import any_supernet_of, derived, with_core
+from grownas.strategies.cores import any_supernet_of, derived, genotype_of, with_core
 from grownas.training.loop import Fit
 from grownas.training.perturb import with_shares
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
@@ -290,11 +292,22 @@ class SupernetSearch:
         return least_missed(core, kept, places, loss)._asdict()
 
     def close(self, model: Any, recipe: Recipe) -> SearchResult:
-        """Fine-tune a cell from the supernet's weights; accept it or keep the start."""
+        """Fine-tune a cell from the supernet's weights; accept it or keep the start.
+
+        A cell that diverges with these weights is trained from new ones, after a warning.
+        """
         problem, options, supernet = self.problem, self.options, self.fit
         assert supernet is not None
         tuning = replace(closing(recipe, options.fine_tune_epochs), bf16=problem.bf16)
-        fit = problem.journal.fit(f"{self.name}-fine-tune", model, problem.task, tuning, seed=problem.seed)
+
+        def tune(key: str, model: Any) -> Fit:
+            return problem.journal.fit(key, model, problem.task, tuning, seed=problem.seed)
+
+        try:
+            fit = tune(f"{self.name}-fine-tune", model)
+        except TrainingError as error:
+            warnings.warn(f"the cell diverges with the supernet's weights, new ones are drawn: {error}", stacklevel=2)
+            fit = tune(f"{self.name}-anew", problem.build_cell(genotype_of(model), self.name))
         self.count(fit)
         begin = derived(problem.start)
         start = Untrained(begin, problem.task.evaluate(begin, "val"))
