@@ -30,6 +30,7 @@ MODELS = {
     "chosen": NamedModel("found", "the model that predict uses: start, first stage, grown or retrained"),
     "grown": NamedModel("found", "the cell found, with the weights it grew with"),
     "grown_retrained": NamedModel("found", "the cell found, trained again from random weights", tuned=True),
+    "grown_supernet": NamedModel("found", "the DAG that grew, before a cell was read out"),
     "first_stage": NamedModel("found", "the start after training, before any node was added"),
     "start": NamedModel("start", "where growth starts, before any training"),
     **{

@@ -60,7 +60,7 @@ def blend_node(
     backbone: Backbone | DagBackbone,
     position: int | None = None,
     generator: Generator | None = None,
-    ops: Sequence[OpLike] | None = None,
+    ops: Sequence[Any] | None = None,
 ) -> Morphed[Any]:
     """Insert a randomly drawn node with blend 0. Promise: the output is the same to the last bit.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from grownas.config.loading import strategy_class
 from grownas.genotype import DagGenotype, Genotype
 
 DAG = (
@@ -73,7 +74,8 @@ def test_what_was_found_is_refitted(searched, runner, call, read_json, evaluates
     ended = call("search", *only(runner.options("name=refit", "refit=true")), *DAG)
     assert ended.code == 0, ended.err
     before, after = (read_json(each / "summary.json") for each in (searched, runner.folder / "refit"))
-    assert after["genotypes"] == before["genotypes"]
+    after, before = ([{**one, "seconds": None} for one in each["genotypes"]] for each in (after, before))
+    assert after == before
     evaluates_to_summary(runner.folder / "refit")
 
 
@@ -111,18 +113,25 @@ def test_a_text_is_searched(text, tmp_path, call, read_json):
     ("overrides", "line"),
     [
         (
-            ["strategy.use=growing"],
-            "space.backbone=dag: strategy.use=growing searches chain only; set space.backbone=chain or another "
-            "strategy, such as strategy.use=random",
+            ["strategy.mode=nodes_and_ops"],
+            "space.backbone=dag: growing offers strategy.mode=nodes_and_ops on a chain only; set strategy.mode=nodes",
+        ),
+        (
+            ["strategy.birth=carrier", "strategy.position=first", "strategy.top_k=1"],
+            "space.backbone=dag: growing offers strategy.birth=carrier, strategy.position=first, strategy.top_k=1 on a "
+            "chain only; set strategy.birth=blend or drawn, strategy.position=last, strategy.top_k=null",
         ),
         (
             ["strategy={use: random}", "start.use=var"],
             "start.use=var: a fitted VAR is the start of a chain, not of a dag; set start.use=random",
         ),
-        (["strategy={use: random}", "space.highway=true"], "space.highway: True is of chains; leave it out with "),
-        (["strategy={use: random}", "space.share_projection=true"], "space.share_projection: True is of chains"),
-        (["strategy={use: random}", "space.combine=[add]"], "space.combine: ('add',) is of chains; leave it out"),
-        (["strategy={use: random}", "space.activation=[none]"], "space.activation: 'none' alone makes no cell"),
+        (
+            ["strategy={use: random}", "space.highway=true"],
+            "space.highway: True is for chains only; leave it out with ",
+        ),
+        (["strategy={use: random}", "space.share_projection=true"], "space.share_projection: True is for chains only"),
+        (["strategy={use: random}", "space.combine=[add]"], "space.combine: ('add',) is for chains only; leave it out"),
+        (["strategy={use: random}", "space.activation=[none]"], "space.activation: 'none' alone cannot form a cell"),
     ],
 )
 @pytest.mark.parametrize("command", ["search", "compare"])
@@ -133,8 +142,20 @@ def test_what_does_not_fit_is_refused_in_one_line_before_work(runner, call, comm
     assert not runner.folder.exists()
 
 
-def test_a_further_strategy_that_does_not_search_dags_is_refused_before_work(runner, call):
-    ended = call("compare", *only(runner.options("strategies=[random,growing]")), *DAG)
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_a_strategy_that_does_not_search_dags_is_refused_before_work(runner, call, monkeypatch, command):
+    monkeypatch.setattr(strategy_class("random"), "backbones", ("chain",))
+    ended = call(command, *only(runner.options()), *DAG)
     assert ended.code == 2
-    assert "strategy.use=growing searches chain only" in ended.err
+    assert (
+        "space.backbone=dag: strategy.use=random searches chain only; set space.backbone=chain or another strategy"
+    ) in ended.err
+    assert not runner.folder.exists()
+
+
+def test_a_further_strategy_whose_options_do_not_fit_a_dag_is_refused_before_work(runner, call):
+    further = "strategies=[random,{use: growing, mode: ops_split}]"
+    ended = call("compare", *only(runner.options(further)), *DAG)
+    assert ended.code == 2
+    assert "growing offers strategy.mode=ops_split on a chain only; set strategy.mode=nodes" in ended.err
     assert not runner.folder.exists()
