@@ -17,6 +17,13 @@ DAG = (
     "budget.genotypes=3",
     "baselines.use=[zero]",
 )
+GROWING = (
+    *DAG[:2],
+    "strategy={use: growing, max_nodes: 4, nodes_at_once: 1, max_epochs: 6, first_epochs: 4, patience: 2, accept: "
+    "better, guard: false, origins: 1, blend_steps: 6, prune: each_stage, prune_threshold: 0.19, min_age: 1, "
+    "fine_tune_epochs: 3, weights: {rate: 0.01}, alpha: {rate: 0.05}}",
+    "baselines.use=[zero]",
+)
 TEXT = (
     "space={backbone: dag, hidden_size: 6, norm: true}",
     "start.nodes=2",
@@ -85,6 +92,56 @@ def test_supernets_of_the_dag_are_baselines_of_a_comparison(runner, call, read_j
     assert ended.code == 0, ended.err
     models = {one["model"] for one in read_json(runner.folder / "compared" / "comparison.json")["models"]}
     assert {"random", "fixed_size_random", "sizes"} <= models
+
+
+@pytest.fixture(scope="module")
+def grown(runs, call) -> Path:
+    """A finished growth; do not write to it."""
+    ended = call("search", *only(runs.options("name=grown")), *GROWING)
+    assert ended.code == 0, ended.err
+    return runs.folder / "grown"
+
+
+def test_a_dag_grows(grown, read_json, read_lines, evaluates_to_summary, call):
+    summary, lines = read_json(grown / "summary.json"), read_lines(grown / "growth.jsonl")
+    assert [entry["model"] for entry in summary["scores"]] == [
+        "chosen", "grown", "first_stage", "grown_supernet", "start", "grown_retrained", "zero"
+    ]  # fmt: skip
+    accepted = [line for line in lines if line["accepted"]]
+    assert {line["kind"] for line in accepted} == {"add_node", "prune_op"}
+    genotype = Genotype.load(grown / "genotype.json")
+    assert isinstance(genotype, DagGenotype)
+    assert len(genotype.nodes) == 2 + sum(line["kind"] == "add_node" for line in accepted)
+    for line in lines:
+        for key in ("cell_before", "cell_after"):
+            assert isinstance(Genotype.from_dict(line[key]), DagGenotype)
+        assert line["drift"] == 0 or line["kind"] == "prune_op"
+    evaluates_to_summary(grown)
+    page = (grown / "report.html").read_text()
+    for words in ("add node 3", "of the edge from state 0 to state ", "The cell move by move", "state 1 to state 3"):
+        assert words in page
+    assert call("show", grown).code == 0
+    assert call("report", grown).code == 0
+
+
+def test_a_growth_that_was_killed_goes_on_to_the_same_bits(grown, runner, fork, wait_for, call, assert_same_run):
+    folder = runner.folder / "grown"
+    process = fork("search", *only(runner.options("name=grown", "checkpoint_seconds=0")), *GROWING)
+    wait_for(lambda: (folder / "checkpoint" / "stage-2.part").exists() or process.exitcode is not None)
+    process.kill()
+    process.join()
+    assert not (folder / "summary.json").exists()
+    ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert_same_run(grown, folder)
+
+
+def test_a_growth_is_refitted(grown, runner, call, read_json, evaluates_to_summary):
+    ended = call("search", *only(runner.options("name=refit", "refit=true")), *GROWING)
+    assert ended.code == 0, ended.err
+    before, after = (read_json(each / "summary.json") for each in (grown, runner.folder / "refit"))
+    assert [line["moves"] for line in after["stage_log"]] == [line["moves"] for line in before["stage_log"]]
+    evaluates_to_summary(runner.folder / "refit")
 
 
 @pytest.fixture(scope="module")
