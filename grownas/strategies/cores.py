@@ -12,6 +12,7 @@ from grownas import morphisms
 from grownas.backbones.dag import DagBackbone
 from grownas.criteria.readout import AnyBackbone
 from grownas.genotype import AnyGenotype
+from grownas.morphisms.origins import Core
 from grownas.protocols import AnyModel, Model, Recurrent
 from grownas.training.recipe import device_of
 
@@ -35,7 +36,7 @@ def mixtures_of(core: AnyBackbone, node: int) -> range:
     return range(node, node + 1)
 
 
-def on_cpu(core: AnyBackbone) -> AnyBackbone:
+def on_cpu(core: Core) -> Core:
     """Return the core if it is on the CPU, otherwise a copy on the CPU: morphisms draw random numbers on the CPU."""
     return core if device_of(core).type == "cpu" else copy.deepcopy(core).cpu()
 
