@@ -166,7 +166,7 @@ class Options(StrategySection):
             "stages at the end; each redraws the smallest op of every node (from all ops, unless `replace`: missing)"
         ),
     ] = 0
-    fine_tune_epochs: Annotated[Count, about("most epochs after a pruning")] = 50
+    fine_tune_epochs: Annotated[Count, about("most epochs after a pruning, and of the cell read out of a dag")] = 50
 
     @cached_property
     def thresholds(self) -> Thresholds:

@@ -3,6 +3,9 @@
 `Growth` is one search; `Growth.units` shows its whole course. Every fit uses the problem's journal, which stores
 finished fits: a resumed search runs again and reads them. A stage begins with a changed copy of the best candidate; a
 rejected change is rolled back (the log still records it).
+
+A DAG grows by nodes at its end only, and loses ops of its edges; `options.ON_A_DAG` lists what it does not offer. At
+the end a cell is read out of it and fine-tuned.
 """
 
 from __future__ import annotations
