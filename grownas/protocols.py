@@ -740,6 +740,9 @@ class SearchResult:
 class Strategy(Protocol):
     """A search method. A strategy stores options only: the state of a search is in the iterator.
 
+    It may have a method `check_space(space)` that raises ConfigError before work begins if its options do not fit a
+    `SearchSpace`.
+
     Attributes:
         section: type of its options: a frozen pydantic model, see `grownas.config.schema.StrategySection`.
         options: an instance of `section`.

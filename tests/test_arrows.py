@@ -55,6 +55,7 @@ LAYERS = """
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
+    morphisms.dags
     morphisms.origins  morphisms.parts  criteria.curvature
     backbones.chain  backbones.dag
     backbones.mixture

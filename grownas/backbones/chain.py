@@ -15,6 +15,7 @@ from grownas.cells.node import Node
 from grownas.genotype import Genotype, Op
 from grownas.genotype import Node as GenotypeNode
 from grownas.ops import DEFAULT_OPS
+from grownas.protocols import Supernet
 
 OpLike = tuple[str, str] | Op
 
@@ -270,6 +271,6 @@ class Backbone(nn.Module):
         return f"{self.input_size}, {self.hidden_size}, backend={self.backend}"
 
 
-def shares_of(core: Backbone) -> list[list[float]]:
-    """Return each node's mixture weights, in float64."""
+def shares_of(core: Supernet) -> list[list[float]]:
+    """Return the weights of each mixture of a supernet of any kind, in float64."""
     return [torch.softmax(alpha.detach().double(), 0).tolist() for alpha in core.alpha]

@@ -30,6 +30,7 @@ MODELS = {
     "chosen": NamedModel("found", "the model that predict uses: start, first stage, grown or retrained"),
     "grown": NamedModel("found", "the grown cell, with the weights learned during growth"),
     "grown_retrained": NamedModel("found", "the grown cell, retrained from random weights", tuned=True),
+    "grown_supernet": NamedModel("found", "the grown supernet of a DAG, before a cell is derived from it"),
     "first_stage": NamedModel("found", "the start after training, before any node was added"),
     "start": NamedModel("start", "the model from which growth starts, before any training"),
     **{

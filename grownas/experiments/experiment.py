@@ -343,18 +343,22 @@ def space_of(config: Config) -> SearchSpace:
 
 
 def check_backbone(config: Config) -> None:
-    """Refuse a strategy that does not search the space's backbone.
+    """Refuse a strategy that does not search the space's backbone, or not with these options.
 
     Raises:
         ConfigError: it does not.
     """
     strategy, backbone = config.strategy.use, config.space.backbone
-    known = getattr(strategy_class(strategy), "backbones", Strategy.backbones)
+    found = strategy_class(strategy)
+    known = getattr(found, "backbones", Strategy.backbones)
     if backbone not in known:
         raise ConfigError(
             f"space.backbone={backbone}: strategy.use={strategy} searches {' and '.join(known)} only; set "
             f"space.backbone={known[0]} or another strategy, such as strategy.use=random"
         )
+    check = getattr(found(config.strategy), "check_space", None)  # most have none
+    if check is not None:
+        check(space_of(config))
 
 
 def retrain_recipe(config: Config) -> Recipe:

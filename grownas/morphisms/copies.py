@@ -15,7 +15,7 @@ from grownas.morphisms.parts import disturb
 @torch.no_grad()
 def duplicate_op(
     backbone: Backbone, node: int, op: int, noise: float = 0.0, generator: Generator | None = None
-) -> Morphed:
+) -> Morphed[Backbone]:
     """Append a copy of an op to its node; the op and the copy each get half of the share.
 
     Promise: with noise 0 the output is unchanged up to rounding. Without noise the two copies receive identical
@@ -47,7 +47,9 @@ def duplicate_op(
 
 
 @torch.no_grad()
-def split_op(backbone: Backbone, node: int, op: int, splitting: tuple[Tensor, Tensor], step: float) -> Morphed:
+def split_op(
+    backbone: Backbone, node: int, op: int, splitting: tuple[Tensor, Tensor], step: float
+) -> Morphed[Backbone]:
     """Append a copy of an op to its node, each with half of the share, and move the two copies apart.
 
     In units with a negative eigenvalue the parameters become theta + step * v in the op and theta - step * v in the

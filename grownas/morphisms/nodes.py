@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from grownas.backbones.chain import Backbone, MixedNode, OpLike
+from grownas.backbones.dag import DagBackbone
 from grownas.genotype import Op
+from grownas.morphisms.dags import blend_dag_node
 from grownas.morphisms.origins import Morphed, Origins, unchanged
 from grownas.morphisms.parts import CARRIER, disturb, hold_constant, is_carrier
 
@@ -23,7 +26,7 @@ def add_node(
     noise: float = 0.0,
     generator: Generator | None = None,
     ops: Sequence[OpLike] | None = None,
-) -> Morphed:
+) -> Morphed[Backbone]:
     """Insert a node whose output equals its state. Promise: with noise 0 the output is unchanged up to rounding.
 
     The carrier, an additive identity op with W_h = I / share, passes the state through the node. Every other op starts
@@ -54,15 +57,15 @@ def add_node(
 
 @torch.no_grad()
 def blend_node(
-    backbone: Backbone,
+    backbone: Backbone | DagBackbone,
     position: int | None = None,
     generator: Generator | None = None,
-    ops: Sequence[OpLike] | None = None,
-) -> Morphed:
+    ops: Sequence[Any] | None = None,
+) -> Morphed[Any]:
     """Insert a randomly drawn node with blend 0. Promise: the output is the same to the last bit.
 
     The node's output is s + m (mixture - s), with m = `backbone.blend[position]`. Training raises m to 1 over some
-    steps; the node is then a plain node, and no carrier remains in the cell.
+    steps; the node is then a plain node, and no carrier remains in the cell. For a DAG see `blend_dag_node`.
 
     Args:
         backbone: left untouched.
@@ -73,6 +76,8 @@ def blend_node(
     Raises:
         ValueError: the position is out of range.
     """
+    if isinstance(backbone, DagBackbone):
+        return blend_dag_node(backbone, position, generator, ops)
     position = _checked_position(backbone, position)
     made = backbone.mixed_nodes()[max(position - 1, 0)].ops if ops is None else ops
     node = backbone.new_node(made, generator).to(backbone.alpha[0])
@@ -88,7 +93,7 @@ def _checked_position(backbone: Backbone, position: int | None) -> int:
     return position
 
 
-def _inserted(backbone: Backbone, position: int, node: MixedNode) -> Morphed:
+def _inserted(backbone: Backbone, position: int, node: MixedNode) -> Morphed[Backbone]:
     """Return a copy of a backbone with one more node."""
     grown = copy.deepcopy(backbone)
     nodes = list(grown.nodes)

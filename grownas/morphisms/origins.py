@@ -6,11 +6,12 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Generator
 
 from grownas.backbones.chain import Backbone, MixedNode
+from grownas.backbones.dag import DagBackbone
 from grownas.genotype import Op
 
 
@@ -39,10 +40,13 @@ Origins = dict[str, list[Piece]]  # by parameter; no entry: the parameter is new
 WHOLE = (...,)  # index of a whole parameter, also of a scalar
 
 
-class Morphed(NamedTuple):
+Core = TypeVar("Core", bound=Backbone | DagBackbone)
+
+
+class Morphed(NamedTuple, Generic[Core]):
     """A new backbone and the origins of its parameters."""
 
-    backbone: Backbone
+    backbone: Core
     origins: Origins
 
 
@@ -54,7 +58,7 @@ def unchanged(backbone: Backbone, old: int, new: int) -> Origins:
 
 def rebuild_node(
     backbone: Backbone, node: int, ops: Sequence[Op], sources: Sequence[int | None], generator: Generator | None
-) -> Morphed:
+) -> Morphed[Backbone]:
     """Return a copy of a backbone in which one node has new ops, built from its old ops.
 
     Args:

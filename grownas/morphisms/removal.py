@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Generator
 
 from grownas.backbones.chain import Backbone, MixedNode, OpLike
+from grownas.backbones.dag import DagBackbone
 from grownas.genotype import Op
+from grownas.morphisms.dags import prune_edge
 from grownas.morphisms.origins import Morphed, Origins, Piece, rebuild_node
 from grownas.morphisms.parts import constant_part, disturb, fold_constant, hold_constant
 from grownas.ops import ACTIVATION, COMBINE
 
 
 @torch.no_grad()
-def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
+def prune_op(backbone: Backbone | DagBackbone, node: int, op: int) -> Morphed[Any]:
     """Remove an op; the output changes only by the varying part of the op.
 
     A homogeneous op (identity or relu) takes over its share, and its weights shrink so that its contribution stays the
@@ -28,13 +31,15 @@ def prune_op(backbone: Backbone, node: int, op: int) -> Morphed:
     if there is a homogeneous op and such a bias.
 
     Args:
-        backbone: left untouched.
-        node: number of the node.
+        backbone: left untouched; for a DAG see `prune_edge`.
+        node: number of the node; of a DAG, of the edge.
         op: number of the op.
 
     Raises:
         ValueError: there is no such node or op, or the node has no other op.
     """
+    if isinstance(backbone, DagBackbone):
+        return prune_edge(backbone, node, op)
     backbone.check_place(node, op)
     old = backbone.mixed_nodes()[node]
     if len(old.ops) == 1:
@@ -59,7 +64,7 @@ def replace_op(
     generator: Generator | None = None,
     share: float | None = None,
     noise: float = 0.0,
-) -> Morphed:
+) -> Morphed[Backbone]:
     """Replace an op by a new op, which is constant at first, with nonzero gradients, as in `add_node`.
 
     Promise: with noise 0 the output changes only by the varying part of the removed op. Every other op keeps its

@@ -48,6 +48,7 @@ MOVE = {
     "accepted?": (bool, NONE), "part?": TEXT, "trial?": TEXT, "step?": COUNT, "drift?": FIGURE, "loss_before?": FIGURE,
     "loss_after?": FIGURE, "predicted_change?": FIGURE, "measured_change?": FIGURE, "params_before?": COUNT,
     "params_after?": COUNT, "wall_s?": FIGURE, "judge?": (int, float, str, dict, NONE),
+    "edges?": [int], "edge?": [int],
 }  # fmt: skip
 STAGE = {
     **MOVE,

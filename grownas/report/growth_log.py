@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from grownas.genotype import GATED
 from grownas.report.tables import NONE, Column, Entry, Row, Table, count, figure, plain, seconds, small
 
 JUDGES = {"significant": "t ="}  # short names of acceptance rules
@@ -113,13 +114,17 @@ def move(line: Entry) -> str:
         words = f"{words.removesuffix(' op')} {op_label(name)}"
     elif op is not None:
         words = f"{words} {op + 1}"
+    if isinstance(edge := line.get("edge"), list) and len(edge) == 2:  # of a DAG
+        return f"{words} of the edge from state {edge[1]} to state {edge[0]}"
     by = "" if line.get("new_op") is None else f" by {op_label(line['new_op'])}"
     return f"{words} of node {node + 1}{by}"
 
 
 def op_label(name: Any) -> str:
-    """Return the name of an op with the sign used in the diagram."""
+    """Return an op's name with the sign used in the diagram; the ops of a DAG have no sign, they are all gated."""
     combine, _, activation = str(name).partition("/")
+    if combine == GATED:
+        return activation
     return f"{RINGED[combine]} {activation}" if combine in RINGED else str(name)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from grownas.genotype import GATED
 from grownas.report.canvas import (
     ACCENT,
     FOURTH,
@@ -203,7 +204,7 @@ def _share_panel(number: int, node: Node, shares: Shares, colours: Mapping[str, 
     height, end, looks = max(1.9, 0.55 + LINE * len(node.ops)), max(shares.end, 1), look_of(node, colours)
     most = 1.06 * max((share for track in node.tracks for _, share in track.points), default=1.0)
     with drawing(width, height) as (canvas, axes):
-        axes.set_title(f"node {number}", loc="left", fontsize=9, color=INK)
+        axes.set_title(_title(number, node), loc="left", fontsize=9, color=INK)
         axes.set_xlim(0, end)
         axes.set_ylim(0, most)
         axes.set_xlabel("epoch")
@@ -228,6 +229,14 @@ def _share_panel(number: int, node: Node, shares: Shares, colours: Mapping[str, 
                 axes.plot(*track.points[-1], marker="x", markersize=4.5, clip_on=False, **plain)
         _name_ops(axes, node, looks, most, most / (height - 0.5))
         return as_svg(canvas)
+
+
+def _title(number: int, node: Node) -> str:
+    """Return the name of a mixture, counted from 1: a node of a chain, or an edge of a DAG, whose ops are gated."""
+    if not any(_parts(track)[0] == GATED for track in node.tracks):
+        return f"node {number}"
+    reader = (1 + math.isqrt(8 * number - 7)) // 2  # edge 1 goes to state 1, edges 2 and 3 to state 2, 4 to 6 to 3
+    return f"state {number - 1 - reader * (reader - 1) // 2} to state {reader}"
 
 
 def _draw_stages(axes: Axes, shares: Shares, room: float) -> None:

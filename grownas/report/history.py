@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from grownas.evaluation.models import SEARCH
-from grownas.genotype import Genotype
+from grownas.genotype import AnyGenotype, DagGenotype, Genotype
 from grownas.report.growth_log import move
 
 ON, ORIGIN = "-on-", "-origin-"  # as in `strategies.growing.state`, which imports PyTorch
@@ -57,8 +57,8 @@ class Chapter(NamedTuple):
 
     stage: int
     moves: tuple[str, ...]
-    before: Genotype
-    after: Genotype
+    before: AnyGenotype
+    after: AnyGenotype
     gone: frozenset[tuple[int, int]]
     new: frozenset[tuple[int, int]]
     losses: tuple[float | None, float | None]
@@ -188,11 +188,13 @@ def in_few_words(lines: Sequence[Line]) -> str:
 
 
 def follow(cell: list[Node], line: Line) -> None:
-    """Repeat a move on the list of nodes and ops."""
+    """Repeat a move on the list of nodes (in a DAG: of edges) and their ops."""
     place, sources = line.get("node"), line.get("sources")
     if place is None:
         return
-    if line.get("op") is None:
+    if line.get("op") is None and isinstance(line.get("edges"), list):  # a DAG's new node comes last
+        cell += [Node() for _ in line["edges"]]
+    elif line.get("op") is None:
         cell.insert(place, Node())
     elif isinstance(sources, list) and place < len(cell) and _is_op(line.get("op"), cell[place]):
         ops = cell[place].ops
@@ -241,6 +243,9 @@ def _has_cells(event: Event) -> bool:
 def _chapter(event: Event) -> Chapter:
     first, last = event.lines[0], event.lines[-1]
     before, after = first["cell_before"], last["cell_after"]
+    moves, losses = tuple(move(line) for line in event.lines), (first.get("loss_before"), last.get("loss_after"))
+    if isinstance(after, DagGenotype):  # what is read out of a DAG may change everywhere by any move
+        return Chapter(event.stage, moves, before, after, frozenset(), frozenset(), losses)
     cell = _settled([], _names(before))
     old = _places(cell)
     for line in event.lines:
@@ -250,12 +255,12 @@ def _chapter(event: Event) -> Chapter:
     known = settled is cell
     return Chapter(
         event.stage,
-        tuple(move(line) for line in event.lines),
+        moves,
         before,
         after,
         frozenset(old[track] for track in old.keys() - new.keys()) if known else frozenset(),
         frozenset(new[track] for track in new.keys() - old.keys()) if known else frozenset(),
-        (first.get("loss_before"), last.get("loss_after")),
+        losses,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from grownas.errors import RunError
 from grownas.evaluation.groups import row_name
+from grownas.genotype import AnyGenotype, DagGenotype
 from grownas.report import growth_log, growth_plots, history, plots, tables, verdicts
 from grownas.report.canvas import NARROW, WIDE
 from grownas.report.dag_diagram import about, draw
@@ -241,9 +242,14 @@ def _chapter(chapter: history.Chapter) -> Tree:
         "stage": chapter.stage,
         "moves": chapter.moves,
         "losses": [tables.figure(loss, 5) for loss in chapter.losses],
-        "before": _safe(diagram(chapter.before, CARDS, gone=chapter.gone)),
-        "after": _safe(diagram(chapter.after, CARDS, new=chapter.new)),
+        "before": _safe(_drawn(chapter.before, gone=chapter.gone)),
+        "after": _safe(_drawn(chapter.after, new=chapter.new)),
     }
+
+
+def _drawn(genotype: AnyGenotype, **fates: frozenset[tuple[int, int]]) -> str:
+    """Draw a cell beside another: of a chain the cards, with the ops that went or came."""
+    return draw(genotype) if isinstance(genotype, DagGenotype) else diagram(genotype, CARDS, **fates)
 
 
 def _ratio(predictions: Sequence[history.Prediction]) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from grownas import morphisms
-from grownas.backbones.chain import Backbone
 from grownas.backbones.dag import DagBackbone
+from grownas.criteria.readout import AnyBackbone
 from grownas.genotype import AnyGenotype
+from grownas.morphisms.origins import Core
 from grownas.protocols import AnyModel, Model, Recurrent
 from grownas.training.recipe import device_of
 
@@ -21,21 +22,21 @@ def with_core(model: AnyModel, core: Recurrent) -> AnyModel:
     return copy.deepcopy(model, {id(model.core): core.to(device_of(model))})  # the memo replaces the core
 
 
-def supernet_of(model: Model) -> Backbone:
+def supernet_of(model: Model) -> AnyBackbone:
     """Return a model's core as the supernet that `Problem.build` creates."""
     core = model.core
-    assert isinstance(core, Backbone), f"the model's core is a {type(core).__name__}, expected a Backbone"
+    assert isinstance(core, AnyBackbone), f"the model's core is a {type(core).__name__}, expected a backbone"
     return core
 
 
-def any_supernet_of(model: Model) -> Backbone | DagBackbone:
-    """Return a model's core as the supernet, of a chain or of a DAG, that `Problem.build` creates."""
-    core = model.core
-    assert isinstance(core, Backbone | DagBackbone), f"the model's core is a {type(core).__name__}, not a supernet"
-    return core
+def mixtures_of(core: AnyBackbone, node: int) -> range:
+    """Return the numbers of a node's mixtures; nodes are counted from 0. In a chain it has one, in a DAG its edges."""
+    if isinstance(core, DagBackbone):
+        return range(node * (node + 1) // 2, (node + 1) * (node + 2) // 2)
+    return range(node, node + 1)
 
 
-def on_cpu(core: Backbone) -> Backbone:
+def on_cpu(core: Core) -> Core:
     """Return the core if it is on the CPU, otherwise a copy on the CPU: morphisms draw random numbers on the CPU."""
     return core if device_of(core).type == "cpu" else copy.deepcopy(core).cpu()
 
@@ -45,7 +46,7 @@ def derived(model: AnyModel) -> AnyModel:
 
     A chain becomes the cell that it computes, with fixed shares; a DAG becomes the cell that is read out of it.
     """
-    return with_core(model, model.core.derive()) if isinstance(model.core, Backbone | DagBackbone) else model
+    return with_core(model, model.core.derive()) if isinstance(model.core, AnyBackbone) else model
 
 
 def genotype_of(model: Model) -> AnyGenotype:
@@ -62,7 +63,12 @@ def noise_for(noise: float, l2_sp: float, hidden_size: int) -> float:
 
 
 def with_noise(start: AnyModel, noise: float, l2_sp: float = 0.0, *, seed: int) -> AnyModel:
-    """Return a copy of a start with noise on the ops that have no effect, so that they can be trained."""
+    """Return a copy of a start with noise on the ops that have no effect, so that they can be trained.
+
+    In a DAG all ops of a node share its drawn weights, so every op has an effect: its copy has no noise.
+    """
     core = supernet_of(start)
+    if isinstance(core, DagBackbone):
+        return copy.deepcopy(start)
     sd = noise_for(noise, l2_sp, core.hidden_size)
     return with_core(start, morphisms.add_noise(on_cpu(core), sd, torch.Generator().manual_seed(seed)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from grownas.config.loading import strategy_class
 from grownas.genotype import DagGenotype, Genotype
 
 DAG = (
@@ -14,6 +15,13 @@ DAG = (
     "start={use: random, rule: single, max_order: 2, nodes: 2}",
     "strategy={use: random, max_nodes: 3, max_epochs: 3, patience: 3, accept: better, guard: false, rates: [0.01]}",
     "budget.genotypes=3",
+    "baselines.use=[zero]",
+)
+GROWING = (
+    *DAG[:2],
+    "strategy={use: growing, max_nodes: 4, nodes_at_once: 1, max_epochs: 6, first_epochs: 4, patience: 2, accept: "
+    "better, guard: false, origins: 1, blend_steps: 6, prune: each_stage, prune_threshold: 0.19, min_age: 1, "
+    "fine_tune_epochs: 3, weights: {rate: 0.01}, alpha: {rate: 0.05}}",
     "baselines.use=[zero]",
 )
 TEXT = (
@@ -73,7 +81,8 @@ def test_what_was_found_is_refitted(searched, runner, call, read_json, evaluates
     ended = call("search", *only(runner.options("name=refit", "refit=true")), *DAG)
     assert ended.code == 0, ended.err
     before, after = (read_json(each / "summary.json") for each in (searched, runner.folder / "refit"))
-    assert after["genotypes"] == before["genotypes"]
+    after, before = ([{**one, "seconds": None} for one in each["genotypes"]] for each in (after, before))
+    assert after == before
     evaluates_to_summary(runner.folder / "refit")
 
 
@@ -83,6 +92,56 @@ def test_supernets_of_the_dag_are_baselines_of_a_comparison(runner, call, read_j
     assert ended.code == 0, ended.err
     models = {one["model"] for one in read_json(runner.folder / "compared" / "comparison.json")["models"]}
     assert {"random", "fixed_size_random", "sizes"} <= models
+
+
+@pytest.fixture(scope="module")
+def grown(runs, call) -> Path:
+    """A finished growth; do not write to it."""
+    ended = call("search", *only(runs.options("name=grown")), *GROWING)
+    assert ended.code == 0, ended.err
+    return runs.folder / "grown"
+
+
+def test_a_dag_grows(grown, read_json, read_lines, evaluates_to_summary, call):
+    summary, lines = read_json(grown / "summary.json"), read_lines(grown / "growth.jsonl")
+    assert [entry["model"] for entry in summary["scores"]] == [
+        "chosen", "grown", "first_stage", "grown_supernet", "start", "grown_retrained", "zero"
+    ]  # fmt: skip
+    accepted = [line for line in lines if line["accepted"]]
+    assert {line["kind"] for line in accepted} == {"add_node", "prune_op"}
+    genotype = Genotype.load(grown / "genotype.json")
+    assert isinstance(genotype, DagGenotype)
+    assert len(genotype.nodes) == 2 + sum(line["kind"] == "add_node" for line in accepted)
+    for line in lines:
+        for key in ("cell_before", "cell_after"):
+            assert isinstance(Genotype.from_dict(line[key]), DagGenotype)
+        assert line["drift"] == 0 or line["kind"] == "prune_op"
+    evaluates_to_summary(grown)
+    page = (grown / "report.html").read_text()
+    for words in ("add node 3", "of the edge from state 0 to state ", "The cell move by move", "state 1 to state 3"):
+        assert words in page
+    assert call("show", grown).code == 0
+    assert call("report", grown).code == 0
+
+
+def test_a_growth_that_was_killed_goes_on_to_the_same_bits(grown, runner, fork, wait_for, call, assert_same_run):
+    folder = runner.folder / "grown"
+    process = fork("search", *only(runner.options("name=grown", "checkpoint_seconds=0")), *GROWING)
+    wait_for(lambda: (folder / "checkpoint" / "stage-2.part").exists() or process.exitcode is not None)
+    process.kill()
+    process.join()
+    assert not (folder / "summary.json").exists()
+    ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert_same_run(grown, folder)
+
+
+def test_a_growth_is_refitted(grown, runner, call, read_json, evaluates_to_summary):
+    ended = call("search", *only(runner.options("name=refit", "refit=true")), *GROWING)
+    assert ended.code == 0, ended.err
+    before, after = (read_json(each / "summary.json") for each in (grown, runner.folder / "refit"))
+    assert [line["moves"] for line in after["stage_log"]] == [line["moves"] for line in before["stage_log"]]
+    evaluates_to_summary(runner.folder / "refit")
 
 
 @pytest.fixture(scope="module")
@@ -111,18 +170,25 @@ def test_a_text_is_searched(text, tmp_path, call, read_json):
     ("overrides", "line"),
     [
         (
-            ["strategy.use=growing"],
-            "space.backbone=dag: strategy.use=growing searches chain only; set space.backbone=chain or another "
-            "strategy, such as strategy.use=random",
+            ["strategy.mode=nodes_and_ops"],
+            "space.backbone=dag: growing offers strategy.mode=nodes_and_ops on a chain only; set strategy.mode=nodes",
+        ),
+        (
+            ["strategy.birth=carrier", "strategy.position=first", "strategy.top_k=1"],
+            "space.backbone=dag: growing offers strategy.birth=carrier, strategy.position=first, strategy.top_k=1 on a "
+            "chain only; set strategy.birth=blend or drawn, strategy.position=last, strategy.top_k=null",
         ),
         (
             ["strategy={use: random}", "start.use=var"],
             "start.use=var: a fitted VAR is the start of a chain, not of a dag; set start.use=random",
         ),
-        (["strategy={use: random}", "space.highway=true"], "space.highway: True is of chains; leave it out with "),
-        (["strategy={use: random}", "space.share_projection=true"], "space.share_projection: True is of chains"),
-        (["strategy={use: random}", "space.combine=[add]"], "space.combine: ('add',) is of chains; leave it out"),
-        (["strategy={use: random}", "space.activation=[none]"], "space.activation: 'none' alone makes no cell"),
+        (
+            ["strategy={use: random}", "space.highway=true"],
+            "space.highway: True is for chains only; leave it out with ",
+        ),
+        (["strategy={use: random}", "space.share_projection=true"], "space.share_projection: True is for chains only"),
+        (["strategy={use: random}", "space.combine=[add]"], "space.combine: ('add',) is for chains only; leave it out"),
+        (["strategy={use: random}", "space.activation=[none]"], "space.activation: 'none' alone cannot form a cell"),
     ],
 )
 @pytest.mark.parametrize("command", ["search", "compare"])
@@ -133,8 +199,20 @@ def test_what_does_not_fit_is_refused_in_one_line_before_work(runner, call, comm
     assert not runner.folder.exists()
 
 
-def test_a_further_strategy_that_does_not_search_dags_is_refused_before_work(runner, call):
-    ended = call("compare", *only(runner.options("strategies=[random,growing]")), *DAG)
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_a_strategy_that_does_not_search_dags_is_refused_before_work(runner, call, monkeypatch, command):
+    monkeypatch.setattr(strategy_class("random"), "backbones", ("chain",))
+    ended = call(command, *only(runner.options()), *DAG)
     assert ended.code == 2
-    assert "strategy.use=growing searches chain only" in ended.err
+    assert (
+        "space.backbone=dag: strategy.use=random searches chain only; set space.backbone=chain or another strategy"
+    ) in ended.err
+    assert not runner.folder.exists()
+
+
+def test_a_further_strategy_whose_options_do_not_fit_a_dag_is_refused_before_work(runner, call):
+    further = "strategies=[random,{use: growing, mode: ops_split}]"
+    ended = call("compare", *only(runner.options(further)), *DAG)
+    assert ended.code == 2
+    assert "growing offers strategy.mode=ops_split on a chain only; set strategy.mode=nodes" in ended.err
     assert not runner.folder.exists()

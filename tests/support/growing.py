@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from grownas.backbones.chain import Backbone, shares_of
+from grownas.backbones.dag import DagBackbone
 from grownas.criteria import threshold
 from grownas.criteria.threshold import Thresholds
 from grownas.protocols import Budget, Evaluation, Problem, Verdict
@@ -69,7 +70,8 @@ def problem_of(start, task, journal, *, seed=1, space=SPACE, seconds=None, origi
     """A search's problem; the models that it builds are as large as its start."""
 
     def build(nodes, purpose):
-        return model_of(task, *nodes, seed=sum(map(ord, purpose)), hidden=start.core.hidden_size)
+        make = dag_model_of if space.backbone == "dag" else model_of
+        return make(task, *nodes, seed=sum(map(ord, purpose)), hidden=start.core.hidden_size)
 
     return Problem(
         task=task, space=space, build=build, start=start, journal=journal, budget=Budget(seconds=seconds), seed=seed,
@@ -265,6 +267,13 @@ def model_of(task, *nodes, seed=0, hidden=3):
     """The task's model around a backbone whose nodes have these ops."""
     generator = torch.Generator().manual_seed(seed)
     return task.model(Backbone.from_ops(task.input_size, hidden, nodes, generator=generator), generator=generator)
+
+
+def dag_model_of(task, *nodes, seed=0, hidden=3, **options):
+    """The task's model around a DAG; all edges of a node have these ops."""
+    generator = torch.Generator().manual_seed(seed)
+    core = DagBackbone.from_ops(task.input_size, hidden, nodes, generator=generator, **options)
+    return task.model(core, generator=generator)
 
 
 YOUNG = Thresholds(min_age=1)

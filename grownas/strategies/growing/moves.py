@@ -24,10 +24,11 @@ from torch import Tensor
 
 from grownas import morphisms
 from grownas.backbones.chain import Backbone, shares_of
+from grownas.backbones.dag import DagBackbone
 from grownas.criteria import splitting, threshold
 from grownas.criteria.first_order import blend_gains, first_order_gain
+from grownas.criteria.readout import AnyBackbone
 from grownas.criteria.splitting import Splitting
-from grownas.genotype import Op
 from grownas.morphisms import CARRIER, Morphed
 from grownas.protocols import Journal, Model, Problem, Task, Window
 from grownas.space import Pair
@@ -77,9 +78,15 @@ class Context:
         return self.problem.seed
 
     @property
-    def core(self) -> Backbone:
+    def core(self) -> AnyBackbone:
         """The best candidate's supernet."""
         return supernet_of(self.best.model)
+
+    @property
+    def chain(self) -> Backbone:
+        """The best candidate's supernet, for moves that only a chain has."""
+        assert isinstance(self.core, Backbone), "options that need a chain are refused on a dag"
+        return self.core
 
     @property
     def recipe(self) -> Recipe:
@@ -208,18 +215,18 @@ def add_nodes(context: Context) -> Proposals:
     """Propose a new node at the configured position, or at all positions by first-order gain or in random order.
 
     The new node has the ops of the node before it, and a carrier if needed. Positions where it would have more than
-    `max_ops` ops are left out.
+    `max_ops` ops are left out. The new node of a DAG comes last.
     """
     count, options = len(context.core.nodes), context.options
     if count >= options.max_nodes:
         return Proposals([], f"max_nodes = {options.max_nodes} reached")
     places = {"first": [0], "middle": [count // 2], "last": [count]}
-    positions = list(range(count + 1))
+    positions = [count] if isinstance(context.core, DagBackbone) else list(range(count + 1))
     if options.choice == "random":
         positions = context.shuffled("add_node", positions)
     elif options.position != "best":
         positions = places[options.position]
-    sizes = {position: len(ops_of_new_node(context, position)) for position in positions}
+    sizes = {position: size_of_new_node(context, position) for position in positions}
     able = [position for position, size in sizes.items() if options.max_ops is None or size <= options.max_ops]
     if not able:
         return Proposals([], f"a new node would have {min(sizes.values())} ops, max_ops = {options.max_ops}")
@@ -243,11 +250,13 @@ def add_nodes(context: Context) -> Proposals:
     return Proposals([propose(position, nodes) for position in able for nodes in fewer], "")
 
 
-def ops_of_new_node(context: Context, position: int) -> Sequence[Op]:
-    """Return the ops of a new node."""
+def size_of_new_node(context: Context, position: int) -> int:
+    """Return the number of ops of a new node; in a DAG, of that of its edges with the most ops."""
+    if isinstance(context.core, DagBackbone):
+        return max(len(edge.ops) for edge in context.core.mixed_nodes()[-1].mixed_edges())
     if context.options.birth == "carrier":
-        return morphisms.ops_for_node(context.core, position)
-    return context.core.mixed_nodes()[max(position - 1, 0)].ops
+        return len(morphisms.ops_for_node(context.chain, position))
+    return len(context.chain.mixed_nodes()[max(position - 1, 0)].ops)
 
 
 def add_node_at(context: Context, position: int, draw: int = 0) -> Change:
@@ -257,7 +266,7 @@ def add_node_at(context: Context, position: int, draw: int = 0) -> Change:
     return _change("add_node", position, None, make, predicted, {"draw": draw})
 
 
-def _add_node(context: Context, position: int, draw: int, noise: float, stage: int, core: Backbone) -> Morphed:
+def _add_node(context: Context, position: int, draw: int, noise: float, stage: int, core: Any) -> Morphed[Any]:
     if context.options.birth == "carrier":
         share, generator = context.options.carrier_share, context.generator(stage, draw)
         return morphisms.add_node(core, position, carrier_share=share, noise=noise, generator=generator)
@@ -275,17 +284,17 @@ def _gains(context: Context, positions: Sequence[int]) -> Tree:
     batches = Batches(context.best.model, context.task, "train")
     if context.options.birth != "carrier":
         return _blend_gains(context, positions, batches)
-    cores = [_add_node(context, position, 0, 0.0, context.source, context.core).backbone for position in positions]
+    cores = [_add_node(context, position, 0, 0.0, context.source, context.chain).backbone for position in positions]
     gains = [first_order_gain(core, batches.loss, batches, place) for place, core in zip(positions, cores, strict=True)]
     return {"gains": gains, "draws": [0] * len(gains)}
 
 
 def _blend_gains(context: Context, positions: Sequence[int], batches: Batches) -> Tree:
     """See `_gains`: one chain contains all draws at all positions with m = 0; one backward pass gives all gains."""
-    core, tried = context.core, list[tuple[int, int]]()
+    core, tried = context.chain, list[tuple[int, int]]()
     for position in sorted(positions):
         for draw in range(context.options.candidates):
-            node = context.core.mixed_nodes()[max(position - 1, 0)].ops
+            node = context.chain.mixed_nodes()[max(position - 1, 0)].ops
             core = morphisms.blend_node(core, position + len(tried), context.generator(draw=draw), node).backbone
             tried.append((position, draw))
     gains = blend_gains(core, batches.loss, batches)
@@ -302,7 +311,7 @@ def _room(options: Options, ops: int) -> int:
     return sys.maxsize if options.max_ops is None else max(0, options.max_ops - ops)
 
 
-def growable_ops(core: Backbone, node: int, options: Options) -> list[int]:
+def growable_ops(core: AnyBackbone, node: int, options: Options) -> list[int]:
     """Return the numbers of a node's ops that may be duplicated or split; none if the node is full.
 
     Additive identity ops are never duplicated or split: the sum of two of them is again affine.
@@ -313,7 +322,7 @@ def growable_ops(core: Backbone, node: int, options: Options) -> list[int]:
 
 def _places(context: Context) -> list[tuple[int, int]]:
     """Return the places of all ops that may be duplicated or split."""
-    core = context.core
+    core = context.chain
     return [(node, op) for node, alpha in enumerate(core.alpha) for op in growable_ops(core, node, context.options)]
 
 
@@ -349,7 +358,7 @@ def duplicate_ops(context: Context) -> Proposals:
 def duplicate_at(context: Context, node: int, op: int) -> Change:
     """Return the change that duplicates an op."""
 
-    def make(core: Backbone) -> Morphed:
+    def make(core: Backbone) -> Morphed[Backbone]:
         return morphisms.duplicate_op(core, node, op, noise=context.noise, generator=context.generator())
 
     return _change("duplicate_op", node, op, make, 0.0)
@@ -394,7 +403,7 @@ def _judge_ops(context: Context) -> Tree:
     """Return eigenvalues and eigenvectors of all ops that may be split; a search of fewer ops has other last digits."""
     options, places = context.options.splitting, _places(context)
     batches = Batches(context.best.model, context.task, options.part)
-    found = splitting.judge_ops(context.core, batches.loss, batches, places, curvature=options.curvature).values()
+    found = splitting.judge_ops(context.chain, batches.loss, batches, places, curvature=options.curvature).values()
     return {"values": [one.eigenvalues for one in found], "vectors": [one.eigenvectors for one in found]}
 
 
@@ -415,12 +424,12 @@ def _split_by_step(context: Context, rank: int, chosen: dict[tuple[int, int], Sp
 def _find_step(context: Context, chosen: dict[tuple[int, int], Splitting]) -> Tree:
     """Return the step, and the change of the loss by each of the splits, applied one after the other."""
     batches = Batches(context.best.model, context.task, context.options.splitting.part)
-    before = batches.mean_loss(context.core)
+    before = batches.mean_loss(context.chain)
     changes: dict[float, list[float]] = {0.0: []}
 
     def loss_at(step: float) -> float:
         if step not in changes:
-            core, losses = context.core, [before]
+            core, losses = context.chain, [before]
             for place, one in chosen.items():
                 core = morphisms.split_op(core, *place, one, step).backbone
                 losses.append(batches.mean_loss(core))
@@ -445,8 +454,8 @@ def split_at(
 
 def _split_randomly(context: Context, place: tuple[int, int]) -> list[Change]:
     """Return a split of all units in random directions; the halves move as far as noise would move them."""
-    size = sum(value[..., 0].numel() for value in context.core.op_parameters(*place).values())
-    vectors = torch.randn(context.core.hidden_size, size, dtype=torch.float64, generator=context.generator())
+    size = sum(value[..., 0].numel() for value in context.chain.op_parameters(*place).values())
+    vectors = torch.randn(context.chain.hidden_size, size, dtype=torch.float64, generator=context.generator())
     found = Splitting(-torch.ones(len(vectors)), vectors / vectors.norm(dim=1, keepdim=True))
     change = split_at(context, *place, found, context.noise * math.sqrt(size))
     return [change._replace(predicted=None, about={"split_step": change.about["split_step"]})]
@@ -473,13 +482,13 @@ def _split_again(context: Context, move: Mapping[str, Any], splittings: Callable
 
 
 def prune_at(node: int, op: int) -> Change:
-    """Return the change that removes an op."""
+    """Return the change that removes an op; in a DAG, from the edge with this number."""
     return _change("prune_op", node, op, partial(morphisms.prune_op, node=node, op=op), None)
 
 
 def resample(context: Context) -> Proposal:
     """Propose to replace each node's op of smallest share by a newly drawn op."""
-    core, shares = context.core, shares_of(context.core)
+    core, shares = context.chain, shares_of(context.chain)
     places = [(node, min(range(len(one)), key=one.__getitem__)) for node, one in enumerate(shares) if len(one) > 1]
     return Proposal("replace_op", tuple(places), lambda: [replace_at(context, core, *place) for place in places])
 
@@ -498,10 +507,10 @@ def _replacement(context: Context, node: int, op: int, candidate: Pair) -> Chang
     to additive ops, whose weights start at zero.
     """
 
-    def make(core: Backbone) -> Morphed:
+    def make(core: Backbone) -> Morphed[Backbone]:
         share = min(1 / len(core.alpha[node]), morphisms.room_for(core, node, op) / 2) or None
 
-        def replaced(what: str, noise: float) -> Morphed:
+        def replaced(what: str, noise: float) -> Morphed[Backbone]:
             generator = torch.Generator().manual_seed(context.drawing(f"{node} {op} {what}").getrandbits(63))
             return morphisms.replace_op(core, node, op, candidate, generator, share, noise)
 
@@ -526,7 +535,7 @@ def _change(
     kind: str,
     node: int,
     op: int | None,
-    make: Callable[[Backbone], Morphed],
+    make: Callable[[Any], Morphed[Any]],
     predicted: float | None,
     about: Mapping[str, Any] = MappingProxyType({}),
 ) -> Change:

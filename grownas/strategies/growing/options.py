@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ from grownas.config.schema import (
     about,
 )
 from grownas.criteria.threshold import Thresholds
+from grownas.errors import ConfigError
 
 if TYPE_CHECKING:
     from grownas.training.recipe import Recipe
@@ -34,6 +35,21 @@ MODES: dict[str, tuple[str, ...]] = {  # kinds of moves with which a stage may b
     "ops_duplicate": ("duplicate_op",),
     "ops_split": ("split_op",),
     "nodes_and_ops": ("add_node", "duplicate_op", "split_op"),
+}
+
+
+ON_A_DAG: dict[
+    str, tuple[Any, ...]
+] = {  # what some options may be if the backbone is a DAG; the others may be anything
+    "mode": ("nodes",),
+    "choice": ("criteria",),
+    "birth": ("blend", "drawn"),
+    "position": ("last",),
+    "candidates": (1,),
+    "restarts": (0,),
+    "replace": ("none",),
+    "top_k": (None,),
+    "readout": ("share",),
 }
 
 
@@ -150,7 +166,7 @@ class Options(StrategySection):
             "stages at the end; each redraws the smallest op of every node (from all ops, unless `replace`: missing)"
         ),
     ] = 0
-    fine_tune_epochs: Annotated[Count, about("most epochs after a pruning")] = 50
+    fine_tune_epochs: Annotated[Count, about("most epochs after a pruning, and of the cell read out of a dag")] = 50
 
     @cached_property
     def thresholds(self) -> Thresholds:
@@ -167,6 +183,18 @@ class Options(StrategySection):
             self.smoothing,
             self.min_age,
         )
+
+    def check_dag(self) -> None:
+        """Check that growth can do on a DAG what the options ask for.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        wrong = {key: known for key, known in ON_A_DAG.items() if getattr(self, key) not in known}
+        if wrong:
+            asked = ", ".join(f"strategy.{key}={_written(getattr(self, key))}" for key in wrong)
+            allowed = ", ".join(f"strategy.{key}={' or '.join(map(_written, known))}" for key, known in wrong.items())
+            raise ConfigError(f"space.backbone=dag: growing offers {asked} on a chain only; set {allowed}")
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -205,3 +233,8 @@ class Options(StrategySection):
         if epochs > first.epochs:
             first = replace(first, epochs=self.recipe.epochs, decay_span=(0.0, 1.0))
         return first.refit(epochs)
+
+
+def _written(value: Any) -> str:
+    """Return a value as it is written in a config."""
+    return "null" if value is None else str(value)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from grownas import morphisms
 from grownas.backbones.chain import Backbone
+from grownas.backbones.dag import DagBackbone
 from grownas.criteria import threshold
 from grownas.criteria.early_stop import ACCEPT, LARGEST, logged
-from grownas.criteria.readout import CHOICES
+from grownas.criteria.readout import CHOICES, AnyBackbone
 from grownas.protocols import Journal
 from grownas.strategies.cores import supernet_of, with_core
 from grownas.strategies.growing.moves import Context, growable_ops, prune_at, replace_at
@@ -73,15 +75,21 @@ def _small(candidate: Candidate, context: Context) -> Change | None:
         growing = context.options.prune == "each_stage"  # no op is duplicated after the end
         growable = growable_ops(core, node, context.options) if growing else ()
         for move in threshold.moves(state, thresholds, growable):
-            if move.kind != "prune_op":
+            if move.kind != "prune_op" or not _can_prune(core, node, move.op):
                 continue
             judge = {"rule": SHARE, "figure": move.share, "threshold": thresholds.prune_threshold}
             change = prune_at(node, move.op)
             if context.options.replace != "none":
+                assert isinstance(core, Backbone), "options that need a chain are refused on a dag"
                 drawn = replace_at(context, core, node, move.op)
                 change = drawn if _fits(candidate, drawn, context) else change
             return change.saying(judge=judge)
     return None
+
+
+def _can_prune(core: AnyBackbone, mixture: int, op: int) -> bool:
+    """Return whether an op may go; in a DAG, whether its node keeps another op than "none". In a chain one stays."""
+    return not isinstance(core, DagBackbone) or morphisms.can_prune_edge(core, mixture, op)
 
 
 def _fits(candidate: Candidate, change: Change, context: Context) -> bool:
@@ -98,7 +106,7 @@ def _surplus(candidate: Candidate, context: Context) -> list[Change]:
     They are chosen once, before any removal: an op that takes over a removed op's share is not more important by it.
     """
     top_k, core = context.options.top_k, supernet_of(candidate.model)
-    if top_k is None or all(len(alpha) <= top_k for alpha in core.alpha):
+    if top_k is None or isinstance(core, DagBackbone) or all(len(alpha) <= top_k for alpha in core.alpha):
         return []
 
     def score(core: Backbone) -> float:

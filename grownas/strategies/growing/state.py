@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from grownas.backbones.chain import Backbone, shares_of
+from grownas.backbones.chain import shares_of
+from grownas.backbones.dag import DagBackbone
 from grownas.criteria import threshold
 from grownas.criteria.threshold import Thresholds
 from grownas.evaluation.scoring import evaluating
 from grownas.morphisms import Morphed
 from grownas.protocols import Evaluation, Model, Task
-from grownas.strategies.cores import on_cpu, supernet_of, with_core
+from grownas.strategies.cores import mixtures_of, on_cpu, supernet_of, with_core
 from grownas.strategies.growing.options import Options
 from grownas.training.loop import Fit
 from grownas.training.migrate import migrate
@@ -30,7 +31,7 @@ class Candidate(NamedTuple):
         model: the task's model.
         optimizers: its optimisers; None if it was never trained.
         evaluation: evaluation on the validation part.
-        watched: state of each node's shares, see `criteria.threshold`.
+        watched: state of each mixture's shares, see `criteria.threshold`.
     """
 
     model: Model
@@ -118,8 +119,10 @@ def declined(candidate: Candidate, places: Iterable[tuple[int, int]], level: int
 def traced(cell: Sequence[Sequence[Any]], lines: Iterable[Mapping[str, Any]]) -> list[list[tuple[int, int] | None]]:
     """Return the place of each op of a cell before some changes, `(node, op)`; None for new ops and copies.
 
+    In a DAG the places are `(edge, op)`.
+
     Args:
-        cell: one entry per op of each node before the changes.
+        cell: one entry per op of each mixture before the changes.
         lines: lines of the growth log, one per change.
     """
     places: list[list[tuple[int, int] | None]] = [
@@ -127,6 +130,9 @@ def traced(cell: Sequence[Sequence[Any]], lines: Iterable[Mapping[str, Any]]) ->
     ]
     for line in lines:
         node, op = line["node"], line["op"]
+        if op is None and "edges" in line:  # a DAG's new node comes last, and so do its edges
+            places += [[None] * count for count in line["edges"]]
+            continue
         if op is None:
             places.insert(node, [None] * len(line["cell_after"]["nodes"][node]["ops"]))
             continue
@@ -144,7 +150,7 @@ class Change(NamedTuple):
         words: its name for people.
         sources: maps the node's number of ops and the number of the op to the old number of each op after the change,
             None for a new op; not called if the change adds a node.
-        node: number of the node; the new number of an added node.
+        node: number of the node; the new number of an added node. If an op of a DAG is changed, number of its edge.
         op: number of the op in its node before the change; None if the change adds a node.
         make: applies the morphism.
         predicted: predicted change of the loss; None if there is no prediction.
@@ -156,7 +162,7 @@ class Change(NamedTuple):
     sources: Sources
     node: int
     op: int | None
-    make: Callable[[Backbone], Morphed]
+    make: Callable[[Any], Morphed[Any]]
     predicted: float | None
     about: Mapping[str, Any] = {}
 
@@ -187,15 +193,20 @@ def apply(
     core = supernet_of(model)
     old = before.optimizers or make_optimizers(before.model, options.recipe)
     evaluation, watched = task.evaluate(model, "val"), list(before.watched)
-    shares, about = shares_of(core)[change.node], dict(change.about)
+    shares, about = shares_of(core), dict(change.about)
     if change.op is None:
-        watched.insert(change.node, threshold.begin(shares))
+        new = mixtures_of(core, change.node)
+        watched[new.start : new.start] = [threshold.begin(shares[mixture]) for mixture in new]
+        if isinstance(core, DagBackbone):
+            about["edges"] = [len(shares[edge]) for edge in new]
     else:
         about["op_name"] = "/".join(old_core.op_names(change.node)[change.op])
         sources = change.sources(len(watched[change.node]), change.op)
         about["sources"] = list(sources)
         earlier = shares_of(old_core)[change.node]
-        watched[change.node] = threshold.carry(watched[change.node], sources, earlier, shares)
+        watched[change.node] = threshold.carry(watched[change.node], sources, earlier, shares[change.node])
+        if isinstance(core, DagBackbone):
+            about["edge"] = list(core.edges[change.node])
     after = Candidate(
         model,
         [migrate(optimizer, morphed.origins, before.model, model, prefix="core.") for optimizer in old],

@@ -3,6 +3,9 @@
 `Growth` is one search; `Growth.units` shows its whole course. Every fit uses the problem's journal, which stores
 finished fits: a resumed search runs again and reads them. A stage begins with a changed copy of the best candidate; a
 rejected change is rolled back (the log still records it).
+
+A DAG grows by nodes at its end only, and loses ops of its edges; `options.ON_A_DAG` lists what it does not offer. At
+the end a cell is read out of it and fine-tuned.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from grownas.backbones.dag import DagBackbone
 from grownas.criteria import threshold
-from grownas.criteria.acceptance import Acceptance
+from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.criteria.early_stop import ACCEPT, logged
 from grownas.errors import ConfigError
 from grownas.protocols import Evaluation, Found, Model, Origin, Problem, SearchResult, Verdict
+from grownas.space import SearchSpace
 from grownas.strategies.cores import derived, supernet_of, with_noise
 from grownas.strategies.growing.moves import MOVES, Context, Made, Proposal, repeat, resample
 from grownas.strategies.growing.options import MODES, Options
@@ -34,10 +39,12 @@ from grownas.strategies.growing.state import (
     declined,
     traced,
 )
+from grownas.strategies.supernet import closing
 from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe, count_parameters, set_rates, split_parameters
 
 NOTHING_FOUND = "no first stage was accepted: the start is kept"
+SUPERNET = "grown_supernet"  # the grown DAG, before a cell was read out
 RESTARTS_ENDED = "the last restart was not accepted"
 Line = dict[str, Any]  # a line of a log
 
@@ -46,6 +53,7 @@ class Growing:
     """The strategy `growing` (see `grownas.protocols.Strategy`)."""
 
     section = Options
+    backbones = ("chain", "dag")
 
     def __init__(self, options: Options) -> None:
         """Store the options.
@@ -55,6 +63,15 @@ class Growing:
         """
         self.options = options
         _ = options.thresholds  # raises
+
+    def check_space(self, space: SearchSpace) -> None:
+        """Check that growth can do in this space what its options ask for.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if space.backbone == "dag":
+            self.options.check_dag()
 
     def recipe(self) -> Recipe:
         """Return the recipe that all stages share."""
@@ -70,7 +87,12 @@ class Growing:
         return Growing(Options(**{**given, "weights": {**given["weights"], "rate": rate}}))
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Grow; yield the best result so far after each unit of work, then the result with the derived cell."""
+        """Grow; yield the best result so far after each unit of work, then the result with the derived cell.
+
+        Raises:
+            ConfigError: see `check_space`.
+        """
+        self.check_space(problem.space)
         growth = Growth(problem, self.options)
         for _ in growth.units():
             result = growth.result()
@@ -80,16 +102,22 @@ class Growing:
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
         """Repeat the accepted stages without acceptance tests, each up to its best epoch."""
 
-        def again(log: Sequence[Line]) -> tuple[Model, int, float]:
+        def again(log: Sequence[Line]) -> tuple[Model, Model, int, float]:
             before = problem.journal.elapsed
-            return *replay(problem, self.options, log), problem.journal.elapsed - before
+            grown, steps = replay(problem, self.options, log)
+            cell, more = _replay_closing(problem, self.options, grown, log)
+            return cell, grown, steps + more, problem.journal.elapsed - before
 
-        model, steps, seconds = again(path_of(result.log))
+        model, grown, steps, seconds = again(path_of(result.log))
+        if result.is_start:
+            model = derived(problem.start)
         first = result.others["first_stage"]
-        first_model, _, first_seconds = again(first.log)
+        first_model, _, _, first_seconds = again(first.log)
         others = {"first_stage": replace(first, model=first_model, seconds=first.seconds + first_seconds)}
+        if SUPERNET in result.others:
+            others[SUPERNET] = replace(result.others[SUPERNET], model=grown)
         steps, seconds = result.steps + steps, result.seconds + seconds
-        return replace(result, model=derived(model), steps=steps, seconds=seconds, others=others)
+        return replace(result, model=model, steps=steps, seconds=seconds, others=others)
 
 
 class Growth:
@@ -264,39 +292,103 @@ def path_of(log: Sequence[Line]) -> list[Line]:
     return first[-1:] + [line for line in log if line["stage"] > 1 and line["accepted"]]
 
 
+class Closed(NamedTuple):
+    """A derived cell after its fine-tuning, if it had one.
+
+    Attributes:
+        model: the task's model around the cell.
+        evaluation: its evaluation on the validation part.
+        fit: the fine-tuning.
+    """
+
+    model: Model
+    evaluation: Evaluation
+    fit: Fit | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the fine-tuning."""
+        return 0.0 if self.fit is None else self.fit.seconds
+
+    @property
+    def steps(self) -> int:
+        """Weight steps of the fine-tuning."""
+        return 0 if self.fit is None else self.fit.steps
+
+
 def _closed(growth: Growth) -> SearchResult:
-    """Return the result with a derived cell, fine-tuned on all training data if alpha had its own part of the data."""
-    problem, recipe, path = growth.problem, growth.options.recipe, path_of(growth.stages)
+    """Return the result with a derived cell.
+
+    A chain becomes the cell that it computes; the cell is fine-tuned on all training data if alpha had its own part of
+    the data. A cell read out of a DAG computes something else than the DAG: it is always fine-tuned, and the start is
+    kept if the cell is no better than the start's. The DAG itself is a further model.
+    """
+    problem, path = growth.problem, path_of(growth.stages)
     assert growth.first is not None
-
-    def close(
-        model: Model, evaluation: Evaluation, line: Line | None, key: str
-    ) -> tuple[Model, Evaluation, float, int]:
-        if line is None or recipe.bilevel == "joint":
-            return model, evaluation, 0.0, 0
-        tuning = replace(recipe, l2_sp=line["l2_sp"], bf16=problem.bf16)
-        fit = problem.journal.fit(key, derived(model), problem.task, tuning, seed=problem.seed)
-        return fit.model, fit.evaluation, fit.seconds, fit.steps
-
     result, line, tried = growth.result(), growth.first_line, growth.first.candidate
-    model, evaluation, seconds, steps = close(result.model, result.evaluation, path[-1] if path else None, "closing")
-    model = derived(model)
-    if path == [line]:
-        first, first_seconds = model, seconds
-    else:
-        first, _, first_seconds, _ = close(tried.model, tried.evaluation, line, "closing-first-stage")
+    is_whole = path == [line]
+    closed = _close(growth, growth.best.candidate, path[-1] if path else None, "closing")
+    first = closed if is_whole else _close(growth, tried, line, "closing-first-stage")
+    if is_whole:
+        line.update(path[-1])
     lines = [line for line in growth.stages if line["stage"] == 1]
     others = {
         "first_stage": Found(
-            model=first,
-            seconds=sum(line["seconds"] for line in lines) + first_seconds,
+            model=first.model,
+            seconds=sum(line["seconds"] for line in lines) + first.seconds,
             settings=len(lines),
             speed=growth.first.fits[0].speed,
-            log=(growth.first_line,),
+            log=(line,),
         )
     }
-    result = replace(result, seconds=result.seconds + seconds, steps=result.steps + steps)
-    return replace(result, model=model, evaluation=evaluation, others=others)
+    seconds = result.seconds  # of the growth alone
+    result = replace(result, seconds=seconds + closed.seconds, steps=result.steps + closed.steps)
+    result = replace(result, model=closed.model, evaluation=closed.evaluation, others=others)
+    if not isinstance(supernet_of(problem.start), DagBackbone):
+        return result
+    supernet = Found(
+        model=copy.deepcopy(growth.best.model), seconds=seconds, settings=result.settings, speed=result.speed
+    )
+    begin = derived(problem.start)
+    start = Untrained(begin, problem.task.evaluate(begin, "val"))
+    is_start = result.is_start or not growth.accept(start, closed, problem.task).accepted
+    model, evaluation = (start.model, start.evaluation) if is_start else (result.model, result.evaluation)
+    return replace(
+        result,
+        model=model,
+        evaluation=evaluation,
+        is_start=is_start,
+        params=count_parameters(model),
+        others={**others, SUPERNET: supernet},
+    )
+
+
+def _close(growth: Growth, candidate: Candidate, line: Line | None, key: str) -> Closed:
+    """Derive a cell, and fine-tune it where `_closed` says so; note the epochs of a DAG's cell in its stage's line."""
+    problem, options, model = growth.problem, growth.options, derived(candidate.model)
+    is_dag = isinstance(supernet_of(candidate.model), DagBackbone)
+    if line is None:
+        return Closed(model, problem.task.evaluate(model, "val") if is_dag else candidate.evaluation)
+    if not is_dag and options.recipe.bilevel == "joint":
+        return Closed(model, candidate.evaluation)
+    recipe = closing(options.recipe, options.fine_tune_epochs) if is_dag else options.recipe
+    recipe = replace(recipe, l2_sp=line["l2_sp"], bf16=problem.bf16)
+    fit = problem.journal.fit(key, model, problem.task, recipe, seed=problem.seed)
+    if is_dag:
+        line["best_epoch_closed"] = fit.best_epoch
+    return Closed(fit.model, fit.evaluation, fit)
+
+
+def _replay_closing(problem: Problem, options: Options, grown: Model, path: Sequence[Line]) -> tuple[Model, int]:
+    """Return the cell derived from a repeated growth, and the weight steps of its fine-tuning; a chain's has none."""
+    model, line = derived(grown), path[-1] if path else {}
+    if "best_epoch_closed" not in line:
+        return model, 0
+    recipe = closing(options.recipe, options.fine_tune_epochs).refit(line["best_epoch_closed"])
+    recipe = replace(recipe, l2_sp=line["l2_sp"], bf16=problem.bf16)
+    key = f"refit-closing-stage-{line['stage']}{'-pruned' if line['pruned'] else ''}"
+    fit = problem.journal.fit(key, model, problem.task, recipe, seed=problem.seed)
+    return fit.model, fit.steps
 
 
 def replay(problem: Problem, options: Options, path: Sequence[Line]) -> tuple[Model, int]:

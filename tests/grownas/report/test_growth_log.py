@@ -106,6 +106,10 @@ def test_the_tips_speak_only_of_what_is_there(make_run, pick, words):
             "replace ⊕ tanh of node 1 by ⊗ relu",
         ),
         ({"kind": "split_op", "node": 0, "op": 1, "op_name": "new/op"}, "split new/op of node 1"),
+        (
+            {"kind": "prune_op", "node": 2, "op": 1, "op_name": "gated/tanh", "edge": [2, 1]},
+            "prune tanh of the edge from state 1 to state 2",
+        ),
         ({"kind": "other"}, "other"),
     ],
 )

@@ -132,6 +132,14 @@ def test_each_node_has_a_panel_with_its_ops_by_name():
     assert growth_plots.share_panels(Shares([], [], 0)) == []
 
 
+def test_each_edge_of_a_dag_has_a_panel():
+    edges = [node(("gated/tanh", [0.5, 0.5]), ("gated/none", [0.5, 0.5])) for _ in range(6)]
+    panels = growth_plots.share_panels(Shares(edges, [(0, 1)], 1))
+    pairs = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
+    for panel, (source, reader) in zip(panels, pairs, strict=True):
+        assert f"state {source} to state {reader}" in texts(panel)
+
+
 def test_stages_are_named_where_there_is_room():
     shares = Shares([node(("add/tanh", [1.0] * 101))], [(0, 1), (3, 2), (40, 3), (42, 4), (65, 4), (90, 5)], 100)
     (svg,) = growth_plots.share_panels(shares)

@@ -175,6 +175,19 @@ def test_a_node_put_before_others_moves_them():
     assert [[track.points for track in node.ops] for node in shares.nodes] == [[[(0, 0.0)]], [[(0, 0.9), (0, 0.5)]]]
 
 
+def test_a_dags_new_node_brings_edges_and_the_ops_of_the_others_go_on():
+    ops = ["gated/none", "gated/tanh"]
+    stage = {"stage": 1, "l2_sp": 0.0, "accepted": True, "part": "first"}
+    line = {"stage": 2, "kind": "add_node", "node": 1, "op": None, "edges": [2, 2], "accepted": True, "part": "stage-2"}
+    logged = [
+        {"part": part, "epoch": 0, "node": edge, "ops": ops, "shares": [edge / 10, 1 - edge / 10]}
+        for part, edges in (("first", 1), ("stage-2", 3))
+        for edge in range(edges)
+    ]
+    shares = history.shares(logged, [], history.events([line]), [stage])
+    assert [len(node.ops[0].points) for node in shares.nodes] == [2, 1, 1]
+
+
 def test_where_the_moves_do_not_lead_to_the_ops_their_lines_begin_anew(make_run):
     folder = make_run()
     (folder / "growth.jsonl").write_text("")

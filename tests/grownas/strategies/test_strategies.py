@@ -20,9 +20,10 @@ from grownas.runs.journal import Journal, MemoryLog, MemoryStore
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 from grownas.space import SearchSpace
-from support.growing import problem_of, timeless
+from support.growing import dag_model_of, problem_of, timeless
 
 SPACE = SearchSpace(("add", "hadamard"), ("identity", "tanh", "sigmoid"), max_nodes=3, max_ops=8)
+DAG = SearchSpace((), ("none", "tanh", "relu", "identity"), max_nodes=4, backbone="dag")
 RATES = {"weights": {"rate": 0.02}, "alpha": {"rate": 0.05}}
 ACCEPTING = {"max_epochs": 3, "patience": 2, "accept": "better", "guard": False, **RATES}
 SUPERNET = {**ACCEPTING, "max_epochs": 2, "patience": None, "max_nodes": 2, "fine_tune_epochs": 1, "unit_epochs": 1}
@@ -31,6 +32,10 @@ SMALL = {  # options with which a search is short and finds something; those of 
         **ACCEPTING, "first_epochs": None, "mode": "nodes_and_ops", "trial_epochs": 1, "max_ops": 5, "restarts": 1,
         "replace": "missing", "grow_threshold": 0.3, "prune_threshold": 0.09, "min_age": 1, "fine_tune_epochs": 2,
     },
+    "growing on a dag": {
+        **ACCEPTING, "first_epochs": None, "nodes_at_once": 1, "max_nodes": 4, "prune": "each_stage",
+        "prune_threshold": 0.2, "min_age": 1, "blend_steps": 12, "fine_tune_epochs": 2,
+    },
     "random": {**ACCEPTING, "genotypes": 3, "rates": [0.02, 0.05]},
     **dict.fromkeys(("darts", "gaea", "sdarts_rs", "sdarts_adv", "darts_minus", "rdarts"), SUPERNET),
     "pdarts": {**SUPERNET, "max_epochs": 2, "kept_ops": [8, 5], "dropouts": [0.0, 0.5]},
@@ -38,7 +43,17 @@ SMALL = {  # options with which a search is short and finds something; those of 
 }  # fmt: skip
 BUDGETS = {"steps": 1, "seconds": 1e-9, "genotypes": 1}
 
-pytestmark = pytest.mark.parametrize("name", plugin_names("strategy"))
+ON_A_DAG = " on a dag"  # ends the name of a strategy that is to search DAGs, where it does so in its own way
+
+pytestmark = pytest.mark.parametrize("name", [*plugin_names("strategy"), f"growing{ON_A_DAG}"])
+
+
+def class_of(name):
+    return strategy_class(name.removesuffix(ON_A_DAG))
+
+
+def space_of(name):
+    return DAG if name.endswith(ON_A_DAG) else SPACE
 
 
 @dataclass
@@ -56,13 +71,23 @@ class Whole:
 
 
 @pytest.fixture(scope="module")
-def searching(copy_task, make_model):
+def start_of(make_model):
+    """Return the start of a search."""
+
+    def make(name, task):
+        return dag_model_of(task, *[DAG.ops] * 2, seed=5) if name.endswith(ON_A_DAG) else make_model(task)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def searching(copy_task, start_of):
     """Return the iterator of a search."""
 
     def begin(name, journal, *, seed=1, budget=None, task=None, **changes):
-        strategy = strategy_class(name)
+        strategy = class_of(name)
         task = copy_task(dropout=0.1) if task is None else task
-        problem = problem_of(make_model(task), task, journal, seed=seed, space=SPACE)
+        problem = problem_of(start_of(name, task), task, journal, seed=seed, space=space_of(name))
         return strategy(strategy.section(**SMALL.get(name, {}), **changes)).search(
             replace(problem, budget=budget or Budget())
         )
@@ -115,17 +140,16 @@ def without_times(tree):
     return {key: value for key, value in tree.items() if key != "times"}
 
 
-def test_a_search_finds_something_of_the_space_and_says_why_it_stopped(whole, copy_task, make_model, name):
+def test_a_search_finds_something_of_the_space_and_says_why_it_stopped(whole, copy_task, start_of, name):
     results, task = whole(name).results, copy_task(dropout=0.1)
     assert results
     assert all(result.reason == "" for result in results[:-1])
     last = results[-1]
     assert last.reason
     assert not last.is_start
-    assert {(op.combine, op.activation) for node in last.genotype.nodes for op in node.ops} <= set(SPACE.ops)
-    assert SPACE.contains(last.genotype)
+    assert space_of(name).contains(last.genotype)
     assert task.evaluate(last.model, "val").losses.mean() == pytest.approx(last.evaluation.losses.mean(), rel=1e-12)
-    assert last.evaluation.losses.mean() < task.evaluate(make_model(task), "val").losses.mean()
+    assert last.evaluation.losses.mean() < task.evaluate(start_of(name, task), "val").losses.mean()
     assert last.params > 0
     for before, after in pairwise(results):
         assert (after.steps, after.settings) >= (before.steps, before.settings)
@@ -134,7 +158,7 @@ def test_a_search_finds_something_of_the_space_and_says_why_it_stopped(whole, co
 
 
 def test_another_rate_is_that_of_every_recipe(name):
-    strategy = strategy_class(name)(strategy_class(name).section(**SMALL.get(name, {})))
+    strategy = class_of(name)(class_of(name).section(**SMALL.get(name, {})))
     before = strategy.recipe(), strategy.tuning_recipe()
     other = strategy.with_rate(0.123)
     assert (strategy.recipe(), strategy.tuning_recipe()) == before
@@ -149,7 +173,7 @@ def test_scores_hold_each_genotype_its_validation_and_its_steps(whole, name):
     assert len(last.scores) <= last.settings or "unit_epochs" in SMALL.get(name, {})  # a score a unit
     for score in last.scores:
         assert set(score) >= {"genotype", "val", "steps"}
-        assert SPACE.contains(Genotype.from_dict(score["genotype"]))
+        assert space_of(name).contains(Genotype.from_dict(score["genotype"]))
         assert score["val"] > 0
         assert score["steps"] > 0
     assert sum(score["steps"] for score in last.scores) <= last.steps
@@ -176,7 +200,7 @@ def check_steps(last, store, *, closing):
 
 
 def test_steps_are_those_of_all_trainings(searching, whole, name):
-    check_steps(whole(name).results[-1], whole(name).store, closing=False)
+    check_steps(whole(name).results[-1], whole(name).store, closing=name.endswith(ON_A_DAG))
     if name == "growing":
         store = MemoryStore()
         check_steps(list(searching(name, journal_on(store), bilevel="first"))[-1], store, closing=True)

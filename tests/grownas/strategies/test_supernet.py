@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from grownas.backbones.chain import Backbone
-from grownas.backbones.dag import DagBackbone
 from grownas.config.loading import strategy_class
 from grownas.genotype import DagGenotype
 from grownas.protocols import Problem
@@ -23,7 +22,7 @@ from grownas.strategies import rdarts
 from grownas.strategies.supernet import SupernetSearch
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe, make_optimizers
-from support.growing import model_of
+from support.growing import dag_model_of, model_of
 
 CHAIN = SearchSpace(("add", "hadamard"), ("identity", "tanh"), max_nodes=2)
 DAG = SearchSpace((), ("none", "tanh", "identity"), max_nodes=2, backbone="dag")
@@ -37,13 +36,8 @@ GRADIENTS = {  # forward and backward passes a step
 }  # fmt: skip
 
 
-def dag_model(task, *nodes, seed=0, hidden=3):
-    generator = torch.Generator().manual_seed(seed)
-    return task.model(DagBackbone.from_ops(task.input_size, hidden, nodes, generator=generator), generator=generator)
-
-
 def problem_of(task, journal, space=CHAIN):
-    make = dag_model if space.backbone == "dag" else model_of
+    make = dag_model_of if space.backbone == "dag" else model_of
     start = make(task, [space.ops[-1]], seed=5)
     return Problem(
         task=task, space=space, build=lambda nodes, purpose: make(task, *nodes, seed=3), start=start, journal=journal
@@ -130,7 +124,7 @@ def test_the_skip_falls_linearly_to_0_and_no_evaluation_has_it(copy_task, monkey
 
 def make_supernet(task, *, dag=False):
     space = DAG if dag else CHAIN
-    return (dag_model if dag else model_of)(task, *[space.ops] * 2, seed=3)
+    return (dag_model_of if dag else model_of)(task, *[space.ops] * 2, seed=3)
 
 
 def timeless(scores):
