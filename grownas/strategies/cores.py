@@ -38,7 +38,10 @@ def mixtures_of(core: AnyBackbone, node: int) -> range:
 
 def on_cpu(core: Core) -> Core:
     """Return the core if it is on the CPU, otherwise a copy on the CPU: morphisms draw random numbers on the CPU."""
-    return core if device_of(core).type == "cpu" else copy.deepcopy(core).cpu()
+    if device_of(core).type == "cpu":
+        return core
+    twin: Core = copy.deepcopy(core)
+    return twin.cpu()
 
 
 def derived(model: AnyModel) -> AnyModel:
