@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from grownas.config.schema import NonNegative, Positive, about
-from grownas.strategies.supernet import Alpha, SupernetSection, SupernetStrategy
+from grownas.strategies.supernet import Alpha, ScheduledSection, SupernetStrategy
 
 
 class MinusAlpha(Alpha):
@@ -15,7 +15,7 @@ class MinusAlpha(Alpha):
     rate: Positive = 3e-4
 
 
-class Options(SupernetSection):
+class Options(ScheduledSection):
     """The options of DARTS-."""
 
     use: Literal["darts_minus"] = "darts_minus"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from grownas.config.schema import NonNegative, about
-from grownas.strategies.supernet import SupernetSection, SupernetStrategy
+from grownas.strategies.supernet import ScheduledSection, SupernetStrategy
 
 
-class Perturbed(SupernetSection):
+class Perturbed(ScheduledSection):
     """The options of both kinds of SDARTS."""
 
     perturb_from: Annotated[NonNegative, about("largest change of a share in the first step")] = 0.03

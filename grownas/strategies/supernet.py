@@ -75,6 +75,16 @@ class SupernetSection(StrategySection):
     fine_tune_epochs: Annotated[Whole, about("epochs of the derived cell, starting from the supernet's weights")] = 50
 
 
+class ScheduledSection(SupernetSection):
+    """The options of strategies with a schedule over all epochs: none stops it early."""
+
+    max_epochs: Annotated[Count, about("epochs of the supernet's training, over which the schedule runs")] = 60
+    patience: Annotated[
+        Count | None,
+        about("epochs without a lower validation loss before training stops; null: train all epochs and use the last"),
+    ] = None
+
+
 @dataclass
 class Spent:
     """The resources that a search has used so far, and its scores.
