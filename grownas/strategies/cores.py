@@ -38,7 +38,11 @@ def mixtures_of(core: AnyBackbone, node: int) -> range:
 
 def on_cpu(core: Core) -> Core:
     """Return the core if it is on the CPU, otherwise a copy on the CPU: morphisms draw random numbers on the CPU."""
-    return core if device_of(core).type == "cpu" else copy.deepcopy(core).cpu()
+    if device_of(core).type == "cpu":
+        return core
+    moved = copy.deepcopy(core)
+    moved.cpu()  # in place
+    return moved
 
 
 def derived(model: AnyModel) -> AnyModel:
