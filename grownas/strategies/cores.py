@@ -40,8 +40,9 @@ def on_cpu(core: Core) -> Core:
     """Return the core if it is on the CPU, otherwise a copy on the CPU: morphisms draw random numbers on the CPU."""
     if device_of(core).type == "cpu":
         return core
-    twin: Core = copy.deepcopy(core)
-    return twin.cpu()
+    moved = copy.deepcopy(core)
+    moved.cpu()  # in place
+    return moved
 
 
 def derived(model: AnyModel) -> AnyModel:

@@ -114,7 +114,7 @@ def test_a_task_that_lacks_a_member_is_told_of_it(copy_task, name):
         if member != name:
             setattr(Half, member, None)
     Half.kind, Half.name = "plain", "half"
-    with pytest.raises(ConfigError, match=f"task.use=half: .*Half lacks {name}, which grownas.protocols.Task asks"):
+    with pytest.raises(ConfigError, match=f"task.use=half: .*Half lacks {name}, which grownas.protocols.Task requires"):
         check_task(Half())
 
 

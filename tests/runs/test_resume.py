@@ -252,7 +252,7 @@ def test_other_changes_are_allowed(copied, call, finished, assert_same_run, chan
 def test_other_versions_are_told(copied, call, finished, assert_same_run):
     path = copied / "config.yaml"
     path.write_text(path.read_text().replace("versions:\n", "versions:\n  scipy: 0\n").replace("torch: ", "torch: 0"))
-    with pytest.warns(UserWarning, match=r"versions have changed.*torch 0\d"):
+    with pytest.warns(UserWarning, match=r"versions have changed.*torch was 0\d"):
         assert call("resume", copied).code == 0
     assert_same_run(finished, copied)
 

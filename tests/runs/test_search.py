@@ -183,7 +183,7 @@ BROKEN = {
     "nan": (replace_cell(12, 3, "nan"), ["row 12", "column C", "nan"]),
     "infinite": (replace_cell(12, 3, "inf"), ["row 12", "column C", "inf"]),
     "bad date": (replace_cell(20, 0, "2020-13-01"), ["row 20", "column date", "'2020-13-01'"]),
-    "duplicate date": (lambda text: text + text.splitlines()[-1] + "\n", ["row 302", "column date", "twice"]),
+    "duplicate date": (lambda text: text + text.splitlines()[-1] + "\n", ["row 302", "column date", "is repeated"]),
     "unsorted": (swap, ["row 12", "column date", "sort"]),
     "ragged": (lambda text: text + "2021-12-31,1,2\n", ["row 302", "3 fields", "4"]),
     "no date column": (replace_cell(1, 0, "day"), ["row 1", "no column of dates, called date"]),
@@ -349,7 +349,7 @@ class TestForms:
         overrides = ("strategy.bilevel=first", "task.bptt=50", f"task.batches={batches}")
         ended = call(command, *runner.options(*overrides))
         assert ended.code == 2
-        assert f"the part architecture has 42 rows, {batches} of 50 days need at least" in ended.err
+        assert f"the part architecture has 42 rows, but {batches} of 50 days need at least" in ended.err
         assert not runner.folder.exists()
 
     def test_joint_has_no_closing_fine_tune(self, finished, read_lines):

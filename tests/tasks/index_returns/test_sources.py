@@ -397,7 +397,7 @@ def test_a_missing_ticker_is_refused_with_its_name(tmp_path, yahoo):
 @pytest.mark.parametrize("wrong", [0.0, -1.0, np.inf])
 def test_an_impossible_close_is_refused_with_ticker_and_day(tmp_path, yahoo, wrong):
     yahoo.reply = lambda tickers: answer(tickers, **{"^GSPC": [1, 2, wrong, 4, 5]})
-    assert refusal(tmp_path).startswith(f"Yahoo Finance sent {wrong} for ^GSPC on 2020-01-03;")
+    assert refusal(tmp_path).startswith(f"Yahoo Finance sent {wrong} for ^GSPC on 2020-01-03, expected")
 
 
 def test_a_day_that_comes_twice_is_refused(tmp_path, yahoo):

@@ -359,7 +359,7 @@ def test_too_few_rows_at_all_are_refused(closes, load):
 def test_a_part_too_short_for_a_window_is_refused_before_the_first(load, batches, least):
     short = load(batches=batches, architecture_share=(least - 1) / TRAIN)
     with pytest.raises(
-        DataError, match=f"the part architecture has {least - 1} rows, {batches} of 5 days need at least"
+        DataError, match=f"the part architecture has {least - 1} rows, but {batches} of 5 days need at least"
     ):
         short.windows("architecture", seed=1)  # not only when it is iterated
     enough = load(batches=batches, architecture_share=least / TRAIN)
@@ -635,7 +635,7 @@ def test_a_model_fitted_without_the_dropped_series_needs_nothing_back(closes, lo
 def test_other_columns_are_refused_with_the_name_of_what_was_dropped(closes, load):
     with pytest.warns(UserWarning, match="dropped B"):
         task = load(standing_still(closes), difference=("B",))
-    words = r"its columns are A, C without B, dropped because it does not move; the model was fitted to A, B, D"
+    words = r"its columns are A, C \(B was dropped because it does not move\); the model was fitted to A, B, D"
     with pytest.raises(DataError, match=words):
         task.with_scaling(np.zeros(3), np.ones(3), ["A", "B", "D"])
     with pytest.raises(DataError, match="the model was fitted to B, A, C"):
