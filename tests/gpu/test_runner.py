@@ -23,6 +23,7 @@ def runner():
     return module
 
 
+@pytest.mark.slow
 def test_all_parts_run_and_are_written(runner, tmp_path, capsys):
     assert runner.main([str(tmp_path), "--budget", "tiny"]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())

@@ -423,6 +423,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(whole, killed, call, assert
     assert_same_run(whole(GRU_ALONE), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", ["stage-2", "retrained"])
 def test_a_run_killed_while_weights_are_averaged_goes_on(whole, killed, call, assert_same_run, fit):
     """Of a model that has grown, and of one that is trained anew."""
@@ -440,6 +441,7 @@ def test_a_run_killed_while_weights_are_averaged_goes_on(whole, killed, call, as
     assert_same_run(whole(*AVERAGED), folder)
 
 
+@pytest.mark.slow
 def test_a_comparison_over_seeds_tests_blocks_of_tokens(forked_seeds, call, options, read_json, tmp_path):
     ended = call("compare", *options("name=both", f"runs={tmp_path}", "seeds=[1,2]", "workers=1"))
     assert ended.code == 0, ended.err

@@ -55,6 +55,7 @@ def test_a_panels_run_is_the_search_alone(compared, runs, long, assert_same_run,
     evaluates_to_summary(compared / "panel-2")
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_and_takes_more_panels(forked_seeds, compared, tmp_path, call, read_json):
     folder = Path(shutil.copytree(compared, tmp_path / "panels"))
     before = (folder / "panels.json").read_bytes()

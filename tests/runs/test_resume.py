@@ -283,7 +283,7 @@ class TestRealProcesses:
         process.send_signal(signal.SIGINT)
         ended = finish(process)
         assert ended.code == 130
-        plan = "choose a linear start by folds; search by growing; retrain; fit zero, var1, gru"
+        plan = "choose a linear start by folds; search with growing; retrain; fit zero, var1, gru"
         assert ended.err.startswith(f"index_returns: reading the data\n{folder}: {plan}\n")
         assert f"`grownas resume {folder}`" in ended.err
         assert "Traceback" not in ended.err
