@@ -37,7 +37,9 @@ def run_on(backend: str, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Ten
     if dtype is None:
         return _run(backend, plan, tensors, x, h_0)
     with torch.autocast(x.device.type, enabled=False):
-        cast = DagTensors(*(one if one is None else one.to(dtype) for one in tensors))
+        W_x, W_h, shares, mean, skip = (one.to(dtype) for one in tensors[:5])
+        moments = None if tensors.moments is None else tensors.moments.to(dtype)
+        cast = DagTensors(W_x, W_h, shares, mean, skip, moments)
         return _run(backend, plan, cast, x.to(dtype), h_0.to(dtype))
 
 

@@ -55,7 +55,7 @@ class SupernetBuffers(NamedTuple):
     def products(self) -> list[Tensor]:
         """Return each node's part of A, `(T', i, B, 2H)`."""
         steps, states, B, H = self.states.shape
-        parts = self.A.split([steps * i * B * 2 * H for i in range(1, states)])
+        parts = torch.split(self.A, [steps * i * B * 2 * H for i in range(1, states)])
         return [part.view(steps, i, B, 2 * H) for i, part in enumerate(parts, 1)]
 
 
@@ -67,7 +67,7 @@ class SupernetLoop(NamedTuple):
         forward: `(plan, tensors, buffers, h_0)`; fills the buffers.
         backward: `(plan, tensors, buffers, h_0, grad)`, grad `(T, B, H)` of `out`; turns A_0 and A into their
             gradients; returns the gradients of h_0 and of the shares.
-        multiply: the product that turns x into A_0; see `sequence.Loop`.
+        multiply: see `sequence.Loop`.
     """
 
     name: str
@@ -103,7 +103,8 @@ def run(loop: SupernetLoop, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: 
 
 def _grouped(flat: Sequence[Tensor]) -> DagTensors:
     """Return an engine's inputs behind x and h_0 as what they are."""
-    return DagTensors(*flat[2:7], flat[7] if len(flat) > 7 else None)
+    W_x, W_h, shares, mean, skip, *moments = flat[2:]
+    return DagTensors(W_x, W_h, shares, mean, skip, moments[0] if moments else None)
 
 
 class _Supernet(torch.autograd.Function):
@@ -163,16 +164,18 @@ def _backward(
     A_0 = buffers.A_0.flatten(0, 1)
     dx = dW_x = dW_h = None
     if needed[0]:
-        dx = torch.mm(A_0, W_x.t()).view(x.shape)
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+        loop.multiply(A_0, W_x.t(), dx.flatten(0, 1))
     if needed[2]:
-        dW_x = torch.mm(x.flatten(0, 1).t(), A_0)
+        dW_x = torch.empty_like(W_x, memory_format=torch.contiguous_format)
+        loop.multiply(x.flatten(0, 1).t(), A_0, dW_x)
     if needed[3]:
         dW_h = torch.empty_like(W_h, memory_format=torch.contiguous_format)
         before = torch.cat([h_0.unsqueeze(0), buffers.out[:-1]])
-        torch.mm(before.flatten(0, 1).t(), A_0, out=dW_h[0])
+        loop.multiply(before.flatten(0, 1).t(), A_0, dW_h[0])
         for i, A in enumerate(buffers.products(), 1):
             read = buffers.states[:, :i].flatten(0, 2)  # a copy
-            torch.mm(read.t(), A.flatten(0, 2), out=dW_h[i])
+            loop.multiply(read.t(), A.flatten(0, 2), dW_h[i])
     return [dx, dh_0, dW_x, dW_h, dshares]
 
 
@@ -224,9 +227,10 @@ def _operator_shapes(inputs: Sequence[Tensor], text: str, keep: bool) -> list[tu
 
 def _operator_backward(inputs: Sequence[Tensor], text: str, kept: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
     loop, plan = _read(text)
-    together, *rest = kept
+    together, A_0, A, states = kept
     tensors = _grouped(inputs)
-    buffers = SupernetBuffers(*rest, *_apart(plan, tensors, together, inputs[0]))
+    out, moments = _apart(plan, tensors, together, inputs[0])
+    buffers = SupernetBuffers(A_0, A, states, out, moments)
     grad = _apart(plan, tensors, grad, inputs[0])[0]
     with torch.no_grad(), full_precision(grad.device.type):
         results = _backward(loop, plan, buffers, inputs, grad, [True] * len(inputs))

@@ -107,7 +107,7 @@ def run_dag_supernet(plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor)
         ValueError: plan, tensors and batch do not fit together; see `dag_plan.check`.
     """
     check(plan, tensors, x)
-    shares = tensors.shares.split([len(ops) for ops in plan.ops])
+    shares = torch.split(tensors.shares, [len(ops) for ops in plan.ops])
     out, seen, h = [], [], h_0
     for x_t in x:
         states: list[Tensor] = []

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from grownas.config.schema import Count, NonNegative, Positive, about
 from grownas.protocols import Problem, SearchResult
-from grownas.strategies.cores import with_core
+from grownas.strategies.cores import any_supernet_of, with_core
 from grownas.strategies.supernet import Alpha, SupernetSearch, SupernetSection, SupernetStrategy, closing
 from grownas.training.distil import Distilled
 from grownas.training.loop import Fit
@@ -87,7 +87,7 @@ class CDarts(SupernetStrategy):
         def next_teacher(fit: Fit) -> None:
             if fit.is_over(recipe):
                 return
-            begin = with_core(fit.model, fit.model.core.derive(options.top_k))
+            begin = with_core(fit.model, any_supernet_of(fit.model).derive(options.top_k))
             own: Any = Distilled(problem.task, "train", teacher=fit.model, **settings)  # what training needs of a task
             key = f"{self.name}-evaluation-{fit.epochs}"
             trained = problem.journal.fit(key, begin, own, evaluation_recipe, seed=problem.seed)

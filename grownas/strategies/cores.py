@@ -28,6 +28,13 @@ def supernet_of(model: Model) -> Backbone:
     return core
 
 
+def any_supernet_of(model: Model) -> Backbone | DagBackbone:
+    """Return a model's core as the supernet, of a chain or of a DAG, that `Problem.build` creates."""
+    core = model.core
+    assert isinstance(core, Backbone | DagBackbone), f"the model's core is a {type(core).__name__}, not a supernet"
+    return core
+
+
 def on_cpu(core: Backbone) -> Backbone:
     """Return the core if it is on the CPU, otherwise a copy on the CPU: morphisms draw random numbers on the CPU."""
     return core if device_of(core).type == "cpu" else copy.deepcopy(core).cpu()

@@ -32,7 +32,7 @@ from grownas.config.schema import (
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.criteria.readout import Kept, all_ops, least_missed, shares_with_only, surplus, with_only, without
 from grownas.protocols import Evaluation, Found, Problem, SearchResult
-from grownas.strategies.cores import derived, with_core
+from grownas.strategies.cores import any_supernet_of, derived, with_core
 from grownas.training.loop import Fit
 from grownas.training.perturb import with_shares
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
@@ -169,7 +169,7 @@ class SupernetSearch:
         model = self.problem.build(nodes or whole, key or self.name)
         generator = torch.Generator().manual_seed(self.problem.seed)
         with torch.no_grad():
-            for alpha in model.core.alpha:
+            for alpha in any_supernet_of(model).alpha:
                 noise = torch.randn(alpha.shape, generator=generator, dtype=alpha.dtype)
                 alpha.add_(self.options.alpha_sd * noise.to(alpha.device))
         return model
@@ -207,7 +207,7 @@ class SupernetSearch:
             spent.steps, spent.gradients = spent.steps + fit.steps - steps, spent.gradients + fit.gradients - gradients
             spent.scores.append(
                 {
-                    "genotype": fit.model.core.genotype(top_k=options.top_k).to_dict(),
+                    "genotype": any_supernet_of(fit.model).genotype(top_k=options.top_k).to_dict(),
                     "val": fit.evaluation.metric,
                     "steps": fit.steps - steps,
                     "gradients": fit.gradients - gradients,
@@ -246,7 +246,7 @@ class SupernetSearch:
 
     def read_out(self, model: Any, recipe: Recipe) -> Any:
         """Return the model with the derived cell in place of the supernet; the cell keeps the supernet's weights."""
-        return with_core(model, model.core.derive(self.options.top_k))
+        return with_core(model, any_supernet_of(model).derive(self.options.top_k))
 
     def ablate(self, supernet: Fit, recipe: Recipe) -> Generator[SearchResult, None, Any]:
         """Remove op after op, each time the one least missed on the validation part; return the model that is left.
@@ -260,31 +260,34 @@ class SupernetSearch:
         """
         problem, options = self.problem, self.options
         tuning = replace(tuning_between(recipe, options.tune_epochs), bf16=problem.bf16)
-        model: Any = supernet.model
-        optimizers, kept = supernet.optimizers, all_ops(model.core)
-        top_k = 1 if isinstance(model.core, DagBackbone) else options.top_k
+        top_k = 1 if isinstance(supernet.model.core, DagBackbone) else options.top_k
+        model, optimizers, kept = supernet.model, supernet.optimizers, all_ops(any_supernet_of(supernet.model))
         for number in itertools.count(1):
-            places = surplus(model.core, kept, top_k)
+            core = any_supernet_of(model)
+            places = surplus(core, kept, top_k)
             if not places:
-                return with_core(model, with_only(model.core, kept))
+                return with_core(model, with_only(core, kept))
             choose = partial(self._least_missed, model, kept, places)
             gone = problem.journal.remember(f"{self.name}-ablation-{number}", choose)
             kept = without(kept, gone["node"], gone["op"])
             model, optimizers = copy.deepcopy((model, optimizers))
-            model.core.set_shares(shares_with_only(model.core, kept))
+            core = any_supernet_of(model)
+            core.set_shares(shares_with_only(core, kept))
             fit = problem.journal.fit(
                 f"{self.name}-tune-{number}", model, problem.task, tuning, seed=problem.seed, optimizers=optimizers
             )
             model, optimizers = fit.model, fit.optimizers
             self.count(fit)
-            yield self.result(with_core(model, with_only(model.core, kept)), fit.evaluation, supernet)
+            yield self.result(with_core(model, with_only(any_supernet_of(model), kept)), fit.evaluation, supernet)
 
     def _least_missed(self, model: Any, kept: Kept, places: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        core = any_supernet_of(model)
+
         def loss(rest: Kept) -> float:
-            with with_shares(model.core, shares_with_only(model.core, rest)):
+            with with_shares(core, shares_with_only(core, rest)):
                 return float(self.problem.task.evaluate(model, "val").losses.mean())
 
-        return least_missed(model.core, kept, places, loss)._asdict()
+        return least_missed(core, kept, places, loss)._asdict()
 
     def close(self, model: Any, recipe: Recipe) -> SearchResult:
         """Fine-tune a cell from the supernet's weights; accept it or keep the start."""
@@ -312,7 +315,7 @@ class SupernetSearch:
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
         """Return the result so far."""
-        spent, core = self.spent, supernet.model.core
+        spent, core = self.spent, any_supernet_of(supernet.model)
         return SearchResult(
             model=model,
             evaluation=evaluation,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grownas.protocols import Model, Task, Window
+from grownas.protocols import Model, Module, Task, Window
 from grownas.training.recipe import device_of, split_parameters
 
 CLIP_EPS = 1e-6  # of `torch.nn.utils.clip_grad_norm_`
@@ -95,9 +95,9 @@ def architecture_gradient_second(
 
 
 @contextmanager
-def unchanged_buffers(model: Any) -> Iterator[None]:
+def unchanged_buffers(model: Module) -> Iterator[None]:
     """Put a model's buffers back afterwards: running moments follow the steps of the weights alone."""
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    kept = [(buffer, buffer.clone()) for _, buffer in model.named_buffers()]
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
-from grownas.protocols import AnyModel, Evaluation, Model, Module, Task, Window
+from grownas.protocols import AnyModel, Evaluation, Model, Module, Supernet, Task, Window
 from grownas.training.bilevel import (
     architecture_gradient_first,
     architecture_gradient_second,
@@ -173,6 +173,7 @@ class Trainer:
         self.device = device_of(model)
         self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
         self.weights, self.alphas = split_parameters(self.model)
+        self.supernet = cast("Supernet", self.model.core)  # where the recipe has `skip` or `perturb`
         self.anchor = [[p.detach().clone() for p in group["params"]] for group in self._groups()]
         self.rates = [group["lr"] for group in self._groups()]  # before the schedule
         self.averaging = [o for o in self.optimizers if isinstance(o, AveragedSGD)]
@@ -247,7 +248,7 @@ class Trainer:
         self.model.train()
         done = self._done()
         if self.recipe.skip:
-            self.model.core.set_skip(self.recipe.skip * (1 - done))
+            self.supernet.set_skip(self.recipe.skip * (1 - done))
         if window.burn_in:
             with torch.no_grad():
                 _, self.hidden = self.model.states(window.x, self.hidden)
@@ -428,7 +429,7 @@ class Trainer:
 
     def _evaluate(self) -> float:
         if self.recipe.skip:
-            self.model.core.set_skip(0.0)  # the skip helps training only: a derived cell has none
+            self.supernet.set_skip(0.0)  # the skip helps training only: a derived cell has none
         evaluation = self.task.evaluate(self.model, "val")
         value = float(evaluation.losses.mean())
         if not math.isfinite(value):

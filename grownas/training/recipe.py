@@ -73,7 +73,7 @@ class ExponentiatedGradient(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Update each alpha and shift it so that its largest entry is 0; the shares still sum to 1."""
         for group in self.param_groups:
             for alpha in group["params"]:

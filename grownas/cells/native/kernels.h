@@ -1,5 +1,5 @@
-/* The time loop of a chain, for one real type on one instruction set. module.c includes this file once for each pair,
- * with these macros set:
+/* The time loops of chains and DAGs, for one real type on one instruction set. module.c includes this file once for each
+ * pair, with these macros set:
  *
  *   REAL, INT    float and int32_t, or double and int64_t
  *   BYTES        of a vector register: 64, 32 or 16
@@ -9,7 +9,8 @@
  *
  * All but BYTES and ROWS are undefined at the end of this file.
  *
- * ../sequence.py explains the computation and the buffers. Units are computed in chunks of WIDTH, two vectors: for each
+ * ../sequence.py, ../dag_sequence.py and ../dag_supernet_sequence.py (for dag_supernet.h) explain the
+ * computation and the buffers. Units are computed in chunks of WIDTH, two vectors: for each
  * chunk, each op's product with the state is a tile of the batch that stays in the first-level cache while the op is
  * applied to it. If WIDTH does not divide the hidden size, the last chunk is computed in scratch, padded with zeros.
  *
@@ -182,7 +183,12 @@ static void NAME(pack)(Py_ssize_t K, Chunk c, const REAL *from, Py_ssize_t row, 
             for (Py_ssize_t k = begin; k < end; k++) {
                 __builtin_prefetch(from + k * row + WIDTH); /* the next chunk, while this one is copied */
                 __builtin_prefetch(from + k * row + WIDTH + LANES);
-                for (Py_ssize_t i = 0; i < c.units; i++) to[k * width + i] = from[k * row + i];
+                if (c.units == WIDTH) { /* of a loop compilers make a call, which takes longer */
+                    STORE(to + k * width, LOAD(from + k * row));
+                    STORE(to + k * width + LANES, LOAD(from + k * row + LANES));
+                } else {
+                    for (Py_ssize_t i = 0; i < c.units; i++) to[k * width + i] = from[k * row + i];
+                }
             }
         } else {
             for (Py_ssize_t i = 0; i < c.units; i++)
@@ -351,9 +357,11 @@ INLINE void NAME(put_back)(Tile tile, REAL *buffer, Py_ssize_t row, Chunk c, Py_
 static int NAME(multiply)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const REAL *a, Py_ssize_t a_row, Py_ssize_t a_column,
                           const REAL *b, Py_ssize_t b_row, Py_ssize_t b_column, REAL *out, Py_ssize_t out_row) {
     const Py_ssize_t parts = K > DEPTH ? (K + DEPTH - 1) / DEPTH : 1, depth = (K + parts - 1) / parts;
-    const int gathered = N > 2 * WIDTH && parts > 1 && a_column == 1; /* long rows far apart, read often: copy them */
-    const int few = M <= 32 && b_column == 1 && b_row * (Py_ssize_t)sizeof(REAL) <= 1 << 14; /* copying b would cost more */
-    REAL *panel = allocate((depth * WIDTH + M * WIDTH + (gathered ? M * depth : 0)) * sizeof(REAL));
+    const int gathered = N > 2 * WIDTH && parts > 1 && a_column == 1; /* long rows far apart, read often: copied together */
+    const int few = M <= 32 && b_column == 1 && b_row * (Py_ssize_t)sizeof(REAL) <= 1 << 14; /* no copy of b pays */
+    const int turned = N > 2 * WIDTH && a_row == 1 && a_column != 1 && M >= ROWS; /* columns far apart, read often */
+    const Py_ssize_t lines = gathered ? M : turned ? (M + ROWS - 1) / ROWS * ROWS : 0;
+    REAL *panel = allocate((depth * WIDTH + M * WIDTH + lines * depth) * sizeof(REAL));
     if (!panel) return -1;
     REAL *scratch = panel + depth * WIDTH, *copied = scratch + M * WIDTH;
     for (Py_ssize_t part = 0; part < parts; part++) {
@@ -365,6 +373,14 @@ static int NAME(multiply)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const REAL *
             NAME(copy)(M, rows, x, a_row, copied, rows);
             x = copied, x_row = rows;
         }
+        for (Py_ssize_t b = 0; b < M && turned; b += ROWS) { /* in blocks that tiles read one after the other */
+            REAL *block = copied + b * rows;
+            for (Py_ssize_t k = 0; k < rows; k++) {
+                const REAL *from = x + b + k * a_column;
+                if (b + ROWS <= M) memcpy(block + k * ROWS, from, ROWS * sizeof(REAL));
+                else for (Py_ssize_t i = 0; b + i < M; i++) block[k * ROWS + i] = from[i];
+            }
+        }
         for (Py_ssize_t first = 0; first < N; first += WIDTH) {
             Chunk c = NAME(chunk)(first, N);
             const REAL *y = b + begin * b_row + first * b_column;
@@ -375,7 +391,10 @@ static int NAME(multiply)(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, const REAL *
             Tile tile = NAME(is_whole)(c) ? (Tile){out + first, out_row} : (Tile){scratch, WIDTH};
             if (begin) tile = NAME(taken)(out, out_row, c, M, scratch);
             const REAL *init = begin ? tile.at : NULL;
-            NAME(product)(c.vectors, 0, M, rows, x, x_row, a_column, from, from_row, init, tile.row, tile.at, tile.row);
+            for (Py_ssize_t b = 0; b < M; b += turned ? ROWS : M)
+                NAME(product)(c.vectors, 0, turned && M - b > ROWS ? ROWS : M - b, rows, turned ? copied + b * rows : x,
+                              turned ? 1 : x_row, turned ? ROWS : a_column, from, from_row,
+                              init ? init + b * tile.row : NULL, tile.row, tile.at + b * tile.row, tile.row);
             NAME(put_back)(tile, out, out_row, c, M);
         }
     }

@@ -19,7 +19,7 @@ from grownas.strategies.darts import Darts
 from grownas.training.distil import DISTANCES, Distilled
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe
-from support.growing import problem_of
+from support.growing import problem_of, timeless
 from support.mortal import goes_on_after_a_kill
 
 SPACE = SearchSpace(("add", "hadamard"), ("identity", "tanh", "sigmoid"), max_nodes=2, max_ops=6)
@@ -260,7 +260,7 @@ def test_a_search_that_is_killed_goes_on_with_the_teacher_it_had(copy_task, make
     assert cut == f"cdarts-{training}"
     for one, other in zip(again, whole, strict=True):
         assert_equal(dict(one.model.state_dict()), dict(other.model.state_dict()))
-        assert_equal([dict(score) for score in one.scores], [dict(score) for score in other.scores])
+        assert_equal([timeless(score) for score in one.scores], [timeless(score) for score in other.scores])
 
 
 def test_what_was_found_is_trained_on_by_a_refit(copy_task, make_model):
