@@ -105,10 +105,10 @@ def least_missed(
     core: AnyBackbone, kept: Kept, places: Sequence[tuple[int, int]], score: Callable[[Kept], float]
 ) -> Removal:
     """Return which of some ops the score is lowest without; see `by_ablation`."""
-    alphas = [alpha.detach().double() for alpha in core.alpha]
+    shares = [torch.softmax(alpha.detach().double(), 0).tolist() for alpha in core.alpha]
     scored = [Removal(*place, score(without(kept, *place))) for place in places]
     numbers = [one._replace(figure=math.inf) if math.isnan(one.figure) else one for one in scored]
-    return min(numbers, key=lambda one: (one.figure, torch.softmax(alphas[one.node], 0)[one.op].item()))
+    return min(numbers, key=lambda one: (one.figure, shares[one.node][one.op]))
 
 
 def without(kept: Kept, mixture: int, op: int) -> Kept:

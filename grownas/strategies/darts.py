@@ -27,7 +27,9 @@ class Darts(SupernetStrategy):
 
     Differences from the published search: training stops early on the validation part, on which neither alpha nor the
     weights are trained (`patience: null` trains all epochs, as published); there is no L2 penalty on activations; the
-    look-ahead step has no momentum.
+    look-ahead step has no momentum and no weight decay. It is clipped as the step is, as published.
+
+    `readout: ablation` removes the least missed op of all nodes; DARTS-PT takes the nodes in random order.
 
     Reference:
         Liu, Simonyan & Yang (2019), DARTS: Differentiable Architecture Search, algorithm 1, eq. 5 to 8.

@@ -230,7 +230,6 @@ class Trainer:
                     self.busy += time.perf_counter() - began
             except TrainingError:  # the weights and their optimiser are unchanged: restore the rest of the state
                 self._undo_alpha_step()
-                self.gradients = gradients
                 self._set_rates(1.0)
                 for stream, position in zip(streams, positions, strict=True):
                     stream.go_to(position)
