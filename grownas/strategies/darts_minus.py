@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from grownas.config.schema import NonNegative, Positive, about
+from grownas.protocols import Problem, SearchResult
 from grownas.strategies.supernet import Alpha, ScheduledSection, SupernetStrategy
 
 
@@ -31,7 +32,8 @@ class DartsMinus(SupernetStrategy):
     Evaluations use no skip, since the derived cell has none. With `skip: 0` the strategy equals DARTS.
 
     Published for convolutional cells, with a first beta of 1. With it a recurrent cell of several nodes adds its whole
-    input at every node and step, so that its states grow without bound; our default is 0.5.
+    input at every node and step, so that its states grow without bound; our default is 0.5, in a
+    DAG divided by the number of nodes.
 
     Reference:
         Chu, Wang, Zhang, Lu, Wei & Yan (2021), DARTS-: Robustly Stepping out of Performance Collapse Without
@@ -44,3 +46,10 @@ class DartsMinus(SupernetStrategy):
     def method(self) -> Mapping[str, Any]:
         """Return the first value of beta."""
         return {"skip": self.options.skip}
+
+    def search(self, problem: Problem) -> Iterator[SearchResult]:
+        """Search as DARTS does; in a DAG beta is divided by `max_nodes`: a node's state is the sum of its edges."""
+        options = self.options
+        if problem.space.backbone == "dag":
+            options = options.model_copy(update={"skip": options.skip / options.max_nodes})
+        yield from SupernetStrategy.search(DartsMinus(options), problem)
