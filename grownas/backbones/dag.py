@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from grownas.backbones.mixture import Blend, check_no_skip, given_shares
 from grownas.cells import backends, chain, dag_supernet
 from grownas.cells.cell import GrownRNN
+from grownas.cells.dag import gate_and_op
 from grownas.cells.dag_plan import DagPlan, DagTensors
 from grownas.cells.node import check_skip, write_parameters
 from grownas.errors import GenotypeError
@@ -357,12 +358,7 @@ class DagBackbone(nn.Module):
         ops = max(len(edge.ops) for edge in self.mixed_nodes()[node - 1].mixed_edges()) if node else 1
         if not 0 <= op < ops:
             raise IndexError(f"node {node} has ops 0..{ops - 1}, got {op}")
-        read = {"h": self.mixed_nodes()[node - 1].W_h} if node else {"h": self.W_h, "x": self.W_x}
-        return {
-            f"{name}_{source}": half
-            for source, weights in read.items()
-            for name, half in zip(("gate", "W"), weights.chunk(2, -1), strict=True)
-        }
+        return gate_and_op(self.mixed_nodes()[node - 1].W_h, None) if node else gate_and_op(self.W_h, self.W_x)
 
     def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
         """Write some or all of a node's weights.

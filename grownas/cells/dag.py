@@ -75,12 +75,7 @@ class DagLayer(nn.Module):
             raise IndexError(
                 f"a dag of {last} node(s) has nodes 0..{last}, 0 the input node, and op 0; got node {node}, op {op}"
             )
-        read = {"h": self.W_h[node]} | ({"x": self.W_x} if node == 0 else {})
-        return {
-            f"{name}_{source}": half
-            for source, weights in read.items()
-            for name, half in zip(("gate", "W"), weights.chunk(2, -1), strict=True)
-        }
+        return gate_and_op(self.W_h[node], self.W_x if node == 0 else None)
 
     def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
         """Write some or all of a node's weights.
@@ -95,3 +90,13 @@ class DagLayer(nn.Module):
         """Return the sizes and ops for `repr`."""
         ops = ", ".join(f"{node.reads}/{node.activation}" for node in self.genotype.nodes)
         return f"{self.input_size}, {self.hidden_size}, nodes=[{ops}]"
+
+
+def gate_and_op(W_h: Tensor, W_x: Tensor | None) -> dict[str, Tensor]:
+    """Return live views of a node's weights: gate_h, W_h (H, H); with `W_x` also gate_x, W_x (I, H)."""
+    read = {"h": W_h} if W_x is None else {"h": W_h, "x": W_x}
+    return {
+        f"{name}_{source}": half
+        for source, weights in read.items()
+        for name, half in zip(("gate", "W"), weights.chunk(2, -1), strict=True)
+    }

@@ -70,9 +70,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
             winner, model = retrained, retrained_model
     scores.insert(0, _as_chosen(winner, [scores[0], *(scores[-1:] if config.retrain.grown else [])]))
     scores += [_timed(journal, partial(run_baseline, experiment, name)) for name in config.baselines.use]
-    stages = [
-        line for line in result.log if "stage" in line
-    ]  # stages of growth; other strategies log only what `refit` needs
+    stages = [line for line in result.log if "stage" in line]  # of growth; others log only what `refit` needs
     about = {
         "chosen": winner.model,
         "search_seconds": round(scores[1].seconds, 3),

@@ -11,7 +11,9 @@ import torch
 from grownas.backbones.chain import Backbone
 from grownas.config.schema import Count, OneOrMore, Positive, Rate, about
 from grownas.errors import ConfigError
+from grownas.genotype import NONE
 from grownas.protocols import Problem, SearchResult
+from grownas.strategies.cores import mixtures_of
 from grownas.strategies.supernet import Alpha, SupernetSearch, SupernetSection, SupernetStrategy
 from grownas.training.recipe import Recipe
 
@@ -150,16 +152,10 @@ def next_ops(core: Any, ops: Ops, nodes: int, count: int) -> list[Ops]:
         nodes: how many there will be.
         count: how many ops each keeps.
     """
-    own = mixtures_by_node(core)
-    everywhere = [mixture for node in own for mixture in node]
-    return [largest(core, own[node] if node < len(own) else everywhere, ops, count) for node in range(nodes)]
-
-
-def mixtures_by_node(core: Any) -> list[list[int]]:
-    """Return the numbers of each node's mixtures: one in a chain; node i has i of them in a DAG, its edges."""
-    nodes = len(core.nodes)
-    sizes = [1] * nodes if len(core.alpha) == nodes else list(range(1, nodes + 1))
-    return [list(range(sum(sizes[:node]), sum(sizes[: node + 1]))) for node in range(nodes)]
+    before, everywhere = len(core.nodes), range(len(core.alpha))
+    return [
+        largest(core, mixtures_of(core, node) if node < before else everywhere, ops, count) for node in range(nodes)
+    ]
 
 
 def largest(core: Any, mixtures: Sequence[int], ops: Ops, count: int) -> Ops:
@@ -171,7 +167,7 @@ def largest(core: Any, mixtures: Sequence[int], ops: Ops, count: int) -> Ops:
             total[op] += share
     held = {op for mixture in mixtures for op in core.op_names(mixture)}
     ranked = sorted(held, key=lambda op: (-total[op], ops.index(op)))
-    first = next(op for op in ranked if op[1] != "none")
+    first = next(op for op in ranked if op[1] != NONE)
     kept = [first, *(op for op in ranked if op != first)][:count]
     return [op for op in ops if op in kept]
 

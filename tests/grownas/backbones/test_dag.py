@@ -16,6 +16,7 @@ from grownas.backbones.dag import DEFAULT_ACTIVATIONS, DagBackbone
 from grownas.cells.backends import BACKENDS
 from grownas.errors import GenotypeError
 from grownas.genotype import DagGenotype, DagNode
+from support.mixtures import assert_given_shares_and_skip_leave_no_trace
 
 I, H = 3, 4  # noqa: E741 - the field's names
 RUNS = [name for name in BACKENDS if name != "triton"]  # backends that run here
@@ -167,16 +168,7 @@ def test_given_shares_and_a_skip_equal_the_formula_and_shares_get_gradients(norm
 @pytest.mark.parametrize("backend", RUNS)
 def test_without_given_shares_and_skip_it_is_as_before_to_the_last_bit(backend):
     backbone, x = make(backend=backend), randn(5, 2, I)
-    before, saved = backbone(x)[0], set(backbone.state_dict())
-    backbone.set_shares([torch.full_like(alpha, 0.1) for alpha in backbone.alpha])
-    backbone.set_skip(0.5)
-    assert not torch.equal(backbone(x)[0], before)
-    assert set(backbone.state_dict()) == saved
-    backbone.set_shares([torch.softmax(alpha.detach(), 0) for alpha in backbone.alpha])
-    backbone.set_skip(0)
-    assert torch.equal(backbone(x)[0], before)
-    backbone.set_shares(None)
-    assert torch.equal(backbone(x)[0], before)
+    assert_given_shares_and_skip_leave_no_trace(backbone, x)
 
 
 def test_given_shares_that_do_not_fit_are_refused():

@@ -15,6 +15,7 @@ from grownas.backbones.chain import Backbone
 from grownas.cells.backends import BACKENDS
 from grownas.ops import DEFAULT_OPS
 from support import morphisms as lab
+from support.mixtures import assert_given_shares_and_skip_leave_no_trace
 from support.morphisms import SWITCHES, H, I, op_lists, seeds
 
 RUNS = [name for name in BACKENDS if name != "triton"]  # backends that run here
@@ -73,16 +74,7 @@ def test_it_is_the_formula_in_values_and_all_gradients(backend, ops, switches, b
 def test_without_them_it_is_as_before_to_the_last_bit(switches, backend):
     backbone, x = lab.make([DEFAULT_OPS] * 2, *switches, 3), lab.randn(5, 2, I)
     backbone.backend = backend
-    before, saved = backbone(x)[0], set(backbone.state_dict())
-    backbone.set_shares([torch.full_like(alpha, 0.1) for alpha in backbone.alpha])
-    backbone.set_skip(0.5)
-    assert not torch.equal(backbone(x)[0], before)
-    assert set(backbone.state_dict()) == saved
-    backbone.set_shares([torch.softmax(alpha.detach(), 0) for alpha in backbone.alpha])
-    backbone.set_skip(0)
-    assert torch.equal(backbone(x)[0], before)
-    backbone.set_shares(None)
-    assert torch.equal(backbone(x)[0], before)
+    assert_given_shares_and_skip_leave_no_trace(backbone, x)
 
 
 @pytest.mark.parametrize("backend", ENGINES)
