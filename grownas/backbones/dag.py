@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,6 +21,7 @@ from grownas.ops import ACTIVATION
 
 DEFAULT_ACTIVATIONS = (NONE, "tanh", "relu", "sigmoid", "identity")  # in the order of the published code
 MOMENTUM = 0.1  # of running moments, as `nn.BatchNorm1d` has it
+EdgeReduction = Literal["sum", "mean"]
 DagOpLike = str | tuple[str, str]  # an activation or "none", alone or after "gated"
 
 
@@ -67,7 +68,7 @@ class MixedEdge(nn.Module):
 
 
 class MixedDagNode(nn.Module):
-    """A node: it projects each earlier state by the same weights and adds up what its edges make of them.
+    """A node: it projects each earlier state by the same weights and combines what its edges make of them.
 
     Attributes:
         W_h: shape `(H, 2H)`; the columns are the gate's, then the op's.
@@ -118,8 +119,8 @@ class DagBackbone(nn.Module):
     """The DAG supernet, the search cell of DARTS; it offers what `Backbone` offers, see `protocols.Supernet`.
 
     The input node, number 0, reads `x_t` and `h_(t-1)`. Node i = 1..N reads every earlier state: each edge is a mixture
-    of ops that share the node's weights, and its state is the sum over its edges. `h_t` is the mean of the nodes'
-    states. The formulas stand in `cells.dag_supernet`.
+    of ops that share the node's weights, and its state is the sum or the mean over its edges. `h_t` is the mean of the
+    nodes' states. The formulas stand in `cells.dag_supernet`; of a mean, each node's shares are divided by its edges.
 
     Args:
         input_size: I.
@@ -130,6 +131,8 @@ class DagBackbone(nn.Module):
         norm: normalise every state over the batch, without a learned scale or bias, in training; and by running moments
             of mean and variance in evaluation. Each state has moments of its own, where DARTS' code has one set for
             all. They are saved; a derived cell has none.
+        edge_reduction: how a node combines its edges: "sum" as published, or "mean". A sum's scale grows with every
+            node, so that many nodes overflow without `norm`; a mean has the scale of the derived cell.
         generator: draws the weights.
         backend: see `GrownRNN`.
 
@@ -148,6 +151,7 @@ class DagBackbone(nn.Module):
         ops: Sequence[DagOpLike] | None = None,
         *,
         norm: bool = False,
+        edge_reduction: EdgeReduction = "sum",
         generator: Generator | None = None,
         backend: str = "auto",
     ) -> None:
@@ -156,7 +160,10 @@ class DagBackbone(nn.Module):
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("nodes", nodes)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
-        self.input_size, self.hidden_size, self.norm = input_size, hidden_size, norm
+        if edge_reduction not in get_args(EdgeReduction):
+            raise ValueError(f"edge_reduction must be 'sum' or 'mean', got {edge_reduction!r}")
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.norm, self.edge_reduction = norm, edge_reduction
         self.backend = backends.check_name(backend)
         self._skip = 0.0
         self.register_buffer("skip", torch.zeros(()), persistent=False)
@@ -174,12 +181,16 @@ class DagBackbone(nn.Module):
         ops: Sequence[Sequence[DagOpLike]],
         *,
         norm: bool = False,
+        edge_reduction: EdgeReduction = "sum",
         generator: Generator | None = None,
         backend: str = "auto",
     ) -> DagBackbone:
         """Build a backbone from each node's ops, which all edges of the node get."""
         edges = [own for number, own in enumerate(ops, start=1) for _ in range(number)]
-        return cls.from_edges(input_size, hidden_size, edges, norm=norm, generator=generator, backend=backend)
+        return cls.from_edges(
+            input_size, hidden_size, edges,
+            norm=norm, edge_reduction=edge_reduction, generator=generator, backend=backend,
+        )  # fmt: skip
 
     @classmethod
     def from_edges(
@@ -189,6 +200,7 @@ class DagBackbone(nn.Module):
         ops: Sequence[Sequence[DagOpLike]],
         *,
         norm: bool = False,
+        edge_reduction: EdgeReduction = "sum",
         generator: Generator | None = None,
         backend: str = "auto",
     ) -> DagBackbone:
@@ -200,7 +212,10 @@ class DagBackbone(nn.Module):
         nodes = math.isqrt(2 * len(ops))
         if not ops or len(ops) != nodes * (nodes + 1) // 2:
             raise ValueError(f"a dag of N nodes has N (N + 1) / 2 edges: 1, 3, 6, 10, ..; got the ops of {len(ops)}")
-        backbone = cls(input_size, hidden_size, 1, ops[0], norm=norm, generator=generator, backend=backend)
+        backbone = cls(
+            input_size, hidden_size, 1, ops[0],
+            norm=norm, edge_reduction=edge_reduction, generator=generator, backend=backend,
+        )  # fmt: skip
         for number in range(2, nodes + 1):
             first = number * (number - 1) // 2
             backbone.nodes.append(backbone.new_node(ops[first : first + number], generator))
@@ -240,11 +255,13 @@ class DagBackbone(nn.Module):
         return DagPlan(tuple(edge.ops for edge in self.mixed_edges()), norm)
 
     def _tensors(self) -> DagTensors:
-        nodes = self.mixed_nodes()
+        nodes, shares = self.mixed_nodes(), self.shares
+        if self.edge_reduction == "mean":
+            shares = [own / node for own, (node, _) in zip(shares, self.edges, strict=True)]
         return DagTensors(
             W_x=self.W_x,
             W_h=torch.stack([self.W_h, *(node.W_h for node in nodes)]),
-            shares=torch.cat(self.shares),
+            shares=torch.cat(shares),
             mean=self._mean(len(nodes)),
             skip=self.skip,
             moments=None if self.moments is None or self.training else self.moments.clone(),  # they move in place
@@ -398,7 +415,10 @@ class DagBackbone(nn.Module):
 
     def extra_repr(self) -> str:
         """Return sizes for printing."""
-        return f"{self.input_size}, {self.hidden_size}, norm={self.norm}, backend={self.backend}"
+        return (
+            f"{self.input_size}, {self.hidden_size}, norm={self.norm}, "
+            f"edge_reduction={self.edge_reduction}, backend={self.backend}"
+        )
 
 
 def _read_out(node: MixedDagNode) -> DagNode:

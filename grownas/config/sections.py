@@ -84,6 +84,10 @@ class Space(Section):
     highway: Annotated[bool, about("a gate around each node")] = False
     share_projection: Annotated[bool, about("ops of a node with the same combine share a projection matrix")] = False
     norm: Annotated[bool, about("batch norm on the states of a dag's supernet; its derived cell has none")] = False
+    edge_reduction: Annotated[
+        Literal["mean", "sum"],
+        about("how a node of a dag's supernet combines its edges; published: sum, with norm; without it many overflow"),
+    ] = "mean"
 
     @model_validator(mode="before")
     @classmethod
@@ -104,6 +108,13 @@ class Space(Section):
         if norm and known.data.get("backbone") == "chain":
             raise ValueError("expected false with space.backbone=chain, whose states are not normalised")
         return norm
+
+    @field_validator("edge_reduction")
+    @classmethod
+    def _has_edges(cls, reduction: str, known: ValidationInfo) -> str:
+        if reduction != "mean" and known.data.get("backbone") == "chain":
+            raise ValueError("expected mean with space.backbone=chain, which has no edges")
+        return reduction
 
 
 class BudgetSection(Section):

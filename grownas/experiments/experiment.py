@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from grownas.backbones.dag import EdgeReduction
 from grownas.baselines.table import BASELINES, Baseline
 from grownas.cells.cell import GrownRNN
 from grownas.config.loading import strategy_class
@@ -47,6 +48,7 @@ class Experiment:
         backend: implementation that runs grown cells.
         hidden_size: hidden units of a cell.
         norm: of the supernets of a DAG, see `DagBackbone`.
+        edge_reduction: of the supernets of a DAG, see `DagBackbone`.
         halving: how validation chooses among several settings.
         hidden_sizes: sizes that `lstm` and `gru` try, besides the size that matches the found cell's parameters.
         rates, weight_decays: values that every model trained from random weights tries.
@@ -67,6 +69,7 @@ class Experiment:
     backend: str = "auto"
     hidden_size: int
     norm: bool = False
+    edge_reduction: EdgeReduction = "mean"
     halving: Halving = field(default_factory=Halving)
     hidden_sizes: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
@@ -111,6 +114,7 @@ class Experiment:
             "refit": config.refit,
             "backend": config.backend,
             "norm": config.space.norm,
+            "edge_reduction": config.space.edge_reduction,
         }
 
     @classmethod
@@ -153,6 +157,7 @@ class Experiment:
             "highway": space.highway,
             "share_projection": space.share_projection,
             "norm": self.norm,
+            "edge_reduction": self.edge_reduction,
             "backend": self.backend,
         }
 

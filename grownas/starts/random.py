@@ -8,7 +8,7 @@ from typing import Any
 from torch import Generator
 
 from grownas.backbones.chain import Backbone
-from grownas.backbones.dag import DagBackbone
+from grownas.backbones.dag import DagBackbone, EdgeReduction
 from grownas.protocols import Model, Task
 
 Ops = Sequence[tuple[str, str]]
@@ -46,6 +46,7 @@ def random_core(
     highway: bool = False,
     share_projection: bool = False,
     norm: bool = False,
+    edge_reduction: EdgeReduction = "sum",
     backend: str = "auto",
     generator: Generator,
 ) -> Backbone | DagBackbone:
@@ -59,11 +60,20 @@ def random_core(
         highway: switch of a chain.
         share_projection: switch of a chain.
         norm: switch of a dag.
+        edge_reduction: switch of a dag, see `DagBackbone`.
         backend: see `GrownRNN`.
         generator: draws the weights.
     """
     if backbone == "dag":
-        return DagBackbone.from_ops(input_size, hidden_size, nodes, norm=norm, generator=generator, backend=backend)
+        return DagBackbone.from_ops(
+            input_size,
+            hidden_size,
+            nodes,
+            norm=norm,
+            edge_reduction=edge_reduction,
+            generator=generator,
+            backend=backend,
+        )
     return Backbone.from_ops(
         input_size,
         hidden_size,

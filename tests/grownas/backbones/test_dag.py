@@ -71,6 +71,7 @@ def search_cell(backbone, shares, x, h, *, skip=0.0, mean=None):
                         gated = states[source] + c.sigmoid() * (FUNCTIONS[op](z) - states[source])
                         total = total + share * gated
                 at += 1
+            total = total / i if backbone.edge_reduction == "mean" else total
             states.append(norms[i](total) if norms else total)
         weights = [0, *[1 / N] * N] if mean is None else mean
         h = sum(weight * s for weight, s in zip(weights, states, strict=True))
@@ -104,6 +105,24 @@ def inputs(T, B, seed=1):
 def test_it_is_the_published_search_cell(backend, ops, T, B, seed):
     backbone = make(ops, seed, backend=backend)
     compare(backbone, [torch.softmax(alpha, 0) for alpha in backbone.alpha], *inputs(T, B, seed))
+
+
+@pytest.mark.parametrize("backend", RUNS)
+def test_a_node_may_take_the_mean_over_its_edges(backend):
+    backbone = make(edge_reduction="mean", backend=backend)
+    compare(backbone, [torch.softmax(alpha, 0) for alpha in backbone.alpha], *inputs(5, 3))
+
+
+def test_the_mean_over_edges_stays_bounded_where_the_sum_overflows():
+    for reduction, is_bounded in (("mean", True), ("sum", False)):
+        backbone = make([DEFAULT_ACTIVATIONS] * 8, edge_reduction=reduction, spread=0.1)
+        largest = backbone(randn(60, 2, I))[0].abs().max()
+        assert bool(largest < 10) == is_bounded
+
+
+def test_an_unknown_reduction_is_refused():
+    with pytest.raises(ValueError, match="edge_reduction must be 'sum' or 'mean', got 'max'"):
+        make(edge_reduction="max")
 
 
 @pytest.mark.parametrize("backend", RUNS)

@@ -361,7 +361,7 @@ CHANGES = {  # another valid value for every key
     "start": {"use": "random", "rule": "single", "nodes": 2, "carrier_share": 0.4, "max_order": 5},
     "space": {
         "backbone": "dag", "combine": ["add"], "activation": ["tanh"], "hidden_size": 16, "highway": True,
-        "share_projection": True, "norm": True,
+        "share_projection": True, "norm": True, "edge_reduction": "sum",
     },
     "strategy": {
         "max_epochs": 3, "first_epochs": 3, "later_epochs": 3, "patience": 3,
@@ -412,7 +412,7 @@ def test_the_list_of_changes_names_every_key():
 @pytest.mark.parametrize(("key", "value"), list(leaves(CHANGES)), ids=[key for key, _ in leaves(CHANGES)])
 def test_the_fingerprint_tells_what_changes_a_result(key, value):
     needed = ["task.data=planted"] if key.startswith("task.planted_") else []  # they are refused elsewhere
-    needed += ["space.backbone=dag"] if key == "space.norm" else []
+    needed += ["space.backbone=dag"] if key in ("space.norm", "space.edge_reduction") else []
     before = load("index_returns/growing", needed)
     after = load(
         "index_returns/growing", [*needed, f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"]
@@ -732,6 +732,8 @@ def test_a_config_of_a_dag_reads_back_the_same(tmp_path):
     [
         (["space.norm=true"], "space.norm: expected false with space.backbone=chain, whose states are not normalised, "
          "got True"),
+        (["space.edge_reduction=sum"], "space.edge_reduction: expected mean with space.backbone=chain, which has no "
+         "edges, got 'sum'"),
         (["space.backbone=tree"], "space.backbone: expected 'chain' or 'dag', got 'tree'"),
         (["space.combine=[]"], "space.combine: expected at least 1 of them, got []"),
         (["space.activation=[none]"], f"space.activation: unknown 'none', expected some of {', '.join(ACTIVATION)}"),

@@ -42,13 +42,17 @@ def text(*overrides):
 @pytest.mark.parametrize(("make", "inputs"), [(plain, 3), (text, 5)])
 @pytest.mark.parametrize("norm", [False, True])
 def test_every_edge_of_a_node_has_the_nodes_ops(make, inputs, norm):
-    made = make(f"space.norm={str(norm).lower()}")
+    reduction = "sum" if norm else "mean"
+    made = make(f"space.norm={str(norm).lower()}", f"space.edge_reduction={reduction}")
     nodes = [[("gated", "tanh"), ("gated", "none")], made.space.ops]
     problem = made.problem(nodes)
     core = problem.build(nodes, "one").core
     assert isinstance(core, DagBackbone)
     assert [core.op_names(edge) for edge in range(3)] == [nodes[0], nodes[1], nodes[1]]
-    assert (core.input_size, core.hidden_size, core.norm, core.backend) == (inputs, 5, norm, "torch")
+    assert (core.input_size, core.hidden_size, core.norm, core.edge_reduction, core.backend) == (
+        *(inputs, 5, norm, reduction),
+        "torch",
+    )
     assert not core.training  # a batch of one stream can be evaluated
     assert len(problem.start.core.nodes) == 2
 
