@@ -92,13 +92,15 @@ TEST = {
     "baseline": str, "p_value?": FIGURE, "finding?": FINDINGS, "equal?": bool,
     "days_and_seeds?": Maybe({"p_value": FIGURE}), "over_seeds?": Maybe({"p_value": FIGURE}),
 }  # fmt: skip
+AGAINST = {**TEST, "reference": str, "loss_difference": NUMBER, "p_holm": FIGURE, "statistic": FIGURE}
 COMPARISON = {
     "metric": str, "seeds": [int], "reference?": str, "strategies?": [str], "kept_starts?": int, "tests": [TEST],
+    "tests_against_random?": [AGAINST],
     "models": [
         {
             "model": str, "n": int, "params": NUMBER, "seconds": NUMBER, "steps?": FIGURE, "cpu_seconds?": FIGURE,
-            "settings?": COUNT, "words_per_s?": FIGURE, "val": SPREAD, "test": {**SPREAD, "each": [FIGURE]},
-            "averaged_test?": FIGURE, "in_mcs?": (bool, NONE),
+            "gradients?": FIGURE, "settings?": COUNT, "words_per_s?": FIGURE, "val": SPREAD,
+            "test": {**SPREAD, "each": [FIGURE]}, "averaged_test?": FIGURE, "in_mcs?": (bool, NONE),
         }
     ],
     "steps?": {"count": int, "unit": str},
