@@ -92,7 +92,10 @@ TEST = {
     "baseline": str, "p_value?": FIGURE, "finding?": FINDINGS, "equal?": bool,
     "days_and_seeds?": Maybe({"p_value": FIGURE}), "over_seeds?": Maybe({"p_value": FIGURE}),
 }  # fmt: skip
-AGAINST = {**TEST, "reference": str, "loss_difference": NUMBER, "p_holm": FIGURE, "statistic": FIGURE}
+AGAINST = {
+    "baseline": str, "reference": str, "p_value": FIGURE, "p_holm": FIGURE, "loss_difference": NUMBER,
+    "finding": FINDINGS, "days_and_seeds": Maybe({"p_value": FIGURE}), "over_seeds": Maybe({"p_value": FIGURE}),
+}  # fmt: skip
 COMPARISON = {
     "metric": str, "seeds": [int], "reference?": str, "strategies?": [str], "kept_starts?": int, "tests": [TEST],
     "tests_against_random?": [AGAINST],
