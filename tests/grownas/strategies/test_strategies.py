@@ -216,6 +216,18 @@ def test_a_budget_ends_a_search_after_its_unit(searching, whole, name, limit):
     assert dict(last.scores[0])["genotype"] == dict(all_of_it.scores[0])["genotype"]
 
 
+@pytest.mark.parametrize("limit", ["seconds", "cpu_seconds"])
+def test_a_budget_of_time_ends_a_repeated_search_at_the_same_place(searching, whole, assert_equal, name, limit):
+    first = whole(name)
+    spent = {"seconds": first.journal.elapsed, "cpu_seconds": first.journal.cpu_seconds}[limit]
+    store, budget = copy.deepcopy(first.store), Budget(**{limit: spent / 4})
+    for key in [key for key in store.trees if "fine-tune" in key or "closing" in key]:  # of the whole search's cell
+        store.remove(key)
+    once, twice = ([told(one) for one in searching(name, journal_on(store), budget=budget)] for _ in range(2))
+    assert f"budget.{limit} = {spent / 4} reached" in once[-1]["numbers"][4]
+    assert_equal(once, twice)
+
+
 def test_a_search_that_is_run_again_trains_nothing_and_finds_the_same_bits(
     searching, whole, copy_task, assert_equal, name
 ):
