@@ -164,7 +164,7 @@ def _reference_words(comparison: Tree, means: Mapping[str, float], tests: Mappin
 
 
 def _random_words(comparison: Tree) -> str:
-    """Say which models have a lower error than random search's, which a higher one, and which neither, by tests."""
+    """Say which models have a lower error than random search's, which a higher one, and how many neither, by tests."""
     what = WORDS.get(comparison["metric"], comparison["metric"])
     groups: dict[str, list[Tree]] = {}
     for test in comparison.get("tests_against_random", ()):
@@ -178,7 +178,9 @@ def _random_words(comparison: Tree) -> str:
             found[side].append(test["baseline"])
         parts = [f"{_have(found['lower'])} a lower {what}"]
         parts += [f"{_have(found['higher'])} a higher {what}"] * bool(found["higher"])
-        parts += [f"not told apart: {_list(found['neither'])}"] * bool(found["neither"])
+        rest = len(found["neither"])
+        who = f"all {rest}" if rest == len(tests) else f"the other {rest}"
+        parts += [f"{who} {'are' if rest > 1 else 'is'} not told apart"] * bool(rest)
         count = f"{len(tests)} model{'s' * (len(tests) > 1)}"
         sentences.append(f"Against {reference}, by both tests with p corrected for {count} (Holm): {'; '.join(parts)}.")
     return " ".join(sentences)

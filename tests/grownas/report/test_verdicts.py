@@ -180,9 +180,12 @@ def test_it_says_what_beats_random_search_and_what_does_not():
     words = verdicts.of_comparison(comparison_of(MEANS, FOUND, tests_against_random=tests))
     assert (
         "Against random, by both tests with p corrected for 3 models (Holm): none has a lower error; darts has a "
-        "higher error; not told apart: grown and one. Against random_retrained, by both tests with p corrected for 3 "
-        "models (Holm): grown_retrained and darts_retrained have a lower error; not told apart: one_retrained."
+        "higher error; the other 2 are not told apart. Against random_retrained, by both tests with p corrected for 3 "
+        "models (Holm): grown_retrained and darts_retrained have a lower error; the other 1 is not told apart."
     ) in words
+    alike = against_random([(name, "random", 0.9, -0.1) for name in ("grown", "darts")])
+    words = verdicts.of_comparison(comparison_of(MEANS, FOUND, tests_against_random=alike))
+    assert "for 2 models (Holm): none has a lower error; all 2 are not told apart." in words
     untested = against_random([("grown", "random", None, -0.1)])
     assert "Against" not in verdicts.of_comparison(comparison_of(MEANS, FOUND, tests_against_random=untested))
 
