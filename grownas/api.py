@@ -295,7 +295,8 @@ def compare(
         config: see `search`.
         data: see `search`.
         seeds: one run per seed. None: `seeds` of the config.
-        strategies: names of strategies, or their options with the key `use`; the first is the config's own strategy.
+        strategies: names of strategies, or their options with the key `use`, and with `name` where two have the same
+            `use`; the first is the config's own strategy.
         overrides: see `search`.
         folder: the folder to create for the comparison and its runs. None: a temporary folder, removed at the end.
         quiet: print no progress and no table.

@@ -34,9 +34,12 @@ class TrainingError(Exception):
         seconds: training time up to the error.
         steps: weight steps up to the error.
         cpu_seconds: processor time of the process up to the error, in seconds.
+        gradients: forward and backward passes on a window up to the error.
     """
 
-    def __init__(self, message: str, seconds: float = 0.0, steps: int = 0, cpu_seconds: float = 0.0) -> None:
+    def __init__(
+        self, message: str, seconds: float = 0.0, steps: int = 0, cpu_seconds: float = 0.0, gradients: int = 0
+    ) -> None:
         """Store the time and the steps spent beside the message."""
         super().__init__(message)
-        self.seconds, self.steps, self.cpu_seconds = seconds, steps, cpu_seconds
+        self.seconds, self.steps, self.cpu_seconds, self.gradients = seconds, steps, cpu_seconds, gradients

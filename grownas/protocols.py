@@ -533,11 +533,13 @@ class Journal(Protocol):
 
     Attributes:
         elapsed: time of all work so far, in seconds.
-        cpu_seconds: processor time of all fits so far, in seconds.
+        cpu_seconds: processor time of the same work, in seconds.
+        gradients: forward and backward passes on a window in the same work.
     """
 
     elapsed: float
     cpu_seconds: float
+    gradients: int
 
     def fit(
         self,
@@ -582,11 +584,14 @@ class Journal(Protocol):
         ...
 
     def remember(self, key: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Call `work`, or return the result stored under this key: a tree of tensors, arrays and plain values."""
+        """Call `work`, or return the result stored under this key: a tree of tensors, arrays and plain values.
+
+        Its entry `gradients`, if there is one, is the number of forward and backward passes that the work took.
+        """
         ...
 
     def branch(self, name: str, *, logs: bool) -> Journal:
-        """Return a journal for one of several searches: its own keys; `elapsed` and `cpu_seconds` start at 0."""
+        """Return a journal for one of several searches: its own keys; what it counts starts at 0."""
         ...
 
     def note(self, words: str) -> None:
@@ -605,18 +610,21 @@ class Budget:
     Attributes:
         steps: weight steps of all fits.
         seconds: time of all work, in seconds.
+        cpu_seconds: processor time of all work, in seconds: what other programs take of the machine does not count.
         genotypes: number of genotypes trained.
     """
 
     steps: int | None = None
     seconds: float | None = None
+    cpu_seconds: float | None = None
     genotypes: int | None = None
 
-    def spent(self, *, steps: int, seconds: float, genotypes: int) -> str | None:
+    def spent(self, *, steps: float, seconds: float, cpu_seconds: float, genotypes: int) -> str | None:
         """Return a message that names the limit reached; None if no limit is reached."""
-        used = {"steps": steps, "seconds": seconds, "genotypes": genotypes}
-        for name, most in (("steps", self.steps), ("seconds", self.seconds), ("genotypes", self.genotypes)):
-            if most is not None and used[name] >= most:
+        used = {"steps": steps, "seconds": seconds, "cpu_seconds": cpu_seconds, "genotypes": genotypes}
+        for name, amount in used.items():
+            most = getattr(self, name)
+            if most is not None and amount >= most:
                 return f"budget.{name} = {int(most) if most == int(most) else most} reached"
         return None
 

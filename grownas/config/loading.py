@@ -18,6 +18,8 @@ from grownas.config.messages import Outline, explain, hint, moved_keys, unknown_
 from grownas.config.sections import SECTIONS, Config
 from grownas.config.shipped import shipped
 from grownas.errors import ConfigError
+from grownas.evaluation.groups import rows_of
+from grownas.evaluation.models import MODELS
 from grownas.protocols import KINDS, Strategy, Task
 
 GROUPS = {"task": "grownas.tasks", "strategy": "grownas.strategies"}  # section -> group of entry points
@@ -178,16 +180,16 @@ def strategies_of(config: Config) -> list[Any]:
     """Return the section of each strategy in a comparison; the config's own strategy comes first.
 
     Raises:
-        ConfigError: an entry is not a strategy, or a strategy is listed twice.
+        ConfigError: an entry is not a strategy, or two entries have the same name.
     """
     entries = config.strategies or tuple(dict.fromkeys((config.strategy.use, "random")))
     sections = []
-    for entry in entries:
+    for number, entry in enumerate(entries):
         given = {"use": entry} if isinstance(entry, str) else entry
         if not isinstance(given, Mapping) or not isinstance(given.get("use"), str):
             raise ConfigError(f"strategies: expected names, or sections with the key use, got {entry!r}")
-        if given["use"] == config.strategy.use:
-            if len(given) > 1:
+        if number == 0 and given["use"] == config.strategy.use:
+            if given not in ({"use": given["use"]}, {"use": given["use"], "name": config.strategy.name}):
                 raise ConfigError(
                     f"strategies: set the options of {given['use']} in the section strategy, got {given!r}"
                 )
@@ -198,12 +200,34 @@ def strategies_of(config: Config) -> list[Any]:
             sections.append(section.model_validate(given))
         except ValidationError as error:
             raise ConfigError("\n  ".join(["strategies:", *explain(error, section, given)])) from error
-    names = [section.use for section in sections]
-    if names[0] != config.strategy.use or len(set(names)) < len(names):
-        raise ConfigError(
-            f"strategies: got {', '.join(names)}; expected each name once, and first strategy.use={config.strategy.use}"
-        )
+    names = [section.row for section in sections]
+    if sections[0] is not config.strategy:
+        raise ConfigError(f"strategies: got {', '.join(names)}; expected first strategy.use={config.strategy.use}")
+    check_names(sections)
+    for section in sections:
+        if names.count(section.row) > 1:
+            raise ConfigError(
+                f"strategies: {section.row} is listed twice; give the second a name of its own, such as "
+                f"{{use: {section.use}, name: {section.row}_2}}"
+            )
     return sections
+
+
+def check_names(sections: Sequence[Any]) -> None:
+    """Check that the names that strategies were given are not those of other strategies or of other rows of a table.
+
+    Raises:
+        ConfigError: a name is taken.
+    """
+    rows = {section.row: rows_of(section.row) for section in sections}
+    for section in sections:
+        if section.row == section.use:
+            continue
+        others = {row for name, own in rows.items() if name != section.row for row in own}
+        taken = [row for row in rows[section.row] if row in MODELS or row in others]
+        if section.row in plugin_names("strategy") or taken:
+            what = f"{taken[0]} is a row of another model" if taken else "another strategy is called so"
+            raise ConfigError(f"strategy.name={section.row}: {what}; choose another name for this {section.use}")
 
 
 @cache

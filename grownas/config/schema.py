@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
@@ -94,6 +94,9 @@ class StrategySection(Section):
     """
 
     use: Annotated[str, about("name of the strategy: an entry point of the group grownas.strategies")]
+    name: Annotated[
+        str | None, about("name of its rows and run folders, to compare one strategy with several options; null: `use`")
+    ] = None
     max_nodes: Annotated[Count, about("largest number of nodes in a cell")] = 3
     accept: Annotated[
         Literal["significant", "better"],
@@ -107,3 +110,15 @@ class StrategySection(Section):
     architecture_share: Annotated[
         Share, about("share of the training part, at its end, that trains the architecture weights in bilevel training")
     ] = 0.2
+
+    @field_validator("name")
+    @classmethod
+    def _is_plain(cls, name: str | None) -> str | None:
+        if name is not None and not (name.isascii() and name.isidentifier()):
+            raise ValueError("expected letters, digits and _, beginning with a letter, such as darts_second")
+        return name
+
+    @property
+    def row(self) -> str:
+        """The name of the strategy in tables and folders: `name`, or `use` if there is none."""
+        return self.name or self.use

@@ -122,6 +122,9 @@ class BudgetSection(Section):
 
     steps: Annotated[Count | None, about("largest number of weight steps, over all trainings of the search")] = None
     seconds: Annotated[Positive | None, about("no new training starts after so many seconds of work")] = None
+    cpu_seconds: Annotated[Positive | None, about("no new training starts after so many processor seconds of work")] = (
+        None
+    )
     genotypes: Annotated[Count | None, about("largest number of genotypes that are trained")] = None
 
 
@@ -241,8 +244,8 @@ class Config(Section):
         tuple[Any, ...],
         OneOrMore,
         about(
-            "strategies of `grownas compare`: names, or sections with `use`; the first is `strategy`; each has its own "
-            "budget"
+            "strategies of `grownas compare`: names, or sections with `use`, and with `name` where two have the same "
+            "`use`; the first is `strategy`; each has its own budget"
         ),
     ] = ()
     budget: BudgetSection = BudgetSection()
@@ -289,7 +292,7 @@ class Config(Section):
             command: `search`, `compare` or `train`.
             what: the baseline that `train` trains; None for a cell.
         """
-        task, strategy = self.task.use, self.strategy.use
+        task, strategy = self.task.use, self.strategy.row
         names = {
             "search": f"{task}-{strategy}-{self.seed}",
             "compare": f"{task}-{strategy}-compare",

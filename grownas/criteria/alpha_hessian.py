@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +17,23 @@ from grownas.training.recipe import device_of, split_parameters
 DISTANCE = 1e-4  # step of the central difference, in float64; the relative error of the eigenvalue is about 1e-8
 
 
+class Eigenvalue(NamedTuple):
+    """An eigenvalue, and the number of forward and backward passes on a window that it took."""
+
+    value: float
+    gradients: int
+
+
 def dominant_eigenvalue(
     model: Any, task: Task, *, part: str = "architecture", windows: int = 4, seed: int = 0
 ) -> float:
+    """Return the value of `counted_eigenvalue`."""
+    return counted_eigenvalue(model, task, part=part, windows=windows, seed=seed).value
+
+
+def counted_eigenvalue(
+    model: Any, task: Task, *, part: str = "architecture", windows: int = 4, seed: int = 0
+) -> Eigenvalue:
     """Return the largest eigenvalue of the mean loss's Hessian by alpha, computed in float64 without dropout.
 
     A product with the Hessian is a central difference of two gradients, so any backend can compute it.
@@ -37,8 +51,11 @@ def dominant_eigenvalue(
     learned = _windows_and_states(twin, task, part, windows, seed)
     origin = torch.cat([alpha.detach().clone() for alpha in alphas])
     sizes = [len(alpha) for alpha in alphas]
+    gradients = 0
 
     def gradient(at: Tensor) -> Tensor:
+        nonlocal gradients
+        gradients += len(learned)
         with torch.no_grad():
             for alpha, values in zip(alphas, torch.split(at, sizes), strict=True):
                 alpha.copy_(values)
@@ -50,7 +67,7 @@ def dominant_eigenvalue(
         steps = [DISTANCE * column for column in pairs.block[0].T]
         columns = [(gradient(origin - step) - gradient(origin + step)) / (2 * DISTANCE) for step in steps]
         pairs.take(torch.stack(columns, 1).unsqueeze(0))  # products with -H: its lowest is minus the largest of H
-    return -float(pairs.eigenvalues[0])
+    return Eigenvalue(-float(pairs.eigenvalues[0]), gradients)
 
 
 @torch.no_grad()

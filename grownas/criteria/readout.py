@@ -95,10 +95,19 @@ def surplus(core: AnyBackbone, kept: Kept, top_k: int) -> list[tuple[int, int]]:
     """
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
+    return [place for own in _by_node(core, kept) if len(own) > top_k for place in own]
+
+
+def count_surplus(core: AnyBackbone, kept: Kept, top_k: int) -> int:
+    """Return how many ops must be removed before no node has more than `top_k`."""
+    return sum(max(0, len(own) - top_k) for own in _by_node(core, kept))
+
+
+def _by_node(core: AnyBackbone, kept: Kept) -> list[list[tuple[int, int]]]:
+    """Return mixture and op of all kept ops of each node."""
     owners = [node for node, _ in core.edges] if isinstance(core, DagBackbone) else list(range(len(kept)))
     places = [(mixture, op) for mixture, ops in enumerate(kept) for op in ops]
-    nodes = [list(own) for _, own in itertools.groupby(places, key=lambda place: owners[place[0]])]
-    return [place for own in nodes if len(own) > top_k for place in own]
+    return [list(own) for _, own in itertools.groupby(places, key=lambda place: owners[place[0]])]
 
 
 def least_missed(

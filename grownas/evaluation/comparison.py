@@ -18,6 +18,7 @@ from grownas.evaluation.statistics import (
     KindTest,
     diebold_mariano,
     equal_losses,
+    holm,
     model_confidence_set,
     two_way_t,
     welch_t,
@@ -27,6 +28,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Tree = dict[str, Any]
 
 FILE = "comparison.json"  # in the comparison's folder
+RANDOM = "random"  # the strategy that every further one must beat
 LEVEL = 0.05  # significance level of the tests behind a finding
 SIZE = 0.1  # size of the model confidence set
 FORECASTS, LOSSES = "forecasts.safetensors", "losses.safetensors"  # FORECASTS for series, LOSSES for other tasks
@@ -59,10 +61,15 @@ def compare(folders: Sequence[Group]) -> Tree:
     Statistics and `loss_difference` are above 0 if the reference is better. `mcs.untested` names the trained models
     with one seed. `sizes` says how often each test rejects equal kinds of models (`statistics.MEASURED_SIZE`).
 
+    Where `random` is a further strategy, `tests_against_random` holds the same tests of all other strategies. Their
+    `reference` is random search's model of the same kind: `random` for found models, `random_retrained` for retrained
+    cells. `p_holm` is the larger p of the two tests behind the finding, corrected by `holm` for the number of models
+    with this reference; None if untested.
+
     Returns:
         The content of `comparison.json` without its verdict: `metric, seeds, strategies, models, reference,
-        kept_starts, steps, tests, mcs, sizes`. `kept_starts` counts the seeds in which the reference forecasts the same
-        as the start.
+        kept_starts, steps, tests, tests_against_random, mcs, sizes`. `kept_starts` counts the seeds in which the
+        reference forecasts the same as the start.
 
     Raises:
         RunError: a run is not finished or damaged, or the runs have different test data.
@@ -80,15 +87,17 @@ def compare(folders: Sequence[Group]) -> Tree:
     confidence = model_confidence_set({name: daily[name] for name in testable}, size=SIZE) if testable else NO_SET
     models = [_model(name, runs, name in confidence.members if name in testable else None) for name in names]
     tests = [_test(name, reference, daily) for name in names if name != reference and reference in names]
+    strategies = list(dict.fromkeys(name for run in runs for name in run["strategies"]))
     return {
         "metric": runs[0]["summary"]["metric"],
         "seeds": [run["summary"]["seed"] for run in runs],
-        "strategies": list(dict.fromkeys(name for run in runs for name in run["strategies"])),
+        "strategies": strategies,
         "models": models,
         "reference": reference,
         "kept_starts": _kept_starts(runs, reference),
         "steps": {"count": daily[names[0]].shape[1], "unit": runs[0]["unit"]},
         "tests": tests,
+        "tests_against_random": _tests_against_random(strategies, daily) if RANDOM in strategies[1:] else [],
         "mcs": {**confidence._asdict(), "untested": [name for name in names if name not in testable]},
         "sizes": [one._asdict() for one in MEASURED_SIZE],
     }
@@ -223,6 +232,7 @@ def _model(name: str, runs: Sequence[Tree], in_mcs: bool | None) -> Tree:
         "seconds": _mean([entry["seconds"] for entry in entries]),
         "steps": _mean([entry["steps"] for entry in entries]) if "steps" in entries[0] else None,
         "cpu_seconds": _mean([entry["cpu_seconds"] for entry in entries]) if "cpu_seconds" in entries[0] else None,
+        "gradients": _mean([entry["gradients"] for entry in entries]) if "gradients" in entries[0] else None,
         "capped": sum(entry.get("capped", False) for entry in entries),
         "settings": entries[0].get("settings"),
         "words_per_s": _mean(speeds) if speeds else None,
@@ -268,6 +278,26 @@ def _test(name: str, reference: str, daily: Mapping[str, Array]) -> Tree:
         "over_seeds": _plain(over_seeds),
         "finding": "same" if test.equal else _finding([one for one in (two_way, over_seeds) if one is not None]),
     }
+
+
+def _tests_against_random(strategies: Sequence[str], daily: Mapping[str, Array]) -> list[Tree]:
+    """Test each strategy's found model and retrained cell against those of random search; see `compare`."""
+    tests = []
+    for place in (0, 1):  # of `rows_of`: the found model, the retrained cell
+        reference, *names = (rows_of(one)[place] for one in (RANDOM, *(one for one in strategies if one != RANDOM)))
+        if reference not in daily:
+            continue
+        found = [{"reference": reference, **_test(name, reference, daily)} for name in names if name in daily]
+        tested = [one for one in found if one["finding"] != "untested"]
+        corrected = iter(holm([_larger_p(one) for one in tested]))
+        tests += [{**one, "p_holm": next(corrected) if one in tested else None} for one in found]
+    return tests
+
+
+def _larger_p(test: Tree) -> float:
+    """Return the larger p of the tests behind a finding; 1 for equal losses."""
+    both = [test[key]["p_value"] for key in ("days_and_seeds", "over_seeds") if test[key] is not None]
+    return 1.0 if test["equal"] else max(both)
 
 
 def _plain(test: KindTest | None) -> Tree | None:

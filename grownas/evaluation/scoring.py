@@ -29,6 +29,7 @@ class Score:
         speed: training speed in the task's unit per second; None if the task has no unit or nothing was trained.
         steps: weight steps of all fits; None if nothing was trained.
         cpu_seconds: processor time of all fits; None if it was not measured.
+        gradients: forward and backward passes on a window in all fits; None if they were not counted.
         capped: whether the chosen fit reached the epoch limit before patience ran out, so that it might have improved
             with more epochs.
     """
@@ -43,6 +44,7 @@ class Score:
     speed: float | None = None
     steps: int | None = None
     cpu_seconds: float | None = None
+    gradients: int | None = None
     capped: bool = False
 
     def entry(self, task: Task) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class Score:
             "chosen": self.chosen,
             **({} if self.steps is None else {"steps": self.steps, "capped": self.capped}),
             **({} if self.cpu_seconds is None else {"cpu_seconds": round(self.cpu_seconds, 3)}),
+            **({} if self.gradients is None else {"gradients": self.gradients}),
             **({} if self.speed is None else {f"{task.unit}_per_s": round(self.speed, 1)}),
             "detail": {part: task.score(getattr(self, part), part) for part in ("val", "test")},
         }

@@ -240,6 +240,19 @@ def _t_test(difference: float, parts: Sequence[tuple[float, float]]) -> KindTest
     return KindTest(statistic, 2 * float(stdtr(freedom, -abs(statistic))), freedom)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, in the given order: the chance of any false rejection is bounded.
+
+    Reference:
+        Holm (1979), A Simple Sequentially Rejective Multiple Test Procedure.
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(sorted(range(len(p_values)), key=lambda number: p_values[number])):
+        highest = max(highest, (len(p_values) - rank) * p_values[number])
+        corrected[number] = min(1.0, highest)
+    return corrected
+
+
 class ConfidenceSet(NamedTuple):
     """A model confidence set: the kinds of models that the test cannot tell apart from the best kind.
 

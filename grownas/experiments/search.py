@@ -15,7 +15,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.errors import TrainingError
-from grownas.evaluation.groups import row_name, rows_of
+from grownas.evaluation.groups import rows_of
 from grownas.evaluation.models import SEARCH
 from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
@@ -53,16 +53,16 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
         problem = experiment.problem(nodes, refitted=True)
         with journal.of_model("refit"):
             result = strategy.refit(problem, result)
-    scores = _score_found(experiment, result, config.strategy.use, journal.cpu_seconds)
+    scores = _score_found(experiment, result, config)
     scores.append(experiment.score_start(problem.start))
     winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, with alpha fixed
     model, retrain_seconds = result.model, None
     if config.retrain.grown:
-        before, name = journal.cpu_seconds, rows_of(config.strategy.use)[1]
+        before, name = _costs(journal), rows_of(config.strategy.row)[1]
         with journal.of_model(name):
             choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
             retrained, retrained_model = experiment.score_choice(name, choice)
-        retrained = replace(retrained, cpu_seconds=journal.cpu_seconds - before)
+        retrained = replace(retrained, **_costs(journal, **before))
         scores.append(retrained)
         retrain_seconds = round(retrained.seconds, 3)
         by_search_loss = Untrained(choice.fit.model, task.evaluate(choice.fit.model, "val"))
@@ -141,6 +141,7 @@ def _tuned_search(
             continue
         journal.elapsed += one.journal.elapsed
         journal.cpu_seconds += one.journal.cpu_seconds
+        journal.gradients += one.journal.gradients
     if not tried:
         assert failed is not None  # there is a rate
         raise failed
@@ -165,11 +166,13 @@ def _last(results: Iterator[SearchResult]) -> SearchResult:
     return found
 
 
-def _score_found(experiment: Experiment, result: SearchResult, strategy: str, cpu_seconds: float) -> list[Score]:
-    """Score the found model and the other models that the search returns."""
+def _score_found(experiment: Experiment, result: SearchResult, config: Config) -> list[Score]:
+    """Score the found model and the other models that the search returns, under the name of the strategy."""
     before, tried = experiment.seconds_before, experiment.tried
+    rows = rows_of(config.strategy.row)
+    renamed = dict(zip(rows_of(config.strategy.use), rows, strict=True))
     score = experiment.score(
-        row_name(strategy),
+        rows[0],
         result.model,
         before + result.seconds,
         tried + result.settings,
@@ -178,9 +181,11 @@ def _score_found(experiment: Experiment, result: SearchResult, strategy: str, cp
     )
     steps = experiment.steps_before + result.steps
     return [
-        replace(score, steps=steps, cpu_seconds=cpu_seconds, capped=result.capped),
+        replace(score, steps=steps, capped=result.capped, **_costs(experiment.journal)),
         *(
-            experiment.score(name, one.model, before + one.seconds, tried + one.settings, speed=one.speed)
+            experiment.score(
+                renamed.get(name, name), one.model, before + one.seconds, tried + one.settings, speed=one.speed
+            )
             for name, one in result.others.items()
         ),
     ]
@@ -195,15 +200,21 @@ def _as_chosen(winner: Score, spent: Sequence[Score]) -> Score:
         settings=sum(one.settings for one in spent),
         steps=sum(one.steps or 0 for one in spent),
         cpu_seconds=sum(one.cpu_seconds or 0.0 for one in spent),
+        gradients=sum(one.gradients or 0 for one in spent),
         chosen={"model": winner.model, **winner.chosen},
     )
 
 
 def _timed(journal: Journal, work: Callable[[], Score]) -> Score:
-    """Return the score of some training, with the processor time of its fits."""
-    before = journal.cpu_seconds
+    """Return the score of some training, with what its fits took."""
+    before = _costs(journal)
     score = work()
-    return score if score.steps is None else replace(score, cpu_seconds=journal.cpu_seconds - before)
+    return score if score.steps is None else replace(score, **_costs(journal, **before))
+
+
+def _costs(journal: Journal, *, cpu_seconds: float = 0.0, gradients: int = 0) -> dict[str, Any]:
+    """Return the processor seconds and the gradients of a journal's work, without what was spent before."""
+    return {"cpu_seconds": journal.cpu_seconds - cpu_seconds, "gradients": journal.gradients - gradients}
 
 
 def _summarise(
@@ -224,7 +235,7 @@ def _summarise(
         }
     return {
         "task": task.name,
-        "strategy": config.strategy.use,
+        "strategy": config.strategy.row,
         "seed": config.seed,
         "metric": task.metric,
         "val": ours["val"],

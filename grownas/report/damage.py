@@ -92,13 +92,18 @@ TEST = {
     "baseline": str, "p_value?": FIGURE, "finding?": FINDINGS, "equal?": bool,
     "days_and_seeds?": Maybe({"p_value": FIGURE}), "over_seeds?": Maybe({"p_value": FIGURE}),
 }  # fmt: skip
+AGAINST = {
+    "baseline": str, "reference": str, "p_value": FIGURE, "p_holm": FIGURE, "loss_difference": NUMBER,
+    "finding": FINDINGS, "days_and_seeds": Maybe({"p_value": FIGURE}), "over_seeds": Maybe({"p_value": FIGURE}),
+}  # fmt: skip
 COMPARISON = {
     "metric": str, "seeds": [int], "reference?": str, "strategies?": [str], "kept_starts?": int, "tests": [TEST],
+    "tests_against_random?": [AGAINST],
     "models": [
         {
             "model": str, "n": int, "params": NUMBER, "seconds": NUMBER, "steps?": FIGURE, "cpu_seconds?": FIGURE,
-            "settings?": COUNT, "words_per_s?": FIGURE, "val": SPREAD, "test": {**SPREAD, "each": [FIGURE]},
-            "averaged_test?": FIGURE, "in_mcs?": (bool, NONE),
+            "gradients?": FIGURE, "settings?": COUNT, "words_per_s?": FIGURE, "val": SPREAD,
+            "test": {**SPREAD, "each": [FIGURE]}, "averaged_test?": FIGURE, "in_mcs?": (bool, NONE),
         }
     ],
     "steps?": {"count": int, "unit": str},

@@ -113,6 +113,7 @@ def _comparison(comparison: Comparison) -> Tree:
         "seeds": len(comparison.runs),
         "shown": shown.name if shown else None,
         "scores": tables.comparison(result) if result else None,
+        "against": tables.against_random(result) if result else None,
         "sizes": tables.size_words(result) if result else "",
         "dots": _both(
             lambda width: plots.dots(

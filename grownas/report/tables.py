@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from grownas.evaluation.groups import rows_of
 from grownas.evaluation.models import main_of, named
 
 Entry = Mapping[str, Any]
@@ -99,8 +100,10 @@ def comparison_table(result: Entry) -> str:
 
 
 def comparison_text(result: Entry) -> str:
-    """Return a comparison as text: one row per model, the verdict, and the measured size of each test."""
-    return f"{comparison_table(result)}\n\n{result['verdict']}\n\n{size_words(result)}"
+    """Return a comparison as text: a row per model, tests against random, the verdict, the size of each test."""
+    against = against_random(result)
+    tables = [comparison_table(result), *([] if against is None else [as_text(against)])]
+    return "\n\n".join([*tables, result["verdict"], size_words(result)])
 
 
 def regret_table(result: Entry) -> str:
@@ -134,14 +137,18 @@ def scores(summary: Entry) -> Table:
     ordered = sorted(summary["scores"], key=lambda entry: _rank(entry["test"]))
     main, strategies = main_of([entry["model"] for entry in summary["scores"]]), [summary.get("strategy", "")]
     rows = tuple(_score_row(entry, summary["metric"], main, strategies) for entry in ordered)
-    return Table(columns, rows, _capped_notes(ordered)).without_empty()
+    return Table(columns, rows, _capped_notes(ordered, strategies)).without_empty()
 
 
-def _capped_notes(entries: Iterable[Entry]) -> tuple[str, ...]:
+def _capped_notes(entries: Sequence[Entry], strategies: Sequence[str]) -> tuple[str, ...]:
     """Return a note if the training of a model reached the epoch limit."""
+    names = [entry["model"] for entry in entries]
     capped = [entry["model"] for entry in entries if entry.get("capped")]
-    keys = {"strategy.max_epochs" if model == "grown" else "retrain.epochs" for model in capped}
-    return (CAPPED_NOTE.format(keys=" and ".join(sorted(keys))),) if capped else ()
+    found = [rows for rows in map(rows_of, dict.fromkeys(("growing", *strategies))) if rows[0] in capped]
+    others = set(capped) - {rows[0] for rows in found} - {"chosen"}  # which is another row, too
+    keys = ["retrain.epochs"] * bool(others) + ["strategy.max_epochs"] * bool(found)
+    keys += ["strategy.fine_tune_epochs"] * any(rows[2] in names for rows in found)
+    return (CAPPED_NOTE.format(keys=" and ".join(keys)),) if keys else ()
 
 
 def _name(entry: Entry) -> str:
@@ -201,13 +208,57 @@ def comparison(result: Entry) -> Table:
         Column("seconds", "time of all fits of one seed, including settings that were not chosen"),
         Column("CPU s", "processor seconds of all training of one seed"),
         Column("steps", "weight steps of all fits of one seed, including settings that were not chosen"),
+        Column("grad/step", "forward and backward passes on a window per weight step, in all fits of one seed"),
         Column("words/s", "training words per second"),
         Column("tried", "number of settings tried"),
     )
     tests = {test["baseline"]: test for test in result.get("tests", [])}
     ordered = sorted(result["models"], key=lambda entry: _rank(entry["test"]["mean"]))
     rows = (_comparison_row(entry, tests, reference, result) for entry in ordered)
-    return Table(columns, tuple(rows), _capped_notes(ordered)).without_empty()
+    notes = _capped_notes(ordered, result.get("strategies", ()))
+    return Table(columns, tuple(rows), notes).without_empty()
+
+
+def against_random(result: Entry) -> Table | None:
+    """Return the tests of each strategy's models against random search's; None if there are none.
+
+    Found models come first, then retrained cells; in each group the lowest mean test figure first.
+    """
+    tests = result.get("tests_against_random")
+    if not tests:
+        return None
+    label, (steps, _) = METRICS.get(result["metric"], result["metric"]), _steps(result)
+    columns = (
+        Column("model", figures=False),
+        Column("tested against", figures=False),
+        Column(f"test {label}", "mean over the seeds; lower is better"),
+        Column("loss difference", "mean test loss minus that of random search's model; below 0: lower than random's"),
+        Column("than random", _finding_note(result), figures=False),
+        Column(f"p over {steps} and seeds", "as in the table above, against random search's model"),
+        Column("p over seeds", "as in the table above, against random search's model"),
+        Column("Holm p", "the larger of the two, corrected for the number of models tested against the same one"),
+        Column("DM p", "Diebold-Mariano test, as in the table above; it says nothing about other seeds"),
+    )
+    means = {entry["model"]: entry["test"]["mean"] for entry in result["models"]}
+    groups = list(dict.fromkeys(test["reference"] for test in tests))
+    ordered = sorted(tests, key=lambda one: (groups.index(one["reference"]), _rank(means.get(one["baseline"]))))
+    rows = (
+        Row(
+            (
+                test["baseline"],
+                test["reference"],
+                score(means.get(test["baseline"]), result["metric"]),
+                small(test["loss_difference"]),
+                FINDINGS[test["finding"]],
+                probability((test["days_and_seeds"] or {}).get("p_value")),
+                probability((test["over_seeds"] or {}).get("p_value")),
+                probability(test["p_holm"]),
+                probability(test["p_value"]),
+            )
+        )
+        for test in ordered
+    )
+    return Table(columns, tuple(rows)).without_empty()
 
 
 def _steps(result: Entry) -> tuple[str, str]:
@@ -271,6 +322,7 @@ def _comparison_row(entry: Entry, tests: Mapping[str, Entry], reference: str, re
         seconds(entry.get("seconds")),
         seconds(entry.get("cpu_seconds")),
         count(entry.get("steps")),
+        ratio(entry.get("gradients"), entry.get("steps")),
         count(entry.get("words_per_s")),
         count(entry.get("settings")),
     )
@@ -413,6 +465,11 @@ def count(value: float | None) -> str:
 def seconds(value: float | None) -> str:
     """Return a time in seconds."""
     return NONE if value is None else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def ratio(value: float | None, over: float | None) -> str:
+    """Return a ratio with one decimal."""
+    return NONE if value is None or not over else figure(value / over, 1)
 
 
 def probability(value: float | None) -> str:

@@ -78,6 +78,7 @@ def of_comparison(comparison: Tree) -> str:
     if best is not None:
         lead = f"Lowest mean test {WORDS.get(metric, metric)} over {_count(seeds)}"
         words.append(f"{lead}: {best} ({score(means[best], metric)}).")
+    words.append(_random_words(comparison))
     words.append(_set_words(comparison, means))
     return " ".join(word for word in words if word)
 
@@ -160,6 +161,33 @@ def _reference_words(comparison: Tree, means: Mapping[str, float], tests: Mappin
     if untested:
         words.append(f"{reference} is not tested against {_list(untested)}: a trained model needs at least 2 seeds.")
     return words
+
+
+def _random_words(comparison: Tree) -> str:
+    """Say which models have a lower error than random search's, which a higher one, and how many neither, by tests."""
+    what = WORDS.get(comparison["metric"], comparison["metric"])
+    groups: dict[str, list[Tree]] = {}
+    for test in comparison.get("tests_against_random", ()):
+        if test["p_holm"] is not None:
+            groups.setdefault(test["reference"], []).append(test)
+    sentences = []
+    for reference, tests in groups.items():
+        found: dict[str, list[str]] = {"lower": [], "higher": [], "neither": []}
+        for test in tests:
+            side = "neither" if test["p_holm"] >= LEVEL else "lower" if test["loss_difference"] < 0 else "higher"
+            found[side].append(test["baseline"])
+        parts = [f"{_have(found['lower'])} a lower {what}"]
+        parts += [f"{_have(found['higher'])} a higher {what}"] * bool(found["higher"])
+        rest = len(found["neither"])
+        who = f"all {rest}" if rest == len(tests) else f"the other {rest}"
+        parts += [f"{who} {'are' if rest > 1 else 'is'} not told apart"] * bool(rest)
+        count = f"{len(tests)} model{'s' * (len(tests) > 1)}"
+        sentences.append(f"Against {reference}, by both tests with p corrected for {count} (Holm): {'; '.join(parts)}.")
+    return " ".join(sentences)
+
+
+def _have(names: Sequence[str]) -> str:
+    return f"{_list(names)} {'have' if len(names) > 1 else 'has'}" if names else "none has"
 
 
 def _set_words(comparison: Tree, compared: Mapping[str, float]) -> str:

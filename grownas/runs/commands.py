@@ -268,6 +268,7 @@ def check_search(config: Config, task: Task) -> None:
         DataError: a part of the data is too short.
     """
     space_of(config)  # raises
+    configs.check_names([config.strategy])
     check_backbone(config)
     strategy = configs.strategy_class(config.strategy.use)(config.strategy)
     experiment.EXPERIMENTS[task.kind].check(config, task)

@@ -157,7 +157,8 @@ class Journal:
         self.metrics, self.growth, self.shares = metrics, growth, shares
         self.progress, self.every_s = progress, every_s
         self.elapsed = 0.0  # wall time of all fits and remembered work so far, seconds
-        self.cpu_seconds = 0.0  # processor time of all fits so far, seconds
+        self.cpu_seconds = 0.0  # processor time of the same work, seconds
+        self.gradients = 0  # forward and backward passes on a window in the same work
         self.interrupted = False
         self.root: Journal | None = None  # for a branch: the journal of the run, which receives interrupts
         self._model = SEARCH
@@ -204,7 +205,7 @@ class Journal:
     def branch(self, name: str, *, logs: bool) -> Journal:
         """Return a journal with its own keys for a part of the run, such as one of several searches.
 
-        Its `elapsed` and `cpu_seconds` start at 0; the caller adds them to those of this journal.
+        Its `elapsed`, `cpu_seconds` and `gradients` start at 0; the caller adds them to those of this journal.
 
         Args:
             name: name of the branch; a branch with the same name restores the same finished work.
@@ -214,23 +215,26 @@ class Journal:
         made = copy.copy(self)
         made.store, made.root = BranchStore(self.store, name), self.root or self
         made.metrics, made.growth, made.shares = own
-        made.elapsed, made.cpu_seconds, made._counted = 0.0, 0.0, set()
+        made.elapsed, made.cpu_seconds, made.gradients, made._counted = 0.0, 0.0, 0, set()
         return made
 
     def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
-        """Run some work, or return its saved result. The result also holds the `seconds` that the work took.
+        """Run some work, or return its saved result, with the `seconds` and `cpu_seconds` that the work took.
 
-        `elapsed` counts each key once.
+        Each key is counted once. Work that computes gradients returns their number as `gradients`.
         """
         self._stop_if_asked()
         done = self.store.load(f"{key}.done")
         if done is None:
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             tree = work()
-            done = {"seconds": time.perf_counter() - began, **tree}
+            seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+            done = {"seconds": seconds, "cpu_seconds": cpu_seconds, **tree}
             self.store.save(f"{key}.done", done)
         if key not in self._counted:
             self.elapsed += done["seconds"]
+            self.cpu_seconds += done["cpu_seconds"]
+            self.gradients += done.get("gradients", 0)
             self._counted.add(key)
         return done
 
@@ -313,7 +317,7 @@ class Journal:
         """See `fit`. If `repeats_log`, the log also repeats the lines of the shorter fit, as for a single long fit."""
         self._stop_if_asked()
         shorter = None if after is None else self.store.load(f"{after}.done")
-        counted = {name: shorter[name] if shorter else 0.0 for name in ("seconds", "cpu_seconds")}
+        counted = {name: shorter[name] if shorter else 0 for name in ("seconds", "cpu_seconds", "gradients")}
         done = self.store.load(f"{key}.done")
         if done is None:
             part = self.store.load(f"{key}.part")
@@ -338,7 +342,7 @@ class Journal:
             except TrainingError as error:
                 kept = "" if self.store.load(f"{key}.part") is None else f"; the last good state is saved as {key}.part"
                 self._count(error, counted)
-                spent = error.seconds, error.steps, error.cpu_seconds
+                spent = error.seconds, error.steps, error.cpu_seconds, error.gradients
                 raise TrainingError(f"{key} (stage {stage}), {error}{kept}", *spent) from error
             done = _to_tree(finished, watcher.lines)
             self.store.save(f"{key}.done", done)
@@ -354,9 +358,10 @@ class Journal:
         return finished
 
     def _count(self, spent: Fit | TrainingError, counted: Mapping[str, float]) -> None:
-        """Add the time spent on a fit, without the time already counted for the shorter fit that it continues."""
+        """Add what was spent on a fit, without what is already counted for the shorter fit that it continues."""
         self.elapsed += spent.seconds - counted["seconds"]
         self.cpu_seconds += spent.cpu_seconds - counted["cpu_seconds"]
+        self.gradients += spent.gradients - int(counted["gradients"])
 
     def note(self, words: str) -> None:
         """Show a progress line `title: words`; stop here if the user has interrupted the run."""

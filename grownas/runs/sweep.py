@@ -44,7 +44,7 @@ def members(config: Config) -> list[dict[str, dict[str, Any]]]:
             for number in range(1, config.panels + 1)
         }
     rest = {
-        f"{name}-{section.use}": {**own, "strategy": section} for name, own in changed.items() for section in others
+        f"{name}-{section.row}": {**own, "strategy": section} for name, own in changed.items() for section in others
     }
     return [changed, rest]
 
@@ -125,7 +125,7 @@ def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) 
     baselines = () if "strategy" in changes else dict.fromkeys((*config.baselines.use, *config.baselines.compare))
     fields["baselines"] = config.baselines.model_copy(update={"use": tuple(baselines)})
     if "strategy" in changes and config.budget == type(config.budget)():
-        first = path.with_name(name.removesuffix(f"-{fields['strategy'].use}"))
+        first = path.with_name(name.removesuffix(f"-{fields['strategy'].row}"))
         steps = json.loads((first / "summary.json").read_text("utf-8"))["search_steps"]
         fields["budget"] = config.budget.model_copy(update={"steps": steps})
     own = configs.config_class(config.task.use, fields["strategy"].use)(**fields)

@@ -16,7 +16,7 @@ from typing import Any
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.errors import TrainingError
 from grownas.genotype import AnyGenotype, Genotype
-from grownas.protocols import Problem, SearchResult
+from grownas.protocols import Budget, Problem, SearchResult
 from grownas.strategies.cores import derived, genotype_of, with_noise
 from grownas.strategies.random_options import Options
 from grownas.training.loop import Fit
@@ -82,7 +82,7 @@ class RandomSearch:
         accept, options, journal = Acceptance.of(self.options), self.options, problem.journal
         begin = problem.start if problem.space.backbone == "chain" else derived(problem.start)  # else another function
         start = Untrained(begin, problem.task.evaluate(begin, "val"))
-        began, rng = journal.elapsed, random.Random(problem.seed)
+        began, cpu_began, rng = journal.elapsed, journal.cpu_seconds, random.Random(problem.seed)
         rates = itertools.cycle(options.rates or (options.weights.rate,))
         best: Trained | None = None
         scores, diverged, steps = list[dict[str, Any]](), 0, 0
@@ -129,7 +129,8 @@ class RandomSearch:
                 better = best is None or fit.loss < best.fit.loss
                 if better and accept(start, fit, problem.task).accepted:
                     best = Trained(genotype, key, fit, recipe)
-            limit = self._limit(problem, steps, journal.elapsed - began, number + 1)
+            spent = {"seconds": journal.elapsed - began, "cpu_seconds": journal.cpu_seconds - cpu_began}
+            limit = self._limit(problem.budget, number + 1, steps=steps, **spent)
             yield result(limit or "")
             if limit:
                 return
@@ -156,12 +157,11 @@ class RandomSearch:
         recipe = self.recipe()
         return replace(recipe, weights=replace(recipe.weights, rate=rate), bf16=problem.bf16)
 
-    def _limit(self, problem: Problem, steps: int, seconds: float, genotypes: int) -> str | None:
-        budget = problem.budget
-        if budget.steps is budget.seconds is budget.genotypes is None:
+    def _limit(self, budget: Budget, genotypes: int, **spent: Any) -> str | None:
+        if budget == Budget():
             most = self.options.genotypes
             return f"strategy.genotypes = {most} reached" if genotypes >= most else None
-        return budget.spent(steps=steps, seconds=seconds, genotypes=genotypes)
+        return budget.spent(genotypes=genotypes, **spent)
 
 
 def _training(best: Trained) -> dict[str, Any]:

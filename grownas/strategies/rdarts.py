@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from grownas.config.schema import Count, NonNegative, Positive, about
-from grownas.criteria.alpha_hessian import EigenvalueRise, dominant_eigenvalue
+from grownas.criteria.alpha_hessian import Eigenvalue, EigenvalueRise, counted_eigenvalue
 from grownas.protocols import Problem, SearchResult
 from grownas.strategies.supernet import SupernetSearch, SupernetSection, SupernetStrategy, Weights
 from grownas.training.loop import Fit
@@ -61,7 +61,9 @@ class RDarts(SupernetStrategy):
 
         def stop(fit: Fit) -> str | None:
             recent.append(fit)
-            rise.step(eigenvalue(problem, f"{self.name}-eigenvalue-{fit.epochs}", fit, options.hessian_windows))
+            found = eigenvalue(problem, f"{self.name}-eigenvalue-{fit.epochs}", fit, options.hessian_windows)
+            search.spent.scores[-1]["gradients"] += found.gradients
+            rise.step(found.value)
             if not rise.is_over:
                 return None
             search.fit = recent[0]
@@ -72,13 +74,14 @@ class RDarts(SupernetStrategy):
         yield from search.finish(self.recipe())
 
 
-def eigenvalue(problem: Problem, key: str, fit: Fit, windows: int) -> float:
+def eigenvalue(problem: Problem, key: str, fit: Fit, windows: int) -> Eigenvalue:
     """Return the dominant eigenvalue of the Hessian in alpha after a fit's last epoch, remembered under a key."""
 
     def compute() -> dict[str, Any]:
         assert fit.end is not None, "the state after the last epoch is kept until the next piece is done"
         last = copy.deepcopy(fit.model)  # which is that of the best epoch
         last.load_state_dict(fit.end["model"])
-        return {"value": dominant_eigenvalue(last, problem.task, windows=windows, seed=problem.seed)}
+        return counted_eigenvalue(last, problem.task, windows=windows, seed=problem.seed)._asdict()
 
-    return float(problem.journal.remember(key, compute)["value"])
+    done = problem.journal.remember(key, compute)
+    return Eigenvalue(done["value"], done["gradients"])

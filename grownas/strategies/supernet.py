@@ -31,9 +31,18 @@ from grownas.config.schema import (
     about,
 )
 from grownas.criteria.acceptance import Acceptance, Untrained
-from grownas.criteria.readout import Kept, all_ops, least_missed, shares_with_only, surplus, with_only, without
+from grownas.criteria.readout import (
+    Kept,
+    all_ops,
+    count_surplus,
+    least_missed,
+    shares_with_only,
+    surplus,
+    with_only,
+    without,
+)
 from grownas.errors import TrainingError
-from grownas.protocols import Evaluation, Found, Problem, SearchResult
+from grownas.protocols import Budget, Evaluation, Found, Problem, SearchResult
 from grownas.strategies.cores import derived, genotype_of, supernet_of, with_core
 from grownas.training.loop import Fit
 from grownas.training.perturb import with_shares
@@ -91,15 +100,17 @@ class Spent:
 
     Attributes:
         began: seconds of the journal at the start of the search.
+        cpu_began: processor seconds of the journal at the start of the search.
         steps: number of weight steps.
-        gradients: number of forward and backward passes on a window.
+        epochs: number of epochs of supernets.
         fits: number of fits.
         scores: see `SearchResult.scores`.
     """
 
     began: float
+    cpu_began: float
     steps: int = 0
-    gradients: int = 0
+    epochs: int = 0
     fits: int = 0
     scores: list[dict[str, Any]] = field(default_factory=list)
 
@@ -158,16 +169,22 @@ class SupernetStrategy:
 class SupernetSearch:
     """One search: its state and its units of work.
 
+    The budget holds for the training of supernets, and with `readout=ablation` for the removals and the tuning between
+    them: training ends while enough is left for them, but not before it has taken half of the budget. The fine-tuning
+    of the derived cell comes after the budget, in every strategy alike; its steps and seconds count in the result.
+
     Attributes:
         fit: the supernet's fit so far.
+        recipe: of that fit.
         reason: why training stopped; empty while it runs.
     """
 
     def __init__(self, name: str, problem: Problem, options: Any) -> None:
         """Store the problem; nothing is trained yet."""
         self.name, self.problem, self.options = name, problem, options
-        self.spent = Spent(problem.journal.elapsed)
+        self.spent = Spent(problem.journal.elapsed, problem.journal.cpu_seconds)
         self.fit: Fit | None = None
+        self.recipe: Recipe | None = None
         self.reason = ""
 
     def supernet(self, nodes: Sequence[Sequence[tuple[str, str]]] | None = None, key: str | None = None) -> Any:
@@ -207,8 +224,8 @@ class SupernetSearch:
             stop: is given the training so far after each unit that leaves some of the budget.
         """
         problem, options, spent = self.problem, self.options, self.spent
-        recipe = replace(recipe, bf16=problem.bf16)
-        steps = gradients = 0
+        self.recipe = recipe = replace(recipe, bf16=problem.bf16)
+        steps = gradients = epochs = 0
         spent.fits += 1
         pieces = problem.journal.fit_in_pieces(
             key or self.name, model, task or problem.task, recipe, seed=problem.seed, every=options.unit_epochs,
@@ -216,7 +233,7 @@ class SupernetSearch:
         )  # fmt: skip
         for fit in pieces:
             self.fit = fit
-            spent.steps, spent.gradients = spent.steps + fit.steps - steps, spent.gradients + fit.gradients - gradients
+            spent.steps, spent.epochs = spent.steps + fit.steps - steps, spent.epochs + fit.epochs - epochs
             spent.scores.append(
                 {
                     "genotype": supernet_of(fit.model).genotype(top_k=options.top_k).to_dict(),
@@ -226,7 +243,7 @@ class SupernetSearch:
                     "seconds": problem.journal.elapsed - spent.began,
                 }
             )
-            steps, gradients = fit.steps, fit.gradients
+            steps, gradients, epochs = fit.steps, fit.gradients, fit.epochs
             reason = self.limit() or (stop and stop(fit)) or self.limit()  # `stop` may spend some of the budget, too
             self.reason = reason or (fit.reason if fit.is_over(recipe) else "")
             yield self.result(copy.deepcopy(fit.model), fit.evaluation, fit)  # the caller may change the copy
@@ -236,14 +253,32 @@ class SupernetSearch:
     def count(self, fit: Fit) -> None:
         """Count what a training took beside that of the supernet."""
         self.spent.steps += fit.steps
-        self.spent.gradients += fit.gradients
         self.spent.fits += 1
 
     def limit(self) -> str | None:
-        """Return the message of the budget's limit that is reached; None if no limit is reached."""
-        spent = self.spent
-        seconds = self.problem.journal.elapsed - spent.began
-        return self.problem.budget.spent(steps=spent.steps, seconds=seconds, genotypes=len(spent.scores))
+        """Return the message of the budget's limit that ends the supernet's training; None if no limit does."""
+        reached = self._reached(self.problem.budget)
+        if reached or self.options.readout != "ablation" or self.fit is None:
+            return reached
+        core = supernet_of(self.fit.model)
+        removals = count_surplus(core, all_ops(core), self._top_k(core))
+        ahead = self.options.unit_epochs + self.options.tune_epochs * removals  # epochs up to the end of the removals
+        kept = self._reached(self.problem.budget, 1 + min(1.0, ahead / self.spent.epochs))
+        return kept and f"{kept}, with what is kept for readout=ablation"
+
+    def _reached(self, budget: Budget, factor: float = 1.0) -> str | None:
+        """Return which limit is reached by `factor` times what is spent; None if no limit is reached."""
+        spent, journal = self.spent, self.problem.journal
+        return budget.spent(
+            steps=factor * spent.steps,
+            seconds=factor * (journal.elapsed - spent.began),
+            cpu_seconds=factor * (journal.cpu_seconds - spent.cpu_began),
+            genotypes=len(spent.scores),
+        )
+
+    def _top_k(self, core: Any) -> int:
+        """Return how many ops a node keeps; of a DAG one op of one edge."""
+        return 1 if isinstance(core, DagBackbone) else int(self.options.top_k)
 
     def finish(self, recipe: Recipe) -> Iterator[SearchResult]:
         """Read the cell out of the trained supernet, fine-tune it, accept it or keep the start; yield the result.
@@ -264,7 +299,8 @@ class SupernetSearch:
         """Remove op after op, each time the one least missed on the validation part; return the model that is left.
 
         After each removal the weights are trained for `tune_epochs` on their own part of the data, with alpha fixed. A
-        node keeps `top_k` ops, of a DAG one op of one edge. The budget is not asked: it ends the training before.
+        node keeps `top_k` ops, of a DAG one op of one edge. Where the budget ends before, the cell is read out by share
+        from the ops that are left, and `reason` says so.
 
         Reference:
             Wang, Cheng, Chen, Tang & Hsieh (2021), Rethinking Architecture Selection in Differentiable NAS, algorithm
@@ -272,12 +308,16 @@ class SupernetSearch:
         """
         problem, options = self.problem, self.options
         tuning = replace(tuning_between(recipe, options.tune_epochs), bf16=problem.bf16)
-        top_k = 1 if isinstance(supernet.model.core, DagBackbone) else options.top_k
+        top_k, budget = self._top_k(supernet.model.core), replace(problem.budget, genotypes=None)
         model, optimizers, kept = supernet.model, supernet.optimizers, all_ops(supernet_of(supernet.model))
         for number in itertools.count(1):
             core = supernet_of(model)
             places = surplus(core, kept, top_k)
-            if not places:
+            limit = self._reached(budget) if places else None
+            if limit:
+                count = count_surplus(core, kept, top_k)
+                self.reason += f"; {limit} before the last {count} removals, which went by share"
+            if limit or not places:
                 return with_core(model, with_only(core, kept))
             choose = partial(self._least_missed, model, kept, places)
             gone = problem.journal.remember(f"{self.name}-ablation-{number}", choose)
@@ -317,12 +357,14 @@ class SupernetSearch:
             fit = tune(f"{self.name}-fine-tune", model)
         except TrainingError as error:
             warnings.warn(f"the cell diverges with the supernet's weights, new ones are drawn: {error}", stacklevel=2)
+            self.spent.steps += error.steps
             fit = tune(f"{self.name}-anew", problem.build_cell(genotype_of(model), self.name))
         self.count(fit)
         begin = derived(problem.start)
         start = Untrained(begin, problem.task.evaluate(begin, "val"))
         accepted = Acceptance.of(options)(start, fit, problem.task).accepted
         result = self.result(fit.model, fit.evaluation, supernet)
+        is_short = options.fine_tune_epochs > 0 and tuning.is_capped(fit.epochs, fit.best_epoch)
         others = {
             f"{self.name}_supernet": Found(
                 model=copy.deepcopy(supernet.model), seconds=supernet.seconds, settings=1, speed=supernet.speed
@@ -330,6 +372,7 @@ class SupernetSearch:
         }
         log = ({"best_epoch": fit.best_epoch, "loss_after": fit.loss},)
         result = replace(result, others=others, log=log, is_start=not accepted, reason=self.reason)
+        result = replace(result, capped=result.capped or is_short)
         return (
             result
             if accepted
@@ -338,7 +381,8 @@ class SupernetSearch:
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
         """Return the result so far."""
-        spent, core = self.spent, supernet_of(supernet.model)
+        spent, core, recipe = self.spent, supernet_of(supernet.model), self.recipe
+        assert recipe is not None, "a result comes after training"
         return SearchResult(
             model=model,
             evaluation=evaluation,
@@ -350,6 +394,7 @@ class SupernetSearch:
             scores=tuple(spent.scores),
             chosen={"nodes": len(core.nodes), "hidden_size": core.hidden_size},
             speed=supernet.speed,
+            capped=supernet.epochs >= recipe.epochs and recipe.is_capped(supernet.epochs, supernet.best_epoch),
         )
 
 

@@ -418,7 +418,8 @@ class Trainer:
     def _error(self, what: str) -> TrainingError:
         where = f"step {self.step}, epoch {self.data.epoch}"
         seconds, cpu_seconds = time.perf_counter() - self.clock, time.process_time() - self.cpu_clock
-        return TrainingError(f"{where}: {what}. Lower the learning rate or `clip`", seconds, self.step, cpu_seconds)
+        spent = seconds, self.step, cpu_seconds, self.gradients
+        return TrainingError(f"{where}: {what}. Lower the learning rate or `clip`", *spent)
 
     def _judge_epoch(self) -> None:
         """Evaluate on the validation part and keep the model if it is the best so far."""

@@ -94,6 +94,7 @@ class Memory:
     """A journal that does every fit, and keeps what is said of each change."""
 
     elapsed = cpu_seconds = 0.0
+    gradients = 0
 
     def __init__(self):
         self.lines, self.fits = [], []

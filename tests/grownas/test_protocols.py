@@ -142,15 +142,21 @@ def test_the_options_that_stand_beside_a_class_are_its_own(kind):
             assert outline(name) == (found.section, found.kind, found.losses)
 
 
+NOTHING = {"steps": 0, "seconds": 0.0, "cpu_seconds": 0.0, "genotypes": 0}
+
+
 @pytest.mark.parametrize(
     ("budget", "spent", "words"),
     [
-        (Budget(), {"steps": 9, "seconds": 9.0, "genotypes": 9}, None),
-        (Budget(steps=10), {"steps": 9, "seconds": 99.0, "genotypes": 99}, None),
-        (Budget(steps=10), {"steps": 10, "seconds": 0.0, "genotypes": 0}, "budget.steps = 10 reached"),
-        (Budget(seconds=1.5), {"steps": 0, "seconds": 1.5, "genotypes": 0}, "budget.seconds = 1.5 reached"),
-        (Budget(genotypes=2), {"steps": 0, "seconds": 0.0, "genotypes": 3}, "budget.genotypes = 2 reached"),
-        (Budget(1_234_567), {"steps": 1_234_567, "seconds": 0.0, "genotypes": 0}, "budget.steps = 1234567 reached"),
+        (Budget(), {"steps": 9, "seconds": 9.0, "cpu_seconds": 9.0, "genotypes": 9}, None),
+        (Budget(steps=10), {"steps": 9, "seconds": 99.0, "cpu_seconds": 99.0, "genotypes": 99}, None),
+        (Budget(steps=10), {**NOTHING, "steps": 10}, "budget.steps = 10 reached"),
+        (Budget(seconds=1.5), {**NOTHING, "seconds": 1.5}, "budget.seconds = 1.5 reached"),
+        (Budget(seconds=1.5), {**NOTHING, "cpu_seconds": 9.0}, None),
+        (Budget(cpu_seconds=1.5), {**NOTHING, "cpu_seconds": 1.5}, "budget.cpu_seconds = 1.5 reached"),
+        (Budget(cpu_seconds=1.5), {**NOTHING, "seconds": 9.0}, None),
+        (Budget(genotypes=2), {**NOTHING, "genotypes": 3}, "budget.genotypes = 2 reached"),
+        (Budget(1_234_567), {**NOTHING, "steps": 1_234_567}, "budget.steps = 1234567 reached"),
     ],
 )
 def test_a_budget_says_which_limit_is_reached(budget, spent, words):

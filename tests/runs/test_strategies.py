@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import grownas
 from grownas.config.loading import task_class
 from grownas.protocols import Strategy, Task
 from grownas.strategies.random_search import RandomSearch
@@ -112,9 +113,11 @@ def test_options_of_another_strategy_are_refused(runner, call):
 
 @pytest.fixture(scope="module")
 def compared(runs, call) -> Path:
-    """Growth and random search over one seed, without a budget; do not write to it."""
-    section = "{use: random, max_nodes: 2, max_epochs: 3, patience: 3, rates: [0.01]}"
-    options = ("seeds=[1]", "baselines.use=[zero]", f"strategies=[growing,{section}]", "strategy.max_epochs=3")
+    """Growth and random search under two names over one seed, without a budget; do not write to it."""
+    section = "use: random, max_epochs: 3, patience: 3, rates: [0.01]"
+    named = f"{{{section}, max_nodes: 1, name: random_one}}"
+    strategies = f"strategies=[growing,{{{section}, max_nodes: 2}},{named}]"
+    options = ("seeds=[1]", "baselines.use=[zero]", strategies, "strategy.max_epochs=3")
     ended = call("compare", *runs.options("name=strategies", *options))
     assert ended.code == 0, ended.err
     return runs.folder / "strategies"
@@ -130,6 +133,30 @@ def test_strategies_are_compared_in_one_table(compared, read_json):
     for name in ("random", "random_retrained"):
         assert models[name]["test"]["each"] == [second[name]["test"]]
     assert "zero" not in second  # the baselines are the first's
+    assert [(test["baseline"], test["reference"]) for test in result["tests_against_random"]] == [
+        ("grown", "random"),
+        ("random_one", "random"),
+        ("grown_retrained", "random_retrained"),
+        ("random_one_retrained", "random_retrained"),
+    ]
+
+
+def test_a_strategy_is_compared_with_itself_under_another_name(compared, read_json, call):
+    result = read_json(compared / "comparison.json")
+    assert result["strategies"] == ["growing", "random", "random_one"]
+    models = {entry["model"]: entry for entry in result["models"]}
+    summary = read_json(compared / "seed-1-random_one" / "summary.json")
+    assert summary["strategy"] == "random_one"
+    assert all(len(one["genotype"]["nodes"]) == 1 for one in summary["genotypes"])
+    for name in ("random_one", "random_one_retrained"):
+        assert models[name]["test"]["each"] == [scores_of(summary)[name]["test"]]
+        assert models[name]["gradients"] == models[name]["steps"] > 0
+    loaded = grownas.load(compared)
+    assert {"random_one", "random_one_retrained"} <= set(loaded.scores.index)
+    assert list(loaded.runs()) == ["seed-1", "seed-1-random", "seed-1-random_one"]
+    assert "random_one, seed-1-random_one" in (compared / "report.html").read_text("utf-8")  # its cell
+    assert "found by random_one" in (compared / "report.html").read_text("utf-8")
+    assert call("evaluate", compared / "seed-1-random_one").code == 0
 
 
 def test_where_there_is_no_budget_a_further_strategy_has_the_firsts_steps(compared, read_json):
@@ -146,8 +173,9 @@ def test_a_finished_comparison_of_strategies_comes_out_the_same(compared, call, 
     assert call("resume", compared, "strategies=growing").code == 0
     names = {entry["model"] for entry in read_json(compared / "comparison.json")["models"]}
     assert "grown" in names
-    assert not {"random", "random_retrained"} & names
-    assert call("resume", compared, "strategies=[growing,random]").code == 0
+    assert not {"random", "random_retrained", "random_one"} & names
+    again = "strategies=[growing,random,{use: random, name: random_one}]"
+    assert call("resume", compared, again).code == 0
     assert (compared / "comparison.json").read_bytes() == before
 
 
@@ -180,6 +208,40 @@ DARTS = (
     "retrain.grown=false",
     "baselines.use=[zero]",
 )
+
+
+def test_a_name_is_that_of_the_rows_and_changes_nothing_that_is_drawn(runner, read_json, call):
+    options = (
+        "strategy={use: darts, max_nodes: 1, max_epochs: 2, unit_epochs: 1, fine_tune_epochs: 1, accept: better, "
+        "guard: false, architecture_share: 0.4}",
+        "baselines.use=[zero]",
+    )
+    plain, named = runner.search("plain", *options), runner.search("named", *options, "strategy.name=mine")
+    one, other = (read_json(folder / "summary.json") for folder in (plain, named))
+    assert (one["strategy"], other["strategy"]) == ("darts", "mine")
+    renamed = {name.replace("darts", "mine"): entry for name, entry in scores_of(one).items()}
+    assert list(scores_of(other)) == list(renamed)
+    assert {"mine", "mine_supernet", "mine_retrained"} <= set(renamed)
+    for name, entry in scores_of(other).items():
+        assert [entry[part] for part in ("val", "test", "params")] == [
+            renamed[name][part] for part in ("val", "test", "params")
+        ]
+    assert (plain / "weights.safetensors").read_bytes() == (named / "weights.safetensors").read_bytes()
+    assert call("evaluate", named).code == call("show", named).code == 0
+    scores, units = scores_of(one), one["genotypes"]
+    assert scores["darts_retrained"]["gradients"] == scores["darts_retrained"]["steps"] > 0
+    closing = scores["darts"]["steps"] - sum(unit["steps"] for unit in units)
+    assert closing > 0
+    assert scores["darts"]["gradients"] == 2 * sum(unit["steps"] for unit in units) + closing
+
+
+@pytest.mark.parametrize("command", ["search", "train", "compare"])
+def test_the_name_of_another_row_is_refused_before_work(runner, call, command):
+    more = ["genotype=gru"] if command == "train" else []
+    ended = call(command, *runner.options("strategy.name=gru", *more))
+    assert (ended.code, ended.out) == (2, "")
+    assert "strategy.name=gru: gru is a row of another model; choose another name for this growing" in ended.err
+    assert not runner.folder.exists()
 
 
 def test_a_supernet_that_was_killed_within_a_piece_and_within_a_tuning_goes_on_to_the_same_bits(

@@ -138,7 +138,7 @@ class ScriptedJournal:
     def __init__(self, losses, *, shares=None, seconds=1.0, best_epoch=BEST):
         self.losses, self.shares, self.seconds_each, self.elapsed = losses, shares or {}, seconds, 0.0
         self.fits, self.lines, self.work, self.asked, self.best_epoch = {}, [], {}, [], best_epoch
-        self.cpu_seconds, self.notes = 0.0, []
+        self.cpu_seconds, self.gradients, self.notes = 0.0, 0, []
 
     def fit(self, key, model, task, recipe, *, seed, optimizers=None, stage=0, after=None, extendable=False):
         assert (after, extendable) == (None, False)  # growth trains every stage from its own start

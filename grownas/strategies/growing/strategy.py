@@ -142,7 +142,7 @@ class Growth:
         """
         _check_size(problem.start, options)
         self.problem, self.options, self.accept = problem, options, Acceptance.of(options)
-        self.began = problem.journal.elapsed
+        self.began, self.cpu_began = problem.journal.elapsed, problem.journal.cpu_seconds
         self.origin = Candidate.start(problem.start, problem.task.evaluate(problem.start, "val"))
         self.best, self.stages = Stage(self.origin), list[Line]()
         self.l2_sp: float | None = None
@@ -191,8 +191,13 @@ class Growth:
 
     def _spent(self) -> str | None:
         """Return a message that names the limit reached; None if another fit may begin."""
-        seconds = self.problem.journal.elapsed - self.began
-        return self.problem.budget.spent(steps=self.steps, seconds=seconds, genotypes=len(self.stages))
+        journal = self.problem.journal
+        return self.problem.budget.spent(
+            steps=self.steps,
+            seconds=journal.elapsed - self.began,
+            cpu_seconds=journal.cpu_seconds - self.cpu_began,
+            genotypes=len(self.stages),
+        )
 
     def _context(self, number: int, *, l2_sp: float | None = None, best: Stage | None = None) -> Context:
         best, l2_sp = best or self.best, self.l2_sp if l2_sp is None else l2_sp

@@ -7,7 +7,7 @@ import torch
 
 from grownas.backbones.chain import Backbone
 from grownas.backbones.dag import DagBackbone
-from grownas.criteria.alpha_hessian import EigenvalueRise, dominant_eigenvalue
+from grownas.criteria.alpha_hessian import EigenvalueRise, counted_eigenvalue, dominant_eigenvalue
 
 
 def full_hessian(model, task, windows):
@@ -52,6 +52,15 @@ def test_it_is_that_of_the_full_hessian(supernet, kind, seed, windows):
     largest = torch.linalg.eigvalsh(hessian)[-1].item()
     assert largest > 1e-4
     assert dominant_eigenvalue(model, task, windows=windows) == pytest.approx(largest, rel=1e-3)
+
+
+def test_each_gradient_of_a_window_is_counted(supernet, monkeypatch):
+    (task, model), calls = supernet("chain", seed=0), []
+    loss = type(task).loss
+    monkeypatch.setattr(type(task), "loss", lambda *given: calls.append(1) or loss(*given))
+    found = counted_eigenvalue(model, task, windows=2)
+    assert found.gradients == len(calls) > 2 * 2
+    assert found.value == dominant_eigenvalue(model, task, windows=2)
 
 
 def test_it_does_without_dropout_and_leaves_the_model_alone(supernet):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from statsmodels.stats.multitest import multipletests
 
 from grownas.errors import RunError
 from grownas.evaluation.comparison import compare, pair_tests, step_losses
@@ -507,6 +509,53 @@ def test_models_that_further_strategies_found_stand_beside_the_firsts(runs, tmp_
     assert findings["random"] == "better"
     assert "random" in together["mcs"]["p_values"]
     assert compare([[first] for first in firsts]) == alone
+
+
+@pytest.fixture
+def strategies(tmp_path):
+    """Write one group of runs a seed: of growing, of random search and of two that are named."""
+    found = {"random": (POOR, FAIR), "good": (GOOD, FAIR), "same": (POOR, GOOD)}
+
+    def groups(seeds):
+        made = [[write_run(tmp_path / f"seed-{seed}", {"grown": FAIR, "zero": 0.0}, seed=seed)] for seed in seeds]
+        for (name, (here, again)), (group, seed) in itertools.product(found.items(), zip(made, seeds, strict=True)):
+            parts, folder = {name: here, f"{name}_retrained": again}, tmp_path / f"seed-{seed}-{name}"
+            group.append(write_run(folder, parts, seed=10 * seed + len(name), strategy=name))
+        return made
+
+    return groups
+
+
+def test_each_strategy_is_tested_against_random_search_and_corrected_for_their_number(strategies):
+    result = compare(strategies((1, 2, 3)))
+    tests = result["tests_against_random"]
+    pairs = [(test["baseline"], test["reference"]) for test in tests]
+    again = [("good_retrained", "random_retrained"), ("same_retrained", "random_retrained")]
+    assert pairs == [("grown", "random"), ("good", "random"), ("same", "random"), *again]
+    for group in (tests[:3], tests[3:]):
+        larger = [max(test[key]["p_value"] for key in ("days_and_seeds", "over_seeds")) for test in group]
+        corrected = multipletests(larger, method="holm")[1]
+        assert [test["p_holm"] for test in group] == pytest.approx(list(corrected), rel=1e-9)
+    means = {name: entry["test"]["mean"] for name, entry in by_model(result).items()}
+    for test in tests:
+        difference = means[test["baseline"]] - means[test["reference"]]
+        assert test["loss_difference"] == pytest.approx(difference, rel=1e-9)
+    findings = {test["baseline"]: test["finding"] for test in tests}
+    assert findings["good"] == "worse"  # said about random
+    assert findings["same"] == "not told apart"
+    assert {test["baseline"] for test in result["tests"]} == set(means) - {"grown"}  # as without random search
+
+
+def test_one_seed_is_not_tested_against_random_search(strategies):
+    tests = compare(strategies((1,)))["tests_against_random"]
+    assert [(test["finding"], test["p_holm"]) for test in tests] == [("untested", None)] * 5
+
+
+def test_where_random_search_comes_first_or_is_missing_nothing_is_tested_against_it(tmp_path):
+    first = write_run(tmp_path / "one", {"chosen": GOOD, "random": GOOD}, strategy="random")
+    second = write_run(tmp_path / "two", {"chosen": POOR, "grown": FAIR})
+    assert compare([[first, second]])["tests_against_random"] == []
+    assert compare([second])["tests_against_random"] == []
 
 
 def test_growth_may_be_the_further_strategy(tmp_path):

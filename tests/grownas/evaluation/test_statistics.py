@@ -10,11 +10,13 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from grownas.evaluation.statistics import (
     MEASURED_SIZE,
     diebold_mariano,
     equal_losses,
+    holm,
     model_confidence_set,
     newey_west_t,
     two_way_t,
@@ -402,3 +404,9 @@ def test_the_set_is_its_seed():
     one, again, other = (model_confidence_set(losses, seed=seed) for seed in (0, 0, 1))
     assert one == again
     assert one.p_values != other.p_values
+
+
+@pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.005], [0.5], [], [0.02] * 3, [0.9, 0.0, 1.0]], ids=str)
+def test_holms_correction_equals_statsmodels(p):
+    expected = multipletests(p, method="holm")[1] if p else []
+    assert holm(p) == pytest.approx(list(expected), rel=1e-12)

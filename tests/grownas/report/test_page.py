@@ -309,6 +309,20 @@ def test_a_comparison_shows_spread_tests_and_the_seed_best_on_validation(make_co
     assert "grownas compare comparison/config.yaml" in page.text
 
 
+def test_a_comparison_with_random_search_shows_the_tests_against_it(make_comparison, undrawn):
+    folder = make_comparison(seeds=(1, 2))
+    result = json.loads((folder / "comparison.json").read_text())
+    assert "tested against" not in read(write_report([folder])).text
+    test = {"baseline": "grown", "reference": "random", "finding": "worse", "loss_difference": -0.0312, "p_value": 0.2}
+    tests = {"p_holm": 0.0321, "days_and_seeds": {"p_value": 0.3}, "over_seeds": {"p_value": 0.4}}
+    result["tests_against_random"] = [{**test, **tests}]
+    (folder / "comparison.json").write_text(json.dumps(result))
+    text = read(write_report([folder])).text
+    assert "tested against" in text
+    assert "Against random, by both tests with p corrected for 1 model (Holm): grown has a lower error." in text
+    assert "0.032" in text
+
+
 def test_a_comparison_that_is_still_going_says_how_far_it_is(make_comparison):
     folder = make_comparison(seeds=(1, 2), finished=False)
     (folder / "seed-2" / "summary.json").unlink()

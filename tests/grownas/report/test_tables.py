@@ -79,6 +79,53 @@ def test_sizes_are_told_with_their_source():
     assert tables.size_words({}) == ""
 
 
+AGAINST = [
+    {
+        "baseline": name, "reference": reference, "finding": finding, "loss_difference": difference, "p_value": 0.0123,
+        "p_holm": 0.07, "days_and_seeds": {"p_value": 0.0456}, "over_seeds": {"p_value": 0.0351},
+    }
+    for name, reference, finding, difference in (
+        ("grown", "random", "better", 0.02), ("first_stage", "random", "worse", -0.0312),
+        ("grown_retrained", "random_retrained", "not told apart", 0.001),
+    )
+]  # fmt: skip
+
+
+def test_tests_against_random_search_stand_in_a_table_of_their_own(make_comparison):
+    result = json.loads((make_comparison(seeds=(1, 2)) / "comparison.json").read_text())
+    assert tables.against_random(result) is None
+    result["tests_against_random"] = AGAINST
+    means = {entry["model"]: entry["test"] for entry in result["models"]}
+    means["first_stage"]["mean"] = means["grown"]["mean"] / 2
+    table = tables.against_random(result)
+    assert [row.cells[:2] for row in table.rows] == [
+        ("first_stage", "random"),
+        ("grown", "random"),
+        ("grown_retrained", "random_retrained"),
+    ]
+    rows = [dict(zip((c.title for c in table.columns), row.cells, strict=True)) for row in table.rows]
+    assert [row["than random"] for row in rows] == ["better", "worse", "not told apart"]  # said about the row's model
+    assert [row["loss difference"] for row in rows] == [f"{tables.MINUS}0.0312", "0.02", "0.001"]
+    assert rows[0]["test MSE"] == f"{means['first_stage']['mean']:.4f}"
+    assert [rows[0][title] for title in ("p over days and seeds", "p over seeds", "Holm p", "DM p")] == [
+        "0.046",
+        "0.035",
+        "0.070",
+        "0.012",
+    ]
+    assert tables.as_text(table) in tables.comparison_text(result)
+
+
+def test_gradients_are_shown_a_step(make_comparison):
+    result = json.loads((make_comparison(seeds=(1, 2)) / "comparison.json").read_text())
+    assert "grad/step" not in [column.title for column in tables.comparison(result).columns]
+    result["models"][0] |= {"steps": 30.0, "gradients": 150.0}
+    result["models"][1] |= {"steps": None, "gradients": None}
+    table = tables.comparison(result)
+    place = [column.title for column in table.columns].index("grad/step")
+    assert sorted({row.cells[place] for row in table.rows}) == ["5.0", tables.NONE]
+
+
 def test_a_comparison_of_an_early_version_has_its_own_columns(make_comparison):
     result = json.loads((make_comparison(seeds=(1, 2)) / "comparison.json").read_text())
     del result["sizes"], result["steps"], result["mcs"]["untested"]
@@ -164,6 +211,10 @@ def test_a_model_that_ended_at_the_epoch_limit_is_marked_and_said_under_the_tabl
     entries["grown"]["capped"] = True
     (note,) = tables.scores(summary).notes
     assert note.endswith("Raise retrain.epochs and strategy.max_epochs.")
+    entries["gru"]["capped"], summary["strategy"] = False, "darts"
+    summary["scores"] += [{**entries["grown"], "model": "darts"}, {**entries["gru"], "model": "darts_supernet"}]
+    (note,) = tables.scores(summary).notes
+    assert note.endswith("Raise strategy.max_epochs and strategy.fine_tune_epochs.")
 
     result = json.loads((make_comparison(seeds=(1, 2)) / "comparison.json").read_text())
     assert tables.comparison(result).notes == ()

@@ -161,6 +161,35 @@ def test_no_comparison_is_more_than_chance_where_the_tests_do_not_say_so(finding
     assert "better" not in words
 
 
+def against_random(pairs):
+    return [
+        {"baseline": name, "reference": reference, "p_holm": p, "loss_difference": difference}
+        for name, reference, p, difference in pairs
+    ]
+
+
+def test_it_says_what_beats_random_search_and_what_does_not():
+    again = "random_retrained"
+    tests = against_random(
+        [
+            ("grown", "random", 0.2, -0.1), ("darts", "random", 0.049, 0.1), ("one", "random", 1.0, 0.0),
+            ("grown_retrained", again, 0.01, -0.1), ("darts_retrained", again, 0.04, -0.1),
+            ("one_retrained", again, 0.05, 1.0),
+        ]
+    )  # fmt: skip
+    words = verdicts.of_comparison(comparison_of(MEANS, FOUND, tests_against_random=tests))
+    assert (
+        "Against random, by both tests with p corrected for 3 models (Holm): none has a lower error; darts has a "
+        "higher error; the other 2 are not told apart. Against random_retrained, by both tests with p corrected for 3 "
+        "models (Holm): grown_retrained and darts_retrained have a lower error; the other 1 is not told apart."
+    ) in words
+    alike = against_random([(name, "random", 0.9, -0.1) for name in ("grown", "darts")])
+    words = verdicts.of_comparison(comparison_of(MEANS, FOUND, tests_against_random=alike))
+    assert "for 2 models (Holm): none has a lower error; all 2 are not told apart." in words
+    untested = against_random([("grown", "random", None, -0.1)])
+    assert "Against" not in verdicts.of_comparison(comparison_of(MEANS, FOUND, tests_against_random=untested))
+
+
 def test_one_seed_is_not_tested():
     tree = comparison_of(
         {"grown": 0.4, "zero": 0.5}, {"zero": "untested"}, seeds=1, members=["zero"], untested=["grown"]

@@ -197,16 +197,19 @@ def test_work_is_remembered_with_its_seconds(folder, assert_equal):
     again = journal.remember("selection", kill)
     assert_equal(again, first)
     assert again["seconds"] == journal.elapsed >= 0
-    assert_equal({key: value for key, value in again.items() if key != "seconds"}, tree)
+    assert again["cpu_seconds"] == journal.cpu_seconds >= 0
+    assert_equal({key: value for key, value in again.items() if key not in ("seconds", "cpu_seconds")}, tree)
 
 
 def test_work_that_is_asked_for_again_is_done_and_counted_once(folder):
     journal, times = folder.journal(), []
-    found = [journal.remember("a", lambda: times.append(1) or {"times": len(times)}) for _ in range(3)]
+    found = [journal.remember("a", lambda: times.append(1) or {"times": len(times), "gradients": 7}) for _ in range(3)]
     assert [one["times"] for one in found] == [1] * 3
     assert journal.elapsed == found[0]["seconds"]
     other = journal.remember("b", dict)
     assert journal.elapsed == found[0]["seconds"] + other["seconds"]
+    assert journal.cpu_seconds == found[0]["cpu_seconds"] + other["cpu_seconds"]
+    assert journal.gradients == 7
 
 
 def test_work_that_was_cut_off_is_not_remembered(folder):

@@ -41,7 +41,7 @@ SMALL = {  # options with which a search is short and finds something; those of 
     "pdarts": {**SUPERNET, "max_epochs": 2, "kept_ops": [8, 5], "dropouts": [0.0, 0.5]},
     "cdarts": {**SUPERNET, "max_epochs": 3, "evaluation_epochs": 1},
 }  # fmt: skip
-BUDGETS = {"steps": 1, "seconds": 1e-9, "genotypes": 1}
+BUDGETS = {"steps": 1, "seconds": 1e-9, "cpu_seconds": 1e-9, "genotypes": 1}
 
 ON_A_DAG = " on a dag"  # ends the name of a strategy that is to search DAGs, where it does so in its own way
 
@@ -216,6 +216,18 @@ def test_a_budget_ends_a_search_after_its_unit(searching, whole, name, limit):
     assert dict(last.scores[0])["genotype"] == dict(all_of_it.scores[0])["genotype"]
 
 
+@pytest.mark.parametrize("limit", ["seconds", "cpu_seconds"])
+def test_a_budget_of_time_ends_a_repeated_search_at_the_same_place(searching, whole, assert_equal, name, limit):
+    first = whole(name)
+    spent = {"seconds": first.journal.elapsed, "cpu_seconds": first.journal.cpu_seconds}[limit]
+    store, budget = copy.deepcopy(first.store), Budget(**{limit: spent / 4})
+    for key in [key for key in store.trees if "fine-tune" in key or "closing" in key]:  # of the whole search's cell
+        store.remove(key)
+    once, twice = ([told(one) for one in searching(name, journal_on(store), budget=budget)] for _ in range(2))
+    assert f"budget.{limit} = {spent / 4} reached" in once[-1]["numbers"][4]
+    assert_equal(once, twice)
+
+
 def test_a_search_that_is_run_again_trains_nothing_and_finds_the_same_bits(
     searching, whole, copy_task, assert_equal, name
 ):
@@ -229,7 +241,8 @@ def test_a_search_that_is_run_again_trains_nothing_and_finds_the_same_bits(
     assert_equal(again, first.found)
     for log in ("metrics", "shares", "growth"):
         assert getattr(journal, log) == getattr(first.journal, log)
-    assert journal.elapsed == first.journal.elapsed
+    spent = [(one.elapsed, one.cpu_seconds, one.gradients) for one in (journal, first.journal)]
+    assert spent[0] == spent[1]
 
 
 def test_a_search_that_is_broken_off_after_each_unit_goes_on(searching, whole, assert_equal, name):

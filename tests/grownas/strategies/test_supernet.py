@@ -14,8 +14,9 @@ import torch
 
 from grownas.backbones.chain import Backbone
 from grownas.config.loading import strategy_class
+from grownas.criteria.alpha_hessian import Eigenvalue
 from grownas.genotype import DagGenotype
-from grownas.protocols import Problem
+from grownas.protocols import Budget, Problem
 from grownas.runs.journal import Journal
 from grownas.space import SearchSpace
 from grownas.strategies import rdarts
@@ -79,12 +80,16 @@ def test_gradients_are_counted_as_they_are_made(copy_task, name):
             return super().loss(model, out, window)
 
     task = Counting(dropout=0.1)
-    results = list(strategy_of(name).search(problem_of(task, Journal.in_memory())))
+    journal = Journal.in_memory()
+    results = list(strategy_of(name).search(problem_of(task, journal)))
     scores = results[-1].scores
     assert len(scores) == 2
-    for score in scores:
-        assert score["gradients"] == GRADIENTS[name] * score["steps"] > 0
-    assert task.calls[Backbone] == sum(score["gradients"] for score in scores)
+    of_the_hessian = [tree["gradients"] for key, tree in journal.store.trees.items() if "-eigenvalue-" in key]
+    assert [number > 0 for number in of_the_hessian] == [True] * 2 * (name == "rdarts")
+    for score, beside in itertools.zip_longest(scores, of_the_hessian, fillvalue=0):
+        assert score["gradients"] == GRADIENTS[name] * score["steps"] + beside > 0
+    assert task.calls[Backbone] == sum(score["gradients"] for score in scores) - sum(of_the_hessian)
+    assert journal.gradients == sum(task.calls.values()) + sum(of_the_hessian)
 
 
 def test_alpha_that_is_frozen_takes_no_gradients(copy_task, make_model):
@@ -177,9 +182,9 @@ def search_with(copy_task, monkeypatch, script, **changes):
 
     def scripted(model, task, *, windows, seed):
         judged.append((copy.deepcopy(model.state_dict()), windows))
-        return next(values)
+        return Eigenvalue(next(values), 40)
 
-    monkeypatch.setattr(rdarts, "dominant_eigenvalue", scripted)
+    monkeypatch.setattr(rdarts, "counted_eigenvalue", scripted)
     journal = Noting.make()
     strategy = strategy_of("rdarts", max_epochs=12, first_epoch=9, **changes)
     results = list(strategy.search(problem_of(copy_task(dropout=0.1), journal)))
@@ -355,6 +360,77 @@ def test_a_search_by_ablation_that_is_broken_off_between_removals_goes_on(copy_t
         again.store = journal.store
         found = [told(one) for one in itertools.islice(strategy.search(problem_of(task, again, space)), units)]
         assert_equal(found, whole[:units])
+
+
+ONE_EPOCH = 6  # weight steps of the supernet, of the small task
+
+
+def by_ablation(copy_task, budget=None, space=CHAIN, **changes):
+    """Search by ablation; return the journal and the last result."""
+    journal = Noting.make()
+    problem = replace(problem_of(copy_task(dropout=0.1), journal, space), budget=budget or Budget())
+    strategy = strategy_of("darts", **{"readout": "ablation", "max_epochs": 40, **changes})
+    return journal, list(strategy.search(problem))[-1]
+
+
+@pytest.mark.parametrize("space", [CHAIN, DAG], ids=["chain", "dag"])
+@pytest.mark.parametrize("tune_epochs", [1, 2])
+def test_a_budget_of_steps_holds_for_the_removals_too(copy_task, space, tune_epochs):
+    most = 40 * ONE_EPOCH
+    journal, last = by_ablation(copy_task, Budget(steps=most), space, tune_epochs=tune_epochs)
+    tunings = [done for key, done in journal.found.items() if "-tune-" in key]
+    trained = sum(score["steps"] for score in last.scores)
+    assert trained / len(last.scores) == ONE_EPOCH
+    assert len(tunings) == (6 if space is CHAIN else 4)  # 4 ops a node down to one; 2 edges of 2 ops, and 4 of 2
+    spent = trained + sum(done.steps for done in tunings)
+    assert most - ONE_EPOCH <= spent <= most  # as many epochs of the supernet as leave room for the removals
+    assert last.reason == f"budget.steps = {most} reached, with what is kept for readout=ablation"
+    assert last.steps == spent + journal.found["darts-fine-tune"].steps  # the closing comes after the budget
+
+
+def test_removals_have_at_most_half_of_the_budget_and_the_rest_goes_by_share(copy_task):
+    journal, last = by_ablation(copy_task, Budget(steps=36))
+    trained = sum(score["steps"] for score in last.scores)
+    tunings = [done for key, done in journal.found.items() if "-tune-" in key]
+    assert (trained, sum(done.steps for done in tunings)) == (18, 18)
+    assert last.reason == (
+        "budget.steps = 36 reached, with what is kept for readout=ablation; "
+        "budget.steps = 36 reached before the last 3 removals, which went by share"
+    )
+    left, gone = tunings[-1].model.core, [tree for key, tree in journal.store.trees.items() if "-ablation-" in key]
+    begun, _ = journal.asked["darts-fine-tune"]
+    for number, (alpha, node) in enumerate(zip(left.alpha, begun.core.genotype.nodes, strict=True)):
+        able = [op for op in range(4) if (number, op) not in [(tree["node"], tree["op"]) for tree in gone]]
+        combine, activation = left.op_names(number)[max(able, key=alpha.tolist().__getitem__)]
+        assert [(op.combine, op.activation) for op in node.ops] == [(combine, activation)]
+
+
+def test_without_a_budget_the_removals_take_what_they_need(copy_task):
+    _, last = by_ablation(copy_task, max_epochs=3)
+    assert last.reason == "3 epochs reached"
+    assert last.settings == 1 + 6 + 1
+    _, last = by_ablation(copy_task, Budget(genotypes=3))  # the removals train no further genotype
+    assert last.reason == "budget.genotypes = 3 reached"
+    assert last.settings == 1 + 6 + 1
+
+
+# ---- the epoch limit
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "capped"),
+    [
+        ({"patience": 8, "max_epochs": 2, "fine_tune_epochs": 0}, None, True),
+        ({"patience": None, "max_epochs": 2, "fine_tune_epochs": 0}, None, False),  # all epochs were asked for
+        ({"patience": 8, "max_epochs": 9, "fine_tune_epochs": 0}, 2 * ONE_EPOCH, False),  # the budget ended it
+        ({"patience": None, "max_epochs": 2, "fine_tune_epochs": 3}, None, True),  # the fine-tuning has a patience of 8
+        ({"patience": 1, "max_epochs": 500, "fine_tune_epochs": 0}, None, False),
+    ],
+)
+def test_a_search_that_reached_its_epoch_limit_says_so(copy_task, changes, limit, capped):
+    problem = replace(problem_of(copy_task(), Journal.in_memory()), budget=Budget(steps=limit))
+    last = list(strategy_of("darts", **changes).search(problem))[-1]
+    assert last.capped == capped
 
 
 # ---- options
