@@ -655,6 +655,19 @@ def test_strategies_that_cannot_be_compared_are_refused(value, words):
         configs.strategies_of(load("index_returns/growing", [f"strategies={value}"]))
 
 
+@pytest.mark.parametrize("name", ["index_returns/strategies", "penn_treebank/strategies_cpu"])
+def test_the_shipped_comparisons_have_every_gradient_based_strategy_and_two_more_of_darts(name):
+    sections = configs.strategies_of(load(name))
+    assert [section.row for section in sections[:5]] == ["growing", "random", "darts", "darts_second", "darts_pt"]
+    assert {section.use for section in sections} == set(configs.plugin_names("strategy"))
+    darts = {section.row: (section.order, section.readout) for section in sections if section.use == "darts"}
+    assert darts == {
+        "darts": ("first", "share"),
+        "darts_second": ("second", "share"),
+        "darts_pt": ("first", "ablation"),
+    }
+
+
 def test_a_strategy_may_be_compared_with_itself_under_another_name():
     own = ["strategy={use: darts, name: mine}", "strategies=[{use: darts, name: mine},darts,{use: darts, name: two}]"]
     config = load("index_returns/growing", own)
