@@ -48,6 +48,7 @@ LAYERS = """
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
     strategies.pdarts  strategies.cdarts
     strategies.supernet
+    strategies.following
     strategies.growing.pruning
     strategies.growing.moves
     strategies.growing.state  strategies.random_search

@@ -34,6 +34,7 @@ from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.criteria.readout import Kept, all_ops, least_missed, shares_with_only, surplus, with_only, without
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation, Found, Problem, SearchResult
+from grownas.strategies import following
 from grownas.strategies.cores import derived, genotype_of, supernet_of, with_core
 from grownas.training.loop import Fit
 from grownas.training.perturb import with_shares
@@ -73,6 +74,13 @@ class SupernetSection(StrategySection):
     ] = "share"
     tune_epochs: Annotated[Count, about("epochs of the supernet after each removal, with readout=ablation")] = 1
     fine_tune_epochs: Annotated[Whole, about("epochs of the derived cell, starting from the supernet's weights")] = 50
+    follow_eigenvalue: Annotated[
+        bool, about("after each unit also compute the dominant eigenvalue of the Hessian in alpha; outside the budget")
+    ] = False
+    follow_cell_epochs: Annotated[
+        Whole,
+        about("after each unit also read out a cell and train it for so many epochs, outside the budget; 0: do not"),
+    ] = 0
 
 
 class ScheduledSection(SupernetSection):
@@ -224,6 +232,7 @@ class SupernetSearch:
                     "steps": fit.steps - steps,
                     "gradients": fit.gradients - gradients,
                     "seconds": problem.journal.elapsed - spent.began,
+                    **self.followed(key or self.name, fit, recipe),
                 }
             )
             steps, gradients = fit.steps, fit.gradients
@@ -232,6 +241,26 @@ class SupernetSearch:
             yield self.result(copy.deepcopy(fit.model), fit.evaluation, fit)  # the caller may change the copy
             if self.reason:
                 return
+
+    def followed(self, key: str, fit: Fit, recipe: Recipe) -> dict[str, Any]:
+        """Return what the options `follow_` ask to be measured after a unit, see `following.measured`; else nothing.
+
+        It is not part of the search: neither steps, gradients and seconds nor the logs count it.
+        """
+        options = self.options
+        if not (options.follow_eigenvalue or options.follow_cell_epochs):
+            return {}
+        epochs = options.follow_cell_epochs
+        measure = partial(
+            following.measured,
+            self.problem,
+            fit,
+            top_k=options.top_k,
+            has_eigenvalue=options.follow_eigenvalue,
+            tuning=replace(closing(recipe, epochs), bf16=self.problem.bf16) if epochs else None,
+        )
+        found = self.problem.journal.branch("followed", logs=False).remember(f"{key}-epoch-{fit.epochs}", measure)
+        return {name: value for name, value in found.items() if name != "seconds"}
 
     def count(self, fit: Fit) -> None:
         """Count what a training took beside that of the supernet."""
