@@ -29,13 +29,14 @@ LAYERS = """
     bench.settings
     bench.figures
     runs.commands
-    runs.sweep  experiments.search
+    runs.sweep  experiments.study
+    experiments.search
     experiments.text  experiments.series
     experiments.experiment
     experiments.choosing
     report.page
     runs.journal  runs.memory  report.plots
-    report.growth_plots
+    report.growth_plots  report.study
     report.history  report.canvas
     report.growth_log
     report.dag_diagram
@@ -77,7 +78,7 @@ LAYERS = """
     training.perturb  training.distil
     training.bilevel  criteria.early_stop
     training.recipe
-    evaluation.comparison  evaluation.panels
+    evaluation.comparison  evaluation.panels  evaluation.studies
     evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections  config.shipped
