@@ -218,7 +218,8 @@ class Study(Section):
     """A study of optimisers by `grownas compare`: each strategy with each pair of optimisers and each momentum.
 
     Both optimisers of a pair have the same momentum; sgd multiplies each rate by 1 - momentum, so that momentum does
-    not lengthen its steps.
+    not lengthen its steps. `retrain` says how the derived cells are trained from random weights; `search_rates`,
+    `baselines` and `refit` have no effect on a study.
     """
 
     momentum: Annotated[
@@ -243,7 +244,7 @@ class Study(Section):
         Rates, OneOrMore, Field(min_length=1), Distinct, about("rates of the weights; validation chooses for each pair")
     ] = (0.3, 1.0)
     adam_rates: Annotated[
-        Rates, OneOrMore, Field(min_length=1), Distinct, about("the same for adam, as many as for sgd")
+        Rates, OneOrMore, Field(validate_default=True), Distinct, about("the same for adam, as many as for sgd")
     ] = (0.003, 0.01)
     sgd_alpha_rate: Annotated[Positive, about("learning rate of alpha")] = 1.0
     adam_alpha_rate: Annotated[Positive, about("learning rate of alpha")] = 0.003

@@ -84,7 +84,7 @@ def early_units(figures: Array) -> list[int]:
     Args:
         figures: shape `(seeds, units)`; rows of nan are left out.
     """
-    known = np.isfinite(figures).all(axis=1)
+    known: np.ndarray[Any, np.dtype[np.bool_]] = np.array(np.isfinite(figures).all(axis=1))
     chosen = []
     for seed in range(len(figures)):
         others = known.copy()

@@ -13,6 +13,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from grownas.config.loading import strategy_class
@@ -48,15 +49,15 @@ def check(config: Config) -> None:
     section = config.strategy
     known = type(section).model_fields
     learner = getattr(section, "alpha", None)
-    if not {"follow_eigenvalue", "follow_cell_epochs"} <= known.keys() or not hasattr(learner, "optimizer"):
+    if learner is None or "follow_cell_epochs" not in known:
         raise ConfigError(
             f"study.momentum: strategy {section.use} has no supernet whose optimisers can be studied; list strategies "
             "such as darts, darts_minus and sdarts_rs"
         )
-    if not section.follow_cell_epochs:
+    if not (section.follow_cell_epochs and section.follow_hessian_windows):
         raise ConfigError(
-            f"study.momentum: {section.use} does not train the cell that it reads out; set follow_cell_epochs, such as "
-            "5, in its section"
+            f"study.momentum: {section.use} does not measure the cell or the eigenvalue; set follow_cell_epochs, such "
+            "as 5, and follow_hessian_windows, such as 4, in its section"
         )
     if strategy_class(section.use)(section).recipe().alpha.optimizer != learner.optimizer:
         raise ConfigError(f"study.momentum: {section.use} has an optimiser of alpha of its own; leave it out")
@@ -92,32 +93,32 @@ def run(config: Config, journal: Journal, task: Task) -> Tree:
 
 def _curve(experiment: Experiment, config: Config, one: Combination) -> Tree:
     """Search with each rate; return the curve of the rate with the lowest validation figure."""
-    study, tried, diverged = config.study, dict[float, list[Tree]](), list[float]()
-    for rate in study.rates_of(one.weights):
+    journal, tried, diverged = experiment.journal, dict[float, list[Tree]](), list[float]()
+    for rate in config.study.rates_of(one.weights):
         key = "-".join(f"{part}" for part in (*one, rate))
-        try:
-            tried[rate] = _units(experiment, config, one, rate, key)
-        except TrainingError as error:
-            warnings.warn(f"skipped the learning rate {rate:g} of {one}: {error}", stacklevel=2)
+        branch = journal.branch(key, logs=False)
+        done = journal.remember(f"{key}-units", partial(_units, replace(experiment, journal=branch), config, one, rate))
+        branch.forget()  # hundreds of searches would leave gigabytes
+        if done["error"]:
+            warnings.warn(f"skipped the learning rate {rate:g} of {one}: {done['error']}", stacklevel=2)
             diverged.append(rate)
+        else:
+            tried[rate] = done["units"]
     best = min(tried, key=lambda rate: min(float(unit["supernet"]) for unit in tried[rate]), default=None)
     units = [] if best is None else tried[best]
     return {**one._asdict(), "rate": best, "diverged": diverged, "units": units}
 
 
-def _units(experiment: Experiment, config: Config, one: Combination, rate: float, key: str) -> list[Tree]:
-    """Search once; return what was measured after each unit of training.
-
-    Raises:
-        TrainingError: training diverges.
-    """
+def _units(experiment: Experiment, config: Config, one: Combination, rate: float) -> Tree:
+    """Search once; return `units`, what was measured after each unit of training, and `error` if training diverges."""
     section = _section(config, one, rate)
-    own = replace(
-        experiment, strategy=strategy_class(section.use)(section), journal=experiment.journal.branch(key, logs=False)
-    )
-    problem = own.problem([own.space.ops] * config.start.nodes)
-    scores = last_of(own.strategy.search(problem)).scores
-    return [
+    strategy = strategy_class(section.use)(section)
+    problem = experiment.problem([experiment.space.ops] * config.start.nodes)
+    try:
+        scores = last_of(strategy.search(problem)).scores
+    except TrainingError as error:
+        return {"units": [], "error": str(error)}
+    units = [
         {
             "epoch": unit["epoch"],
             "supernet": unit["supernet_val"],
@@ -127,6 +128,7 @@ def _units(experiment: Experiment, config: Config, one: Combination, rate: float
         }
         for unit in scores
     ]
+    return {"units": units, "error": ""}
 
 
 def _section(config: Config, one: Combination, rate: float) -> Any:
@@ -139,7 +141,7 @@ def _section(config: Config, one: Combination, rate: float) -> Any:
 
     weights = section.weights.model_copy(update=of(one.weights, rate))
     alpha = section.alpha.model_copy(update=of(one.alpha, study.alpha_rate_of(one.alpha)))
-    return section.model_copy(update={"weights": weights, "alpha": alpha, "follow_eigenvalue": True})
+    return section.model_copy(update={"weights": weights, "alpha": alpha})
 
 
 def _name_of(genotype: Tree) -> tuple[str, Tree]:

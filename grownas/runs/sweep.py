@@ -53,6 +53,8 @@ def members(config: Config) -> list[dict[str, dict[str, Any]]]:
 
 
 def _of_study(config: Config) -> dict[str, dict[str, Any]]:
+    if config.panels is not None:
+        raise ConfigError(f"panels={config.panels}: a study of optimisers runs over seeds; set panels=null")
     return {
         f"{backbone}-{section.use}-seed-{seed}": {
             "strategy": section,

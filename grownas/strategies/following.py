@@ -34,16 +34,14 @@ def eigenvalue(problem: Problem, key: str, trained: Fit, windows: int) -> float:
     return float(problem.journal.remember(key, compute)["value"])
 
 
-def measured(
-    problem: Problem, trained: Fit, *, top_k: int, has_eigenvalue: bool, tuning: Recipe | None
-) -> dict[str, Any]:
+def measured(problem: Problem, trained: Fit, *, top_k: int, windows: int, tuning: Recipe | None) -> dict[str, Any]:
     """Measure the supernet after a fit's last epoch.
 
     Args:
         problem: its task evaluates on the validation part.
         trained: the supernet's training so far.
         top_k: see `Supernet.derive`.
-        has_eigenvalue: compute the dominant eigenvalue of the Hessian in alpha, too.
+        windows: of alpha's data, over which the Hessian in alpha is averaged; 0: its eigenvalue is not computed.
         tuning: how the cell is trained from the supernet's weights; None: it is not trained.
 
     Returns:
@@ -57,8 +55,8 @@ def measured(
         "supernet_val": problem.task.evaluate(last, "val").metric,
         "cell": cell.core.genotype.to_dict(),
     }
-    if has_eigenvalue:
-        found["eigenvalue"] = dominant_eigenvalue(last, problem.task, seed=problem.seed)
+    if windows:
+        found["eigenvalue"] = dominant_eigenvalue(last, problem.task, windows=windows, seed=problem.seed)
     if tuning is not None:
         try:
             found["cell_val"] = fit(cell, problem.task, tuning, seed=problem.seed).evaluation.metric

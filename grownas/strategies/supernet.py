@@ -74,9 +74,13 @@ class SupernetSection(StrategySection):
     ] = "share"
     tune_epochs: Annotated[Count, about("epochs of the supernet after each removal, with readout=ablation")] = 1
     fine_tune_epochs: Annotated[Whole, about("epochs of the derived cell, starting from the supernet's weights")] = 50
-    follow_eigenvalue: Annotated[
-        bool, about("after each unit also compute the dominant eigenvalue of the Hessian in alpha; outside the budget")
-    ] = False
+    follow_hessian_windows: Annotated[
+        Whole,
+        about(
+            "after each unit also compute the dominant eigenvalue of the Hessian in alpha, over so many windows of "
+            "alpha's data, outside the budget; 0: do not"
+        ),
+    ] = 0
     follow_cell_epochs: Annotated[
         Whole,
         about("after each unit also read out a cell and train it for so many epochs, outside the budget; 0: do not"),
@@ -248,15 +252,15 @@ class SupernetSearch:
         It is not part of the search: neither steps, gradients and seconds nor the logs count it.
         """
         options = self.options
-        if not (options.follow_eigenvalue or options.follow_cell_epochs):
+        windows, epochs = options.follow_hessian_windows, options.follow_cell_epochs
+        if not (windows or epochs):
             return {}
-        epochs = options.follow_cell_epochs
         measure = partial(
             following.measured,
             self.problem,
             fit,
             top_k=options.top_k,
-            has_eigenvalue=options.follow_eigenvalue,
+            windows=windows,
             tuning=replace(closing(recipe, epochs), bf16=self.problem.bf16) if epochs else None,
         )
         found = self.problem.journal.branch("followed", logs=False).remember(f"{key}-epoch-{fit.epochs}", measure)

@@ -26,7 +26,7 @@ SMALL = {
     "max_nodes": 2, "max_epochs": 3, "patience": 2, "unit_epochs": 1, "fine_tune_epochs": 1, "accept": "better",
     "guard": False, "weights": {"rate": 0.02}, "alpha": {"rate": 0.05}, "alpha_sd": 0.1,
 }  # fmt: skip
-BOTH = {"follow_eigenvalue": True, "follow_cell_epochs": 2}
+BOTH = {"follow_hessian_windows": 2, "follow_cell_epochs": 2}
 ADDED = {"epoch", "supernet_val", "cell", "eigenvalue", "cell_val"}
 
 
@@ -86,7 +86,7 @@ def test_each_unit_is_measured_at_its_last_epoch(copy_task, space):
         cell.core = last.core.derive(1)
         assert score["epoch"] == number
         assert score["supernet_val"] == task.evaluate(last, "val").metric
-        assert score["eigenvalue"] == dominant_eigenvalue(last, task, seed=1)
+        assert score["eigenvalue"] == dominant_eigenvalue(last, task, windows=2, seed=1)
         assert Genotype.from_dict(score["cell"]) == cell.core.genotype
         assert score["cell_val"] == fit(cell, task, closing(strategy.recipe(), 2), seed=1).evaluation.metric
     assert any(score["supernet_val"] > score["val"] for score in scores)
@@ -95,7 +95,7 @@ def test_each_unit_is_measured_at_its_last_epoch(copy_task, space):
 @pytest.mark.parametrize(
     ("changes", "keys"),
     [
-        ({"follow_eigenvalue": True}, ADDED - {"cell_val"}),
+        ({"follow_hessian_windows": 3}, ADDED - {"cell_val"}),
         ({"follow_cell_epochs": 1}, ADDED - {"eigenvalue"}),
         ({}, set()),
     ],
