@@ -35,8 +35,8 @@ LAYERS = """
     experiments.experiment
     experiments.choosing
     report.page
-    runs.journal  runs.memory  report.plots
-    report.growth_plots  report.study
+    runs.journal  runs.memory  report.plots  report.study
+    report.growth_plots
     report.history  report.canvas
     report.growth_log
     report.dag_diagram

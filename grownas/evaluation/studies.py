@@ -37,10 +37,11 @@ def compare(folders: Sequence[Path]) -> Tree:
         figure after each unit, None where a training diverged), and these means with sd over the seeds: `supernet` (its
         lowest), `eigenvalue` (the last), and for `cell` and `anew` the `early` cell, the `last` one, and the `gain` of
         the early cell over it (above 0 if the early one is better). An answer has `backbone, strategy, question, other`
-        and for each measure a difference, with `mean, sd, p_value` over seeds (t-test).
+        and for each measure a difference in per cent with `mean, sd, p_value` over seeds (t-test). It is 100 * the
+        difference of mean logarithms, in which one cell that nearly diverged does not outweigh all others.
 
     Raises:
-        RunError: a part is not finished or damaged.
+        RunError: a part is not finished or damaged, or a figure is not above 0, so that it has no logarithm.
     """
     parts = [_read(folder) for folder in folders]
     grouped: dict[tuple[Any, ...], list[Tree]] = {}
@@ -142,14 +143,14 @@ def _answers(rows: Sequence[Tree]) -> list[Tree]:
 
 
 def _differences(rows: Sequence[Tree], measure: str) -> Iterator[tuple[str, Array, str | None]]:
-    """Yield each question with a difference for each seed, of means over combinations; below 0 the first is better.
+    """Yield each question with a difference for each seed, in per cent; below 0 the first is better.
 
     With the question about the best other pair, yield that pair: the one with the lowest mean.
     """
 
     def mean(**wanted: str) -> Array:
         kept = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
-        return _mean([row[measure] if measure == "supernet" else row[measure]["last"] for row in kept])
+        return _mean_log([row[measure] if measure == "supernet" else row[measure]["last"] for row in kept])
 
     for which in ("weights", "alpha"):
         if {row[which] for row in rows} == {"sgd", "adam"}:
@@ -157,15 +158,16 @@ def _differences(rows: Sequence[Tree], measure: str) -> Iterator[tuple[str, Arra
     pairs = list(dict.fromkeys((row["weights"], row["alpha"]) for row in rows))
     others = {pair: mean(weights=pair[0], alpha=pair[1]) for pair in pairs if pair != ("adam", "adam")}
     if others and ("adam", "adam") in pairs:
-        best = min(others, key=lambda pair: spread(others[pair])["mean"] or np.inf)
+        best = min(others, key=lambda pair: np.inf if (mean := spread(others[pair])["mean"]) is None else mean)
         yield "adam + adam - best other pair", mean(weights="adam", alpha="adam") - others[best], " + ".join(best)
     if measure in CELLS:
-        yield "early - last cell", -_mean([row[measure]["gain"] for row in rows]), None
+        early, last = (_mean_log([row[measure][which] for row in rows]) for which in ("early", "last"))
+        yield "early - last cell", early - last, None
 
 
-def _mean(each: Sequence[Array]) -> Array:
-    """Return the mean of arrays without their nan; nan where all are."""
-    values = np.stack(each)
+def _mean_log(each: Sequence[Array]) -> Array:
+    """Return 100 * the mean logarithm of arrays without their nan; nan where all are."""
+    values = 100 * np.log(np.stack(each))
     counts = np.isfinite(values).sum(axis=0)
     means: Array = np.where(counts > 0, np.nansum(values, axis=0) / np.maximum(counts, 1), np.nan)
     return means
@@ -182,4 +184,7 @@ def _read(folder: Path) -> Tree:
         raise RunError(f"{folder}: damaged: {error}") from error
     if missing:
         raise RunError(f"{folder}: damaged: {', '.join(sorted(missing))} missing in {path.name}; run it again")
+    figures = [unit[measure] for curve in part["curves"] for unit in curve["units"] for measure in JUDGED]
+    if not all(figure is None or figure > 0 for figure in figures):
+        raise RunError(f"{folder}: a {part['metric']} is not above 0, so it has no logarithm")
     return part

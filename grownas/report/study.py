@@ -9,7 +9,8 @@ import numpy as np
 
 from grownas.evaluation.studies import CELLS, JUDGED, MEASURES
 from grownas.report.canvas import ACCENT, FOURTH, OTHER, THIRD, as_svg, grid
-from grownas.report.tables import METRICS, MINUS, NONE, Column, Row, Table, as_text
+from grownas.report.growth_plots import log_ticks
+from grownas.report.tables import DIGITS, METRICS, MINUS, NONE, Column, Row, Table, as_text
 
 Tree = Mapping[str, Any]
 
@@ -25,7 +26,7 @@ def text(result: Tree) -> str:
 
 def table(result: Tree) -> Table:
     """Return one row per backbone, strategy, pair of optimisers and momentum."""
-    label = METRICS.get(result["metric"], result["metric"])
+    label, digits = METRICS.get(result["metric"], result["metric"]), DIGITS.get(result["metric"], 4)
     columns = (
         *(Column(name, figures=False) for name in ("backbone", "strategy", "w", "alpha")),
         Column("momentum", "momentum of sgd, beta1 of adam, for both"),
@@ -44,8 +45,9 @@ def table(result: Tree) -> Table:
                 *(str(row[name]) for name in ("backbone", "strategy", "weights", "alpha")),
                 f"{row['momentum']:g}",
                 " ".join(NONE if rate is None else f"{rate:g}" for rate in row["rates"]),
-                *(_spread(row[name]) for name in ("supernet", "eigenvalue")),
-                *(_spread(row[name][which]) for name in CELLS for which in ("early", "last")),
+                _spread(row["supernet"], digits),
+                _spread(row["eigenvalue"], 4),
+                *(_spread(row[name][which], digits) for name in CELLS for which in ("early", "last")),
                 str(row["diverged"]),
             )
         )
@@ -61,9 +63,9 @@ def answers(result: Tree) -> Table:
     columns = (
         *(Column(name, figures=False) for name in ("backbone", "strategy", "difference")),
         *(
-            Column(name, f"difference of the {WORDS[measure]}, mean ± standard deviation over seeds, p of a t-test")
+            Column(name, f"difference of the {WORDS[measure]} in per cent, mean ± sd over seeds; p: t-test")
             for measure in JUDGED
-            for name in (WORDS[measure], "p")
+            for name in (f"{WORDS[measure]} %", "p")
         ),
     )
     rows = []
@@ -73,19 +75,22 @@ def answers(result: Tree) -> Table:
             found = one.get(measure)
             other = f" ({found['other']})" if found and found["other"] else ""
             p = NONE if not found or found["p_value"] is None else f"{found['p_value']:.3f}"
-            cells += [f"{_spread(found)}{other}" if found else NONE, p]
+            cells += [f"{_spread(found, 1)}{other}" if found else NONE, p]
         told = any(one.get(name) and (one[name]["p_value"] or 1) < LEVEL for name in JUDGED)
         rows.append(Row((one["backbone"], one["strategy"], one["question"], *cells), marked=told))
-    note = "Differences of means over all other choices; below 0 the first is better. `new`: from random weights."
+    note = (
+        "Differences in per cent: 100 * the difference of mean logarithms over all other choices; below 0 the first "
+        "is better. Inherited: trained on from the supernet's weights; new: from random weights."
+    )
     return Table(columns, tuple(rows), (note,))
 
 
-def _spread(figure: Tree) -> str:
-    """Return mean and standard deviation as text."""
+def _spread(figure: Tree, digits: int) -> str:
+    """Return mean and standard deviation as text, with some decimals."""
     if figure["mean"] is None:
         return NONE
-    sd = "" if figure["sd"] is None else f" ± {figure['sd']:.4f}"
-    return f"{figure['mean']:.4f}{sd}".replace("-", MINUS)
+    sd = "" if figure["sd"] is None else f" ± {figure['sd']:.{digits}f}"
+    return f"{figure['mean']:.{digits}f}{sd}".replace("-", MINUS)
 
 
 def draw(result: Tree, backbone: str, width: float) -> str | None:
@@ -117,9 +122,12 @@ def draw(result: Tree, backbone: str, width: float) -> str | None:
                     shown.append(mean)
             line[0].set_ylabel(WORDS[measure])
             if measure == "eigenvalue":
-                line[0].set_yscale("log")
+                line[0].set_yscale("log")  # an eigenvalue that is not above 0 is left out
+                above = [value for mean in shown for value in mean if value > 0]
+                ticks = log_ticks(min(above), max(above), most=4) if above else []
+                line[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
                 line[0].minorticks_off()
-            elif shown:
+            else:
                 low, high = np.min(shown), np.quantile(shown, 0.95)
                 line[0].set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
         for strategy, axes in zip(strategies, panels[0], strict=True):

@@ -78,13 +78,14 @@ def test_the_figures_of_a_row_are_the_lowest_the_last_and_the_early_one(parts, f
         assert np.array(row["curves"]["cell"]) == pytest.approx(figures["cell"][place])
 
 
-def test_the_answers_are_differences_of_means_with_a_t_test_over_seeds(parts, figures):
+def test_the_answers_are_differences_of_mean_logarithms_with_a_t_test(parts, figures):
     answers = {one["question"]: one for one in compare(parts())["answers"] if one["backbone"] == "dag"}
     ends = {
         "supernet": figures["supernet"].min(axis=2),
         "cell": figures["cell"][..., -1],
         "anew": figures["anew"][..., -1],
     }
+    ends = {name: 100 * np.log(each) for name, each in ends.items()}
     of = {pair: [w for w, way in enumerate(WAYS) if way[:2] == pair] for pair in PAIRS}
     for measure, values in ends.items():
         sgd, adam = ([w for w, way in enumerate(WAYS) if way[0] == name] for name in ("sgd", "adam"))
@@ -96,8 +97,8 @@ def test_the_answers_are_differences_of_means_with_a_t_test_over_seeds(parts, fi
         check(found, values[of["adam", "adam"]].mean(0) - values[of[best]].mean(0))
         assert found["other"] == " + ".join(best)
     for measure in ("cell", "anew"):
-        gains = [figures[measure][w, :, -1] - early(figures[measure][w]) for w in range(len(WAYS))]
-        check(answers["early - last cell"][measure], -np.mean(gains, axis=0))
+        gains = [np.log(figures[measure][w, :, -1]) - np.log(early(figures[measure][w])) for w in range(len(WAYS))]
+        check(answers["early - last cell"][measure], -100 * np.mean(gains, axis=0))
     assert "supernet" not in answers["early - last cell"]
 
 
@@ -138,6 +139,10 @@ def test_a_part_that_is_not_finished_or_damaged_is_named(parts):
     (folders[1] / "summary.json").write_text('{"metric": "mse"}')
     with pytest.raises(RunError, match="backbone, curves, seed, strategy missing"):
         compare(folders)
+    parts(lambda part: part["curves"][2]["units"][0].update(anew=0.0))
+    with pytest.raises(RunError, match="a mse is not above 0, so it has no logarithm"):
+        compare(folders)
+    parts()
     (folders[1] / "summary.json").unlink()
     with pytest.raises(RunError, match=f"{folders[1].name}: not a finished part of a study"):
         compare(folders)
