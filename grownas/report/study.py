@@ -93,6 +93,12 @@ def _spread(figure: Tree, digits: int) -> str:
     return f"{figure['mean']:.{digits}f}{sd}".replace("-", MINUS)
 
 
+def _known(curves: Any, *, above_0: bool) -> Any:
+    """Return curves as an array with a mask on what diverged, and on what a logarithmic axis cannot show."""
+    values = np.ma.masked_invalid(np.array(curves, dtype=np.float64))
+    return np.ma.masked_less_equal(values, 0.0) if above_0 else values
+
+
 def draw(result: Tree, backbone: str, width: float) -> str | None:
     """Draw each measure over epochs: a column per strategy, a line per pair of optimisers, a band over seeds.
 
@@ -107,28 +113,27 @@ def draw(result: Tree, backbone: str, width: float) -> str | None:
         return None
     with grid(width, 0.6 + 1.25 * len(MEASURES), rows=len(MEASURES), columns=len(strategies)) as (canvas, panels):
         for measure, line in zip(MEASURES, panels, strict=True):
-            shown = list[np.ndarray]()
+            shown = list[float]()
             for strategy, axes in zip(strategies, line, strict=True):
                 for pair, colour in LOOKS.items():
                     own = [r for r in rows if (r["strategy"], r["weights"], r["alpha"]) == (strategy, *pair)]
                     if not own:
                         continue
-                    seeds = np.nanmean(np.array([r["curves"][measure] for r in own], dtype=np.float64), axis=0)
-                    at, mean = own[0]["epochs"], np.nanmean(seeds, axis=0)
-                    axes.plot(at, mean, color=colour, linewidth=1.2, label=" + ".join(pair))
-                    axes.fill_between(
-                        at, np.nanmin(seeds, axis=0), np.nanmax(seeds, axis=0), color=colour, alpha=0.15, linewidth=0
+                    seeds = _known([row["curves"][measure] for row in own], above_0=measure == "eigenvalue").mean(
+                        axis=0
                     )
-                    shown.append(mean)
+                    at, mean = own[0]["epochs"], seeds.mean(axis=0)
+                    axes.plot(at, mean, color=colour, linewidth=1.2, label=" + ".join(pair))
+                    axes.fill_between(at, seeds.min(axis=0), seeds.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+                    shown += mean.compressed().tolist()
             line[0].set_ylabel(WORDS[measure])
-            if measure == "eigenvalue":
-                line[0].set_yscale("log")  # an eigenvalue that is not above 0 is left out
-                above = [value for mean in shown for value in mean if value > 0]
-                ticks = log_ticks(min(above), max(above), most=4) if above else []
+            if measure == "eigenvalue" and shown:
+                line[0].set_yscale("log")
+                ticks = log_ticks(min(shown), max(shown), most=4)
                 line[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
                 line[0].minorticks_off()
-            else:
-                low, high = np.min(shown), np.quantile(shown, 0.95)
+            elif shown:
+                low, high = min(shown), float(np.quantile(shown, 0.95))
                 line[0].set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
         for strategy, axes in zip(strategies, panels[0], strict=True):
             axes.set_title(strategy, fontsize=9)

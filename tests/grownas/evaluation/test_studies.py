@@ -157,3 +157,13 @@ def test_the_tables_and_the_figure_show_every_combination(parts):
         for word in ("darts", "sgd + adam", "adam + adam", "eigenvalue", "epoch"):
             assert word in drawing
     assert report.draw(result, "other", 7.6) is None
+
+
+def test_what_diverged_for_every_momentum_leaves_a_gap_in_the_figure(parts):
+    def change(part):
+        for curve in part["curves"][:2]:
+            curve["units"][1] |= {"cell": None, "eigenvalue": -1.0}
+
+    drawing = report.draw(compare(parts(change)), "chain", 7.6)
+    assert "nan" not in drawing
+    assert "sgd + sgd" in drawing
