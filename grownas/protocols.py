@@ -594,6 +594,10 @@ class Journal(Protocol):
         """Return a journal for one of several searches: its own keys; what it counts starts at 0."""
         ...
 
+    def forget(self) -> None:
+        """Delete all saved work of a branch, once what is needed of it is saved elsewhere."""
+        ...
+
     def note(self, words: str) -> None:
         """Show the current work as progress, for work without epochs; `words` reads `title: words`."""
         ...

@@ -29,12 +29,13 @@ LAYERS = """
     bench.settings
     bench.figures
     runs.commands
-    runs.sweep  experiments.search
+    runs.sweep  experiments.study
+    experiments.search
     experiments.text  experiments.series
     experiments.experiment
     experiments.choosing
     report.page
-    runs.journal  runs.memory  report.plots
+    runs.journal  runs.memory  report.plots  report.study
     report.growth_plots
     report.history  report.canvas
     report.growth_log
@@ -48,6 +49,7 @@ LAYERS = """
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
     strategies.pdarts  strategies.cdarts
     strategies.supernet
+    strategies.following
     strategies.growing.pruning
     strategies.growing.moves
     strategies.growing.state  strategies.random_search
@@ -76,7 +78,7 @@ LAYERS = """
     training.perturb  training.distil
     training.bilevel  criteria.early_stop
     training.recipe
-    evaluation.comparison  evaluation.panels
+    evaluation.comparison  evaluation.panels  evaluation.studies
     evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections  config.shipped

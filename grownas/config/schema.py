@@ -65,7 +65,7 @@ class Optimizer(Section):
         about("nt_asgd: SGD that averages the weights once the validation loss stops falling"),
     ] = "adam"
     rate: Positive = 1e-3
-    momentum: Annotated[Number, Field(ge=0, lt=1), about("momentum of sgd")] = 0.9
+    momentum: Annotated[Number, Field(ge=0, lt=1), about("momentum of sgd; beta1 of adam")] = 0.9
     weight_decay: Annotated[NonNegative, about("decoupled for adam; an L2 penalty otherwise")] = 0.0
 
 

@@ -44,6 +44,8 @@ Backend = Literal["auto", "native", "torch", "triton", "reference"]
 BackboneKind = Literal["chain", "dag"]
 OF_A_DAG = {"combine": [], "activation": ["none", "tanh", "relu", "sigmoid", "identity"]}  # instead of the defaults
 Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
+Pair = tuple[Literal["sgd", "adam"], ...]
+Rates = tuple[Positive, ...]
 Seeds = Annotated[tuple[Whole, ...], OneOrMore, Field(min_length=1), Distinct]
 
 
@@ -226,6 +228,58 @@ class LanguageRetrain(Retrain):
     ] = 1
 
 
+class Study(Section):
+    """A study of optimisers by `grownas compare`: each strategy with each pair of optimisers and each momentum.
+
+    Both optimisers of a pair have the same momentum; sgd multiplies each rate by 1 - momentum, so that momentum does
+    not lengthen its steps. `retrain` says how the derived cells are trained from random weights; `search_rates`,
+    `baselines` and `refit` have no effect on a study.
+    """
+
+    momentum: Annotated[
+        tuple[Rate, ...],
+        OneOrMore,
+        Distinct,
+        about("momenta to compare (momentum of sgd, beta1 of adam); an empty list: compare strategies, not optimisers"),
+    ] = ()
+    weights: Annotated[Pair, OneOrMore, Field(min_length=1), Distinct, about("optimisers of the weights")] = (
+        "sgd",
+        "adam",
+    )
+    alpha: Annotated[Pair, OneOrMore, Field(min_length=1), Distinct, about("optimisers of alpha")] = ("sgd", "adam")
+    backbones: Annotated[
+        tuple[BackboneKind, ...],
+        OneOrMore,
+        Field(min_length=1),
+        Distinct,
+        about("backbones to compare on; `space` gives the ops of `space.backbone`, the other has its default ops"),
+    ] = ("chain", "dag")
+    sgd_rates: Annotated[
+        Rates, OneOrMore, Field(min_length=1), Distinct, about("rates of the weights; validation chooses for each pair")
+    ] = (0.3, 1.0)
+    adam_rates: Annotated[
+        Rates, OneOrMore, Field(validate_default=True), Distinct, about("the same for adam, as many as for sgd")
+    ] = (0.003, 0.01)
+    sgd_alpha_rate: Annotated[Positive, about("learning rate of alpha")] = 1.0
+    adam_alpha_rate: Annotated[Positive, about("learning rate of alpha")] = 0.003
+
+    @field_validator("adam_rates")
+    @classmethod
+    def _are_as_many(cls, rates: Rates, known: ValidationInfo) -> Rates:
+        others = known.data.get("sgd_rates", rates)
+        if len(rates) != len(others):
+            raise ValueError(f"expected {len(others)} rates, as many as study.sgd_rates: the choice must be fair")
+        return rates
+
+    def rates_of(self, optimizer: str) -> Rates:
+        """Return the rates to try for the weights."""
+        return self.sgd_rates if optimizer == "sgd" else self.adam_rates
+
+    def alpha_rate_of(self, optimizer: str) -> float:
+        """Return the rate of alpha."""
+        return self.sgd_alpha_rate if optimizer == "sgd" else self.adam_alpha_rate
+
+
 SECTIONS: dict[str, dict[str, type[Section]]] = {  # kind of task -> sections that replace those of `Config`
     "series": {},
     "plain": {"start": RandomStart, "baselines": PlainBaselines},
@@ -248,6 +302,7 @@ class Config(Section):
             "`use`; the first is `strategy`; each has its own budget"
         ),
     ] = ()
+    study: Study = Study()
     budget: BudgetSection = BudgetSection()
     search_rates: Annotated[
         tuple[Positive, ...],

@@ -122,13 +122,13 @@ def _tuned_search(
     """
     if not rates:
         problem = experiment.problem(nodes)
-        return experiment, problem, _last(experiment.strategy.search(problem))
+        return experiment, problem, last_of(experiment.strategy.search(problem))
 
     def search_with(rate: float, *, logs: bool) -> tuple[Experiment, Problem, SearchResult]:
         branch = experiment.journal.branch(f"rate-{rate:g}", logs=logs)
         one = replace(experiment, strategy=experiment.strategy.with_rate(rate), journal=branch)
         problem = one.problem(nodes)
-        return one, problem, _last(one.strategy.search(problem))
+        return one, problem, last_of(one.strategy.search(problem))
 
     journal, tried = experiment.journal, dict[float, SearchResult]()
     failed: TrainingError | None = None
@@ -157,7 +157,7 @@ def _tuned_search(
     return replace(one, journal=journal), problem, result
 
 
-def _last(results: Iterator[SearchResult]) -> SearchResult:
+def last_of(results: Iterator[SearchResult]) -> SearchResult:
     """Run a search to its end and return its last result."""
     found: SearchResult | None = None
     for result in results:

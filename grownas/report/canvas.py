@@ -73,6 +73,17 @@ def drawing(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         yield canvas, canvas.subplots()
 
 
+@contextmanager
+def grid(width: float, height: float, *, rows: int, columns: int) -> Iterator[tuple[Figure, list[list[Axes]]]]:
+    """Create a figure of several panels, as `drawing` does of one; the panels of a row share the vertical axis."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        canvas = Figure(figsize=(width, height), layout="constrained")
+        yield canvas, canvas.subplots(rows, columns, sharex=True, sharey="row", squeeze=False).tolist()
+
+
 def as_svg(canvas: Figure) -> str:
     """Return a figure as an `<svg>` element that uses the page's colours and font."""
     import matplotlib as mpl

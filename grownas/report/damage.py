@@ -112,6 +112,19 @@ COMPARISON = {
     "verdict": str,
 }  # fmt: skip
 
+OF_A_CELL = {"early": SPREAD, "last": SPREAD}
+STUDY = {
+    "metric": str, "seeds": [int],
+    "rows": [
+        {
+            "backbone": str, "strategy": str, "weights": str, "alpha": str, "momentum": NUMBER, "rates": [FIGURE],
+            "diverged": int, "epochs": [int], "curves": Each([[FIGURE]]), "supernet": SPREAD, "eigenvalue": SPREAD,
+            "cell": OF_A_CELL, "anew": OF_A_CELL,
+        }
+    ],
+    "answers": [{"backbone": str, "strategy": str, "question": str}],
+}  # fmt: skip
+
 
 def check(value: Any, form: Any, where: str, place: str = "") -> None:
     """Check that a value has a form.

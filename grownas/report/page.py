@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,11 @@ import numpy as np
 from grownas.errors import RunError
 from grownas.evaluation.groups import row_name
 from grownas.genotype import AnyGenotype, DagGenotype
-from grownas.report import growth_log, growth_plots, history, plots, tables, verdicts
+from grownas.report import growth_log, growth_plots, history, plots, study, tables, verdicts
 from grownas.report.canvas import NARROW, WIDE
 from grownas.report.dag_diagram import about, draw
 from grownas.report.diagram import CARDS, diagram, environment
-from grownas.report.reading import Comparison, Run, Tree, read
+from grownas.report.reading import Comparison, Run, Study, Tree, read
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -49,8 +50,10 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     found = [read(Path(folder)) for folder in folders]
     first = found[0]
     if len(found) > 1:
-        runs = [run for item in found for run in (item.runs if isinstance(item, Comparison) else [item])]
+        runs = [run for item in found for run in _runs_of(item)]
         html, path = _render("several.html", _several(runs)), first.path.resolve().parent / "comparison.html"
+    elif isinstance(first, Study):
+        html, path = _render("study.html", _study(first)), first.path / "report.html"
     elif isinstance(first, Comparison):
         html, path = _render("comparison.html", _comparison(first)), first.path / "report.html"
     else:
@@ -127,6 +130,29 @@ def _comparison(comparison: Comparison) -> Tree:
         "cumulative": _cumulative(finished, comparison.best_baseline),
         "rival": comparison.best_baseline,
         "repeat": _repeat(comparison, "compare", values["data"]),
+    }
+
+
+def _runs_of(item: Run | Comparison | Study) -> list[Run]:
+    """Return the runs to show side by side."""
+    if isinstance(item, Study):
+        raise RunError(f"{item.path}: a study of optimisers has a page of its own; give its folder alone")
+    return item.runs if isinstance(item, Comparison) else [item]
+
+
+def _study(of: Study) -> Tree:
+    """Return the template values for the page of a study of optimisers."""
+    result = of.result
+    backbones = dict.fromkeys(row["backbone"] for row in result["rows"])
+    drawn = {name: _both(partial(study.draw, result, name)) for name in backbones}
+    return {
+        "title": of.name,
+        "kicker": f"study of optimisers over {len(result['seeds'])} seed{'s' * (len(result['seeds']) > 1)}",
+        "metric": tables.METRICS.get(result["metric"], result["metric"]),
+        "answers": study.answers(result),
+        "figures": [(name, drawing) for name, drawing in drawn.items() if drawing],
+        "combinations": study.table(result),
+        "repeat": _repeat(of, "compare", {}),
     }
 
 
@@ -394,7 +420,7 @@ def _series(run: Run) -> tables.Table | None:
     return tables.series(names, run.data, {model: entry for model in models if (entry := run.score(model))})
 
 
-def _repeat(of: Run | Comparison, command: str, data: Tree, what: str | None = None) -> Tree:
+def _repeat(of: Run | Comparison | Study, command: str, data: Tree, what: str | None = None) -> Tree:
     """Return the values for the section on how to repeat a run; `what` is the baseline that it trained, if any."""
     config = of.config
     versions = {

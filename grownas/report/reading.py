@@ -146,8 +146,23 @@ class Comparison:
         return min(finished, key=lambda run: run.summary["val"] if run.summary else 0.0, default=None)
 
 
-def read(path: Path) -> Run | Comparison:
-    """Read the folder of a run or a comparison.
+@dataclass(frozen=True)
+class Study:
+    """A folder of a finished study of optimisers; `result` is the content of `study.json`."""
+
+    path: Path
+    config_text: str
+    config: Tree
+    result: Tree
+
+    @property
+    def name(self) -> str:
+        """The name of the folder, also if the path is `.`."""
+        return self.path.resolve().name
+
+
+def read(path: Path) -> Run | Comparison | Study:
+    """Read the folder of a run, a comparison or a study.
 
     Raises:
         RunError: the folder is not a run folder, or a file in it is damaged.
@@ -160,6 +175,8 @@ def read(path: Path) -> Run | Comparison:
             f"{path}: a comparison over panels has no report; its regrets are in panels.json. Give one or more of its "
             f"runs, such as {path / 'panel-1'}"
         )
+    if (studied := _json(path / "study.json", damage.STUDY)) is not None:
+        return Study(path, *_config(path), studied)
     seeds = sorted(path.glob("seed-*/"), key=lambda folder: (len(folder.name), folder.name))
     if (path / "comparison.json").exists() or seeds:
         runs, others = list[Run](), dict[str, list[Run]]()
@@ -180,6 +197,8 @@ def read_run(path: Path) -> Run:
         )
     text, config = _config(path)
     mark = _json(path / "run.json", damage.RUN) or {}
+    if mark.get("command") == "study":
+        raise RunError(f"{path}: a part of a study of optimisers has no report; give the folder of the study")
     data, summary = _data(path / "data.json"), _json(path / "summary.json", damage.SUMMARY)
     return Run(
         path=path,

@@ -125,6 +125,8 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
         warnings.warn(f"{path}: versions have changed, so the last digits may differ: {words}", stacklevel=2)
     if rundir.command == "search":
         return _work(config, rundir, task, experiment.search)
+    if rundir.command == "study":
+        return _study(config, rundir, task)
     what = rundir.what or Genotype.load(path / "genotype.json")
     return _work(config, rundir, task, partial(experiment.train, what=what))
 
@@ -136,6 +138,7 @@ def compare(config: Config, rundir: RunDir | None = None) -> Path:
         config: the comparison's config.
         rundir: an existing new folder for the comparison; None creates one.
     """
+    from grownas.experiments import study
     from grownas.runs import sweep
 
     task = _read_data(config)
@@ -143,6 +146,9 @@ def compare(config: Config, rundir: RunDir | None = None) -> Path:
     for section in configs.strategies_of(config):
         configs.strategy_of(section, refit=config.refit)  # raises if options contradict each other
         check_backbone(config.model_copy(update={"strategy": section}))
+    if config.study.momentum:
+        for changes in sweep.members(config)[0].values():
+            study.check(config.model_copy(update=changes))
     if config.panels is not None:
         load_task(
             config.model_copy(update=next(iter(sweep.members(config)[0].values())))
@@ -151,7 +157,8 @@ def compare(config: Config, rundir: RunDir | None = None) -> Path:
 
 
 def _compare(config: Config, rundir: RunDir) -> Path:
-    from grownas.evaluation import comparison, panels
+    from grownas.evaluation import comparison, panels, studies
+    from grownas.report import study as study_report
     from grownas.runs import sweep
 
     with rundir.lock(), Progress(quiet=config.quiet) as progress:
@@ -160,7 +167,10 @@ def _compare(config: Config, rundir: RunDir) -> Path:
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
         runs = sweep.runs_of(config, rundir)
-        if config.panels is None:
+        if config.study.momentum:
+            result = studies.compare([folder for (folder,) in runs])
+            text, file = study_report.text(result), studies.FILE
+        elif config.panels is None:
             result = comparison.compare(runs)
             result["verdict"] = verdicts.of_comparison(result)
             text, file = tables.comparison_text(result), comparison.FILE
@@ -168,7 +178,7 @@ def _compare(config: Config, rundir: RunDir) -> Path:
             result = panels.compare(runs)
             text, file = tables.regret_table(result), panels.FILE
         rundir.write_json(file, result)
-    where = f"regrets: {rundir.path / file}" if config.panels else f"report: {_report(rundir.path)}"
+    where = f"regrets: {rundir.path / file}" if file == panels.FILE else f"report: {_report(rundir.path)}"
     if not config.quiet:
         print(text)
         print(where)
@@ -278,22 +288,38 @@ def check_search(config: Config, task: Task) -> None:
 
 
 def _work(config: Config, rundir: RunDir, task: Task, work: Work) -> Path:
-    """Run the work in its folder, with lock, threads, journal and interrupts; then write the report."""
-    with rundir.lock(), Progress(quiet=config.quiet) as progress, _threads(config.threads):
-        progress.say(_plan(config, rundir, task))
-        journal = Journal.in_folder(rundir, config.fingerprint(), progress=progress, every_s=config.checkpoint_seconds)
-        try:
-            with _interrupts(journal):
-                summary, _ = work(config, rundir, journal, task)
-                summary["verdict"] = verdicts.of_run(summary)
-                rundir.write_json("summary.json", summary)  # last: this file marks the run as finished
-                report = _report(rundir.path)
-        except Interrupted as error:
-            raise Interrupted(rundir.path) from error
+    """Run the work in its folder; then write the report."""
+    with _at_work(config, rundir, _plan(config, rundir, task)) as journal:
+        summary, _ = work(config, rundir, journal, task)
+        summary["verdict"] = verdicts.of_run(summary)
+        rundir.write_json("summary.json", summary)  # last: this file marks the run as finished
+        report = _report(rundir.path)
     _show(config, summary)
     if not config.quiet:
         print(f"report: {report}")
     return rundir.path
+
+
+def _study(config: Config, rundir: RunDir, task: Task) -> Path:
+    """Run a part of a study of optimisers in its folder: one strategy on one backbone with one seed."""
+    from grownas.experiments import study
+
+    with _at_work(config, rundir, f"{rundir.path}: study of optimisers with {config.strategy.use}") as journal:
+        rundir.write_json("summary.json", study.run(config, journal, task))
+    return rundir.path
+
+
+@contextmanager
+def _at_work(config: Config, rundir: RunDir, plan: str) -> Iterator[Journal]:
+    """Yield the journal of a run folder, with lock, progress, threads and interrupts."""
+    with rundir.lock(), Progress(quiet=config.quiet) as progress, _threads(config.threads):
+        progress.say(plan)
+        journal = Journal.in_folder(rundir, config.fingerprint(), progress=progress, every_s=config.checkpoint_seconds)
+        try:
+            with _interrupts(journal):
+                yield journal
+        except Interrupted as error:
+            raise Interrupted(rundir.path) from error
 
 
 @contextmanager

@@ -68,6 +68,10 @@ class Store(Protocol):
         """Delete the tree of this name, if there is one."""
         ...
 
+    def clear(self, beginning: str) -> None:
+        """Delete all trees whose names begin so."""
+        ...
+
 
 class FolderStore:
     """Stores trees in a folder, `checkpoint/` of a run; it does not load trees of another config."""
@@ -89,6 +93,12 @@ class FolderStore:
         """Delete the tree of this name."""
         checkpoint.remove(self.folder / name)
 
+    def clear(self, beginning: str) -> None:
+        """Delete all trees whose names begin so."""
+        for path in self.folder.iterdir():
+            if path.name.startswith(beginning):
+                path.unlink()
+
 
 class MemoryStore:
     """Stores copies of trees in memory, so that further training of a model does not change its stored tree."""
@@ -109,6 +119,10 @@ class MemoryStore:
         """Delete the tree of this name."""
         self.trees.pop(name, None)
 
+    def clear(self, beginning: str) -> None:
+        """Delete all trees whose names begin so."""
+        self.trees = {name: tree for name, tree in self.trees.items() if not name.startswith(beginning)}
+
 
 class BranchStore:
     """A part of another store; its names start with the name of the branch."""
@@ -128,6 +142,10 @@ class BranchStore:
     def remove(self, name: str) -> None:
         """Forget a tree."""
         self.store.remove(f"{self.branch}-{name}")
+
+    def clear(self, beginning: str) -> None:
+        """Delete all trees whose names begin so."""
+        self.store.clear(f"{self.branch}-{beginning}")
 
 
 class Journal:
@@ -237,6 +255,11 @@ class Journal:
             self.gradients += done.get("gradients", 0)
             self._counted.add(key)
         return done
+
+    def forget(self) -> None:
+        """Delete all saved work of a branch, once what is needed of it is saved elsewhere."""
+        assert self.root is not None, "only a branch can forget its work"
+        self.store.clear("")
 
     def fit(
         self,

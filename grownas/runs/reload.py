@@ -381,6 +381,8 @@ def summary_of(path: Path) -> dict[str, Any]:
     Raises:
         RunError: the summary is missing or damaged.
     """
+    if RunDir.open(path).command == "study" or (path / "study.json").exists():
+        raise RunError(f"{path}: a study of optimisers keeps no model; give the folder of a search")
     if RunDir.open(path).command == "compare":
         what, run = ("panels", "panel-1") if (path / "panel-1").is_dir() else ("seeds", "seed-1")
         raise RunError(f"{path}: this is a comparison over {what}; give one of its runs, such as {path / run}")

@@ -27,12 +27,15 @@ LOOK_EVERY_S = 0.2
 def members(config: Config) -> list[dict[str, dict[str, Any]]]:
     """Return the runs of a comparison, in two groups: folder name -> changes to the config.
 
-    The first group searches with the first strategy and trains the baselines. The second group searches with the other
-    strategies, after the first group: without a budget, each gets the number of steps that the first strategy took.
+    In a study of optimisers the first group holds all runs, one for each backbone, strategy and seed. Otherwise it
+    searches with the first strategy and trains the baselines. The second group searches with the other strategies,
+    after the first group: without a budget, each gets the number of steps that the first strategy took.
 
     Raises:
         ConfigError: the task has no sub-panels, or a strategy is unknown.
     """
+    if config.study.momentum:
+        return [_of_study(config), {}]
     _first, *others = configs.strategies_of(config)
     if config.panels is None:
         changed: dict[str, dict[str, Any]] = {f"seed-{seed}": {"seed": seed} for seed in config.seeds}
@@ -49,12 +52,36 @@ def members(config: Config) -> list[dict[str, dict[str, Any]]]:
     return [changed, rest]
 
 
+def _of_study(config: Config) -> dict[str, dict[str, Any]]:
+    if config.panels is not None:
+        raise ConfigError(f"panels={config.panels}: a study of optimisers runs over seeds; set panels=null")
+    return {
+        f"{backbone}-{section.use}-seed-{seed}": {
+            "strategy": section,
+            "seed": seed,
+            "space": _space_of(config, backbone),
+        }
+        for backbone in config.study.backbones
+        for section in configs.strategies_of(config)
+        for seed in config.seeds
+    }
+
+
+def _space_of(config: Config, backbone: str) -> Any:
+    """Return the space of a backbone; one that is not the config's own has its default ops, and no norm."""
+    space = config.space
+    if backbone == space.backbone:
+        return space
+    kept = space.model_dump(exclude={"combine", "activation", "norm"})
+    return type(space)(**{**kept, "backbone": backbone})
+
+
 def run_all(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
     """Run or resume every search of a comparison, `workers` at a time; return their folders when all are finished.
 
     Args:
         config: the comparison's config; each run also trains the baselines in `baselines.compare`.
-        rundir: the comparison's folder, which holds the run folders `seed-N` or `panel-N`.
+        rundir: the comparison's folder, which holds the run folders `seed-N`, `panel-N` or `BACKBONE-STRATEGY-seed-N`.
         progress: shows which runs start and end.
 
     Raises:
@@ -104,7 +131,7 @@ def _run_group(config: Config, rundir: RunDir, group: dict[str, dict[str, Any]],
     if failed:
         logs = ", ".join(f"{folder} (status {code}; see {folder / 'log.txt'})" for folder, code in failed.items())
         kind = RunError if set(failed.values()) == {USER_ERROR} else TrainingError
-        what = "seeds" if config.panels is None else "panels"
+        what = "runs" if config.study.momentum else "seeds" if config.panels is None else "panels"
         raise kind(f"{len(failed)} of {len(folders)} {what} failed: {logs}. Resume the comparison to try them again")
     return folders
 
@@ -124,7 +151,7 @@ def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) 
     fields["seeds"] = (fields["seed"],)
     baselines = () if "strategy" in changes else dict.fromkeys((*config.baselines.use, *config.baselines.compare))
     fields["baselines"] = config.baselines.model_copy(update={"use": tuple(baselines)})
-    if "strategy" in changes and config.budget == type(config.budget)():
+    if "strategy" in changes and not config.study.momentum and config.budget == type(config.budget)():
         first = path.with_name(name.removesuffix(f"-{fields['strategy'].row}"))
         steps = json.loads((first / "summary.json").read_text("utf-8"))["search_steps"]
         fields["budget"] = config.budget.model_copy(update={"steps": steps})
@@ -134,7 +161,7 @@ def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) 
         notes["data_checksum"] = configs.task_class(own.task.use).load(own.task).checksum
     path.mkdir(exist_ok=True)
     made = RunDir(path)
-    made.write_json("run.json", {"command": "search", "what": None})
+    made.write_json("run.json", {"command": "study" if config.study.momentum else "search", "what": None})
     made.write_text("config.yaml", own.dump(notes))
     return path
 

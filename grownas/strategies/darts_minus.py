@@ -11,7 +11,10 @@ from grownas.strategies.supernet import Alpha, ScheduledSection, SupernetStrateg
 
 
 class MinusAlpha(Alpha):
-    """The optimiser of alpha with the published defaults, except that Adam's betas are the defaults of PyTorch."""
+    """The optimiser of alpha with the published defaults, except that Adam's betas are the defaults of PyTorch.
+
+    Published: beta1 0.5 (`momentum: 0.5`), beta2 0.999.
+    """
 
     rate: Positive = 3e-4
 

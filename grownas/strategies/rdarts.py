@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from grownas.config.schema import Count, NonNegative, Positive, about
-from grownas.criteria.alpha_hessian import Eigenvalue, EigenvalueRise, counted_eigenvalue
+from grownas.criteria.alpha_hessian import EigenvalueRise
 from grownas.protocols import Problem, SearchResult
+from grownas.strategies.following import eigenvalue
 from grownas.strategies.supernet import SupernetSearch, SupernetSection, SupernetStrategy, Weights
 from grownas.training.loop import Fit
 
@@ -72,16 +72,3 @@ class RDarts(SupernetStrategy):
 
         yield from search.train(search.supernet(), self.recipe(), stop=stop)
         yield from search.finish(self.recipe())
-
-
-def eigenvalue(problem: Problem, key: str, fit: Fit, windows: int) -> Eigenvalue:
-    """Return the dominant eigenvalue of the Hessian in alpha after a fit's last epoch, remembered under a key."""
-
-    def compute() -> dict[str, Any]:
-        assert fit.end is not None, "the state after the last epoch is kept until the next piece is done"
-        last = copy.deepcopy(fit.model)  # which is that of the best epoch
-        last.load_state_dict(fit.end["model"])
-        return counted_eigenvalue(last, problem.task, windows=windows, seed=problem.seed)._asdict()
-
-    done = problem.journal.remember(key, compute)
-    return Eigenvalue(done["value"], done["gradients"])

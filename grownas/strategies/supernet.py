@@ -43,6 +43,7 @@ from grownas.criteria.readout import (
 )
 from grownas.errors import TrainingError
 from grownas.protocols import Budget, Evaluation, Found, Problem, SearchResult
+from grownas.strategies import following
 from grownas.strategies.cores import derived, genotype_of, supernet_of, with_core
 from grownas.training.loop import Fit
 from grownas.training.perturb import with_shares
@@ -82,6 +83,17 @@ class SupernetSection(StrategySection):
     ] = "share"
     tune_epochs: Annotated[Count, about("epochs of the supernet after each removal, with readout=ablation")] = 1
     fine_tune_epochs: Annotated[Whole, about("epochs of the derived cell, starting from the supernet's weights")] = 50
+    follow_hessian_windows: Annotated[
+        Whole,
+        about(
+            "after each unit also compute the dominant eigenvalue of the Hessian in alpha, over so many windows of "
+            "alpha's data, outside the budget; 0: do not"
+        ),
+    ] = 0
+    follow_cell_epochs: Annotated[
+        Whole,
+        about("after each unit also read out a cell and train it for so many epochs, outside the budget; 0: do not"),
+    ] = 0
 
 
 class ScheduledSection(SupernetSection):
@@ -241,6 +253,7 @@ class SupernetSearch:
                     "steps": fit.steps - steps,
                     "gradients": fit.gradients - gradients,
                     "seconds": problem.journal.elapsed - spent.began,
+                    **self.followed(key or self.name, fit, recipe),
                 }
             )
             steps, gradients, epochs = fit.steps, fit.gradients, fit.epochs
@@ -249,6 +262,26 @@ class SupernetSearch:
             yield self.result(copy.deepcopy(fit.model), fit.evaluation, fit)  # the caller may change the copy
             if self.reason:
                 return
+
+    def followed(self, key: str, fit: Fit, recipe: Recipe) -> dict[str, Any]:
+        """Return what the options `follow_` ask to be measured after a unit, see `following.measured`; else nothing.
+
+        It is not part of the search: neither steps, gradients and seconds nor the logs count it.
+        """
+        options = self.options
+        windows, epochs = options.follow_hessian_windows, options.follow_cell_epochs
+        if not (windows or epochs):
+            return {}
+        measure = partial(
+            following.measured,
+            self.problem,
+            fit,
+            top_k=options.top_k,
+            windows=windows,
+            tuning=replace(closing(recipe, epochs), bf16=self.problem.bf16) if epochs else None,
+        )
+        found = self.problem.journal.branch("followed", logs=False).remember(f"{key}-epoch-{fit.epochs}", measure)
+        return {name: value for name, value in found.items() if name not in ("seconds", "cpu_seconds")}
 
     def count(self, fit: Fit) -> None:
         """Count what a training took beside that of the supernet."""

@@ -85,7 +85,9 @@ class ExponentiatedGradient(torch.optim.Optimizer):
 
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.optim.Optimizer]] = {
-    "adam": lambda params, r: torch.optim.AdamW(params, lr=r.rate, weight_decay=r.weight_decay, fused=True),
+    "adam": lambda params, r: torch.optim.AdamW(
+        params, lr=r.rate, betas=(r.momentum, 0.999), weight_decay=r.weight_decay, fused=True
+    ),
     "sgd": lambda params, r: torch.optim.SGD(params, lr=r.rate, momentum=r.momentum, weight_decay=r.weight_decay),
     "nt_asgd": lambda params, r: AveragedSGD(params, lr=r.rate, weight_decay=r.weight_decay),
     "exponentiated": lambda params, r: ExponentiatedGradient(params, lr=r.rate),
@@ -111,7 +113,9 @@ def _check_numbers(owner: object, names: Sequence[str], *, most: float = math.in
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """One optimiser. `weight_decay` is decoupled for adam, otherwise an L2 term; only sgd uses `momentum`.
+    """One optimiser. `weight_decay` is decoupled for adam, otherwise an L2 term; `momentum` is adam's beta1.
+
+    nt_asgd and exponentiated have no momentum.
 
     Raises:
         ConfigError: the optimiser is unknown, or a number is negative or nan.

@@ -70,7 +70,7 @@ def test_all_that_is_shown_is_offered(folder):
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("st", ["start.", "strategy.", "strategies="]),
+        ("st", ["start.", "strategy.", "strategies=", "study."]),
         ("see", ["seed=", "seeds="]),
         ("strategy.pr", ["strategy.prune=", "strategy.prune_threshold="]),
         ("strategy.weights.op", ["strategy.weights.optimizer="]),

@@ -176,6 +176,9 @@ class ScriptedJournal:
     def branch(self, name, *, logs):
         raise AssertionError("a strategy opens no branch")
 
+    def forget(self):
+        raise AssertionError("a strategy forgets nothing")
+
     @contextmanager
     def of_model(self, name):
         yield

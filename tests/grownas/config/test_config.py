@@ -379,6 +379,10 @@ CHANGES = {  # another valid value for every key
         "readout": "ablation", "replace": "missing", "restarts": 2,
         "splitting": {"rule": "neg_count", "count": 2, "part": "val", "curvature": "softplus"},
     },
+    "study": {
+        "momentum": [0.5], "weights": ["adam"], "alpha": ["sgd"], "backbones": ["dag"], "sgd_rates": [2.0, 3.0],
+        "adam_rates": [0.5, 0.7], "sgd_alpha_rate": 2.0, "adam_alpha_rate": 0.5,
+    },
     "strategies": ["growing"], "budget": {"steps": 99, "seconds": 9.0, "cpu_seconds": 9.0, "genotypes": 9},
     "search_rates": [0.5],
     "retrain": {

@@ -488,3 +488,20 @@ def test_a_search_killed_again_and_again_equals_an_unbroken_one(
     assert folder.shares == other_folder.shares
     assert {line["kind"] for line in folder.growth} >= kinds
     assert not [name for name in folder.names() if not name.endswith(".done")]
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+def test_a_branch_that_forgets_leaves_the_work_of_others(folder, kind):
+    journal = folder.journal() if kind == "folder" else Journal.in_memory()
+    branch, other = journal.branch("rate-0.1", logs=False), journal.branch("rate-0.10", logs=False)
+    for one in (journal, branch, other):
+        for _ in range(2):
+            one.remember("a", lambda: {"value": 1})
+    branch.branch("inner", logs=False).remember("b", lambda: {"value": 1})
+    branch.forget()
+    for one in (journal, other):
+        assert one.remember("a", lambda: {"value": 2})["value"] == 1
+    assert branch.remember("a", lambda: {"value": 2})["value"] == 2
+    assert branch.branch("inner", logs=False).remember("b", lambda: {"value": 2})["value"] == 2
+    with pytest.raises(AssertionError, match="only a branch"):
+        journal.forget()

@@ -19,7 +19,7 @@ from grownas.genotype import DagGenotype
 from grownas.protocols import Budget, Problem
 from grownas.runs.journal import Journal
 from grownas.space import SearchSpace
-from grownas.strategies import rdarts
+from grownas.strategies import following
 from grownas.strategies.supernet import SupernetSearch
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe, make_optimizers
@@ -184,7 +184,7 @@ def search_with(copy_task, monkeypatch, script, **changes):
         judged.append((copy.deepcopy(model.state_dict()), windows))
         return Eigenvalue(next(values), 40)
 
-    monkeypatch.setattr(rdarts, "counted_eigenvalue", scripted)
+    monkeypatch.setattr(following, "counted_eigenvalue", scripted)
     journal = Noting.make()
     strategy = strategy_of("rdarts", max_epochs=12, first_epoch=9, **changes)
     results = list(strategy.search(problem_of(copy_task(dropout=0.1), journal)))

@@ -78,12 +78,22 @@ def test_the_look_ahead_is_clipped_as_the_step_is(copy_task, make_model, clip):
         assert torch.equal(gradient, one) == (clip == 1e3)
 
 
+BOTH = {"decay": "linear", "warm_up": 7}
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("changes", [{"decay": "linear"}, {"warm_up": 7}, {"decay": "linear", "warm_up": 7}], ids=str)
+@pytest.mark.parametrize(
+    ("momentum", "changes"),
+    [(0.9, {"decay": "linear"}), (0.9, {"warm_up": 7}), (0.9, BOTH), (0.5, BOTH), (0.0, BOTH)],
+    ids=str,
+)
 def test_every_step_of_a_fit_has_the_exact_gradient_at_the_rate_of_that_very_step(
-    copy_task, make_model, monkeypatch, optimizer, changes
+    copy_task, make_model, monkeypatch, optimizer, momentum, changes
 ):
-    """With dropout, states that are carried along, clipping, and weights moved by momentum or Adam."""
+    """With dropout, states that are carried along, clipping, and weights moved by momentum or Adam.
+
+    Alpha is moved by the other optimiser with the same momentum.
+    """
     asked, taken, inner = [], [], architecture_gradient_second
 
     def checking(model, task, window, hidden, held_out, held_out_hidden, *, rate, clip):
@@ -105,14 +115,15 @@ def test_every_step_of_a_fit_has_the_exact_gradient_at_the_rate_of_that_very_ste
 
     monkeypatch.setattr(loop, "architecture_gradient_second", checking)
     task = copy_task(dropout=0.3)
-    weights = OptimizerRecipe(optimizer, 0.5 if optimizer == "sgd" else 0.05, 0.9)
+    weights = OptimizerRecipe(optimizer, 0.5 if optimizer == "sgd" else 0.05, momentum)
+    alpha = OptimizerRecipe("adam" if optimizer == "sgd" else "sgd", 0.05, momentum)
     recipe = Recipe(
         epochs=2,
         patience=None,
         clip=0.3,
         bilevel="second",
         weights=weights,
-        alpha=OptimizerRecipe(rate=0.05),
+        alpha=alpha,
         **changes,
     )
     hook = register_optimizer_step_pre_hook(noting)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from grownas.errors import ConfigError
 from grownas.training.recipe import BILEVEL, OPTIMIZERS, OptimizerRecipe, Recipe
@@ -36,3 +39,39 @@ def test_every_name_of_the_tables_is_taken():
         assert Recipe(bilevel=bilevel).bilevel == bilevel
     for optimizer in OPTIMIZERS:
         assert OptimizerRecipe(optimizer).optimizer == optimizer
+
+
+GRADIENTS = np.array([[1.0, -2.0], [0.5, 0.25], [-1.5, 3.0], [0.0, 1.0]])
+
+
+def stepped(recipe):
+    """Return two parameters, first 0.3 and -0.7, after a step for each of `GRADIENTS`."""
+    parameter = nn.Parameter(torch.tensor([0.3, -0.7]))
+    optimizer = OPTIMIZERS[recipe.optimizer]([parameter], recipe)
+    for gradient in GRADIENTS:
+        parameter.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_momentum_of_sgd_is_a_sum_and_that_of_adam_a_mean_of_past_gradients(momentum):
+    """The rules of Polyak (1964) and of Kingma & Ba (2015), algorithm 1, in numpy."""
+    plain, adam, (total, mean, square) = *(np.array([0.3, -0.7]) for _ in range(2)), np.zeros((3, 2))
+    for step, gradient in enumerate(GRADIENTS, 1):
+        total = momentum * total + gradient
+        plain -= 0.1 * total
+        mean = momentum * mean + (1 - momentum) * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        adam -= 0.1 * mean / (1 - momentum**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    for name, expected in (("sgd", plain), ("adam", adam)):
+        np.testing.assert_allclose(stepped(OptimizerRecipe(name, 0.1, momentum)), expected, rtol=1e-5)
+
+
+def test_adams_momentum_is_pytorchs_beta1_unless_it_is_set():
+    parameter = nn.Parameter(torch.tensor([0.3, -0.7]))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.2, fused=True)
+    for gradient in GRADIENTS:
+        parameter.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+    assert torch.equal(stepped(OptimizerRecipe("adam", 0.1, weight_decay=0.2)), parameter)
