@@ -50,7 +50,8 @@ LAYERS = """
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
-    strategies.growing.state  strategies.random_search
+    strategies.random_search
+    strategies.growing.state  strategies.sampling
     strategies.growing.options  strategies.random_options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
@@ -86,6 +87,7 @@ LAYERS = """
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
+    strategies.sampling_options
     protocols  config.schema  baselines.table  grownas
     errors
 """

@@ -4,71 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
 
 from grownas.backbones.chain import Backbone
 from grownas.cells.cell import GrownRNN
 from grownas.errors import TrainingError
 from grownas.genotype import DagGenotype
-from grownas.protocols import Budget, Evaluation, Problem
-from grownas.space import SearchSpace
-from grownas.starts.random import random_start
-from grownas.strategies.random_search import MOST_DIVERGED, Options, RandomSearch
-from grownas.training.loop import Fit
-
-SPACE = SearchSpace(combine=("add",), activation=("tanh", "relu"), max_nodes=3)
-START, STEPS, DAYS = 2.0, 20, 64
-
-
-class Journal:
-    """Gives each key the validation loss of a script, None where training diverges; a fit takes 20 steps and 1 s."""
-
-    def __init__(self, says=lambda key: 1.0):
-        self.says, self.fits, self.elapsed = says, {}, 5.0
-
-    def fit(self, key, model, task, recipe, *, seed):
-        self.elapsed += 1.0
-        self.fits[key] = (model, task, recipe, seed)
-        if self.says(key) is None:
-            raise TrainingError(f"{key} diverged", seconds=1.0, steps=7)
-        losses = np.full(DAYS, self.says(key))
-        return Fit(model, [], Evaluation(float(losses[0]), losses), 9, 4, STEPS, 1.0, "patience", [])
-
-
-def problem_of(copy_task, journal, **changes):
-    task = copy_task()
-    evaluate = task.evaluate
-    task.evaluate = lambda model, part: (
-        Evaluation(START, np.full(DAYS, START)) if part == "val" else evaluate(model, part)
-    )
-
-    def build(nodes, purpose):
-        generator = torch.Generator().manual_seed(len(purpose))
-        return random_start(task, nodes, input_size=2, hidden_size=3, generator=generator)
-
-    start = build([SPACE.ops], "start")
-    return Problem(task=task, space=SPACE, build=build, start=start, journal=journal, **changes)
-
-
-def dag_problem_of(copy_task, journal, **changes):
-    problem = problem_of(copy_task, journal)
-
-    def drawn(purpose):
-        return torch.Generator().manual_seed(len(purpose))
-
-    def build(nodes, purpose):
-        return random_start(problem.task, nodes, input_size=2, hidden_size=3, backbone="dag", generator=drawn(purpose))
-
-    def build_cell(genotype, purpose):
-        core = GrownRNN(genotype, 2, 3)
-        core.reset_parameters(drawn(purpose))
-        return problem.task.model(core, generator=drawn(purpose))
-
-    space = SearchSpace((), ("none", "tanh", "relu"), max_nodes=3, backbone="dag")
-    start = build([space.ops] * 2, "start")
-    return replace(problem, space=space, build=build, build_cell=build_cell, start=start, **changes)
+from grownas.protocols import Budget
+from grownas.strategies.random_search import Options, RandomSearch
+from grownas.strategies.sampling import MOST_DIVERGED
+from support.sampling import SPACE, START, STEPS, Journal, dag_problem_of, problem_of
 
 
 def search(copy_task, journal=None, budget=None, seed=1, **options):
