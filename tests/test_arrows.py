@@ -81,6 +81,7 @@ LAYERS = """
     evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections  config.shipped
+    encoding
     space
     genotype
     ops
