@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from grownas.config.schema import Distinct, OneOrMore, Positive, about
+from grownas.config.schema import Count, Distinct, OneOrMore, Positive, Section, Several, about
 from grownas.strategies.sampling_options import SamplingSection
+
+
+class Halving(Section):
+    """Successive halving of batches of genotypes."""
+
+    candidates: Annotated[Count, about("genotypes of a batch")] = 9
+    first_epochs: Annotated[Count, about("epochs after which the batch is first compared")] = 3
+    reduction_factor: Annotated[
+        Several, about("each round keeps one genotype in so many and multiplies the epochs by this factor")
+    ] = 3
 
 
 class Options(SamplingSection):
@@ -18,3 +28,6 @@ class Options(SamplingSection):
         Distinct,
         about("learning rates of the weights, one per genotype in turn; empty list: `weights.rate`"),
     ] = (0.001, 0.003, 0.01)
+    halving: Annotated[
+        Halving | None, about("train batches of genotypes briefly, the best further; null: train each to its end")
+    ] = None

@@ -1,32 +1,85 @@
 """Random search: draw genotypes, train each from the same kind of start, keep the best (Li & Talwalkar 2019).
 
-It is the control for all other strategies: the same space, start, training and acceptance criterion.
+It is the control for all other strategies: the same space, start, training and acceptance criterion. With successive
+halving (Jamieson & Talwalkar 2016) most genotypes are trained briefly, so that more are tried for the same steps.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from typing import ClassVar
 
 from grownas.protocols import Problem, SearchResult
-from grownas.strategies.random_options import Options
-from grownas.strategies.sampling import Sampling, SamplingStrategy
+from grownas.strategies.random_options import Halving, Options
+from grownas.strategies.sampling import Sampling, SamplingStrategy, Trial
+
+HALVED, SPENT = "halving", "budget"  # why a trial ended: it was not among the best; the budget ended within the batch
 
 
 class RandomSearch(SamplingStrategy):
-    """The strategy `random` (see `grownas.protocols.Strategy`)."""
+    """The strategy `random` (see `grownas.protocols.Strategy`).
+
+    Without `halving` each genotype is trained until patience runs out. With it a batch of `candidates` is drawn; all
+    are trained for `first_epochs`, and each further round keeps the best one in `reduction_factor` for so many times
+    the epochs. The last one is trained until patience runs out. Then the next batch is drawn. A training that goes on
+    keeps its weights, optimiser state and order of data; its steps count once. A budget that ends within a batch ends
+    the batch, and the best model may be one that was trained briefly.
+    """
 
     name: ClassVar[str] = "random"
     section = Options
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Draw and train one genotype after the other; yield the best result so far after each.
+        """Draw and train one genotype, or one batch of them, after the other; yield the best result so far after each.
 
         Raises:
             TrainingError: the training of five genotypes in a row diverged.
         """
         sampling, rng = Sampling(self.name, problem, self.options), random.Random(problem.seed)
         while not sampling.limit:
-            sampling.train(problem.space.sample(rng))
+            if self.options.halving is None:
+                sampling.train(problem.space.sample(rng))
+            else:
+                _train_batch(sampling, rng, self.options.halving)
             yield sampling.result()
+
+
+def _train_batch(sampling: Sampling, rng: random.Random, halving: Halving) -> None:
+    """Draw a batch of genotypes, train it by successive halving and log each trial when its training ends."""
+    space, epochs = sampling.problem.space, halving.first_epochs
+    batch = list[Trial]()
+    while len(batch) < halving.candidates and not sampling.limit:
+        trial = sampling.begin(space.sample(rng))
+        sampling.go_on(trial, epochs)
+        batch.append(trial)
+        _end_if_diverged(sampling, trial)
+    rivals = _ranked(batch)
+    while rivals and not sampling.is_spent:
+        count = math.ceil(len(rivals) / halving.reduction_factor)
+        for trial in rivals[count:]:
+            trial.reason = trial.reason or HALVED
+            sampling.end(trial)
+        rivals, epochs = rivals[:count], epochs * halving.reduction_factor
+        is_last = len(rivals) == 1
+        for trial in rivals:
+            if not trial.reason and not sampling.is_spent:
+                sampling.go_on(trial, None if is_last else epochs)
+                _end_if_diverged(sampling, trial)
+        rivals = _ranked(rivals)
+        if is_last:
+            break
+    for trial in rivals:
+        trial.reason = trial.reason or SPENT
+        sampling.end(trial)
+
+
+def _end_if_diverged(sampling: Sampling, trial: Trial) -> None:
+    if trial.error is not None:
+        sampling.end(trial)
+
+
+def _ranked(trials: list[Trial]) -> list[Trial]:
+    """Return the trials that did not diverge, the lowest validation loss first; ties keep their order."""
+    return sorted((one for one in trials if one.error is None), key=lambda one: one.loss)

@@ -7,6 +7,9 @@ A strategy chooses the genotypes. `Sampling` trains each, counts its cost, logs 
         trial = sampling.train(choose(sampling.trials))
         yield sampling.result()
 
+`train` is `begin`, `go_on` and `end` in one: a strategy that trains a genotype in parts, or logs with it what is known
+after its training only, calls these.
+
 In the space of chains the shares of a genotype are trained, too. A cell of the DAG has no shares: derived cells are
 trained.
 """
@@ -30,7 +33,7 @@ from grownas.training.loop import Fit
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
 MOST_DIVERGED = 5  # genotypes in a row whose training diverged before the search stops with the error
-PATIENCE, EPOCHS, DIVERGED = "patience", "epochs", "diverged"  # why a trial ended
+PATIENCE, EPOCHS, DIVERGED = "patience", "epochs", "diverged"  # why a trial ended; a strategy has reasons of its own
 
 
 @dataclass(eq=False)
@@ -45,13 +48,16 @@ class Trial:
         task: data and loss of its training.
         notes: plain values of the strategy that are logged with it.
         trained: the genotype with the shares that were trained.
+        fit: its latest fit; None before the first, after a training that diverged, and when the trial has ended.
+        part: the journal's key of its latest fit.
         params: number of trained parameters.
-        loss: mean validation loss at the best epoch; infinite if the training diverged.
-        val: the task's metric at the best epoch; infinite if the training diverged.
+        loss: mean validation loss at the best epoch; infinite if the training diverged at once.
+        val: the task's metric at the best epoch; infinite if the training diverged at once.
         best_epoch: the epoch of the lowest validation loss.
         steps: weight steps of its training.
         seconds: time of its training.
-        reason: why the training ended: `patience`, `epochs` or `diverged`; empty while it goes on.
+        reason: why the training ended: `patience`, `epochs`, `diverged` or a word of the strategy; empty before.
+        error: of a training that diverged.
     """
 
     number: int
@@ -61,6 +67,8 @@ class Trial:
     task: Any
     notes: dict[str, Any]
     trained: AnyGenotype
+    fit: Fit | None = None
+    part: str | None = None
     params: int = 0
     loss: float = math.inf
     val: float = math.inf
@@ -68,12 +76,15 @@ class Trial:
     steps: int = 0
     seconds: float = 0.0
     reason: str = ""
+    error: TrainingError | None = None
 
 
 class Sampling:
     """The state of a search that trains each genotype on its own.
 
     Attributes:
+        start: the model with which the search begins, and its evaluation; in the space of DAGs the cell that is read
+            out of it.
         trials: all trials so far, in order, diverged ones included.
         best: the accepted trial with the lowest validation loss; None: the start is still the best.
         best_fit: its fit.
@@ -90,8 +101,8 @@ class Sampling:
         """
         self.name, self.problem, self.options = name, problem, options
         self.accept = Acceptance.of(options)
-        self.begin = problem.start if problem.space.backbone == "chain" else derived(problem.start)
-        self.start = Untrained(self.begin, problem.task.evaluate(self.begin, "val"))
+        begin = problem.start if problem.space.backbone == "chain" else derived(problem.start)  # else another function
+        self.start = Untrained(begin, problem.task.evaluate(begin, "val"))
         self.began = problem.journal.elapsed
         self.trials: list[Trial] = []
         self.best: Trial | None = None
@@ -114,6 +125,11 @@ class Sampling:
             return f"strategy.genotypes = {most} reached" if count >= most else ""
         return budget.spent(steps=self.steps, seconds=self.seconds, genotypes=count) or ""
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget's steps or seconds are spent, so that no training goes on."""
+        return self.problem.budget.spent(steps=self.steps, seconds=self.seconds, genotypes=0) is not None
+
     def train(self, genotype: AnyGenotype, *, task: Any = None, notes: Mapping[str, Any] | None = None) -> Trial:
         """Train a genotype and log the trial; it becomes the best if it is accepted and its loss is the lowest.
 
@@ -127,59 +143,68 @@ class Sampling:
         Raises:
             TrainingError: the training of five genotypes in a row diverged.
         """
-        trial = self._begin(genotype, task or self.problem.task, dict(notes or {}))
-        error = self._fit(trial)
-        self._end(trial)
-        self._skip(error)
+        trial = self.begin(genotype, task=task, notes=notes)
+        self.go_on(trial)
+        self.end(trial)
         return trial
 
-    def _begin(self, genotype: AnyGenotype, task: Any, notes: dict[str, Any]) -> Trial:
+    def begin(self, genotype: AnyGenotype, *, task: Any = None, notes: Mapping[str, Any] | None = None) -> Trial:
+        """Return a new trial, which counts as a genotype of the budget; nothing is trained yet. See `train`."""
         number, options = len(self.trials), self.options
         rates = options.rates or (options.weights.rate,)
         recipe = recipe_with(options, rates[number % len(rates)], self.problem)
+        task, notes = task or self.problem.task, dict(notes or {})
         trial = Trial(number, genotype, f"{self.name}-{number}", recipe, task, notes, genotype)
         self.trials.append(trial)
         return trial
 
-    def _fit(self, trial: Trial) -> TrainingError | None:
-        """Train a trial and count what it took; return the error if the training diverged."""
+    def go_on(self, trial: Trial, epochs: int | None = None) -> None:
+        """Train a trial to its end, or further up to a number of epochs, and count what it took.
+
+        A trial that is trained in parts has the bits of one that is trained at once.
+
+        Args:
+            trial: whose training has not ended.
+            epochs: of all its training so far; None: until patience or `max_epochs` ends it.
+        """
         problem, recipe = self.problem, trial.recipe
+        to_the_end = epochs is None or epochs >= recipe.epochs
+        key, part = (trial.key, recipe) if to_the_end else (f"{trial.key}-to-{epochs}", recipe.first(epochs or 0))
         model = untrained(trial.genotype, trial.key, problem, self.options)
         trial.params = count_parameters(model)
         try:
-            fit = problem.journal.fit(trial.key, model, trial.task, recipe, seed=problem.seed)
+            fit = problem.journal.fit(
+                key, model, trial.task, part, seed=problem.seed, after=trial.part, extendable=not to_the_end
+            )
         except TrainingError as error:
             self._count(trial, error)
-            trial.loss, trial.val, trial.reason = math.inf, math.inf, DIVERGED
-            return error
+            trial.reason, trial.fit, trial.error = DIVERGED, None, error
+            return
         self._count(trial, fit)
+        trial.fit, trial.part = fit, key
         trial.trained, trial.best_epoch = genotype_of(fit.model), fit.best_epoch
         trial.loss, trial.val = fit.loss, fit.evaluation.metric
-        trial.reason = EPOCHS if fit.epochs - fit.best_epoch < self.options.patience else PATIENCE
-        better = self.best is None or trial.loss < self.best.loss
+        if to_the_end or fit.is_over(recipe):
+            trial.reason = EPOCHS if fit.epochs - fit.best_epoch < self.options.patience else PATIENCE
+        better = self.best_fit is None or fit.loss < self.best_fit.loss
         if better and self.accept(self.start, fit, problem.task).accepted:
             self.best, self.best_fit = trial, fit
-        return None
 
     def _count(self, trial: Trial, spent: Fit | TrainingError) -> None:
         self.steps += spent.steps - trial.steps
         trial.steps, trial.seconds = spent.steps, spent.seconds
 
-    def _skip(self, error: TrainingError | None) -> None:
-        """Warn that a trial diverged, or give up where too many did."""
-        self._diverged = 0 if error is None else self._diverged + 1
-        if error is None:
-            return
-        if self._diverged == MOST_DIVERGED:
-            raise error
-        warnings.warn(f"skipped: {error}", stacklevel=3)
+    def end(self, trial: Trial) -> None:
+        """Log a trial whose training has ended; warn if it diverged.
 
-    def _end(self, trial: Trial) -> None:
-        """Log a trial whose training has ended."""
-        tree = trial.trained.to_dict()
+        Raises:
+            TrainingError: the training of five genotypes in a row diverged.
+        """
+        trial.fit, tree = None, trial.trained.to_dict()
         self._lowest = min(self._lowest, trial.val)
-        if trial.reason != DIVERGED:
-            self._scores.append({"genotype": tree, "val": trial.val, "steps": trial.steps, "seconds": self.seconds})
+        if math.isfinite(trial.val):
+            scored = {"genotype": tree, "val": trial.val, "steps": trial.steps, "seconds": self.seconds}
+            self._scores.append({**scored, **trial.notes})
         self.problem.journal.log_trial(
             {
                 "number": trial.number,
@@ -196,11 +221,16 @@ class Sampling:
                 **trial.notes,
             }
         )
+        self._diverged = 0 if trial.error is None else self._diverged + 1
+        if trial.error is not None:
+            if self._diverged == MOST_DIVERGED:
+                raise trial.error
+            warnings.warn(f"skipped: {trial.error}", stacklevel=2)
 
     def result(self) -> SearchResult:
         """Return the best result so far; its reason is `limit`."""
         best, fit = self.best, self.best_fit
-        found = fit.model if fit else self.begin
+        found = fit.model if fit else self.start.model
         return SearchResult(
             model=derived(found),
             evaluation=fit.evaluation if fit else self.start.evaluation,
@@ -211,7 +241,7 @@ class Sampling:
             settings=len(self.trials),
             reason=self.limit,
             scores=tuple(self._scores),
-            log=() if best is None else (_to_refit(best),),
+            log=() if best is None or fit is None else (_to_refit(best, fit),),
             chosen={} if best is None else {"rate": best.recipe.weights.rate, **_sizes(best, found)},
             speed=fit.speed if fit else None,
             capped=best is not None and fit is not None and best.recipe.is_capped(fit.epochs, fit.best_epoch),
@@ -287,13 +317,13 @@ def recipe_with(options: SamplingSection, rate: float, problem: Problem) -> Reci
     return replace(recipe, weights=replace(recipe.weights, rate=rate), bf16=problem.bf16)
 
 
-def _to_refit(best: Trial) -> dict[str, Any]:
+def _to_refit(best: Trial, fit: Fit) -> dict[str, Any]:
     return {
         "genotype": best.genotype.to_dict(),
         "key": best.key,
         "rate": best.recipe.weights.rate,
-        "best_epoch": best.best_epoch,
-        "loss_after": best.loss,
+        "best_epoch": fit.best_epoch,
+        "loss_after": fit.loss,
     }
 
 

@@ -26,7 +26,7 @@ class Journal:
     def __init__(self, says=lambda key: 1.0):
         self.says, self.fits, self.lines, self.elapsed = says, {}, [], 5.0
 
-    def fit(self, key, model, task, recipe, *, seed):
+    def fit(self, key, model, task, recipe, *, seed, after=None, extendable=False):
         self.elapsed += 1.0
         self.fits[key] = (model, task, recipe, seed)
         if self.says(key) is None:
