@@ -77,6 +77,7 @@ setup(
         "grownas.strategies": [
             "growing = grownas.strategies.growing.strategy:Growing",
             "random = grownas.strategies.random_search:RandomSearch",
+            "evolution = grownas.strategies.evolution:Evolution",
             "darts = grownas.strategies.darts:Darts",
             "gaea = grownas.strategies.gaea:Gaea",
             "sdarts_rs = grownas.strategies.sdarts:SdartsRandom",
@@ -89,6 +90,7 @@ setup(
         "grownas.strategies.options": [  # by which a config is read without importing PyTorch
             "growing = grownas.strategies.growing.options:Options",
             "random = grownas.strategies.random_options:Options",
+            "evolution = grownas.strategies.evolution_options:Options",
         ],
         "grownas.tasks": [
             "index_returns = grownas.tasks.index_returns.task:IndexReturns",

@@ -50,9 +50,9 @@ LAYERS = """
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
-    strategies.random_search
+    strategies.random_search  strategies.evolution
     strategies.growing.state  strategies.sampling
-    strategies.growing.options  strategies.random_options  strategies.cores  starts.var  training.migrate
+    strategies.growing.options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
@@ -88,6 +88,7 @@ LAYERS = """
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
+    strategies.random_options  strategies.evolution_options
     strategies.sampling_options
     protocols  config.schema  baselines.table  grownas
     errors
