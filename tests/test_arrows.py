@@ -50,8 +50,8 @@ LAYERS = """
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
-    strategies.random_search  strategies.evolution
-    strategies.growing.state  strategies.sampling
+    strategies.random_search  strategies.evolution  strategies.seqnas
+    strategies.growing.state  strategies.sampling  strategies.predictor
     strategies.growing.options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
@@ -88,7 +88,7 @@ LAYERS = """
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
-    strategies.random_options  strategies.evolution_options
+    strategies.random_options  strategies.evolution_options  strategies.seqnas_options
     strategies.sampling_options
     protocols  config.schema  baselines.table  grownas
     errors

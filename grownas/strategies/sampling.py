@@ -228,6 +228,14 @@ class Sampling:
                 raise trial.error
             warnings.warn(f"skipped: {trial.error}", stacklevel=2)
 
+    def warn_random(self, key: str) -> None:
+        """Warn at the end of a search that it chose no genotype; `key` is the option with the number of random ones."""
+        warnings.warn(
+            f"{self.name} trained {len(self.trials)} genotypes, all drawn at random: the first strategy.{key}="
+            f"{getattr(self.options, key)} always are; lower it, or allow more genotypes",
+            stacklevel=2,
+        )
+
     def result(self) -> SearchResult:
         """Return the best result so far; its reason is `limit`."""
         best, fit = self.best, self.best_fit

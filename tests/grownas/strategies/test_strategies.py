@@ -30,6 +30,7 @@ ACCEPTING = {"max_epochs": 3, "patience": 2, "accept": "better", "guard": False,
 SUPERNET = {**ACCEPTING, "max_epochs": 2, "patience": None, "max_nodes": 2, "fine_tune_epochs": 1, "unit_epochs": 1}
 DRAWN = {**ACCEPTING, "genotypes": 3, "rates": [0.02, 0.05]}
 EVOLVED = {**ACCEPTING, "genotypes": 4, "population": 2, "tournament": 2}
+PREDICTED = {**ACCEPTING, "genotypes": 5, "initial": 2, "candidates": 5, "per_round": 2, "predictors": 2}
 SMALL = {  # options with which a search is short and finds something; those of a strategy from elsewhere are its own
     "growing": {
         **ACCEPTING, "first_epochs": None, "mode": "nodes_and_ops", "trial_epochs": 1, "max_ops": 5, "restarts": 1,
@@ -43,6 +44,9 @@ SMALL = {  # options with which a search is short and finds something; those of 
     "random on a dag": DRAWN,
     "random with halving": {**DRAWN, "halving": {"candidates": 2, "first_epochs": 1, "reduction_factor": 2}},
     "evolution": EVOLVED,
+    "seqnas": PREDICTED,
+    "seqnas on a dag": PREDICTED,
+    "seqnas without teachers": {**PREDICTED, "distil": False},
     "evolution on a dag": EVOLVED,
     **dict.fromkeys(("darts", "gaea", "sdarts_rs", "sdarts_adv", "darts_minus", "rdarts"), SUPERNET),
     "pdarts": {**SUPERNET, "max_epochs": 2, "kept_ops": [8, 5], "dropouts": [0.0, 0.5]},
@@ -214,7 +218,7 @@ def test_steps_are_those_of_all_trainings(searching, whole, name):
 
 
 @pytest.mark.parametrize("limit", BUDGETS)
-@pytest.mark.filterwarnings("ignore:evolution trained 1 genotypes")
+@pytest.mark.filterwarnings("ignore:(evolution|seqnas) trained 1 genotypes")
 def test_a_budget_ends_a_search_after_its_unit(searching, whole, name, limit):
     all_of_it = whole(name).results[-1]
     last = list(searching(name, Journal.in_memory(), budget=Budget(**{limit: BUDGETS[limit]})))[-1]
