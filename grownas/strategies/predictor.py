@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from grownas.protocols import Array
 
-HIDDEN, STEPS, RATE, DECAY = 32, 200, 1e-2, 1e-2  # units of the one hidden layer; steps, rate and decay of AdamW
+HIDDEN, STEPS, RATE, DECAY = 32, 100, 1e-2, 3.0  # units of the one hidden layer; steps, rate and decay of AdamW
 
 
 @dataclass(frozen=True)

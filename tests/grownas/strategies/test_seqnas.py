@@ -53,7 +53,7 @@ def test_rounds_follow_the_drawn_genotypes_and_report_what_was_predicted(copy_ta
 def test_a_rigged_fitness_is_found_and_predicted(copy_task, backbone, genotypes):
     """SeqNAS ends lower than random search with as many genotypes, or as low, whatever the seed."""
     found, correlations = [], []
-    for seed in range(3):
+    for seed in range(2):
         results, lines = search(
             rigged_problem_of(copy_task, backbone, seed),
             genotypes=genotypes, initial=20, candidates=300, per_round=10, predictors=5, distil=False,
@@ -63,7 +63,7 @@ def test_a_rigged_fitness_is_found_and_predicted(copy_task, backbone, genotypes)
         *_, drawn = strategy.search(rigged_problem_of(copy_task, backbone, seed))
         found.append([min(one["val"] for one in last.scores) for last in (results[-1], drawn)])
     assert all(one <= other for one, other in found), found
-    assert sum(one - other for one, other in found) <= -3, found
+    assert sum(one - other for one, other in found) <= -2, found
     assert np.mean(correlations) > 0.2
 
 

@@ -46,7 +46,6 @@ SMALL = {  # options with which a search is short and finds something; those of 
     "evolution": EVOLVED,
     "seqnas": PREDICTED,
     "seqnas on a dag": PREDICTED,
-    "seqnas without teachers": {**PREDICTED, "distil": False},
     "evolution on a dag": EVOLVED,
     **dict.fromkeys(("darts", "gaea", "sdarts_rs", "sdarts_adv", "darts_minus", "rdarts"), SUPERNET),
     "pdarts": {**SUPERNET, "max_epochs": 2, "kept_ops": [8, 5], "dropouts": [0.0, 0.5]},
