@@ -28,9 +28,17 @@ DAG = SearchSpace((), ("none", "tanh", "relu", "identity"), max_nodes=4, backbon
 RATES = {"weights": {"rate": 0.02}, "alpha": {"rate": 0.05}}
 ACCEPTING = {"max_epochs": 3, "patience": 2, "accept": "better", "guard": False, **RATES}
 SUPERNET = {**ACCEPTING, "max_epochs": 2, "patience": None, "max_nodes": 2, "fine_tune_epochs": 1, "unit_epochs": 1}
-DRAWN = {**ACCEPTING, "genotypes": 3, "rates": [0.02, 0.05]}
-EVOLVED = {**ACCEPTING, "genotypes": 4, "population": 2, "tournament": 2}
-PREDICTED = {**ACCEPTING, "genotypes": 5, "initial": 2, "candidates": 5, "per_round": 2, "predictors": 2}
+DRAWN = {**ACCEPTING, "max_epochs": 2, "genotypes": 3, "rates": [0.02, 0.05]}
+EVOLVED = {**ACCEPTING, "max_epochs": 2, "genotypes": 4, "population": 2, "tournament": 2}
+PREDICTED = {
+    **ACCEPTING,
+    "max_epochs": 2,
+    "genotypes": 4,
+    "initial": 2,
+    "candidates": 5,
+    "per_round": 2,
+    "predictors": 2,
+}
 SMALL = {  # options with which a search is short and finds something; those of a strategy from elsewhere are its own
     "growing": {
         **ACCEPTING, "first_epochs": None, "mode": "nodes_and_ops", "trial_epochs": 1, "max_ops": 5, "restarts": 1,
