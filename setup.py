@@ -77,6 +77,8 @@ setup(
         "grownas.strategies": [
             "growing = grownas.strategies.growing.strategy:Growing",
             "random = grownas.strategies.random_search:RandomSearch",
+            "evolution = grownas.strategies.evolution:Evolution",
+            "seqnas = grownas.strategies.seqnas:SeqNas",
             "darts = grownas.strategies.darts:Darts",
             "gaea = grownas.strategies.gaea:Gaea",
             "sdarts_rs = grownas.strategies.sdarts:SdartsRandom",
@@ -89,6 +91,8 @@ setup(
         "grownas.strategies.options": [  # by which a config is read without importing PyTorch
             "growing = grownas.strategies.growing.options:Options",
             "random = grownas.strategies.random_options:Options",
+            "evolution = grownas.strategies.evolution_options:Options",
+            "seqnas = grownas.strategies.seqnas_options:Options",
         ],
         "grownas.tasks": [
             "index_returns = grownas.tasks.index_returns.task:IndexReturns",

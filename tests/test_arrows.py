@@ -52,8 +52,9 @@ LAYERS = """
     strategies.following
     strategies.growing.pruning
     strategies.growing.moves
-    strategies.growing.state  strategies.random_search
-    strategies.growing.options  strategies.random_options  strategies.cores  starts.var  training.migrate
+    strategies.random_search  strategies.evolution  strategies.seqnas
+    strategies.growing.state  strategies.sampling  strategies.predictor
+    strategies.growing.options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
@@ -82,12 +83,15 @@ LAYERS = """
     evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections  config.shipped
+    encoding
     space
     genotype
     ops
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
+    strategies.random_options  strategies.evolution_options  strategies.seqnas_options
+    strategies.sampling_options
     protocols  config.schema  baselines.table  grownas
     errors
 """
