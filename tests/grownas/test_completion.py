@@ -74,7 +74,7 @@ def test_all_that_is_shown_is_offered(folder):
         ("see", ["seed=", "seeds="]),
         ("strategy.pr", ["strategy.prune=", "strategy.prune_threshold="]),
         ("strategy.weights.op", ["strategy.weights.optimizer="]),
-        ("budg", [f"budget.{key}=" for key in ("steps", "seconds", "genotypes")]),
+        ("budg", [f"budget.{key}=" for key in ("steps", "seconds", "cpu_seconds", "genotypes")]),
         ("strategy.spl", [f"strategy.splitting.{key}=" for key in ("rule", "count", "part", "curvature")]),
         ("task.d", ["task.data=", "task.data_seed=", "task.difference="]),
         ("nothing.a", []),
