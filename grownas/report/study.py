@@ -93,16 +93,15 @@ def _spread(figure: Tree, digits: int) -> str:
     return f"{figure['mean']:.{digits}f}{sd}".replace("-", MINUS)
 
 
-def _known(curves: Any, *, above_0: bool) -> Any:
-    """Return curves as an array with a mask on what diverged, and on what a logarithmic axis cannot show."""
-    values = np.ma.masked_invalid(np.array(curves, dtype=np.float64))
-    return np.ma.masked_less_equal(values, 0.0) if above_0 else values
+def _over_momenta(curves: Any) -> Any:
+    """Return the mean logarithm over the first axis; what diverged or is not above 0 is left out, or masked."""
+    return np.ma.log(np.ma.masked_invalid(np.array(curves, dtype=np.float64))).mean(axis=0)
 
 
 def draw(result: Tree, backbone: str, width: float) -> str | None:
     """Draw each measure over epochs: a column per strategy, a line per pair of optimisers, a band over seeds.
 
-    A line is the mean over momenta and seeds; its band extends from the lowest to the highest seed.
+    A line is the geometric mean over momenta and seeds; its band extends from the lowest to the highest seed.
 
     Returns:
         The SVG, or None if the backbone has no figures.
@@ -119,13 +118,12 @@ def draw(result: Tree, backbone: str, width: float) -> str | None:
                     own = [r for r in rows if (r["strategy"], r["weights"], r["alpha"]) == (strategy, *pair)]
                     if not own:
                         continue
-                    seeds = _known([row["curves"][measure] for row in own], above_0=measure == "eigenvalue").mean(
-                        axis=0
-                    )
-                    at, mean = own[0]["epochs"], seeds.mean(axis=0)
+                    seeds = _over_momenta([row["curves"][measure] for row in own])
+                    logs = (seeds.mean(axis=0), seeds.min(axis=0), seeds.max(axis=0))
+                    at, (mean, low, high) = own[0]["epochs"], (np.exp(each.filled(np.nan)) for each in logs)
                     axes.plot(at, mean, color=colour, linewidth=1.2, label=" + ".join(pair))
-                    axes.fill_between(at, seeds.min(axis=0), seeds.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-                    shown += mean.compressed().tolist()
+                    axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+                    shown += mean[np.isfinite(mean)].tolist()
             line[0].set_ylabel(WORDS[measure])
             if measure == "eigenvalue" and shown:
                 line[0].set_yscale("log")
@@ -133,8 +131,8 @@ def draw(result: Tree, backbone: str, width: float) -> str | None:
                 line[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
                 line[0].minorticks_off()
             elif shown:
-                low, high = min(shown), float(np.quantile(shown, 0.95))
-                line[0].set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
+                bottom, top = min(shown), float(np.quantile(shown, 0.95))
+                line[0].set_ylim(bottom - 0.05 * (top - bottom or 1), top + 0.05 * (top - bottom or 1))
         for strategy, axes in zip(strategies, panels[0], strict=True):
             axes.set_title(strategy, fontsize=9)
         for axes in panels[-1]:
