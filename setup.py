@@ -85,10 +85,12 @@ setup(
             "rdarts = grownas.strategies.rdarts:RDarts",
             "pdarts = grownas.strategies.pdarts:PDarts",
             "cdarts = grownas.strategies.cdarts:CDarts",
+            "random_shared = grownas.strategies.random_shared:RandomShared",
         ],
         "grownas.strategies.options": [  # by which a config is read without importing PyTorch
             "growing = grownas.strategies.growing.options:Options",
             "random = grownas.strategies.random_options:Options",
+            "random_shared = grownas.strategies.shared_options:RandomSharedOptions",
         ],
         "grownas.tasks": [
             "index_returns = grownas.tasks.index_returns.task:IndexReturns",

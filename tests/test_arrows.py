@@ -46,11 +46,13 @@ LAYERS = """
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
-    strategies.pdarts  strategies.cdarts
+    strategies.pdarts  strategies.cdarts  strategies.random_shared
+    strategies.shared
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
     strategies.growing.state  strategies.random_search
+    strategies.shared_options
     strategies.growing.options  strategies.random_options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
@@ -58,7 +60,7 @@ LAYERS = """
     morphisms.dags
     morphisms.origins  morphisms.parts  criteria.curvature
     backbones.chain  backbones.dag
-    backbones.mixture
+    backbones.mixture  backbones.shared
     cells.cell
     cells.dag  cells.packed  cells.dag_supernet
     cells.chain

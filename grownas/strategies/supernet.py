@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
 
@@ -214,12 +214,13 @@ class SupernetSearch:
             key or self.name, model, task or problem.task, recipe, seed=problem.seed, every=options.unit_epochs,
             optimizers=optimizers,
         )  # fmt: skip
+        fit: Any  # its model's core is a supernet or a `SharedCore`
         for fit in pieces:
             self.fit = fit
             spent.steps, spent.gradients = spent.steps + fit.steps - steps, spent.gradients + fit.gradients - gradients
             spent.scores.append(
                 {
-                    "genotype": supernet_of(fit.model).genotype(top_k=options.top_k).to_dict(),
+                    "genotype": fit.model.core.genotype(top_k=options.top_k).to_dict(),
                     "val": fit.evaluation.metric,
                     "steps": fit.steps - steps,
                     "gradients": fit.gradients - gradients,
@@ -338,7 +339,7 @@ class SupernetSearch:
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
         """Return the result so far."""
-        spent, core = self.spent, supernet_of(supernet.model)
+        spent, core = self.spent, cast("Any", supernet.model.core)
         return SearchResult(
             model=model,
             evaluation=evaluation,

@@ -27,6 +27,10 @@ DAG = SearchSpace((), ("none", "tanh", "relu", "identity"), max_nodes=4, backbon
 RATES = {"weights": {"rate": 0.02}, "alpha": {"rate": 0.05}}
 ACCEPTING = {"max_epochs": 3, "patience": 2, "accept": "better", "guard": False, **RATES}
 SUPERNET = {**ACCEPTING, "max_epochs": 2, "patience": None, "max_nodes": 2, "fine_tune_epochs": 1, "unit_epochs": 1}
+SHARED = {
+    "max_epochs": 2, "unit_epochs": 1, "rounds": 2, "samples": 4, "rescored": 2, "fine_tune_epochs": 2,
+    "accept": "better", "guard": False, "max_nodes": 2, "weights": {"rate": 0.02},
+}  # fmt: skip
 SMALL = {  # options with which a search is short and finds something; those of a strategy from elsewhere are its own
     "growing": {
         **ACCEPTING, "first_epochs": None, "mode": "nodes_and_ops", "trial_epochs": 1, "max_ops": 5, "restarts": 1,
@@ -40,12 +44,14 @@ SMALL = {  # options with which a search is short and finds something; those of 
     **dict.fromkeys(("darts", "gaea", "sdarts_rs", "sdarts_adv", "darts_minus", "rdarts"), SUPERNET),
     "pdarts": {**SUPERNET, "max_epochs": 2, "kept_ops": [8, 5], "dropouts": [0.0, 0.5]},
     "cdarts": {**SUPERNET, "max_epochs": 3, "evaluation_epochs": 1},
+    **dict.fromkeys(("random_shared", "random_shared on a dag"), SHARED),
 }  # fmt: skip
 BUDGETS = {"steps": 1, "seconds": 1e-9, "genotypes": 1}
 
 ON_A_DAG = " on a dag"  # ends the name of a strategy that is to search DAGs, where it does so in its own way
 
-pytestmark = pytest.mark.parametrize("name", [*plugin_names("strategy"), f"growing{ON_A_DAG}"])
+DAGS = [f"{name}{ON_A_DAG}" for name in ("growing", "random_shared")]
+pytestmark = pytest.mark.parametrize("name", [*plugin_names("strategy"), *DAGS])
 
 
 def class_of(name):
@@ -200,7 +206,7 @@ def check_steps(last, store, *, closing):
 
 
 def test_steps_are_those_of_all_trainings(searching, whole, name):
-    check_steps(whole(name).results[-1], whole(name).store, closing=name.endswith(ON_A_DAG))
+    check_steps(whole(name).results[-1], whole(name).store, closing=name == f"growing{ON_A_DAG}")
     if name == "growing":
         store = MemoryStore()
         check_steps(list(searching(name, journal_on(store), bilevel="first"))[-1], store, closing=True)
