@@ -48,12 +48,12 @@ class Run:
         *,
         folder: Path | None,
         files: MemoryFolder | None = None,
-        growth: Sequence[Mapping[str, Any]] | None = None,
+        logs: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         data: Any = None,
     ) -> None:
         """Create a run; users call `search` or `load` instead."""
         self.config, self.summary, self.folder = config, summary, folder
-        self._files, self._growth, self._data = files, growth, data
+        self._files, self._logs, self._data = files, dict(logs or {}), data
         self._model: nn.Module | None = None
 
     @property
@@ -82,13 +82,22 @@ class Run:
     @property
     def growth(self) -> pd.DataFrame:
         """One row per change of the cell that the search tried, accepted or rejected (`growth.jsonl`)."""
+        return self._log("growth")
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per genotype that the search trained on its own (`trials.jsonl`); empty for other strategies."""
+        return self._log("trials")
+
+    def _log(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        if self._growth is None:
+        if name not in self._logs:
             assert self.folder is not None
-            text = (self.folder / "growth.jsonl").read_text("utf-8")
-            self._growth = [json.loads(line) for line in text.splitlines()]
-        return pd.DataFrame(list(self._growth))
+            file = self.folder / f"{name}.jsonl"
+            text = file.read_text("utf-8") if file.exists() else ""  # runs of older versions have no trials.jsonl
+            self._logs[name] = [json.loads(line) for line in text.splitlines()]
+        return pd.DataFrame(list(self._logs[name]))
 
     @property
     def model(self) -> nn.Module:
@@ -269,8 +278,8 @@ def search(
     chosen, frame = _config(config, data, options)
     if folder is None:
         task = commands.load_task(chosen, frame=frame)
-        summary, files, growth = commands.search_in_memory(chosen, task)
-        return Run(chosen, summary, folder=None, files=files, growth=growth, data=frame)
+        summary, files, logs = commands.search_in_memory(chosen, task)
+        return Run(chosen, summary, folder=None, files=files, logs=logs, data=frame)
     if frame is not None:
         commands.check_search(chosen, commands.load_task(chosen, frame=frame))  # before a folder is made
     with _folder(folder, "search", frame) as (rundir, changes):

@@ -597,6 +597,10 @@ class Journal(Protocol):
         """Write one line of `growth.jsonl`."""
         ...
 
+    def log_trial(self, line: Mapping[str, Any]) -> None:
+        """Write one line of `trials.jsonl`: a genotype that was trained on its own."""
+        ...
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -95,8 +95,9 @@ class SearchSpace:
         """Return a genotype of this space that differs by one change.
 
         The kind of change is drawn from the possible ones: replace, add or remove an op; add or remove a node. Then its
-        place is drawn. The ops of a changed node get equal shares. In a DAG, the op of one node or the state that it
-        reads changes; the number of nodes stays the same.
+        place is drawn. The ops of a changed node get equal shares. In a DAG: change the op of a node or the state it
+        reads; add or remove a node. A node is added at any place with a drawn op and source, and the later nodes read
+        the same nodes as before. What read a removed node reads what that node read.
 
         Raises:
             GenotypeError: the genotype is not in this space.
@@ -111,16 +112,23 @@ class SearchSpace:
 
     def _mutate_dag(self, genotype: DagGenotype, rng: random.Random) -> DagGenotype:
         nodes, ops = list(genotype.nodes), self._dag_ops
-        changes = ["activation"] * (len(ops) > 1) + ["reads"] * (len(nodes) > 1)
+        changes = ["activation"] * (len(ops) > 1) + ["reads", "remove"] * (len(nodes) > 1)
+        changes += ["add"] * (len(nodes) < self.max_nodes)
         if not changes:
             raise ConfigError("space: a cell with one op and one node cannot be mutated; allow more ops or nodes")
-        if rng.choice(changes) == "activation":
-            at = rng.randrange(len(nodes))
+        change = rng.choice(changes)
+        at = rng.randrange(change == "reads", len(nodes) + (change == "add"))  # the first node can read one state only
+        if change == "activation":
             nodes[at] = replace(nodes[at], activation=rng.choice([op for op in ops if op != nodes[at].activation]))
-        else:
-            at = rng.randrange(1, len(nodes))  # the first node can read one state only
+        elif change == "reads":
             nodes[at] = replace(nodes[at], reads=rng.choice([i for i in range(at + 1) if i != nodes[at].reads]))
-        return replace(genotype, nodes=tuple(nodes))
+        elif change == "add":  # its state has the number at + 1
+            later = [replace(node, reads=node.reads + (node.reads > at)) for node in nodes[at:]]
+            nodes[at:] = [DagNode(rng.randint(0, at), rng.choice(ops)), *later]
+        else:
+            source = nodes[at].reads
+            nodes[at:] = [replace(node, reads=_without(at + 1, node.reads, source)) for node in nodes[at + 1 :]]
+        return DagGenotype(tuple(nodes))
 
     @property
     def _dag_ops(self) -> list[str]:
@@ -222,6 +230,11 @@ def _pair(op: Op) -> Pair:
 
 def _equal_shares(ops: Sequence[Op]) -> Node:
     return Node(tuple(replace(op, share=1 / len(ops)) for op in ops))
+
+
+def _without(state: int, reads: int, instead: int) -> int:
+    """Return the number of a state that is read after a state is removed; `instead` replaces the removed one."""
+    return instead if reads == state else reads - (reads > state)
 
 
 def _put(nodes: tuple[Node, ...], place: int, drop: int, *new: Node) -> tuple[Node, ...]:

@@ -51,8 +51,8 @@ LAYERS = """
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
-    strategies.growing.state  strategies.random_search
-    strategies.shared_options
+    strategies.random_search
+    strategies.growing.state  strategies.sampling  strategies.shared_options
     strategies.growing.options  strategies.random_options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
@@ -82,12 +82,14 @@ LAYERS = """
     evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections  config.shipped
+    encoding
     space
     genotype
     ops
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
+    strategies.sampling_options
     protocols  config.schema  baselines.table  grownas
     errors
 """

@@ -46,6 +46,7 @@ def about(words: str) -> Any:
 
 
 Count = Annotated[int, Field(strict=True, ge=1)]
+Several = Annotated[int, Field(strict=True, ge=2)]
 Whole = Annotated[int, Field(strict=True, ge=0, lt=2**63)]  # random generators accept no larger seed
 Number = Annotated[float, BeforeValidator(_no_flag)]
 Positive = Annotated[float, BeforeValidator(_no_flag), Field(gt=0)]

@@ -52,21 +52,21 @@ def search(config: Config, rundir: RunDir | None = None) -> Path:
 
 def search_in_memory(
     config: Config, task: Task
-) -> tuple[experiment.Summary, MemoryFolder, Sequence[Mapping[str, Any]]]:
-    """Search without writing to disk; return the summary, the files in memory and the log of morphisms."""
+) -> tuple[experiment.Summary, MemoryFolder, Mapping[str, Sequence[Mapping[str, Any]]]]:
+    """Search without writing to disk; return the summary, the files in memory and the logs of changes and trials."""
     configs.strategy_of(config.strategy, refit=config.refit)  # raises if options contradict each other
     check_search(config, task)
     folder = MemoryFolder()
     folder.write_json("run.json", {"command": "search", "what": None})
     write_config(config, folder, task.checksum)
-    growth = MemoryLog()
+    logs = {name: MemoryLog() for name in ("growth", "trials")}
     with Progress(quiet=config.quiet) as progress, _threads(config.threads):
-        journal = Journal.in_memory(progress, growth=growth)
+        journal = Journal.in_memory(progress, **logs)
         summary, _ = experiment.search(config, folder, journal, task)
     summary["verdict"] = verdicts.of_run(summary)
     folder.write_json("summary.json", summary)
     _show(config, summary)
-    return summary, folder, growth
+    return summary, folder, logs
 
 
 def _show(config: Config, summary: experiment.Summary) -> None:

@@ -28,6 +28,8 @@ from grownas.runs.rundir import RunDir
 from grownas.training.loop import Fit, Tree, finish_blend, fit
 from grownas.training.recipe import Recipe, make_optimizers
 
+LOGS = ("metrics", "growth", "shares", "trials")  # names of a run's logs, NAME.jsonl in its folder
+
 
 class Interrupted(KeyboardInterrupt):
     """The user interrupted the run; its state is saved, so the run can be resumed."""
@@ -140,6 +142,7 @@ class Journal:
         metrics: Log,
         growth: Log,
         shares: Log,
+        trials: Log,
         progress: Progress,
         every_s: float = 30.0,
     ) -> None:
@@ -150,11 +153,12 @@ class Journal:
             metrics: log of evaluations.
             growth: log of morphisms.
             shares: log of the mixture weights in each epoch of a supernet's fit, written when the fit is finished.
+            trials: log of the genotypes that were trained on their own.
             progress: shows the progress.
             every_s: seconds between snapshots of a fit.
         """
         self.store = store
-        self.metrics, self.growth, self.shares = metrics, growth, shares
+        self.metrics, self.growth, self.shares, self.trials = metrics, growth, shares, trials
         self.progress, self.every_s = progress, every_s
         self.elapsed = 0.0  # wall time of all fits and remembered work so far, seconds
         self.cpu_seconds = 0.0  # processor time of all fits so far, seconds
@@ -162,7 +166,7 @@ class Journal:
         self.root: Journal | None = None  # for a branch: the journal of the run, which receives interrupts
         self._model = SEARCH
         self._counted: set[str] = set()  # keys of remembered work already included in `elapsed`
-        for log in (metrics, growth, shares):
+        for log in (metrics, growth, shares, trials):
             log.truncate()
 
     @classmethod
@@ -176,21 +180,20 @@ class Journal:
             every_s: seconds between snapshots of a fit.
         """
         store = FolderStore(rundir.path / "checkpoint", identity)
-        logs = {name: rundir.log(f"{name}.jsonl") for name in ("metrics", "growth", "shares")}
+        logs = {name: rundir.log(f"{name}.jsonl") for name in LOGS}
         return cls(store, **logs, progress=progress, every_s=every_s)
 
     @classmethod
-    def in_memory(cls, progress: Progress | None = None, *, growth: Log | None = None) -> Journal:
-        """Open a journal in memory, which writes nothing to disk."""
+    def in_memory(cls, progress: Progress | None = None, **given: Log) -> Journal:
+        """Open a journal in memory, which writes nothing to disk.
+
+        Args:
+            progress: shows the progress; quiet by default.
+            given: logs by name, to be read later; the others are the journal's own.
+        """
         progress = Progress(quiet=True) if progress is None else progress
-        return cls(
-            MemoryStore(),
-            metrics=MemoryLog(),
-            growth=MemoryLog() if growth is None else growth,
-            shares=MemoryLog(),
-            progress=progress,
-            every_s=math.inf,
-        )
+        logs = {name: given.get(name, MemoryLog()) for name in LOGS}
+        return cls(MemoryStore(), **logs, progress=progress, every_s=math.inf)
 
     @contextmanager
     def of_model(self, name: str) -> Iterator[None]:
@@ -210,10 +213,10 @@ class Journal:
             name: name of the branch; a branch with the same name restores the same finished work.
             logs: write to the logs of this journal; if False, the branch writes no logs.
         """
-        own = (self.metrics, self.growth, self.shares) if logs else (MemoryLog(), MemoryLog(), MemoryLog())
         made = copy.copy(self)
         made.store, made.root = BranchStore(self.store, name), self.root or self
-        made.metrics, made.growth, made.shares = own
+        if not logs:
+            made.metrics, made.growth, made.shares, made.trials = (MemoryLog() for _ in LOGS)
         made.elapsed, made.cpu_seconds, made._counted = 0.0, 0.0, set()
         return made
 
@@ -367,6 +370,10 @@ class Journal:
     def log_morphism(self, line: Mapping[str, Any]) -> None:
         """Add a line to the growth log."""
         self.growth.append(line)
+
+    def log_trial(self, line: Mapping[str, Any]) -> None:
+        """Add a line to the log of trials."""
+        self.trials.append(line)
 
     def interrupt(self) -> None:
         """Make the run stop after its current step."""

@@ -4,41 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from grownas.config.schema import (
-    Count,
-    Distinct,
-    NonNegative,
-    OneOrMore,
-    Optimizer,
-    Positive,
-    StrategySection,
-    WeightOptimizer,
-    about,
-)
+from grownas.config.schema import Count, Distinct, OneOrMore, Positive, Section, Several, about
+from grownas.strategies.sampling_options import SamplingSection
 
 
-class Weights(WeightOptimizer):
-    """The weights' optimiser in random search; the same defaults as in growth."""
+class Halving(Section):
+    """Successive halving of batches of genotypes."""
 
-    rate: Positive = 5e-3
-    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
+    candidates: Annotated[Count, about("genotypes of a batch")] = 9
+    first_epochs: Annotated[Count, about("epochs after which the batch is first compared")] = 3
+    reduction_factor: Annotated[
+        Several, about("each round keeps one genotype in so many and multiplies the epochs by this factor")
+    ] = 3
 
 
-class Options(StrategySection):
+class Options(SamplingSection):
     """The options of random search."""
 
     use: Literal["random"] = "random"
-    genotypes: Annotated[Count, about("number of genotypes, if the budget has no limit")] = 10
-    max_epochs: Annotated[Count, about("most epochs per genotype; patience usually stops earlier")] = 1000
-    patience: Annotated[Count, about("epochs without a lower validation loss before training stops")] = 8
-    weights: Weights = Weights()
-    alpha: Optimizer = Optimizer()
     rates: Annotated[
         tuple[Positive, ...],
         OneOrMore,
         Distinct,
         about("learning rates of the weights, one per genotype in turn; empty list: `weights.rate`"),
     ] = (0.001, 0.003, 0.01)
-    noise: Annotated[
-        NonNegative, about("sd of noise on the start's weights without effect; unit: 1 / sqrt(hidden size)")
-    ] = 0.4
+    halving: Annotated[
+        Halving | None, about("train batches of genotypes briefly, the best further; null: train each to its end")
+    ] = None

@@ -1,173 +1,85 @@
 """Random search: draw genotypes, train each from the same kind of start, keep the best (Li & Talwalkar 2019).
 
-It is the control for all other strategies: the same space, start, training and acceptance criterion. In the space of
-chains the shares of a genotype are trained, too. A cell of the DAG has no shares: derived cells are trained.
+It is the control for all other strategies: the same space, start, training and acceptance criterion. With successive
+halving (Jamieson & Talwalkar 2016) most genotypes are trained briefly, so that more are tried for the same steps.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 import random
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar
 
-from grownas.criteria.acceptance import Acceptance, Untrained
-from grownas.errors import TrainingError
-from grownas.genotype import AnyGenotype, Genotype
 from grownas.protocols import Problem, SearchResult
-from grownas.strategies.cores import derived, genotype_of, with_noise
-from grownas.strategies.random_options import Options
-from grownas.training.loop import Fit
-from grownas.training.recipe import Recipe, count_parameters, recipe_from
+from grownas.strategies.random_options import Halving, Options
+from grownas.strategies.sampling import Sampling, SamplingStrategy, Trial
 
-MOST_DIVERGED = 5  # genotypes whose training diverged before the search stops with the error
+HALVED, SPENT = "halving", "budget"  # why a trial ended: it was not among the best; the budget ended within the batch
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The best genotype so far.
+class RandomSearch(SamplingStrategy):
+    """The strategy `random` (see `grownas.protocols.Strategy`).
 
-    Attributes:
-        genotype: as it was drawn.
-        key: for what its weights were drawn.
-        fit: its training.
-        recipe: of the training.
+    Without `halving` each genotype is trained until patience runs out. With it a batch of `candidates` is drawn; all
+    are trained for `first_epochs`, and each further round keeps the best one in `reduction_factor` for so many times
+    the epochs. The last one is trained until patience runs out. Then the next batch is drawn. A training that goes on
+    keeps its weights, optimiser state and order of data; its steps count once. A budget that ends within a batch ends
+    the batch, and the best model may be one that was trained briefly.
     """
 
-    genotype: AnyGenotype
-    key: str
-    fit: Fit
-    recipe: Recipe
-
-
-class RandomSearch:
-    """The strategy `random` (see `grownas.protocols.Strategy`)."""
-
+    name: ClassVar[str] = "random"
     section = Options
-    backbones = ("chain", "dag")
-
-    def __init__(self, options: Options) -> None:
-        """Store the options."""
-        self.options = options
-
-    def recipe(self) -> Recipe:
-        """Return the recipe for each genotype."""
-        options = self.options
-        return recipe_from(
-            options.weights.model_dump(),
-            alpha=options.alpha.model_dump(),
-            epochs=options.max_epochs,
-            patience=options.patience,
-        )
-
-    def tuning_recipe(self) -> Recipe:
-        """Return the recipe for each genotype."""
-        return self.recipe()
-
-    def with_rate(self, rate: float) -> RandomSearch:
-        """Return a copy of the strategy with a single learning rate of the weights."""
-        weights = self.options.weights.model_copy(update={"rate": rate})
-        return RandomSearch(self.options.model_copy(update={"weights": weights, "rates": (rate,)}))
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Train one genotype after the other; yield the best result so far after each.
-
-        A genotype whose training diverges is skipped with a warning; its steps and seconds count.
+        """Draw and train one genotype, or one batch of them, after the other; yield the best result so far after each.
 
         Raises:
-            TrainingError: the training of five genotypes diverged.
+            TrainingError: the training of five genotypes in a row diverged.
         """
-        accept, options, journal = Acceptance.of(self.options), self.options, problem.journal
-        begin = problem.start if problem.space.backbone == "chain" else derived(problem.start)  # else another function
-        start = Untrained(begin, problem.task.evaluate(begin, "val"))
-        began, rng = journal.elapsed, random.Random(problem.seed)
-        rates = itertools.cycle(options.rates or (options.weights.rate,))
-        best: Trained | None = None
-        scores, diverged, steps = list[dict[str, Any]](), 0, 0
-
-        def result(reason: str) -> SearchResult:
-            return SearchResult(
-                model=derived(best.fit.model if best else begin),
-                evaluation=best.fit.evaluation if best else start.evaluation,
-                is_start=best is None,
-                params=count_parameters(best.fit.model if best else begin),
-                steps=steps,
-                seconds=journal.elapsed - began,
-                settings=len(scores) + diverged,
-                reason=reason,
-                scores=tuple(scores),
-                log=()
-                if best is None
-                else ({"genotype": best.genotype.to_dict(), "key": best.key, **_training(best)},),
-                chosen={} if best is None else {"rate": best.recipe.weights.rate, **_sizes(best)},
-                speed=best.fit.speed if best else None,
-                capped=best is not None and best.recipe.is_capped(best.fit.epochs, best.fit.best_epoch),
-            )
-
-        for number in itertools.count():
-            genotype = problem.space.sample(rng)
-            recipe, key = self._recipe_with(next(rates), problem), f"random-{number}"
-            try:
-                fit = journal.fit(key, self._untrained(genotype, key, problem), problem.task, recipe, seed=problem.seed)
-            except TrainingError as error:
-                diverged, steps = diverged + 1, steps + error.steps
-                if diverged == MOST_DIVERGED:
-                    raise
-                warnings.warn(f"skipped: {error}", stacklevel=2)
+        sampling, rng = Sampling(self.name, problem, self.options), random.Random(problem.seed)
+        while not sampling.limit:
+            if self.options.halving is None:
+                sampling.train(problem.space.sample(rng))
             else:
-                steps += fit.steps
-                scores.append(
-                    {
-                        "genotype": genotype_of(fit.model).to_dict(),
-                        "val": fit.evaluation.metric,
-                        "steps": fit.steps,
-                        "seconds": journal.elapsed - began,
-                    }
-                )
-                better = best is None or fit.loss < best.fit.loss
-                if better and accept(start, fit, problem.task).accepted:
-                    best = Trained(genotype, key, fit, recipe)
-            limit = self._limit(problem, steps, journal.elapsed - began, number + 1)
-            yield result(limit or "")
-            if limit:
-                return
-
-    def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
-        """Train the best genotype again, up to the best epoch of its fit."""
-        if result.is_start:
-            return replace(result, model=derived(problem.start))
-        (found,) = result.log
-        recipe = self._recipe_with(found["rate"], problem).refit(found["best_epoch"])
-        begin = self._untrained(Genotype.from_dict(found["genotype"]), found["key"], problem)
-        fit = problem.journal.fit("random-refit", begin, problem.task, recipe, seed=problem.seed)
-        steps, seconds = result.steps + fit.steps, result.seconds + fit.seconds
-        return replace(result, model=derived(fit.model), steps=steps, seconds=seconds)
-
-    def _untrained(self, genotype: AnyGenotype, key: str, problem: Problem) -> Any:
-        """Build the model of a genotype: a chain around a supernet of its ops, ready to be trained; a DAG as it is."""
-        if not isinstance(genotype, Genotype):
-            return problem.build_cell(genotype, key)
-        nodes = [[(op.combine, op.activation) for op in node.ops] for node in genotype.nodes]
-        return with_noise(problem.build(nodes, key), self.options.noise, seed=problem.seed)
-
-    def _recipe_with(self, rate: float, problem: Problem) -> Recipe:
-        recipe = self.recipe()
-        return replace(recipe, weights=replace(recipe.weights, rate=rate), bf16=problem.bf16)
-
-    def _limit(self, problem: Problem, steps: int, seconds: float, genotypes: int) -> str | None:
-        budget = problem.budget
-        if budget.steps is budget.seconds is budget.genotypes is None:
-            most = self.options.genotypes
-            return f"strategy.genotypes = {most} reached" if genotypes >= most else None
-        return budget.spent(steps=steps, seconds=seconds, genotypes=genotypes)
+                _train_batch(sampling, rng, self.options.halving)
+            yield sampling.result()
 
 
-def _training(best: Trained) -> dict[str, Any]:
-    return {"rate": best.recipe.weights.rate, "best_epoch": best.fit.best_epoch, "loss_after": best.fit.loss}
+def _train_batch(sampling: Sampling, rng: random.Random, halving: Halving) -> None:
+    """Draw a batch of genotypes, train it by successive halving and log each trial when its training ends."""
+    space, epochs = sampling.problem.space, halving.first_epochs
+    batch = list[Trial]()
+    while len(batch) < halving.candidates and not sampling.limit:
+        trial = sampling.begin(space.sample(rng))
+        sampling.go_on(trial, epochs)
+        batch.append(trial)
+        _end_if_diverged(sampling, trial)
+    rivals = _ranked(batch)
+    while rivals and not sampling.is_spent:
+        count = math.ceil(len(rivals) / halving.reduction_factor)
+        for trial in rivals[count:]:
+            trial.reason = trial.reason or HALVED
+            sampling.end(trial)
+        rivals, epochs = rivals[:count], epochs * halving.reduction_factor
+        is_last = len(rivals) == 1
+        for trial in rivals:
+            if not trial.reason and not sampling.is_spent:
+                sampling.go_on(trial, None if is_last else epochs)
+                _end_if_diverged(sampling, trial)
+        rivals = _ranked(rivals)
+        if is_last:
+            break
+    for trial in rivals:
+        trial.reason = trial.reason or SPENT
+        sampling.end(trial)
 
 
-def _sizes(best: Trained) -> dict[str, Any]:
-    genotype, core = best.genotype, best.fit.model.core
-    return {"nodes": len(genotype.nodes), "ops": genotype.op_count, "hidden_size": core.hidden_size}
+def _end_if_diverged(sampling: Sampling, trial: Trial) -> None:
+    if trial.error is not None:
+        sampling.end(trial)
+
+
+def _ranked(trials: list[Trial]) -> list[Trial]:
+    """Return the trials that did not diverge, the lowest validation loss first; ties keep their order."""
+    return sorted((one for one in trials if one.error is None), key=lambda one: one.loss)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 from grownas.config.schema import Count, StrategySection, Whole, about
-from grownas.strategies.random_options import Weights
+from grownas.strategies.sampling_options import Weights
 
 
 class SharedSection(StrategySection):

@@ -159,7 +159,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         if (one / name).exists():
             assert (one / name).read_bytes() == (other / name).read_bytes(), name
     assert without_times(read_json(one / "summary.json")) == without_times(read_json(other / "summary.json"))
-    for name in ("metrics.jsonl", "growth.jsonl", "shares.jsonl"):
+    for name in ("metrics.jsonl", "growth.jsonl", "shares.jsonl", "trials.jsonl"):
         lines = [
             [line for line in read_lines(folder / name) if not str(line.get("metric")).endswith("_per_s")]
             for folder in (one, other)

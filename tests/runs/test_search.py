@@ -23,6 +23,7 @@ FILES = (
     "metrics.jsonl",
     "growth.jsonl",
     "shares.jsonl",
+    "trials.jsonl",
     "genotype.json",
     "weights.safetensors",
     "equations.txt",

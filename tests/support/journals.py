@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grownas.runs.journal import FolderStore, Journal
+from grownas.runs.journal import LOGS, FolderStore, Journal
 
 ALWAYS, NEVER = -1.0, 1e9  # seconds between snapshots
 
@@ -40,10 +40,11 @@ class Folder:
     """One run folder: its logs stay while journals come and go."""
 
     def __init__(self, path):
-        self.path, self.metrics, self.growth, self.shares, self.progress = path, Log(), Log(), Log(), Progress()
+        self.path, self.progress = path, Progress()
+        self.metrics, self.growth, self.shares, self.trials = (Log() for _ in LOGS)
 
     def journal(self, *, identity="config", every_s=ALWAYS):
-        logs = {"metrics": self.metrics, "growth": self.growth, "shares": self.shares}
+        logs = {name: getattr(self, name) for name in LOGS}
         return Journal(FolderStore(self.path, identity), every_s=every_s, progress=self.progress, **logs)
 
     def names(self):

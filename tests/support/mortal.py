@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from grownas.protocols import Problem, SearchResult
-from grownas.runs.journal import Journal, MemoryLog, MemoryStore
+from grownas.runs.journal import LOGS, Journal, MemoryLog, MemoryStore
 from grownas.runs.progress import Progress
 from support.journals import ALWAYS, NEVER, Killed
 
@@ -37,7 +37,7 @@ def goes_on_after_a_kill(
     vars(task).update(vars(problem.task))
 
     def run(every_s: float, kept: MemoryStore) -> list[SearchResult]:
-        logs = {name: MemoryLog() for name in ("metrics", "growth", "shares")}
+        logs = {name: MemoryLog() for name in LOGS}
         journal = Journal(kept, **logs, progress=Progress(quiet=True), every_s=every_s)
         return list(search(replace(problem, task=task, journal=journal)))
 

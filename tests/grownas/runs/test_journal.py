@@ -13,7 +13,7 @@ import torch
 from grownas.criteria.threshold import Thresholds
 from grownas.errors import TrainingError
 from grownas.runs import checkpoint
-from grownas.runs.journal import Interrupted, Journal, MemoryStore
+from grownas.runs.journal import LOGS, Interrupted, Journal, MemoryStore
 from grownas.strategies.growing.moves import Context, add_node_at
 from grownas.strategies.growing.options import MODES
 from grownas.strategies.growing.state import Candidate
@@ -152,7 +152,7 @@ def in_folder(folder):
 
 def in_memory(folder):
     store = MemoryStore()
-    logs = {"metrics": folder.metrics, "growth": folder.growth, "shares": folder.shares}
+    logs = {name: getattr(folder, name) for name in LOGS}
     return lambda: Journal(store, progress=folder.progress, **logs)
 
 

@@ -4,71 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
 
 from grownas.backbones.chain import Backbone
 from grownas.cells.cell import GrownRNN
 from grownas.errors import TrainingError
 from grownas.genotype import DagGenotype
-from grownas.protocols import Budget, Evaluation, Problem
-from grownas.space import SearchSpace
-from grownas.starts.random import random_start
-from grownas.strategies.random_search import MOST_DIVERGED, Options, RandomSearch
-from grownas.training.loop import Fit
-
-SPACE = SearchSpace(combine=("add",), activation=("tanh", "relu"), max_nodes=3)
-START, STEPS, DAYS = 2.0, 20, 64
-
-
-class Journal:
-    """Gives each key the validation loss of a script, None where training diverges; a fit takes 20 steps and 1 s."""
-
-    def __init__(self, says=lambda key: 1.0):
-        self.says, self.fits, self.elapsed = says, {}, 5.0
-
-    def fit(self, key, model, task, recipe, *, seed):
-        self.elapsed += 1.0
-        self.fits[key] = (model, task, recipe, seed)
-        if self.says(key) is None:
-            raise TrainingError(f"{key} diverged", seconds=1.0, steps=7)
-        losses = np.full(DAYS, self.says(key))
-        return Fit(model, [], Evaluation(float(losses[0]), losses), 9, 4, STEPS, 1.0, "patience", [])
-
-
-def problem_of(copy_task, journal, **changes):
-    task = copy_task()
-    evaluate = task.evaluate
-    task.evaluate = lambda model, part: (
-        Evaluation(START, np.full(DAYS, START)) if part == "val" else evaluate(model, part)
-    )
-
-    def build(nodes, purpose):
-        generator = torch.Generator().manual_seed(len(purpose))
-        return random_start(task, nodes, input_size=2, hidden_size=3, generator=generator)
-
-    start = build([SPACE.ops], "start")
-    return Problem(task=task, space=SPACE, build=build, start=start, journal=journal, **changes)
-
-
-def dag_problem_of(copy_task, journal, **changes):
-    problem = problem_of(copy_task, journal)
-
-    def drawn(purpose):
-        return torch.Generator().manual_seed(len(purpose))
-
-    def build(nodes, purpose):
-        return random_start(problem.task, nodes, input_size=2, hidden_size=3, backbone="dag", generator=drawn(purpose))
-
-    def build_cell(genotype, purpose):
-        core = GrownRNN(genotype, 2, 3)
-        core.reset_parameters(drawn(purpose))
-        return problem.task.model(core, generator=drawn(purpose))
-
-    space = SearchSpace((), ("none", "tanh", "relu"), max_nodes=3, backbone="dag")
-    start = build([space.ops] * 2, "start")
-    return replace(problem, space=space, build=build, build_cell=build_cell, start=start, **changes)
+from grownas.protocols import Budget
+from grownas.strategies.random_search import Options, RandomSearch
+from grownas.strategies.sampling import MOST_DIVERGED
+from support.sampling import SPACE, START, STEPS, Journal, dag_problem_of, problem_of
 
 
 def search(copy_task, journal=None, budget=None, seed=1, **options):
@@ -210,3 +155,69 @@ def test_of_dags_the_start_is_the_cell_that_is_read_out_and_the_best_is_refitted
     assert before.core.genotype == after.core.genotype
     for one, other in zip(before.parameters(), after.parameters(), strict=True):
         assert one.equal(other)  # the same start, as nothing was trained here
+
+
+# ---- successive halving
+
+
+class Halved(Journal):
+    """A journal whose fits have the epochs of their recipe, 10 steps an epoch."""
+
+    def fit(self, key, model, task, recipe, *, seed, after=None, extendable=False):
+        fit = super().fit(key, model, task, recipe, seed=seed)
+        assert (after is None) or after in self.fits
+        assert extendable == ("-to-" in key)
+        epochs = min(recipe.epochs, 40)
+        return replace(fit, epochs=epochs, best_epoch=epochs if extendable else epochs - 8, steps=10 * epochs)
+
+
+def halve(copy_task, losses, *, budget=None, genotypes=9, **halving):
+    """Search with a loss of each genotype; return what was found and the journal."""
+    journal = Halved(lambda key: losses[int(key.split("-")[1])])
+    options = {"accept": "better", "guard": False, "genotypes": genotypes, "max_epochs": 1000, "halving": halving}
+    problem = problem_of(copy_task, journal, budget=budget or Budget())
+    return list(RandomSearch(Options.model_validate(options)).search(problem)), journal
+
+
+def test_of_a_batch_the_best_third_trains_three_times_as_long_and_the_last_to_its_end(copy_task):
+    losses = [1.5, 1.2, 1.9, 1.1, 1.4, 1.8, 1.3, 1.7, 1.6]
+    (found,), journal = halve(copy_task, losses)
+    first = [f"random-{number}-to-3" for number in range(9)]
+    assert list(journal.fits) == [*first, "random-3-to-9", "random-1-to-9", "random-6-to-9", "random-3"]
+    assert found.steps == 10 * (6 * 3 + 2 * 9 + 40)  # of each trial its whole training, once
+    assert found.evaluation.metric == 1.1
+    assert found.settings == 9
+    assert {line["number"]: line["reason"] for line in journal.lines} == {3: "patience"} | dict.fromkeys(
+        [0, 1, 2, 4, 5, 6, 7, 8], "halving"
+    )
+    assert [line["number"] for line in journal.lines] == [4, 0, 8, 7, 5, 2, 1, 6, 3]  # as they ended
+    assert {line["number"]: line["steps"] for line in journal.lines} == {3: 400, 1: 90, 6: 90} | dict.fromkeys(
+        [0, 2, 4, 5, 7, 8], 30
+    )
+    assert [one["val"] for one in found.scores] == [line["val"] for line in journal.lines]
+
+
+def test_a_diverged_genotype_leaves_its_batch_and_counts(copy_task):
+    with pytest.warns(UserWarning, match="skipped: random-1-to-3 diverged"):
+        (found,), journal = halve(copy_task, [1.5, None, 1.2], genotypes=3, candidates=3)
+    assert list(journal.fits) == ["random-0-to-3", "random-1-to-3", "random-2-to-3", "random-2"]
+    assert found.steps == 30 + 7 + 400
+    assert found.settings == 3
+    assert {line["number"]: line["reason"] for line in journal.lines} == {1: "diverged", 0: "halving", 2: "patience"}
+
+
+def test_batches_follow_until_the_budget_ends_one(copy_task):
+    losses = [1.5, 1.2, 1.9, 1.1, 1.4, 1.8]
+    found, journal = halve(copy_task, losses, budget=Budget(steps=10 * (6 + 40 + 5)), candidates=3)
+    keys = [f"random-{number}-to-3" for number in range(5)]
+    assert list(journal.fits) == [*keys[:3], "random-1", *keys[3:]]
+    assert [one.reason for one in found] == ["", "budget.steps = 510 reached"]
+    assert [line["reason"] for line in journal.lines[3:]] == ["budget"] * 2
+    assert found[-1].evaluation.metric == 1.1
+    assert found[-1].log[0]["best_epoch"] == 3  # what a refit repeats
+
+
+def test_a_limit_of_genotypes_shortens_the_last_batch(copy_task):
+    found, journal = halve(copy_task, [1.5, 1.2, 1.9, 1.1], budget=Budget(genotypes=4), candidates=3)
+    assert [one.settings for one in found] == [3, 4]
+    assert list(journal.fits)[-2:] == ["random-3-to-3", "random-3"]

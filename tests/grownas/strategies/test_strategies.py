@@ -16,7 +16,7 @@ import torch
 from grownas.config.loading import plugin_names, strategy_class
 from grownas.genotype import Genotype
 from grownas.protocols import Budget, SearchResult
-from grownas.runs.journal import Journal, MemoryLog, MemoryStore
+from grownas.runs.journal import LOGS, Journal, MemoryLog, MemoryStore
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 from grownas.space import SearchSpace
@@ -119,7 +119,7 @@ def whole(searching):
 
 def journal_on(store):
     """A journal in memory that goes on from a store."""
-    logs = {name: MemoryLog() for name in ("metrics", "growth", "shares")}
+    logs = {name: MemoryLog() for name in LOGS}
     return Journal(store, **logs, progress=Progress(quiet=True))
 
 
@@ -233,7 +233,7 @@ def test_a_search_that_is_run_again_trains_nothing_and_finds_the_same_bits(
     journal = journal_on(copy.deepcopy(first.store))
     again = [told(result) for result in searching(name, journal, task=Untrainable(dropout=0.1))]
     assert_equal(again, first.found)
-    for log in ("metrics", "shares", "growth"):
+    for log in LOGS:
         assert getattr(journal, log) == getattr(first.journal, log)
     assert journal.elapsed == first.journal.elapsed
 
@@ -277,7 +277,7 @@ def test_a_journal_in_memory_does_what_one_in_a_folder_does(searching, whole, as
     folder, expected = RunDir.create(tmp_path, "run", "search"), whole(name)
     journal = Journal.in_folder(folder, "config", progress=Progress(quiet=True), every_s=-1.0)
     assert_equal([without_times(told(result)) for result in searching(name, journal)], expected.timeless)
-    for log in ("metrics", "growth", "shares"):
+    for log in LOGS:
         kept = [timeless(line) for line in getattr(expected.journal, log)]
         written = (folder.path / f"{log}.jsonl").read_text("utf-8").splitlines()
         assert [timeless(json.loads(line)) for line in written] == json.loads(json.dumps(kept))
