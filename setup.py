@@ -86,11 +86,13 @@ setup(
             "pdarts = grownas.strategies.pdarts:PDarts",
             "cdarts = grownas.strategies.cdarts:CDarts",
             "random_shared = grownas.strategies.random_shared:RandomShared",
+            "enas = grownas.strategies.enas:Enas",
         ],
         "grownas.strategies.options": [  # by which a config is read without importing PyTorch
             "growing = grownas.strategies.growing.options:Options",
             "random = grownas.strategies.random_options:Options",
             "random_shared = grownas.strategies.shared_options:RandomSharedOptions",
+            "enas = grownas.strategies.policy_options:EnasOptions",
         ],
         "grownas.tasks": [
             "index_returns = grownas.tasks.index_returns.task:IndexReturns",

@@ -46,13 +46,14 @@ LAYERS = """
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
-    strategies.pdarts  strategies.cdarts  strategies.random_shared
+    strategies.pdarts  strategies.cdarts  strategies.random_shared  strategies.enas
     strategies.shared
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
-    strategies.random_search
-    strategies.growing.state  strategies.sampling  strategies.shared_options
+    strategies.random_search  strategies.policy
+    strategies.growing.state  strategies.sampling  strategies.policy_options
+    strategies.shared_options
     strategies.growing.options  strategies.random_options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -149,21 +150,31 @@ def first_windows(task: Task, part: str, count: int, *, seed: int) -> list[Windo
     return found
 
 
+@contextmanager
+def choosing(core: SharedCore, genotype: AnyGenotype) -> Iterator[None]:
+    """Compute a genotype in evaluation within the context."""
+    before, core.chosen = core.chosen, genotype
+    try:
+        yield
+    finally:
+        core.chosen = before
+
+
 @torch.no_grad()
 def mean_loss(model: Any, task: Task, windows: list[Window], genotype: AnyGenotype) -> float:
     """Return a genotype's mean loss on windows with the shared weights, without dropout, from a zero state each.
 
     A loss that is not a number counts as infinite.
     """
-    model.eval().core.chosen = genotype
-    losses = [float(window_loss(model, task, window.to(device_of(model)), None)[0]) for window in windows]
+    with choosing(model.eval().core, genotype):
+        losses = [float(window_loss(model, task, window.to(device_of(model)), None)[0]) for window in windows]
     return _or_infinite(sum(losses) / len(losses))
 
 
 def whole_loss(model: Any, task: Task, genotype: AnyGenotype) -> float:
     """Return a genotype's mean loss on the validation part with the shared weights; infinite if it is not a number."""
-    model.core.chosen = genotype
-    return _or_infinite(float(task.evaluate(model, "val").losses.mean()))
+    with choosing(model.core, genotype):
+        return _or_infinite(float(task.evaluate(model, "val").losses.mean()))
 
 
 def _or_infinite(loss: float) -> float:

@@ -29,12 +29,12 @@ SMALL = {
     "max_nodes": 2, "max_epochs": 2, "unit_epochs": 1, "rounds": 2, "samples": 5, "rescored": 2, "fine_tune_epochs": 1,
     "accept": "better", "guard": False, "weights": {"rate": 0.02},
 }  # fmt: skip
-NAMES = ("random_shared",)
+NAMES = {"random_shared": {}, "enas": {"policy_updates": 2, "policy_samples": 3}}
 
 
 def strategy_of(name, **changes):
     strategy = strategy_class(name)
-    return strategy(strategy.section(**{**SMALL, **changes}))
+    return strategy(strategy.section(**{**SMALL, **NAMES[name], **changes}))
 
 
 def searched(task, kind="chain", journal=None):

@@ -31,6 +31,7 @@ SHARED = {
     "max_epochs": 2, "unit_epochs": 1, "rounds": 2, "samples": 4, "rescored": 2, "fine_tune_epochs": 2,
     "accept": "better", "guard": False, "max_nodes": 2, "weights": {"rate": 0.02},
 }  # fmt: skip
+ENAS = {**SHARED, "policy_updates": 2, "policy_samples": 3}
 SMALL = {  # options with which a search is short and finds something; those of a strategy from elsewhere are its own
     "growing": {
         **ACCEPTING, "first_epochs": None, "mode": "nodes_and_ops", "trial_epochs": 1, "max_ops": 5, "restarts": 1,
@@ -45,12 +46,13 @@ SMALL = {  # options with which a search is short and finds something; those of 
     "pdarts": {**SUPERNET, "max_epochs": 2, "kept_ops": [8, 5], "dropouts": [0.0, 0.5]},
     "cdarts": {**SUPERNET, "max_epochs": 3, "evaluation_epochs": 1},
     **dict.fromkeys(("random_shared", "random_shared on a dag"), SHARED),
+    **dict.fromkeys(("enas", "enas on a dag"), ENAS),
 }  # fmt: skip
 BUDGETS = {"steps": 1, "seconds": 1e-9, "genotypes": 1}
 
 ON_A_DAG = " on a dag"  # ends the name of a strategy that is to search DAGs, where it does so in its own way
 
-DAGS = [f"{name}{ON_A_DAG}" for name in ("growing", "random_shared")]
+DAGS = [f"{name}{ON_A_DAG}" for name in ("growing", "random_shared", "enas")]
 pytestmark = pytest.mark.parametrize("name", [*plugin_names("strategy"), *DAGS])
 
 
