@@ -77,6 +77,7 @@ setup(
         "grownas.strategies": [
             "growing = grownas.strategies.growing.strategy:Growing",
             "random = grownas.strategies.random_search:RandomSearch",
+            "evolution = grownas.strategies.evolution:Evolution",
             "darts = grownas.strategies.darts:Darts",
             "gaea = grownas.strategies.gaea:Gaea",
             "sdarts_rs = grownas.strategies.sdarts:SdartsRandom",
@@ -93,6 +94,7 @@ setup(
             "random = grownas.strategies.random_options:Options",
             "random_shared = grownas.strategies.shared_options:RandomSharedOptions",
             "enas = grownas.strategies.policy_options:EnasOptions",
+            "evolution = grownas.strategies.evolution_options:Options",
         ],
         "grownas.tasks": [
             "index_returns = grownas.tasks.index_returns.task:IndexReturns",

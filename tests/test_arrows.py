@@ -51,10 +51,9 @@ LAYERS = """
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
-    strategies.random_search  strategies.policy
-    strategies.growing.state  strategies.sampling  strategies.policy_options
-    strategies.shared_options
-    strategies.growing.options  strategies.random_options  strategies.cores  starts.var  training.migrate
+    strategies.random_search  strategies.evolution  strategies.policy
+    strategies.growing.state  strategies.sampling
+    strategies.growing.options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
@@ -90,6 +89,8 @@ LAYERS = """
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
+    strategies.policy_options
+    strategies.random_options  strategies.evolution_options  strategies.shared_options
     strategies.sampling_options
     protocols  config.schema  baselines.table  grownas
     errors

@@ -16,6 +16,7 @@ trained.
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from abc import abstractmethod
@@ -231,8 +232,9 @@ class Sampling:
         """Return the best result so far; its reason is `limit`."""
         best, fit = self.best, self.best_fit
         found = fit.model if fit else self.start.model
+        model = derived(found)
         return SearchResult(
-            model=derived(found),
+            model=copy.deepcopy(model) if model is found else model,  # the caller may change it
             evaluation=fit.evaluation if fit else self.start.evaluation,
             is_start=best is None,
             params=count_parameters(found),

@@ -13,6 +13,7 @@ import torch
 
 from grownas.backbones.chain import Backbone, shares_of
 from grownas.backbones.dag import DagBackbone
+from grownas.cells.cell import GrownRNN
 from grownas.criteria import threshold
 from grownas.criteria.threshold import Thresholds
 from grownas.protocols import Budget, Evaluation, Problem, Verdict
@@ -73,9 +74,15 @@ def problem_of(start, task, journal, *, seed=1, space=SPACE, seconds=None, origi
         make = dag_model_of if space.backbone == "dag" else model_of
         return make(task, *nodes, seed=sum(map(ord, purpose)), hidden=start.core.hidden_size)
 
+    def build_cell(genotype, purpose):
+        generator = torch.Generator().manual_seed(sum(map(ord, purpose)))
+        core = GrownRNN(genotype, task.input_size, start.core.hidden_size)
+        core.reset_parameters(generator)
+        return task.model(core, generator=generator)
+
     return Problem(
         task=task, space=space, build=build, start=start, journal=journal, budget=Budget(seconds=seconds), seed=seed,
-        origins=lambda count: origins[:count],
+        origins=lambda count: origins[:count], build_cell=build_cell,
     )  # fmt: skip
 
 

@@ -133,7 +133,8 @@ def test_of_dags_derived_cells_are_drawn_and_trained(copy_task):
     assert all(isinstance(cell, GrownRNN) and problem.space.contains(cell.genotype) for cell in cells)
     assert len({cell.genotype for cell in cells}) > 1
     assert [one["genotype"] for one in last.scores] == [cell.genotype.to_dict() for cell in cells]
-    assert last.model is journal.fits["random-1"][0]
+    found = journal.fits["random-1"][0]
+    assert all(one.equal(other) for one, other in zip(last.model.parameters(), found.parameters(), strict=True))
     assert last.genotype == cells[1].genotype
     assert (last.chosen["nodes"], last.chosen["ops"]) == (len(cells[1].genotype.nodes),) * 2
 

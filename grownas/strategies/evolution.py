@@ -1,0 +1,100 @@
+"""Aging evolution: mutate the best of a few, let the oldest die (Real et al. 2019)."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from typing import ClassVar
+
+from grownas.protocols import Problem, SearchResult
+from grownas.space import SearchSpace
+from grownas.strategies.evolution_options import Options
+from grownas.strategies.sampling import Sampling, SamplingStrategy, Trial
+
+
+class Population:
+    """The trials that live: a queue of at most `size`.
+
+    Attributes:
+        living: the trials, the oldest first.
+    """
+
+    def __init__(self, size: int, tournament: int) -> None:
+        """Begin with nobody."""
+        self.tournament = tournament
+        self.living: deque[Trial] = deque(maxlen=size)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next trial is a child."""
+        return len(self.living) == self.living.maxlen
+
+    def add(self, trial: Trial) -> None:
+        """Add a trial; if the population is full, the oldest one dies, however good it is."""
+        self.living.append(trial)
+
+    def parent(self, rng: random.Random) -> Trial:
+        """Draw `tournament` trials, with replacement; return the one with the lowest validation loss."""
+        return min(rng.choices(self.living, k=self.tournament), key=lambda one: one.loss)
+
+
+class Evolution(SamplingStrategy):
+    """The strategy `evolution` (see `grownas.protocols.Strategy`).
+
+    The first `population` genotypes are drawn at random. Each further one is a mutation of a parent: the best of
+    `tournament` genotypes drawn from the population. It joins the population and the oldest genotype leaves it, so that
+    a genotype that was only lucky once does not stay. A genotype whose training diverged has an infinite loss.
+
+    The mutation is that of `SearchSpace.mutate`: one op of a node is replaced, added or removed, or a node is; in a DAG
+    the op or the source of a node changes, or a node is added or removed. Each trial is logged with the number of its
+    `parent`.
+
+    We differ from the published search in these points:
+
+    - Published are a population of 100 and a tournament of 25 on 20,000 genotypes of image networks. Our defaults are
+      smaller; a search whose budget allows few genotypes needs smaller ones still, such as 10 and 3.
+    - Published mutations change an op or an input of a cell of fixed size, or nothing (with probability 0.05). Ours
+      also change the number of nodes and of a node's ops, as our spaces have cells of all sizes, and always something.
+    - Weights are not inherited, as published.
+
+    Reference:
+        Real, Aggarwal, Huang & Le (2019), Regularized Evolution for Image Classifier Architecture Search, algorithm 1.
+    """
+
+    name: ClassVar[str] = "evolution"
+    section = Options
+
+    def check_space(self, space: SearchSpace) -> None:
+        """Refuse a space in which nothing can be mutated.
+
+        Raises:
+            ConfigError: the space has a single genotype.
+        """
+        rng = random.Random(0)
+        space.mutate(space.sample(rng), rng)
+
+    def search(self, problem: Problem) -> Iterator[SearchResult]:
+        """Train one genotype after the other; yield the best result so far after each.
+
+        Raises:
+            TrainingError: the training of five genotypes in a row diverged.
+        """
+        options, rng = self.options, random.Random(problem.seed)
+        sampling = Sampling(self.name, problem, options)
+        population = Population(options.population, options.tournament)
+        while not sampling.limit:
+            if population.is_full:
+                parent = population.parent(rng)
+                child = problem.space.mutate(parent.genotype, rng)
+                population.add(sampling.train(child, notes={"parent": parent.number}))
+            else:
+                population.add(sampling.train(problem.space.sample(rng), notes={"parent": None}))
+            yield sampling.result()
+        if len(sampling.trials) <= options.population:
+            warnings.warn(
+                f"evolution trained {len(sampling.trials)} genotypes, all drawn at random: the first "
+                f"strategy.population={options.population} always are; lower it, or allow more genotypes",
+                stacklevel=2,
+            )
