@@ -88,12 +88,14 @@ setup(
             "cdarts = grownas.strategies.cdarts:CDarts",
             "random_shared = grownas.strategies.random_shared:RandomShared",
             "enas = grownas.strategies.enas:Enas",
+            "nas_rl = grownas.strategies.nas_rl:NasRl",
         ],
         "grownas.strategies.options": [  # by which a config is read without importing PyTorch
             "growing = grownas.strategies.growing.options:Options",
             "random = grownas.strategies.random_options:Options",
             "random_shared = grownas.strategies.shared_options:RandomSharedOptions",
             "enas = grownas.strategies.policy_options:EnasOptions",
+            "nas_rl = grownas.strategies.policy_options:NasRlOptions",
             "evolution = grownas.strategies.evolution_options:Options",
         ],
         "grownas.tasks": [

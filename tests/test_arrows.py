@@ -46,7 +46,7 @@ LAYERS = """
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
-    strategies.pdarts  strategies.cdarts  strategies.random_shared  strategies.enas
+    strategies.pdarts  strategies.cdarts  strategies.random_shared  strategies.enas  strategies.nas_rl
     strategies.shared
     strategies.supernet
     strategies.growing.pruning

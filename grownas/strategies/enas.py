@@ -23,7 +23,7 @@ class Enas(SharedStrategy):
     (b) the policy learns by REINFORCE, `policy_updates` times from `policy_samples` genotypes: with the shared weights,
         the lower a genotype's loss on held-out training data, the higher its reward (`policy.Learner`).
 
-    After the last unit, samples of the policy are ranked with the shared weights as in `random_shared`; the best cell
+    After the last unit, samples of the policy are scored with the shared weights as in `random_shared`; the best cell
     is fine-tuned and accepted, or the start is kept.
 
     Genotypes have `max_nodes` nodes with one op each, as published. In a DAG each op of each edge has weights of its
@@ -53,7 +53,12 @@ class Enas(SharedStrategy):
     section: ClassVar[type] = EnasOptions
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Train weights and policy in turn, rank samples, fine-tune the best; yield the result after each unit."""
+        """Train weights and policy in turn, rank samples, fine-tune the best; yield the result after each unit.
+
+        Raises:
+            DataError: a part of the data is too short.
+        """
+        problem.task.windows("architecture", seed=0)  # checked before the weights are trained
         options, recipe = self.options, self.recipe()
         learner = Learner(problem.space, options.policy, generator_for(problem.seed, f"{self.name} policy"))
         policy = learner.policy

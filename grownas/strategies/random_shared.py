@@ -21,17 +21,19 @@ class RandomShared(SharedStrategy):
 
     Each step of the weights draws a genotype from the space and trains its ops alone (`backbones.shared`). Other ops
     cost nothing, have no gradient, and keep their weights, moments and weight decay, as in the published code: an Adam
-    step with a zero gradient would move them. After training, `samples` genotypes are ranked on a window of the
-    validation part with the shared weights, and the best `rescored` by the whole part, in each of `rounds`. The best
-    cell is fine-tuned from the shared weights and accepted, or the start is kept.
+    step with a zero gradient would move them. After training, `samples` genotypes are scored on the
+    validation part with the shared weights, in each of `rounds`; with `rank_windows`, only the best `rescored` are,
+    after a ranking on a few windows. The best cell is fine-tuned from the shared weights and accepted, or the start is
+    kept.
 
     We differ from the published search in these points:
 
     - A genotype is drawn from our spaces: of a chain also the number of nodes and of ops, which have equal shares.
     - In a DAG each op of each edge has its own weights, as in ENAS. Published are those of DARTS, where all ops and
       edges of a node share one matrix; but a batch would then train nearly all weights.
-    - All samples of a round see the same windows. Published, each is ranked on a random batch.
-    - The published defaults are 1000 samples, of which the best 10 are scored on the whole part, in several rounds.
+    - Published are 1000 samples a round, each ranked on a random batch, of which the best 10 are scored on the whole
+      part. Ours are 200, all scored, since a validation part of series is short; with `rank_windows` all samples of a
+      round see the same windows.
     - The best cell is fine-tuned, then retrained from new weights as those of all other strategies; published, it is
       retrained only.
     - A DAG's states are not normalised, whatever `space.norm` is.

@@ -51,7 +51,13 @@ class SharedSearch:
     """
 
     def __init__(self, name: str, problem: Problem, options: SharedSection, sample: Sample) -> None:
-        """Draw the shared weights."""
+        """Draw the shared weights.
+
+        Raises:
+            DataError: the validation part is too short for `rank_windows`.
+        """
+        if options.rank_windows:
+            problem.task.windows("val", seed=0)  # checked before the training, not after it
         self.problem, self.options, self.sample = problem, options, sample
         self.search = SupernetSearch(name, problem, options)
         self.model = shared_model(problem, lambda: sample(None), name)
@@ -97,16 +103,17 @@ class SharedSearch:
     def rank(self, number: int) -> dict[str, Any]:
         """Return the best genotype of a round and its mean validation loss with the shared weights.
 
-        The samples are ranked on a few windows, the same for all; the best of them by the whole validation part.
+        With `rank_windows`, the samples are ranked on a few windows, the same for all, and only the best are scored.
         """
         fit, options, task, seed = self.search.fit, self.options, self.problem.task, self.problem.seed
         assert fit is not None
         model: Any = fit.model
         draws = generator_for(seed, f"{self.search.name} round {number}")
-        genotypes = list(dict.fromkeys(self.sample(draws) for _ in range(options.samples)))
-        windows = first_windows(task, "val", options.rank_windows, seed=seed + number)
-        losses = {one: mean_loss(model, task, windows, one) for one in genotypes}
-        finalists = sorted(genotypes, key=lambda one: losses[one])[: options.rescored]
+        finalists = list(dict.fromkeys(self.sample(draws) for _ in range(options.samples)))
+        if options.rank_windows:
+            windows = first_windows(task, "val", options.rank_windows, seed=seed + number)
+            losses = {one: mean_loss(model, task, windows, one) for one in finalists}
+            finalists = sorted(finalists, key=lambda one: losses[one])[: options.rescored]
         scores = {one: whole_loss(model, task, one) for one in finalists}
         best = min(finalists, key=lambda one: scores[one])
         return {"genotype": best.to_dict(), "loss": scores[best]}

@@ -16,9 +16,12 @@ class SharedSection(StrategySection):
     unit_epochs: Annotated[Count, about("epochs per unit of work; the budget is checked after each unit")] = 5
     weights: Weights = Weights()
     rounds: Annotated[Count, about("rounds of samples that are ranked after training; the best of all is kept")] = 1
-    samples: Annotated[Count, about("genotypes per round, ranked with the shared weights")] = 200
-    rank_windows: Annotated[Count, about("windows of the validation part that rank the samples of a round")] = 1
-    rescored: Annotated[Count, about("best samples of a round that are scored on the whole validation part")] = 10
+    samples: Annotated[Count, about("genotypes per round, scored on the validation part with the shared weights")] = 200
+    rank_windows: Annotated[
+        Count | None,
+        about("rank the samples on so many windows first, then score the best `rescored`; null: score all samples"),
+    ] = None
+    rescored: Annotated[Count, about("best samples of a round that are scored, with `rank_windows`")] = 10
     fine_tune_epochs: Annotated[Whole, about("epochs of the best cell, starting from the shared weights")] = 50
 
 

@@ -12,6 +12,7 @@ import torch
 
 from grownas.backbones.shared import SharedCore
 from grownas.config.loading import strategy_class
+from grownas.errors import DataError
 from grownas.genotype import Genotype
 from grownas.protocols import Budget
 from grownas.runs.journal import Journal
@@ -116,8 +117,35 @@ def test_samples_are_ranked_on_windows_and_the_best_by_the_whole_part(copy_task)
 
     finalists = sorted(dict.fromkeys(drawn), key=on_windows)[:3]
     best = min(finalists, key=on_all)
-    assert finalists[0] != best or on_windows(drawn[0]) > on_windows(finalists[0])  # both rankings have something to do
     assert found == {"genotype": best.to_dict(), "loss": pytest.approx(on_all(best), rel=1e-12)}
+
+
+def test_without_windows_all_samples_are_scored(copy_task):
+    task = copy_task()
+    search, drawn = trained_search(task, samples=12, rescored=1)
+    found = search.rank(1)
+    model, losses = search.search.fit.model, []
+    for genotype in drawn:
+        model.core.chosen = genotype
+        losses.append(float(task.evaluate(model, "val").losses.mean()))
+    best = drawn[losses.index(min(losses))]
+    assert found == {"genotype": best.to_dict(), "loss": min(losses)}
+
+
+@pytest.mark.parametrize(("name", "changes", "part"), [
+    ("random_shared", {"rank_windows": 1}, "val"), ("enas", {}, "architecture"),
+])  # fmt: skip
+def test_a_part_that_is_too_short_is_told_before_anything_is_trained(copy_task, name, changes, part):
+    class Short(copy_task):
+        def windows(self, which, *, seed):
+            if which == part:
+                raise DataError("too short")
+            return super().windows(which, seed=seed)
+
+    journal = Journal.in_memory()
+    with pytest.raises(DataError, match="too short"):
+        next(strategy_of(name, **changes).search(searched(Short(), journal=journal)))
+    assert journal.elapsed == 0
 
 
 def test_a_genotype_whose_loss_is_not_a_number_is_never_the_best(copy_task):

@@ -54,6 +54,7 @@ SMALL = {  # options with which a search is short and finds something; those of 
     "cdarts": {**SUPERNET, "max_epochs": 3, "evaluation_epochs": 1},
     **dict.fromkeys(("random_shared", "random_shared on a dag"), SHARED),
     **dict.fromkeys(("enas", "enas on a dag"), ENAS),
+    **dict.fromkeys(("nas_rl", "nas_rl on a dag"), DRAWN),
 }  # fmt: skip
 BUDGETS = {"steps": 1, "seconds": 1e-9, "genotypes": 1}
 
