@@ -7,8 +7,8 @@ from collections import Counter
 from typing import ClassVar
 
 import pytest
-import torch
 
+from grownas.genotype import Genotype
 from grownas.runs.journal import Journal, MemoryLog, MemoryStore
 from grownas.runs.progress import Progress
 from grownas.space import SearchSpace
@@ -53,21 +53,22 @@ def test_weights_and_policy_learn_from_parts_of_their_own(copy_task):
 
 
 def test_the_policy_finds_the_genotype_that_is_rigged_to_be_best(copy_task, monkeypatch):
-    rng = torch.Generator().manual_seed(4)
-    losses = {}
+    best = ["hadamard/tanh", "add/identity"]
+
+    def names_of(genotype):
+        return [op.name for node in genotype.nodes for op in node.ops]
 
     def rigged(model, task, windows, genotype):
-        names = tuple(op.name for node in genotype.nodes for op in node.ops)
-        right = sum(one == other for one, other in zip(names, ("hadamard/tanh", "add/identity"), strict=True))
-        return losses.setdefault(names, 1.5 - right / 2 + 0.1 * float(torch.rand((), generator=rng)))
+        return 1.75 - sum(one == other for one, other in zip(names_of(genotype), best, strict=True)) / 2
 
     monkeypatch.setattr(enas, "mean_loss", rigged)
     policy = {"rate": 0.01, "baseline_decay": 0.9}
-    changes = {"policy": policy, "policy_updates": 60, "policy_samples": 10, "samples": 40, "max_epochs": 2}
-    *_, before_last, last = search(copy_task(), **changes)
-    found = [op.name for node in before_last.genotype.nodes for op in node.ops]
-    assert found == ["hadamard/tanh", "add/identity"]
-    assert last.settings == 2
+    units = search(copy_task(), policy=policy, policy_updates=60, policy_samples=10, rounds=3, samples=1)
+    results = list(units)
+    evaluated = [Genotype.from_dict(score["genotype"]) for score in results[-1].scores]  # from the second the likeliest
+    assert [names_of(genotype) == best for genotype in evaluated] == [False, True, True]
+    assert names_of(results[-1].others["enas_supernet"].model.core.genotype()) == best  # all that is sampled
+    assert results[-1].settings == 2
 
 
 @pytest.mark.parametrize("update", [1, 7, 15])
