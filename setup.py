@@ -78,6 +78,7 @@ setup(
             "growing = grownas.strategies.growing.strategy:Growing",
             "random = grownas.strategies.random_search:RandomSearch",
             "evolution = grownas.strategies.evolution:Evolution",
+            "seqnas = grownas.strategies.seqnas:SeqNas",
             "darts = grownas.strategies.darts:Darts",
             "gaea = grownas.strategies.gaea:Gaea",
             "sdarts_rs = grownas.strategies.sdarts:SdartsRandom",
@@ -97,6 +98,7 @@ setup(
             "enas = grownas.strategies.policy_options:EnasOptions",
             "nas_rl = grownas.strategies.policy_options:NasRlOptions",
             "evolution = grownas.strategies.evolution_options:Options",
+            "seqnas = grownas.strategies.seqnas_options:Options",
         ],
         "grownas.tasks": [
             "index_returns = grownas.tasks.index_returns.task:IndexReturns",

@@ -51,8 +51,8 @@ LAYERS = """
     strategies.supernet
     strategies.growing.pruning
     strategies.growing.moves
-    strategies.random_search  strategies.evolution  strategies.policy
-    strategies.growing.state  strategies.sampling
+    strategies.random_search  strategies.evolution  strategies.seqnas  strategies.policy
+    strategies.growing.state  strategies.sampling  strategies.predictor
     strategies.growing.options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
@@ -90,7 +90,7 @@ LAYERS = """
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
     strategies.policy_options
-    strategies.random_options  strategies.evolution_options  strategies.shared_options
+    strategies.random_options  strategies.evolution_options  strategies.seqnas_options  strategies.shared_options
     strategies.sampling_options
     protocols  config.schema  baselines.table  grownas
     errors

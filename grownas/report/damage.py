@@ -43,6 +43,7 @@ METRICS = {
     "part?": str, "model?": str,
 }  # fmt: skip
 SHARES = {"part": str, "epoch": int, "node": int, "ops": [str], "shares": [NUMBER]}
+TRIAL = {"number": int, "val": FIGURE, "best": FIGURE, "wall_s": NUMBER, "reason": str}
 MOVE = {
     "stage": int, "kind?": str, "node?": COUNT, "op?": (int, str, NONE), "op_name?": TEXT, "new_op?": TEXT,
     "accepted?": (bool, NONE), "part?": TEXT, "trial?": TEXT, "step?": COUNT, "drift?": FIGURE, "loss_before?": FIGURE,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,6 +192,7 @@ def _details(run: Run) -> Tree:
     rival = run.best_baseline
     return {
         **_growth(run),
+        **_trials(run),
         "cell": _safe(draw(run.genotype)) if run.genotype else None,
         "about_cell": about(run.genotype) if run.genotype else "",
         "equations": for_people(run.equations) if run.equations else None,
@@ -233,6 +235,17 @@ def _growth(run: Run) -> Tree:
         "scatter": _safe(scatter) if scatter else None,
         "ratio": _ratio(predictions),
         "growth": growth_log.table(run.growth, stages),
+    }
+
+
+def _trials(run: Run) -> Tree:
+    """Return the values for the section about genotypes that were trained on their own."""
+    panels = [plots.trials(run.trials, metric=run.metric, over=over) for over in plots.TRIAL_AXES]
+    reasons = Counter(line["reason"] for line in run.trials)
+    return {
+        "sampled": [_safe(panel) for panel in panels if panel],
+        "sampled_of": len(run.trials),
+        "sampled_ends": ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())),
     }
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 AXES = {"steps": 0, "seconds": 1}  # horizontal axis -> index in a curve's points
+TRIAL_AXES = {"trials": "number", "seconds of search": "wall_s"}  # horizontal axis -> key of trials.jsonl
 SCALES: dict[str | None, tuple[Callable[[float], float], Callable[[float], float]]] = {  # metric -> scale and inverse
     None: (float, float),
     "perplexity": (math.log, math.exp),
@@ -126,6 +127,34 @@ def curves(found: Sequence[Curve], *, metric: str, over: str, width: float = PAN
         place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center_baseline", "clip_on": False}
         for curve, end in zip(ordered, heights, strict=True):
             axes.text(1.03, back(end), curve.model, color=colours[curve.model], **place)
+        return as_svg(canvas)
+
+
+def trials(lines: Sequence[Mapping[str, Any]], *, metric: str, over: str, width: float = PANEL) -> str | None:
+    """Draw the validation score of each genotype that was trained on its own, and the lowest so far.
+
+    Args:
+        lines: lines of `trials.jsonl`.
+        metric: the metric of their scores.
+        over: the horizontal axis, a key of `TRIAL_AXES`.
+        width: inches.
+
+    Returns:
+        The SVG, or None if no trial has a score.
+    """
+    key = TRIAL_AXES[over]
+    scored = [(one[key], one["val"], one["best"]) for one in lines if None not in (one["val"], one["best"])]
+    if not scored:
+        return None
+    at, values, lowest = (np.array(column, dtype=float) for column in zip(*sorted(scored), strict=True))
+    low, high = lowest.min(), max(np.quantile(values, 0.9), lowest[0])
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    with drawing(width, 2.4) as (canvas, axes):
+        axes.set_ylim(low - margin, high + margin)
+        axes.set_xlabel(over)
+        axes.set_ylabel(f"validation {METRICS.get(metric, metric)}")
+        axes.plot(at, values, "o", color=MUTED, markersize=3, markeredgewidth=0, alpha=0.6)
+        axes.step(at, np.minimum.accumulate(lowest), where="post", color=ACCENT, linewidth=1.5)
         return as_svg(canvas)
 
 

@@ -31,7 +31,7 @@ class Run:
         command: the command that created the run.
         what: the baseline that `train` trained; None otherwise.
         summary: the content of `summary.json`; None until the run is finished.
-        metrics, growth, shares: the lines of the three logs; cells in `growth` are genotypes.
+        metrics, growth, shares, trials: the lines of the logs; cells in `growth` are genotypes.
         genotype: the cell of the chosen model.
         equations: the text of `equations.txt`.
         data: the content of `data.json`.
@@ -52,6 +52,7 @@ class Run:
     data: Tree
     forecasts: dict[str, np.ndarray]
     what: str | None = None
+    trials: list[Tree] = field(default_factory=list)
 
     @classmethod
     def empty(cls, path: Path) -> Run:
@@ -195,6 +196,7 @@ def read_run(path: Path) -> Run:
         data=data,
         forecasts=_forecasts(path / "forecasts.safetensors", data),
         what=mark.get("what"),
+        trials=_json_lines(path / "trials.jsonl", damage.TRIAL),
     )
 
 

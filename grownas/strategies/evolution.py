@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import ClassVar
@@ -93,8 +92,4 @@ class Evolution(SamplingStrategy):
                 population.add(sampling.train(problem.space.sample(rng), notes={"parent": None}))
             yield sampling.result()
         if len(sampling.trials) <= options.population:
-            warnings.warn(
-                f"evolution trained {len(sampling.trials)} genotypes, all drawn at random: the first "
-                f"strategy.population={options.population} always are; lower it, or allow more genotypes",
-                stacklevel=2,
-            )
+            sampling.warn_random("population")

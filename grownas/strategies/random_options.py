@@ -26,7 +26,7 @@ class Options(SamplingSection):
         tuple[Positive, ...],
         OneOrMore,
         Distinct,
-        about("learning rates of the weights, one per genotype in turn; empty list: `weights.rate`"),
+        about("learning rates of the weights, one per genotype (or batch) in turn; empty list: `weights.rate`"),
     ] = (0.001, 0.003, 0.01)
     halving: Annotated[
         Halving | None, about("train batches of genotypes briefly, the best further; null: train each to its end")

@@ -6,6 +6,7 @@ halving (Jamieson & Talwalkar 2016) most genotypes are trained briefly, so that 
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterator
@@ -24,8 +25,9 @@ class RandomSearch(SamplingStrategy):
     Without `halving` each genotype is trained until patience runs out. With it a batch of `candidates` is drawn; all
     are trained for `first_epochs`, and each further round keeps the best one in `reduction_factor` for so many times
     the epochs. The last one is trained until patience runs out. Then the next batch is drawn. A training that goes on
-    keeps its weights, optimiser state and order of data; its steps count once. A budget that ends within a batch ends
-    the batch, and the best model may be one that was trained briefly.
+    keeps its weights, optimiser state and order of data; its steps count once. A batch has one of the `rates`: after
+    few epochs a low rate lags behind, whatever it reaches in the end. A budget that ends within a batch ends the batch,
+    and the best model may be one that was trained briefly.
     """
 
     name: ClassVar[str] = "random"
@@ -38,20 +40,22 @@ class RandomSearch(SamplingStrategy):
             TrainingError: the training of five genotypes in a row diverged.
         """
         sampling, rng = Sampling(self.name, problem, self.options), random.Random(problem.seed)
-        while not sampling.limit:
+        for number in itertools.count():
             if self.options.halving is None:
                 sampling.train(problem.space.sample(rng))
             else:
-                _train_batch(sampling, rng, self.options.halving)
+                _train_batch(sampling, rng, self.options.halving, number)
             yield sampling.result()
+            if sampling.limit:
+                return
 
 
-def _train_batch(sampling: Sampling, rng: random.Random, halving: Halving) -> None:
+def _train_batch(sampling: Sampling, rng: random.Random, halving: Halving, number: int) -> None:
     """Draw a batch of genotypes, train it by successive halving and log each trial when its training ends."""
     space, epochs = sampling.problem.space, halving.first_epochs
     batch = list[Trial]()
     while len(batch) < halving.candidates and not sampling.limit:
-        trial = sampling.begin(space.sample(rng))
+        trial = sampling.begin(space.sample(rng), turn=number)
         sampling.go_on(trial, epochs)
         batch.append(trial)
         _end_if_diverged(sampling, trial)

@@ -149,11 +149,26 @@ class Sampling:
         self.end(trial)
         return trial
 
-    def begin(self, genotype: AnyGenotype, *, task: Any = None, notes: Mapping[str, Any] | None = None) -> Trial:
-        """Return a new trial, which counts as a genotype of the budget; nothing is trained yet. See `train`."""
+    def begin(
+        self,
+        genotype: AnyGenotype,
+        *,
+        task: Any = None,
+        notes: Mapping[str, Any] | None = None,
+        turn: int | None = None,
+    ) -> Trial:
+        """Return a new trial, which counts as a genotype of the budget; nothing is trained yet.
+
+        Args:
+            genotype: see `train`.
+            task: see `train`.
+            notes: see `train`.
+            turn: whose turn it is among the `rates`, counted on and on; by default the number of the trial.
+        """
         number, options = len(self.trials), self.options
         rates = options.rates or (options.weights.rate,)
-        recipe = recipe_with(options, rates[number % len(rates)], self.problem)
+        rate = rates[(number if turn is None else turn) % len(rates)]
+        recipe = recipe_with(options, rate, self.problem)
         task, notes = task or self.problem.task, dict(notes or {})
         trial = Trial(number, genotype, f"{self.name}-{number}", recipe, task, notes, genotype)
         self.trials.append(trial)
@@ -180,7 +195,9 @@ class Sampling:
         except TrainingError as error:
             self._count(trial, error)
             trial.reason, trial.fit, trial.error = DIVERGED, None, error
+            self._diverged += 1
             return
+        self._diverged = 0
         self._count(trial, fit)
         trial.fit, trial.part = fit, key
         trial.trained, trial.best_epoch = genotype_of(fit.model), fit.best_epoch
@@ -222,11 +239,18 @@ class Sampling:
                 **trial.notes,
             }
         )
-        self._diverged = 0 if trial.error is None else self._diverged + 1
         if trial.error is not None:
             if self._diverged == MOST_DIVERGED:
                 raise trial.error
             warnings.warn(f"skipped: {trial.error}", stacklevel=2)
+
+    def warn_random(self, key: str) -> None:
+        """Warn at the end of a search that it chose no genotype; `key` is the option with the number of random ones."""
+        warnings.warn(
+            f"{self.name} trained {len(self.trials)} genotypes, all drawn at random: the first strategy.{key}="
+            f"{getattr(self.options, key)} always are; lower it, or allow more genotypes",
+            stacklevel=2,
+        )
 
     def result(self) -> SearchResult:
         """Return the best result so far; its reason is `limit`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,21 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {  # by the ki
     "series": squared_difference,
     "language": divergence,
 }
+
+
+class MeanOf(nn.Module):
+    """Several models of a task as one teacher: it predicts the mean of their predictions, of texts of their logits."""
+
+    def __init__(self, models: Sequence[Any]) -> None:
+        """Wrap the models, at least one."""
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, x: Tensor, hidden: Sequence[Any] | None = None) -> tuple[Tensor, Sequence[Any]]:
+        """Map a window's `x` and a state to predictions `(T, B, O)` and the last state, one state per model."""
+        states = hidden or [None] * len(self.models)
+        found = [model(x, state) for model, state in zip(self.models, states, strict=True)]
+        return torch.stack([predictions for predictions, _ in found]).mean(0), [state for _, state in found]
 
 
 class Distilled:

@@ -34,6 +34,9 @@ class Journal:
         losses = np.full(DAYS, self.says(key))
         return Fit(model, [], Evaluation(float(losses[0]), losses), 9, 4, STEPS, 1.0, "patience", [])
 
+    def remember(self, key, work):
+        return work()
+
     def log_trial(self, line):
         self.lines.append(copy.deepcopy(line))
 

@@ -214,6 +214,23 @@ def test_a_run_that_is_still_going_says_so(make_run):
     assert "Comparison" not in page.headings
 
 
+def test_genotypes_that_were_trained_on_their_own_are_shown_and_counted(make_run):
+    run = make_run(short=True)
+    trials = [
+        {"number": n, "val": 0.5 / (n + 1), "best": 0.5 / (n + 1), "wall_s": float(n), "reason": "patience"}
+        for n in range(3)
+    ]
+    diverged = {"number": 3, "val": None, "best": 0.1, "wall_s": 9.0, "reason": "diverged"}
+    (run / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*trials, diverged]))
+    page = read(write_report([run]))
+    assert "Trials" in page.headings
+    assert "The search trained 4 genotypes" in page.text
+    assert "diverged 1, patience 3" in page.text
+    (run / "trials.jsonl").write_text('{"number": 1}\n')
+    with pytest.raises(RunError, match=r"trials\.jsonl, line 1: damaged"):
+        write_report([run])
+
+
 def test_a_run_of_an_early_version_lacks_only_what_was_not_logged_then(make_run):
     page = read(write_report([make_run(early=True)]))
     assert page.headings == [heading for heading in SECTIONS if heading not in (*OF_MOVES, "Shares over time")]

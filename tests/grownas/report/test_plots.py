@@ -29,6 +29,14 @@ CURVES = [
 ]
 
 
+TRIALS = [
+    {"number": 0, "val": None, "best": None, "wall_s": 0.5, "reason": "diverged"},
+    {"number": 2, "val": 0.5, "best": 0.5, "wall_s": 1.0, "reason": "halving"},  # which ended before the one before it
+    {"number": 1, "val": 0.7, "best": 0.5, "wall_s": 2.0, "reason": "patience"},
+    {"number": 3, "val": 0.4, "best": 0.4, "wall_s": 3.0, "reason": "patience"},
+]
+
+
 def draw(width: float) -> dict[str, str]:
     rng = np.random.default_rng(0)
     return {
@@ -36,11 +44,12 @@ def draw(width: float) -> dict[str, str]:
         "forecasts": plots.forecast_panel(DATES, rng.normal(size=30), rng.normal(size=30), title="A", width=width),
         "cumulative": plots.cumulative(DATES, [rng.normal(size=30)] * 2, width=width),
         "curves": plots.curves(CURVES, metric="perplexity", over="steps", width=width),
+        "trials": plots.trials(TRIALS, metric="mse", over="trials", width=width),
     }
 
 
 @pytest.mark.parametrize("width", [canvas.WIDE, canvas.NARROW])
-@pytest.mark.parametrize("name", ["dots", "forecasts", "cumulative", "curves"])
+@pytest.mark.parametrize("name", ["dots", "forecasts", "cumulative", "curves", "trials"])
 def test_only_the_pages_colours_and_fonts_are_used(name, width):
     svg = draw(width)[name]
     assert texts(svg)
@@ -49,6 +58,12 @@ def test_only_the_pages_colours_and_fonts_are_used(name, width):
     assert "DejaVu" not in svg
     assert "<style" not in svg
     assert svg == draw(width)[name]
+
+
+@pytest.mark.parametrize("over", plots.TRIAL_AXES)
+def test_trials_are_drawn_over_their_number_and_over_time(over):
+    assert {over, "validation MSE"} <= set(texts(plots.trials(TRIALS, metric="mse", over=over)))
+    assert plots.trials(TRIALS[:1], metric="mse", over=over) is None
 
 
 def test_a_curve_that_begins_far_above_the_others_leaves_room_for_them():

@@ -207,6 +207,13 @@ def test_a_diverged_genotype_leaves_its_batch_and_counts(copy_task):
     assert {line["number"]: line["reason"] for line in journal.lines} == {1: "diverged", 0: "halving", 2: "patience"}
 
 
+def test_in_a_batch_only_genotypes_that_diverge_one_after_the_other_stop_the_search(copy_task):
+    losses = [None, 1.5, *[None] * 4, 1.2, None, None]
+    with pytest.warns(UserWarning, match="skipped"):
+        (found,), _ = halve(copy_task, losses)
+    assert (found.settings, len(found.scores)) == (9, 2)
+
+
 def test_batches_follow_until_the_budget_ends_one(copy_task):
     losses = [1.5, 1.2, 1.9, 1.1, 1.4, 1.8]
     found, journal = halve(copy_task, losses, budget=Budget(steps=10 * (6 + 40 + 5)), candidates=3)
@@ -214,6 +221,7 @@ def test_batches_follow_until_the_budget_ends_one(copy_task):
     assert list(journal.fits) == [*keys[:3], "random-1", *keys[3:]]
     assert [one.reason for one in found] == ["", "budget.steps = 510 reached"]
     assert [line["reason"] for line in journal.lines[3:]] == ["budget"] * 2
+    assert [line["rate"] for line in journal.lines] == [0.001] * 3 + [0.003] * 2  # a batch has one rate
     assert found[-1].evaluation.metric == 1.1
     assert found[-1].log[0]["best_epoch"] == 3  # what a refit repeats
 

@@ -33,8 +33,17 @@ SHARED = {
     "accept": "better", "guard": False, "max_nodes": 2, "weights": {"rate": 0.02},
 }  # fmt: skip
 ENAS = {**SHARED, "policy_updates": 2, "policy_samples": 3}
-DRAWN = {**ACCEPTING, "genotypes": 3, "rates": [0.02, 0.05]}
-EVOLVED = {**ACCEPTING, "genotypes": 4, "population": 2, "tournament": 2}
+DRAWN = {**ACCEPTING, "max_epochs": 2, "genotypes": 3, "rates": [0.02, 0.05]}
+EVOLVED = {**ACCEPTING, "max_epochs": 2, "genotypes": 4, "population": 2, "tournament": 2}
+PREDICTED = {
+    **ACCEPTING,
+    "max_epochs": 2,
+    "genotypes": 4,
+    "initial": 2,
+    "candidates": 5,
+    "per_round": 2,
+    "predictors": 2,
+}
 SMALL = {  # options with which a search is short and finds something; those of a strategy from elsewhere are its own
     "growing": {
         **ACCEPTING, "first_epochs": None, "mode": "nodes_and_ops", "trial_epochs": 1, "max_ops": 5, "restarts": 1,
@@ -48,6 +57,8 @@ SMALL = {  # options with which a search is short and finds something; those of 
     "random on a dag": DRAWN,
     "random with halving": {**DRAWN, "halving": {"candidates": 2, "first_epochs": 1, "reduction_factor": 2}},
     "evolution": EVOLVED,
+    "seqnas": PREDICTED,
+    "seqnas on a dag": PREDICTED,
     "evolution on a dag": EVOLVED,
     **dict.fromkeys(("darts", "gaea", "sdarts_rs", "sdarts_adv", "darts_minus", "rdarts"), SUPERNET),
     "pdarts": {**SUPERNET, "max_epochs": 2, "kept_ops": [8, 5], "dropouts": [0.0, 0.5]},
@@ -222,7 +233,7 @@ def test_steps_are_those_of_all_trainings(searching, whole, name):
 
 
 @pytest.mark.parametrize("limit", BUDGETS)
-@pytest.mark.filterwarnings("ignore:evolution trained 1 genotypes")
+@pytest.mark.filterwarnings("ignore:(evolution|seqnas) trained 1 genotypes")
 def test_a_budget_ends_a_search_after_its_unit(searching, whole, name, limit):
     all_of_it = whole(name).results[-1]
     last = list(searching(name, Journal.in_memory(), budget=Budget(**{limit: BUDGETS[limit]})))[-1]
