@@ -89,10 +89,10 @@ class SharedSearch:
         search, problem = self.search, self.problem
         assert search.fit is not None, "finish comes after train"
         model: Any = search.fit.model
-        best: dict[str, Any] = {"loss": math.inf}
+        best: dict[str, Any] | None = None
         for number in range(1, self.options.rounds + 1):
             found = problem.journal.remember(f"{search.name}-round-{number}", partial(self.rank, number))
-            best = min(best, found, key=lambda one: one["loss"])
+            best = found if best is None or found["loss"] < best["loss"] else best
             model.core.chosen = Genotype.from_dict(best["genotype"])
             cell = derived(model)
             yield search.result(cell, problem.task.evaluate(cell, "val"), search.fit)
