@@ -47,12 +47,13 @@ LAYERS = """
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
-    strategies.pdarts  strategies.cdarts
+    strategies.pdarts  strategies.cdarts  strategies.random_shared  strategies.enas  strategies.nas_rl
+    strategies.shared
     strategies.supernet
     strategies.following
     strategies.growing.pruning
     strategies.growing.moves
-    strategies.random_search  strategies.evolution  strategies.seqnas
+    strategies.random_search  strategies.evolution  strategies.seqnas  strategies.policy
     strategies.growing.state  strategies.sampling  strategies.predictor
     strategies.growing.options  strategies.cores  starts.var  training.migrate
     criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
@@ -61,7 +62,7 @@ LAYERS = """
     morphisms.dags
     morphisms.origins  morphisms.parts  criteria.curvature
     backbones.chain  backbones.dag
-    backbones.mixture
+    backbones.mixture  backbones.shared
     cells.cell
     cells.dag  cells.packed  cells.dag_supernet
     cells.chain
@@ -90,7 +91,8 @@ LAYERS = """
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
-    strategies.random_options  strategies.evolution_options  strategies.seqnas_options
+    strategies.policy_options
+    strategies.random_options  strategies.evolution_options  strategies.seqnas_options  strategies.shared_options
     strategies.sampling_options
     protocols  config.schema  baselines.table  grownas
     errors

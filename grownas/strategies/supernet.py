@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
 
@@ -243,12 +243,13 @@ class SupernetSearch:
             key or self.name, model, task or problem.task, recipe, seed=problem.seed, every=options.unit_epochs,
             optimizers=optimizers,
         )  # fmt: skip
+        fit: Any  # its model's core is a supernet or a `SharedCore`
         for fit in pieces:
             self.fit = fit
             spent.steps, spent.epochs = spent.steps + fit.steps - steps, spent.epochs + fit.epochs - epochs
             spent.scores.append(
                 {
-                    "genotype": supernet_of(fit.model).genotype(top_k=options.top_k).to_dict(),
+                    "genotype": fit.model.core.genotype(top_k=options.top_k).to_dict(),
                     "val": fit.evaluation.metric,
                     "steps": fit.steps - steps,
                     "gradients": fit.gradients - gradients,
@@ -414,7 +415,7 @@ class SupernetSearch:
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:
         """Return the result so far."""
-        spent, core, recipe = self.spent, supernet_of(supernet.model), self.recipe
+        spent, core, recipe = self.spent, cast("Any", supernet.model.core), self.recipe
         assert recipe is not None, "a result comes after training"
         return SearchResult(
             model=model,

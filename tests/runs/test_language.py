@@ -487,3 +487,28 @@ def test_bad_input_is_told_in_words(call, options, text, tmp_path, case):
     assert words in ended.err
     assert "Traceback" not in ended.err
     assert not runs.exists() or not list(runs.iterdir())
+
+
+SAMPLING = {  # strategies that sample genotypes, by their own options
+    "random_shared": "max_epochs: 4, unit_epochs: 2, samples: 5, rank_windows: 1, rescored: 2, fine_tune_epochs: 1",
+    "enas": "max_epochs: 4, unit_epochs: 2, samples: 5, rescored: 2, fine_tune_epochs: 1, policy_updates: 2",
+    "nas_rl": "genotypes: 2, max_epochs: 2, patience: 2",
+}
+
+
+@pytest.mark.parametrize("backbone", ["chain", "dag"])
+@pytest.mark.parametrize("name", SAMPLING)
+def test_a_strategy_that_samples_genotypes_searches_a_text(name, backbone, options, call, read_json, tmp_path):
+    own = [one for one in options() if not one.startswith("strategy.")]
+    strategy = f"strategy={{use: {name}, max_nodes: 2, accept: better, guard: false, {SAMPLING[name]}}}"
+    space = ("space={hidden_size: 6, backbone: dag}", "task.weight_drop=0.2") if backbone == "dag" else ()
+    ended = call(
+        "search", *own, strategy, *space, "retrain.grown=false", "baselines.use=[]", f"runs={tmp_path}", "name=run"
+    )
+    assert ended.code == 0, ended.err
+    summary = read_json(tmp_path / "run" / "summary.json")
+    scores = {entry["model"]: entry for entry in summary["scores"]}
+    supernet = [] if name == "nas_rl" else [f"{name}_supernet"]
+    assert sorted(scores) == sorted(["chosen", name, *supernet, "start"])
+    assert scores[name]["val"] < scores["start"]["val"]
+    assert call("evaluate", tmp_path / "run").code == 0

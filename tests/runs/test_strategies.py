@@ -259,3 +259,40 @@ def test_a_supernet_that_was_killed_within_a_piece_and_within_a_tuning_goes_on_t
     ended = call("resume", folder)
     assert ended.code == 0, ended.err
     assert_same_run(whole, folder)
+
+
+# ---- strategies that sample genotypes by a policy or on shared weights
+
+
+SHARED = "max_nodes: 2, max_epochs: 8, unit_epochs: 4, rounds: 2, samples: 5, rescored: 2, fine_tune_epochs: 2"
+POLICY = "policy_updates: 3, policy_samples: 3"
+SAMPLED = {  # options, and what is in the checkpoint when the search is killed
+    "random_shared": (SHARED, "random_shared-epoch-8.part"),
+    "enas": (f"{SHARED}, {POLICY}, architecture_share: 0.4", "enas-policy-8.done"),
+    "nas_rl": ("max_nodes: 2, genotypes: 3, max_epochs: 3, patience: 3", "nas_rl-1.part"),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_search_by_samples_that_was_killed_goes_on_to_the_same_bits(
+    runner, fork, wait_for, call, assert_same_run, evaluates_to_summary, name
+):
+    own, until = SAMPLED[name]
+    options = (
+        f"strategy={{use: {name}, {own}, accept: better, guard: false, weights: {{rate: 0.01}}}}",
+        "space.hidden_size=4",
+        "retrain.grown=false",
+        "baselines.use=[zero]",
+        "refit=true",
+    )
+    whole, folder = runner.search("whole", *options), runner.folder / name
+    process = fork("search", *runner.options(f"name={name}", "checkpoint_seconds=0", *options))
+    wait_for(lambda: (folder / "checkpoint" / until).exists() or process.exitcode is not None)
+    process.kill()
+    process.join()
+    assert (folder / "checkpoint" / until).exists()
+    assert not (folder / "summary.json").exists()
+    ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert_same_run(whole, folder)
+    evaluates_to_summary(folder)

@@ -28,6 +28,11 @@ DAG = SearchSpace((), ("none", "tanh", "relu", "identity"), max_nodes=4, backbon
 RATES = {"weights": {"rate": 0.02}, "alpha": {"rate": 0.05}}
 ACCEPTING = {"max_epochs": 3, "patience": 2, "accept": "better", "guard": False, **RATES}
 SUPERNET = {**ACCEPTING, "max_epochs": 2, "patience": None, "max_nodes": 2, "fine_tune_epochs": 1, "unit_epochs": 1}
+SHARED = {
+    "max_epochs": 2, "unit_epochs": 1, "rounds": 2, "samples": 4, "rescored": 2, "fine_tune_epochs": 2,
+    "accept": "better", "guard": False, "max_nodes": 2, "weights": {"rate": 0.02},
+}  # fmt: skip
+ENAS = {**SHARED, "policy_updates": 2, "policy_samples": 3}
 DRAWN = {**ACCEPTING, "max_epochs": 2, "genotypes": 3, "rates": [0.02, 0.05]}
 EVOLVED = {**ACCEPTING, "max_epochs": 2, "genotypes": 4, "population": 2, "tournament": 2}
 PREDICTED = {
@@ -58,6 +63,9 @@ SMALL = {  # options with which a search is short and finds something; those of 
     **dict.fromkeys(("darts", "gaea", "sdarts_rs", "sdarts_adv", "darts_minus", "rdarts"), SUPERNET),
     "pdarts": {**SUPERNET, "max_epochs": 2, "kept_ops": [8, 5], "dropouts": [0.0, 0.5]},
     "cdarts": {**SUPERNET, "max_epochs": 3, "evaluation_epochs": 1},
+    **dict.fromkeys(("random_shared", "random_shared on a dag"), SHARED),
+    **dict.fromkeys(("enas", "enas on a dag"), ENAS),
+    **dict.fromkeys(("nas_rl", "nas_rl on a dag"), DRAWN),
 }  # fmt: skip
 BUDGETS = {"steps": 1, "seconds": 1e-9, "cpu_seconds": 1e-9, "genotypes": 1}
 
