@@ -46,7 +46,7 @@ def fit_ensemble(codes: Array, losses: Array, *, members: int, seed: int) -> Ens
     of its own and begins at weights of its own; members do not interact.
 
     Args:
-        codes: one row per genotype, shape `(n, I)`, n >= 2.
+        codes: one row per genotype, shape `(n, I)`, n >= 1.
         losses: their losses, shape `(n,)`.
         members: number of predictors.
         seed: of the weights and the samples.
@@ -62,7 +62,7 @@ def fit_ensemble(codes: Array, losses: Array, *, members: int, seed: int) -> Ens
     ensemble = Ensemble([one.requires_grad_() for one in (first, biases[0], second, biases[1])])
     picks = torch.multinomial(torch.ones(members, count), count, replacement=True, generator=generator)
     weights = torch.nn.functional.one_hot(picks, count).double().mean(1)  # (members, n)
-    x, target = torch.from_numpy(codes), torch.from_numpy(2 * (ranks(losses) / (count - 1)) - 1)
+    x, target = torch.from_numpy(codes), torch.from_numpy(2 * ranks(losses) / max(1, count - 1) - 1)
     optimizer = torch.optim.AdamW(ensemble.parameters, lr=RATE, weight_decay=DECAY)
     for _ in range(STEPS):
         optimizer.zero_grad()
