@@ -30,6 +30,9 @@ class Options(Section):
         str, about(f"{', '.join(NAMES)}, or a folder of train.txt, valid.txt and test.txt, plain or .gz")
     ] = "embedded"
     cache: Annotated[str, about("folder for downloads")] = "~/.cache/grownas"
+    train_words: Annotated[
+        Count | None, about("train on so many words from the first on; null: all. The vocabulary is that of all")
+    ] = None
     bptt: Annotated[Count, about("tokens after which the gradient is cut")] = 35
     streams: Annotated[Count, about("number of parallel streams of the training text")] = 32
     random_bptt: Annotated[bool, about("draw each window's length around bptt and scale the learning rate with it")] = (

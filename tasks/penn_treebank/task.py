@@ -58,15 +58,16 @@ class PennTreebank:
         Raises:
             DataError: the text cannot be used; the message says where and why.
         """
-        task = cls(options, Corpus.of(cls._read(options)), architecture_share)
+        task = cls(options, cls._corpus(options), architecture_share)
         task.windows("train", seed=0)  # raises if the part is too short
         for part in ("val", "test"):
             task._reading(part)
         return task
 
     @staticmethod
-    def _read(options: Options) -> sources.Text:
-        return sources.read(options.data, Path(os.path.expanduser(options.cache)))
+    def _corpus(options: Options, words: list[str] | None = None) -> Corpus:
+        corpus = Corpus.of(sources.read(options.data, Path(os.path.expanduser(options.cache))), words)
+        return replace(corpus, train=corpus.train[: options.train_words])
 
     @property
     def words(self) -> list[str]:
@@ -208,7 +209,7 @@ class PennTreebank:
                 raise ValueError(
                     f"{name} has shape {tuple(one.shape)}, expected two axes, the first of size {len(words)} (words)"
                 )
-        corpus = self.corpus if words == self.words else Corpus.of(self._read(self.options), words)
+        corpus = self.corpus if words == self.words else self._corpus(self.options, words)
         return replace(self, corpus=corpus), embedding.shape[1], decoder.shape[1]
 
     @property

@@ -660,15 +660,19 @@ def test_strategies_that_cannot_be_compared_are_refused(value, words):
 
 
 @pytest.mark.parametrize("name", ["index_returns/strategies", "penn_treebank/strategies_cpu"])
-def test_the_shipped_comparisons_have_every_gradient_based_strategy_and_two_more_of_darts(name):
+def test_the_shipped_comparisons_have_every_gradient_based_strategy_and_three_more_of_darts(name):
     sections = configs.strategies_of(load(name))
     assert [section.row for section in sections[:5]] == ["growing", "random", "darts", "darts_second", "darts_pt"]
-    assert {section.use for section in sections} == set(configs.plugin_names("strategy"))
-    darts = {section.row: (section.order, section.readout) for section in sections if section.use == "darts"}
+    sampling = {"random_shared", "evolution", "nas_rl", "enas", "seqnas"}
+    assert {section.use for section in sections} == set(configs.plugin_names("strategy")) - sampling
+    darts = {
+        section.row: (section.order, section.readout, section.top_k) for section in sections if section.use == "darts"
+    }
     assert darts == {
-        "darts": ("first", "share"),
-        "darts_second": ("second", "share"),
-        "darts_pt": ("first", "ablation"),
+        "darts": ("first", "share", 1),
+        "darts_second": ("second", "share", 1),
+        "darts_pt": ("first", "ablation", 1),
+        "darts_whole": ("first", "share", 8),
     }
 
 

@@ -99,7 +99,7 @@ def test_each_unit_is_measured_at_its_last_epoch(copy_task, space):
         ({"follow_cell_epochs": 1}, ADDED - {"eigenvalue"}),
         ({}, set()),
     ],
-    ids=str,
+    ids=["eigenvalue", "cell", "nothing"],
 )
 def test_only_what_is_asked_for_is_measured(copy_task, changes, keys):
     scores = list(strategy_of("darts", **changes).search(problem_of(copy_task(), Journal.in_memory())))[-1].scores

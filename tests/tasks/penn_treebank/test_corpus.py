@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from grownas.errors import DataError
 from grownas.tasks.penn_treebank import sources
 from grownas.tasks.penn_treebank.corpus import Corpus
+from grownas.tasks.penn_treebank.options import Options
 from grownas.tasks.penn_treebank.sources import Text
+from grownas.tasks.penn_treebank.task import PennTreebank
 
 PARTS = ("train", "val", "test")
 
@@ -126,3 +128,10 @@ def test_the_embedded_text_in_numbers():
     assert len(corpus.words) == len(set(text.train)) <= 2_000
     for part in PARTS:
         assert spelled(corpus, part) == " ".join(getattr(text, part))
+
+
+def test_fewer_words_to_train_on_change_no_id_and_no_vocabulary():
+    whole, cut = (PennTreebank.load(Options(train_words=count, streams=4)).corpus for count in (None, 3000))
+    assert (cut.words, len(cut.train)) == (whole.words, 3000)
+    assert torch.equal(cut.train, whole.train[:3000])
+    assert torch.equal(cut.test, whole.test)
