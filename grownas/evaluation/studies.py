@@ -96,7 +96,10 @@ def early_units(figures: Array) -> list[int]:
 
 def _row(key: tuple[Any, ...], curves: Sequence[Tree]) -> Tree:
     """Return a row whose figures are arrays over the seeds, nan where every rate diverged."""
-    epochs = next(([unit["epoch"] for unit in curve["units"]] for curve in curves if curve["units"]), [])
+    trained = [[unit["epoch"] for unit in curve["units"]] for curve in curves]
+    epochs = max(trained, key=len)
+    if any(own not in ([], epochs) for own in trained):
+        raise RunError(f"{' '.join(map(str, key))}: trainings of different epochs cannot be compared: {trained}")
     figures = {
         measure: np.array(
             [[unit[measure] for unit in curve["units"]] or [None] * len(epochs) for curve in curves], dtype=np.float64
@@ -118,10 +121,11 @@ def _row(key: tuple[Any, ...], curves: Sequence[Tree]) -> Tree:
         nothing = np.full(len(curves), np.nan)
         none = {"early": nothing, "last": nothing, "gain": nothing}
         return {**row, "supernet": nothing, "eigenvalue": nothing, **dict.fromkeys(CELLS, none)}
-    trained = np.array([bool(curve["units"]) for curve in curves])
     for measure in CELLS:
         each = figures[measure]
-        each[np.isnan(each) & trained[:, None]] = np.nanmax(each) if np.isfinite(each).any() else np.nan
+        each[np.isnan(each) & np.array([bool(own) for own in trained])[:, None]] = (
+            np.nanmax(each) if np.isfinite(each).any() else np.nan
+        )
         early = each[np.arange(len(each)), early_units(each)]
         row[measure] = {"early": early, "last": each[:, -1], "gain": each[:, -1] - early}
     return {**row, "supernet": figures["supernet"].min(axis=1), "eigenvalue": figures["eigenvalue"][:, -1]}

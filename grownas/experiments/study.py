@@ -59,6 +59,11 @@ def check(config: Config) -> None:
             f"study.momentum: {section.use} does not measure the cell or the eigenvalue; set follow_cell_epochs, such "
             "as 5, and follow_hessian_windows, such as 4, in its section"
         )
+    if section.patience is not None or config.budget != type(config.budget)():
+        raise ConfigError(
+            f"study.momentum: all trainings of a study have the same epochs, but {section.use} may stop early; set "
+            "patience: null in its section and no budget"
+        )
     if strategy_class(section.use)(section).recipe().alpha.optimizer != learner.optimizer:
         raise ConfigError(f"study.momentum: {section.use} has an optimiser of alpha of its own; leave it out")
 

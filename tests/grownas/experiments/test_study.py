@@ -10,7 +10,7 @@ from grownas.experiments import study
 from grownas.runs import sweep
 
 ON = ("study.momentum=[0,0.9]", "task.data=planted")
-DARTS = "strategy={use: darts, follow_cell_epochs: 1, follow_hessian_windows: 2}"
+DARTS = "strategy={use: darts, patience: null, follow_cell_epochs: 1, follow_hessian_windows: 2}"
 
 
 def loaded(*overrides):
@@ -46,7 +46,7 @@ def test_sgd_steps_are_as_long_with_momentum_as_without(momentum):
             "darts does not measure the cell or the eigenvalue; set follow_",
         ),
         (
-            "strategy={use: gaea, follow_cell_epochs: 1, follow_hessian_windows: 2}",
+            "strategy={use: gaea, patience: null, follow_cell_epochs: 1, follow_hessian_windows: 2}",
             "gaea has an optimiser of alpha of its own",
         ),
     ],
@@ -54,6 +54,12 @@ def test_sgd_steps_are_as_long_with_momentum_as_without(momentum):
 def test_a_strategy_that_cannot_be_studied_is_refused(strategy, words):
     with pytest.raises(ConfigError, match=words):
         study.check(loaded(strategy))
+
+
+def test_a_budget_would_end_trainings_at_different_epochs():
+    study.check(loaded(DARTS))
+    with pytest.raises(ConfigError, match="no budget"):
+        study.check(loaded(DARTS, "budget.seconds=5"))
 
 
 def test_both_optimisers_get_as_many_rates():
