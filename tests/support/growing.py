@@ -203,6 +203,9 @@ class ScriptedJournal:
     def log_morphism(self, line):
         self.lines.append(rounded(line))
 
+    def log_trial(self, line):
+        raise AssertionError("growth trains no genotype on its own")
+
 
 class TrainingJournal(ScriptedJournal):
     """Does the fits; keeps what each was given, what came out, and a copy of that as a tree.
