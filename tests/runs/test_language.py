@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from grownas.genotype import Genotype, Node, Op
+from support.slow import mostly_slow
 
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "road", "<unk>"]
 FAST = (
@@ -414,7 +415,10 @@ AVERAGED = (  # rates so high that the validation loss rises now and then
 )
 
 
-@pytest.mark.parametrize("moment", ["stage-1-l2_sp-0.part", "stage-2.part", "stage-2.done", "retrained.part"])
+@pytest.mark.parametrize(
+    "moment",
+    mostly_slow(["stage-1-l2_sp-0.part", "stage-2.part", "stage-2.done", "retrained.part"], keep=("stage-2.part",)),
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(whole, killed, call, assert_same_run, moment):
     """With dropout of every kind, a sampled softmax, and a node added in between."""
     folder = killed(lambda checkpoint: (checkpoint / moment).exists(), GRU_ALONE)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from support.slow import mostly_slow
+
 UNTIL = {  # what must exist when the kill comes
     "at the start": "config.yaml",
     "in the first fit": "checkpoint/stage-1-l2_sp-10.part",
@@ -38,7 +40,9 @@ def broken_off(runner, fork, wait_for):
     return begin
 
 
-@pytest.mark.parametrize("moment", UNTIL)
+@pytest.mark.parametrize(
+    "moment", mostly_slow(UNTIL, keep=("in the first fit", "in growth", "in a baseline", "in the report"))
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(broken_off, call, finished, assert_same_run, moment):
     folder = broken_off(UNTIL[moment])
     ended = call("resume", folder)
@@ -165,11 +169,11 @@ DAMAGE = {
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
-        ("stage-2.part", "emptied"),
+        pytest.param("stage-2.part", "emptied", marks=pytest.mark.slow),
         ("stage-2.part", "one bit turned"),
-        ("stage-1-l2_sp-10.done", "cut off"),
+        pytest.param("stage-1-l2_sp-10.done", "cut off", marks=pytest.mark.slow),
         ("stage-1-l2_sp-0.done", "foreign"),
-        ("selection.done", "one bit turned"),
+        pytest.param("selection.done", "one bit turned", marks=pytest.mark.slow),
     ],
 )
 def test_damaged_checkpoints_are_refused_and_the_run_ends_the_same(

@@ -20,6 +20,7 @@ from grownas.runs import checkpoint
 from grownas.space import SearchSpace
 from grownas.training.migrate import POWERS, migrate
 from support.morphisms import IDENTITY, SWITCHES, H, I
+from support.slow import mostly_slow
 
 SPACE = SearchSpace(combine=("add", "hadamard"), activation=("identity", "tanh", "sigmoid", "relu"))
 OPTIMIZERS = [
@@ -93,7 +94,7 @@ def possible(core):
     return [*kinds, *["prune_op"] * 2 * (max(sizes) > 1), "replace_op"]
 
 
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize("switches", mostly_slow(SWITCHES, keep=SWITCHES[::3]), ids=str)
 @settings(max_examples=2)
 @given(seed=st.integers(0, 10_000))
 def test_thirty_morphisms_in_a_row(lab, tmp_path_factory, switches, seed):

@@ -22,6 +22,7 @@ from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe
 from support.growing import grow, growing, problem_of
 from support.journals import ALWAYS, NEVER, Folder, Killed
+from support.slow import mostly_slow
 
 RECIPE = Recipe(epochs=3, patience=2, weights=OptimizerRecipe(rate=0.02), alpha=OptimizerRecipe(rate=0.05))
 
@@ -267,7 +268,7 @@ def test_a_fit_after_shorter_ones_equals_one_long_fit(
 
 
 @pytest.mark.parametrize("every_s", [ALWAYS, NEVER])
-@pytest.mark.parametrize("at", range(4, 60, 5))
+@pytest.mark.parametrize("at", mostly_slow(range(4, 60, 5), keep=(4, 29, 54)))
 def test_a_kill_in_any_of_the_shorter_fits_changes_nothing(
     folder, other_folder, copy_task, stopping, make_model, assert_equal, outcome, at, every_s
 ):
@@ -455,7 +456,9 @@ WAYS = {  # forms of growth, and kinds of moves that they make on the small task
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", mostly_slow(WAYS, keep=("nodes, pruned in each stage", "all kinds, replaced in each stage"))
+)
 def test_a_search_killed_again_and_again_equals_an_unbroken_one(
     folder, other_folder, copy_task, stopping, make_model, assert_equal, way
 ):

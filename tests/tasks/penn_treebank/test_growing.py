@@ -36,6 +36,7 @@ from support.growing import (
     verdicts,
 )
 from support.journals import NEVER, Folder, Killed
+from support.slow import mostly_slow
 
 WORDS, H = ["the", "cat", "dog", "sat", "ran", "on", "mat", "road", "<unk>"], 5
 OPS = [("add", "identity"), ("add", "tanh"), ("add", "sigmoid"), ("hadamard", "tanh"), ("hadamard", "identity")]
@@ -258,7 +259,7 @@ class Stopping:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "nt_asgd"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", mostly_slow(MODES, keep=("nodes_and_ops",)))
 def test_growth_killed_again_and_again_equals_an_unbroken_one(task_of, tmp_path, monkeypatch, mode, optimizer):
     """In single precision; snapshots after every step, kills anywhere."""
     task = task_of(**DROPPED, **PENALISED)
