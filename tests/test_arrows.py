@@ -35,6 +35,7 @@ LAYERS = """
     experiments.experiment
     experiments.choosing
     report.page
+    runs.launchers
     runs.journal  runs.memory  report.plots  report.study
     report.growth_plots
     report.history  report.canvas
