@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = """
-    __main__
+    __main__  runs.attended
     cli
     completion
     api  bench.suite
@@ -35,6 +35,7 @@ LAYERS = """
     experiments.experiment
     experiments.choosing
     report.page
+    runs.cluster
     runs.launchers
     runs.journal  runs.memory  report.plots  report.study
     report.growth_plots
@@ -156,6 +157,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "jinja2": {"grownas.report.diagram"},
     "rich": {"grownas.runs.progress"},
     "filelock": {"grownas.runs.rundir"},
+    "distributed": {"grownas.runs.cluster"},
     "click": {"grownas.cli", "grownas.completion"},
     "triton": {"grownas.cells.triton_pointwise"},
     "statsmodels": {"grownas.evaluation.statistics"},
@@ -186,6 +188,7 @@ TASKS_MAY_KNOW = {
 }
 SLOW = (
     "torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich", "pooch",
+    "distributed", "dask",
 )  # fmt: skip
 
 
@@ -424,6 +427,7 @@ def test_help_of_every_command_is_free_of_slow_imports():
         ("grownas.runs.rundir", ("torch", "filelock")),
         ("grownas.criteria.threshold", ("torch", "numpy")),
         ("grownas.runs.progress", ("torch", "rich")),
+        ("grownas.runs.cluster", ("torch", "distributed", "dask")),
         ("grownas.cells.cell", ("statsmodels", "arch", "matplotlib", "pandas", "triton")),
         ("grownas.training.loop", ("statsmodels", "arch", "matplotlib", "pandas")),
         ("grownas.report.page", ("torch", "matplotlib")),

@@ -192,7 +192,11 @@ def _launcher(config: Config, progress: Progress) -> Launcher:
         return launchers.InProcess(resume)
     if config.cluster == "processes":
         return launchers.Processes(config.workers, threads=config.threads, timeout_s=config.worker_timeout)
-    raise ConfigError(f"cluster={config.cluster}: not yet")
+    from grownas.runs.cluster import Dask
+
+    return Dask(
+        config.cluster, config.workers, threads=config.threads, timeout_s=config.worker_timeout, say=progress.say
+    )
 
 
 def new_folder(config: Config, command: str, checksum: str, what: str | None = None) -> RunDir:
