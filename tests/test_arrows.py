@@ -21,7 +21,7 @@ LAYERS = """
     __main__  runs.attended
     cli
     completion
-    api  bench.suite
+    api  bench.suite  runs.status
     runs.reload
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
@@ -427,6 +427,7 @@ def test_help_of_every_command_is_free_of_slow_imports():
         ("grownas.runs.rundir", ("torch", "filelock")),
         ("grownas.criteria.threshold", ("torch", "numpy")),
         ("grownas.runs.progress", ("torch", "rich")),
+        ("grownas.runs.status", ("torch", "numpy")),
         ("grownas.runs.cluster", ("torch", "distributed", "dask")),
         ("grownas.cells.cell", ("statsmodels", "arch", "matplotlib", "pandas", "triton")),
         ("grownas.training.loop", ("statsmodels", "arch", "matplotlib", "pandas")),

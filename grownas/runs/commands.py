@@ -22,14 +22,14 @@ import torch
 from grownas.baselines.table import names as baseline_names
 from grownas.config import loading as configs
 from grownas.config.sections import WHERE_AND_HOW, Config
-from grownas.errors import ConfigError, DataError, RunError
+from grownas.errors import ConfigError, DataError, Interrupted, RunError
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import check_backbone, space_of
 from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.protocols import Folder, Launcher, Model, Task
 from grownas.report import tables, verdicts
 from grownas.runs import launchers
-from grownas.runs.journal import Interrupted, Journal, MemoryLog
+from grownas.runs.journal import Journal, MemoryLog
 from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir

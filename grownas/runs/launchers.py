@@ -135,12 +135,14 @@ class Watch:
 
 
 def newest_change(folder: Path) -> float:
-    """Return the time of the newest change of a file of a run, in seconds since 1970; 0 if there are no files."""
+    """Return the time of the newest change of a file of a run, in seconds since 1970; 0 if there are no files.
+
+    Hidden files do not count: whoever looks at a lock may change its file.
+    """
     times = [0.0]
     for place in (folder, folder / "checkpoint"):
         try:
-            for entry in os.scandir(place):
-                times.append(entry.stat().st_mtime)
+            times += [one.stat().st_mtime for one in os.scandir(place) if not one.name.startswith(".")]
         except FileNotFoundError:  # no checkpoint yet; or a file was replaced, which the next look sees
             continue
     return max(times)

@@ -12,9 +12,8 @@ from typing import Any
 
 from grownas.config import loading as configs
 from grownas.config.sections import Config
-from grownas.errors import USER_ERROR, ConfigError, RunError, TrainingError
+from grownas.errors import USER_ERROR, ConfigError, Interrupted, RunError, TrainingError
 from grownas.protocols import Ended, Launcher
-from grownas.runs.journal import Interrupted
 from grownas.runs.launchers import LOG
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import JsonLines, RunDir

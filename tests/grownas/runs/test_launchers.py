@@ -12,9 +12,8 @@ import time
 import pytest
 
 from grownas.config import loading as configs
-from grownas.errors import ConfigError, RunError, TrainingError
+from grownas.errors import ConfigError, Interrupted, RunError, TrainingError
 from grownas.runs import launchers, sweep
-from grownas.runs.journal import Interrupted
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 
@@ -231,7 +230,7 @@ def test_a_place_that_is_none_is_refused(cluster):
 
 def test_signs_of_life_are_the_newest_change_of_a_file(tmp_path):
     assert launchers.newest_change(tmp_path) == 0
-    for name, when in (("metrics.jsonl", 50.0), ("checkpoint/stage.part", 70.0), ("log.txt", 60.0)):
+    for name, when in (("metrics.jsonl", 50.0), ("checkpoint/stage.part", 70.0), ("log.txt", 60.0), (".lock", 80.0)):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
