@@ -7,6 +7,7 @@ from setuptools import Extension, find_packages, setup
 FINANCE = ["yfinance>=1.7,<2"]
 FILES = ["pyarrow", "openpyxl"]  # of parquet and xlsx
 TORCHTEXT = ["torchtext==0.6.0"]  # later ones bring a library that fits one version of PyTorch only
+DISTRIBUTED = ["distributed>=2026.8"]  # of dask; it brings the dask of its own date
 TRITON = ["triton>=3.5,<4; platform_system == 'Linux'"]  # PyTorch for CUDA brings it; alone it is for tests
 DEV = [
     "pytest>=9",
@@ -71,7 +72,14 @@ setup(
         "matplotlib>=3.9",
         "Jinja2>=3.1.5",
     ],
-    extras_require={"finance": FINANCE, "files": FILES, "torchtext": TORCHTEXT, "triton": TRITON, "dev": DEV},
+    extras_require={
+        "finance": FINANCE,
+        "files": FILES,
+        "torchtext": TORCHTEXT,
+        "distributed": DISTRIBUTED,
+        "triton": TRITON,
+        "dev": DEV,
+    },
     entry_points={
         "console_scripts": ["grownas = grownas.cli:main"],
         "grownas.strategies": [

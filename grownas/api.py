@@ -296,6 +296,7 @@ def compare(
     strategies: Sequence[str | Mapping[str, Any]] | None = None,
     overrides: Mapping[str, Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    cluster: Any = None,
     quiet: bool = False,
 ) -> Comparison:
     """For each seed, search with each strategy and train every baseline, in parallel processes; test the differences.
@@ -308,6 +309,8 @@ def compare(
             `use`; the first is the config's own strategy.
         overrides: see `search`.
         folder: the folder to create for the comparison and its runs. None: a temporary folder, removed at the end.
+        cluster: where the runs run: a value of the config's `cluster`, or a cluster object of dask, dask-jobqueue or
+            dask-kubernetes, whose machines share `folder`. None: `cluster` of the config.
         quiet: print no progress and no table.
 
     Raises:
@@ -319,6 +322,7 @@ def compare(
 
     given: dict[str, Any] = {} if seeds is None else {"seeds": list(seeds)}
     given |= {} if strategies is None else {"strategies": list(strategies)}
+    given |= {} if cluster is None else {"cluster": getattr(cluster, "scheduler_address", cluster)}
     options = {**given, "quiet": quiet, **(overrides or {})}
     chosen, frame = _config(config, data, options)
     if chosen.study.momentum:

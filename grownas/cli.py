@@ -133,6 +133,19 @@ def resume(run: Path, overrides: tuple[str, ...]) -> None:
 
 @cli.command()
 @RUN
+def status(run: Path) -> None:
+    """Say how far a run or comparison is, also while it runs.
+
+    Prints one row per run: its state (done, running, failed, stopped, waiting), the search's lowest validation metric,
+    the weight steps so far, and when its folder last changed; for a comparison also about how long it still takes.
+    """
+    from grownas.runs.status import text
+
+    click.echo(text(run))
+
+
+@cli.command()
+@RUN
 @OVERRIDES
 def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
     """Score the saved model of a run again, also on other data.

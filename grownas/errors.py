@@ -43,3 +43,7 @@ class TrainingError(Exception):
         """Store the time and the steps spent beside the message."""
         super().__init__(message)
         self.seconds, self.steps, self.cpu_seconds, self.gradients = seconds, steps, cpu_seconds, gradients
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user interrupted the run; its state is saved, so the run can be resumed."""

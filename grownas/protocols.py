@@ -1,4 +1,4 @@
-"""All protocols: what a task, a model, a strategy, a criterion and a journal must implement.
+"""All protocols: what a task, a model, a strategy, a criterion, a journal and a launcher must implement.
 
 A package adds a task by an entry point of the group `grownas.tasks`, and a strategy by `grownas.strategies`. Both are
 classes. They may subclass the protocol here to inherit its defaults; they must implement the abstract methods.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, Typ
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     import numpy as np
     import pandas as pd
@@ -803,3 +804,57 @@ class Strategy(Protocol):
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
         """Train the model of a result again on a problem with a longer training part; with the same choices."""
         raise NotImplementedError(f"{type(self).__name__} cannot refit its result; set refit=false")
+
+
+# --- launchers ---
+
+
+class Ended(NamedTuple):
+    """A run that a launcher no longer runs.
+
+    Attributes:
+        folder: the run folder.
+        status: exit status of `grownas resume` on the folder; 0: finished. Negative: killed by this signal.
+        words: what is known beyond the status; may be empty.
+    """
+
+    folder: Path
+    status: int
+    words: str = ""
+
+
+class Launcher(Protocol):
+    """Runs whole runs somewhere: in this process, in local processes, or on a cluster. It is a context manager.
+
+    A run is its folder, which holds the config and the whole state: what a launcher does with a folder is
+    `grownas resume FOLDER`, so the place and the order of runs cannot change a result, and a run that was killed in one
+    place goes on in another. At the end of the block a launcher ends all runs that still run.
+    """
+
+    def __enter__(self) -> Self:
+        """Connect to the place where runs run."""
+        ...
+
+    def __exit__(self, *error: object) -> None:
+        """End all runs that still run."""
+        ...
+
+    def has_room(self) -> bool:
+        """Return whether one more run may be submitted now."""
+        ...
+
+    def submit(self, folder: Path) -> None:
+        """Begin or continue the run of a folder."""
+        ...
+
+    def poll(self) -> list[Ended]:
+        """Return the runs that have ended since the last call.
+
+        Raises:
+            RunError: the place where runs run is gone.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Ask all runs to save their state and end; a second call asks them to end at once."""
+        ...

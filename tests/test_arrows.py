@@ -18,10 +18,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = """
-    __main__
+    __main__  runs.attended
     cli
     completion
-    api  bench.suite
+    api  bench.suite  runs.status
     runs.reload
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
@@ -35,6 +35,8 @@ LAYERS = """
     experiments.experiment
     experiments.choosing
     report.page
+    runs.cluster
+    runs.launchers
     runs.journal  runs.memory  report.plots  report.study
     report.growth_plots
     report.history  report.canvas
@@ -155,6 +157,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "jinja2": {"grownas.report.diagram"},
     "rich": {"grownas.runs.progress"},
     "filelock": {"grownas.runs.rundir"},
+    "distributed": {"grownas.runs.cluster"},
     "click": {"grownas.cli", "grownas.completion"},
     "triton": {"grownas.cells.triton_pointwise"},
     "statsmodels": {"grownas.evaluation.statistics"},
@@ -185,6 +188,7 @@ TASKS_MAY_KNOW = {
 }
 SLOW = (
     "torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich", "pooch",
+    "distributed", "dask",
 )  # fmt: skip
 
 
@@ -423,6 +427,8 @@ def test_help_of_every_command_is_free_of_slow_imports():
         ("grownas.runs.rundir", ("torch", "filelock")),
         ("grownas.criteria.threshold", ("torch", "numpy")),
         ("grownas.runs.progress", ("torch", "rich")),
+        ("grownas.runs.status", ("torch", "numpy")),
+        ("grownas.runs.cluster", ("torch", "distributed", "dask")),
         ("grownas.cells.cell", ("statsmodels", "arch", "matplotlib", "pandas", "triton")),
         ("grownas.training.loop", ("statsmodels", "arch", "matplotlib", "pandas")),
         ("grownas.report.page", ("torch", "matplotlib")),

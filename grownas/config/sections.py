@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,11 +32,14 @@ WHERE_AND_HOW = (
     "name",
     "quiet",
     "workers",
+    "cluster",
+    "worker_timeout",
     "checkpoint_seconds",
     "seeds",
     "panels",
     "strategies",
 )  # keys that do not affect the result
+PLACES = ("processes", "in_process")  # where a comparison runs, beside the address of a cluster
 COMPUTING = ("device", "backend", "threads")  # keys that may change between machines; last digits may then differ
 
 
@@ -321,7 +325,19 @@ class Config(Section):
         Count | None,
         about("number of sub-panels of `grownas compare`, one run each with `seed`; null: compare over `seeds`"),
     ] = None
-    workers: Annotated[Count | None, about("parallel processes of `grownas compare`; null: one per core")] = None
+    workers: Annotated[
+        Count | None, about("parallel runs of `grownas compare`; null: one per core, or per thread of dask's workers")
+    ] = None
+    cluster: Annotated[
+        str,
+        about(
+            "where `grownas compare` runs: processes, in_process (one after another), or the address of a dask "
+            "scheduler such as tcp://scheduler:8786"
+        ),
+    ] = "processes"
+    worker_timeout: Annotated[
+        Positive, about("a run whose folder shows no sign of life for so many seconds is killed and tried again")
+    ] = 3600.0
     threads: Annotated[Count, about("PyTorch threads per process; they may change the last digits of results")] = 1
     device: Annotated[Literal["cpu", "cuda"], about("device on which models are trained")] = "cpu"
     bf16: Annotated[bool, about("train under autocast in bfloat16, except for the steps of alpha")] = False
@@ -332,6 +348,13 @@ class Config(Section):
     name: Annotated[str | None, about("name of the run folder; null: task, command or strategy, and seed")] = None
     quiet: Annotated[bool, about("show no progress and print no results")] = False
     checkpoint_seconds: Annotated[NonNegative, about("seconds between two snapshots of a training")] = 30.0
+
+    @field_validator("cluster")
+    @classmethod
+    def _is_a_place(cls, cluster: str) -> str:
+        if cluster not in PLACES and not re.fullmatch(r"[a-z]+://\S+", cluster):
+            raise ValueError(f"expected {', '.join(PLACES)}, or an address such as tcp://scheduler:8786")
+        return cluster
 
     @field_validator("name")
     @classmethod

@@ -22,13 +22,14 @@ import torch
 from grownas.baselines.table import names as baseline_names
 from grownas.config import loading as configs
 from grownas.config.sections import WHERE_AND_HOW, Config
-from grownas.errors import ConfigError, DataError, RunError
+from grownas.errors import ConfigError, DataError, Interrupted, RunError
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import check_backbone, space_of
 from grownas.genotype import AnyGenotype, Genotype, published
-from grownas.protocols import Folder, Model, Task
+from grownas.protocols import Folder, Launcher, Model, Task
 from grownas.report import tables, verdicts
-from grownas.runs.journal import Interrupted, Journal, MemoryLog
+from grownas.runs import launchers
+from grownas.runs.journal import Journal, MemoryLog
 from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
@@ -163,7 +164,7 @@ def _compare(config: Config, rundir: RunDir) -> Path:
 
     with rundir.lock(), Progress(quiet=config.quiet) as progress:
         try:
-            sweep.run_all(config, rundir, progress)
+            sweep.run_all(config, rundir, progress, _launcher(config, progress))
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
         runs = sweep.runs_of(config, rundir)
@@ -183,6 +184,19 @@ def _compare(config: Config, rundir: RunDir) -> Path:
         print(text)
         print(where)
     return rundir.path
+
+
+def _launcher(config: Config, progress: Progress) -> Launcher:
+    """Return the launcher of a comparison's runs."""
+    if config.cluster == "in_process":
+        return launchers.InProcess(resume)
+    if config.cluster == "processes":
+        return launchers.Processes(config.workers, threads=config.threads, timeout_s=config.worker_timeout)
+    from grownas.runs.cluster import Dask
+
+    return Dask(
+        config.cluster, config.workers, threads=config.threads, timeout_s=config.worker_timeout, say=progress.say
+    )
 
 
 def new_folder(config: Config, command: str, checksum: str, what: str | None = None) -> RunDir:

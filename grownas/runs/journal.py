@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
-from grownas.errors import TrainingError
+from grownas.errors import Interrupted, TrainingError
 from grownas.evaluation.models import SEARCH
 from grownas.protocols import Evaluation, Model, Task
 from grownas.runs import checkpoint
@@ -29,10 +29,6 @@ from grownas.training.loop import Fit, Tree, finish_blend, fit
 from grownas.training.recipe import Recipe, make_optimizers
 
 LOGS = ("metrics", "growth", "shares", "trials")  # names of a run's logs, NAME.jsonl in its folder
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user interrupted the run; its state is saved, so the run can be resumed."""
 
 
 class Log(Protocol):

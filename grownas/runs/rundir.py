@@ -105,8 +105,10 @@ class RunDir:
             raise RunError(f"{path}: damaged: {error}") from error
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, wait_s: float = 1.0) -> Iterator[None]:
         """Lock the folder against other processes; the lock is released even if the process is killed.
+
+        It waits `wait_s` for another process, which may only have looked with `is_locked`.
 
         Raises:
             LockedError: another process is writing to the folder.
@@ -114,7 +116,7 @@ class RunDir:
         """
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=wait_s)
         try:
             lock.acquire()
         except Timeout as error:
@@ -136,7 +138,7 @@ class RunDir:
             RunError: the folder cannot be written to.
         """
         try:
-            with self.lock():
+            with self.lock(wait_s=0):
                 return False
         except LockedError:
             return True

@@ -1,13 +1,10 @@
-"""Runs a comparison: each seed or panel is a separate run in its own process."""
+"""Runs a comparison: each seed or panel is a separate run, which a launcher runs."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +12,16 @@ from typing import Any
 
 from grownas.config import loading as configs
 from grownas.config.sections import Config
-from grownas.errors import USER_ERROR, ConfigError, RunError, TrainingError
-from grownas.runs.journal import Interrupted
+from grownas.errors import USER_ERROR, ConfigError, Interrupted, RunError, TrainingError
+from grownas.protocols import Ended, Launcher
+from grownas.runs.launchers import LOG
 from grownas.runs.progress import Progress
-from grownas.runs.rundir import RunDir
+from grownas.runs.rundir import JsonLines, RunDir
 from grownas.runs.signals import stop_signals
 
 LOOK_EVERY_S = 0.2
+ATTEMPTS = 3  # of a run that fails; wrong input is not tried again
+LOG_OF_RUNS = "runs.jsonl"  # in the comparison's folder
 
 
 def members(config: Config) -> list[dict[str, dict[str, Any]]]:
@@ -76,20 +76,40 @@ def _space_of(config: Config, backbone: str) -> Any:
     return type(space)(**{**kept, "backbone": backbone})
 
 
-def run_all(config: Config, rundir: RunDir, progress: Progress) -> list[Path]:
-    """Run or resume every search of a comparison, `workers` at a time; return their folders when all are finished.
+def run_all(config: Config, rundir: RunDir, progress: Progress, launcher: Launcher) -> list[Path]:
+    """Run or resume every search of a comparison; return their folders when all are finished.
+
+    A run that fails is tried again, `ATTEMPTS` times in all, unless its input is wrong; then the others go on without
+    it. `runs.jsonl` in the comparison's folder logs what starts and ends.
 
     Args:
         config: the comparison's config; each run also trains the baselines in `baselines.compare`.
         rundir: the comparison's folder, which holds the run folders `seed-N`, `panel-N` or `BACKBONE-STRATEGY-seed-N`.
         progress: shows which runs start and end.
+        launcher: runs the runs.
 
     Raises:
         Interrupted: a signal arrived; the runs have saved their state.
         RunError: a run's folder cannot be written to; or a run found its input wrong (the other runs finish first).
         TrainingError: a run failed in another way (the other runs finish first).
     """
-    return [folder for group in members(config) for folder in _run_group(config, rundir, group, progress)]
+    folders: list[Path] = []
+    failed: dict[Path, Ended] = {}
+    missing: list[str] = []
+    with launcher:
+        for group in members(config):
+            lacking = [
+                name
+                for name in group
+                if _takes_steps(config) and any(name.startswith(f"{one.name}-") for one in failed)
+            ]  # their budget is what the first strategy took
+            missing += lacking
+            made = [_folder(config, rundir, name, group[name]) for name in group if name not in lacking]
+            folders += made
+            failed |= _run_group(made, rundir, progress, launcher)
+    if failed:
+        raise _failure(config, folders, failed, missing)
+    return folders
 
 
 def runs_of(config: Config, rundir: RunDir) -> list[list[Path]]:
@@ -98,47 +118,85 @@ def runs_of(config: Config, rundir: RunDir) -> list[list[Path]]:
     return [[rundir.path / name, *(rundir.path / one for one in rest if one.startswith(f"{name}-"))] for name in first]
 
 
-def _run_group(config: Config, rundir: RunDir, group: dict[str, dict[str, Any]], progress: Progress) -> list[Path]:
-    folders = [_folder(config, rundir, name, changes) for name, changes in group.items()]
+def _run_group(folders: list[Path], rundir: RunDir, progress: Progress, launcher: Launcher) -> dict[Path, Ended]:
+    """Run all folders that are not finished; return how those ended that failed."""
+    log = rundir.log(LOG_OF_RUNS)
     waiting = [folder for folder in folders if not (folder / "summary.json").exists()]
     for folder in waiting:
         RunDir(folder).is_locked()  # raises before any work begins if the folder cannot be written to
-    running: dict[Path, subprocess.Popen[bytes]] = {}
-    failed: dict[Path, int] = {}
-    workers = config.workers or _cores()
-    with _forwarding(running) as stopped:
+    running: set[Path] = set()
+    attempts: Counter[Path] = Counter()
+    failed: dict[Path, Ended] = {}
+    told = 0
+    with _signals() as stopped:
         while running or (waiting and not stopped):
-            while len(running) < workers and not stopped:
+            while told < len(stopped):
+                launcher.stop()
+                told += 1
+            while waiting and not stopped and launcher.has_room():
                 free = next((folder for folder in waiting if not RunDir(folder).is_locked()), None)
                 if free is None:  # all are locked, perhaps by runs that outlived a killed comparison: wait for them
                     break
                 waiting.remove(free)
-                running[free] = _start(free, config.threads)
-                if stopped:  # the signal arrived while the process started
-                    running[free].send_signal(signal.SIGINT)
-                progress.say(f"{free.name}: started")
+                running.add(free)
+                _note(log, progress, free, "started")
+                launcher.submit(free)
             time.sleep(LOOK_EVERY_S)
-            for folder, process in list(running.items()):
-                code = process.poll()
-                if code is None:
-                    continue
-                del running[folder]
-                progress.say(f"{folder.name}: {'finished' if code == 0 else f'ended with status {code}'}")
-                if code:
-                    failed[folder] = code
+            for ended in launcher.poll():
+                folder = ended.folder
+                running.discard(folder)
+                attempts[folder] += 1
+                if ended.status == 0:
+                    _note(log, progress, folder, "finished")
+                elif stopped:
+                    _note(log, progress, folder, "stopped", ended)
+                elif ended.status == USER_ERROR or attempts[folder] >= ATTEMPTS:
+                    _note(log, progress, folder, "failed", ended)
+                    failed[folder] = ended
+                else:
+                    _note(log, progress, folder, "tried again", ended)
+                    waiting.append(folder)
     if stopped:
         raise Interrupted
-    if failed:
-        logs = ", ".join(f"{folder} (status {code}; see {folder / 'log.txt'})" for folder, code in failed.items())
-        kind = RunError if set(failed.values()) == {USER_ERROR} else TrainingError
-        what = "runs" if config.study.momentum else "seeds" if config.panels is None else "panels"
-        raise kind(f"{len(failed)} of {len(folders)} {what} failed: {logs}. Resume the comparison to try them again")
-    return folders
+    return failed
 
 
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _note(log: JsonLines, progress: Progress, folder: Path, event: str, ended: Ended | None = None) -> None:
+    """Log and show what happens to a run."""
+    log.append(
+        {
+            "time": time.time(),
+            "run": folder.name,
+            "event": event,
+            **({} if ended is None else {"status": ended.status, "words": ended.words}),
+        }
+    )
+    progress.say(f"{folder.name}: {event}{'' if ended is None else f', {_words(ended)}'}")
+
+
+def _words(ended: Ended) -> str:
+    return f"status {ended.status}" + (f", {ended.words}" if ended.words else "")
+
+
+def _failure(
+    config: Config, folders: list[Path], failed: dict[Path, Ended], missing: list[str]
+) -> RunError | TrainingError:
+    """Return the error that says which runs of a comparison are missing."""
+    logs = ", ".join(f"{folder} ({_words(ended)}; see {folder / LOG})" for folder, ended in failed.items())
+    kind = RunError if {ended.status for ended in failed.values()} == {USER_ERROR} else TrainingError
+    what = "runs" if config.study.momentum else "seeds" if config.panels is None else "panels"
+    if any(len(group) for group in members(config)[1:]):
+        what = "runs"
+    lacking = f"; not run, because they take their number of steps from these: {', '.join(missing)}" if missing else ""
+    return kind(
+        f"{len(failed)} of {len(folders) + len(missing)} {what} failed: {logs}{lacking}. Nothing was compared; resume "
+        "the comparison to try them again"
+    )
+
+
+def _takes_steps(config: Config) -> bool:
+    """Return whether a further strategy's budget is the number of steps that the first strategy took."""
+    return not config.study.momentum and config.budget == type(config.budget)()
 
 
 def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) -> Path:
@@ -151,7 +209,7 @@ def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) 
     fields["seeds"] = (fields["seed"],)
     baselines = () if "strategy" in changes else dict.fromkeys((*config.baselines.use, *config.baselines.compare))
     fields["baselines"] = config.baselines.model_copy(update={"use": tuple(baselines)})
-    if "strategy" in changes and not config.study.momentum and config.budget == type(config.budget)():
+    if "strategy" in changes and _takes_steps(config):
         first = path.with_name(name.removesuffix(f"-{fields['strategy'].row}"))
         steps = json.loads((first / "summary.json").read_text("utf-8"))["search_steps"]
         fields["budget"] = config.budget.model_copy(update={"steps": steps})
@@ -166,36 +224,9 @@ def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) 
     return path
 
 
-def _start(folder: Path, threads: int) -> subprocess.Popen[bytes]:
-    """Start a process that resumes the run in a folder; its output goes to `log.txt`."""
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    with (folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "grownas", "resume", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **limits},  # NumPy's BLAS would take all cores in every process
-            start_new_session=True,  # the terminal sends Ctrl-C only to this process, which forwards it once
-        )
-
-
 @contextmanager
-def _forwarding(running: dict[Path, subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Forward SIGINT and SIGTERM to the runs; yield a list that is no longer empty after a signal.
-
-    Outside the main thread no signal arrives. The runs are killed if the caller raises an error.
-    """
+def _signals() -> Iterator[list[int]]:
+    """Yield a list to which each SIGINT and SIGTERM is added. Outside the main thread no signal arrives."""
     stopped: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        stopped.append(number)
-        for process in running.values():
-            process.send_signal(signal.SIGINT)
-
-    try:
-        with stop_signals(handle):
-            yield stopped
-    finally:
-        for process in running.values():
-            process.kill()
+    with stop_signals(lambda number, frame: stopped.append(number)):
+        yield stopped

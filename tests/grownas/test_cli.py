@@ -12,10 +12,22 @@ import yaml
 
 import grownas
 from grownas import cli
-from grownas.errors import ConfigError, DataError, GenotypeError, GrownasError, RunError, TrainingError
+from grownas.errors import ConfigError, DataError, GenotypeError, GrownasError, Interrupted, RunError, TrainingError
 
 AHEAD = {f"S{number}": 0.1 + number for number in range(22)}
-COMMANDS = ("bench", "compare", "completion", "evaluate", "predict", "report", "resume", "search", "show", "train")
+COMMANDS = (
+    "bench",
+    "compare",
+    "completion",
+    "evaluate",
+    "predict",
+    "report",
+    "resume",
+    "search",
+    "show",
+    "status",
+    "train",
+)
 
 
 @pytest.fixture
@@ -218,8 +230,6 @@ def test_training_that_fails_ends_with_1(call, monkeypatch):
 
 
 def test_an_interrupt_ends_with_130_and_says_how_to_go_on(call, monkeypatch):
-    from grownas.runs.journal import Interrupted
-
     def stop(*_):
         raise Interrupted(Path("runs/a"))
 

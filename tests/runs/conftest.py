@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 from grownas import cli
 from grownas.errors import RunError
 from grownas.report import growth_plots, plots
-from grownas.runs import reload, sweep
+from grownas.runs import launchers, reload
 
 NAMES = ("A", "B", "C")
 DAYS = 300
@@ -227,7 +227,7 @@ def fork(fork_server):
 
 
 class ForkedSeed:
-    """What `sweep` needs of `subprocess.Popen`, of a process of the fork server."""
+    """What `launchers.Processes` needs of `subprocess.Popen`, of a process of the fork server."""
 
     def __init__(self, process: multiprocessing.Process) -> None:
         self.process = process
@@ -252,7 +252,7 @@ def forked_seeds(fork_server, monkeypatch) -> None:
         kwargs = {"init_globals": {"folder": str(folder)}, "run_name": "__main__"}
         return ForkedSeed(fork_server.Process(target=runpy.run_path, args=(script,), kwargs=kwargs))
 
-    monkeypatch.setattr(sweep, "_start", begin)
+    monkeypatch.setattr(launchers, "start", begin)
 
 
 @pytest.fixture

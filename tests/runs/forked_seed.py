@@ -1,4 +1,4 @@
-"""Run by the fork server, with `folder` among its globals: what `sweep` has a new interpreter do for one seed."""
+"""Run by the fork server, with `folder` among its globals: what a new interpreter does for one seed."""
 
 import os
 import runpy

@@ -393,7 +393,8 @@ CHANGES = {  # another valid value for every key
         "use": ["gru"], "compare": ["sizes"], "hidden_sizes": [4], "losses": ["huber"], "rates": [0.02],
         "weight_decays": [0.5], "halving": {"first_epochs": 3, "reduction_factor": 2, "finalists": 3},
     },
-    "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "threads": 2, "device": "cuda", "bf16": True,
+    "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "cluster": "tcp://a:1",
+    "worker_timeout": 9.0, "threads": 2, "device": "cuda", "bf16": True,
     "backend": "torch", "runs": "elsewhere",
     "name": "mine", "quiet": True, "checkpoint_seconds": 3.0,
 }  # fmt: skip
@@ -422,7 +423,8 @@ def test_the_fingerprint_tells_what_changes_a_result(key, value):
         "index_returns/growing", [*needed, f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"]
     )
     assert after != before
-    ignored = key in ("runs", "name", "quiet", "workers", "checkpoint_seconds", "seeds", "panels", "strategies")
+    where = ("runs", "name", "quiet", "workers", "cluster", "worker_timeout", "checkpoint_seconds")
+    ignored = key in (*where, "seeds", "panels", "strategies")
     assert (after.fingerprint() == before.fingerprint()) == ignored
     assert ignored == (key in WHERE_AND_HOW)
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from grownas.criteria.threshold import Thresholds
-from grownas.errors import TrainingError
+from grownas.errors import Interrupted, TrainingError
 from grownas.runs import checkpoint
-from grownas.runs.journal import LOGS, Interrupted, Journal, MemoryStore
+from grownas.runs.journal import LOGS, Journal, MemoryStore
 from grownas.strategies.growing.moves import Context, add_node_at
 from grownas.strategies.growing.options import MODES
 from grownas.strategies.growing.state import Candidate

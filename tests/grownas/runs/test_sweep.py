@@ -12,7 +12,7 @@ import pytest
 
 from grownas.config import loading as configs
 from grownas.errors import RunError
-from grownas.runs import sweep
+from grownas.runs import launchers, sweep
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 
@@ -29,8 +29,10 @@ def comparison(tmp_path, monkeypatch):
         code = "import sys; open(sys.argv[1], 'w').write('{}')"
         return subprocess.Popen([sys.executable, "-c", code, str(folder / "summary.json")])
 
-    monkeypatch.setattr(sweep, "_start", begin)
-    return lambda: sweep.run_all(config, rundir, Progress(stream=io.StringIO()))
+    monkeypatch.setattr(launchers, "start", begin)
+    return lambda: sweep.run_all(
+        config, rundir, Progress(stream=io.StringIO()), launchers.Processes(2, threads=1, timeout_s=60)
+    )
 
 
 def test_every_run_is_started_and_waited_for(comparison):

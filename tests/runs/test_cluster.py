@@ -1,0 +1,282 @@
+"""A comparison in several places has the same bits: here, in processes, and on a dask cluster whose workers die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from grownas.runs import cluster as launcher
+from grownas.runs import launchers
+from grownas.runs.progress import Progress
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # dask's own sockets
+
+TINY = (
+    *("checkpoint_seconds=0", "retrain.grown=false", "baselines.use=[zero]", "baselines.compare=[]"),
+    *("strategies=growing", "strategy.max_nodes=1", "strategy.max_epochs=4", "strategy.fine_tune_epochs=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """A scheduler and two worker processes of one thread each."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra `distributed`")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def compare(runs, call):
+    """Return a function that compares two seeds; it returns the folder."""
+
+    def run(name, *options):
+        ended = call("compare", *runs.options(f"name={name}", *TINY, *options))
+        assert ended.code == 0, ended.err
+        return runs.folder / name
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def here(compare) -> Path:
+    """The comparison on this machine, one run after another in this process; do not write to it."""
+    return compare("here", "seeds=[1,2]", "cluster=in_process")
+
+
+@pytest.fixture
+def assert_same(here, assert_same_run, read_json, without_times):
+    def check(folder: Path) -> None:
+        for seed in ("seed-1", "seed-2"):
+            assert_same_run(here / seed, folder / seed)
+        one, other = (without_times(read_json(path / "comparison.json")) for path in (here, folder))
+        assert one == other
+
+    return check
+
+
+def in_thread(work, *args):
+    """Return a function that waits for the work's end and returns its result."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(work(*args)))
+    thread.start()
+
+    def result():
+        thread.join(120)
+        (one,) = results
+        return one
+
+    return result
+
+
+def pids(workers) -> list[int]:
+    return [nanny.pid for nanny in workers.workers.values()]
+
+
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 4])
+def test_the_number_of_processes_changes_nothing(forked_seeds, compare, assert_same, count):
+    assert_same(compare(f"processes-{count}", "seeds=[1,2]", f"workers={count}"))
+
+
+def test_a_killed_workers_run_goes_on_elsewhere_to_the_same_bits(
+    workers, compare, here, runs, wait_for, assert_same, read_lines
+):
+    folder = runs.folder / "there"
+    result = in_thread(compare, "there", "seeds=[1,2]", f"cluster={workers.scheduler_address}")
+    wait_for(lambda: list(folder.glob("seed-*/checkpoint/*.part")))
+    assert not (folder / "seed-1" / "summary.json").exists()
+    assert not (folder / "seed-2" / "summary.json").exists()
+    for pid in pids(workers):
+        os.kill(pid, signal.SIGKILL)
+    assert result() == folder
+    assert_same(folder)
+    events = [line["event"] for line in read_lines(folder / "runs.jsonl")]
+    assert events == ["started", "started", "finished", "finished"]  # dask gave the runs to other workers
+
+
+# ---- what a worker does, called here
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that looks like that of a run."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "config.yaml").write_text("seed: 1\n")
+    return path
+
+
+@pytest.fixture
+def attend(folder, monkeypatch):
+    """Return a function that does a worker's work on the folder, with this code as the run."""
+
+    def run(code="", *, version=launcher.__version__, config="seed: 1\n", timeout_s=60.0):
+        def begin(path, threads, *, command, **options):
+            return subprocess.Popen([sys.executable, "-c", code, str(path)], **options)
+
+        monkeypatch.setattr(launcher, "start", begin)
+        return launcher.run_folder(version, str(folder), config, os.getcwd(), 1, timeout_s)
+
+    return run
+
+
+def test_a_worker_refuses_another_version(attend):
+    status, words = attend(version="0.0.9")
+    assert status == 2
+    assert f"has grownas {launcher.__version__}, the client 0.0.9: install the same" in words
+
+
+def test_a_worker_that_does_not_share_the_folder_says_so(attend, folder):
+    for config in ("seed: 2\n", "seed: 1\n"):
+        status, words = attend(config=config)
+        assert (status, "runs= must be a folder that all share" in words) == (2, True)
+        (folder / "config.yaml").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_a_worker_returns_the_exit_status(attend, status):
+    assert attend(f"raise SystemExit({status})")[0] == status
+
+
+def test_a_worker_kills_a_run_without_a_sign_of_life(attend):
+    status, words = attend("import time; time.sleep(60)", timeout_s=0.3)
+    assert (status, words) == (-signal.SIGKILL, "killed: no sign of life in its folder for worker_timeout=0.3 s")
+
+
+def test_a_worker_stops_a_run_on_request(attend, folder):
+    (folder / launcher.STOP).touch()
+    code = "import signal, sys, time; signal.signal(2, lambda *_: sys.exit(130)); time.sleep(60)"
+    assert attend(code)[0] in (130, -signal.SIGINT)  # the latter if asked before Python has begun
+
+
+def test_a_worker_waits_for_the_process_that_holds_the_folder(attend, folder):
+    with launcher.RunDir(folder).lock():
+        result = in_thread(attend, "open(__import__('sys').argv[1] + '/begun', 'w')")
+        time.sleep(0.5)
+        assert not (folder / "begun").exists()
+    assert result()[0] == 0
+    assert (folder / "begun").exists()
+
+
+def test_a_worker_gives_up_a_folder_that_a_silent_process_holds(attend, folder):
+    with launcher.RunDir(folder).lock():
+        status, words = attend(timeout_s=0.3)
+    assert (status, "another process holds this folder" in words) == (1, True)
+
+
+def test_a_run_ends_with_its_worker(folder):
+    process = launchers.start(folder, 1, command="grownas.runs.attended", stdin=subprocess.PIPE)
+    process.stdin.close()
+    assert process.wait(60) == 1
+
+
+# ---- what a user meets
+
+
+def test_a_scheduler_that_does_not_answer_is_told(runner, call):
+    dask = pytest.importorskip("dask", reason="needs the extra `distributed`")
+    pytest.importorskip("distributed", reason="needs the extra `distributed`")
+    with dask.config.set({"distributed.comm.timeouts.connect": "300ms"}):
+        ended = call("compare", *runner.options("name=lost", "seeds=[1]", *TINY, "cluster=tcp://127.0.0.1:9"))
+    assert ended.code == 2
+    assert "cluster=tcp://127.0.0.1:9: cannot connect" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_tls_without_its_options_is_told():
+    pytest.importorskip("distributed", reason="needs the extra `distributed`")
+    made = launcher.Dask("tls://127.0.0.1:9", 1, threads=1, timeout_s=9, say=Progress(quiet=True).say)
+    with pytest.raises(launcher.ConfigError, match="cannot connect"):
+        made.__enter__()
+
+
+def test_without_dask_a_cluster_is_refused_in_words(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    made = launcher.Dask("tcp://127.0.0.1:9", 1, threads=1, timeout_s=9, say=Progress(quiet=True).say)
+    with pytest.raises(launcher.ConfigError, match=r"needs dask.distributed; install it with `pip install 'grownas\["):
+        made.__enter__()
+
+
+# ---- long: many deaths
+
+
+@pytest.mark.slow
+def test_a_killed_client_goes_on_from_the_folder(workers, compare, runner, fork, wait_for, call, assert_same):
+    options = ("seeds=[1,2]", f"cluster={workers.scheduler_address}")
+    process = fork("compare", *runner.options("name=killed", *TINY, *options))
+    folder = runner.folder / "killed"
+    wait_for(lambda: list(folder.glob("seed-*/checkpoint/*.part")))
+    process.kill()
+    process.join()
+    assert not (folder / "comparison.json").exists()
+    ended = call("resume", folder)
+    assert ended.code == 0, ended.err
+    assert_same(folder)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_runs_on_the_cluster(workers, runner, finish, wait_for, call, assert_same):
+    options = ("seeds=[1,2]", f"cluster={workers.scheduler_address}", "quiet=false")
+    process = runner.start("compare", "name=stopped", *TINY, *options)
+    folder = runner.folder / "stopped"
+    wait_for(lambda: list(folder.glob("seed-*/checkpoint/*.part")), process)
+    process.send_signal(signal.SIGINT)
+    ended = finish(process)
+    assert ended.code == 130, ended.err
+    assert f"`grownas resume {folder}` continues the run" in ended.err
+    assert f"cluster={workers.scheduler_address}: 2 workers" in ended.err
+    ended = call("resume", folder, "cluster=processes", "quiet=true")  # another place, the same bits
+    assert ended.code == 0, ended.err
+    assert_same(folder)
+
+
+@pytest.mark.slow
+def test_a_killed_scheduler_ends_the_comparison_in_words_and_it_goes_on(
+    tmp_path, runner, finish, wait_for, call, assert_same
+):
+    pytest.importorskip("distributed", reason="needs the extra `distributed`")
+    code = "from distributed import LocalCluster as C; c = C(2, threads_per_worker=1, dashboard_address=None); "
+    code += "print(c.scheduler_address, flush=True); input()"
+    main = f"if __name__ == '__main__':\n {code}\n"
+    script = tmp_path / "cluster.py"
+    script.write_text(main)
+    scheduler = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    address = scheduler.stdout.readline().strip()
+    process = runner.start("compare", "name=lost", *TINY, "seeds=[1,2]", f"cluster={address}")
+    folder = runner.folder / "lost"
+    wait_for(lambda: list(folder.glob("seed-*/checkpoint/*.part")), process)
+    scheduler.kill()
+    scheduler.communicate()
+    ended = finish(process)
+    assert ended.code == 2
+    assert "the connection to the scheduler is lost" in ended.err
+    ended = call("resume", folder, "cluster=processes")
+    assert ended.code == 0, ended.err
+    assert_same(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_workers_killed_again_and_again_lose_nothing(workers, runs, compare, assert_same):
+    folder, kills = runs.folder / "shot", 0
+    result = in_thread(compare, "shot", "seeds=[1,2]", f"cluster={workers.scheduler_address}")
+    while kills < 10 and not (folder / "comparison.json").exists():
+        time.sleep(3)
+        os.kill(pids(workers)[kills % 2], signal.SIGKILL)
+        kills += 1
+    result()
+    assert_same(folder)
