@@ -46,7 +46,7 @@ def test_sgd_steps_are_as_long_with_momentum_as_without(momentum):
             "darts does not measure the cell or the eigenvalue; set follow_",
         ),
         (
-            "strategy={use: gaea, follow_cell_epochs: 1, follow_hessian_windows: 2}",
+            "strategy={use: gaea, patience: null, follow_cell_epochs: 1, follow_hessian_windows: 2}",
             "gaea has an optimiser of alpha of its own",
         ),
     ],
