@@ -125,13 +125,16 @@ class Watch:
         self.folder, self.timeout_s = folder, timeout_s
         self.words = f"killed: no sign of life in its folder for worker_timeout={timeout_s:g} s"
         self.newest, self.since = newest_change(folder), time.monotonic()
+        self.looked = self.since
 
     def is_silent(self) -> bool:
         """Return whether no file has changed for too long. Only this machine's clock counts, not that of a file."""
-        newest = newest_change(self.folder)
-        if newest != self.newest:
-            self.newest, self.since = newest, time.monotonic()
-        return time.monotonic() - self.since > self.timeout_s
+        now = time.monotonic()
+        if now - self.looked > min(self.timeout_s / 10, 10.0):  # a look at a shared folder is not free
+            self.looked, newest = now, newest_change(self.folder)
+            if newest != self.newest:
+                self.newest, self.since = newest, now
+        return now - self.since > self.timeout_s
 
 
 def newest_change(folder: Path) -> float:

@@ -141,7 +141,9 @@ def _run_group(folders: list[Path], rundir: RunDir, progress: Progress, launcher
                 running.add(free)
                 _note(log, progress, free, "started")
                 launcher.submit(free)
-            time.sleep(LOOK_EVERY_S)
+            end = time.monotonic() + LOOK_EVERY_S
+            while time.monotonic() < end and told == len(stopped):  # a signal is passed on at once
+                time.sleep(0.01)
             for ended in launcher.poll():
                 folder = ended.folder
                 running.discard(folder)
