@@ -74,7 +74,7 @@ def answers(result: Tree) -> Table:
         for measure in JUDGED:
             found = one.get(measure)
             other = f" ({found['other']})" if found and found["other"] else ""
-            p = NONE if not found or found["p_value"] is None else f"{found['p_value']:.3f}"
+            p = NONE if not found or found["p_value"] is None else f"{found['p_value']:.3f}".replace("0.000", "<.001")
             cells += [f"{_spread(found, 1)}{other}" if found else NONE, p]
         told = any(one.get(name) and (one[name]["p_value"] or 1) < LEVEL for name in JUDGED)
         rows.append(Row((one["backbone"], one["strategy"], one["question"], *cells), marked=told))
