@@ -89,7 +89,7 @@ def run(config: Config, journal: Journal, task: Task) -> Tree:
     return {
         "task": task.name,
         "metric": task.metric,
-        "strategy": config.strategy.use,
+        "strategy": config.strategy.row,
         "backbone": config.space.backbone,
         "seed": config.seed,
         "curves": curves,

@@ -56,7 +56,7 @@ def _of_study(config: Config) -> dict[str, dict[str, Any]]:
     if config.panels is not None:
         raise ConfigError(f"panels={config.panels}: a study of optimisers runs over seeds; set panels=null")
     return {
-        f"{backbone}-{section.use}-seed-{seed}": {
+        f"{backbone}-{section.row}-seed-{seed}": {
             "strategy": section,
             "seed": seed,
             "space": _space_of(config, backbone),

@@ -24,7 +24,6 @@ FILES = (
     "metrics.jsonl",
     "growth.jsonl",
     "shares.jsonl",
-    "trials.jsonl",
     "genotype.json",
     "weights.safetensors",
     "equations.txt",
