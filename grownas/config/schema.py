@@ -88,6 +88,13 @@ class WeightOptimizer(Optimizer):
     ] = 5
 
 
+class SearchWeights(WeightOptimizer):
+    """The weights' optimiser in a search; every strategy has the same defaults."""
+
+    rate: Positive = 5e-3
+    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
+
+
 class StrategySection(Section):
     """The options that every strategy has; a strategy's own section is a subclass.
 

@@ -83,8 +83,11 @@ def run(config: Config, journal: Journal, task: Task) -> Tree:
     for one in combinations(config.study):
         curve = _curve(experiment, config, one)
         for unit in curve["units"]:
-            name = _name_of(unit.pop("genotype"))
-            unit["anew"] = anew[name[0]] if name[0] in anew else anew.setdefault(name[0], _anew(experiment, *name))
+            genotype = unit.pop("genotype")
+            name = _name_of(genotype)
+            if name not in anew:
+                anew[name] = _anew(experiment, name, genotype)
+            unit["anew"] = anew[name]
         curves.append(curve)
     return {
         "task": task.name,
@@ -149,9 +152,9 @@ def _section(config: Config, one: Combination, rate: float) -> Any:
     return section.model_copy(update={"weights": weights, "alpha": alpha})
 
 
-def _name_of(genotype: Tree) -> tuple[str, Tree]:
-    """Return a name that tells a genotype from others, and the genotype."""
-    return hashlib.sha256(json.dumps(genotype, sort_keys=True).encode()).hexdigest()[:16], genotype
+def _name_of(genotype: Tree) -> str:
+    """Return a name that tells a genotype from others."""
+    return hashlib.sha256(json.dumps(genotype, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _anew(experiment: Experiment, name: str, genotype: Tree) -> float | None:

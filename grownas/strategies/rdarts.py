@@ -6,17 +6,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from grownas.config.schema import Count, NonNegative, Positive, about
+from grownas.config.schema import Count, NonNegative, Positive, SearchWeights, about
 from grownas.criteria.alpha_hessian import EigenvalueRise
 from grownas.protocols import Problem, SearchResult
 from grownas.strategies.following import eigenvalue
-from grownas.strategies.supernet import SupernetSearch, SupernetSection, SupernetStrategy, Weights
+from grownas.strategies.supernet import SupernetSearch, SupernetSection, SupernetStrategy
 from grownas.training.loop import Fit
 
 BACK = 4  # epochs between the two compared eigenvalues; also how far the search goes back
 
 
-class StrongerWeights(Weights):
+class StrongerWeights(SearchWeights):
     """The weights' optimiser; its weight decay is twice that of the other strategies."""
 
     weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 1.0

@@ -11,17 +11,10 @@ from grownas.config.schema import (
     OneOrMore,
     Optimizer,
     Positive,
+    SearchWeights,
     StrategySection,
-    WeightOptimizer,
     about,
 )
-
-
-class Weights(WeightOptimizer):
-    """The weights' optimiser; the same defaults as in growth."""
-
-    rate: Positive = 5e-3
-    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
 
 
 class SamplingSection(StrategySection):
@@ -30,7 +23,7 @@ class SamplingSection(StrategySection):
     genotypes: Annotated[Count, about("number of genotypes, if the budget has no limit")] = 10
     max_epochs: Annotated[Count, about("most epochs per genotype; patience usually stops earlier")] = 1000
     patience: Annotated[Count, about("epochs without a lower validation loss before training stops")] = 8
-    weights: Weights = Weights()
+    weights: SearchWeights = SearchWeights()
     alpha: Optimizer = Optimizer()
     rates: Annotated[
         tuple[Positive, ...],

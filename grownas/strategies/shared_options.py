@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from grownas.config.schema import Count, StrategySection, Whole, about
-from grownas.strategies.sampling_options import Weights
+from grownas.config.schema import Count, SearchWeights, StrategySection, Whole, about
 
 
 class SharedSection(StrategySection):
@@ -17,7 +16,7 @@ class SharedSection(StrategySection):
     follow_cell_epochs: ClassVar[int] = 0
     max_epochs: Annotated[Count, about("epochs of the shared weights' training, one genotype per batch")] = 100
     unit_epochs: Annotated[Count, about("epochs per unit of work; the budget is checked after each unit")] = 5
-    weights: Weights = Weights()
+    weights: SearchWeights = SearchWeights()
     rounds: Annotated[Count, about("rounds of samples that are ranked after training; the best of all is kept")] = 1
     samples: Annotated[Count, about("genotypes per round, scored on the validation part with the shared weights")] = 200
     rank_windows: Annotated[

@@ -25,8 +25,8 @@ from grownas.config.schema import (
     NonNegative,
     Optimizer,
     Positive,
+    SearchWeights,
     StrategySection,
-    WeightOptimizer,
     Whole,
     about,
 )
@@ -50,13 +50,6 @@ from grownas.training.perturb import with_shares
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
 
-class Weights(WeightOptimizer):
-    """The weights' optimiser; the same defaults as in growth."""
-
-    rate: Positive = 5e-3
-    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
-
-
 class Alpha(Optimizer):
     """The optimiser of alpha, with the published defaults of DARTS."""
 
@@ -73,7 +66,7 @@ class SupernetSection(StrategySection):
         about("epochs without a lower validation loss before training stops; null: train all epochs and use the last"),
     ] = 8
     unit_epochs: Annotated[Count, about("epochs per unit of work; the budget is checked after each unit")] = 5
-    weights: Weights = Weights()
+    weights: SearchWeights = SearchWeights()
     alpha: Alpha = Alpha()
     alpha_sd: Annotated[NonNegative, about("standard deviation of the initial alpha")] = 1e-3
     top_k: Annotated[Count, about("ops kept per node of a chain; a node of a DAG keeps one edge with one op")] = 1

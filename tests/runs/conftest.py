@@ -10,6 +10,7 @@ import datetime
 import json
 import multiprocessing
 import os
+import random
 import runpy
 import shutil
 import signal
@@ -224,6 +225,33 @@ def fork(fork_server):
         return process
 
     return begin
+
+
+@pytest.fixture
+def killed_search(runner, fork, wait_for):
+    """Begin a search and kill it as soon as a file of its checkpoint is there; return its folder."""
+
+    def begin(name: str, until: str, *options) -> Path:
+        folder = runner.folder / name
+        process = fork("search", *runner.options(f"name={name}", "checkpoint_seconds=0", *options))
+        wait_for(lambda: (folder / "checkpoint" / until).exists() or process.exitcode is not None)
+        process.kill()
+        process.join()
+        assert (folder / "checkpoint" / until).exists()
+        assert not (folder / "summary.json").exists()
+        return folder
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def small_text(tmp_path_factory) -> Path:
+    """A folder of train.txt, valid.txt and test.txt, whose words are drawn."""
+    folder, rng = tmp_path_factory.mktemp("text"), random.Random(0)
+    for name, lines in (("train", 60), ("valid", 15), ("test", 15)):
+        words = [" ".join(rng.choice(["the", "cat", "sat", "on", "<unk>"]) for _ in range(6)) for _ in range(lines)]
+        (folder / f"{name}.txt").write_text("".join(f" {line} \n" for line in words))
+    return folder
 
 
 class ForkedSeed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
@@ -144,17 +143,10 @@ def test_a_growth_is_refitted(grown, runner, call, read_json, evaluates_to_summa
     evaluates_to_summary(runner.folder / "refit")
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("text"), random.Random(0)
-    for name, lines in (("train", 60), ("valid", 15), ("test", 15)):
-        words = [" ".join(rng.choice(["the", "cat", "sat", "on", "<unk>"]) for _ in range(6)) for _ in range(lines)]
-        (folder / f"{name}.txt").write_text("".join(f" {line} \n" for line in words))
-    return folder
-
-
-def test_a_text_is_searched(text, tmp_path, call, read_json):
-    ended = call("search", "penn_treebank/growing_cpu", *TEXT, f"task.data={text}", f"runs={tmp_path}", "name=text")
+def test_a_text_is_searched(small_text, tmp_path, call, read_json):
+    ended = call(
+        "search", "penn_treebank/growing_cpu", *TEXT, f"task.data={small_text}", f"runs={tmp_path}", "name=text"
+    )
     assert ended.code == 0, ended.err
     summary = read_json(tmp_path / "text" / "summary.json")
     assert isinstance(Genotype.load(tmp_path / "text" / "genotype.json"), DagGenotype)

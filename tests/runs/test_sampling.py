@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pandas as pd
@@ -42,39 +41,21 @@ def test_a_run_logs_its_trials(searched, read_json, read_lines, evaluates_to_sum
     evaluates_to_summary(searched)
 
 
-def test_a_search_that_was_killed_goes_on_to_the_same_bits_and_trials(
-    searched, runner, fork, wait_for, call, assert_same_run
-):
+def test_a_search_that_was_killed_goes_on_to_the_same_bits_and_trials(searched, killed_search, call, assert_same_run):
     name = searched.name
-    folder = runner.folder / name
-    options = runner.options(f"name={name}", "checkpoint_seconds=0", f"strategy={STRATEGIES[name]}", *OTHERS)
-    process = fork("search", *options)
-    wait_for(lambda: (folder / "checkpoint" / UNTIL[name]).exists() or process.exitcode is not None)
-    process.kill()
-    process.join()
-    assert (folder / "checkpoint" / UNTIL[name]).exists()
-    assert not (folder / "summary.json").exists()
+    folder = killed_search(name, UNTIL[name], f"strategy={STRATEGIES[name]}", *OTHERS)
     ended = call("resume", folder)
     assert ended.code == 0, ended.err
     assert_same_run(searched, folder)
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("text"), random.Random(0)
-    for name, lines in (("train", 60), ("valid", 15), ("test", 15)):
-        words = [" ".join(rng.choice(["the", "cat", "sat", "on", "<unk>"]) for _ in range(6)) for _ in range(lines)]
-        (folder / f"{name}.txt").write_text("".join(f" {line} \n" for line in words))
-    return folder
-
-
 @pytest.mark.parametrize("name", ["evolution", "seqnas"])
 @pytest.mark.parametrize("space", ["space.hidden_size=6", DAG])
-def test_a_text_is_searched(text, tmp_path, call, read_json, name, space):
+def test_a_text_is_searched(small_text, tmp_path, call, read_json, name, space):
     section = f"strategy={STRATEGIES[name]}"
     options = (section, "budget.genotypes=4", "retrain.grown=false", space, "baselines.use=[]", "task.streams=4")
     ended = call(
-        "search", "penn_treebank/growing_cpu", f"task.data={text}", "task.bptt=5", "task.samples=4", *options,
+        "search", "penn_treebank/growing_cpu", f"task.data={small_text}", "task.bptt=5", "task.samples=4", *options,
         f"runs={tmp_path}", "name=text", "quiet=true",
     )  # fmt: skip
     assert ended.code == 0, ended.err

@@ -48,15 +48,9 @@ def test_random_search_writes_a_run_as_growth_does(searched, read_json, read_lin
 
 @pytest.mark.parametrize("until", ["random-0.part", "random-1.part", "random-2.done"])
 def test_a_random_search_that_was_killed_goes_on_to_the_same_bits(
-    searched, runner, fork, wait_for, call, assert_same_run, until
+    searched, killed_search, call, assert_same_run, until
 ):
-    folder = runner.folder / "random"
-    process = fork("search", *runner.options("name=random", "checkpoint_seconds=0", *RANDOM))
-    wait_for(lambda: (folder / "checkpoint" / until).exists() or process.exitcode is not None)
-    process.kill()
-    process.join()
-    assert (folder / "checkpoint" / until).exists()
-    assert not (folder / "summary.json").exists()
+    folder = killed_search("random", until, *RANDOM)
     ended = call("resume", folder)
     assert ended.code == 0, ended.err
     assert_same_run(searched, folder)
@@ -275,7 +269,7 @@ SAMPLED = {  # options, and what is in the checkpoint when the search is killed
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_a_search_by_samples_that_was_killed_goes_on_to_the_same_bits(
-    runner, fork, wait_for, call, assert_same_run, evaluates_to_summary, name
+    runner, killed_search, call, assert_same_run, evaluates_to_summary, name
 ):
     own, until = SAMPLED[name]
     options = (
@@ -285,13 +279,7 @@ def test_a_search_by_samples_that_was_killed_goes_on_to_the_same_bits(
         "baselines.use=[zero]",
         "refit=true",
     )
-    whole, folder = runner.search("whole", *options), runner.folder / name
-    process = fork("search", *runner.options(f"name={name}", "checkpoint_seconds=0", *options))
-    wait_for(lambda: (folder / "checkpoint" / until).exists() or process.exitcode is not None)
-    process.kill()
-    process.join()
-    assert (folder / "checkpoint" / until).exists()
-    assert not (folder / "summary.json").exists()
+    whole, folder = runner.search("whole", *options), killed_search(name, until, *options)
     ended = call("resume", folder)
     assert ended.code == 0, ended.err
     assert_same_run(whole, folder)

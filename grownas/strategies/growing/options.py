@@ -17,10 +17,10 @@ from grownas.config.schema import (
     OneOrMore,
     Optimizer,
     Positive,
+    SearchWeights,
     Section,
     Share,
     StrategySection,
-    WeightOptimizer,
     Whole,
     about,
 )
@@ -51,13 +51,6 @@ ON_A_DAG: dict[
     "top_k": (None,),
     "readout": ("share",),
 }
-
-
-class Weights(WeightOptimizer):
-    """The weights' optimiser in growth."""
-
-    rate: Positive = 5e-3
-    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 0.5
 
 
 class Splitting(Section):
@@ -96,7 +89,7 @@ class Options(StrategySection):
     ] = "criteria"
     trial_epochs: Annotated[Count, about("epochs for which each kind of change is tried, if there are several")] = 5
     bilevel: Annotated[Literal["joint", "first", "second"], about("how alpha is trained")] = "joint"
-    weights: Weights = Weights()
+    weights: SearchWeights = SearchWeights()
     alpha: Optimizer = Optimizer()
     l2_sp: Annotated[
         tuple[NonNegative, ...],
