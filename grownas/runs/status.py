@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from grownas.runs.launchers import LOG, newest_change
 from grownas.runs.rundir import RunDir
 
 STATES = ("done", "running", "failed", "stopped", "waiting", "unknown")  # unknown: the folder's lock cannot be read
+PIECE = re.compile(r"-(epoch|to)-\d+$")  # of a part that goes on with a fit, whose steps it counts on
 
 
 class Status(NamedTuple):
@@ -81,7 +83,8 @@ def of_run(path: Path, last: Mapping[str, Any] | None = None) -> Status:
     ]
     steps: dict[str, int] = {}
     for line in lines:
-        steps[line["part"]] = max(line["step"], steps.get(line["part"], 0))
+        fit = PIECE.sub("", line["part"])
+        steps[fit] = max(line["step"], steps.get(fit, 0))
     best = min((value for value in values if value is not None), default=None)
     words = ""
     if (path / "summary.json").exists():

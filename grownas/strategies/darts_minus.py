@@ -51,7 +51,7 @@ class DartsMinus(SupernetStrategy):
         return {"skip": self.options.skip}
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Search as DARTS does; in a DAG beta is divided by `max_nodes`: a node's state is the sum of its edges."""
+        """Search as DARTS does; in a DAG beta is divided by `max_nodes`: the skips of a node's edges add up."""
         options = self.options
         if problem.space.backbone == "dag":
             options = options.model_copy(update={"skip": options.skip / options.max_nodes})

@@ -61,6 +61,12 @@ def test_best_and_steps_are_those_of_the_log(tmp_path):
     assert found.seen == (tmp_path / "run" / "metrics.jsonl").stat().st_mtime
 
 
+@pytest.mark.parametrize("piece", ["epoch", "to"])
+def test_the_pieces_of_a_fit_count_its_steps_once(tmp_path, piece):
+    lines = [line(f"darts-{piece}-5", 45, 0.5), line(f"darts-{piece}-10", 90, 0.4), line("darts-fine-tune", 30, 0.3)]
+    assert status.of_run(write_metrics(tmp_path / "run", lines)).steps == 120
+
+
 def test_a_half_written_line_is_left_out(tmp_path):
     folder = write_metrics(tmp_path / "run")
     with (folder / "metrics.jsonl").open("a") as file:
