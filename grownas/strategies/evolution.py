@@ -91,5 +91,6 @@ class Evolution(SamplingStrategy):
             else:
                 population.add(sampling.train(problem.space.sample(rng), notes={"parent": None}))
             yield sampling.result()
+        yield from sampling.finish()
         if len(sampling.trials) <= options.population:
             sampling.warn_random("population")

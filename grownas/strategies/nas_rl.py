@@ -52,3 +52,4 @@ class NasRl(SamplingStrategy):
             trial = sampling.train(learner.policy.genotype(picks[0]), notes={"log_prob": log_prob})
             learner.learn(picks, [trial.loss])
             yield sampling.result()
+        yield from sampling.finish()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import model_validator
 
 from grownas.config.schema import Count, Distinct, OneOrMore, Positive, Section, Several, about
 from grownas.strategies.sampling_options import SamplingSection
@@ -31,3 +33,9 @@ class Options(SamplingSection):
     halving: Annotated[
         Halving | None, about("train batches of genotypes briefly, the best further; null: train each to its end")
     ] = None
+
+    @model_validator(mode="after")
+    def _check_epochs(self) -> Self:
+        if self.halving is not None and self.trial_epochs is not None:
+            raise ValueError("halving has its own epochs; leave out strategy.trial_epochs or strategy.halving")
+        return self

@@ -47,7 +47,8 @@ class RandomSearch(SamplingStrategy):
                 _train_batch(sampling, rng, self.options.halving, number)
             yield sampling.result()
             if sampling.limit:
-                return
+                break
+        yield from sampling.finish()
 
 
 def _train_batch(sampling: Sampling, rng: random.Random, halving: Halving, number: int) -> None:

@@ -6,6 +6,7 @@ A strategy chooses the genotypes. `Sampling` trains each, counts its cost, logs 
     while not sampling.limit:
         trial = sampling.train(choose(sampling.trials))
         yield sampling.result()
+    yield from sampling.finish()
 
 `train` is `begin`, `go_on` and `end` in one: a strategy that trains a genotype in parts, or logs with it what is known
 after its training only, calls these.
@@ -35,6 +36,7 @@ from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
 MOST_DIVERGED = 5  # genotypes in a row whose training diverged before the search stops with the error
 PATIENCE, EPOCHS, DIVERGED = "patience", "epochs", "diverged"  # why a trial ended; a strategy has reasons of its own
+BRIEF = "trial_epochs"  # another reason: only the best trial is trained further
 
 
 @dataclass(eq=False)
@@ -57,7 +59,8 @@ class Trial:
         best_epoch: the epoch of the lowest validation loss.
         steps: weight steps of its training.
         seconds: time of its training.
-        reason: why the training ended: `patience`, `epochs`, `diverged` or a word of the strategy; empty before.
+        reason: why the training ended: `patience`, `epochs`, `trial_epochs`, `diverged` or a word of the strategy;
+            empty before.
         error: of a training that diverged.
     """
 
@@ -151,9 +154,20 @@ class Sampling:
             TrainingError: the training of five genotypes in a row diverged.
         """
         trial = self.begin(genotype, task=task, notes=notes)
-        self.go_on(trial)
+        self.go_on(trial, self.options.trial_epochs)
         self.end(trial)
         return trial
+
+    def finish(self) -> Iterator[SearchResult]:
+        """Train the best trial to its end if only `trial_epochs` ended its training; yield the result after that."""
+        best = self.best
+        if best is None or best.reason != BRIEF:
+            return
+        self.go_on(best)
+        if best.error is not None:
+            kept = f"the best genotype keeps its weights after {best.best_epoch} epochs"
+            warnings.warn(f"{kept}: {best.error}", stacklevel=2)
+        yield self.result()
 
     def begin(
         self,
@@ -225,6 +239,7 @@ class Sampling:
             TrainingError: the training of five genotypes in a row diverged.
         """
         trial.fit, tree = None, trial.trained.to_dict()
+        trial.reason = trial.reason or BRIEF
         self._lowest = min(self._lowest, trial.val)
         if math.isfinite(trial.val):
             scored = {"genotype": tree, "val": trial.val, "steps": trial.steps, "seconds": self.seconds}

@@ -23,6 +23,9 @@ class SamplingSection(StrategySection):
     genotypes: Annotated[Count, about("number of genotypes, if the budget has no limit")] = 10
     max_epochs: Annotated[Count, about("most epochs per genotype; patience usually stops earlier")] = 1000
     patience: Annotated[Count, about("epochs without a lower validation loss before training stops")] = 8
+    trial_epochs: Annotated[
+        Count | None, about("most epochs per genotype before the best is known and trained further; null: no limit")
+    ] = None
     weights: SearchWeights = SearchWeights()
     alpha: Optimizer = Optimizer()
     rates: Annotated[

@@ -76,6 +76,7 @@ class SeqNas(SamplingStrategy):
         search = _Search(Sampling(self.name, problem, self.options), self.options)
         for _ in search.rounds():
             yield search.sampling.result()
+        yield from search.sampling.finish()
         if not search.sampling.trials[-1].notes["round"]:
             search.sampling.warn_random("initial")
 
@@ -131,7 +132,7 @@ class _Search:
     def _train(self, choice: Choice, number: int, before: Sequence[Trial], *, is_last: bool) -> Trial:
         notes = {"round": number, "predicted": choice.predicted, "rank_correlation": None}
         trial = self.sampling.begin(choice.genotype, task=self._task(number), notes=notes)
-        self.sampling.go_on(trial)
+        self.sampling.go_on(trial, self.options.trial_epochs)
         self.codes.append(self.encoding.encode(choice.genotype))
         if trial.fit is not None:
             self.models = sorted([*self.models, (trial.loss, trial.fit.model)], key=lambda one: one[0])

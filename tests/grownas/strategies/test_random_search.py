@@ -230,3 +230,30 @@ def test_a_limit_of_genotypes_shortens_the_last_batch(copy_task):
     found, journal = halve(copy_task, [1.5, 1.2, 1.9, 1.1], budget=Budget(genotypes=4), candidates=3)
     assert [one.settings for one in found] == [3, 4]
     assert list(journal.fits)[-2:] == ["random-3-to-3", "random-3"]
+
+
+# ---- brief trials
+
+
+def test_brief_trials_are_compared_and_the_best_is_trained_to_its_end(copy_task):
+    journal = Halved(lambda key: {0: 1.4, 1: 1.2, 2: 1.3}[int(key.split("-")[1])])
+    options = {"accept": "better", "guard": False, "genotypes": 3, "max_epochs": 1000, "trial_epochs": 5}
+    *during, finished = RandomSearch(Options.model_validate(options)).search(problem_of(copy_task, journal))
+    assert list(journal.fits) == [*(f"random-{number}-to-5" for number in range(3)), "random-1"]
+    assert [one.steps for one in during] == [50, 100, 150]
+    assert finished.steps == 2 * 50 + 400  # the best one's steps count once
+    assert [line["reason"] for line in journal.lines] == ["trial_epochs"] * 3
+
+
+@pytest.mark.filterwarnings("ignore:the best genotype keeps its weights after 5 epochs")
+def test_a_best_trial_that_diverges_later_keeps_its_brief_training(copy_task):
+    journal = Halved(lambda key: 1.2 if key.endswith("-to-5") else None)
+    options = {"accept": "better", "guard": False, "genotypes": 1, "max_epochs": 1000, "trial_epochs": 5}
+    *_, brief, finished = RandomSearch(Options.model_validate(options)).search(problem_of(copy_task, journal))
+    assert finished.evaluation.metric == brief.evaluation.metric == 1.2
+    assert list(journal.fits) == ["random-0-to-5", "random-0"]
+
+
+def test_halving_decides_itself_how_long_a_trial_takes():
+    with pytest.raises(ValueError, match="halving has its own epochs"):
+        Options.model_validate({"halving": {}, "trial_epochs": 5})
