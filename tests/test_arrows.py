@@ -93,7 +93,7 @@ LAYERS = """
     combine
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
-    strategies.policy_options
+    strategies.policy_options  strategies.supernet_options
     strategies.random_options  strategies.evolution_options  strategies.seqnas_options  strategies.shared_options
     strategies.sampling_options
     protocols  config.schema  baselines.table  grownas
@@ -174,6 +174,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
         "grownas.config.sections",
         "grownas.config.schema",
         "grownas.strategies.growing.options",
+        "grownas.strategies.random_options",
         "grownas.tasks.index_returns.options",
         "grownas.tasks.penn_treebank.options",
     },

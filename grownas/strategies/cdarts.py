@@ -4,31 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from grownas.config.schema import Count, NonNegative, Positive, about
 from grownas.protocols import Problem, SearchResult
 from grownas.strategies.cores import supernet_of, with_core
-from grownas.strategies.supernet import Alpha, SupernetSearch, SupernetSection, SupernetStrategy, closing
+from grownas.strategies.supernet import SupernetSearch, SupernetStrategy, closing
+from grownas.strategies.supernet_options import CDartsOptions
 from grownas.training.distil import Distilled
 from grownas.training.loop import Fit
-
-
-class CyclicAlpha(Alpha):
-    """The optimiser of alpha, as published but for Adam's betas, which are PyTorch's."""
-
-    rate: Positive = 6e-4
-
-
-class Options(SupernetSection):
-    """What governs CDARTS."""
-
-    use: Literal["cdarts"] = "cdarts"
-    unit_epochs: Annotated[Count, about("of the supernet in each round, after which the cell is read out")] = 5
-    evaluation_epochs: Annotated[Count, about("of the cell that is read out, in each round")] = 5
-    alpha: CyclicAlpha = CyclicAlpha()
-    distillation: Annotated[NonNegative, about("weight of the distance between the predictions of the two")] = 1.0
-    temperature: Annotated[Positive, about("by which logits are divided in that distance; of texts")] = 2.0
 
 
 class CDarts(SupernetStrategy):
@@ -71,7 +54,7 @@ class CDarts(SupernetStrategy):
     """
 
     name: ClassVar[str] = "cdarts"
-    section = Options
+    section = CDartsOptions
 
     def method(self) -> Mapping[str, Any]:
         """Return nothing: the recipe is that of first-order DARTS, its task has a further loss."""

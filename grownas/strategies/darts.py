@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from grownas.config.schema import about
-from grownas.strategies.supernet import SupernetSection, SupernetStrategy
-
-
-class Options(SupernetSection):
-    """The options of DARTS."""
-
-    use: Literal["darts"] = "darts"
-    order: Annotated[
-        Literal["first", "second"], about("order of alpha's gradient; second: through one step of the weights")
-    ] = "first"
+from grownas.strategies.supernet import SupernetStrategy
+from grownas.strategies.supernet_options import DartsOptions
 
 
 class Darts(SupernetStrategy):
@@ -36,7 +27,7 @@ class Darts(SupernetStrategy):
     """
 
     name: ClassVar[str] = "darts"
-    section = Options
+    section = DartsOptions
 
     def method(self) -> Mapping[str, Any]:
         """Return the order of alpha's gradient."""

@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from grownas.config.schema import NonNegative, Positive, about
 from grownas.protocols import Problem, SearchResult
-from grownas.strategies.supernet import Alpha, ScheduledSection, SupernetStrategy
-
-
-class MinusAlpha(Alpha):
-    """The optimiser of alpha with the published defaults, except that Adam's betas are the defaults of PyTorch.
-
-    Published: beta1 0.5 (`momentum: 0.5`), beta2 0.999.
-    """
-
-    rate: Positive = 3e-4
-
-
-class Options(ScheduledSection):
-    """The options of DARTS-."""
-
-    use: Literal["darts_minus"] = "darts_minus"
-    skip: Annotated[NonNegative, about("first factor on the input that is added to each mixture")] = 0.5
-    alpha: MinusAlpha = MinusAlpha()
+from grownas.strategies.supernet import SupernetStrategy
+from grownas.strategies.supernet_options import DartsMinusOptions
 
 
 class DartsMinus(SupernetStrategy):
@@ -44,7 +27,7 @@ class DartsMinus(SupernetStrategy):
     """
 
     name: ClassVar[str] = "darts_minus"
-    section = Options
+    section = DartsMinusOptions
 
     def method(self) -> Mapping[str, Any]:
         """Return the first value of beta."""

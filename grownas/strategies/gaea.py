@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from grownas.config.schema import NonNegative, Positive, about
-from grownas.strategies.supernet import SupernetSection, SupernetStrategy
-
-
-class Options(SupernetSection):
-    """The options of GAEA. The section `alpha` is not used."""
-
-    use: Literal["gaea"] = "gaea"
-    share_rate: Annotated[Positive, about("learning rate of the shares")] = 0.1
-    alpha_sd: Annotated[NonNegative, about("standard deviation of alpha at the start; 0: uniform shares")] = 0.0
+from grownas.strategies.supernet import SupernetStrategy
+from grownas.strategies.supernet_options import GaeaOptions
 
 
 class Gaea(SupernetStrategy):
@@ -29,7 +21,7 @@ class Gaea(SupernetStrategy):
     """
 
     name: ClassVar[str] = "gaea"
-    section = Options
+    section = GaeaOptions
 
     def method(self) -> Mapping[str, Any]:
         """Return the optimiser of the shares."""

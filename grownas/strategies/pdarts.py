@@ -4,51 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
 from grownas.backbones.chain import Backbone
-from grownas.config.schema import Count, OneOrMore, Positive, Rate, about
 from grownas.errors import ConfigError
 from grownas.genotype import NONE
 from grownas.protocols import Problem, SearchResult
 from grownas.strategies.cores import mixtures_of
-from grownas.strategies.supernet import Alpha, SupernetSearch, SupernetSection, SupernetStrategy
+from grownas.strategies.supernet import SupernetSearch, SupernetStrategy
+from grownas.strategies.supernet_options import PDartsOptions
 from grownas.training.recipe import Recipe
 
 Ops = list[tuple[str, str]]
-
-
-class StagedAlpha(Alpha):
-    """The optimiser of alpha, as published but for Adam's betas, which are PyTorch's."""
-
-    rate: Positive = 6e-4
-
-
-class Options(SupernetSection):
-    """What governs P-DARTS."""
-
-    use: Literal["pdarts"] = "pdarts"
-    kept_ops: Annotated[
-        tuple[Count, ...],
-        OneOrMore,
-        about("of each node in each stage; in proportion where the space has another number than the first of them"),
-    ] = (8, 5, 3)
-    dropouts: Annotated[
-        tuple[Rate, ...],
-        OneOrMore,
-        about("probability in each stage that a step of the weights is without an identity op; it falls to 0"),
-    ] = (0.0, 0.4, 0.7)
-    stage_nodes: Annotated[
-        tuple[Count, ...] | None, about("nodes of each stage's supernet; null: in equal steps to `max_nodes`")
-    ] = None
-    max_epochs: Annotated[Count, about("of each stage's training")] = 60
-    patience: Annotated[
-        Count | None, about("epochs without a lower validation loss before a stage ends; null: all epochs")
-    ] = None
-    frozen: Annotated[Rate, about("part of a stage's epochs, its first, in which alpha does not learn")] = 0.4
-    alpha: StagedAlpha = StagedAlpha()
 
 
 class PDarts(SupernetStrategy):
@@ -88,9 +57,9 @@ class PDarts(SupernetStrategy):
     """
 
     name: ClassVar[str] = "pdarts"
-    section = Options
+    section = PDartsOptions
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: PDartsOptions) -> None:
         """Take the options.
 
         Raises:

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from grownas.config.schema import Count, NonNegative, Positive, SearchWeights, about
 from grownas.criteria.alpha_hessian import EigenvalueRise
 from grownas.protocols import Problem, SearchResult
 from grownas.strategies.following import eigenvalue
-from grownas.strategies.supernet import SupernetSearch, SupernetSection, SupernetStrategy
+from grownas.strategies.supernet import SupernetSearch, SupernetStrategy
+from grownas.strategies.supernet_options import RDartsOptions
 from grownas.training.loop import Fit
 
 BACK = 4  # epochs between the two compared eigenvalues; also how far the search goes back
-
-
-class StrongerWeights(SearchWeights):
-    """The weights' optimiser; its weight decay is twice that of the other strategies."""
-
-    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 1.0
-
-
-class Options(SupernetSection):
-    """The options of R-DARTS."""
-
-    use: Literal["rdarts"] = "rdarts"
-    weights: StrongerWeights = StrongerWeights()
-    unit_epochs: Annotated[Literal[1], about("the eigenvalue is computed after each epoch")] = 1
-    ratio: Annotated[Positive, about(f"rise of the eigenvalue within {BACK} epochs that stops the search")] = 1.3
-    first_epoch: Annotated[Count, about("first epoch after which the search may stop; published: 10 of 50")] = 40
-    hessian_windows: Annotated[Count, about("windows of alpha's data over which the Hessian is averaged")] = 4
 
 
 class RDarts(SupernetStrategy):
@@ -47,7 +30,7 @@ class RDarts(SupernetStrategy):
     """
 
     name: ClassVar[str] = "rdarts"
-    section = Options
+    section = RDartsOptions
 
     def method(self) -> Mapping[str, Any]:
         """Return nothing: the recipe is that of first-order DARTS."""

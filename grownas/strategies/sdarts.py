@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from grownas.config.schema import NonNegative, about
-from grownas.strategies.supernet import ScheduledSection, SupernetStrategy
-
-
-class Perturbed(ScheduledSection):
-    """The options of both kinds of SDARTS."""
-
-    perturb_from: Annotated[NonNegative, about("largest change of a share in the first step")] = 0.03
-    perturb_to: Annotated[NonNegative, about("largest change of a share after `max_epochs`; linear in between")] = 0.3
-
-
-class RandomOptions(Perturbed):
-    """The options of SDARTS-RS."""
-
-    use: Literal["sdarts_rs"] = "sdarts_rs"
-
-
-class AdversarialOptions(Perturbed):
-    """The options of SDARTS-ADV."""
-
-    use: Literal["sdarts_adv"] = "sdarts_adv"
+from grownas.strategies.supernet import SupernetStrategy
+from grownas.strategies.supernet_options import PerturbedSection, SdartsAdversarialOptions, SdartsRandomOptions
 
 
 class SdartsRandom(SupernetStrategy):
@@ -39,7 +20,7 @@ class SdartsRandom(SupernetStrategy):
     """
 
     name: ClassVar[str] = "sdarts_rs"
-    section: ClassVar[type] = RandomOptions
+    section: ClassVar[type] = SdartsRandomOptions
 
     def method(self) -> Mapping[str, Any]:
         """Return the perturbation and its size."""
@@ -53,13 +34,13 @@ class SdartsAdversarial(SupernetStrategy):
     """
 
     name: ClassVar[str] = "sdarts_adv"
-    section: ClassVar[type] = AdversarialOptions
+    section: ClassVar[type] = SdartsAdversarialOptions
 
     def method(self) -> Mapping[str, Any]:
         """Return the perturbation and its size."""
         return perturbation(self.options, "adversarial")
 
 
-def perturbation(options: Perturbed, kind: str) -> Mapping[str, Any]:
+def perturbation(options: PerturbedSection, kind: str) -> Mapping[str, Any]:
     """Return the recipe's fields for a kind of perturbation."""
     return {"perturb": kind, "perturb_size": (options.perturb_from, options.perturb_to)}

@@ -15,21 +15,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 
 from grownas.backbones.dag import DagBackbone
-from grownas.config.schema import (
-    Count,
-    NonNegative,
-    Optimizer,
-    Positive,
-    SearchWeights,
-    StrategySection,
-    Whole,
-    about,
-)
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.criteria.readout import (
     Kept,
@@ -45,58 +35,10 @@ from grownas.errors import TrainingError
 from grownas.protocols import Budget, Evaluation, Found, Problem, SearchResult
 from grownas.strategies import following
 from grownas.strategies.cores import derived, genotype_of, supernet_of, with_core
+from grownas.strategies.supernet_options import SupernetSection
 from grownas.training.loop import Fit
 from grownas.training.perturb import with_shares
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
-
-
-class Alpha(Optimizer):
-    """The optimiser of alpha, with the published defaults of DARTS."""
-
-    rate: Positive = 3e-3
-    weight_decay: Annotated[NonNegative, about("decoupled for adam, else L2")] = 1e-3
-
-
-class SupernetSection(StrategySection):
-    """The common options of these strategies."""
-
-    max_epochs: Annotated[Count, about("most epochs of the supernet's training")] = 200
-    patience: Annotated[
-        Count | None,
-        about("epochs without a lower validation loss before training stops; null: train all epochs and use the last"),
-    ] = 8
-    unit_epochs: Annotated[Count, about("epochs per unit of work; the budget is checked after each unit")] = 5
-    weights: SearchWeights = SearchWeights()
-    alpha: Alpha = Alpha()
-    alpha_sd: Annotated[NonNegative, about("standard deviation of the initial alpha")] = 1e-3
-    top_k: Annotated[Count, about("ops kept per node of a chain; a node of a DAG keeps one edge with one op")] = 1
-    readout: Annotated[
-        Literal["share", "ablation"],
-        about("ops to keep: largest shares, or largest validation loss without the op, with tuning after each removal"),
-    ] = "share"
-    tune_epochs: Annotated[Count, about("epochs of the supernet after each removal, with readout=ablation")] = 1
-    fine_tune_epochs: Annotated[Whole, about("epochs of the derived cell, starting from the supernet's weights")] = 50
-    follow_hessian_windows: Annotated[
-        Whole,
-        about(
-            "after each unit also compute the dominant eigenvalue of the Hessian in alpha, over so many windows of "
-            "alpha's data, outside the budget; 0: do not"
-        ),
-    ] = 0
-    follow_cell_epochs: Annotated[
-        Whole,
-        about("after each unit also read out a cell and train it for so many epochs, outside the budget; 0: do not"),
-    ] = 0
-
-
-class ScheduledSection(SupernetSection):
-    """The options of strategies with a schedule over all epochs: none stops it early."""
-
-    max_epochs: Annotated[Count, about("epochs of the supernet's training, over which the schedule runs")] = 60
-    patience: Annotated[
-        Count | None,
-        about("epochs without a lower validation loss before training stops; null: train all epochs and use the last"),
-    ] = None
 
 
 @dataclass

@@ -14,8 +14,9 @@ from torch import nn
 from grownas.protocols import Window
 from grownas.runs.journal import Journal
 from grownas.space import SearchSpace
-from grownas.strategies.cdarts import CDarts, Options
+from grownas.strategies.cdarts import CDarts
 from grownas.strategies.darts import Darts
+from grownas.strategies.supernet_options import CDartsOptions
 from grownas.training.distil import DISTANCES, Distilled
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe
@@ -219,7 +220,7 @@ def searched(strategy, options, copy_task, make_model, **changes):
 
 
 def test_an_evaluation_network_is_trained_between_two_rounds(copy_task, make_model):
-    problem, results = searched(CDarts, Options, copy_task, make_model, evaluation_epochs=2)
+    problem, results = searched(CDarts, CDartsOptions, copy_task, make_model, evaluation_epochs=2)
     fits = {key: tree for key, tree in problem.journal.store.trees.items() if "steps" in tree}
     assert list(fits) == [
         "cdarts-epoch-1.done", "cdarts-evaluation-1.done", "cdarts-epoch-2.done", "cdarts-evaluation-2.done",
@@ -240,7 +241,11 @@ def test_the_first_round_is_that_of_darts_and_the_second_is_not(copy_task, make_
     """With no distance all rounds are."""
     monkeypatch.setattr(CDarts, "name", "darts")  # for which the weights are drawn
     own = {"evaluation_epochs": 1}
-    options = [(CDarts, Options, own), (CDarts, Options, {**own, "distillation": 0.0}), (Darts, Darts.section, {})]
+    options = [
+        (CDarts, CDartsOptions, own),
+        (CDarts, CDartsOptions, {**own, "distillation": 0.0}),
+        (Darts, Darts.section, {}),
+    ]
     found = []
     for strategy, section, changes in options:
         _, results = searched(strategy, section, copy_task, make_model, **changes)
@@ -255,7 +260,7 @@ def test_the_first_round_is_that_of_darts_and_the_second_is_not(copy_task, make_
 def test_a_search_that_is_killed_goes_on_with_the_teacher_it_had(copy_task, make_model, assert_equal, part, training):
     task = copy_task(dropout=0.1)
     problem = problem_of(make_model(task), task, None, space=SPACE)
-    search = CDarts(Options(**SMALL, evaluation_epochs=1)).search
+    search = CDarts(CDartsOptions(**SMALL, evaluation_epochs=1)).search
     whole, again, cut = goes_on_after_a_kill(search, problem, part=part)
     assert cut == f"cdarts-{training}"
     for one, other in zip(again, whole, strict=True):
@@ -264,7 +269,7 @@ def test_a_search_that_is_killed_goes_on_with_the_teacher_it_had(copy_task, make
 
 
 def test_what_was_found_is_trained_on_by_a_refit(copy_task, make_model):
-    problem, results = searched(CDarts, Options, copy_task, make_model, evaluation_epochs=1)
-    again = CDarts(Options(**SMALL)).refit(problem, results[-1])
+    problem, results = searched(CDarts, CDartsOptions, copy_task, make_model, evaluation_epochs=1)
+    again = CDarts(CDartsOptions(**SMALL)).refit(problem, results[-1])
     assert again.steps > results[-1].steps
     assert not torch.equal(again.model.readout.weight, results[-1].model.readout.weight)

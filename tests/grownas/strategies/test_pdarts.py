@@ -14,8 +14,9 @@ from grownas.errors import ConfigError
 from grownas.protocols import Budget
 from grownas.runs.journal import Journal
 from grownas.space import SearchSpace
-from grownas.strategies.pdarts import Options, PDarts, inherit, next_ops
+from grownas.strategies.pdarts import PDarts, inherit, next_ops
 from grownas.strategies.supernet import SupernetSearch
+from grownas.strategies.supernet_options import PDartsOptions
 from grownas.training.loop import fit
 from grownas.training.perturb import without_identities
 from grownas.training.recipe import Recipe
@@ -47,7 +48,7 @@ def searched(copy_task, make_model):
         return pieces(key, model, *rest, **more)
 
     problem.journal.fit_in_pieces = watched
-    found = PDarts(Options(**SMALL)).search(problem)
+    found = PDarts(PDartsOptions(**SMALL)).search(problem)
     return SimpleNamespace(problem=problem, begun=begun, results=[copy.deepcopy(result) for result in found])
 
 
@@ -98,7 +99,7 @@ def test_alphas_own_step_counts_as_a_gradient_once_it_learns(searched):
 
 def test_a_budget_ends_the_search_in_a_stage_with_the_cell_of_that_stage(copy_task, make_model):
     problem = problem_for(copy_task(), make_model, Budget(genotypes=5))
-    *_, last = PDarts(Options(**SMALL)).search(problem)
+    *_, last = PDarts(PDartsOptions(**SMALL)).search(problem)
     assert last.reason == "budget.genotypes = 5 reached"
     assert len(last.scores) == 5
     assert len(last.genotype.nodes) == last.chosen["nodes"] == 2
@@ -107,7 +108,7 @@ def test_a_budget_ends_the_search_in_a_stage_with_the_cell_of_that_stage(copy_ta
 def test_a_search_that_is_killed_in_its_second_stage_goes_on_to_the_same_bits(copy_task, make_model, assert_equal):
     task = copy_task(dropout=0.1)
     problem = problem_of(make_model(task), task, None, space=SPACE)
-    search = PDarts(Options(**SMALL, kept_ops=(8, 5), dropouts=(0.0, 0.5))).search
+    search = PDarts(PDartsOptions(**SMALL, kept_ops=(8, 5), dropouts=(0.0, 0.5))).search
     whole, again, cut = goes_on_after_a_kill(search, problem, part=0.6)
     assert cut.startswith("pdarts-stage-2-epoch-")
     for one, other in zip(again, whole, strict=True):
@@ -116,7 +117,7 @@ def test_a_search_that_is_killed_in_its_second_stage_goes_on_to_the_same_bits(co
 
 def test_what_was_found_is_trained_on_by_a_refit(searched):
     last = searched.results[-1]
-    again = PDarts(Options(**SMALL)).refit(searched.problem, last)
+    again = PDarts(PDartsOptions(**SMALL)).refit(searched.problem, last)
     assert [[op.activation for op in node.ops] for node in again.genotype.nodes] == [
         [op.activation for op in node.ops] for node in last.genotype.nodes
     ]
@@ -129,7 +130,7 @@ def test_what_was_found_is_trained_on_by_a_refit(searched):
     [({"max_nodes": 8}, (3, 6, 8)), ({"max_nodes": 1}, (1, 1, 1)), ({"stage_nodes": (2, 2, 3)}, (2, 2, 3))],
 )
 def test_nodes_rise_in_equal_steps_or_as_told(options, stages):
-    assert tuple(PDarts(Options(**options)).stage_nodes) == stages
+    assert tuple(PDarts(PDartsOptions(**options)).stage_nodes) == stages
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_nodes_rise_in_equal_steps_or_as_told(options, stages):
 )
 def test_stages_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        PDarts(Options(**options))
+        PDarts(PDartsOptions(**options))
 
 
 # ---- which ops stay
@@ -187,7 +188,7 @@ def test_kept_ops_are_in_proportion_to_those_of_the_space(copy_task, make_model,
 
     monkeypatch.setattr(SupernetSearch, "train", train)
     monkeypatch.setattr(SupernetSearch, "finish", lambda self, recipe: iter(()))
-    list(PDarts(Options(**SMALL)).search(replace(problem, space=space)))
+    list(PDarts(PDartsOptions(**SMALL)).search(replace(problem, space=space)))
     assert asked == [int(np.ceil(count * kept / 8)) for kept in (8, 5, 3)]
 
 
@@ -259,7 +260,7 @@ def test_only_the_weights_step_is_without_identities(copy_task, supernet):
 
 
 def test_dropout_falls_to_0_over_each_stage():
-    strategy = PDarts(Options())
+    strategy = PDarts(PDartsOptions())
     recipes = [strategy.stage_recipe(stage) for stage in range(3)]
     assert [recipe.perturb for recipe in recipes] == ["none", "identity", "identity"]
     assert [recipe.perturb_size for recipe in recipes] == [(0, 0), (0.4, 0), (0.7, 0)]
