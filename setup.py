@@ -8,12 +8,15 @@ FINANCE = ["yfinance>=1.7,<2"]
 FILES = ["pyarrow", "openpyxl"]  # of parquet and xlsx
 TORCHTEXT = ["torchtext==0.6.0"]  # later ones bring a library that fits one version of PyTorch only
 DISTRIBUTED = ["distributed>=2026.8"]  # of dask; it brings the dask of its own date
+ONNX = ["onnx>=1.23"]  # writes the files of `grownas export`; runtimes read them without it
 TRITON = ["triton>=3.5,<4; platform_system == 'Linux'"]  # PyTorch for CUDA brings it; alone it is for tests
 DEV = [
     "pytest>=9",
     "pytest-xdist",
     "pytest-timeout",
     "hypothesis",
+    *ONNX,
+    "onnxruntime>=1.32",  # the tests compare exported files with PyTorch
     "ruff",
     "mypy",
     "pandas-stubs",
@@ -77,6 +80,7 @@ setup(
         "files": FILES,
         "torchtext": TORCHTEXT,
         "distributed": DISTRIBUTED,
+        "onnx": ONNX,
         "triton": TRITON,
         "dev": DEV,
     },

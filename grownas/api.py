@@ -169,6 +169,27 @@ class Run:
         with self._path() as path:
             return reload.evaluate(path, _as_items(overrides), data=self._data if data is None else data, since=since)
 
+    def export(self, path: str | os.PathLike[str], form: str = "sequence") -> Path:
+        """Write the chosen model as ONNX, for programs without Python or PyTorch. Needs the extra `onnx`.
+
+        Args:
+            path: the file; its name ends in `.onnx`.
+            form: `sequence` reads a whole sequence from a zero state, `step` does one time step with the state as input
+                and output; see `grownas.export.model.onnx_model`.
+
+        Returns:
+            The path.
+
+        Raises:
+            ConfigError: the form or the file's name is wrong, the package onnx is missing, or ONNX cannot express the
+                model.
+            RunError: the run trained a baseline, or the file cannot be written.
+        """
+        from grownas.runs import exporting
+
+        with self._path() as folder:
+            return exporting.export(folder, Path(os.path.expanduser(path)), form=form, data=self._data).path
+
     @contextmanager
     def _path(self) -> Iterator[Path]:
         """Yield the run's folder; a run in memory is written to a temporary folder first."""

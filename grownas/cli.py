@@ -192,6 +192,31 @@ def predict(run: Path, overrides: tuple[str, ...]) -> None:
         click.echo(f"  and {len(written.ahead) - MOST_SHOWN} more series in the file")
 
 
+@cli.command()
+@RUN
+@click.argument("file", type=FILE, metavar="FILE.onnx", shell_complete=_complete)
+@OVERRIDES
+def export(run: Path, file: Path, overrides: tuple[str, ...]) -> None:
+    """Write the saved model of a run as an ONNX file.
+
+    Programs without Python or PyTorch can run the file, which contains the whole model. A model of series reads the
+    series' own returns and gives forecasts in the same units. A model of words reads ids, places in the list `names`
+    of the file's metadata, and gives logits. Both read sequences of any length in batches of any size, from a zero
+    state, and also return the last state.
+
+    form=step writes a model of one time step, which has the state as input and output. Prints the file, its inputs
+    and its outputs. Needs the extra onnx: pip install 'grownas[onnx]'. If the run's own data have moved or changed,
+    task.data=NEW names other data with the same columns.
+    """
+    from grownas.runs import exporting
+
+    form, overrides = _taken("form", overrides)
+    written = exporting.export(run, file, overrides, **({"form": form} if form else {}))
+    click.echo(written.path)
+    click.echo(f"inputs: {', '.join(written.inputs)}")
+    click.echo(f"outputs: {', '.join(written.outputs)}")
+
+
 def _taken(key: str, overrides: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
     """Return the value of an argument that is not a config key, and the remaining overrides."""
     values = [item.partition("=")[2] for item in overrides if item.startswith(f"{key}=")]

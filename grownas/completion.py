@@ -22,10 +22,12 @@ from click.shell_completion import (
 )
 
 from grownas.errors import GrownasError
+from grownas.export import FORMS
 
 Items = Iterator[CompletionItem[str]]
 MARK = "run.json"  # every run folder has this file, see `runs.rundir`
 CHOSEN = ("task", "strategy")  # sections whose keys depend on `use`
+OWN_KEYS = {"train": "genotype", "evaluate": "since", "predict": "out", "export": "form"}  # not keys of the config
 
 # The shell adds no space after a completion that ends in `=`, `.` or `/`. fish does this without help.
 BASH = """\
@@ -153,6 +155,11 @@ def _run(context: Context, incomplete: str) -> Items:
         yield from _paths("", lambda path: (path / MARK).is_file())
 
 
+def _onnx_file(context: Context, incomplete: str) -> Items:
+    """Yield ONNX files."""
+    yield from _paths(incomplete, lambda path: path.suffix == ".onnx")
+
+
 def _cell_or_config(context: Context, incomplete: str) -> Items:
     """Yield everything that `show` accepts: published cells, configs, genotype files and run folders."""
     from grownas.genotype import published
@@ -174,8 +181,8 @@ def _override(context: Context, incomplete: str) -> Items:
         taken = {item.partition("=")[0] for item in given}
         keys = _keys(config, given, key, _allowed(command, config))
         yield from (item for item in keys if item.value.rstrip("=") not in taken)
-        if command == "train" and "genotype" not in taken:
-            yield from _starting(["genotype="], incomplete)
+        if command in OWN_KEYS and OWN_KEYS[command] not in taken:
+            yield from _starting([f"{OWN_KEYS[command]}="], incomplete)
         return
     start, bracket, last = _last_of_list(value)
     for item in _values(config, given, key, last):
@@ -195,7 +202,7 @@ def _allowed(command: str, config: str) -> Callable[[str], bool]:
         from grownas.config.sections import WHERE_AND_HOW
 
         return lambda key: key in WHERE_AND_HOW
-    if command in ("evaluate", "predict"):
+    if command in ("evaluate", "predict", "export"):
         from grownas.config.loading import class_for
         from grownas.config.sections import COMPUTING
 
@@ -255,6 +262,9 @@ def _values(config: str, given: Sequence[str], key: str, incomplete: str) -> Ite
         yield from _starting(dict.fromkeys([*BASELINES, *published()]), incomplete)
         yield from _paths(incomplete, lambda path: path.suffix == ".json")
         return
+    if key == "form":
+        yield from _starting(FORMS, incomplete)
+        return
     if key in ("task.use", "strategy.use"):
         yield from _starting(plugin_names(key.partition(".")[0]), incomplete)
         return
@@ -295,6 +305,7 @@ def _paths(incomplete: str, wanted: Callable[[Path], bool], *, folders: bool = T
 
 PLACES: dict[str, Callable[[Context, str], Items]] = {  # keyed by the argument's name
     "config": _config,
+    "file": _onnx_file,
     "overrides": _override,
     "run": _run,
     "runs": _run,

@@ -22,6 +22,7 @@ LAYERS = """
     cli
     completion
     api  bench.suite  runs.status
+    runs.exporting
     runs.reload
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
@@ -45,7 +46,10 @@ LAYERS = """
     report.verdicts
     report.tables  report.diagram  report.reading
     report.damage
+    export.model
     equations
+    export.cells
+    export.graph
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
@@ -96,7 +100,7 @@ LAYERS = """
     strategies.policy_options  strategies.supernet_options
     strategies.random_options  strategies.evolution_options  strategies.seqnas_options  strategies.shared_options
     strategies.sampling_options
-    protocols  config.schema  baselines.table  grownas
+    protocols  config.schema  baselines.table  export  grownas
     errors
 """
 EMPTY = {
@@ -158,6 +162,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "rich": {"grownas.runs.progress"},
     "filelock": {"grownas.runs.rundir"},
     "distributed": {"grownas.runs.cluster"},
+    "onnx": {"grownas.export.graph"},
     "click": {"grownas.cli", "grownas.completion"},
     "triton": {"grownas.cells.triton_pointwise"},
     "statsmodels": {"grownas.evaluation.statistics"},
@@ -189,7 +194,7 @@ TASKS_MAY_KNOW = {
 }
 SLOW = (
     "torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich", "pooch",
-    "distributed", "dask",
+    "distributed", "dask", "onnx",
 )  # fmt: skip
 
 

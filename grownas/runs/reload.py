@@ -77,7 +77,7 @@ def evaluate(
         GrownasError: folder, data or override cannot be used; the message says why and what to do.
     """
     with threads_kept():
-        model, task, parts, *_ = _reload(path, overrides, data, since)
+        model, task, parts, *_ = reload(path, overrides, data, since)
         if not parts:
             raise DataError(
                 f"{task.source}: no row can be scored, because the first row has no row before it; add a row"
@@ -159,7 +159,7 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
     return Written(out, task.units, task.next_day, task.next_step.frequency, next_step)
 
 
-def _made_from(path: Path, used: _Reloaded) -> dict[str, str]:
+def _made_from(path: Path, used: Reloaded) -> dict[str, str]:
     """Return the data that each file of forecasts in a run folder was computed from, including the new file.
 
     Raises:
@@ -180,11 +180,11 @@ def _made_from(path: Path, used: _Reloaded) -> dict[str, str]:
 
 def _forecasts(
     path: Path, overrides: Sequence[str], data: Any = None
-) -> tuple[list[tuple[str, str, float, float | None]], _Reloaded]:
+) -> tuple[list[tuple[str, str, float, float | None]], Reloaded]:
     """Return rows of `COLUMNS`, and the model and data they were computed from."""
     try:
         with threads_kept():
-            used = _reload(path, overrides, data)
+            used = reload(path, overrides, data)
             model, task, parts = used.model, used.task, used.parts
             frame = task.predict(model, parts) if task.kind == "series" else task.predict(model)
     except NotImplementedError as error:
@@ -211,7 +211,7 @@ def model(path: Path, *, data: Any = None) -> Model:
         data: the run's own data, if the run read a data frame.
     """
     with threads_kept():
-        return _reload(path, (), data).model
+        return reload(path, (), data).model
 
 
 def show(path: Path) -> str:
@@ -228,7 +228,7 @@ def show(path: Path) -> str:
     return "\n".join([f"{len(genotype.nodes)} node(s), {genotype.op_count} op(s){count}", *genotype.in_words()])
 
 
-class _Reloaded(NamedTuple):
+class Reloaded(NamedTuple):
     """A run's model and the data on which it is used.
 
     Attributes:
@@ -237,6 +237,7 @@ class _Reloaded(NamedTuple):
         parts: parts of the data that can be scored.
         file_name: name of the file for forecasts.
         data: path or name of the data, or `OWN`.
+        names: names of the series or words that the model reads, in order; empty for a task of another kind.
     """
 
     model: Model
@@ -244,10 +245,18 @@ class _Reloaded(NamedTuple):
     parts: tuple[str, ...]
     file_name: str
     data: str
+    names: list[str]
 
 
-def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | None = None) -> _Reloaded:
-    """Load a run's model and the data on which it is used; set the number of PyTorch threads to the run's."""
+def reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | None = None) -> Reloaded:
+    """Load a run's model and the data on which it is used; set the number of PyTorch threads to the run's.
+
+    Args:
+        path: a finished run folder.
+        overrides: see `evaluate`.
+        data: see the module.
+        since: see `evaluate`.
+    """
     rundir = RunDir.open(path)
     summary, notes = summary_of(path), kept_notes(path)
     frame = None if data is None or isinstance(data, str | os.PathLike) else data
@@ -292,7 +301,7 @@ def _reload(path: Path, overrides: Sequence[str], data: Any = None, since: str |
     words = [] if is_own else [Path(config.task.data).stem]
     words += [str(new) for key in kept.task.EVALUATION if (new := getattr(config.task, key)) != getattr(kept.task, key)]
     file_name = f"{'-'.join(['forecasts', *words])}.csv"
-    return _Reloaded(model, task, parts, file_name, OWN if is_own else str(config.task.data))
+    return Reloaded(model, task, parts, file_name, OWN if is_own else str(config.task.data), names)
 
 
 def _model(

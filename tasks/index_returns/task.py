@@ -455,9 +455,14 @@ class IndexReturns:
         if self.options.units == "prices":
             self._known  # noqa: B018, raises if prices are unknown
             return {"prices": "prices", "levels": "levels"}[kind]
+        more = {"prices": "; task.units=prices gives prices", "levels": "; task.units=prices gives levels"}
+        return self.own_units + more.get(kind, "")
+
+    @property
+    def own_units(self) -> str:
+        """Units of the rows that a model reads and forecasts, as text."""
         words = {"prices": "log returns in decimals", "levels": "changes of the levels"}
-        more = {"prices": "task.units=prices gives prices", "levels": "task.units=prices gives levels"}
-        return f"{words[kind]}; {more[kind]}" if kind in words else "the data's own units"
+        return words.get(self.panel.report["kind"], "the data's own units")
 
     def in_own_units(self, forecasts: Array) -> Array:
         """Convert standardised forecasts to the units of each series."""

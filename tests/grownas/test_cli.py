@@ -20,6 +20,7 @@ COMMANDS = (
     "compare",
     "completion",
     "evaluate",
+    "export",
     "predict",
     "report",
     "resume",
@@ -49,7 +50,8 @@ def calls(monkeypatch):
     """Stand in for the functions behind the commands; what they were given is kept."""
     from grownas.report import page
     from grownas.runs import commands as run
-    from grownas.runs import reload
+    from grownas.runs import exporting, reload
+    from grownas.runs.exporting import Exported
     from grownas.runs.reload import Written
 
     kept = []
@@ -70,6 +72,11 @@ def calls(monkeypatch):
             reload,
             "write_forecasts",
             Written(Path("x/forecasts.csv"), "prices", "2024-01-08", "Monday to Friday", AHEAD),
+        ),
+        (
+            exporting,
+            "export",
+            Exported(Path("m.onnx"), ["x float32 (B, 2)", "state float32 (1, B, 4)"], ["y float32 (B)"]),
         ),
         (reload, "show", "1 node(s)"),
         (page, "write_report", Path("x/report.html")),
@@ -149,6 +156,19 @@ def test_evaluate_prints_every_digit(call, calls):
 def test_evaluate_takes_a_date(call, calls):
     assert call("evaluate", "runs/a", "task.data=b.csv", "since=2020-01-01")[0] == 0
     assert calls == [("evaluate", Path("runs/a"), ("task.data=b.csv",), {"since": "2020-01-01"})]
+
+
+def test_export_takes_a_run_a_file_and_a_form_and_prints_inputs_and_outputs(call, calls):
+    assert call("export", "runs/a", "m.onnx", "form=step", "device=cpu") == (
+        0,
+        "m.onnx\ninputs: x float32 (B, 2), state float32 (1, B, 4)\noutputs: y float32 (B)\n",
+        "",
+    )
+    assert call("export", "runs/a", "m.onnx")[0] == 0
+    assert calls == [
+        ("export", Path("runs/a"), Path("m.onnx"), ("device=cpu",), {"form": "step"}),
+        ("export", Path("runs/a"), Path("m.onnx"), ()),
+    ]
 
 
 def test_report_takes_one_or_several_runs(call, calls):

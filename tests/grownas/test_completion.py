@@ -50,7 +50,7 @@ def test_configs_are_offered_by_name_and_by_path(folder):
     assert offered("search", "elsewhere/sec") == ["elsewhere/second/"]
 
 
-@pytest.mark.parametrize("command", ["resume", "evaluate", "predict", "report"])
+@pytest.mark.parametrize("command", ["resume", "evaluate", "export", "predict", "report"])
 def test_run_folders_are_offered_those_in_runs_first(folder, command):
     assert offered(command, "") == ["runs/first", "elsewhere/", "runs/"]
     assert offered(command, "elsewhere/") == ["elsewhere/second"]
@@ -142,7 +142,16 @@ def test_a_run_is_offered_only_the_keys_that_it_takes(folder):
     assert offered("resume", "runs/first", "strat") == ["strategies="]
     assert offered("evaluate", "runs/first", "task.dy")[0].startswith("task.dynamic")
     assert offered("evaluate", "runs/first", "task.bptt") == []
-    assert offered("predict", "runs/first", "") == ["task.", "threads=", "device=", "backend="]
+    assert offered("predict", "runs/first", "") == ["task.", "threads=", "device=", "backend=", "out="]
+    assert offered("evaluate", "runs/first", "si") == ["since="]
+
+
+def test_export_is_offered_files_and_forms(folder):
+    (folder / "model.onnx").write_text("")
+    assert offered("export", "runs/first", "") == ["elsewhere/", "model.onnx", "runs/"]
+    assert offered("export", "runs/first", "model.onnx", "f") == ["form="]
+    assert offered("export", "runs/first", "model.onnx", "form=s") == ["form=sequence", "form=step"]
+    assert offered("export", "runs/first", "model.onnx", "form=step", "f") == []
 
 
 @pytest.mark.parametrize(

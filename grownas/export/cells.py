@@ -1,0 +1,117 @@
+"""One time step of a cell as ONNX, from its genotype and weights; the arithmetic is that of `cells.reference`."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from grownas.cells.cell import GrownRNN, Layer
+from grownas.cells.chain import ChainLayer
+from grownas.cells.dag import DagLayer
+from grownas.cells.dag_sequence import INPUT_OP
+from grownas.cells.node import FixedNode
+from grownas.errors import ConfigError
+from grownas.export.graph import Array, Graph, Value
+from grownas.ops import COMBINE
+
+
+class Named(NamedTuple):
+    """A layer, and the beginning of the names of its weights in weights.safetensors, which the file keeps."""
+
+    name: str
+    layer: Layer
+
+
+def layers_of(model: nn.Module) -> list[Named]:
+    """Return all layers of the derived cells in a model, in order.
+
+    Raises:
+        ConfigError: there is no derived cell, or a cell is bidirectional.
+    """
+    cells = [(name, one) for name, one in model.named_modules() if isinstance(one, GrownRNN)]
+    if not cells:
+        raise ConfigError(f"a {type(model).__name__} without derived cells cannot be written as ONNX")
+    if any(cell.bidirectional for _, cell in cells):
+        raise ConfigError("a bidirectional cell also reads sequences backwards; it cannot be written as ONNX")
+    return [
+        Named(f"{name}.layers.{number}", cell.layer(number))
+        for name, cell in cells
+        for number in range(cell.num_layers)
+    ]
+
+
+def step(layers: Sequence[Named], graph: Graph, x: Value, states: Sequence[Value]) -> list[Value]:
+    """Add one time step of all layers.
+
+    Args:
+        layers: the first reads x, each other the layer before it.
+        graph: the graph to add to.
+        x: the input of the step, `(B, I)`.
+        states: the state of each layer, `(B, H)`.
+
+    Returns:
+        The next state of each layer, `(B, H)`; the last is the output of the step.
+    """
+    after: list[Value] = []
+    for (name, layer), s in zip(layers, states, strict=True):
+        after.append(STEPS[type(layer)](graph, name, layer, after[-1] if after else x, s))
+    return after
+
+
+def _chain(graph: Graph, name: str, layer: ChainLayer, x: Value, s: Value) -> Value:
+    for number, node in enumerate(layer.nodes()):
+        s = _node(graph, f"{name}.{number}", node, x, s)
+    return s
+
+
+def _node(graph: Graph, name: str, node: FixedNode, x: Value, s: Value) -> Value:
+    """Return a node's output; one matrix product each of x and s serves all ops."""
+
+    def weights(key: str) -> Value:
+        return graph.tensor(f"{name}.{key}", as_array(getattr(node, key).flatten(1)))  # (I, P, H) as (I, P * H)
+
+    def bias(key: str, row: int) -> Value:
+        return graph.tensor(f"{name}.{key}.{row}", as_array(getattr(node, key)[row]))
+
+    count = node.W_x.shape[1]
+    from_x, from_s = (x @ weights("W_x")).split(count), (s @ weights("W_h")).split(count)
+    terms = []
+    for number, (op, share) in enumerate(zip(node.ops, as_array(node.shares), strict=True)):
+        p, q = from_x[node.projection[number]] + bias("b_x", number), from_s[node.projection[number]]
+        z = COMBINE[op.combine].value(p, q + bias("b_h", node.bias[number]) if number in node.bias else q)
+        terms.append(graph.activation(op.activation, z) * float(share))
+    mixed = functools.reduce(operator.add, terms)
+    if not node.highway:
+        return mixed
+    return s + graph.activation("sigmoid", x @ weights("gate_x") + s @ weights("gate_h")) * (mixed - s)
+
+
+def _dag(graph: Graph, name: str, layer: DagLayer, x: Value, h: Value) -> Value:
+    def weights(number: int) -> Value:
+        return graph.tensor(f"{name}.W_h.{number}", as_array(layer.W_h[number]))
+
+    from_x = x @ graph.tensor(f"{name}.W_x", as_array(layer.W_x))
+    states = [_gated(graph, INPUT_OP, h, from_x + h @ weights(0))]
+    for number, node in enumerate(layer.genotype.nodes, start=1):
+        s = states[node.reads]
+        states.append(_gated(graph, node.activation, s, s @ weights(number)))
+    concat = layer.genotype.concat
+    return functools.reduce(operator.add, [states[number] for number in concat]) / len(concat)
+
+
+def _gated(graph: Graph, activation: str, s: Value, projected: Value) -> Value:
+    gate, z = projected.split(2)
+    return s + graph.activation("sigmoid", gate) * (graph.activation(activation, z) - s)
+
+
+STEPS: dict[type, Callable[[Graph, str, Any, Value, Value], Value]] = {ChainLayer: _chain, DagLayer: _dag}
+
+
+def as_array(tensor: Tensor) -> Array:
+    """Return a tensor's values as a NumPy array."""
+    return np.asarray(tensor.detach().cpu())

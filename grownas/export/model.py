@@ -1,0 +1,219 @@
+"""The whole model as ONNX: what comes before the cell, the cell, what comes after it, and notes on all of it.
+
+    given -> encode -> (T, B, I) -> Scan over one step of the cell -> (T, B, H) -> decode -> result
+
+The form `step` has the same parts for one time step, with the state in and out instead of the Scan. The graph is
+written from the genotype, because tracing would fix the number of time steps.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grownas.equations import WordModel
+from grownas.errors import ConfigError
+from grownas.evaluation.scoring import evaluating
+from grownas.export import FORMS
+from grownas.export.cells import Named, as_array, layers_of, step
+from grownas.export.graph import Array, Graph, Sizes, Value, evaluate
+from grownas.modules import as_module
+from grownas.protocols import Model
+from grownas.readout import LinearReadout
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+STEPS, STREAMS = 3, 2  # T and B of the check against PyTorch
+TOLERANCE = 1e-4  # of the check, relative: rounding in a few steps is far below, another function far above
+
+
+class Ends(NamedTuple):
+    """What comes before and after the cell.
+
+    Attributes:
+        given, result: names of the model's input and output.
+        types: their NumPy dtypes.
+        sizes: their axes after T and B.
+        encode: adds the cell's input to a graph, from the model's input.
+        decode: adds the model's output to a graph, from the cell's output.
+        sample: inputs of the PyTorch model for the check, `(T, B)` or `(T, B, I)`.
+        scaled: converts the PyTorch model's inputs and predictions to the units of the graph's.
+        unit: 1 in these units, for each output.
+    """
+
+    given: str
+    result: str
+    types: tuple[Any, Any]
+    sizes: tuple[tuple[int, ...], tuple[int, ...]]
+    encode: Callable[[Graph, Value], Value]
+    decode: Callable[[Graph, Value], Value]
+    sample: Tensor
+    scaled: Callable[[Array], Array] = lambda values: values
+    unit: Array | float = 1.0
+
+
+def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
+    """Return a trained model as ONNX, after a check against PyTorch on a few random steps.
+
+    Inputs and outputs of the form `sequence`, for any T and B:
+
+    - a model of series: `values`, float64 `(T, B, I)`, in the series' own units; `forecasts` of the next step likewise
+    - a model of words: `words`, int64 `(T, B)`, ids; `logits` of the next word, `(T, B, V)`
+    - another model with a linear readout: `x`, `(T, B, I)`; `predictions`, `(T, B, O)`
+    - `next_state`, `(L, B, H)`: the state of each layer after the last step; the first state is zero
+
+    The form `step` has them without T, and the input `state`, `(L, B, H)`: zeros, or the last `next_state`. Numbers
+    without a dtype here have that of the weights, float32 unless the model was converted.
+
+    Args:
+        model: the model; its core is a derived cell or a stack of derived cells.
+        form: a name in `FORMS`.
+        notes: text for the metadata, by key.
+
+    Raises:
+        ConfigError: the model does something else than embedding or scaling, cells and readout.
+        GenotypeError: an activation's formula cannot be written as ONNX.
+    """
+    add, run = FORM[form]
+    module, sizes = as_module(model), Sizes(model.core.input_size, model.core.hidden_size)
+    ends, layers = _ends(module), layers_of(module)
+    graph = Graph(as_array(next(module.parameters())).dtype)
+    add(graph, ends, layers, sizes)
+    proto = graph.model("grownas", {**notes, "form": form})
+    zero = np.zeros((len(layers), STREAMS, sizes.hidden), graph.dtype)
+    _check(module, ends, lambda given: run(proto, given, zero))
+    return proto
+
+
+def _sequence(graph: Graph, ends: Ends, layers: Sequence[Named], sizes: Sizes) -> None:
+    """Write the form that reads a whole sequence from a zero state."""
+    given = graph.input(ends.given, ends.types[0], ("T", "B", *ends.sizes[0]))
+    batch = graph.add("Shape", given, start=1, end=2)
+    zero = graph.add("Expand", 0.0, graph.add("Concat", batch, graph.ints(sizes.hidden), axis=0))
+    x, states = ends.encode(graph, given), [zero] * len(layers)
+    out, last = graph.scan(functools.partial(step, layers), x, states, sizes)
+    graph.output(ends.result, ends.decode(graph, out), ends.types[1], ("T", "B", *ends.sizes[1]))
+    _add_next_state(graph, last, sizes)
+
+
+def _step(graph: Graph, ends: Ends, layers: Sequence[Named], sizes: Sizes) -> None:
+    """Write the form that does one time step."""
+    given = graph.input(ends.given, ends.types[0], ("B", *ends.sizes[0]))
+    state = graph.input("state", graph.dtype, (len(layers), "B", sizes.hidden))
+    states = [graph.add("Squeeze", one, graph.ints(0)) for one in state.split(len(layers), axis=0)]
+    after = step(layers, graph, ends.encode(graph, given), states)
+    graph.output(ends.result, ends.decode(graph, after[-1]), ends.types[1], ("B", *ends.sizes[1]))
+    _add_next_state(graph, after, sizes)
+
+
+def _add_next_state(graph: Graph, states: Sequence[Value], sizes: Sizes) -> None:
+    stacked = graph.add("Concat", *(graph.add("Unsqueeze", one, graph.ints(0)) for one in states), axis=0)
+    graph.output("next_state", stacked, graph.dtype, (len(states), "B", sizes.hidden))
+
+
+def _ends(module: nn.Module) -> Ends:
+    if isinstance(module, WordModel):
+        return _words(module)
+    if isinstance(module, LinearReadout):
+        plain = _readout(module)
+        return _in_own_units(plain, module) if hasattr(module, "mean") else plain
+    raise ConfigError(
+        f"a {type(module).__name__} cannot be written as ONNX; expected a LinearReadout or a model of words"
+    )
+
+
+def _words(model: WordModel) -> Ends:
+    """Return embedding and decoder; a tied decoder is stored once, as the embedding."""
+    words, dtype = len(model.bias), as_array(model.bias).dtype
+    sample = torch.randint(words, (STEPS, STREAMS), generator=torch.Generator().manual_seed(0)).to(model.bias.device)
+
+    def encode(graph: Graph, ids: Value) -> Value:
+        return graph.add("Gather", _stored(graph, model, model.embedding.weight), ids)
+
+    def decode(graph: Graph, out: Value) -> Value:
+        return _linear(graph, model, out * _stored(graph, model, model.gain), model.weight, model.bias)
+
+    return Ends("words", "logits", (np.int64, dtype), ((), (words,)), encode, decode, sample)
+
+
+def _readout(model: LinearReadout) -> Ends:
+    """Return no encoding, and the linear readout."""
+    linear, dtype = model.readout, as_array(model.readout.weight).dtype
+    sizes = (model.core.input_size,), (linear.out_features,)
+    sample = torch.randn(STEPS, STREAMS, *sizes[0], generator=torch.Generator().manual_seed(0)).to(linear.weight)
+
+    def decode(graph: Graph, out: Value) -> Value:
+        return _linear(graph, model, out, linear.weight, linear.bias)
+
+    return Ends("x", "predictions", (dtype, dtype), sizes, lambda graph, x: x, decode, sample)
+
+
+def _in_own_units(plain: Ends, model: Any) -> Ends:
+    """Return the ends of a model of series: its buffers `mean` and `sd` scale inputs and outputs, in float64."""
+    mean, sd, dtype = as_array(model.mean), as_array(model.sd), plain.types[0]
+
+    def encode(graph: Graph, values: Value) -> Value:
+        return ((values - _stored(graph, model, model.mean)) / _stored(graph, model, model.sd)).cast(dtype)
+
+    def decode(graph: Graph, out: Value) -> Value:
+        scaled = _stored(graph, model, model.sd) * plain.decode(graph, out).cast(mean.dtype)
+        return scaled + _stored(graph, model, model.mean)
+
+    return plain._replace(
+        given="values",
+        result="forecasts",
+        types=(mean.dtype, mean.dtype),
+        encode=encode,
+        decode=decode,
+        scaled=lambda values: mean + sd * values,
+        unit=sd,
+    )
+
+
+def _stored(graph: Graph, model: Any, tensor: Tensor) -> Value:
+    """Return a parameter or buffer of the model under its name in weights.safetensors."""
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    return graph.tensor(next(name for name, one in named if one is tensor), as_array(tensor))
+
+
+def _linear(graph: Graph, model: Any, x: Value, weight: Tensor, bias: Tensor) -> Value:
+    return x @ graph.add("Transpose", _stored(graph, model, weight), perm=[1, 0]) + _stored(graph, model, bias)
+
+
+def _check(model: nn.Module, ends: Ends, run: Callable[[Array], Array]) -> None:
+    """Compare the graph with the model on the sample.
+
+    Raises:
+        ConfigError: they differ: the model overrides a part of its class, or an activation has a wrong formula.
+    """
+    with torch.no_grad(), evaluating(model):
+        wanted = ends.scaled(as_array(model(ends.sample)[0]))
+    found = run(ends.scaled(as_array(ends.sample)))
+    if not np.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE * ends.unit):
+        raise ConfigError(
+            f"a {type(model).__name__} cannot be written as ONNX: in {STEPS} random steps its {ends.result} differ by "
+            f"{np.abs(found - wanted).max():g} from those of the graph; the model computes more than its class, or the "
+            "formula of an activation is wrong"
+        )
+
+
+def _run_sequence(proto: ModelProto, given: Array, zero: Array) -> Array:
+    return evaluate(proto, given)[0]
+
+
+def _run_steps(proto: ModelProto, given: Array, state: Array) -> Array:
+    results = []
+    for one in given:
+        result, state = evaluate(proto, one, state)
+        results.append(result)
+    return np.stack(results)
+
+
+FORM = dict(zip(FORMS, [(_sequence, _run_sequence), (_step, _run_steps)], strict=True))
