@@ -4,6 +4,9 @@
 only; they would miss what an engine writes into memory by itself. Under any of them (`is_traced`) an engine runs as one
 operator with registered shapes and derivative. Otherwise it runs directly, which is faster.
 
+The reference is no engine: each of its time steps is recorded, so a program that `torch.export` makes of it has a fixed
+number of steps, and any batch size. `grownas export` writes ONNX without tracing (see `grownas.export`).
+
 An operator's arguments are all tensors of the engine and a text with everything else, such as the cell's layout. It
 returns the output and, with `keep`, the tensors that its backward pass needs. Forward-mode and second derivatives raise
 RuntimeError.

@@ -9,7 +9,6 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,7 +149,7 @@ class Graph:
         """Apply an activation of the table: ONNX's own operator if there is one, otherwise the activation's formula.
 
         Raises:
-            GenotypeError: the formula calls a function that formulas may not call.
+            GenotypeError: the formula cannot be written as ONNX.
         """
         if name in OPERATORS:
             return self.add(OPERATORS[name], z)
@@ -222,17 +221,6 @@ def in_words(values: Iterable[onnx.ValueInfoProto]) -> list[str]:
         axes = ", ".join(axis.dim_param or str(axis.dim_value) for axis in tensor.shape.dim)
         lines.append(f"{one.name} {helper.tensor_dtype_to_np_dtype(tensor.elem_type)} ({axes})")
     return lines
-
-
-def write(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model to a file, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_bytes(model.SerializeToString())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _code(dtype: Any) -> int:

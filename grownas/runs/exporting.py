@@ -47,18 +47,20 @@ def export(path: Path, out: Path, overrides: Sequence[str] = (), *, form: str = 
     if out.suffix != ".onnx":
         raise ConfigError(f"{out}: the name of an ONNX file ends in .onnx; give {out.with_suffix('.onnx')}")
     try:
-        from grownas.export import graph
+        from grownas.export.graph import in_words
         from grownas.export.model import onnx_model
     except ImportError as error:
         raise ConfigError(f"export needs onnx ({error}); install it with `pip install 'grownas[onnx]'`") from error
     with threads_kept():
         used = reload(path, overrides, data)
         found = onnx_model(used.model, form, _notes(path, used))
+    part = out.with_name(f"{out.name}.part")
     try:
-        graph.write(found, out)
+        part.write_bytes(found.SerializeToString())
+        part.replace(out)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror}") from error
-    return Exported(out, graph.in_words(found.graph.input), graph.in_words(found.graph.output))
+    return Exported(out, in_words(found.graph.input), in_words(found.graph.output))
 
 
 def _notes(path: Path, used: Reloaded) -> dict[str, str]:

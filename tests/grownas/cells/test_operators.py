@@ -96,6 +96,17 @@ def test_export_of_any_length_and_batch(model, x):
     assert_equal(module(longer), model(longer))
 
 
+@pytest.mark.parametrize("genotype", [Genotype(NODES[1:]), DagGenotype((DagNode(0, "relu"),))], ids=["chain", "dag"])
+def test_export_of_the_reference_has_a_fixed_length_and_any_batch(genotype, x):
+    model = GrownRNN(genotype, I, H, backend="reference").double()
+    T, B = (torch.export.Dim(name) for name in "TB")
+    module = torch.export.export(model, (x[:2],), dynamic_shapes=({1: B},)).module()
+    wider = torch.randn(2, 7, I, dtype=torch.float64)
+    assert_equal(module(wider), model(wider))
+    with pytest.raises(torch._dynamo.exc.UserError, match="specialized it to be a constant"):
+        torch.export.export(model, (x[:2],), dynamic_shapes=({0: T, 1: B},))
+
+
 def compiles(backend):
     if backend != "inductor":
         return True
