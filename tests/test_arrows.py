@@ -435,6 +435,7 @@ def test_help_of_every_command_is_free_of_slow_imports():
         ("grownas.runs.progress", ("torch", "rich")),
         ("grownas.runs.status", ("torch", "numpy")),
         ("grownas.runs.cluster", ("torch", "distributed", "dask")),
+        ("grownas.runs.exporting", ("onnx",)),
         ("grownas.cells.cell", ("statsmodels", "arch", "matplotlib", "pandas", "triton")),
         ("grownas.training.loop", ("statsmodels", "arch", "matplotlib", "pandas")),
         ("grownas.report.page", ("torch", "matplotlib")),
