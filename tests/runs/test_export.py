@@ -15,6 +15,8 @@ import torch
 import grownas
 from grownas.errors import ConfigError, RunError
 
+pytest.importorskip("onnx", reason="the extra onnx is not installed")
+
 CONTEXT = 20  # as the fast config says
 
 
@@ -112,7 +114,6 @@ def test_an_unknown_run_form_or_suffix_is_named(refused, finished, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_named(refused, finished, tmp_path):
-    pytest.importorskip("onnx", reason="the extra onnx is not installed")
     refused(finished, tmp_path / "no" / "m.onnx", words="m.onnx: cannot be written: No such file or directory")
     (tmp_path / "file").write_text("")
     refused(finished, tmp_path / "file" / "m.onnx", words="m.onnx: cannot be written: Not a directory")
@@ -120,13 +121,11 @@ def test_a_file_that_cannot_be_written_is_named(refused, finished, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_write_permission_is_named(refused, finished, tmp_path):
-    pytest.importorskip("onnx", reason="the extra onnx is not installed")
     tmp_path.chmod(0o500)
     refused(finished, tmp_path / "m.onnx", words="m.onnx: cannot be written: Permission denied")
 
 
 def test_a_run_of_a_baseline_has_no_model(refused, runner, call, tmp_path):
-    pytest.importorskip("onnx", reason="the extra onnx is not installed")
     ended = call("train", *runner.options("genotype=gru", "name=gru"))
     assert ended.code == 0, ended.err
     refused(runner.folder / "gru", tmp_path / "m.onnx", words="no saved model; this run trained a baseline")
@@ -135,7 +134,6 @@ def test_a_run_of_a_baseline_has_no_model(refused, runner, call, tmp_path):
 
 
 def test_a_run_whose_data_are_gone_is_exported_with_other_data(finished, call, write_closes, tmp_path):
-    pytest.importorskip("onnx", reason="the extra onnx is not installed")
     copy = shutil.copytree(finished, tmp_path / "copy")
     config = copy / "config.yaml"
     text = config.read_text()

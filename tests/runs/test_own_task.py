@@ -170,6 +170,15 @@ def test_its_forecasts_are_written(searched, call):
     assert (errors**2).mean() == pytest.approx(load_file(searched / "losses.safetensors")["chosen"].mean(), rel=1e-5)
 
 
+def test_its_model_is_exported(searched, call, tmp_path):
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    ended = call("export", searched, tmp_path / "maps.onnx")
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[1:] == [
+        "inputs: x float32 (T, B, 1)", "outputs: predictions float32 (T, B, 1), next_state float32 (1, B, 4)",
+    ]  # fmt: skip
+
+
 def test_strategies_and_seeds_are_compared(config, call, read_json):
     random = "{use: random, max_nodes: 2, max_epochs: 2, patience: 2, rates: [0.01], accept: better, guard: false}"
     options = ("seeds=[1,2]", f"strategies=[growing,{random}]", "baselines.use=gru", "workers=2")
