@@ -6,6 +6,7 @@ from setuptools import Extension, find_packages, setup
 
 FINANCE = ["yfinance>=1.7,<2"]
 FILES = ["pyarrow", "openpyxl"]  # of parquet and xlsx
+PANELS = ["skfolio>=1.12.2", "river>=0.26.1", "linearmodels>=7.1", "vega-datasets>=0.9"]  # their data files are read
 TORCHTEXT = ["torchtext==0.6.0"]  # later ones bring a library that fits one version of PyTorch only
 DISTRIBUTED = ["distributed>=2026.8"]  # of dask; it brings the dask of its own date
 ONNX = ["onnx>=1.23"]  # writes the files of `grownas export`; runtimes read them without it
@@ -78,6 +79,7 @@ setup(
     extras_require={
         "finance": FINANCE,
         "files": FILES,
+        "panels": PANELS,
         "torchtext": TORCHTEXT,
         "distributed": DISTRIBUTED,
         "onnx": ONNX,

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from grownas.config.schema import Count, OneOrMore, Section, Share, Whole, about
 from grownas.protocols import FRAME
-from grownas.tasks.index_returns import synthetic
+from grownas.tasks.index_returns import packaged, synthetic
 from grownas.tasks.index_returns.cleaning import LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.reading import Kind
@@ -44,7 +44,13 @@ class Options(Section):
     )  # keys that say where the data come from
 
     use: Literal["index_returns"] = "index_returns"
-    data: Annotated[str, about(f"{', '.join(NAMES)}, or the path of a CSV, parquet file or spreadsheet")] = "bundled"
+    data: Annotated[
+        str,
+        about(
+            f"{', '.join(NAMES)}, or the path of a CSV, parquet file or spreadsheet; {', '.join(packaged.PANELS)} need "
+            "the extra `panels`"
+        ),
+    ] = "bundled"
     values: Annotated[
         Kind,
         about("content of a file: prices; returns, used unchanged; or levels such as yields, which are differenced"),

@@ -112,7 +112,8 @@ def _text(path: Path) -> str:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(
-            f"{path}: no such file; give task.data a CSV of closes, bundled, yfinance or the name of a synthetic panel"
+            f"{path}: no such file; give task.data a CSV of closes, bundled, yfinance, or the name of a package's or a "
+            "synthetic panel"
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start}); expected a CSV of closes") from error

@@ -1,4 +1,4 @@
-"""Reads the data: the bundled panel, a download, a file, or a data frame."""
+"""Reads the data: the bundled panel, a panel of another package, a download, a file, or a data frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from grownas.errors import DataError
 from grownas.protocols import FRAME
-from grownas.tasks.index_returns import synthetic
+from grownas.tasks.index_returns import packaged, synthetic
 from grownas.tasks.index_returns.cleaning import only_series
 from grownas.tasks.index_returns.frequency import Moment
 from grownas.tasks.index_returns.reading import Cells, Kind, Table, checksum_of, read_csv, to_table
@@ -36,6 +36,7 @@ BATCH = 6  # tickers per request
 KINDS: dict[str, Kind] = {  # name of a source -> kind of its values
     "bundled": "returns",
     "yfinance": "prices",
+    **{name: panel.kind for name, panel in packaged.PANELS.items()},
     **dict.fromkeys(synthetic.PANELS, "returns"),
     "random_walk": "prices",
 }
@@ -47,7 +48,8 @@ def read(data: str, kind: Kind = "prices", only: Sequence[str] | None = None, **
     """Read a source by name, or a file by its path.
 
     Args:
-        data: `bundled`, `yfinance`, a name of `synthetic.NAMES`, or the path of a CSV, parquet file or spreadsheet.
+        data: `bundled`, `yfinance`, a name of `packaged.PANELS` or `synthetic.NAMES`, or the path of a CSV, parquet
+            file or spreadsheet.
         kind: kind of the values in a file.
         only: the series to read, in this order; others are dropped with a warning. None for all.
         options: `tickers`, `start`, `end`, `cache`, `today` for yfinance; `data_seed` for synthetic panels;
@@ -78,6 +80,8 @@ def _by_name(data: str, **options: Any) -> Table:
         return bundled()
     if data == "yfinance":
         return downloaded(options["tickers"], options["start"], options["end"], options["cache"], options.get("today"))
+    if data in packaged.PANELS:
+        return packaged.table(data)
     nodes, units = options.get("planted_nodes", synthetic.NODES), options.get("planted_units", synthetic.UNITS)
     return synthetic.table(data, options["data_seed"], nodes=nodes, units=units)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from grownas.tasks.index_returns import packaged
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.sources import KINDS, NAMES, TICKERS, read, utc_today
@@ -74,7 +75,7 @@ def test_the_shape_of_a_planted_cell_says_where_the_data_come_from():
     assert Options(planted_nodes=3, planted_units=8) == Options()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in packaged.PANELS])  # these are in test_packaged
 def test_what_a_source_holds_is_what_the_table_says(name):
     if name == "yfinance":
         pytest.skip("a download")
