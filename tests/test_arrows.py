@@ -43,7 +43,7 @@ LAYERS = """
     report.history  report.canvas
     report.growth_log
     report.dag_diagram
-    report.verdicts
+    report.verdicts  report.regret
     report.tables  report.diagram  report.reading
     report.damage
     export.model
@@ -86,7 +86,8 @@ LAYERS = """
     training.perturb  training.distil
     training.bilevel  criteria.early_stop
     training.recipe
-    evaluation.comparison  evaluation.panels  evaluation.studies
+    evaluation.panels
+    evaluation.comparison  evaluation.studies
     evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections  config.shipped

@@ -33,7 +33,8 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the values; raise a ValueError if a value is repeated."""
     twice = [value for value in dict.fromkeys(values) if values.count(value) > 1]
     if twice:
         raise ValueError(f"expected each value once, but {', '.join(map(repr, twice))} is repeated")
@@ -54,7 +55,7 @@ NonNegative = Annotated[float, BeforeValidator(_no_flag), Field(ge=0)]
 Share = Annotated[float, BeforeValidator(_no_flag), Field(gt=0, lt=1)]
 Rate = Annotated[Number, Field(ge=0, lt=1)]  # dropout rate: share that is dropped
 OneOrMore = BeforeValidator(_listed)  # a single value becomes a list of one
-Distinct = AfterValidator(_distinct)
+Distinct = AfterValidator(distinct)
 Names = Annotated[tuple[str, ...], OneOrMore, Distinct]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from grownas.config.schema import (
     Count,
@@ -25,6 +25,7 @@ from grownas.config.schema import (
     WeightOptimizer,
     Whole,
     about,
+    distinct,
 )
 
 WHERE_AND_HOW = (
@@ -50,6 +51,7 @@ OF_A_DAG = {"combine": [], "activation": ["none", "tanh", "relu", "sigmoid", "id
 Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
 Pair = tuple[Literal["sgd", "adam"], ...]
 Rates = tuple[Positive, ...]
+Panels = Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
 Seeds = Annotated[tuple[Whole, ...], OneOrMore, Field(min_length=1), Distinct]
 
 
@@ -291,6 +293,16 @@ SECTIONS: dict[str, dict[str, type[Section]]] = {  # kind of task -> sections th
 }
 
 
+def with_data(task: Any, data: str) -> Any:
+    """Return a task's section with other data."""
+    return type(task)(**{**task.model_dump(), "data": data})
+
+
+def panel_name(data: str) -> str:
+    """Return the name of a panel in folders and tables: the word, or the name of the file without its ending."""
+    return Path(data).stem
+
+
 class Config(Section):
     """The config of a run. `task` and `strategy` hold the options of the task and strategy that their `use` names."""
 
@@ -322,8 +334,11 @@ class Config(Section):
     seed: Annotated[Whole, about("seed of weights, noise and data order")] = 1
     seeds: Annotated[Seeds, about("seeds of `grownas compare`, one run each")] = (1, 2, 3, 4, 5)
     panels: Annotated[
-        Count | None,
-        about("number of sub-panels of `grownas compare`, one run each with `seed`; null: compare over `seeds`"),
+        Count | Panels | None,
+        about(
+            "number of sub-panels of `grownas compare`, one run each with `seed`; or a list of values of `task.data`, "
+            "one run each for each of `seeds`; null: compare over `seeds`"
+        ),
     ] = None
     workers: Annotated[
         Count | None, about("parallel runs of `grownas compare`; null: one per core, or per thread of dask's workers")
@@ -348,6 +363,23 @@ class Config(Section):
     name: Annotated[str | None, about("name of the run folder; null: task, command or strategy, and seed")] = None
     quiet: Annotated[bool, about("show no progress and print no results")] = False
     checkpoint_seconds: Annotated[NonNegative, about("seconds between two snapshots of a training")] = 30.0
+
+    @field_validator("panels")
+    @classmethod
+    def _are_data_of_the_task(cls, panels: int | Panels | None, known: ValidationInfo) -> int | Panels | None:
+        """Read each panel of a list as `task.data`, which makes paths absolute."""
+        task = known.data.get("task")
+        if task is None or not isinstance(panels, tuple):
+            return panels
+        if task.KIND != "series" or "data" not in type(task).model_fields:
+            raise ValueError(f"{task.use} has no panels; set panels=null")
+        try:
+            data = tuple(with_data(task, one).data for one in panels)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"task.{first['loc'][0]} {first['msg'].removeprefix('Value error, ')}") from error
+        distinct(tuple(map(panel_name, data)))  # they name folders
+        return data
 
     @field_validator("cluster")
     @classmethod

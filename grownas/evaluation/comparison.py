@@ -77,9 +77,9 @@ def compare(folders: Sequence[Group]) -> Tree:
     if not folders:
         raise RunError("nothing to compare: no run folder was given; give at least one")
     groups = grouped(folders)
-    runs = [_read_group(group) for group in groups]
+    runs = [read_group(group) for group in groups]
     for (folder, *_), run in zip(groups, runs, strict=True):
-        _check_target(folder, run, groups[0][0], runs[0])
+        check_target(folder, run, groups[0][0], runs[0])
     names = list(dict.fromkeys(name for run in runs for name in run["entries"]))
     daily = {name: np.stack([run["losses"][name] for run in runs if name in run["entries"]]) for name in names}
     reference = next((name for name in MAIN if name in names), MAIN[-1])
@@ -134,14 +134,26 @@ def step_losses(tokens: Array) -> Array:
     return _blocks(tokens, _block_size(len(tokens)))
 
 
-def _read_group(folders: Sequence[Path]) -> Tree:
-    """Merge the runs of one seed: all models of the first run, and the models that the other strategies found."""
+def read_group(folders: Sequence[Path]) -> Tree:
+    """Merge the runs of one seed or panel: all models of the first run, and the models that other strategies found.
+
+    Args:
+        folders: the run folders, one per strategy.
+
+    Returns:
+        `summary` and `data`, the content of the first run's files; `strategies`; `entries`, `test` and `losses`, which
+        hold each model's scores, forecasts `(n, I)` of series, and losses `(n,)` at the steps of the test part;
+        `target`, which is equal if the test data are equal; `unit` of the steps.
+
+    Raises:
+        RunError: a run is not finished or damaged, or the runs have different test data.
+    """
     first, *others = folders
     run = _read(first)
     run["strategies"] = [run["strategy"]]
     for folder in others:
         other = _read(folder)
-        _check_target(folder, other, first, run)
+        check_target(folder, other, first, run)
         run["strategies"].append(other["strategy"])
         for name in rows_of(other["strategy"]):
             for part in ("entries", "test", "losses"):
@@ -150,7 +162,8 @@ def _read_group(folders: Sequence[Path]) -> Tree:
     return run
 
 
-def _check_target(folder: Path, run: Tree, first: Path, known: Tree) -> None:
+def check_target(folder: Path, run: Tree, first: Path, known: Tree) -> None:
+    """Raise a RunError if two runs have different test data."""
     if not np.array_equal(run["target"], known["target"]):
         raise RunError(f"{folder}: its test data differ from those of {first}; compare runs on the same data")
 
@@ -195,6 +208,7 @@ def _read(folder: Path) -> Tree:
         raise RunError(f"{folder}: damaged: {error} is missing in its files; run it again") from error
     return {
         "summary": summary,
+        "data": data,
         "strategy": strategy,
         "entries": entries,
         "target": target,

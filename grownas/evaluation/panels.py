@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from grownas.errors import RunError
-from grownas.evaluation.groups import Group, grouped, rows_of
+from grownas.evaluation.comparison import LEVEL, check_target, read_group
+from grownas.evaluation.groups import Group, grouped
 from grownas.evaluation.models import FITTED
+from grownas.evaluation.statistics import diebold_mariano
 
 Tree = dict[str, Any]
 
@@ -19,80 +21,112 @@ FILE = "panels.json"  # in the comparison's folder
 
 
 def compare(folders: Sequence[Group]) -> Tree:
-    """Return every model's regret over finished runs: one run folder per panel, or one per panel and strategy.
+    """Return every model's regret over finished runs: one run folder per panel and seed, or one per strategy as well.
 
-    If a panel has several folders, all models of the first are compared, and from the others the found models.
+    If a panel and seed has several folders, all models of the first are compared, and from the others the found models.
+    Folders whose names differ only in `-seed-N` at their end are one panel; its test metrics and its losses on each day
+    are averaged over the seeds.
 
     A model's regret on a panel is 100 * log(its test metric / the lowest test metric of the simple models), roughly the
     difference in per cent. This is a hard comparison, because nobody knows in advance which simple model is best. A
     model wins on a panel if its regret is below 0 and loses if it is above 0; a simple model cannot win.
 
+    `dm` counts the panels on which the Diebold-Mariano test of the averaged losses finds a model `better` or `worse`
+    than the best simple model at the 5 % level (two-sided, not corrected for the number of tests), or does not tell
+    them apart. The test says nothing about other seeds.
+
     Returns:
-        The content of `panels.json`: `metric, simple, panels, models`, with the models sorted by mean regret.
+        The content of `panels.json`: `metric, level, simple, panels, models`, with the models sorted by mean regret.
 
     Raises:
-        RunError: a run is not finished or damaged, or no simple model is in all runs.
+        RunError: a run is not finished or damaged, runs of one panel have different test data, or no simple model is in
+            all runs.
     """
     if not folders:
         raise RunError("nothing to compare: no run folder was given; give at least one")
-    groups = grouped(folders)
-    runs = [_read_group(group) for group in groups]
-    metrics = [run.pop("metric") for run in runs]
-    simple = [name for name in FITTED if all(name in run["test"] for run in runs)]
+    panels: dict[str, list[tuple[Path, Tree]]] = {}
+    for folder, *others in grouped(folders):
+        run = read_group([folder, *others])
+        panels.setdefault(folder.name.removesuffix(f"-seed-{run['summary']['seed']}"), []).append((folder, run))
+    runs = [run for seeds in panels.values() for _, run in seeds]
+    simple = [name for name in FITTED if all(name in run["entries"] for run in runs)]
     if not simple:
+        first = next(iter(panels.values()))[0][0]
         raise RunError(
-            f"{groups[0][0]}: regret needs one of {', '.join(FITTED)} in every run; add one to baselines.use and run "
-            "the comparison again"
+            f"{first}: regret needs one of {', '.join(FITTED)} in every run; add one to baselines.use and run the "
+            "comparison again"
         )
-    for run in runs:
-        lowest = min(run["test"][name] for name in simple)
-        run["regret"] = {name: 100 * float(np.log(test / lowest)) for name, test in run["test"].items()}
-    names = dict.fromkeys(name for run in runs for name in run["test"])
-    models = [_model(name, [run["regret"][name] for run in runs if name in run["regret"]]) for name in names]
-    models.sort(key=lambda model: float(model["mean"]))
-    return {"metric": metrics[0], "simple": simple, "panels": runs, "models": models}
+    found = [_panel(name, seeds, simple) for name, seeds in panels.items()]
+    names = dict.fromkeys(name for panel in found for name in panel["test"])
+    models = sorted((_model(name, found) for name in names), key=lambda model: float(model["mean"]))
+    return {
+        "metric": runs[0]["summary"]["metric"],
+        "level": LEVEL,
+        "simple": simple,
+        "panels": found,
+        "models": models,
+    }
 
 
-def _read_group(folders: Sequence[Path]) -> Tree:
-    """Merge the runs of one panel: all models of the first run, and the models that the other strategies found."""
-    first, *others = map(_read, folders)
-    for folder, other in zip(folders[1:], others, strict=True):
-        if any(other[key] != first[key] for key in ("series", "days", "metric")):
-            raise RunError(f"{folder}: its test data differ from those of {folders[0]}; compare runs on the same data")
-        first["test"] |= {name: other["test"][name] for name in rows_of(other["strategy"]) if name in other["test"]}
-    del first["strategy"]
-    return first
+def _panel(name: str, seeds: Sequence[tuple[Path, Tree]], simple: Sequence[str]) -> Tree:
+    """Return one panel's test metrics, regrets and tests against its best simple model, averaged over the seeds."""
+    first_folder, first = seeds[0]
+    each: dict[str, list[float]] = {}
+    losses: dict[str, list[Any]] = {}
+    for folder, run in seeds:
+        check_target(folder, run, first_folder, first)
+        for model, entry in run["entries"].items():
+            if not entry["test"] > 0:
+                raise RunError(f"{folder}: the test metric of {model} is {entry['test']}, not above 0: no logarithm")
+            each.setdefault(model, []).append(float(entry["test"]))
+            losses.setdefault(model, []).append(run["losses"][model])
+    test = {model: float(np.mean(values)) for model, values in each.items()}
+    daily = {model: np.mean(values, axis=0) for model, values in losses.items()}
+    best = min(simple, key=test.__getitem__)
+    tests = {model: diebold_mariano(daily[best], values) for model, values in daily.items()}
+    return {
+        "panel": name,
+        **_about(first_folder, first["data"]),
+        "seeds": [run["summary"]["seed"] for _, run in seeds],
+        "best": best,
+        "test": test,
+        "sd": {model: float(np.std(values, ddof=1)) if len(values) > 1 else None for model, values in each.items()},
+        "regret": {model: 100 * float(np.log(value / test[best])) for model, value in test.items()},
+        "p_value": {model: one.p_value for model, one in tests.items()},
+        "dm": {model: _finding(one.statistic, one.p_value) for model, one in tests.items()},
+    }
 
 
-def _read(folder: Path) -> Tree:
-    """Return a finished run's panel and its models' test metrics."""
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise RunError(f"{folder}: not a finished run: {path.name} is missing; resume it")
+def _about(folder: Path, data: Tree) -> Tree:
+    """Return the names of the series, and first day, last day and number of rows of the test part."""
     try:
-        summary, data = (json.loads((folder / name).read_text("utf-8")) for name in (path.name, "data.json"))
-        test = {entry["model"]: float(entry["test"]) for entry in summary["scores"]}
-        about = {"panel": folder.name, "series": data["names"], "days": [data["dates"][0], data["dates"][-1]]}
-        metric, strategy = str(summary["metric"]), str(summary["strategy"])
-    except (OSError, ValueError, TypeError, LookupError) as error:  # invalid JSON raises ValueError
-        raise RunError(f"{folder}: damaged: {error}; run it again") from error
-    if not all(value > 0 for value in test.values()):
-        raise RunError(f"{folder}: a test metric is not above 0, so it has no logarithm: {test}")
-    return {"metric": metric, "strategy": strategy, **about, "test": test}
+        days = data["dates"][data["n_val"] :]
+        return {"series": data["names"], "days": [days[0], days[-1]], "rows": len(days)}
+    except (TypeError, LookupError) as error:
+        raise RunError(f"{folder}: damaged: data.json: {error!r}; run it again") from error
 
 
-def _model(name: str, each: Sequence[float]) -> Tree:
+def _finding(statistic: float, p_value: float) -> str:
+    """Return what a test finds about a model; the statistic is above 0 if the model is better."""
+    if p_value >= LEVEL:
+        return "not told apart"
+    return "better" if statistic > 0 else "worse"
+
+
+def _model(name: str, panels: Sequence[Tree]) -> Tree:
     """Return one model's row: its regrets over the panels, in per cent."""
-    found = np.array(each)
+    own = [panel for panel in panels if name in panel["test"]]
+    regrets = np.array([panel["regret"][name] for panel in own])
     return {
         "model": name,
-        "n": len(found),
-        "mean": float(found.mean()),
-        "median": float(np.median(found)),
-        "p90": float(np.quantile(found, 0.9)),
-        "worst": float(found.max()),
-        "wins": int((found < 0).sum()),
-        "ties": int((found == 0).sum()),
-        "losses": int((found > 0).sum()),
-        "each": found.tolist(),
+        "n": len(own),
+        "mean": float(regrets.mean()),
+        "median": float(np.median(regrets)),
+        "p90": float(np.quantile(regrets, 0.9)),
+        "worst": float(regrets.max()),
+        "wins": int((regrets < 0).sum()),
+        "ties": int((regrets == 0).sum()),
+        "losses": int((regrets > 0).sum()),
+        "dm": dict(Counter(panel["dm"][name] for panel in own)),
+        "each": regrets.tolist(),
     }

@@ -171,10 +171,10 @@ def read(path: Path) -> Run | Comparison | Study:
     if not path.is_dir():
         what = "not a folder" if path.exists() else "no such folder"
         raise RunError(f"{path}: {what}; give the path of a run folder, such as runs/NAME")
-    if (path / "panel-1").is_dir():
+    if panels := sorted(path.glob("panel-*/")):
         raise RunError(
             f"{path}: a comparison over panels has no report; its regrets are in panels.json. Give one or more of its "
-            f"runs, such as {path / 'panel-1'}"
+            f"runs, such as {panels[0]}"
         )
     if (studied := _json(path / "study.json", damage.STUDY)) is not None:
         return Study(path, *_config(path), studied)

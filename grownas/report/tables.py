@@ -106,20 +106,6 @@ def comparison_text(result: Entry) -> str:
     return "\n\n".join([*tables, result["verdict"], size_words(result)])
 
 
-def regret_table(result: Entry) -> str:
-    """Return a comparison over panels, `panels.json`, as text: one row per model, then a definition of regret."""
-    figures, counts = ("mean", "median", "p90", "worst"), ("n", "wins", "ties", "losses")
-    columns = [Column("model", figures=False), *(Column(f"{name} %") for name in figures), *map(Column, counts)]
-    rows = [
-        Row((one["model"], *(f"{one[name]:.2f}" for name in figures), *(str(one[name]) for name in counts)))
-        for one in result["models"]
-    ]
-    return (
-        f"{as_text(Table(tuple(columns), tuple(rows)))}\n\nRegret: 100 * log of the test {result['metric']} over the "
-        f"lowest of {', '.join(result['simple'])}, on {len(result['panels'])} panels."
-    )
-
-
 def scores(summary: Entry) -> Table:
     """Return one run's scores, `summary.json`, the lowest test figure first."""
     label = METRICS.get(summary["metric"], summary["metric"])

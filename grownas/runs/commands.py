@@ -150,15 +150,15 @@ def compare(config: Config, rundir: RunDir | None = None) -> Path:
     if config.study.momentum:
         for changes in sweep.members(config)[0].values():
             study.check(config.model_copy(update=changes))
-    if config.panels is not None:
-        load_task(
-            config.model_copy(update=next(iter(sweep.members(config)[0].values())))
-        )  # raises if no sub-panel can be drawn
+    for changes in sweep.panels(config).values():
+        own = config.model_copy(update=changes)
+        check_search(own, load_task(own))
     return _compare(config, _begin_folder(config, "compare", task, rundir))
 
 
 def _compare(config: Config, rundir: RunDir) -> Path:
     from grownas.evaluation import comparison, panels, studies
+    from grownas.report import regret
     from grownas.report import study as study_report
     from grownas.runs import sweep
 
@@ -177,7 +177,9 @@ def _compare(config: Config, rundir: RunDir) -> Path:
             text, file = tables.comparison_text(result), comparison.FILE
         else:
             result = panels.compare(runs)
-            text, file = tables.regret_table(result), panels.FILE
+            text, file = regret.regret_table(result), panels.FILE
+            if not isinstance(config.panels, int):  # many drawn panels would make a long table
+                text = f"{regret.metric_table(result)}\n\n{text}"
         rundir.write_json(file, result)
     where = f"regrets: {rundir.path / file}" if file == panels.FILE else f"report: {_report(rundir.path)}"
     if not config.quiet:

@@ -393,7 +393,8 @@ def summary_of(path: Path) -> dict[str, Any]:
     if RunDir.open(path).command == "study" or (path / "study.json").exists():
         raise RunError(f"{path}: a study of optimisers keeps no model; give the folder of a search")
     if RunDir.open(path).command == "compare":
-        what, run = ("panels", "panel-1") if (path / "panel-1").is_dir() else ("seeds", "seed-1")
+        panels = sorted(folder.name for folder in path.glob("panel-*/"))
+        what, run = ("panels", panels[0]) if panels else ("seeds", "seed-1")
         raise RunError(f"{path}: this is a comparison over {what}; give one of its runs, such as {path / run}")
     try:
         summary: dict[str, Any] = json.loads((path / "summary.json").read_text("utf-8"))

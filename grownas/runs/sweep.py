@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grownas.config import loading as configs
-from grownas.config.sections import Config
+from grownas.config.sections import Config, panel_name, with_data
 from grownas.errors import USER_ERROR, ConfigError, Interrupted, RunError, TrainingError
 from grownas.protocols import Ended, Launcher
 from grownas.runs.launchers import LOG
@@ -37,19 +37,33 @@ def members(config: Config) -> list[dict[str, dict[str, Any]]]:
     if config.study.momentum:
         return [_of_study(config), {}]
     _first, *others = configs.strategies_of(config)
-    if config.panels is None:
-        changed: dict[str, dict[str, Any]] = {f"seed-{seed}": {"seed": seed} for seed in config.seeds}
+    seeds: dict[str, dict[str, Any]] = {f"seed-{seed}": {"seed": seed} for seed in config.seeds}
+    drawn = panels(config)
+    if isinstance(config.panels, int):
+        changed = drawn
+    elif config.panels is None:
+        changed = seeds
     else:
-        if "subpanel" not in type(config.task).model_fields:
-            raise ConfigError(f"panels={config.panels}: {config.task.use} has no sub-panels; set panels=null")
-        changed = {
-            f"panel-{number}": {"task": config.task.model_copy(update={"subpanel": number}), "panels": None}
-            for number in range(1, config.panels + 1)
-        }
+        changed = {f"{one}-{seed}": {**drawn[one], **seeds[seed]} for seed in seeds for one in drawn}
     rest = {
         f"{name}-{section.row}": {**own, "strategy": section} for name, own in changed.items() for section in others
     }
     return [changed, rest]
+
+
+def panels(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the panels of a comparison, drawn or listed: name -> changes to the config.
+
+    Raises:
+        ConfigError: the task has no sub-panels.
+    """
+    if isinstance(config.panels, int):
+        if "subpanel" not in type(config.task).model_fields:
+            raise ConfigError(f"panels={config.panels}: {config.task.use} has no sub-panels; set panels=null")
+        tasks = {number: config.task.model_copy(update={"subpanel": number}) for number in range(1, config.panels + 1)}
+    else:
+        tasks = {panel_name(data): with_data(config.task, data) for data in config.panels or ()}
+    return {f"panel-{name}": {"task": task, "panels": None} for name, task in tasks.items()}
 
 
 def _of_study(config: Config) -> dict[str, dict[str, Any]]:
@@ -84,7 +98,8 @@ def run_all(config: Config, rundir: RunDir, progress: Progress, launcher: Launch
 
     Args:
         config: the comparison's config; each run also trains the baselines in `baselines.compare`.
-        rundir: the comparison's folder, which holds the run folders `seed-N`, `panel-N` or `BACKBONE-STRATEGY-seed-N`.
+        rundir: the comparison's folder, which holds the run folders `seed-N`, `panel-N`, `panel-NAME-seed-N` or
+            `BACKBONE-STRATEGY-seed-N`.
         progress: shows which runs start and end.
         launcher: runs the runs.
 

@@ -47,8 +47,8 @@ class Options(Section):
     data: Annotated[
         str,
         about(
-            f"{', '.join(NAMES)}, or the path of a CSV, parquet file or spreadsheet; {', '.join(packaged.PANELS)} need "
-            "the extra `panels`"
+            f"{', '.join(name for name in NAMES if name not in packaged.PANELS)}; {', '.join(packaged.PANELS)} (extra "
+            "`panels`); or the path of a CSV, parquet file or spreadsheet"
         ),
     ] = "bundled"
     values: Annotated[
