@@ -28,8 +28,9 @@ def members(config: Config) -> list[dict[str, dict[str, Any]]]:
     """Return the runs of a comparison, in two groups: folder name -> changes to the config.
 
     In a study of optimisers the first group holds all runs, one for each backbone, strategy and seed. Otherwise it
-    searches with the first strategy and trains the baselines. The second group searches with the other strategies,
-    after the first group: without a budget, each gets the number of steps that the first strategy took.
+    searches with the first strategy and trains the baselines, for each seed, each drawn panel, or each seed and listed
+    panel. The second group searches with the other strategies, after the first group: without a budget, each gets the
+    number of steps that the first strategy took.
 
     Raises:
         ConfigError: the task has no sub-panels, or a strategy is unknown.
@@ -60,7 +61,8 @@ def panels(config: Config) -> dict[str, dict[str, Any]]:
     if isinstance(config.panels, int):
         if "subpanel" not in type(config.task).model_fields:
             raise ConfigError(f"panels={config.panels}: {config.task.use} has no sub-panels; set panels=null")
-        tasks = {number: config.task.model_copy(update={"subpanel": number}) for number in range(1, config.panels + 1)}
+        numbers = range(1, config.panels + 1)
+        tasks = {str(number): config.task.model_copy(update={"subpanel": number}) for number in numbers}
     else:
         tasks = {panel_name(data): with_data(config.task, data) for data in config.panels or ()}
     return {f"panel-{name}": {"task": task, "panels": None} for name, task in tasks.items()}

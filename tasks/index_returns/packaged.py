@@ -21,7 +21,7 @@ import numpy as np
 
 from grownas.errors import DataError
 from grownas.tasks.index_returns.frequency import Moment
-from grownas.tasks.index_returns.reading import Kind, Table
+from grownas.tasks.index_returns.reading import Kind, Table, checksum_of
 
 Array = np.ndarray
 
@@ -143,8 +143,9 @@ def table(name: str) -> Table:
     rows = list(csv.DictReader(text.splitlines()))
     dates: list[Moment] = [datetime.date.fromisoformat(row[panel.date].replace("/", "-")) for row in rows]
     values = panel.convert(np.array([[float(row[one]) for one in panel.series] for row in rows]))
+    origin = checksum_of(panel.sha256, panel.series)
     source = f"{name} ({panel.package} {version}: {panel.frequency} {panel.unit})"
-    return Table(dates, list(panel.series), values, source, panel.kind, f"sha256:{panel.sha256}")
+    return Table(dates, list(panel.series), values, source, panel.kind, origin)
 
 
 def _content(name: str, panel: PackagedPanel) -> tuple[bytes, str]:
