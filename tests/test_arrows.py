@@ -80,8 +80,8 @@ LAYERS = """
     cells.node
     cells.operators  cells.dag_plan
     cells.plan
-    baselines.recurrent  baselines.combination  baselines.har
-    baselines.var  baselines.naive
+    baselines.recurrent  baselines.combination  baselines.har  baselines.min_gru  baselines.lru
+    baselines.var  baselines.naive  baselines.scan
     training.loop
     training.perturb  training.distil
     training.bilevel  criteria.early_stop

@@ -14,12 +14,14 @@ import numpy as np
 
 from grownas.baselines.har import fit_har, select_har
 from grownas.baselines.har import parameters as har_parameters
+from grownas.baselines.lru import LRU
+from grownas.baselines.min_gru import MinGRU
 from grownas.baselines.naive import zero_forecast
 from grownas.baselines.recurrent import GRUOnVAR, hidden_size_for_parameters, recurrent_core, start_gru_at_var
 from grownas.baselines.var import VAR, Selection, fit_var, prefixed, select_by_folds, select_by_validation
 from grownas.criteria.acceptance import Untrained
 from grownas.evaluation.scoring import Score
-from grownas.protocols import Model
+from grownas.protocols import Model, Recurrent
 
 if TYPE_CHECKING:
     from grownas.experiments.series import SeriesExperiment
@@ -123,18 +125,37 @@ def gru(experiment: SeriesExperiment) -> Score:
 
 
 def _recurrent(experiment: SeriesExperiment, kind: str) -> Score:
+    return _by_size(experiment, kind, partial(recurrent_core, kind))
+
+
+def min_gru(experiment: SeriesExperiment) -> Score:
+    """Train minGRUs; validation chooses as for `gru`."""
+    return _by_size(experiment, "min_gru", MinGRU)
+
+
+def lru(experiment: SeriesExperiment) -> Score:
+    """Train linear recurrent units in their block; validation chooses as for `gru`."""
+    return _by_size(experiment, "lru", LRU)
+
+
+def _by_size(experiment: SeriesExperiment, name: str, make: Callable[..., Recurrent]) -> Score:
+    """Train cores of each size; the size that matches the found model's parameters is tried, too.
+
+    Args:
+        experiment: the run's experiment.
+        name: the baseline's name.
+        make: builds a core from the number of series, its size and a `generator`.
+    """
     task = experiment.task
-    inputs = task.input_size
-    equal = [hidden_size_for_parameters(kind, inputs, inputs, experiment.params)] if experiment.params else []
 
-    def build(hidden_size: int) -> Model:
-        generator = experiment.draw(f"{kind}-{hidden_size}")
-        core = recurrent_core(kind, inputs, hidden_size, generator=generator)
-        return task.model(core, generator=generator)
+    def build(size: int) -> Model:
+        generator = experiment.draw(f"{name}-{size}")
+        return task.model(make(task.input_size, size, generator=generator), generator=generator)
 
+    equal = [experiment.matched_size(build, experiment.params)] if experiment.params else []
     sizes = sorted({*experiment.hidden_sizes, *equal})
-    by_size = [experiment.settings(f"{kind}-{size}", {"hidden_size": size}, partial(build, size)) for size in sizes]
-    return experiment.train_and_score(kind, [one for candidates in by_size for one in candidates])[0]
+    by_size = [experiment.settings(f"{name}-{size}", {"hidden_size": size}, partial(build, size)) for size in sizes]
+    return experiment.train_and_score(name, [one for candidates in by_size for one in candidates])[0]
 
 
 def gru_var(experiment: SeriesExperiment) -> Score:

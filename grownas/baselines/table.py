@@ -54,6 +54,8 @@ BASELINES: dict[str, Baseline] = {
     ),
     "lstm": Baseline("long short-term memory", _any("lstm"), tuned=True),
     "gru": Baseline("gated recurrent units", _any("gru"), tuned=True),
+    "min_gru": Baseline("a GRU whose gate and candidate read the input alone", _series("min_gru"), tuned=True),
+    "lru": Baseline("linear recurrent unit: diagonal and complex, in its nonlinear block", _series("lru"), tuned=True),
     "gru_var": Baseline("GRU added to the same start", _series("gru_var"), tuned=True),
     "fixed_size_random": Baseline(
         "a cell of the largest size that growth can reach, from random weights",
