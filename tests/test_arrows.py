@@ -81,7 +81,8 @@ LAYERS = """
     cells.operators  cells.dag_plan
     cells.plan
     baselines.recurrent  baselines.combination  baselines.har  baselines.min_gru  baselines.lru
-    baselines.var  baselines.naive  baselines.scan
+    baselines.tsmixer  baselines.dlinear
+    baselines.var  baselines.naive  baselines.scan  baselines.window
     training.loop
     training.perturb  training.distil
     training.bilevel  criteria.early_stop

@@ -5,20 +5,23 @@ Each baseline is a function from a run's experiment to a score.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grownas.baselines.dlinear import LOOKBACKS, DLinear
 from grownas.baselines.har import fit_har, select_har
 from grownas.baselines.har import parameters as har_parameters
 from grownas.baselines.lru import LRU
 from grownas.baselines.min_gru import MinGRU
 from grownas.baselines.naive import zero_forecast
 from grownas.baselines.recurrent import GRUOnVAR, hidden_size_for_parameters, recurrent_core, start_gru_at_var
+from grownas.baselines.tsmixer import TSMixer
 from grownas.baselines.var import VAR, Selection, fit_var, prefixed, select_by_folds, select_by_validation
+from grownas.baselines.window import fix_readout
 from grownas.criteria.acceptance import Untrained
 from grownas.evaluation.scoring import Score
 from grownas.protocols import Model, Recurrent
@@ -116,16 +119,12 @@ def _fitted(
 
 def lstm(experiment: SeriesExperiment) -> Score:
     """Train LSTMs; the validation part chooses hidden size, loss, rate and weight decay."""
-    return _recurrent(experiment, "lstm")
+    return _by_size(experiment, "lstm", partial(recurrent_core, "lstm"))
 
 
 def gru(experiment: SeriesExperiment) -> Score:
     """Train GRUs; the validation part chooses hidden size, loss, rate and weight decay."""
-    return _recurrent(experiment, "gru")
-
-
-def _recurrent(experiment: SeriesExperiment, kind: str) -> Score:
-    return _by_size(experiment, kind, partial(recurrent_core, kind))
+    return _by_size(experiment, "gru", partial(recurrent_core, "gru"))
 
 
 def min_gru(experiment: SeriesExperiment) -> Score:
@@ -138,23 +137,45 @@ def lru(experiment: SeriesExperiment) -> Score:
     return _by_size(experiment, "lru", LRU)
 
 
-def _by_size(experiment: SeriesExperiment, name: str, make: Callable[..., Recurrent]) -> Score:
-    """Train cores of each size; the size that matches the found model's parameters is tried, too.
+def tsmixer(experiment: SeriesExperiment) -> Score:
+    """Train TSMixers of one layer; validation chooses as for `gru`."""
+    return _by_size(experiment, "tsmixer", TSMixer, finish=fix_readout)
+
+
+def dlinear(experiment: SeriesExperiment) -> Score:
+    """Train DLinear; validation chooses as for `gru`, but the number of rows to read instead of the hidden size."""
+    return _by_size(experiment, "dlinear", DLinear, finish=fix_readout, word="lookback", sizes=LOOKBACKS)
+
+
+def _by_size(
+    experiment: SeriesExperiment,
+    name: str,
+    make: Callable[..., Recurrent],
+    *,
+    finish: Callable[[Model], Model] = lambda model: model,
+    word: str = "hidden_size",
+    sizes: Sequence[int] = (),
+) -> Score:
+    """Train a kind of core with each size; validation chooses size, loss, rate and weight decay.
 
     Args:
         experiment: the run's experiment.
         name: the baseline's name.
         make: builds a core from the number of series, its size and a `generator`.
+        finish: changes a new model.
+        word: what the size is called in the settings.
+        sizes: sizes to try; if empty, `baselines.hidden_sizes` and the size that matches the found model's parameters.
     """
     task = experiment.task
 
     def build(size: int) -> Model:
         generator = experiment.draw(f"{name}-{size}")
-        return task.model(make(task.input_size, size, generator=generator), generator=generator)
+        return finish(task.model(make(task.input_size, size, generator=generator), generator=generator))
 
-    equal = [experiment.matched_size(build, experiment.params)] if experiment.params else []
-    sizes = sorted({*experiment.hidden_sizes, *equal})
-    by_size = [experiment.settings(f"{name}-{size}", {"hidden_size": size}, partial(build, size)) for size in sizes]
+    if not sizes:
+        equal = [experiment.matched_size(build, experiment.params)] if experiment.params else []
+        sizes = sorted({*experiment.hidden_sizes, *equal})
+    by_size = [experiment.settings(f"{name}-{size}", {word: size}, partial(build, size)) for size in sizes]
     return experiment.train_and_score(name, [one for candidates in by_size for one in candidates])[0]
 
 

@@ -56,6 +56,8 @@ BASELINES: dict[str, Baseline] = {
     "gru": Baseline("gated recurrent units", _any("gru"), tuned=True),
     "min_gru": Baseline("a GRU whose gate and candidate read the input alone", _series("min_gru"), tuned=True),
     "lru": Baseline("linear recurrent unit: diagonal and complex, in its nonlinear block", _series("lru"), tuned=True),
+    "tsmixer": Baseline("TSMixer: mixes the last rows along time, then series", _series("tsmixer"), tuned=True),
+    "dlinear": Baseline("DLinear: linear in trend and remainder of the last rows", _series("dlinear"), tuned=True),
     "gru_var": Baseline("GRU added to the same start", _series("gru_var"), tuned=True),
     "fixed_size_random": Baseline(
         "a cell of the largest size that growth can reach, from random weights",

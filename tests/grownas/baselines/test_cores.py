@@ -9,10 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grownas.baselines.dlinear import DLinear
 from grownas.baselines.lru import LRU
 from grownas.baselines.min_gru import MinGRU
+from grownas.baselines.tsmixer import TSMixer
 
-CORES = {"min_gru": MinGRU, "lru": LRU}
+CORES = {"min_gru": MinGRU, "lru": LRU, "tsmixer": TSMixer, "dlinear": DLinear}
 SERIES, SIZE = 3, 5
 
 

@@ -348,7 +348,7 @@ def test_the_gru_starts_where_growth_starts(refit):
 # ---- trained baselines
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "min_gru", "lru", "tsmixer"])
 def test_every_size_is_trained_with_every_loss_and_the_lowest_metric_wins(kind):
     journal = Journal(lambda key: {f"{kind}-3-squared{PLAIN}": 0.5}.get(key, 1.0))
     score = run_baseline(experiment(journal), kind)
@@ -372,6 +372,33 @@ def test_the_size_with_the_grown_cells_parameters_is_tried_too():
     again = Journal()
     run_baseline(experiment(again, params=147, hidden_sizes=(5,)), "gru")
     assert again.keys == [f"gru-5-squared{PLAIN}", f"gru-5-huber{PLAIN}"]  # not twice
+
+
+def test_dlinear_tries_as_many_lookbacks_as_an_lstm_has_sizes():
+    journal = Journal(lambda key: 0.5 if key.startswith("dlinear-40-huber") else 1.0)
+    score = run_baseline(experiment(journal, params=147), "dlinear")
+    assert [model.core.lookback for _, model, *_ in journal.asked] == [10, 10, 20, 20, 40, 40, 80, 80]
+    assert score.chosen == {"lookback": 40, "loss": "huber", "rate": 0.001, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("kind", ["tsmixer", "dlinear"])
+def test_the_output_of_a_model_of_windows_is_the_forecast(kind):
+    journal = Journal()
+    run_baseline(experiment(journal), kind)
+    for _, model, *_ in journal.asked:
+        assert torch.equal(model.readout.weight, torch.eye(SERIES))
+        assert not any(parameter.requires_grad for parameter in model.readout.parameters())
+        assert all(parameter.requires_grad for parameter in model.core.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "count"), [("min_gru", 7, 2 * 7 * 3 + 2 * 8), ("lru", 4, 6 * 16 + 11 * 4 + 10)]
+)
+def test_the_size_of_linear_recurrences_matches_the_grown_cells_parameters(kind, size, count):
+    """Core and readout of 2 series; `test_lru` has the sum for the block, 6 H^2 + (I + 9) H."""
+    journal = Journal()
+    run_baseline(experiment(journal, params=count, hidden_sizes=(2,)), kind)
+    assert [model.core.hidden_size for _, model, *_ in journal.asked] == [2, 2, size, size]
 
 
 def test_both_losses_begin_with_the_same_weights():
