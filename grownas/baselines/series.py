@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grownas.baselines.dlinear import LOOKBACKS, DLinear
+from grownas.baselines.esn import ESN, Reservoir, choose
 from grownas.baselines.har import fit_har, select_har
 from grownas.baselines.har import parameters as har_parameters
 from grownas.baselines.lru import LRU
@@ -79,6 +80,25 @@ def har(experiment: SeriesExperiment) -> Score:
     return _fitted_var(experiment, "har", fit, har_parameters(experiment.task.input_size))
 
 
+def esn(experiment: SeriesExperiment) -> Score:
+    """Fit the readout of an echo state network; blocked folds choose leak, spectral radius, input scale and ridge."""
+    values = experiment.task.values
+    reservoir = Reservoir.draw(experiment.task.input_size, seed=experiment.seed)
+
+    def work() -> dict[str, Any]:
+        told = prefixed(experiment.journal.note, "esn: ")
+        found = choose(reservoir, values[experiment.task.rows("train")], notify=told)
+        fitted = ESN.fit(reservoir, found.setting, values[: experiment.fit_end], ridge=found.ridge)
+        return {
+            "forecasts": fitted.forecast(values),
+            "params": fitted.readout.size,
+            "settings": len(found.scores),
+            "chosen": {**found.setting._asdict(), "ridge": found.ridge},
+        }
+
+    return _remembered(experiment, "esn", work)
+
+
 def _fitted_var(
     experiment: SeriesExperiment, name: str, fit: Callable[[], Selection], parameters: int | None = None
 ) -> Score:
@@ -94,6 +114,11 @@ def _fitted_var(
             "chosen": found.chosen,
         }
 
+    return _remembered(experiment, name, work)
+
+
+def _remembered(experiment: SeriesExperiment, name: str, work: Callable[[], dict[str, Any]]) -> Score:
+    """Score what `work` returns: `forecasts`, `params`, `settings` and `chosen`; a resumed run repeats no work."""
     done = experiment.journal.remember(name, work)
     return _fitted(
         experiment, name, done["params"], done["forecasts"], done["seconds"], done["settings"], done["chosen"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from grownas.baselines.combination import CENTRES, Combination, Part, combine_by_folds, weighted_sum
+from grownas.baselines.esn import ESN, SETTINGS, Reservoir, choose
 from grownas.baselines.har import fit_har, select_har
 from grownas.baselines.table import names
 from grownas.baselines.var import VAR, Selection, fit_var_robust, select_by_folds
@@ -250,6 +252,23 @@ def test_har_chooses_its_ridge_on_the_training_part_and_learns_from_what_may_be_
     np.testing.assert_array_equal(score.forecasts(), judge.forecast(values)[TRAIN - 1 : -1])
     assert (score.chosen, score.settings, score.params) == (chosen, 9, SERIES + 3 * SERIES**2)
     assert (score.seconds, journal.remembered) == (0.5, ["har"])
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_esn_chooses_its_reservoir_on_the_training_part_and_learns_from_what_may_be_known(refit, monkeypatch):
+    two_settings = partial(choose, settings=SETTINGS[:2], ridges=(0.01, 0.1))
+    monkeypatch.setattr("grownas.baselines.series.choose", two_settings)
+    values, journal = FakeTask().values, Journal()
+    score = run_baseline(experiment(journal, refit=refit), "esn")
+    reservoir = Reservoir.draw(SERIES, seed=4)
+    found = two_settings(reservoir, values[:TRAIN])
+    judge = ESN.fit(reservoir, found.setting, values[: TRAIN + VAL if refit else TRAIN], ridge=found.ridge)
+    np.testing.assert_array_equal(score.forecasts(), judge.forecast(values)[TRAIN - 1 : -1])
+    assert (score.chosen, score.settings) == ({**found.setting._asdict(), "ridge": found.ridge}, 4)
+    assert (score.params, score.seconds, journal.remembered) == ((1 + SERIES + 200) * SERIES, 0.5, ["esn"])
+    assert journal.notes[0] == "esn: reservoir 1 of 2, fold 1 of 10"
+    other = run_baseline(experiment(refit=refit, seed=5), "esn")
+    assert (other.forecasts() != score.forecasts()).any()
 
 
 # ---- the start
