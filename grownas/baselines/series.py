@@ -20,7 +20,7 @@ from grownas.baselines.lru import LRU
 from grownas.baselines.min_gru import MinGRU
 from grownas.baselines.naive import zero_forecast
 from grownas.baselines.recurrent import GRUOnVAR, hidden_size_for_parameters, recurrent_core, start_gru_at_var
-from grownas.baselines.tsmixer import TSMixer
+from grownas.baselines.tsmixer import UNITS, TSMixer
 from grownas.baselines.var import VAR, Selection, fit_var, prefixed, select_by_folds, select_by_validation
 from grownas.baselines.window import fix_readout
 from grownas.criteria.acceptance import Untrained
@@ -163,8 +163,12 @@ def lru(experiment: SeriesExperiment) -> Score:
 
 
 def tsmixer(experiment: SeriesExperiment) -> Score:
-    """Train TSMixers of one layer; validation chooses as for `gru`."""
-    return _by_size(experiment, "tsmixer", TSMixer, finish=fix_readout)
+    """Train TSMixers of one layer; validation chooses as for `gru`, but among fixed numbers of units.
+
+    To match a found cell's parameters a TSMixer would need up to thousands of units, each computed for all rows of
+    each window.
+    """
+    return _by_size(experiment, "tsmixer", TSMixer, finish=fix_readout, word="units", sizes=UNITS)
 
 
 def dlinear(experiment: SeriesExperiment) -> Score:

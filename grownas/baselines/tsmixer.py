@@ -8,6 +8,7 @@ from grownas.baselines.window import last_rows
 from grownas.readout import drawn_linear
 
 LOOKBACK = 20  # rows: a month of trading days
+UNITS = (16, 32, 64, 128)  # hidden units that validation tries, as many values as an LSTM has sizes
 
 
 class TSMixer(nn.Module):

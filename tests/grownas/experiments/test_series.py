@@ -367,7 +367,7 @@ def test_the_gru_starts_where_growth_starts(refit):
 # ---- trained baselines
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru", "min_gru", "lru", "tsmixer"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "min_gru", "lru"])
 def test_every_size_is_trained_with_every_loss_and_the_lowest_metric_wins(kind):
     journal = Journal(lambda key: {f"{kind}-3-squared{PLAIN}": 0.5}.get(key, 1.0))
     score = run_baseline(experiment(journal), kind)
@@ -393,11 +393,14 @@ def test_the_size_with_the_grown_cells_parameters_is_tried_too():
     assert again.keys == [f"gru-5-squared{PLAIN}", f"gru-5-huber{PLAIN}"]  # not twice
 
 
-def test_dlinear_tries_as_many_lookbacks_as_an_lstm_has_sizes():
-    journal = Journal(lambda key: 0.5 if key.startswith("dlinear-40-huber") else 1.0)
-    score = run_baseline(experiment(journal, params=147), "dlinear")
-    assert [model.core.lookback for _, model, *_ in journal.asked] == [10, 10, 20, 20, 40, 40, 80, 80]
-    assert score.chosen == {"lookback": 40, "loss": "huber", "rate": 0.001, "weight_decay": 0.0}
+@pytest.mark.parametrize(
+    ("kind", "word", "sizes"), [("tsmixer", "units", [16, 32, 64, 128]), ("dlinear", "lookback", [10, 20, 40, 80])]
+)
+def test_models_of_windows_try_as_many_sizes_of_their_own_as_an_lstm(kind, word, sizes):
+    journal = Journal(lambda key: 0.5 if key.startswith(f"{kind}-{sizes[2]}-huber") else 1.0)
+    score = run_baseline(experiment(journal, params=147), kind)
+    assert journal.keys == [f"{kind}-{size}-{loss}{PLAIN}" for size in sizes for loss in ("squared", "huber")]
+    assert score.chosen == {word: sizes[2], "loss": "huber", "rate": 0.001, "weight_decay": 0.0}
 
 
 @pytest.mark.parametrize("kind", ["tsmixer", "dlinear"])
