@@ -84,3 +84,12 @@ def test_a_copy_computes_the_same_and_streams_do_not_mix(name):
     core, x = made(name).double(), sequence(30)
     assert torch.equal(copy.deepcopy(core)(x)[0], core(x)[0])
     torch.testing.assert_close(core(x[:, 1:])[0], core(x)[0][:, 1:], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_it_runs_under_autocast_in_bfloat16(name):
+    core, x = made(name), sequence(40).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        first, state = core(x[:20])
+        second, _ = core(x[20:], state)
+    torch.testing.assert_close(torch.cat([first, second]).float(), core(x)[0], rtol=0.05, atol=0.05)
