@@ -10,6 +10,15 @@ from torch import Generator, Tensor, nn
 from grownas.protocols import Model, Recurrent
 
 
+def drawn_linear(inputs: int, outputs: int, *, generator: Generator | None = None) -> nn.Linear:
+    """Return an `nn.Linear` initialised from `generator` with PyTorch's distribution."""
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
+    return layer
+
+
 class LinearReadout(nn.Module):
     """A core and a linear readout (see `grownas.protocols.Model`).
 
@@ -28,11 +37,7 @@ class LinearReadout(nn.Module):
         """
         super().__init__()
         self.core = core
-        self.readout = nn.Linear(core.hidden_size, outputs, device="meta").to_empty(device="cpu")
-        bound = core.hidden_size**-0.5
-        with torch.no_grad():
-            for parameter in self.readout.parameters():
-                parameter.uniform_(-bound, bound, generator=generator)
+        self.readout = drawn_linear(core.hidden_size, outputs, generator=generator)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the inputs `(T, B, I)` in the dtype and on the device of the weights."""

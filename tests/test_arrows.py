@@ -80,8 +80,9 @@ LAYERS = """
     cells.node
     cells.operators  cells.dag_plan
     cells.plan
-    baselines.recurrent  baselines.combination  baselines.har
-    baselines.var  baselines.naive
+    baselines.recurrent  baselines.combination  baselines.har  baselines.min_gru  baselines.lru
+    baselines.tsmixer  baselines.dlinear  baselines.esn
+    baselines.var  baselines.naive  baselines.scan  baselines.window
     training.loop
     training.perturb  training.distil
     training.bilevel  criteria.early_stop

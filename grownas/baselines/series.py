@@ -5,21 +5,27 @@ Each baseline is a function from a run's experiment to a score.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grownas.baselines.dlinear import LOOKBACKS, DLinear
+from grownas.baselines.esn import ESN, Reservoir, choose
 from grownas.baselines.har import fit_har, select_har
 from grownas.baselines.har import parameters as har_parameters
+from grownas.baselines.lru import LRU
+from grownas.baselines.min_gru import MinGRU
 from grownas.baselines.naive import zero_forecast
 from grownas.baselines.recurrent import GRUOnVAR, hidden_size_for_parameters, recurrent_core, start_gru_at_var
+from grownas.baselines.tsmixer import UNITS, TSMixer
 from grownas.baselines.var import VAR, Selection, fit_var, prefixed, select_by_folds, select_by_validation
+from grownas.baselines.window import fix_readout
 from grownas.criteria.acceptance import Untrained
 from grownas.evaluation.scoring import Score
-from grownas.protocols import Model
+from grownas.protocols import Model, Recurrent
 
 if TYPE_CHECKING:
     from grownas.experiments.series import SeriesExperiment
@@ -74,6 +80,25 @@ def har(experiment: SeriesExperiment) -> Score:
     return _fitted_var(experiment, "har", fit, har_parameters(experiment.task.input_size))
 
 
+def esn(experiment: SeriesExperiment) -> Score:
+    """Fit the readout of an echo state network; blocked folds choose leak, spectral radius, input scale and ridge."""
+    values = experiment.task.values
+    reservoir = Reservoir.draw(experiment.task.input_size, seed=experiment.seed)
+
+    def work() -> dict[str, Any]:
+        told = prefixed(experiment.journal.note, "esn: ")
+        found = choose(reservoir, values[experiment.task.rows("train")], notify=told)
+        fitted = ESN.fit(reservoir, found.setting, values[: experiment.fit_end], ridge=found.ridge)
+        return {
+            "forecasts": fitted.forecast(values),
+            "params": fitted.readout.size,
+            "settings": len(found.scores),
+            "chosen": {**found.setting._asdict(), "ridge": found.ridge},
+        }
+
+    return _remembered(experiment, "esn", work)
+
+
 def _fitted_var(
     experiment: SeriesExperiment, name: str, fit: Callable[[], Selection], parameters: int | None = None
 ) -> Score:
@@ -89,6 +114,11 @@ def _fitted_var(
             "chosen": found.chosen,
         }
 
+    return _remembered(experiment, name, work)
+
+
+def _remembered(experiment: SeriesExperiment, name: str, work: Callable[[], dict[str, Any]]) -> Score:
+    """Score what `work` returns: `forecasts`, `params`, `settings` and `chosen`; a resumed run repeats no work."""
     done = experiment.journal.remember(name, work)
     return _fitted(
         experiment, name, done["params"], done["forecasts"], done["seconds"], done["settings"], done["chosen"]
@@ -114,27 +144,68 @@ def _fitted(
 
 def lstm(experiment: SeriesExperiment) -> Score:
     """Train LSTMs; the validation part chooses hidden size, loss, rate and weight decay."""
-    return _recurrent(experiment, "lstm")
+    return _by_size(experiment, "lstm", partial(recurrent_core, "lstm"))
 
 
 def gru(experiment: SeriesExperiment) -> Score:
     """Train GRUs; the validation part chooses hidden size, loss, rate and weight decay."""
-    return _recurrent(experiment, "gru")
+    return _by_size(experiment, "gru", partial(recurrent_core, "gru"))
 
 
-def _recurrent(experiment: SeriesExperiment, kind: str) -> Score:
+def min_gru(experiment: SeriesExperiment) -> Score:
+    """Train minGRUs; validation chooses as for `gru`."""
+    return _by_size(experiment, "min_gru", MinGRU)
+
+
+def lru(experiment: SeriesExperiment) -> Score:
+    """Train linear recurrent units in their block; validation chooses as for `gru`."""
+    return _by_size(experiment, "lru", LRU)
+
+
+def tsmixer(experiment: SeriesExperiment) -> Score:
+    """Train TSMixers of one layer; validation chooses as for `gru`, but among fixed numbers of units.
+
+    To match a found cell's parameters a TSMixer would need up to thousands of units, each computed for all rows of
+    each window.
+    """
+    return _by_size(experiment, "tsmixer", TSMixer, finish=fix_readout, word="units", sizes=UNITS)
+
+
+def dlinear(experiment: SeriesExperiment) -> Score:
+    """Train DLinear; validation chooses as for `gru`, but the number of rows to read instead of the hidden size."""
+    return _by_size(experiment, "dlinear", DLinear, finish=fix_readout, word="lookback", sizes=LOOKBACKS)
+
+
+def _by_size(
+    experiment: SeriesExperiment,
+    name: str,
+    make: Callable[..., Recurrent],
+    *,
+    finish: Callable[[Model], Model] = lambda model: model,
+    word: str = "hidden_size",
+    sizes: Sequence[int] = (),
+) -> Score:
+    """Train a kind of core with each size; validation chooses size, loss, rate and weight decay.
+
+    Args:
+        experiment: the run's experiment.
+        name: the baseline's name.
+        make: builds a core from the number of series, its size and a `generator`.
+        finish: changes a new model.
+        word: what the size is called in the settings.
+        sizes: sizes to try; if empty, `baselines.hidden_sizes` and the size that matches the found model's parameters.
+    """
     task = experiment.task
-    inputs = task.input_size
-    equal = [hidden_size_for_parameters(kind, inputs, inputs, experiment.params)] if experiment.params else []
 
-    def build(hidden_size: int) -> Model:
-        generator = experiment.draw(f"{kind}-{hidden_size}")
-        core = recurrent_core(kind, inputs, hidden_size, generator=generator)
-        return task.model(core, generator=generator)
+    def build(size: int) -> Model:
+        generator = experiment.draw(f"{name}-{size}")
+        return finish(task.model(make(task.input_size, size, generator=generator), generator=generator))
 
-    sizes = sorted({*experiment.hidden_sizes, *equal})
-    by_size = [experiment.settings(f"{kind}-{size}", {"hidden_size": size}, partial(build, size)) for size in sizes]
-    return experiment.train_and_score(kind, [one for candidates in by_size for one in candidates])[0]
+    if not sizes:
+        equal = [experiment.matched_size(build, experiment.params)] if experiment.params else []
+        sizes = sorted({*experiment.hidden_sizes, *equal})
+    by_size = [experiment.settings(f"{name}-{size}", {word: size}, partial(build, size)) for size in sizes]
+    return experiment.train_and_score(name, [one for candidates in by_size for one in candidates])[0]
 
 
 def gru_var(experiment: SeriesExperiment) -> Score:

@@ -16,7 +16,7 @@ class Baseline(NamedTuple):
     Attributes:
         words: a short description.
         functions: the function that computes it, as `module:function` in this package, by kind of task.
-        fitted: it is fitted, and does not depend on the seed; otherwise it is trained.
+        fitted: it is fitted, and does not depend on the seed; otherwise it is trained, or has weights drawn at random.
         tuned: validation chooses its settings.
     """
 
@@ -54,6 +54,11 @@ BASELINES: dict[str, Baseline] = {
     ),
     "lstm": Baseline("long short-term memory", _any("lstm"), tuned=True),
     "gru": Baseline("gated recurrent units", _any("gru"), tuned=True),
+    "min_gru": Baseline("a GRU whose gate and candidate read the input alone", _series("min_gru"), tuned=True),
+    "lru": Baseline("linear recurrent unit: diagonal and complex, in its nonlinear block", _series("lru"), tuned=True),
+    "tsmixer": Baseline("TSMixer: mixes the last rows along time, then series", _series("tsmixer"), tuned=True),
+    "dlinear": Baseline("DLinear: linear in trend and remainder of the last rows", _series("dlinear"), tuned=True),
+    "esn": Baseline("echo state network, readout fitted; reservoir and ridge chosen by blocked folds", _series("esn")),
     "gru_var": Baseline("GRU added to the same start", _series("gru_var"), tuned=True),
     "fixed_size_random": Baseline(
         "a cell of the largest size that growth can reach, from random weights",

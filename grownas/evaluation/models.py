@@ -16,7 +16,8 @@ class NamedModel(NamedTuple):
 
     Attributes:
         kind: `found`: found by the search; `start`: the start of the search; `fitted`: a baseline fitted in closed form
-            or by folds, whose forecasts do not depend on the seed; `trained`: a baseline trained by gradient steps.
+            or by folds, whose forecasts do not depend on the seed; `trained`: a baseline whose forecasts do, mostly
+            one trained by gradient steps.
         words: short description.
         tuned: whether validation chooses the model's settings.
     """

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from grownas.baselines.table import BASELINES, names
+from grownas.config.loading import load
+from grownas.config.sections import Baselines
+from grownas.errors import ConfigError
 from grownas.evaluation.models import FITTED
 from grownas.genotype import published
 from grownas.protocols import KINDS
@@ -26,6 +29,14 @@ def test_every_kind_has_baselines_and_no_other_has_any():
 
 def test_every_published_cell_is_a_baseline_of_texts():
     assert set(published()) <= set(names("language"))
+
+
+@pytest.mark.parametrize("name", ["min_gru", "lru", "tsmixer", "dlinear", "esn"])
+def test_models_of_series_are_refused_on_texts_and_no_shipped_config_pays_for_them(name):
+    assert name not in {*Baselines().use, *Baselines().compare}
+    assert load("index_returns/growing", [f"baselines.compare=[{name}]"]).baselines.compare == (name,)
+    with pytest.raises(ConfigError, match=f"baselines.use: unknown '{name}', expected some of lstm, gru, darts_v1"):
+        load("penn_treebank/growing_cpu", [f"baselines.use=[{name}]"])
 
 
 def test_what_is_fitted_is_what_a_comparison_takes_for_fitted():

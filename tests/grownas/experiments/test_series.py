@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from grownas.baselines.combination import CENTRES, Combination, Part, combine_by_folds, weighted_sum
+from grownas.baselines.esn import ESN, SETTINGS, Reservoir, choose
 from grownas.baselines.har import fit_har, select_har
 from grownas.baselines.table import names
 from grownas.baselines.var import VAR, Selection, fit_var_robust, select_by_folds
@@ -252,6 +254,23 @@ def test_har_chooses_its_ridge_on_the_training_part_and_learns_from_what_may_be_
     assert (score.seconds, journal.remembered) == (0.5, ["har"])
 
 
+@pytest.mark.parametrize("refit", [False, True])
+def test_esn_chooses_its_reservoir_on_the_training_part_and_learns_from_what_may_be_known(refit, monkeypatch):
+    two_settings = partial(choose, settings=SETTINGS[:2], ridges=(0.01, 0.1))
+    monkeypatch.setattr("grownas.baselines.series.choose", two_settings)
+    values, journal = FakeTask().values, Journal()
+    score = run_baseline(experiment(journal, refit=refit), "esn")
+    reservoir = Reservoir.draw(SERIES, seed=4)
+    found = two_settings(reservoir, values[:TRAIN])
+    judge = ESN.fit(reservoir, found.setting, values[: TRAIN + VAL if refit else TRAIN], ridge=found.ridge)
+    np.testing.assert_array_equal(score.forecasts(), judge.forecast(values)[TRAIN - 1 : -1])
+    assert (score.chosen, score.settings) == ({**found.setting._asdict(), "ridge": found.ridge}, 4)
+    assert (score.params, score.seconds, journal.remembered) == ((1 + SERIES + 200) * SERIES, 0.5, ["esn"])
+    assert journal.notes[0] == "esn: reservoir 1 of 2, fold 1 of 10"
+    other = run_baseline(experiment(refit=refit, seed=5), "esn")
+    assert (other.forecasts() != score.forecasts()).any()
+
+
 # ---- the start
 
 
@@ -348,7 +367,7 @@ def test_the_gru_starts_where_growth_starts(refit):
 # ---- trained baselines
 
 
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "min_gru", "lru"])
 def test_every_size_is_trained_with_every_loss_and_the_lowest_metric_wins(kind):
     journal = Journal(lambda key: {f"{kind}-3-squared{PLAIN}": 0.5}.get(key, 1.0))
     score = run_baseline(experiment(journal), kind)
@@ -372,6 +391,36 @@ def test_the_size_with_the_grown_cells_parameters_is_tried_too():
     again = Journal()
     run_baseline(experiment(again, params=147, hidden_sizes=(5,)), "gru")
     assert again.keys == [f"gru-5-squared{PLAIN}", f"gru-5-huber{PLAIN}"]  # not twice
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "sizes"), [("tsmixer", "units", [16, 32, 64, 128]), ("dlinear", "lookback", [10, 20, 40, 80])]
+)
+def test_models_of_windows_try_as_many_sizes_of_their_own_as_an_lstm(kind, word, sizes):
+    journal = Journal(lambda key: 0.5 if key.startswith(f"{kind}-{sizes[2]}-huber") else 1.0)
+    score = run_baseline(experiment(journal, params=147), kind)
+    assert journal.keys == [f"{kind}-{size}-{loss}{PLAIN}" for size in sizes for loss in ("squared", "huber")]
+    assert score.chosen == {word: sizes[2], "loss": "huber", "rate": 0.001, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("kind", ["tsmixer", "dlinear"])
+def test_the_output_of_a_model_of_windows_is_the_forecast(kind):
+    journal = Journal()
+    run_baseline(experiment(journal), kind)
+    for _, model, *_ in journal.asked:
+        assert torch.equal(model.readout.weight, torch.eye(SERIES))
+        assert not any(parameter.requires_grad for parameter in model.readout.parameters())
+        assert all(parameter.requires_grad for parameter in model.core.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "count"), [("min_gru", 7, 2 * 7 * 3 + 2 * 8), ("lru", 4, 6 * 16 + 11 * 4 + 10)]
+)
+def test_the_size_of_linear_recurrences_matches_the_grown_cells_parameters(kind, size, count):
+    """Core and readout of 2 series; `test_lru` has the sum for the block, 6 H^2 + (I + 9) H."""
+    journal = Journal()
+    run_baseline(experiment(journal, params=count, hidden_sizes=(2,)), kind)
+    assert [model.core.hidden_size for _, model, *_ in journal.asked] == [2, 2, size, size]
 
 
 def test_both_losses_begin_with_the_same_weights():
