@@ -201,6 +201,34 @@ def _launcher(config: Config, progress: Progress) -> Launcher:
     )
 
 
+def tabulate(config: Config, out: Path, overrides: Sequence[str] = (), name: str = "") -> Path:
+    """Train random genotypes with several seeds and write a table of them, for `task.replay`; return its path.
+
+    Args:
+        config: the config, see `experiments.tabulate`.
+        out: the file to write.
+        overrides: the overrides with which the config was loaded, for the table's first line.
+        name: the config's name, for the same line.
+
+    Raises:
+        ConfigError: the config does not say how a table is made, or the file cannot be written.
+    """
+    from grownas.experiments import tabulate as making
+
+    making.check(config)
+    if not out.parent.is_dir():
+        raise ConfigError(f"out={out}: there is no folder {out.parent}; create it")
+    task = _read_data(config)
+    check_search(config, task)
+    about = {"command": " ".join(("grownas tabulate", name, *overrides, f"out={out.name}")), "versions": versions()}
+    with Progress(quiet=config.quiet) as progress, _threads(config.threads):
+        table = making.tabulate(config, task, Journal.in_memory(progress), about=about, say=progress.say)
+    part = out.with_name(f"{out.name}.part")
+    part.write_text("".join(f"{line}\n" for line in table.lines()), encoding="utf-8")
+    os.replace(part, out)
+    return out
+
+
 def new_folder(config: Config, command: str, checksum: str, what: str | None = None) -> RunDir:
     """Create a run folder and write the config to it."""
     parent, name = Path(os.path.expanduser(config.runs)), config.folder_name(command, what)
