@@ -30,17 +30,17 @@ class Training(NamedTuple):
 
     Attributes:
         seed: of weights and data order.
-        loss: mean validation loss at the best epoch; None if the training diverged.
-        val, test: the task's metric on the validation and test part at the best epoch; None if the training diverged.
+        loss: mean validation loss at the best epoch.
+        val, test: the task's metric on the validation and test part at the best epoch.
         steps: weight steps.
         epochs: number of epochs trained.
         best_epoch: the epoch with the lowest validation loss.
     """
 
     seed: int
-    loss: float | None
-    val: float | None
-    test: float | None
+    loss: float
+    val: float
+    test: float
     steps: int
     epochs: int
     best_epoch: int
@@ -122,9 +122,7 @@ class GenotypeTable:
 
 
 def _entry(tree: Mapping[str, Any], full: SearchSpace) -> Entry:
-    nodes = tuple(
-        Node(tuple(Op(*name.split("/"), share=1 / len(names)) for name in names)) for names in tree["nodes"]
-    )
+    nodes = tuple(Node(tuple(Op(*name.split("/"), share=1 / len(names)) for name in names)) for names in tree["nodes"])
     genotype = Genotype(nodes, full.highway, full.share_projection)
     if not full.contains(genotype):
         raise ValueError(f"{tree['nodes']} is not in the space of line 1")
@@ -147,6 +145,8 @@ class TableSpace(SearchSpace):
 
     def contains(self, genotype: AnyGenotype) -> bool:
         """Return whether a genotype is in the table; its shares do not matter."""
+        if genotype in self._members:
+            return True
         return super().contains(genotype) and self.code(genotype).tobytes() in self._places
 
     def sample(self, rng: random.Random) -> AnyGenotype:
@@ -181,6 +181,10 @@ class TableSpace(SearchSpace):
     @cached_property
     def _codes(self) -> Code:
         return np.stack([self.code(one) for one in self.genotypes])
+
+    @cached_property
+    def _members(self) -> frozenset[AnyGenotype]:
+        return frozenset(self.genotypes)
 
     @cached_property
     def _places(self) -> dict[bytes, int]:

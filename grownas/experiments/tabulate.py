@@ -9,7 +9,7 @@ from typing import Any
 
 from grownas.config.sections import Config
 from grownas.encoding import Encoding
-from grownas.errors import ConfigError, TrainingError
+from grownas.errors import ConfigError
 from grownas.experiments.experiment import space_of
 from grownas.experiments.search import EXPERIMENTS
 from grownas.genotype import Genotype
@@ -59,6 +59,9 @@ def tabulate(
         journal: saves the choice of linear models, which an experiment on series makes first.
         about: entries of `GenotypeTable.about`: the command and the versions.
         say: shows the progress.
+
+    Raises:
+        TrainingError: the training of a genotype diverged; a table holds finished trainings only.
     """
     experiment = EXPERIMENTS[task.kind].of(config, journal, task)
     nodes = [experiment.space.ops]
@@ -106,11 +109,6 @@ def _entry(genotype: Genotype, key: str, problems: list[Problem], options: Sampl
 
 def _train(model: Any, problem: Problem, options: SamplingSection) -> Training:
     task, recipe = problem.task, replace(recipe_of(options), bf16=problem.bf16)
-    try:
-        done = fit(model, task, recipe, seed=problem.seed)
-    except TrainingError as error:
-        return Training(problem.seed, None, None, None, error.steps, 0, 0)
+    done = fit(model, task, recipe, seed=problem.seed)
     test = task.evaluate(done.model, "test").metric
-    return Training(
-        problem.seed, done.loss, done.evaluation.metric, test, done.steps, done.epochs, done.best_epoch
-    )
+    return Training(problem.seed, done.loss, done.evaluation.metric, test, done.steps, done.epochs, done.best_epoch)
