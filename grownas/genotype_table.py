@@ -101,7 +101,9 @@ class GenotypeTable:
             found = {key: about.pop(key, None) for key in ("format", "version")}
             if found != {"format": FORMAT, "version": VERSION}:
                 raise ValueError(f"expected {FORMAT} of version {VERSION}, got {found}")
-            full = SearchSpace(**{k: tuple(v) if isinstance(v, list) else v for k, v in about.pop("space").items()})
+            fields: dict[str, Any] = about.pop("space")
+            fields |= {key: tuple(fields[key]) for key in ("combine", "activation")}
+            full = SearchSpace(**fields)
             table = cls(about, full, tuple(_entry(json.loads(line), full) for line in rest))
             table._check()
         except OSError as error:
@@ -122,11 +124,16 @@ class GenotypeTable:
 
 
 def _entry(tree: Mapping[str, Any], full: SearchSpace) -> Entry:
-    nodes = tuple(Node(tuple(Op(*name.split("/"), share=1 / len(names)) for name in names)) for names in tree["nodes"])
+    nodes = tuple(Node(tuple(_op(name, 1 / len(names)) for name in names)) for names in tree["nodes"])
     genotype = Genotype(nodes, full.highway, full.share_projection)
     if not full.contains(genotype):
         raise ValueError(f"{tree['nodes']} is not in the space of line 1")
     return Entry(genotype, int(tree["params"]), tuple(Training(**one) for one in tree["trainings"]))
+
+
+def _op(name: str, share: float) -> Op:
+    combine, _, activation = name.partition("/")
+    return Op(combine, activation, share)
 
 
 @dataclass(frozen=True)

@@ -269,8 +269,8 @@ def repeat(config: Config, journal: Journal, task: Task) -> Tree:
         `task, metric, strategy, at, picks, val, test`: the best trial so far after some numbers of genotypes, `at`, and
         one row per search with the number of its genotype in the table, and its validation and test figure.
     """
-    replay, budget = Replay(check(config)), Budget(**config.budget.model_dump())
-    most = config.budget.genotypes
+    replay, budget, most = Replay(check(config)), Budget(**config.budget.model_dump()), config.budget.genotypes
+    assert most is not None, "a study has a number of genotypes, see `check_study`"
     at = [*itertools.takewhile(lambda number: number < most, counts()), most]
 
     def courses(first: int, last: int) -> Tree:

@@ -57,9 +57,9 @@ def table(result: Tree) -> Table:
 
 def space(result: Tree) -> Table:
     """Return the spread of the space: a row for the validation and one for the test figure."""
-    found, label = result["space"], METRICS.get(result["metric"], result["metric"])
+    found, metric = result["space"], str(result["metric"])
     columns = (
-        Column(label, figures=False),
+        Column(METRICS.get(metric, metric), figures=False),
         *(Column(f"{100 * share:g} %", "quantile over genotypes of the mean over seeds") for share in QUANTILES),
         Column("from genotypes", "share of the variance of single trainings that genotypes explain; the rest: seeds"),
     )
@@ -95,21 +95,20 @@ def _is_told_apart(one: Tree) -> bool:
 def draw(result: Tree, width: float) -> str:
     """Draw test figure and rank of the best trial so far over genotypes, with a line and a band per strategy."""
     label, at = METRICS.get(result["metric"], result["metric"]), result["at"]
-    with grid(width, 3.2, rows=1, columns=2) as (canvas, ((left, right),)):
-        right.sharey(right)
+    with grid(width, 4.6, rows=2, columns=1) as (canvas, ((above,), (below,))):
         for one, colour in zip(result["strategies"], _colours(result["strategies"]), strict=True):
-            for axes, name in ((left, "test"), (right, "rank")):
+            for axes, name in ((above, "test"), (below, "rank")):
                 mean, low, high = ([each[key] for each in one[name]] for key in ("mean", "low", "high"))
                 axes.plot(at, mean, color=colour, linewidth=1.2, label=one["strategy"])
                 axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
-        for axes, words in ((left, f"test {label}"), (right, "rank by mean test")):
+        for axes, words in ((above, f"test {label}"), (below, "rank by mean test")):
             axes.set_xscale("log")
             ticks = [number for number in (1, 3, 10, 30, 100, 300, 1000) if number <= at[-1]]
             axes.set_xticks(ticks, [str(number) for number in ticks])
             axes.minorticks_off()
-            axes.set_xlabel("genotypes")
-            axes.set_title(words, fontsize=9)
-        handles, labels = left.get_legend_handles_labels()
+            axes.set_ylabel(words)
+        below.set_xlabel("genotypes")
+        handles, labels = above.get_legend_handles_labels()
         canvas.legend(handles, labels, loc="outside upper left", ncols=2 if width < 5 else 4, fontsize=8)
         return as_svg(canvas)
 
