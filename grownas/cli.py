@@ -121,7 +121,7 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
 @CONFIG
 @OVERRIDES
 def tabulate(config: str, overrides: tuple[str, ...]) -> None:
-    """Train random genotypes with several seeds and write a table of them.
+    """Train random genotypes and write a table for replays.
 
     out=FILE names the file. Searches with task.replay=FILE then look results up in it instead of training. The config's
     `strategy.genotypes` genotypes are trained with each of its `seeds`.
