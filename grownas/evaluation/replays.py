@@ -76,14 +76,17 @@ def spread_of(table: GenotypeTable) -> Tree:
         `genotypes, seeds`; for `val` and `test` the `quantiles` (`QUANTILES`) of the genotypes' means over seeds and
         `from_genotypes`, the share of the variance of single trainings that comes from genotypes, not from seeds;
         `correlation`, Spearman's rank correlation between validation and test figure over genotypes, of their means
-        over seeds; `correlation_single`, the same of single trainings, averaged over seeds; and `of_params`, that
-        between the number of parameters and the mean test figure. Shares and correlations have intervals.
+        over seeds; `correlation_best`, the same among the quarter of genotypes with the lowest validation figures;
+        `correlation_single`, that of single trainings, averaged over seeds; and `of_params`, that between the number of
+        parameters and the mean test figure. Shares and correlations have intervals.
     """
     val, test = figures(table, "val"), figures(table, "test")
     params = np.array([[float(one.params)] for one in table.entries])
 
     def correlation(one: Array, other: Array) -> float:
         return spearman(one.mean(1), other.mean(1))
+
+    best = np.argsort(val.mean(1), kind="stable")[: max(2, len(val) // 4)]
 
     def single(one: Array, other: Array) -> float:
         return float(np.mean([spearman(a, b) for a, b in zip(one.T, other.T, strict=True)]))
@@ -97,6 +100,7 @@ def spread_of(table: GenotypeTable) -> Tree:
     return {
         **found,
         "correlation": _bootstrapped(correlation, val, test),
+        "correlation_best": _bootstrapped(correlation, val[best], test[best]),
         "correlation_single": _bootstrapped(single, val, test),
         "of_params": _bootstrapped(correlation, params, test),
     }

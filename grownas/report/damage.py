@@ -132,7 +132,7 @@ REPLAYS = {
     "metric": str, "at": [int],
     "space": {
         "genotypes": int, "seeds": int, "val": OF_A_PART, "test": OF_A_PART, "correlation": MEAN,
-        "correlation_single": MEAN, "of_params": MEAN,
+        "correlation_best": MEAN, "correlation_single": MEAN, "of_params": MEAN,
     },
     "strategies": [
         {

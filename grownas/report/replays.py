@@ -76,6 +76,7 @@ def space(result: Tree) -> Table:
     note = (
         f"{found['genotypes']} genotypes, {found['seeds']} seeds. Rank correlation of validation and test over "
         f"genotypes: {interval(found['correlation'], 2)} of means over seeds, "
+        f"{interval(found['correlation_best'], 2)} among the quarter with the lowest validation figures, "
         f"{interval(found['correlation_single'], 2)} of single trainings; of the number of parameters and the mean "
         f"test figure: {interval(found['of_params'], 2)}. Intervals: 95 %, bootstrap over genotypes."
     )

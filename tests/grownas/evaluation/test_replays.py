@@ -40,7 +40,7 @@ def test_the_spread_of_a_table_whose_figures_are_known():
     assert found["val"]["quantiles"][0] == pytest.approx(1.2)
     assert found["test"]["quantiles"][-1] == pytest.approx(60.4)
     assert found["val"]["from_genotypes"]["low"] > 0.99
-    for name in ("correlation", "correlation_single", "of_params"):
+    for name in ("correlation", "correlation_best", "correlation_single", "of_params"):
         assert found[name] == {"mean": pytest.approx(1), "low": pytest.approx(1), "high": pytest.approx(1)}
 
 
