@@ -49,10 +49,12 @@ def check(config: Config) -> GenotypeTable:
     """
     assert config.task.table is not None, "only a config with a table is replayed"
     section, table = config.strategy, GenotypeTable.read(config.task.table)
-    if not isinstance(section, SamplingSection) or getattr(section, "halving", None) is not None:
+    in_parts = getattr(section, "halving", None) is not None or getattr(section, "trial_epochs", None) is not None
+    if in_parts or not isinstance(section, SamplingSection):
         raise ConfigError(
             f"task.replay: strategy.use={section.use} trains more than whole single genotypes, and a table holds no "
-            "more; set strategy.use to random (without halving), evolution, seqnas or nas_rl"
+            "more; set strategy.use to random (without halving), evolution, seqnas or nas_rl, without "
+            "trial_epochs"
         )
     known, wanted = table.about["recipe"], recipe_facts(section)
     if apart := [key for key in wanted if wanted[key] != known.get(key)]:

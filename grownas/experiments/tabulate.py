@@ -31,10 +31,12 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: it does not.
     """
-    if not isinstance(config.strategy, SamplingSection) or getattr(config.strategy, "halving", None) is not None:
+    options = ("halving", "trial_epochs")
+    in_parts = any(getattr(config.strategy, key, None) is not None for key in options)
+    if in_parts or not isinstance(config.strategy, SamplingSection):
         raise ConfigError(
             f"strategy.use={config.strategy.use}: a table needs a strategy that trains each genotype on its own and to "
-            "its end; set strategy.use=random and leave out strategy.halving"
+            "its end; set strategy.use=random and leave out strategy.halving and trial_epochs"
         )
     if config.strategy.rates:
         raise ConfigError(
