@@ -56,6 +56,7 @@ setup(
     package_data={
         "grownas": ["py.typed", "report/templates/*", "cells/_native.pyi", "cells/published/*.json"],
         "grownas.configs": ["**/*.yaml"],
+        "grownas.tasks.index_returns": ["tables/*.jsonl"],
     },
     ext_modules=[NATIVE],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},

@@ -346,8 +346,8 @@ def compare(
     given |= {} if cluster is None else {"cluster": getattr(cluster, "scheduler_address", cluster)}
     options = {**given, "quiet": quiet, **(overrides or {})}
     chosen, frame = _config(config, data, options)
-    if chosen.study.momentum:
-        raise ConfigError(f"study.momentum={list(chosen.study.momentum)}: run a study with `grownas compare`")
+    if chosen.is_study:
+        raise ConfigError("study.momentum or task.replay is set: run a study with `grownas compare`")
     if frame is not None:
         commands.check_search(chosen, commands.load_task(chosen, frame=frame))  # before a folder is made
     with tempfile.TemporaryDirectory(prefix="grownas-") as temporary:

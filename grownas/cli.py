@@ -117,6 +117,26 @@ def train(config: str, overrides: tuple[str, ...]) -> None:
     run.train(load(config, [item for item in overrides if not item.startswith("genotype=")]), what[0])
 
 
+@cli.command(epilog=KEYS)
+@CONFIG
+@OVERRIDES
+def tabulate(config: str, overrides: tuple[str, ...]) -> None:
+    """Train random genotypes and write a table for replays.
+
+    out=FILE names the file. Searches with task.replay=FILE then look results up in it instead of training. The config's
+    `strategy.genotypes` genotypes are trained with each of its `seeds`.
+    """
+    from grownas.config.loading import load
+
+    out, overrides = _taken("out", overrides)
+    if out is None:
+        raise ConfigError("tabulate needs the file to write, such as out=planted.jsonl")
+    chosen = load(config, overrides)
+    from grownas.runs import commands as run
+
+    click.echo(run.tabulate(chosen, Path(out), overrides, config))
+
+
 @cli.command()
 @RUN
 @OVERRIDES

@@ -30,7 +30,8 @@ LAYERS = """
     bench.settings
     bench.figures
     runs.commands
-    runs.sweep  experiments.study
+    runs.sweep  experiments.study  experiments.replay
+    experiments.tabulate
     experiments.search
     experiments.text  experiments.series
     experiments.experiment
@@ -38,7 +39,7 @@ LAYERS = """
     report.page
     runs.cluster
     runs.launchers
-    runs.journal  runs.memory  report.plots  report.study
+    runs.journal  runs.memory  report.plots  report.study  report.replays
     report.growth_plots
     report.history  report.canvas
     report.growth_log
@@ -88,10 +89,11 @@ LAYERS = """
     training.bilevel  criteria.early_stop
     training.recipe
     evaluation.panels
-    evaluation.comparison  evaluation.studies
+    evaluation.comparison  evaluation.studies  evaluation.replays
     evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections  config.shipped
+    genotype_table
     encoding
     space
     genotype

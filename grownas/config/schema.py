@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -20,6 +21,12 @@ class Section(BaseModel):
     EVALUATION: ClassVar[tuple[str, ...]] = ()
     KIND: ClassVar[str] = "plain"
     LOSSES: ClassVar[tuple[str, ...]] = ("loss",)
+
+    @property
+    def table(self) -> Path | None:
+        """Of a task: file of trained genotypes on which searches are replayed, see `genotype_table`; None: train."""
+        return None
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 

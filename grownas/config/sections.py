@@ -21,6 +21,7 @@ from grownas.config.schema import (
     Positive,
     Rate,
     Section,
+    Several,
     Share,
     WeightOptimizer,
     Whole,
@@ -235,7 +236,10 @@ class LanguageRetrain(Retrain):
 
 
 class Study(Section):
-    """A study of optimisers by `grownas compare`: each strategy with each pair of optimisers and each momentum.
+    """A study by `grownas compare`: of optimisers if `momentum` is set, of strategies on a table if `task.replay` is.
+
+    A study of strategies repeats each search on a table of trained genotypes; only `repeats` matters to it. A study of
+    optimisers trains each strategy with each pair of optimisers and each momentum.
 
     Both optimisers of a pair have the same momentum; sgd multiplies each rate by 1 - momentum, so that momentum does
     not lengthen its steps. `retrain` says how the derived cells are trained from random weights; `search_rates`,
@@ -266,6 +270,9 @@ class Study(Section):
     adam_rates: Annotated[
         Rates, OneOrMore, Field(validate_default=True), Distinct, about("the same for adam, as many as for sgd")
     ] = (0.003, 0.01)
+    repeats: Annotated[
+        Several, about("searches of each strategy on the table of `task.replay`, with the seeds from 1 on")
+    ] = 1000
     sgd_alpha_rate: Annotated[Positive, about("learning rate of alpha")] = 1.0
     adam_alpha_rate: Annotated[Positive, about("learning rate of alpha")] = 0.003
 
@@ -394,6 +401,11 @@ class Config(Section):
         if name is not None and (not name.strip(". ") or Path(name).name != name or "\0" in name):
             raise ValueError("expected the name of a single folder (runs=DIR sets its parent)")
         return name
+
+    @property
+    def is_study(self) -> bool:
+        """Whether `grownas compare` makes a study."""
+        return bool(self.study.momentum) or self.task.table is not None
 
     def folder_name(self, command: str, what: str | None = None) -> str:
         """Return the name of the run folder; by default it is made of task, strategy, command and seed.

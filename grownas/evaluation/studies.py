@@ -15,7 +15,6 @@ from grownas.evaluation.statistics import welch_t
 Tree = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-FILE = "study.json"  # in the study's folder
 MEASURES = ("supernet", "eigenvalue", "cell", "anew")  # of a unit of training, see `experiments.study.run`
 CELLS = ("cell", "anew")
 JUDGED = ("supernet", *CELLS)

@@ -126,6 +126,22 @@ STUDY = {
     "answers": [{"backbone": str, "strategy": str, "question": str}],
 }  # fmt: skip
 
+MEAN = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
+OF_A_PART = {"quantiles": [NUMBER], "from_genotypes": MEAN}
+REPLAYS = {
+    "metric": str, "at": [int],
+    "space": {
+        "genotypes": int, "seeds": int, "val": OF_A_PART, "test": OF_A_PART, "correlation": MEAN,
+        "correlation_best": MEAN, "correlation_single": MEAN, "of_params": MEAN,
+    },
+    "strategies": [
+        {
+            "strategy": str, "repeats": int, "val": [MEAN], "test": [MEAN], "rank": [MEAN],
+            "beats_random": Maybe([MEAN]),
+        }
+    ],
+}  # fmt: skip
+
 
 def check(value: Any, form: Any, where: str, place: str = "") -> None:
     """Check that a value has a form.

@@ -19,7 +19,7 @@ import numpy as np
 from grownas.errors import RunError
 from grownas.evaluation.groups import row_name
 from grownas.genotype import AnyGenotype, DagGenotype
-from grownas.report import growth_log, growth_plots, history, plots, study, tables, verdicts
+from grownas.report import growth_log, growth_plots, history, plots, replays, study, tables, verdicts
 from grownas.report.canvas import NARROW, WIDE
 from grownas.report.dag_diagram import about, draw
 from grownas.report.diagram import CARDS, diagram, environment
@@ -54,7 +54,9 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
         runs = [run for item in found for run in _runs_of(item)]
         html, path = _render("several.html", _several(runs)), first.path.resolve().parent / "comparison.html"
     elif isinstance(first, Study):
-        html, path = _render("study.html", _study(first)), first.path / "report.html"
+        is_replay = first.result.get("kind") == "replay"
+        html = _render("replay.html", _replays(first)) if is_replay else _render("study.html", _study(first))
+        path = first.path / "report.html"
     elif isinstance(first, Comparison):
         html, path = _render("comparison.html", _comparison(first)), first.path / "report.html"
     else:
@@ -137,7 +139,7 @@ def _comparison(comparison: Comparison) -> Tree:
 def _runs_of(item: Run | Comparison | Study) -> list[Run]:
     """Return the runs to show side by side."""
     if isinstance(item, Study):
-        raise RunError(f"{item.path}: a study of optimisers has a page of its own; give its folder alone")
+        raise RunError(f"{item.path}: a study has a page of its own; give its folder alone")
     return item.runs if isinstance(item, Comparison) else [item]
 
 
@@ -153,6 +155,20 @@ def _study(of: Study) -> Tree:
         "answers": study.answers(result),
         "figures": [(name, drawing) for name, drawing in drawn.items() if drawing],
         "combinations": study.table(result),
+        "repeat": _repeat(of, "compare", {}),
+    }
+
+
+def _replays(of: Study) -> Tree:
+    """Return the template values for the page of a study of strategies on a table."""
+    result = of.result
+    return {
+        "title": of.name,
+        "kicker": f"searches replayed on a table of {result['space']['genotypes']} trained genotypes",
+        "metric": tables.METRICS.get(result["metric"], result["metric"]),
+        "drawing": _both(partial(replays.draw, result)),
+        "strategies": replays.table(result),
+        "space": replays.space(result),
         "repeat": _repeat(of, "compare", {}),
     }
 

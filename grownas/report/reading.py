@@ -149,7 +149,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Study:
-    """A folder of a finished study of optimisers; `result` is the content of `study.json`."""
+    """A folder of a finished study; `result` is the content of `study.json`."""
 
     path: Path
     config_text: str
@@ -176,7 +176,9 @@ def read(path: Path) -> Run | Comparison | Study:
             f"{path}: a comparison over panels has no report; its regrets are in panels.json. Give one or more of its "
             f"runs, such as {panels[0]}"
         )
-    if (studied := _json(path / "study.json", damage.STUDY)) is not None:
+    if (studied := _json(path / "study.json", {"kind?": str})) is not None:
+        form = damage.REPLAYS if studied.get("kind") == "replay" else damage.STUDY
+        damage.check(studied, form, str(path / "study.json"))
         return Study(path, *_config(path), studied)
     seeds = sorted(path.glob("seed-*/"), key=lambda folder: (len(folder.name), folder.name))
     if (path / "comparison.json").exists() or seeds:
@@ -199,7 +201,7 @@ def read_run(path: Path) -> Run:
     text, config = _config(path)
     mark = _json(path / "run.json", damage.RUN) or {}
     if mark.get("command") == "study":
-        raise RunError(f"{path}: a part of a study of optimisers has no report; give the folder of the study")
+        raise RunError(f"{path}: a part of a study has no report; give the folder of the study")
     data, summary = _data(path / "data.json"), _json(path / "summary.json", damage.SUMMARY)
     return Run(
         path=path,

@@ -32,6 +32,8 @@ def of_run(summary: Tree) -> str:
     Args:
         summary: the content of `summary.json`; `tests`, `chosen`, `stage_log` and `stopped` may be missing.
     """
+    if "replay" in summary:
+        return of_replay(summary)
     figures = {entry["model"]: entry["test"] for entry in summary["scores"]}
     main, chosen = main_of(figures), summary.get("chosen")
     if main is None:
@@ -58,6 +60,18 @@ def of_run(summary: Tree) -> str:
     if tests:
         words.append("p: Diebold-Mariano test of these two models; it says nothing about other seeds.")
     return " ".join(words)
+
+
+def of_replay(summary: Tree) -> str:
+    """Say that a search was replayed on a table, and which of the table's genotypes it chose."""
+    table, metric = summary["replay"], summary["metric"]
+    return (
+        f"A replay: nothing was trained. {summary['strategy']} looked up {summary['scores'][0]['settings']} trainings "
+        f"in the table {table['table']} of {table['genotypes']} genotypes. Its choice has the test "
+        f"{WORDS.get(metric, metric)} {score(summary['test'], metric)} in the training that was looked up, and rank "
+        f"{table['rank']:g} of {table['genotypes']} by the mean over {len(table['seeds'])} seeds. The search stopped: "
+        f"{summary['stopped']}."
+    )
 
 
 def of_comparison(comparison: Tree) -> str:

@@ -23,9 +23,11 @@ from grownas.baselines.table import names as baseline_names
 from grownas.config import loading as configs
 from grownas.config.sections import WHERE_AND_HOW, Config
 from grownas.errors import ConfigError, DataError, Interrupted, RunError
+from grownas.experiments import replay
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import check_backbone, space_of
 from grownas.genotype import AnyGenotype, Genotype, published
+from grownas.genotype_table import GenotypeTable
 from grownas.protocols import Folder, Launcher, Model, Task
 from grownas.report import tables, verdicts
 from grownas.runs import launchers
@@ -35,6 +37,7 @@ from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 from grownas.runs.signals import stop_signals
 
+STUDY = "study.json"  # in a study's folder
 Work = Callable[..., tuple[experiment.Summary, Model | None]]  # `experiment.search`, `experiment.train`
 
 
@@ -48,7 +51,12 @@ def search(config: Config, rundir: RunDir | None = None) -> Path:
     configs.strategy_of(config.strategy, refit=config.refit)  # raises if options contradict each other
     task = _read_data(config)
     check_search(config, task)
-    return _work(config, _begin_folder(config, "search", task, rundir), task, experiment.search)
+    return _work(config, _begin_folder(config, "search", task, rundir), task, _searching(config))
+
+
+def _searching(config: Config) -> Work:
+    """Return the work of a search: train, or look trained genotypes up in the task's table."""
+    return experiment.search if config.task.table is None else replay.search
 
 
 def search_in_memory(
@@ -56,6 +64,7 @@ def search_in_memory(
 ) -> tuple[experiment.Summary, MemoryFolder, Mapping[str, Sequence[Mapping[str, Any]]]]:
     """Search without writing to disk; return the summary, the files in memory and the logs of changes and trials."""
     configs.strategy_of(config.strategy, refit=config.refit)  # raises if options contradict each other
+    refuse_table(config)
     check_search(config, task)
     folder = MemoryFolder()
     folder.write_json("run.json", {"command": "search", "what": None})
@@ -70,6 +79,19 @@ def search_in_memory(
     return summary, folder, logs
 
 
+def refuse_table(config: Config) -> None:
+    """Refuse a table of trained genotypes where a model is needed.
+
+    Raises:
+        ConfigError: the config has a table.
+    """
+    if config.task.table is not None:
+        raise ConfigError(
+            f"task.replay={config.task.replay}: a replay trains no model; run it with `grownas search` or `compare`, "
+            "or set task.replay=null"
+        )
+
+
 def _show(config: Config, summary: experiment.Summary) -> None:
     if not config.quiet:
         print(f"{tables.score_table(summary)}\n\n{summary['verdict']}")
@@ -77,6 +99,7 @@ def _show(config: Config, summary: experiment.Summary) -> None:
 
 def train(config: Config, what: str) -> Path:
     """Train a genotype (a path or the name of a published cell) or a baseline from random weights, and score it."""
+    refuse_table(config)
     task = _read_data(config)
     check_search(config, task)
     names = [name for name in baseline_names(task.kind) if name not in published()]  # a published cell is saved
@@ -125,7 +148,7 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
         words = ", ".join(f"{name} was {old}, is {new}" for name, (old, new) in changed.items())
         warnings.warn(f"{path}: versions have changed, so the last digits may differ: {words}", stacklevel=2)
     if rundir.command == "search":
-        return _work(config, rundir, task, experiment.search)
+        return _work(config, rundir, task, _searching(config))
     if rundir.command == "study":
         return _study(config, rundir, task)
     what = rundir.what or Genotype.load(path / "genotype.json")
@@ -139,7 +162,6 @@ def compare(config: Config, rundir: RunDir | None = None) -> Path:
         config: the comparison's config.
         rundir: an existing new folder for the comparison; None creates one.
     """
-    from grownas.experiments import study
     from grownas.runs import sweep
 
     task = _read_data(config)
@@ -147,9 +169,10 @@ def compare(config: Config, rundir: RunDir | None = None) -> Path:
     for section in configs.strategies_of(config):
         configs.strategy_of(section, refit=config.refit)  # raises if options contradict each other
         check_backbone(config.model_copy(update={"strategy": section}))
-    if config.study.momentum:
+    if config.is_study:
+        check, _ = _study_of(config)
         for changes in sweep.members(config)[0].values():
-            study.check(config.model_copy(update=changes))
+            check(config.model_copy(update=changes))
     for changes in sweep.panels(config).values():
         own = config.model_copy(update=changes)
         check_search(own, load_task(own))
@@ -157,9 +180,8 @@ def compare(config: Config, rundir: RunDir | None = None) -> Path:
 
 
 def _compare(config: Config, rundir: RunDir) -> Path:
-    from grownas.evaluation import comparison, panels, studies
+    from grownas.evaluation import comparison, panels
     from grownas.report import regret
-    from grownas.report import study as study_report
     from grownas.runs import sweep
 
     with rundir.lock(), Progress(quiet=config.quiet) as progress:
@@ -168,9 +190,9 @@ def _compare(config: Config, rundir: RunDir) -> Path:
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
         runs = sweep.runs_of(config, rundir)
-        if config.study.momentum:
-            result = studies.compare([folder for (folder,) in runs])
-            text, file = study_report.text(result), studies.FILE
+        if config.is_study:
+            result, text = _studied(config, [folder for (folder,) in runs])
+            file = STUDY
         elif config.panels is None:
             result = comparison.compare(runs)
             result["verdict"] = verdicts.of_comparison(result)
@@ -188,6 +210,26 @@ def _compare(config: Config, rundir: RunDir) -> Path:
     return rundir.path
 
 
+def _studied(config: Config, folders: Sequence[Path]) -> tuple[dict[str, Any], str]:
+    """Return the result of a study, and its text."""
+    from grownas.evaluation import replays, studies
+    from grownas.report import replays as replays_report
+    from grownas.report import study as study_report
+
+    if config.task.table is None:
+        result = studies.compare(folders)
+        return result, study_report.text(result)
+    result = replays.compare(folders, GenotypeTable.read(config.task.table))
+    return result, replays_report.text(result)
+
+
+def _study_of(config: Config) -> tuple[Callable[[Config], None], Callable[[Config, Journal, Task], dict[str, Any]]]:
+    """Return the check and the work of the parts of a study."""
+    from grownas.experiments import study
+
+    return (study.check, study.run) if config.task.table is None else (replay.check_study, replay.repeat)
+
+
 def _launcher(config: Config, progress: Progress) -> Launcher:
     """Return the launcher of a comparison's runs."""
     if config.cluster == "in_process":
@@ -199,6 +241,35 @@ def _launcher(config: Config, progress: Progress) -> Launcher:
     return Dask(
         config.cluster, config.workers, threads=config.threads, timeout_s=config.worker_timeout, say=progress.say
     )
+
+
+def tabulate(config: Config, out: Path, overrides: Sequence[str] = (), name: str = "") -> Path:
+    """Train random genotypes with several seeds and write a table of them, for `task.replay`; return its path.
+
+    Args:
+        config: the config, see `experiments.tabulate`.
+        out: the file to write.
+        overrides: the overrides with which the config was loaded, for the table's first line.
+        name: the config's name, for the same line.
+
+    Raises:
+        ConfigError: the config does not say how a table is made, or the file cannot be written.
+    """
+    from grownas.experiments import tabulate as making
+
+    refuse_table(config)
+    making.check(config)
+    if not out.parent.is_dir():
+        raise ConfigError(f"out={out}: there is no folder {out.parent}; create it")
+    task = _read_data(config)
+    check_search(config, task)
+    about = {"command": " ".join(("grownas tabulate", name, *overrides, f"out={out.name}")), "versions": versions()}
+    with Progress(quiet=config.quiet) as progress, _threads(config.threads):
+        table = making.tabulate(config, task, Journal.in_memory(progress), about=about, say=progress.say)
+    part = out.with_name(f"{out.name}.part")
+    part.write_text("".join(f"{line}\n" for line in table.lines()), encoding="utf-8")
+    os.replace(part, out)
+    return out
 
 
 def new_folder(config: Config, command: str, checksum: str, what: str | None = None) -> RunDir:
@@ -280,6 +351,8 @@ def _plan(config: Config, rundir: RunDir, task: Task) -> str:
         steps = [f"train {rundir.what or 'the given cell'}"]
     else:
         by_folds = ["choose a linear start by folds"] if task.kind == "series" and config.start.use == "var" else []
+        if config.task.table is not None:
+            return f"{rundir.path}: replay {config.strategy.use} on a table of trained genotypes"
         steps = [*by_folds, f"search with {config.strategy.use}"]
         steps += ["retrain"] * config.retrain.grown
         steps += [f"fit {', '.join(config.baselines.use)}"] if config.baselines.use else []
@@ -294,6 +367,8 @@ def check_search(config: Config, task: Task) -> None:
         DataError: a part of the data is too short.
     """
     space_of(config)  # raises
+    if config.task.table is not None:
+        replay.check(config)
     configs.check_names([config.strategy])
     check_backbone(config)
     strategy = configs.strategy_class(config.strategy.use)(config.strategy)
@@ -317,11 +392,10 @@ def _work(config: Config, rundir: RunDir, task: Task, work: Work) -> Path:
 
 
 def _study(config: Config, rundir: RunDir, task: Task) -> Path:
-    """Run a part of a study of optimisers in its folder: one strategy on one backbone with one seed."""
-    from grownas.experiments import study
-
-    with _at_work(config, rundir, f"{rundir.path}: study of optimisers with {config.strategy.use}") as journal:
-        rundir.write_json("summary.json", study.run(config, journal, task))
+    """Run a part of a study in its folder: one strategy, in a study of optimisers on one backbone with one seed."""
+    _, run = _study_of(config)
+    with _at_work(config, rundir, f"{rundir.path}: study of {config.strategy.use}") as journal:
+        rundir.write_json("summary.json", run(config, journal, task))
     return rundir.path
 
 

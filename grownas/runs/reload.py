@@ -391,13 +391,15 @@ def summary_of(path: Path) -> dict[str, Any]:
         RunError: the summary is missing or damaged.
     """
     if RunDir.open(path).command == "study" or (path / "study.json").exists():
-        raise RunError(f"{path}: a study of optimisers keeps no model; give the folder of a search")
+        raise RunError(f"{path}: a study keeps no model; give the folder of a search")
     if RunDir.open(path).command == "compare":
         panels = sorted(folder.name for folder in path.glob("panel-*/"))
         what, run = ("panels", panels[0]) if panels else ("seeds", "seed-1")
         raise RunError(f"{path}: this is a comparison over {what}; give one of its runs, such as {path / run}")
     try:
         summary: dict[str, Any] = json.loads((path / "summary.json").read_text("utf-8"))
+        if "replay" in summary:
+            raise RunError(f"{path}: a replay on a table keeps no model; give the folder of a search that trains")
         if not isinstance(summary["params"], int) or not isinstance(summary["loss"], str):
             raise ValueError(
                 f"expected params as int and loss as text, got {summary['params']!r} and {summary['loss']!r}"

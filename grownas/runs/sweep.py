@@ -27,15 +27,15 @@ LOG_OF_RUNS = "runs.jsonl"  # in the comparison's folder
 def members(config: Config) -> list[dict[str, dict[str, Any]]]:
     """Return the runs of a comparison, in two groups: folder name -> changes to the config.
 
-    In a study of optimisers the first group holds all runs, one for each backbone, strategy and seed. Otherwise it
-    searches with the first strategy and trains the baselines, for each seed, each drawn panel, or each seed and listed
-    panel. The second group searches with the other strategies, after the first group: without a budget, each gets the
-    number of steps that the first strategy took.
+    In a study the first group holds all runs: on a table one for each strategy, of optimisers one for each backbone,
+    strategy and seed. Otherwise it searches with the first strategy and trains the baselines, for each seed, each drawn
+    panel, or each seed and listed panel. The second group searches with the other strategies, after the first group:
+    without a budget, each gets the number of steps that the first strategy took.
 
     Raises:
         ConfigError: the task has no sub-panels, or a strategy is unknown.
     """
-    if config.study.momentum:
+    if config.is_study:
         return [_of_study(config), {}]
     _first, *others = configs.strategies_of(config)
     seeds: dict[str, dict[str, Any]] = {f"seed-{seed}": {"seed": seed} for seed in config.seeds}
@@ -70,7 +70,9 @@ def panels(config: Config) -> dict[str, dict[str, Any]]:
 
 def _of_study(config: Config) -> dict[str, dict[str, Any]]:
     if config.panels is not None:
-        raise ConfigError(f"panels={config.panels}: a study of optimisers runs over seeds; set panels=null")
+        raise ConfigError(f"panels={config.panels}: a study runs on one panel; set panels=null")
+    if config.task.table is not None:
+        return {section.row: {"strategy": section} for section in configs.strategies_of(config)}
     return {
         f"{backbone}-{section.row}-seed-{seed}": {
             "strategy": section,
@@ -100,8 +102,8 @@ def run_all(config: Config, rundir: RunDir, progress: Progress, launcher: Launch
 
     Args:
         config: the comparison's config; each run also trains the baselines in `baselines.compare`.
-        rundir: the comparison's folder, which holds the run folders `seed-N`, `panel-N`, `panel-NAME-seed-N` or
-            `BACKBONE-STRATEGY-seed-N`.
+        rundir: the comparison's folder, which holds the run folders `seed-N`, `panel-N`, `panel-NAME-seed-N` or those
+            of a study.
         progress: shows which runs start and end.
         launcher: runs the runs.
 
@@ -203,7 +205,7 @@ def _failure(
     """Return the error that says which runs of a comparison are missing."""
     logs = ", ".join(f"{folder} ({_words(ended)}; see {folder / LOG})" for folder, ended in failed.items())
     kind = RunError if {ended.status for ended in failed.values()} == {USER_ERROR} else TrainingError
-    what = "runs" if config.study.momentum else "seeds" if config.panels is None else "panels"
+    what = "runs" if config.is_study else "seeds" if config.panels is None else "panels"
     if any(len(group) for group in members(config)[1:]):
         what = "runs"
     lacking = f"; not run, because they take their number of steps from these: {', '.join(missing)}" if missing else ""
@@ -215,7 +217,7 @@ def _failure(
 
 def _takes_steps(config: Config) -> bool:
     """Return whether a further strategy's budget is the number of steps that the first strategy took."""
-    return not config.study.momentum and config.budget == type(config.budget)()
+    return not config.is_study and config.budget == type(config.budget)()
 
 
 def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) -> Path:
@@ -238,7 +240,7 @@ def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) 
         notes["data_checksum"] = configs.task_class(own.task.use).load(own.task).checksum
     path.mkdir(exist_ok=True)
     made = RunDir(path)
-    made.write_json("run.json", {"command": "study" if config.study.momentum else "search", "what": None})
+    made.write_json("run.json", {"command": "study" if config.is_study else "search", "what": None})
     made.write_text("config.yaml", own.dump(notes))
     return path
 

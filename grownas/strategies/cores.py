@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from grownas import morphisms
+from grownas.backbones.chain import Backbone
 from grownas.backbones.dag import DagBackbone
 from grownas.criteria.readout import AnyBackbone
 from grownas.genotype import AnyGenotype
@@ -69,10 +70,11 @@ def noise_for(noise: float, l2_sp: float, hidden_size: int) -> float:
 def with_noise(start: AnyModel, noise: float, l2_sp: float = 0.0, *, seed: int) -> AnyModel:
     """Return a copy of a start with noise on the ops that have no effect, so that they can be trained.
 
-    In a DAG all ops of a node share its drawn weights, so every op has an effect: its copy has no noise.
+    Only supernets of chains have such ops. In a DAG all ops of a node share its drawn weights, so every op has an
+    effect. The copy of any other model has no noise.
     """
-    core = supernet_of(start)
-    if isinstance(core, DagBackbone):
+    core = start.core
+    if not isinstance(core, Backbone):
         return copy.deepcopy(start)
     sd = noise_for(noise, l2_sp, core.hidden_size)
     return with_core(start, morphisms.add_noise(on_cpu(core), sd, torch.Generator().manual_seed(seed)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import difflib
 import os
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from grownas.config.schema import Count, OneOrMore, Section, Share, Whole, about
 from grownas.protocols import FRAME
@@ -23,6 +25,7 @@ Nodes = Annotated[int, Field(strict=True, ge=1, le=8)]
 Units = Annotated[int, Field(strict=True, ge=2, le=256)]  # finding a cell with 256 units takes minutes
 Days = Annotated[int, Field(strict=True, ge=2)]
 PLANTED = ("planted_nodes", "planted_units")
+TABLES = {name: Path(__file__).with_name("tables") / f"{name}.jsonl" for name in ("planted", "nonlinear")}
 
 
 class Options(Section):
@@ -89,6 +92,31 @@ class Options(Section):
     streams: Annotated[Count, about("number of parallel streams, or of windows per batch")] = 16
     bptt: Annotated[Days, about("days after which the gradient is cut, or length of a window in days")] = 20
     context: Annotated[Count, about("days read from a zero state before the first forecast")] = 100
+    replay: Annotated[
+        str | None,
+        about(
+            f"search on a table of trained genotypes without training: {', '.join(TABLES)} (which sets data, too), or "
+            "the path of a table that `grownas tabulate` wrote; null: train"
+        ),
+    ] = None
+
+    @property
+    def table(self) -> Path | None:
+        """The file of `replay`."""
+        return None if self.replay is None else TABLES.get(self.replay, Path(self.replay))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_table(cls, given: Any) -> Any:
+        """Set the data to the panel of a shipped table, which has the same name."""
+        is_shipped = isinstance(given, Mapping) and given.get("replay") in TABLES
+        return {**given, "data": given["replay"]} if is_shipped else given
+
+    @field_validator("replay")
+    @classmethod
+    def _from_any_folder(cls, value: str | None) -> str | None:
+        """Make a path absolute, as that of `data`."""
+        return value if value is None or value in TABLES else os.path.abspath(os.path.expanduser(value))
 
     @field_validator("data")
     @classmethod

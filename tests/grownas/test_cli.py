@@ -27,6 +27,7 @@ COMMANDS = (
     "search",
     "show",
     "status",
+    "tabulate",
     "train",
 )
 

@@ -506,7 +506,13 @@ def test_every_shipped_config_trains(name, call, read_json, read_lines, tmp_path
     if hasattr(configs.load(name).strategy, "fine_tune_epochs"):  # others train each genotype on its own
         shorter = *shorter, "strategy.fine_tune_epochs=1"
     own = {
-        "index_returns": ("start.max_order=1", "task.train=0.9", "task.val=0.05", "baselines.use=zero"),
+        "index_returns": (
+            "start.max_order=1",
+            "task.train=0.9",
+            "task.val=0.05",
+            "baselines.use=zero",
+            "task.replay=null",
+        ),
         "penn_treebank": ("task.data=embedded", "device=cpu", "baselines.use=[]"),
     }[name.partition("/")[0]]
     if name.startswith("penn_treebank") and configs.load(name).strategy.use == "growing":

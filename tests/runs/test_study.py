@@ -62,9 +62,9 @@ def test_a_study_that_lost_work_goes_on_to_the_same_bytes(studied, tmp_path, cal
 @pytest.mark.parametrize(
     ("command", "where", "words"),
     [
-        ("report", "chain-darts-seed-1", "a part of a study of optimisers has no report"),
-        ("evaluate", "chain-darts-seed-1", "a study of optimisers keeps no model"),
-        ("predict", ".", "a study of optimisers keeps no model"),
+        ("report", "chain-darts-seed-1", "a part of a study has no report"),
+        ("evaluate", "chain-darts-seed-1", "a study keeps no model"),
+        ("predict", ".", "a study keeps no model"),
     ],
 )
 def test_what_a_study_does_not_have_is_said(studied, call, command, where, words):

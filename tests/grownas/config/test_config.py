@@ -353,7 +353,7 @@ def test_an_empty_file_stands_for_all_defaults(tmp_path):
 CHANGES = {  # another valid value for every key
     "task": {
         "data": "planted", "tickers": ["^X"], "start": "2011-01-01", "end": "2012-01-01", "cache": "/c",
-        "data_seed": 2, "subpanel": 3, "planted_nodes": 2, "planted_units": 32,
+        "data_seed": 2, "subpanel": 3, "planted_nodes": 2, "planted_units": 32, "replay": "/table.jsonl",
         "values": "returns", "units": "prices",
         "difference": ["a"], "longest_still": 20, "train": 0.6, "val": 0.1, "loss": "huber", "batches": "windows",
         "streams": 8, "bptt": 10, "context": 50,
@@ -381,7 +381,7 @@ CHANGES = {  # another valid value for every key
     },
     "study": {
         "momentum": [0.5], "weights": ["adam"], "alpha": ["sgd"], "backbones": ["dag"], "sgd_rates": [2.0, 3.0],
-        "adam_rates": [0.5, 0.7], "sgd_alpha_rate": 2.0, "adam_alpha_rate": 0.5,
+        "adam_rates": [0.5, 0.7], "repeats": 20, "sgd_alpha_rate": 2.0, "adam_alpha_rate": 0.5,
     },
     "strategies": ["growing"], "budget": {"steps": 99, "seconds": 9.0, "cpu_seconds": 9.0, "genotypes": 9},
     "search_rates": [0.5],

@@ -83,5 +83,5 @@ def test_the_parts_of_a_study_are_backbones_strategies_and_seeds():
     assert (dag["seed"], dag["strategy"].follow_cell_epochs) == (1, 2)
     assert (dag["space"].backbone, dag["space"].highway) == ("dag", True)
     assert dag["space"].activation == ("none", "tanh", "relu", "sigmoid", "identity")  # its defaults
-    with pytest.raises(ConfigError, match="panels=4: a study of optimisers runs over seeds"):
+    with pytest.raises(ConfigError, match="panels=4: a study runs on one panel"):
         sweep.members(config.model_copy(update={"panels": 4}))

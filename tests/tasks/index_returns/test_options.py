@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from grownas.tasks.index_returns import packaged
 from grownas.tasks.index_returns.losses import LOSSES
-from grownas.tasks.index_returns.options import Options
+from grownas.tasks.index_returns.options import TABLES, Options
 from grownas.tasks.index_returns.sources import KINDS, NAMES, TICKERS, read, utc_today
 
 
@@ -35,6 +35,14 @@ def test_a_path_means_the_same_file_from_every_folder(tmp_path, monkeypatch):
     assert Options(data="~/closes.csv").data == str(tmp_path / "home" / "closes.csv")
     again = Options(data="closes.csv").data
     assert Options(data=again).data == again
+
+
+def test_a_shipped_table_brings_its_panel_and_a_path_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped, own = Options(data="bundled", replay="nonlinear"), Options(data="bundled", replay="own.jsonl")
+    assert (shipped.data, shipped.table) == ("nonlinear", TABLES["nonlinear"])
+    assert (own.data, own.table) == ("bundled", tmp_path / "own.jsonl")
+    assert Options().table is None
 
 
 @pytest.mark.parametrize(
