@@ -23,14 +23,15 @@ LAYERS = """
     completion
     api  bench.suite  runs.status
     runs.exporting
-    runs.reload
+    runs.reload  runs.updating
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
     bench.peers  bench.timing  bench.dag_peers
     bench.settings
     bench.figures
     runs.commands
-    runs.sweep  experiments.study
+    runs.sweep  experiments.study  runs.saved
+    experiments.updating
     experiments.search
     experiments.text  experiments.series
     experiments.experiment
@@ -83,7 +84,7 @@ LAYERS = """
     baselines.recurrent  baselines.combination  baselines.har
     baselines.var  baselines.naive
     training.loop
-    training.perturb  training.distil
+    training.perturb  training.distil  training.moments
     training.bilevel  criteria.early_stop
     training.recipe
     evaluation.panels

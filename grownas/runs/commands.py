@@ -24,11 +24,12 @@ from grownas.config import loading as configs
 from grownas.config.sections import WHERE_AND_HOW, Config
 from grownas.errors import ConfigError, DataError, Interrupted, RunError
 from grownas.experiments import search as experiment
+from grownas.experiments import updating
 from grownas.experiments.experiment import check_backbone, space_of
 from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.protocols import Folder, Launcher, Model, Task
 from grownas.report import tables, verdicts
-from grownas.runs import launchers
+from grownas.runs import launchers, saved
 from grownas.runs.journal import Journal, MemoryLog
 from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
@@ -51,19 +52,27 @@ def search(config: Config, rundir: RunDir | None = None) -> Path:
     return _work(config, _begin_folder(config, "search", task, rundir), task, experiment.search)
 
 
-def search_in_memory(
-    config: Config, task: Task
-) -> tuple[experiment.Summary, MemoryFolder, Mapping[str, Sequence[Mapping[str, Any]]]]:
+Logs = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def search_in_memory(config: Config, task: Task) -> tuple[experiment.Summary, MemoryFolder, Logs]:
     """Search without writing to disk; return the summary, the files in memory and the logs of changes and trials."""
     configs.strategy_of(config.strategy, refit=config.refit)  # raises if options contradict each other
     check_search(config, task)
+    return work_in_memory(config, "search", task, experiment.search)
+
+
+def work_in_memory(
+    config: Config, command: str, task: Task, work: Work, what: str | None = None
+) -> tuple[experiment.Summary, MemoryFolder, Logs]:
+    """Do the work of a command without writing to disk; return as `search_in_memory` does."""
     folder = MemoryFolder()
-    folder.write_json("run.json", {"command": "search", "what": None})
+    folder.write_json("run.json", {"command": command, "what": what})
     write_config(config, folder, task.checksum)
     logs = {name: MemoryLog() for name in ("growth", "trials")}
     with Progress(quiet=config.quiet) as progress, _threads(config.threads):
         journal = Journal.in_memory(progress, **logs)
-        summary, _ = experiment.search(config, folder, journal, task)
+        summary, _ = work(config, folder, journal, task)
     summary["verdict"] = verdicts.of_run(summary)
     folder.write_json("summary.json", summary)
     _show(config, summary)
@@ -128,8 +137,16 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
         return _work(config, rundir, task, experiment.search)
     if rundir.command == "study":
         return _study(config, rundir, task)
+    if rundir.command == "update":
+        return run_update(config, rundir, task)
     what = rundir.what or Genotype.load(path / "genotype.json")
     return _work(config, rundir, task, partial(experiment.train, what=what))
+
+
+def run_update(config: Config, rundir: RunDir, task: Task) -> Path:
+    """Do the update of a prepared folder, see `runs.updating`, or continue it."""
+    parent = partial(saved.parent_of, rundir.path / saved.PARENT, config.update.parent)
+    return _work(config, rundir, task, partial(updating.update, parent=parent))
 
 
 def compare(config: Config, rundir: RunDir | None = None) -> Path:
@@ -276,7 +293,9 @@ def _read_data(config: Config) -> Task:
 
 def _plan(config: Config, rundir: RunDir, task: Task) -> str:
     """Return one line that names the run folder and the steps of the run."""
-    if rundir.command == "train":
+    if rundir.command == "update":
+        steps = [f"update.how={config.update.how}: learn from the new data"]
+    elif rundir.command == "train":
         steps = [f"train {rundir.what or 'the given cell'}"]
     else:
         by_folds = ["choose a linear start by folds"] if task.kind == "series" and config.start.use == "var" else []

@@ -28,6 +28,7 @@ COMMANDS = (
     "show",
     "status",
     "train",
+    "update",
 )
 
 
