@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,7 +85,7 @@ def update(
     with threads_kept():
         joined = _joined(path, overrides, data, own)
     place = _place(path, overrides, folder)
-    kept = [item for item in overrides if not item.startswith(("task.data=", "runs=", "name="))]
+    kept = [item for item in overrides if not item.startswith(("runs=", "name="))]
     _config(path, kept, joined, "data", where)  # raises before a folder is made
     rundir = RunDir.create(place.parent, place.name, "update")
     for name, text in joined.files.items():
@@ -111,8 +111,7 @@ def update_in_memory(path: Path, overrides: Sequence[str], *, data: Data, own: A
         joined = _joined(path, overrides, data, own)
     if joined.frame is None:
         raise ConfigError("an update of a text needs a folder for the joined text; give folder=")
-    kept = [item for item in overrides if not item.startswith("task.data=")]
-    config = _config(path, kept, joined, FRAME, where)
+    config = _config(path, overrides, joined, FRAME, where)
     task = load_task(config, frame=joined.frame)
     if config.update.how == "refit":
         check_search(config, task)
@@ -159,18 +158,26 @@ def _joined(path: Path, overrides: Sequence[str], data: Any, own: Any) -> Joined
 
 
 def _config(path: Path, overrides: Sequence[str], joined: Joined, data: str, where: str | None) -> Config:
-    """Return the config of an update: that of the run before, with the joined data and the overrides."""
-    task: Mapping[str, Any] = {**joined.options, "data": data}
-    items = [f"task.{key}={json.dumps(value)}" for key, value in task.items()]
-    # a later update with the same config takes its own block
-    return configs.load(path / "config.yaml", [*items, f"update.parent={json.dumps(where)}", *overrides])
+    """Return the config of an update: that of the run before, with the joined data and the overrides.
+
+    Raises:
+        ConfigError: an override is wrong.
+    """
+    before = configs.load(path / "config.yaml")
+    if any(item.startswith("refit=") for item in overrides):
+        raise ConfigError("refit: an update holds out its validation part, which judges it; leave refit= out")
+    where_from = tuple(f"task.{key}=" for key in before.task.WHERE)  # keys that say where the new data come from
+    kept = [item for item in overrides if not item.startswith(where_from)]
+    items = [f"task.{key}={json.dumps(value)}" for key, value in {**joined.options, "data": data}.items()]
+    parent = f"update.parent={json.dumps(where)}"
+    return configs.load(path / "config.yaml", [*items, parent, "refit=false", "quiet=false", *kept])
 
 
 def _place(path: Path, overrides: Sequence[str], folder: Path | None) -> Path:
     """Return where the folder of an update goes: to `folder`, or to `runs=` and `name=`, or beside the run before."""
     if folder is not None:
         return folder
-    given = {key: value for key, _, value in (item.partition("=") for item in overrides) if key in ("runs", "name")}
-    chosen = configs.load(path / "config.yaml", overrides)
-    parent = Path(os.path.expanduser(given["runs"])) if "runs" in given else path.resolve().parent
-    return parent / given.get("name", f"{path.resolve().name}-{chosen.update.how}")
+    chosen, given = configs.load(path / "config.yaml", overrides), {item.partition("=")[0] for item in overrides}
+    parent = Path(os.path.expanduser(chosen.runs)) if "runs" in given else path.resolve().parent
+    name = chosen.name if "name" in given else None
+    return parent / (name or f"{path.resolve().name}-{chosen.update.how}")
