@@ -127,10 +127,10 @@ class Backbone(nn.Module):
         Raises:
             ValueError: the cell is not a chain of one layer and one direction.
         """
-        layer = cell.layer(0)
-        if not isinstance(layer, chain.ChainLayer) or cell.num_layers > 1 or cell.bidirectional:
+        genotype = cell.genotype
+        if not isinstance(genotype, Genotype) or cell.num_layers > 1 or cell.bidirectional:
             raise ValueError("only a chain with one layer and one direction has a supernet that computes the same")
-        genotype, nodes = cell.genotype, layer.nodes()
+        nodes = cast("chain.ChainLayer", cell.layer(0)).nodes()
         backbone = cls.from_ops(
             cell.input_size,
             cell.hidden_size,

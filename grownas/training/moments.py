@@ -19,7 +19,7 @@ def moments_of(model: Module, optimizers: Sequence[torch.optim.Optimizer]) -> di
         `PARAMETER/KEY` -> tensor, such as `readout.weight/exp_avg` of the parameter's shape, or `readout.weight/step`,
         a scalar.
     """
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": state[key].detach().cpu().clone()
         for optimizer in optimizers
