@@ -243,10 +243,10 @@ def update(run: Path, overrides: tuple[str, ...]) -> None:
       how=grow      continue, then try to add nodes or ops, and prune
       how=refit     search and fit anew on all rows
 
-    The last rows are held out: a validation part and, before the end, a test part of update.block rows each; the
-    model learns from all earlier rows. A changed model is kept only if strategy.accept prefers it to the old one on
-    the validation part; otherwise the old weights stay. The next update learns what is held out now. The scaling stays
-    that of the first fit, except after how=refit.
+    The last rows are held out: a validation part and then a test part, of update.block rows each. The model learns
+    from all earlier rows. A changed model is kept only if strategy.accept prefers it to the old one on the validation
+    part; otherwise the old weights stay. The next update learns what is held out now. The scaling stays that of the
+    first fit, except after how=refit.
     """  # noqa: D301, click reads the backslash
     from grownas.runs import updating
 

@@ -73,6 +73,8 @@ def test_an_update_is_a_run_that_can_be_used(updated, how, call, evaluates_to_su
     for command in ("predict", "report", "show", "status"):
         ended = call(command, folder)
         assert ended.code == 0, ended.err
+    page = (folder / "report.html").read_text()
+    assert f"rm -r {how}/checkpoint &amp;&amp; grownas resume {how}" in page
     rows = (folder / "forecasts.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * (20 + 20 + 1)  # validation part, test part, next step
     assert rows[-1].endswith(",")
