@@ -190,6 +190,55 @@ class Run:
         with self._path() as folder:
             return exporting.export(folder, Path(os.path.expanduser(path)), form=form, data=self._data).path
 
+    def update(
+        self,
+        new_rows: Data,
+        how: str | None = None,
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        quiet: bool = True,
+    ) -> Run:
+        """Learn from the rows that came since; return a new run, and leave this one untouched.
+
+        The last rows become the validation and the test part, `update.block` rows each; all earlier rows are learnt. A
+        changed model is kept only if the acceptance criterion of the run (`strategy.accept`) prefers it on the
+        validation part to the model before; otherwise the old weights stay, and `summary["update"]` says so. Means and
+        standard deviations stay those of the first fit, except for an accepted `refit`.
+
+        Args:
+            new_rows: a data frame, a path or a name as for `search`, with the same columns: later rows only, or also
+                earlier rows, which must agree with the run's own. For a text: a folder or a file of further text.
+            how: `state`: no weight changes, the model reads the new rows and forecasts from there. `continue`: train
+                `update.epochs` epochs from the present weights and moments, with L2-SP towards these weights. `grow`:
+                continue, then try to grow and prune. `refit`: search and fit anew on all rows. None: `update.how` of
+                the config, by default `continue`.
+            overrides: config values by dotted key, such as `{"update.epochs": 10}`.
+            folder: the run folder to create; a number is appended if the name is taken. None: nothing is written; a
+                text needs a folder.
+            quiet: print no progress and no table.
+
+        Raises:
+            ConfigError: an override is wrong, or the cell cannot grow.
+            DataError: the data lack a series, have no new rows, or disagree with the run's own.
+            RunError: the run has no model.
+            TrainingError: training diverged.
+        """
+        from grownas.runs import updating
+
+        given = {**({} if how is None else {"update.how": how}), "quiet": quiet, **(overrides or {})}
+        where = None if self.folder is None else str(self.folder.resolve())
+        with self._path() as path:
+            if folder is None:
+                made = updating.update_in_memory(path, _as_items(given), data=new_rows, own=self._data, where=where)
+                config, summary, files, logs, frame = made
+                return Run(config, summary, folder=None, files=files, logs=logs, data=frame)
+            place = Path(os.path.abspath(os.path.expanduser(folder)))
+            done = updating.update(
+                path, _as_items(given), data=new_rows, own=self._data, folder=place, where=where or "memory"
+            )
+        return _load_run(done)
+
     @contextmanager
     def _path(self) -> Iterator[Path]:
         """Yield the run's folder; a run in memory is written to a temporary folder first."""
@@ -380,9 +429,9 @@ def load(folder: str | os.PathLike[str]) -> Run | Comparison:
 
 
 def _load_run(path: Path) -> Run:
-    from grownas.runs import reload
+    from grownas.runs import saved
 
-    return Run(loading.load(path / "config.yaml"), reload.summary_of(path), folder=path)
+    return Run(loading.load(path / "config.yaml"), saved.summary_of(path), folder=path)
 
 
 def _config(

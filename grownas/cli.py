@@ -246,6 +246,34 @@ def _taken(key: str, overrides: tuple[str, ...]) -> tuple[str | None, tuple[str,
 
 
 @cli.command()
+@RUN
+@OVERRIDES
+def update(run: Path, overrides: tuple[str, ...]) -> None:
+    """Learn from the data that came since a run.
+
+    task.data=NEW names the new data: series with the same columns, either the later rows alone or with the run's own
+    rows before them, which must agree; or a folder or file of further text. Writes a new run folder, which can be
+    evaluated, forecast with and updated again. how= says what is learnt:
+
+    \b
+      how=state     no weight changes: the model reads the new rows and
+                    forecasts from there
+      how=continue  a few epochs from the present weights and moments, held
+                    near these weights (L2-SP); the default
+      how=grow      continue, then try to add nodes or ops, and prune
+      how=refit     search and fit anew on all rows
+
+    The last rows are held out: a validation part and then a test part, of update.block rows each. The model learns
+    from all earlier rows. A changed model is kept only if strategy.accept prefers it to the old one on the validation
+    part; otherwise the old weights stay. The next update learns what is held out now. The scaling stays that of the
+    first fit, except after how=refit.
+    """  # noqa: D301, click reads the backslash
+    from grownas.runs import updating
+
+    updating.update(run, overrides)
+
+
+@cli.command()
 @click.argument(
     "runs",
     nargs=-1,

@@ -236,6 +236,26 @@ class Evaluation(NamedTuple):
 
 # --- tasks ---
 
+
+class Joined(NamedTuple):
+    """The data of a finished run together with the data that came since, for `grownas update`.
+
+    A task that can be updated has a method `joined(options, *, frame, block)` that returns this; `options` is its
+    section with the new data as `data`.
+
+    Attributes:
+        data: value of `task.data`: the file or folder among `files` that holds the data.
+        files: text files by path in the run folder.
+        options: further changes to the task's section, such as the sizes of the parts.
+        frame: the same data as a data frame; None if the task reads no data frames.
+    """
+
+    data: str
+    files: Mapping[str, str]
+    options: Mapping[str, Any]
+    frame: Any = None
+
+
 FRAME = "frame"  # value of `task.data` if the data are a data frame given from Python
 
 
@@ -729,6 +749,8 @@ class SearchResult:
         chosen: settings of the model, plain values for the table.
         speed: see `Found`.
         capped: training reached the maximum number of epochs, so the model might still have improved.
+        moments: state of the optimiser of the model's weights by name, see `training.moments`; empty if the model was
+            not trained, or if the strategy does not keep it.
     """
 
     model: Model
@@ -745,6 +767,7 @@ class SearchResult:
     chosen: Mapping[str, Any] = field(default_factory=dict)
     speed: float | None = None
     capped: bool = False
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def genotype(self) -> AnyGenotype:

@@ -23,15 +23,15 @@ LAYERS = """
     completion
     api  bench.suite  runs.status
     runs.exporting
-    runs.reload
+    runs.reload  runs.updating
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
     bench.peers  bench.timing  bench.dag_peers
     bench.settings
     bench.figures
     runs.commands
-    runs.sweep  experiments.study  experiments.replay
-    experiments.tabulate
+    runs.sweep  experiments.study  experiments.replay  runs.saved
+    experiments.tabulate  experiments.updating
     experiments.search
     experiments.text  experiments.series
     experiments.experiment
@@ -85,7 +85,7 @@ LAYERS = """
     baselines.tsmixer  baselines.dlinear  baselines.esn
     baselines.var  baselines.naive  baselines.scan  baselines.window
     training.loop
-    training.perturb  training.distil
+    training.perturb  training.distil  training.moments
     training.bilevel  criteria.early_stop
     training.recipe
     evaluation.panels

@@ -117,6 +117,34 @@ class Backbone(nn.Module):
         backbone.nodes.extend(backbone.new_node(node, generator=generator) for node in ops[1:])
         return backbone
 
+    @classmethod
+    @torch.no_grad()
+    def of_cell(cls, cell: GrownRNN) -> Backbone:
+        """Build the supernet of a derived chain: its ops and weights, with alpha = log(share).
+
+        Promise: `Backbone.of_cell(cell).derive()` equals `cell` up to the rounding of the shares.
+
+        Raises:
+            ValueError: the cell is not a chain of one layer and one direction.
+        """
+        genotype = cell.genotype
+        if not isinstance(genotype, Genotype) or cell.num_layers > 1 or cell.bidirectional:
+            raise ValueError("only a chain with one layer and one direction has a supernet that computes the same")
+        nodes = cast("chain.ChainLayer", cell.layer(0)).nodes()
+        backbone = cls.from_ops(
+            cell.input_size,
+            cell.hidden_size,
+            [node.ops for node in nodes],
+            highway=genotype.highway,
+            share_projection=genotype.share_projection,
+            backend=cell.backend,
+        ).to(nodes[0].W_x)
+        for node, source in zip(backbone.mixed_nodes(), nodes, strict=True):
+            for name, parameter in source.named_parameters():
+                getattr(node, name).copy_(parameter)
+            node.alpha.copy_(source.shares.double().log())
+        return backbone
+
     def new_node(self, ops: Sequence[OpLike], generator: Generator | None = None) -> MixedNode:
         """Return a new node with this backbone's sizes and switches; it is not added to the backbone."""
         node = MixedNode(

@@ -293,6 +293,35 @@ class Study(Section):
         return self.sgd_alpha_rate if optimizer == "sgd" else self.adam_alpha_rate
 
 
+class Update(Section):
+    """How `grownas update` learns from new data."""
+
+    how: Annotated[
+        Literal["state", "continue", "grow", "refit"],
+        about(
+            "state: no weight changes; continue: train on from the present weights; grow: continue, then try to grow "
+            "and prune; refit: search and fit anew"
+        ),
+    ] = "continue"
+    epochs: Annotated[Count, about("epochs of `continue`, all of them trained")] = 5
+    l2_sp: Annotated[
+        Rate,
+        about(
+            "L2-SP of `continue`: share of the distance from the weights before the update that each step takes back"
+        ),
+    ] = 0.03
+    block: Annotated[
+        Several | None,
+        about(
+            "rows of the validation part and of the test part, which are the last rows of a series; null: a quarter of "
+            "the new rows, or 60 if the model has not learnt from the last 120 rows before them"
+        ),
+    ] = None
+    parent: Annotated[
+        str | None, about("set by `grownas update`: the folder of the run before; null: not an update")
+    ] = None
+
+
 SECTIONS: dict[str, dict[str, type[Section]]] = {  # kind of task -> sections that replace those of `Config`
     "series": {},
     "plain": {"start": RandomStart, "baselines": PlainBaselines},
@@ -335,6 +364,7 @@ class Config(Section):
     ] = ()
     retrain: Retrain = Retrain()
     baselines: Baselines = Baselines()
+    update: Update = Update()
     refit: Annotated[
         bool, about("refit all models on training + validation data before they are scored on the test part")
     ] = False
@@ -411,7 +441,7 @@ class Config(Section):
         """Return the name of the run folder; by default it is made of task, strategy, command and seed.
 
         Args:
-            command: `search`, `compare` or `train`.
+            command: `search`, `compare`, `train` or `update`.
             what: the baseline that `train` trains; None for a cell.
         """
         task, strategy = self.task.use, self.strategy.row
@@ -419,6 +449,7 @@ class Config(Section):
             "search": f"{task}-{strategy}-{self.seed}",
             "compare": f"{task}-{strategy}-compare",
             "train": f"{task}-train-{what or 'cell'}-{self.seed}",
+            "update": f"{task}-{self.update.how}-{self.seed}",
         }
         return self.name or names[command]
 

@@ -33,6 +33,8 @@ MODELS = {
     "grown_retrained": NamedModel("found", "the grown cell, retrained from random weights", tuned=True),
     "grown_supernet": NamedModel("found", "the grown supernet of a DAG, before a cell is derived from it"),
     "first_stage": NamedModel("found", "the start after training, before any node was added"),
+    "updated": NamedModel("found", "the model after an update, whether accepted or not"),
+    "not_updated": NamedModel("start", "the model before an update"),
     "start": NamedModel("start", "the model from which growth starts, before any training"),
     **{
         name: NamedModel("fitted" if one.fitted else "trained", one.words, one.tuned) for name, one in BASELINES.items()

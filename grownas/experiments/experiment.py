@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
@@ -30,6 +30,8 @@ from grownas.space import SearchSpace
 from grownas.starts.random import Ops, random_start
 from grownas.starts.var import hidden_size_for
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
+
+OPTIMIZER = "optimizer.safetensors"  # in a run folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,10 +257,6 @@ class Experiment:
         """Choose a setting on validation; return the score and the model trained with it."""
         return self.score_choice(name, self.choose(candidates))
 
-    def retrain(self, genotype: AnyGenotype, name: str = "grown_retrained") -> tuple[Score, Model]:
-        """Train a genotype from random weights in the same way as the baselines; return score and model."""
-        return self.train_and_score(name, self.settings_of(genotype))
-
     def score_choice(self, name: str, choice: Choice) -> tuple[Score, Model]:
         """Return score and model of a choice; if `refit`, retrain it on training and validation data first."""
         fit, setting = choice.fit, choice.setting
@@ -304,19 +302,26 @@ class Experiment:
 
     # --- results ---
 
-    def write(self, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
+    @classmethod
+    def write(cls, task: Any, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
         """Write the files that depend on the kind of task; return their entries for the summary."""
         losses = {score.model: torch.from_numpy(score.test.losses).double() for score in scores}
         folder.write_tensors("losses.safetensors", losses)
         if model is not None:
             sizes = {name: str(getattr(model.core, name)) for name in ("input_size", "hidden_size")}
-            self.write_weights(folder, model, [], **sizes)
+            cls.write_weights(folder, model, [], **sizes)
         return {"tests": pair_tests({score.model: score.test.losses for score in scores})}
 
     @staticmethod
     def write_weights(folder: Folder, model: Model, names: Sequence[str], **notes: str) -> None:
         """Write a model's weights, with the names of series or words and further notes."""
         folder.write_tensors("weights.safetensors", model.state_dict(), {"names": json.dumps(list(names)), **notes})
+
+    @staticmethod
+    def write_optimizer(folder: Folder, moments: Mapping[str, torch.Tensor], recipe: Recipe) -> None:
+        """Write the state of a model's optimiser and how its weights were trained, for `grownas update`."""
+        how = {"weights": asdict(recipe.weights), "clip": recipe.clip}
+        folder.write_tensors(OPTIMIZER, moments, {"recipe": json.dumps(how)})
 
     def draw(self, purpose: str) -> torch.Generator:
         """Return a random generator for one purpose, determined by the seed."""

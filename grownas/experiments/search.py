@@ -24,6 +24,7 @@ from grownas.experiments.text import TextExperiment
 from grownas.genotype import AnyGenotype
 from grownas.protocols import Folder, Journal, Model, Problem, SearchResult, Task
 from grownas.starts.random import Ops
+from grownas.training.moments import moments_of
 
 Summary = dict[str, Any]
 
@@ -57,6 +58,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     scores.append(experiment.score_start(problem.start))
     winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, with alpha fixed
     model, retrain_seconds = result.model, None
+    moments, recipe = found.moments, strategy.recipe()
     if config.retrain.grown:
         before, name = _costs(journal), rows_of(config.strategy.row)[1]
         with journal.of_model(name):
@@ -68,6 +70,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
         by_search_loss = Untrained(choice.fit.model, task.evaluate(choice.fit.model, "val"))
         if not result.is_start and Acceptance.of(config.strategy)(found, by_search_loss, task).accepted:
             winner, model = retrained, retrained_model
+            moments, recipe = moments_of(choice.fit.model, choice.fit.optimizers), choice.setting.recipe
     scores.insert(0, _as_chosen(winner, [scores[0], *(scores[-1:] if config.retrain.grown else [])]))
     scores += [_timed(journal, partial(run_baseline, experiment, name)) for name in config.baselines.use]
     stages = [line for line in result.log if "stage" in line]  # of growth; others log only what `refit` needs
@@ -82,7 +85,8 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
         "genotypes": list(result.scores),
         "stopped": result.reason,
     }
-    return _summarise(config, folder, experiment, model, scores, about), model
+    experiment.write_optimizer(folder, moments, recipe)
+    return summarise(config, folder, task, model, scores, about), model
 
 
 def train(
@@ -95,9 +99,12 @@ def train(
         score, model = run_baseline(experiment, what), None
     else:
         with journal.of_model("grown_retrained"):
-            score, model = experiment.retrain(what)
+            choice = experiment.choose(experiment.settings_of(what))
+            score, model = experiment.score_choice("grown_retrained", choice)
+        moments = moments_of(choice.fit.model, choice.fit.optimizers)
+        experiment.write_optimizer(folder, moments, choice.setting.recipe)
     about = {"retrain_seconds": round(score.seconds, 3)}
-    return _summarise(config, folder, experiment, model, [score], about), model
+    return summarise(config, folder, experiment.task, model, [score], about), model
 
 
 def run_baseline(experiment: Experiment, name: str) -> Score:
@@ -217,12 +224,12 @@ def _costs(journal: Journal, *, cpu_seconds: float = 0.0, gradients: int = 0) ->
     return {"cpu_seconds": journal.cpu_seconds - cpu_seconds, "gradients": journal.gradients - gradients}
 
 
-def _summarise(
-    config: Config, folder: Folder, experiment: Experiment, model: Model | None, scores: list[Score], found: Summary
+def summarise(
+    config: Config, folder: Folder, task: Task, model: Model | None, scores: list[Score], found: Summary
 ) -> Summary:
-    """Write all results except the summary; return the summary."""
-    task = experiment.task
-    about = {"nodes": None, "ops": None, "backend": None, **experiment.write(folder, model, scores)}
+    """Write all results except the summary and the optimiser; return the summary with the entries `found`."""
+    written = EXPERIMENTS[task.kind].write(task, folder, model, scores)
+    about = {"nodes": None, "ops": None, "backend": None, **written}
     entries = [score.entry(task) for score in scores]
     ours = entries[0]
     if model is not None:

@@ -178,9 +178,9 @@ class SeriesExperiment(Experiment):
         made = self.by_rate(key, build, recipe, rates)
         return [[one._replace(chosen={"nodes": nodes, **one.chosen}) for one in candidate] for candidate in made]
 
-    def write(self, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
+    @classmethod
+    def write(cls, task: Any, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
         """Write the forecasts of all models, and the equations, weights and scaling of the chosen model."""
-        task = self.task
         actual = np.concatenate([task.values[task.rows(part)] for part in ("val", "test")])
         forecasts = {score.model: torch.from_numpy(score.forecasts()) for score in scores}
         folder.write_tensors("forecasts.safetensors", {"actual": torch.from_numpy(actual), **forecasts})
@@ -192,7 +192,7 @@ class SeriesExperiment(Experiment):
         tests = pair_tests(losses)
         if model is None:
             return {"free_running": None, "tests": tests}
-        self.write_weights(folder, model, task.names)
+        cls.write_weights(folder, model, task.names)
         assert isinstance(model.core, GrownRNN)
         text = equations(model.core, readout_of(model), task.names, task.mean, task.sd)
         folder.write_text("equations.txt", text)

@@ -168,14 +168,15 @@ class TextExperiment(Experiment):
             for setting, one in self._tried()
         ]
 
-    def write(self, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
+    @classmethod
+    def write(cls, task: Any, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
         """Write each model's losses on the test tokens, the equations, and the weights with the vocabulary."""
         losses = {score.model: torch.from_numpy(score.test.losses).float() for score in scores}
         folder.write_tensors("losses.safetensors", losses)
         if model is not None:
             assert isinstance(model, WordModel)
             folder.write_text("equations.txt", language_equations(model))
-            self.write_weights(folder, model, self.task.words)
+            cls.write_weights(folder, model, task.words)
         return {"tests": pair_tests({score.model: step_losses(score.test.losses) for score in scores})}
 
 

@@ -94,8 +94,8 @@ class Run:
         summary = self.summary or {}
         figures = {entry["model"]: entry["test"] for entry in self.scores}
         rivals = rivals_of(self.main, figures, [summary.get("strategy", "")])
-        kept = summary.get("chosen") == "start"  # the main model is the start
-        return lowest({name: figures[name] for name in rivals if not (kept and name == "start")})
+        same = summary.get("chosen")  # the main model may be the start itself
+        return lowest({name: figures[name] for name in rivals if name != same})
 
     @cached_property
     def test(self) -> dict[str, np.ndarray]:

@@ -47,11 +47,13 @@ def of_run(summary: Tree) -> str:
         return f"{CHANCE[p < LEVEL]} ({p_value(p)})"
 
     rivals = rivals_of(main, figures, [summary.get("strategy", "")])
-    others = {name: figures[name] for name in rivals if (chosen, name) != ("start", "start")}
+    others = {name: figures[name] for name in rivals if name != chosen}  # the main model may be the start itself
     who = f"The chosen model, {chosen}," if main == "chosen" and chosen else main
     words = _gains(who, figures[main], others, summary["metric"], chance)
     if chosen == "start":
         words.insert(1, f"{KEPT}.")
+    if summary.get("update"):
+        words.insert(0, _update_words(summary["update"]))
     stages = summary.get("stage_log", [])
     if stages and chosen != "start" and not any(line.get("accepted") and line.get("stage", 0) > 1 for line in stages):
         words.insert(1, "Growth added nothing: no change after the first stage was accepted.")
@@ -72,6 +74,16 @@ def of_replay(summary: Tree) -> str:
         f"{table['rank']:g} of {table['genotypes']} by the mean over {len(table['seeds'])} seeds. The search stopped: "
         f"{summary['stopped']}."
     )
+
+
+def _update_words(update: Tree) -> str:
+    """Say what an update did and what its judge found."""
+    judge, how = update.get("judge"), update["how"]
+    if judge is None:
+        return f"Update ({how}): the weights are those of the run before, which reads the new rows."
+    done = "accepted" if update["accepted"] else "rejected, so the old weights stay"
+    figure = f"{judge['rule']}: {judge['figure']:.3g}, needed: above {judge['threshold']:g}"
+    return f"Update ({how}): {done} ({figure})."
 
 
 def of_comparison(comparison: Tree) -> str:

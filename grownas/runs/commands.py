@@ -23,14 +23,14 @@ from grownas.baselines.table import names as baseline_names
 from grownas.config import loading as configs
 from grownas.config.sections import WHERE_AND_HOW, Config
 from grownas.errors import ConfigError, DataError, Interrupted, RunError
-from grownas.experiments import replay
+from grownas.experiments import replay, updating
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import check_backbone, space_of
 from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.genotype_table import GenotypeTable
 from grownas.protocols import Folder, Launcher, Model, Task
 from grownas.report import tables, verdicts
-from grownas.runs import launchers
+from grownas.runs import launchers, saved
 from grownas.runs.journal import Journal, MemoryLog
 from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
@@ -59,20 +59,28 @@ def _searching(config: Config) -> Work:
     return experiment.search if config.task.table is None else replay.search
 
 
-def search_in_memory(
-    config: Config, task: Task
-) -> tuple[experiment.Summary, MemoryFolder, Mapping[str, Sequence[Mapping[str, Any]]]]:
+Logs = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def search_in_memory(config: Config, task: Task) -> tuple[experiment.Summary, MemoryFolder, Logs]:
     """Search without writing to disk; return the summary, the files in memory and the logs of changes and trials."""
     configs.strategy_of(config.strategy, refit=config.refit)  # raises if options contradict each other
     refuse_table(config)
     check_search(config, task)
+    return work_in_memory(config, "search", task, experiment.search)
+
+
+def work_in_memory(
+    config: Config, command: str, task: Task, work: Work, what: str | None = None
+) -> tuple[experiment.Summary, MemoryFolder, Logs]:
+    """Do the work of a command without writing to disk; return as `search_in_memory` does."""
     folder = MemoryFolder()
-    folder.write_json("run.json", {"command": "search", "what": None})
+    folder.write_json("run.json", {"command": command, "what": what})
     write_config(config, folder, task.checksum)
     logs = {name: MemoryLog() for name in ("growth", "trials")}
     with Progress(quiet=config.quiet) as progress, _threads(config.threads):
         journal = Journal.in_memory(progress, **logs)
-        summary, _ = experiment.search(config, folder, journal, task)
+        summary, _ = work(config, folder, journal, task)
     summary["verdict"] = verdicts.of_run(summary)
     folder.write_json("summary.json", summary)
     _show(config, summary)
@@ -151,8 +159,16 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
         return _work(config, rundir, task, _searching(config))
     if rundir.command == "study":
         return _study(config, rundir, task)
+    if rundir.command == "update":
+        return run_update(config, rundir, task)
     what = rundir.what or Genotype.load(path / "genotype.json")
     return _work(config, rundir, task, partial(experiment.train, what=what))
+
+
+def run_update(config: Config, rundir: RunDir, task: Task) -> Path:
+    """Do the update of a prepared folder, see `runs.updating`, or continue it."""
+    parent = partial(saved.parent_of, rundir.path / saved.PARENT, config.update.parent)
+    return _work(config, rundir, task, partial(updating.update, parent=parent))
 
 
 def compare(config: Config, rundir: RunDir | None = None) -> Path:
@@ -347,7 +363,9 @@ def _read_data(config: Config) -> Task:
 
 def _plan(config: Config, rundir: RunDir, task: Task) -> str:
     """Return one line that names the run folder and the steps of the run."""
-    if rundir.command == "train":
+    if rundir.command == "update":
+        steps = [f"update.how={config.update.how}: learn from the new data"]
+    elif rundir.command == "train":
         steps = [f"train {rundir.what or 'the given cell'}"]
     else:
         by_folds = ["choose a linear start by folds"] if task.kind == "series" and config.start.use == "var" else []

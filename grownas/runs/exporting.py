@@ -11,7 +11,8 @@ from grownas.errors import ConfigError, RunError
 from grownas.export import FORMS
 from grownas.genotype import Genotype
 from grownas.runs.commands import threads_kept
-from grownas.runs.reload import Reloaded, reload, summary_of
+from grownas.runs.reload import Reloaded, reload
+from grownas.runs.saved import summary_of
 
 
 class Exported(NamedTuple):

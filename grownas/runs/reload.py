@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from grownas.cells.cell import GrownRNN
 from grownas.config import loading as configs
 from grownas.config.sections import COMPUTING, Config
 from grownas.errors import ConfigError, DataError, RunError
@@ -25,6 +24,7 @@ from grownas.genotype import Genotype
 from grownas.protocols import FRAME, Model
 from grownas.runs.commands import kept_notes, load_task, threads_kept
 from grownas.runs.rundir import RunDir
+from grownas.runs.saved import layers_of, model_from, summary_of, weights_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -257,7 +257,6 @@ def reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | 
         data: see the module.
         since: see `evaluate`.
     """
-    rundir = RunDir.open(path)
     summary, notes = summary_of(path), kept_notes(path)
     frame = None if data is None or isinstance(data, str | os.PathLike) else data
     if data is not None:
@@ -267,7 +266,7 @@ def reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | 
     torch.set_num_threads(config.threads)
     if not (path / "weights.safetensors").exists():
         raise RunError(f"{path}: no saved model; this run trained a baseline, whose scores are in summary.json")
-    tensors, names, sizes = _weights(path / "weights.safetensors")
+    tensors, names, sizes = weights_of(path / "weights.safetensors")
     is_named = any(item.partition("=")[0] in [f"task.{key}" for key in kept.task.WHERE] for item in overrides)
     if is_named and hasattr(configs.task_class(config.task.use), "load_for"):
         parts: tuple[str, ...] = ("seen", "new")
@@ -287,9 +286,8 @@ def reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | 
         task, parts = task.with_parts() if "new" in parts else task, ("val", "test")
     if summary["loss"] not in task.losses:
         raise RunError(f"{path / 'summary.json'}: damaged: unknown loss {summary['loss']!r}")
-    layers = getattr(config.retrain, "layers", 1) if rundir.command == "train" else 1  # a grown model has one layer
     task = task.with_loss(summary["loss"])
-    model, task = _model(path, task, tensors, names, sizes, layers, config.backend)
+    model, task = model_from(path, task, tensors, names, sizes, layers_of(path, config), config.backend)
     if since is not None:
         if task.kind != "series":
             raise ConfigError(f"since={since}: {task.name} has no dates; leave since= out")
@@ -302,43 +300,6 @@ def reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | 
     words += [str(new) for key in kept.task.EVALUATION if (new := getattr(config.task, key)) != getattr(kept.task, key)]
     file_name = f"{'-'.join(['forecasts', *words])}.csv"
     return Reloaded(model, task, parts, file_name, OWN if is_own else str(config.task.data), names)
-
-
-def _model(
-    path: Path,
-    task: Any,
-    tensors: dict[str, torch.Tensor],
-    names: list[str],
-    sizes: tuple[int, int] | None,
-    layers: int,
-    backend: str,
-) -> tuple[Model, Any]:
-    """Return the saved model, and the task with the run's scaling.
-
-    `sizes` are input and hidden size of the core; None if the task derives them from the weights.
-    """
-    weights = path / "weights.safetensors"
-    genotype = Genotype.load(path / "genotype.json")
-    try:
-        task, input_size, hidden_size = task.restored(tensors, names) if sizes is None else (task, *sizes)
-    except KeyError as error:
-        raise RunError(f"{weights}: damaged: it lacks {error.args[0]}") from error
-    except ValueError as error:
-        raise RunError(f"{weights}: damaged: {error}") from error
-    inputs = [input_size, *(layers - 1) * [hidden_size]]
-    model: Model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=backend) for size in inputs))
-    expected = model.state_dict()
-    problems = [f"{key} is missing" for key in expected if key not in tensors]
-    problems += [f"{key} belongs to another model" for key in tensors if key not in expected]
-    problems += [
-        f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(one.shape)}"
-        for key, one in expected.items()
-        if key in tensors and tensors[key].shape != one.shape
-    ]
-    if problems:
-        raise RunError(f"{weights} does not fit genotype.json: {'; '.join(problems)}")
-    model.load_state_dict(tensors)
-    return model.eval(), task
 
 
 def _tell_short_past(task: Any, parts: Sequence[str]) -> None:
@@ -382,54 +343,3 @@ def _check_overrides(kept: Config, config: Config) -> None:
             f"only {data}{', '.join(COMPUTING)} (hardware) may change on a finished run; start a new run for anything "
             "else"
         )
-
-
-def summary_of(path: Path) -> dict[str, Any]:
-    """Return the summary of a finished run.
-
-    Raises:
-        RunError: the summary is missing or damaged.
-    """
-    if RunDir.open(path).command == "study" or (path / "study.json").exists():
-        raise RunError(f"{path}: a study keeps no model; give the folder of a search")
-    if RunDir.open(path).command == "compare":
-        panels = sorted(folder.name for folder in path.glob("panel-*/"))
-        what, run = ("panels", panels[0]) if panels else ("seeds", "seed-1")
-        raise RunError(f"{path}: this is a comparison over {what}; give one of its runs, such as {path / run}")
-    try:
-        summary: dict[str, Any] = json.loads((path / "summary.json").read_text("utf-8"))
-        if "replay" in summary:
-            raise RunError(f"{path}: a replay on a table keeps no model; give the folder of a search that trains")
-        if not isinstance(summary["params"], int) or not isinstance(summary["loss"], str):
-            raise ValueError(
-                f"expected params as int and loss as text, got {summary['params']!r} and {summary['loss']!r}"
-            )
-        return summary
-    except FileNotFoundError as error:
-        raise RunError(f"{path}: not finished; continue it with `grownas resume {path}`") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path / 'summary.json'}: damaged: {error}") from error
-
-
-def _weights(path: Path) -> tuple[dict[str, torch.Tensor], list[str], tuple[int, int] | None]:
-    """Return the tensors, the names of series or words, and the core's input and hidden size if the file has them."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            notes = file.metadata() or {}
-        names = json.loads(notes.get("names", "null"))
-        sizes = (int(notes["input_size"]), int(notes["hidden_size"])) if "input_size" in notes else None
-    except KeyError as error:
-        raise RunError(f"{path}: damaged: its metadata lack {error}") from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise RunError(f"{path}: damaged: {error}") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RunError(f"{path}: damaged: its metadata need names, a JSON list of strings")
-    if len(set(names)) < len(names):
-        raise RunError(f"{path}: damaged: a name is repeated in its metadata")
-    for key, one in tensors.items():
-        if not one.is_floating_point() or not one.isfinite().all():
-            raise RunError(f"{path}: damaged: {key} needs floating-point numbers, all of them finite")
-    return tensors, names, sizes

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARK = "run.json"  # marks a run folder, and names the command that created it
-COMMANDS = ("search", "compare", "train", "study")  # study: a part of a study
+COMMANDS = ("search", "compare", "train", "update", "study")  # study: a part of a study
 
 
 class LockedError(RunError):

@@ -37,6 +37,7 @@ from grownas.strategies import following
 from grownas.strategies.cores import derived, genotype_of, supernet_of, with_core
 from grownas.strategies.supernet_options import SupernetSection
 from grownas.training.loop import Fit
+from grownas.training.moments import moments_of
 from grownas.training.perturb import with_shares
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
@@ -341,11 +342,11 @@ class SupernetSearch:
         }
         log = ({"best_epoch": fit.best_epoch, "loss_after": fit.loss},)
         result = replace(result, others=others, log=log, is_start=not accepted, reason=self.reason)
-        result = replace(result, capped=result.capped or is_short)
+        result = replace(result, capped=result.capped or is_short, moments=moments_of(fit.model, fit.optimizers))
         return (
             result
             if accepted
-            else replace(result, model=begin, evaluation=start.evaluation, params=count_parameters(begin))
+            else replace(result, model=begin, evaluation=start.evaluation, params=count_parameters(begin), moments={})
         )
 
     def result(self, model: Any, evaluation: Evaluation, supernet: Fit) -> SearchResult:

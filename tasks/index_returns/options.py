@@ -85,6 +85,10 @@ class Options(Section):
     ] = LONGEST_STILL
     train: Annotated[Share, about("share of rows in the training part, from the first row on")] = 0.70
     val: Annotated[Share, about("share of rows in the validation part; the remaining rows are the test part")] = 0.15
+    recent: Annotated[
+        Days | None,
+        about("rows of the validation part and of the test part each, the last rows; null: by `train` and `val`"),
+    ] = None
     loss: Annotated[str, about(f"{', '.join(LOSSES)}; auto: the loss of the start")] = "auto"
     batches: Annotated[
         Literal["streams", "windows"], about("parallel streams that carry the state, or random windows from zero state")

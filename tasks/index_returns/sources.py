@@ -94,6 +94,14 @@ def forecast_frame(rows: Sequence[tuple[str, str, float, float | None]]) -> pd.D
     return frame.astype({"forecast": float, "actual": float})
 
 
+def frame_of(table: Table) -> pd.DataFrame:
+    """Return a table as a data frame with a column `date` of ISO text; `from_frame` reads the same table."""
+    import pandas as pd
+
+    columns = dict(zip(table.names, table.values.T, strict=True))
+    return pd.DataFrame({"date": [str(day) for day in table.dates], **columns})
+
+
 def from_frame(frame: pd.DataFrame, kind: Kind = "prices", only: Sequence[str] | None = None) -> Table:
     """Read a data frame: the same table as the CSV that `frame.to_csv` writes.
 

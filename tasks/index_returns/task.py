@@ -17,12 +17,13 @@ from torch import Generator, Tensor
 
 from grownas.errors import DataError
 from grownas.evaluation.scoring import evaluating
-from grownas.protocols import Evaluation, Model, Recurrent, Window
+from grownas.protocols import Evaluation, Joined, Model, Recurrent, Window
 from grownas.readout import LinearReadout, readout_of
 from grownas.tasks.index_returns import metrics, sources, synthetic
-from grownas.tasks.index_returns.cleaning import Panel, clean_moving, returns_for
+from grownas.tasks.index_returns.cleaning import Panel, clean_moving, only_series, returns_for
 from grownas.tasks.index_returns.frequency import Moment, Step, frequencies_apart, next_step
 from grownas.tasks.index_returns.losses import LOSSES, calmness
+from grownas.tasks.index_returns.merging import merged
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.reading import Table
 from grownas.tasks.index_returns.subpanel import draw_subpanel
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+LEAST_BLOCK = 60  # rows of an update's validation part, where the model has not learnt from so many; three months
 
 
 class Forecaster(LinearReadout):
@@ -178,6 +180,43 @@ class IndexReturns:
         """
         val = _cut(len(self.panel.returns), options=self.options, source=self.source)["val"]
         return replace(self, n_train=val.start, n_val=val.stop - val.start, run_dates=(), seen=0)
+
+    def joined(self, options: Options, *, frame: pd.DataFrame | None = None, block: int | None = None) -> Joined:
+        """Return the rows of this task and those that came since, for the task of an update.
+
+        The last `block` rows become the test part, the `block` rows before them the validation part, all earlier rows
+        the training part. None: a quarter of the new rows; or 60 if that is more, as far as the model has not learnt
+        from so many rows before the new ones. So at least as many rows are learnt as are new.
+
+        Args:
+            options: `data` names the new rows, `values` is ignored: the new rows are of the kind that the run read.
+            frame: a data frame with the new rows instead of `options.data`.
+            block: see above.
+
+        Raises:
+            DataError: see `merging.merged`; or the model has learnt from a row of these two parts.
+        """
+        if self.options.subpanel is not None or self.table is None:
+            raise DataError(f"{self.source}: a sub-panel cannot be updated; set task.subpanel=null in a new search")
+        known = only_series(self.table, self.names)
+        asked = options.model_copy(update={"values": known.kind})
+        table = merged(known, self._read(asked, frame, only=self.names))
+        added, unread = len(table.dates) - len(known.dates), len(self.values) - self.rows("train").stop
+        chosen = max(2, added // 4, min(LEAST_BLOCK, unread // 2)) if block is None else block
+        if 2 * chosen > unread + added:
+            last = self.panel.dates[self.rows("train").stop - 1]
+            raise DataError(
+                f"update.block={chosen}: the validation and the test part would take {2 * chosen} rows, but the model "
+                f"has learnt from the rows up to {last}, after which there are {unread + added}; lower update.block"
+            )
+        changes = {
+            "values": known.kind,
+            "difference": tuple(self.panel.report["differenced"]),
+            "recent": chosen,
+        }
+        whole = sources.frame_of(table)
+        text = whole.to_csv(index=False, lineterminator="\n")
+        return Joined("data.csv", {"data.csv": text}, changes, whole)
 
     @property
     def input_size(self) -> int:
@@ -576,6 +615,8 @@ class IndexReturns:
 def _cut(rows: int, *, options: Options, source: str) -> dict[str, slice]:
     """Return the rows of each part; raise a DataError if a part has too few rows."""
     val, test = int(rows * options.train), int(rows * (options.train + options.val))  # first rows of the two parts
+    if options.recent is not None:
+        val, test = rows - 2 * options.recent, rows - options.recent
     least = 4 * options.bptt  # room for burn-in, shift and a window
     if val < least or test - val < 2 or rows - test < 2:
         raise DataError(

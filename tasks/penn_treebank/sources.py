@@ -77,6 +77,37 @@ def read(data: str, cache: Path) -> Text:
     return from_folder(Path(os.path.expanduser(data)))
 
 
+def further(data: str, cache: Path) -> Text:
+    """Read a text from which a finished model learns: as `read`, or a single file, which is cut at ends of lines.
+
+    The first half of a file is the training part, the next quarter the validation part, the last the test part.
+
+    Raises:
+        DataError: the text cannot be read, or a file has fewer than four lines.
+    """
+    path = Path(os.path.expanduser(data))
+    if data in NAMES or not path.is_file():
+        return read(data, cache)
+    words = _words(path)
+    ends = [place + 1 for place, word in enumerate(words) if word == EOS]
+    if len(ends) < 4:
+        raise DataError(f"{path}: {len(ends)} lines; give at least four, which are cut into the three parts")
+    half, last = ends[len(ends) // 2 - 1], ends[3 * len(ends) // 4 - 1]
+    parts = {"train": words[:half], "val": words[half:last], "test": words[last:]}
+    return _text(parts, source=str(path), name=path.stem)
+
+
+def as_lines(words: Sequence[str]) -> str:
+    """Return words as the text of a file, one line up to each `<eos>`; `from_folder` reads the same words."""
+    lines = [list[str]()]
+    for word in words:
+        if word == EOS:
+            lines.append([])
+        else:
+            lines[-1].append(word)
+    return "".join(f"{' '.join(line)}\n" for line in (lines if lines[-1] else lines[:-1]))
+
+
 def checksum_of(*parts: Sequence[str]) -> str:
     """Return the sha256 of the words of all parts; it does not depend on file names, compression or line ends."""
     return "sha256:" + hashlib.sha256("\0".join(" ".join(words) for words in parts).encode()).hexdigest()

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Generator, Tensor
 
-from grownas.errors import ConfigError
-from grownas.protocols import Evaluation, Model, Recurrent, Window
+from grownas.errors import ConfigError, DataError
+from grownas.protocols import Evaluation, Joined, Model, Recurrent, Window
 from grownas.tasks.penn_treebank import scoring, sources
 from grownas.tasks.penn_treebank.corpus import Corpus
 from grownas.tasks.penn_treebank.model import LanguageModel, Stack, training_loss
@@ -211,6 +211,29 @@ class PennTreebank:
                 )
         corpus = self.corpus if words == self.words else self._corpus(self.options, words)
         return replace(self, corpus=corpus), embedding.shape[1], decoder.shape[1]
+
+    def joined(self, options: Options, *, frame: None = None, block: int | None = None) -> Joined:
+        """Return the run's text, all of which is learnt, and a further text, whose end is not.
+
+        A further text in three files keeps its parts. Of a single file the first half is learnt, the next quarter is
+        the validation part and the last quarter the test part.
+
+        Args:
+            options: `data` is a folder as for a search, or a file of text.
+            frame: not for texts.
+            block: not for texts.
+
+        Raises:
+            DataError: the text cannot be read, or `block` is given.
+        """
+        if block is not None:
+            raise DataError(f"update.block={block}: a text has no rows; leave it out")
+        new = sources.further(options.data, Path(os.path.expanduser(options.cache)))
+        ids = self.corpus.part("all").tolist()
+        train = [*(self.corpus.words[number] for number in ids), *new.train]
+        parts = {"train": train, "val": new.val, "test": new.test}
+        files = {f"text/{sources.FILES[part]}": sources.as_lines(words) for part, words in parts.items()}
+        return Joined("text", files, {"train_words": None})
 
     @property
     def input_size(self) -> None:

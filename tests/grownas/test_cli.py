@@ -29,6 +29,7 @@ COMMANDS = (
     "status",
     "tabulate",
     "train",
+    "update",
 )
 
 

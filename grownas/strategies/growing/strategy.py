@@ -14,9 +14,12 @@ import copy
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from grownas.backbones.dag import DagBackbone
 from grownas.criteria import threshold
@@ -41,6 +44,7 @@ from grownas.strategies.growing.state import (
 )
 from grownas.strategies.supernet import closing
 from grownas.training.loop import Fit
+from grownas.training.moments import moments_of, of_derived
 from grownas.training.recipe import Recipe, count_parameters, set_rates, split_parameters
 
 NOTHING_FOUND = "no first stage was accepted: the start is kept"
@@ -163,6 +167,29 @@ class Growth:
         yield from self._finish()
         self.reason = "; ".join(dict.fromkeys(reasons))
 
+    def go_on(self, l2_sp: float, optimizers: list[torch.optim.Optimizer] | None) -> None:
+        """Try moves on the start, which is a trained model here, and prune the result; no first stage is trained.
+
+        Args:
+            l2_sp: strength of the L2-SP penalty in all stages.
+            optimizers: optimisers of the start; None for new ones.
+        """
+        self.l2_sp, self.best = l2_sp, Stage(self.origin._replace(optimizers=optimizers), number=1)
+
+        def moves() -> Iterator[None]:
+            self.reason = yield from self._train_moves()
+
+        for _ in moves():
+            pass
+        if self.options.prune == "at_end":
+            self.best = prune_stage(self.best, self._context(self.best.number))
+            log_prunings(self.problem.journal, self.best, accepted=True)
+
+    @property
+    def _next_number(self) -> int:
+        """Number of the next stage."""
+        return int(self.stages[-1]["stage"] if self.stages else self.best.number) + 1
+
     def result(self) -> SearchResult:
         """Return the best result so far; the core of its model is the supernet."""
         core = supernet_of(self.best.model)
@@ -239,7 +266,7 @@ class Growth:
     def _train_moves(self) -> Generator[None, None, str]:
         """Try moves on the best candidate one by one; return why no further move is tried."""
         while (limit := self._spent()) is None:
-            context = self._context(self.stages[-1]["stage"] + 1)
+            context = self._context(self._next_number)
             prepared = _choose(context, self.rejected)
             if isinstance(prepared, str):
                 return prepared
@@ -304,11 +331,13 @@ class Closed(NamedTuple):
         model: the task's model around the cell.
         evaluation: its evaluation on the validation part.
         fit: the fine-tuning.
+        moments: state of the optimiser of the cell's weights, see `training.moments`.
     """
 
     model: Model
     evaluation: Evaluation
     fit: Fit | None = None
+    moments: Mapping[str, Tensor] = MappingProxyType({})
 
     @property
     def seconds(self) -> float:
@@ -348,7 +377,9 @@ def _closed(growth: Growth) -> SearchResult:
     }
     seconds = result.seconds  # of the growth alone
     result = replace(result, seconds=seconds + closed.seconds, steps=result.steps + closed.steps)
-    result = replace(result, model=closed.model, evaluation=closed.evaluation, others=others)
+    result = replace(
+        result, model=closed.model, evaluation=closed.evaluation, others=others, moments=dict(closed.moments)
+    )
     if not isinstance(supernet_of(problem.start), DagBackbone):
         return result
     supernet = Found(
@@ -365,6 +396,7 @@ def _closed(growth: Growth) -> SearchResult:
         is_start=is_start,
         params=count_parameters(model),
         others={**others, SUPERNET: supernet},
+        moments={} if is_start else result.moments,
     )
 
 
@@ -375,13 +407,14 @@ def _close(growth: Growth, candidate: Candidate, line: Line | None, key: str) ->
     if line is None:
         return Closed(model, problem.task.evaluate(model, "val") if is_dag else candidate.evaluation)
     if not is_dag and options.recipe.bilevel == "joint":
-        return Closed(model, candidate.evaluation)
+        moments = of_derived(moments_of(candidate.model, candidate.optimizers or []))
+        return Closed(model, candidate.evaluation, moments=moments)
     recipe = closing(options.recipe, options.fine_tune_epochs) if is_dag else options.recipe
     recipe = replace(recipe, l2_sp=line["l2_sp"], bf16=problem.bf16)
     fit = problem.journal.fit(key, model, problem.task, recipe, seed=problem.seed)
     if is_dag:
         line["best_epoch_closed"] = fit.best_epoch
-    return Closed(fit.model, fit.evaluation, fit)
+    return Closed(fit.model, fit.evaluation, fit, moments_of(fit.model, fit.optimizers))
 
 
 def _replay_closing(problem: Problem, options: Options, grown: Model, path: Sequence[Line]) -> tuple[Model, int]:

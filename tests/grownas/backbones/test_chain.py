@@ -199,3 +199,29 @@ def test_errors_quote_what_came():
         make()(randn(5, I))
     with pytest.raises(ValueError, match=r"h_0 has shape \(2, 4\), expected \(1, 2, 4\)"):
         make()(randn(5, 2, I), randn(2, H))
+
+
+@pytest.mark.parametrize("options", [{}, {"highway": True}, {"share_projection": True}], ids=str)
+def test_the_supernet_of_a_derived_cell_computes_the_same(options):
+    cell = make(**options).derive()
+    supernet = Backbone.of_cell(cell)
+    x, h_0 = randn(7, 2, I), randn(1, 2, H, seed=2)
+    torch.testing.assert_close(supernet(x, h_0)[0], cell(x, h_0)[0], rtol=1e-12, atol=1e-12)
+    again = supernet.derive()
+    for name, value in cell.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=0, atol=1e-12)
+    assert supernet.op_names(0) == OPS[0]
+    with torch.no_grad():
+        supernet.op_parameters(0, 0)["W_x"].add_(1)
+    assert not torch.equal(supernet.op_parameters(0, 0)["W_x"], cell.op_parameters(0, 0, 0)["W_x"])
+
+
+def test_only_a_chain_of_one_layer_has_a_supernet():
+    genotype = make().genotype()
+    for cell in (
+        grownas.GrownRNN("darts_v2", I, H),
+        grownas.GrownRNN(genotype, I, H, num_layers=2),
+        grownas.GrownRNN(genotype, I, H, bidirectional=True),
+    ):
+        with pytest.raises(ValueError, match="only a chain with one layer and one direction"):
+            Backbone.of_cell(cell)

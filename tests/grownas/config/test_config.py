@@ -356,7 +356,7 @@ CHANGES = {  # another valid value for every key
         "data_seed": 2, "subpanel": 3, "planted_nodes": 2, "planted_units": 32, "replay": "/table.jsonl",
         "values": "returns", "units": "prices",
         "difference": ["a"], "longest_still": 20, "train": 0.6, "val": 0.1, "loss": "huber", "batches": "windows",
-        "streams": 8, "bptt": 10, "context": 50,
+        "streams": 8, "bptt": 10, "context": 50, "recent": 30,
     },
     "start": {"use": "random", "rule": "single", "nodes": 2, "carrier_share": 0.4, "max_order": 5},
     "space": {
@@ -393,6 +393,7 @@ CHANGES = {  # another valid value for every key
         "use": ["gru"], "compare": ["sizes"], "hidden_sizes": [4], "losses": ["huber"], "rates": [0.02],
         "weight_decays": [0.5], "halving": {"first_epochs": 3, "reduction_factor": 2, "finalists": 3},
     },
+    "update": {"how": "grow", "epochs": 9, "l2_sp": 0.5, "block": 30, "parent": "before"},
     "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "cluster": "tcp://a:1",
     "worker_timeout": 9.0, "threads": 2, "device": "cuda", "bf16": True,
     "backend": "torch", "runs": "elsewhere",

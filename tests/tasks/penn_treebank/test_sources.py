@@ -407,3 +407,17 @@ def test_topics_are_split_by_order_tokenised_and_each_paragraph_kept_once(monkey
 def test_a_python_without_topics_is_told_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     assert refusal(sources.embedded).endswith("set task.data=download")
+
+
+def test_a_single_file_of_further_text_is_cut_at_ends_of_lines(tmp_path):
+    path = tmp_path / "more.txt"
+    path.write_text("a b\n\nc\nd e f\ng\n")
+    text = sources.further(str(path), tmp_path)
+    assert text.train == ["a", "b", sources.EOS, sources.EOS]
+    assert text.val == ["c", sources.EOS]
+    assert text.test == ["d", "e", "f", sources.EOS, "g", sources.EOS]
+    whole = [*text.train, *text.val, *text.test]
+    assert sources.as_lines(whole) == path.read_text()
+    path.write_text("a\nb\nc\n")
+    with pytest.raises(DataError, match="3 lines; give at least four"):
+        sources.further(str(path), tmp_path)
