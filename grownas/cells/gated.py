@@ -1,0 +1,163 @@
+"""`nn.LSTM` and `nn.GRU` of one layer on the CPU, with time loops in C (`native/gated.h`).
+
+At the sizes of series PyTorch's GRU takes several times longer than its LSTM, and both spend most of their time in
+calls. With the gates [i | f | g | o] of an LSTM and [r | z | n] of a GRU, each H columns wide:
+
+    before      A = x W_ih^T                          one product for all steps
+    forward     LSTM  A_t = gates of A_t + h W_hh^T + b;  c' = f c + i g;  h' = o tanh(c')
+                GRU   Q_t = h W_hn^T + b_hn;  r, z of A_t + h W_hh^T + b;  n = tanh(A_t + b_in + r Q_t);
+                      h' = n + z (h - n)
+    backward    A_t and Q_t := gradients of what the gates were applied to, in place, and of Q_t
+    after       dW_ih = A^T x,  dx = A W_ih,  dW_hh = [A | or A of r and z, and Q]^T S       S: states before all steps
+
+b is the sum of both biases. Kept between forward and backward: A, Q or the cells c, and the states. The loops run in
+float32 and float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from grownas.cells import native_loop
+from grownas.cells.native_loop import multiply
+from grownas.cells.operators import is_traced
+from grownas.cells.sequence import is_repeatable
+
+
+class LSTM(nn.LSTM):
+    """`nn.LSTM` of one layer; computed in C on the CPU, and by PyTorch elsewhere, when traced and under autocast.
+
+    Parameters, their names, draws and the results are those of `nn.LSTM`, up to rounding. Second derivatives are not
+    available in C: they raise an error.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, device: str | None = None) -> None:
+        """Draw the parameters as PyTorch does."""
+        super().__init__(input_size, hidden_size, device=device)
+
+    def forward(  # type: ignore[override]  # sequences are not packed here
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Map x `(T, B, I)` and a state h, c `(1, B, H)` each, zeros if None, to outputs `(T, B, H)` and a last state."""
+        if not _runs_in_c(self, x, *(state or ())):
+            return super().forward(x, state)
+        h_0, c_0 = state or (x.new_zeros(1, x.shape[1], self.hidden_size),) * 2
+        out, cell = _Gated.apply(x, h_0[0], c_0[0], *_weights(self))  # type: ignore[no-untyped-call]
+        return out, (out[-1:].clone(), cell.unsqueeze(0))
+
+
+class GRU(nn.GRU):
+    """`nn.GRU` of one layer; see `LSTM`."""
+
+    def __init__(self, input_size: int, hidden_size: int, device: str | None = None) -> None:
+        """Draw the parameters as PyTorch does."""
+        super().__init__(input_size, hidden_size, device=device)
+
+    def forward(  # type: ignore[override]  # sequences are not packed here
+        self, x: Tensor, h_0: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Map x `(T, B, I)` and a state `(1, B, H)`, zeros if None, to outputs `(T, B, H)` and the last state."""
+        if not _runs_in_c(self, x, *(() if h_0 is None else (h_0,))):
+            return super().forward(x, h_0)
+        state = x.new_zeros(x.shape[1], self.hidden_size) if h_0 is None else h_0[0]
+        out, _ = _Gated.apply(x, state, None, *_weights(self))  # type: ignore[no-untyped-call]
+        return out, out[-1:].clone()
+
+
+def _weights(core: nn.RNNBase) -> Sequence[Any]:
+    return core.weight_ih_l0, core.weight_hh_l0, core.bias_ih_l0, core.bias_hh_l0
+
+
+def _runs_in_c(core: nn.RNNBase, x: Tensor, *state: Tensor) -> bool:
+    """Return whether the loop in C can run; if sizes or dtypes do not fit, PyTorch raises its error."""
+    weights = _weights(core)
+    return (
+        native_loop.unsupported(x.device, x.dtype, {"tanh", "sigmoid"}) is None
+        and x.dim() == 3
+        and x.shape[2] == core.input_size
+        and all(one.shape == (1, x.shape[1], core.hidden_size) for one in state)
+        and all((one.dtype, one.device) == (x.dtype, x.device) for one in (*weights, *state))
+        and not is_traced([x, *weights])
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class _Gated(torch.autograd.Function):
+    """See the module's docstring; an LSTM has a first cell, a GRU has None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, h_0: Tensor, c_0: Tensor | None, W_ih: Tensor, W_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        (T, B, _), H, gates = x.shape, W_hh.shape[1], 3 if c_0 is None else 4
+        A, kept, out = (x.new_empty(T, B, width) for width in (gates * H, H, H))
+        multiply(x.flatten(0, 1), W_ih.t(), A.flatten(0, 1))
+        bias = b_ih + b_hh if gates == 4 else torch.cat([b_ih, b_hh[2 * H :]])
+        if gates == 3:
+            bias[: 2 * H] += b_hh[: 2 * H]
+        tensors = A, kept, out, W_hh, bias, h_0, c_0
+        _loop(tensors)
+        ctx.save_for_backward(x, W_ih, *tensors)
+        return out, None if c_0 is None else kept[-1].clone()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor, grad_cell: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, W_ih, A, kept, out, W_hh, bias, h_0, c_0 = ctx.saved_tensors
+        H, gates = W_hh.shape[1], W_hh.shape[0] // W_hh.shape[1]
+        if is_repeatable():  # otherwise the loop may overwrite what was kept
+            A, kept = A.clone(), kept.clone() if gates == 3 else kept
+        dh_0, dc_0 = torch.empty_like(h_0), None if c_0 is None else torch.zeros_like(c_0)
+        if dc_0 is not None and grad_cell is not None:
+            dc_0 += grad_cell
+        _loop((A, kept, out, W_hh, bias, h_0, c_0), grad.contiguous(), dh_0, dc_0)
+        A, dx = A.flatten(0, 1), None
+        if ctx.needs_input_grad[0]:
+            dx = x.new_empty(x.shape)
+            multiply(A, W_ih, dx.flatten(0, 1))
+        dW_ih, dW_hh = W_ih.new_empty(W_ih.shape), W_hh.new_empty(W_hh.shape)
+        multiply(A.t(), x.flatten(0, 1), dW_ih)
+        states, own = torch.cat([h_0.unsqueeze(0), out[:-1]]).flatten(0, 1), gates * H if gates == 4 else 2 * H
+        multiply(A[:, :own].t(), states, dW_hh[:own])
+        db_ih = db_hh = A.sum(0)
+        if gates == 3:
+            Q = kept.flatten(0, 1)
+            multiply(Q.t(), states, dW_hh[own:])
+            db_hh = torch.cat([db_ih[:own], Q.sum(0)])
+        return dx, dh_0, dc_0, dW_ih, dW_hh, db_ih, db_hh
+
+
+def _loop(
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None],
+    grad: Tensor | None = None,
+    dh_0: Tensor | None = None,
+    dc_0: Tensor | None = None,
+) -> None:
+    """Run the time loop forward, or backward from `grad` (T, B, H). Copies made here must live until the call returns."""
+    A, kept, out, W_hh, bias, h_0, c_0 = tensors
+    W_hh, bias, h_0 = W_hh.contiguous(), bias.contiguous(), h_0.contiguous()
+    c_0 = None if c_0 is None else c_0.contiguous()
+    gates = 3 if c_0 is None else 4
+    address = native_loop._address
+    native_loop._native.gated(
+        grad is not None,
+        A.dtype == torch.float64,
+        gates,
+        *out.shape,
+        A.data_ptr(),
+        kept.data_ptr(),
+        out.data_ptr(),
+        kept.data_ptr(),
+        W_hh.data_ptr(),
+        bias.data_ptr(),
+        h_0.data_ptr(),
+        address(c_0),
+        address(grad),
+        address(dh_0),
+        address(dc_0),
+    )
