@@ -43,7 +43,7 @@ class LSTM(nn.LSTM):
     def forward(  # type: ignore[override]  # sequences are not packed here
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Map x `(T, B, I)` and a state h, c `(1, B, H)` each, zeros if None, to outputs `(T, B, H)` and a last state."""
+        """Map x `(T, B, I)` and a state h, c `(1, B, H)`, zeros if None, to outputs `(T, B, H)` and the last state."""
         if not _runs_in_c(self, x, *(state or ())):
             return super().forward(x, state)
         h_0, c_0 = state or (x.new_zeros(1, x.shape[1], self.hidden_size),) * 2
@@ -138,7 +138,7 @@ def _loop(
     dh_0: Tensor | None = None,
     dc_0: Tensor | None = None,
 ) -> None:
-    """Run the time loop forward, or backward from `grad` (T, B, H). Copies made here must live until the call returns."""
+    """Run the time loop forward, or backward from `grad`. The contiguous copies must stay alive until the end."""
     A, kept, out, W_hh, bias, h_0, c_0 = tensors
     W_hh, bias, h_0 = W_hh.contiguous(), bias.contiguous(), h_0.contiguous()
     c_0 = None if c_0 is None else c_0.contiguous()

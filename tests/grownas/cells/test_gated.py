@@ -12,13 +12,14 @@ from grownas.cells import gated, native_loop
 
 KINDS = {"lstm": (gated.LSTM, nn.LSTM), "gru": (gated.GRU, nn.GRU)}
 SHAPES = [(1, 1, 1, 1), (5, 3, 4, 16), (7, 2, 3, 17), (20, 16, 4, 32), (4, 5, 2, 40)]  # T, B, I, H
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-5}  # some units in the last place, added up over T * B terms
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 5e-5}  # some units in the last place of sums over T * B terms
 
 needs_c = pytest.mark.skipif(native_loop.MISSING is not None, reason=str(native_loop.MISSING))
 
 
 def pair(kind, inputs, units, dtype=torch.float64):
     """Our core and PyTorch's with the same weights."""
+    torch.manual_seed(0)
     ours, judge = (cls(inputs, units) for cls in KINDS[kind])
     ours.load_state_dict(judge.state_dict())
     return ours.to(dtype), judge.to(dtype)
@@ -47,7 +48,7 @@ def everything(core, x, *, seed=0, reads_state=True):
 
 def assert_equal(found, wanted, tolerance):
     for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
 @needs_c
