@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -181,6 +182,8 @@ class Trainer:
         self.averaging = [o for o in self.optimizers if isinstance(o, AveragedSGD)]
         for optimizer in self.averaging:
             optimizer.set_averaging(False)  # the optimiser of an earlier stage may have averaged
+        self.loss_and_slope: Any = getattr(task, "loss_and_slope", None)
+        self.direct: Any = self._direct()
         self.history: list[float] = []  # validation losses after each epoch
         self.means: list[Tensor] | None = None  # moving averages of all parameters, see `Recipe.average`
         self.blending: list[Any] = _blended_nodes(self.model)
@@ -264,10 +267,7 @@ class Trainer:
             self._alpha_step(window)
         for p in self.trained:
             p.grad = None
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.recipe.bf16 else nullcontext()
-        with self._perturbed(window, done), autocast:
-            loss, hidden = window_loss(self.model, self.task, window, self.hidden)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss, hidden = self._backpropagate(window, done)
         self.gradients += 1
         value, norm = loss.item(), clip_gradients(self.weights, self.recipe.clip)
         if not (math.isfinite(value) and math.isfinite(norm)):
@@ -281,6 +281,18 @@ class Trainer:
         self.step += 1
         self._average()
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
+
+    def _backpropagate(self, window: Window, done: float) -> tuple[Tensor, Any]:
+        """Set the gradients of the loss on a window; return the loss and the state after it."""
+        if self.direct is not None:
+            found = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
+            if found is not None:
+                return found
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.recipe.bf16 else nullcontext()
+        with self._perturbed(window, done), autocast:
+            loss, hidden = window_loss(self.model, self.task, window, self.hidden)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss, hidden
 
     def _alpha_step(self, window: Window) -> None:
         """Do a step of alpha on the architecture part (ALGORITHMS 2)."""
@@ -318,6 +330,12 @@ class Trainer:
             for alpha, kept in zip(self.alphas, self.alpha_before["alphas"], strict=True):
                 alpha.copy_(kept)
         self.optimizers[1].load_state_dict(self.alpha_before["optimizer"])
+
+    def _direct(self) -> Callable[..., tuple[Tensor, Any] | None] | None:
+        """Return the model's function that sets gradients without autograd; None if the fit needs autograd."""
+        plain = self.recipe.perturb == "none" and not self.recipe.bf16 and self.loss_and_slope is not None
+        whole = len(self.trained) == sum(1 for _ in self.model.parameters())
+        return getattr(self.model, "backpropagate", None) if plain and whole else None
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of all optimisers."""

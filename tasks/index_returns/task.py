@@ -22,7 +22,7 @@ from grownas.readout import LinearReadout, readout_of
 from grownas.tasks.index_returns import metrics, sources, synthetic
 from grownas.tasks.index_returns.cleaning import Panel, clean_moving, returns_for
 from grownas.tasks.index_returns.frequency import Moment, Step, frequencies_apart, next_step
-from grownas.tasks.index_returns.losses import LOSSES, calmness
+from grownas.tasks.index_returns.losses import LOSSES, SLOPES, calmness
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.reading import Table
 from grownas.tasks.index_returns.subpanel import draw_subpanel
@@ -320,6 +320,14 @@ class IndexReturns:
         """Return a window's mean training loss from the core's output `(T, B, H)`."""
         losses = LOSSES[self.loss_name](readout_of(model)(out), window.target)
         return (losses if window.weight is None else losses * window.weight).mean()
+
+    def loss_and_slope(self, window: Window, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of predictions `(T, B, I)` and its gradient by them, without autograd."""
+        losses = LOSSES[self.loss_name](predictions, window.target)
+        slope, each = SLOPES[self.loss_name](predictions, window.target), 1 / losses.numel()
+        if window.weight is None:
+            return losses.mean(), slope * each
+        return (losses * window.weight).mean(), slope * (window.weight * each)
 
     def evaluate(self, model: Model, part: str) -> Evaluation:
         """Score a model on a part, after it has read `context` days and the day before the part, from a zero state.
