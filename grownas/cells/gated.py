@@ -138,7 +138,7 @@ class _Gated(torch.autograd.Function):
 
 
 class _Kept(NamedTuple):
-    """What the backward pass needs: A `(T, B, gates*H)`; `side`, Q of a GRU or cells of an LSTM, and out `(T, B, H)`."""
+    """What the backward pass needs: A `(T, B, gates*H)`; side, which is Q or the cells, and out, `(T, B, H)`."""
 
     x: Tensor
     W_ih: Tensor

@@ -638,7 +638,7 @@ def _detached(tree: Any) -> Any:
         return {key: _detached(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return type(tree)(_detached(value) for value in tree)
-    return copy.deepcopy(tree)
+    return tree if tree is None or isinstance(tree, bool | int | float | str) else copy.deepcopy(tree)
 
 
 def _copy_together(

@@ -327,7 +327,7 @@ class IndexReturns:
         slope, each = SLOPES[self.loss_name](predictions, window.target), 1 / losses.numel()
         if window.weight is None:
             return losses.mean(), slope * each
-        return (losses * window.weight).mean(), slope * (window.weight * each)
+        return (losses * window.weight).mean(), slope * (torch.full_like(losses, each) * window.weight)
 
     def evaluate(self, model: Model, part: str) -> Evaluation:
         """Score a model on a part, after it has read `context` days and the day before the part, from a zero state.
