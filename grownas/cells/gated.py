@@ -123,13 +123,13 @@ class _Gated(torch.autograd.Function):
     """See the module's docstring; an LSTM has a first cell, a GRU has None."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor | None]:
         kept = _forward(*inputs)
         ctx.save_for_backward(*kept)
         return kept.out, kept.last_cell()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_cell: Tensor | None) -> tuple[Tensor | None, ...]:
         kept = _Kept(*ctx.saved_tensors)
         if is_repeatable():  # otherwise the loop may overwrite what was kept
@@ -197,7 +197,7 @@ def _loop(kept: _Kept, grad: Tensor | None = None, dh_0: Tensor | None = None, d
     """Run the time loop forward, or backward from `grad`. The contiguous copies must stay alive until the end."""
     W_hh, bias, h_0 = kept.W_hh.contiguous(), kept.bias, kept.h_0.contiguous()
     c_0 = None if kept.c_0 is None else kept.c_0.contiguous()
-    native_loop._native.gated(
+    native_loop.run_gated(
         grad is not None,
         kept.A.dtype == torch.float64,
         3 if c_0 is None else 4,

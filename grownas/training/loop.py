@@ -285,7 +285,7 @@ class Trainer:
     def _backpropagate(self, window: Window, done: float) -> tuple[Tensor, Any]:
         """Set the gradients of the loss on a window; return the loss and the state after it."""
         if self.direct is not None:
-            found = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
+            found: tuple[Tensor, Any] | None = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
             if found is not None:
                 return found
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self.recipe.bf16 else nullcontext()

@@ -276,7 +276,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
     factor = limit / (norm + CLIP_EPS)
     if factor < 1:
         torch._foreach_mul_(gradients, factor)
-    return norm.item()
+    return float(norm)
 
 
 @torch.no_grad()
