@@ -197,7 +197,7 @@ def _loop(kept: _Kept, grad: Tensor | None = None, dh_0: Tensor | None = None, d
     """Run the time loop forward, or backward from `grad`. The contiguous copies must stay alive until the end."""
     W_hh, bias, h_0 = kept.W_hh.contiguous(), kept.bias, kept.h_0.contiguous()
     c_0 = None if kept.c_0 is None else kept.c_0.contiguous()
-    native_loop.run_gated(
+    native_loop._native.gated(  # type: ignore[attr-defined]  # `native_loop` handles a missing extension
         grad is not None,
         kept.A.dtype == torch.float64,
         3 if c_0 is None else 4,
@@ -209,5 +209,8 @@ def _loop(kept: _Kept, grad: Tensor | None = None, dh_0: Tensor | None = None, d
         W_hh.data_ptr(),
         bias.data_ptr(),
         h_0.data_ptr(),
-        *(address(one) for one in (c_0, grad, dh_0, dc_0)),
+        address(c_0),
+        address(grad),
+        address(dh_0),
+        address(dc_0),
     )

@@ -73,11 +73,6 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     )
 
 
-def run_gated(*arguments: int) -> None:
-    """Run the time loop of an LSTM or a GRU; `gated` explains it, `native/module.c` lists the arguments."""
-    _native.gated(*arguments)
-
-
 LOOP = Loop("native", forward, backward, multiply)
 
 
