@@ -27,7 +27,7 @@ DEV = [
 NATIVE = Extension(  # where there is no compiler, the install goes on and PyTorch calls do the work
     "grownas.cells._native",
     ["grownas/cells/native/module.c"],
-    depends=[f"grownas/cells/native/{name}.h" for name in ("kernels", "dag_supernet", "both_types")],
+    depends=[f"grownas/cells/native/{name}.h" for name in ("kernels", "dag_supernet", "gated", "both_types")],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     extra_compile_args=["-O3", "-g0"],
     py_limited_api=True,

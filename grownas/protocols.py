@@ -214,6 +214,12 @@ class Window(NamedTuple):
     rate: float = 1.0
     taught: Tensor | None = None
 
+    def cut(self, begin: int, length: int) -> Window:
+        """Return at most `length` of the time steps, from `begin` on, as views."""
+        steps = slice(begin, begin + length)
+        weight, taught = (None if one is None else one[steps] for one in (self.weight, self.taught))
+        return self._replace(x=self.x[steps], target=self.target[steps], weight=weight, taught=taught)
+
     def to(self, device: torch.device) -> Window:
         """Return the window on a device."""
         weight, taught = (None if one is None else one.to(device) for one in (self.weight, self.taught))

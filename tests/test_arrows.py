@@ -72,8 +72,8 @@ LAYERS = """
     backbones.mixture  backbones.shared
     cells.cell
     cells.dag  cells.packed  cells.dag_supernet
-    cells.chain
-    cells.backends
+    cells.chain  baselines.recurrent
+    cells.backends  cells.gated
     cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop
     cells.dag_supernet_torch_loop  cells.dag_supernet_native_loop
     cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence  cells.dag_supernet_sequence
@@ -81,7 +81,7 @@ LAYERS = """
     cells.node
     cells.operators  cells.dag_plan
     cells.plan
-    baselines.recurrent  baselines.combination  baselines.har  baselines.min_gru  baselines.lru
+    baselines.combination  baselines.har  baselines.min_gru  baselines.lru
     baselines.tsmixer  baselines.dlinear  baselines.esn
     baselines.var  baselines.naive  baselines.scan  baselines.window
     training.loop

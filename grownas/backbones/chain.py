@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -172,6 +172,30 @@ class Backbone(nn.Module):
         nodes = self.mixed_nodes()
         out = chain.run(self.backend, nodes, [node.shares for node in nodes], x, state[0])
         return out, out[-1:].clone()  # a copy: a kept last state does not keep all steps in memory
+
+    @torch.no_grad()
+    def vjp(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor, Callable[[Tensor], None]] | None:
+        """Return the outputs and the last state of `forward`, without autograd, and a function of their gradient.
+
+        It sets the gradients of all parameters from the loss's gradient by the outputs, `(T, B, H)`; call it once.
+        None if only autograd can, see `sequence.vjp`, or if shares were set.
+        """
+        nodes = self.mixed_nodes()
+        if any(node.given for node in nodes):
+            return None
+        state = chain.check_input(x, h_0, input_size=self.input_size, layers=1, hidden_size=self.hidden_size)
+        shares = [node.shares for node in nodes]
+        found = chain.vjp(self.backend, nodes, shares, x, state[0])
+        if found is None:
+            return None
+        out, pull = found
+
+        def set_gradients(grad: Tensor) -> None:
+            for node, one, gradients in zip(nodes, shares, pull(grad), strict=True):
+                chain.set_gradients(node, gradients)
+                node.alpha.grad = torch._softmax_backward_data(gradients.shares, one, 0, one.dtype)
+
+        return out, out[-1:].clone(), set_gradients
 
     @property
     def chosen_backend(self) -> str:

@@ -11,18 +11,19 @@ import torch
 from torch import Generator, Tensor, nn
 
 from grownas.baselines.var import VAR
+from grownas.cells.gated import GRU, LSTM
 from grownas.errors import ConfigError
 from grownas.protocols import AnyModel
 from grownas.readout import readout_of
 
-KINDS: dict[str, tuple[type[nn.LSTM | nn.GRU], int]] = {
-    "lstm": (nn.LSTM, 4),
-    "gru": (nn.GRU, 3),
+KINDS: dict[str, tuple[type[LSTM | GRU], int]] = {
+    "lstm": (LSTM, 4),
+    "gru": (GRU, 3),
 }  # name -> module, number of gates
 
 
-def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: Generator) -> nn.LSTM | nn.GRU:
-    """Return a one-layer `nn.LSTM` or `nn.GRU`, T first, initialised from `generator` with PyTorch's distribution."""
+def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: Generator) -> LSTM | GRU:
+    """Return a one-layer LSTM or GRU, T first, initialised from `generator` with PyTorch's distribution."""
     module, _ = KINDS[kind]
     core = module(input_size, hidden_size, device="meta").to_empty(device="cpu")
     bound = 1 / math.sqrt(hidden_size)

@@ -67,6 +67,26 @@ def supernet(
     dshares: int,
     /,
 ) -> None: ...
+def gated(
+    is_backward: bool,
+    is_double: bool,
+    gates: int,
+    T: int,
+    B: int,
+    H: int,
+    A: int,
+    Q: int,
+    out: int,
+    cells: int,
+    W_hh: int,
+    bias: int,
+    h_0: int,
+    c_0: int,
+    grad: int,
+    dh_0: int,
+    dc_0: int,
+    /,
+) -> None: ...
 def multiply(
     is_double: bool,
     M: int,

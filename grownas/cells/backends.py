@@ -41,6 +41,7 @@ Run = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], Tensor]
 RunDag = Callable[[DagGenotype, Tensor, Tensor, Tensor, Tensor], Tensor]
 RunDagSupernet = Callable[[DagPlan, DagTensors, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 MakeTracer = Callable[[Sequence[Node], Sequence[Tensor]], Tracer]
+MakeVJP = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], tuple[Tensor, sequence.Pullback] | None]
 Multiply = Callable[[Tensor, Tensor, Tensor], object]
 
 
@@ -56,6 +57,8 @@ class Backend(NamedTuple):
         run_dag: returns the states of a derived DAG; see `reference.run_dag`. None if it runs chains only.
         run_dag_supernet: returns the states of a DAG supernet and the moments seen; see `reference.run_dag_supernet`.
             None likewise.
+        vjp: returns the states and the function of their gradient without autograd, see `sequence.vjp`; None if only
+            autograd can.
     """
 
     run: Run
@@ -64,6 +67,7 @@ class Backend(NamedTuple):
     multiply: Multiply = torch_loop.multiply
     run_dag: RunDag | None = None
     run_dag_supernet: RunDagSupernet | None = None
+    vjp: MakeVJP | None = None
 
 
 def _always(device: torch.device, dtype: torch.dtype, activations: set[str]) -> None:
@@ -89,6 +93,7 @@ def _engine(
         loop.multiply,
         dag and functools.partial(dag_sequence.run, dag),
         supernet and functools.partial(dag_supernet_sequence.run, supernet),
+        functools.partial(sequence.vjp, loop),
     )
 
 

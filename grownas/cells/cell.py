@@ -132,6 +132,29 @@ class GrownRNN(nn.Module):
             return out.transpose(0, 1), h_n
         return self._run(x, states)
 
+    @torch.no_grad()
+    def vjp(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor, Callable[[Tensor], None]] | None:
+        """Return the outputs and the last state of `forward`, without autograd, and a function of their gradient.
+
+        It sets the gradients of all parameters from the loss's gradient by the outputs, `(T, B, H)`; call it once.
+        None if only autograd can, see `sequence.vjp`: all but one layer of a chain, T first, in one direction.
+        """
+        layer = self.layer(0)
+        if self._state_count > 1 or self.batch_first or isinstance(layer, DagLayer):
+            return None
+        state = chain.check_input(x, h_0, input_size=self.input_size, layers=1, hidden_size=self.hidden_size)
+        nodes = layer.nodes()
+        found = chain.vjp(self.backend, nodes, [node.shares for node in nodes], x, state[0])
+        if found is None:
+            return None
+        out, pull = found
+
+        def set_gradients(grad: Tensor) -> None:
+            for node, gradients in zip(nodes, pull(grad), strict=True):
+                chain.set_gradients(node, gradients)
+
+        return out, out[-1:].clone(), set_gradients
+
     def _run(self, x: Tensor, states: Tensor, batch_sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Run all layers over `(T, B, I)` or over packed rows; return outputs and last states."""
         last, first = [], iter(states)

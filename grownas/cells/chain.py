@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from grownas.cells.backends import BACKENDS, choose
 from grownas.cells.node import FixedNode, Node
+from grownas.cells.sequence import Packed, Pullback
 from grownas.genotype import Genotype
 from grownas.modules import with_parameters
 
@@ -32,6 +33,25 @@ def run(backend: str, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor
     with torch.autocast(x.device.type, enabled=False):
         chosen = BACKENDS[choose(backend, nodes)]
         return chosen.run(nodes, [one.to(dtype) for one in shares], x.to(dtype), h_0.to(dtype))
+
+
+def vjp(
+    backend: str, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor
+) -> tuple[Tensor, Pullback] | None:
+    """Return a chain's states and the function of their gradient without autograd; None if only autograd can.
+
+    See `sequence.vjp`.
+    """
+    make = BACKENDS[choose(backend, nodes)].vjp
+    if make is None or autocast_dtype(x.device.type, nodes[0].W_x.dtype) is not None:
+        return None
+    return make(nodes, shares, x, h_0)
+
+
+def set_gradients(node: Node, gradients: Packed) -> None:
+    """Set the gradients of a node's parameters, except those of its shares."""
+    node.W_x.grad, node.W_h.grad = gradients.W_x.contiguous(), gradients.W_h.contiguous()
+    node.b_x.grad, node.b_h.grad = gradients.b_x, gradients.b_h
 
 
 def autocast_dtype(device: str, weights: torch.dtype) -> torch.dtype | None:

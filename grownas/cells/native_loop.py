@@ -93,7 +93,7 @@ def _run(
     for j, plan in enumerate(plans):
         addresses = [tensor.data_ptr() for tensor in (*inputs[j], buffers.states[j])]
         gradients = (0, 0, 0) if sums is None else [tensor.data_ptr() for tensor in sums[j]]
-        nodes.append((*plan.kernel_layout, *addresses, _address(buffers.mixed[j]), *gradients))
+        nodes.append((*plan.kernel_layout, *addresses, address(buffers.mixed[j]), *gradients))
     _native.loop(
         grad is not None,
         A.dtype == torch.float64,
@@ -102,14 +102,15 @@ def _run(
         H,
         A.data_ptr(),
         A.shape[2],
-        _address(Q),
+        address(Q),
         0 if Q is None else Q.shape[2],
         h_0.data_ptr(),
-        _address(grad),
-        _address(dh_0),
+        address(grad),
+        address(dh_0),
         tuple(nodes),
     )
 
 
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
+    """Return the address of a tensor's first number; 0 if there is no tensor."""
     return 0 if tensor is None else tensor.data_ptr()

@@ -36,7 +36,7 @@ import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -84,6 +84,9 @@ class NodeGradients(NamedTuple):
     shares: Tensor
 
 
+Pullback = Callable[[Tensor], list[Packed]]  # from the gradient of the states to those of each node's tensors
+
+
 class Loop(NamedTuple):
     """A backend: the time loop forward and backward, and the matrix product used outside the loop.
 
@@ -122,6 +125,37 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
         return _forward(loop, plans, packed, x, h_0, keep=False).states[-1]
     states: Tensor = _Sequence.apply(loop, plans, *flat)  # type: ignore[no-untyped-call]
     return states
+
+
+def vjp(
+    loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor
+) -> tuple[Tensor, Pullback] | None:
+    """Return a chain's states over a sequence, and the function of their gradient, without autograd.
+
+    On small models autograd takes longer than the loops. The results have the bits of `run`.
+
+    Returns:
+        The states, `(T, B, H)`, and a function from the loss's gradient by them, called once, to those of each node;
+        None if only `run` can do it: nodes with a gate, a blend or a skip, ops out of the engine's order, other dtypes.
+    """
+    plans = [node.plan for node in nodes]
+    if any(plan.gate or not plan.is_natural for plan in plans):
+        return None
+    if any(node.blend is not None or node.skip is not None for node in nodes):
+        return None
+    packed = [Packed(node.W_x, node.W_h, node.b_x, node.b_h, one) for node, one in zip(nodes, shares, strict=True)]
+    if x.dtype != h_0.dtype or any(node.W_x.dtype != x.dtype for node in packed) or is_traced([x, h_0]):
+        return None
+    with torch.no_grad():
+        buffers = _forward(loop, plans, packed, x, h_0, keep=True)
+
+    @torch.no_grad()
+    def pull(grad: Tensor) -> list[Packed]:
+        needed = [False] * (2 + len(packed) * len(Packed._fields))
+        _, _, *flat = _backward(loop, plans, packed, buffers, x, h_0, grad, needed)
+        return _grouped(cast("list[Tensor]", flat))
+
+    return buffers.states[-1], pull
 
 
 def tracer(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor]) -> Tracer:

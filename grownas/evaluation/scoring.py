@@ -74,14 +74,14 @@ class Score:
 @contextmanager
 def evaluating(*models: Module) -> Iterator[None]:
     """Put models into evaluation mode; at the end restore the previous mode of each module."""
-    modes = [(part, part.training) for model in models for part in model.modules()]
-    for model in models:
-        model.eval()
+    training = [part for model in models for part in model.modules() if part.training]
+    for part in training:
+        part.training = False
     try:
         yield
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for part in training:
+            part.training = True
 
 
 @torch.no_grad()

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grownas.protocols import Model, Module, Task, Window
-from grownas.training.recipe import device_of, split_parameters
-
-CLIP_EPS = 1e-6  # of `torch.nn.utils.clip_grad_norm_`
+from grownas.training.recipe import CLIP_EPS, device_of, split_parameters
 
 
 def window_loss(model: Model, task: Task, window: Window, hidden: Any) -> tuple[Tensor, Any]:

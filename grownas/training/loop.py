@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -39,6 +40,7 @@ from grownas.training.recipe import (
     device_of,
     make_optimizers,
     split_parameters,
+    update,
 )
 
 Tree = dict[str, Any]
@@ -174,11 +176,14 @@ class Trainer:
         self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
         self.weights, self.alphas = split_parameters(self.model)
         self.supernet = cast("Supernet", self.model.core)  # where the recipe has `skip` or `perturb`
+        self.trained = [p for group in self._groups() for p in group["params"]]
         self.anchor = [[p.detach().clone() for p in group["params"]] for group in self._groups()]
         self.rates = [group["lr"] for group in self._groups()]  # before the schedule
         self.averaging = [o for o in self.optimizers if isinstance(o, AveragedSGD)]
         for optimizer in self.averaging:
             optimizer.set_averaging(False)  # the optimiser of an earlier stage may have averaged
+        self.loss_and_slope: Any = getattr(task, "loss_and_slope", None)
+        self.direct: Any = self._direct()
         self.history: list[float] = []  # validation losses after each epoch
         self.means: list[Tensor] | None = None  # moving averages of all parameters, see `Recipe.average`
         self.blending: list[Any] = _blended_nodes(self.model)
@@ -245,7 +250,8 @@ class Trainer:
         """Do one step: first of alpha if it has its own data, then of the weights."""
         if window.fresh:
             self.hidden = None
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         done = self._done()
         if self.recipe.skip:
             self.supernet.set_skip(self.recipe.skip * (1 - done))
@@ -259,25 +265,34 @@ class Trainer:
                 "optimizer": _detached(self.optimizers[1].state_dict()),
             }
             self._alpha_step(window)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16)
-        with self._perturbed(window, done), autocast:
-            loss, hidden = window_loss(self.model, self.task, window, self.hidden)
-        loss.backward()  # type: ignore[no-untyped-call]
+        for p in self.trained:
+            p.grad = None
+        loss, hidden = self._backpropagate(window, done)
         self.gradients += 1
-        norm = clip_gradients(self.weights, self.recipe.clip)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise self._error(f"the loss is {loss.item():g}, its gradient's norm {norm.item():g}")
+        value, norm = loss.item(), clip_gradients(self.weights, self.recipe.clip)
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise self._error(f"the loss is {value:g}, its gradient's norm {norm:g}")
         self.hidden = hidden
         for optimizer in self.optimizers[: 1 if self.searching else None]:
-            optimizer.step()
+            update(optimizer)
         self._l2_sp()
         for optimizer in self.averaging:
             optimizer.average()
         self.step += 1
         self._average()
-        self.loss_sum, self.loss_count = self.loss_sum + loss.item(), self.loss_count + 1
+        self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
+
+    def _backpropagate(self, window: Window, done: float) -> tuple[Tensor, Any]:
+        """Set the gradients of the loss on a window; return the loss and the state after it."""
+        if self.direct is not None:
+            found: tuple[Tensor, Any] | None = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
+            if found is not None:
+                return found
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.recipe.bf16 else nullcontext()
+        with self._perturbed(window, done), autocast:
+            loss, hidden = window_loss(self.model, self.task, window, self.hidden)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss, hidden
 
     def _alpha_step(self, window: Window) -> None:
         """Do a step of alpha on the architecture part (ALGORITHMS 2)."""
@@ -305,7 +320,7 @@ class Trainer:
         self.gradients += GRADIENTS[self.recipe.bilevel]
         for parameter, gradient in zip(self.alphas, gradients, strict=True):
             parameter.grad = gradient
-        self.optimizers[1].step()
+        update(self.optimizers[1])
 
     def _undo_alpha_step(self) -> None:
         """Undo this step's update of alpha, if any: the loss of the weights may fail after it."""
@@ -316,13 +331,15 @@ class Trainer:
                 alpha.copy_(kept)
         self.optimizers[1].load_state_dict(self.alpha_before["optimizer"])
 
+    def _direct(self) -> Callable[..., tuple[Tensor, Any] | None] | None:
+        """Return the model's function that sets gradients without autograd; None if the fit needs autograd."""
+        plain = self.recipe.perturb == "none" and not self.recipe.bf16 and self.loss_and_slope is not None
+        whole = len(self.trained) == sum(1 for _ in self.model.parameters())
+        return getattr(self.model, "backpropagate", None) if plain and whole else None
+
     def _groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of all optimisers."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    def _parameters(self) -> list[Tensor]:
-        """Return all trained parameters, group by group."""
-        return [p for group in self._groups() for p in group["params"]]
 
     def _perturbed(self, window: Window, done: float) -> AbstractContextManager[None]:
         """Return a context in which the core uses the perturbed shares of the weights' step."""
@@ -374,10 +391,10 @@ class Trainer:
         if not self.recipe.average:
             return
         if self.means is None:
-            self.means = [p.detach().clone() for p in self._parameters()]
+            self.means = [p.detach().clone() for p in self.trained]
             return
         decay = min(self.recipe.average, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.means, self._parameters(), 1 - decay)
+        torch._foreach_lerp_(self.means, self.trained, 1 - decay)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -385,7 +402,7 @@ class Trainer:
         kept = []
         with torch.no_grad():
             if self.means is not None:
-                for p, mean in zip(self._parameters(), self.means, strict=True):
+                for p, mean in zip(self.trained, self.means, strict=True):
                     kept.append((p, p.clone()))
                     p.copy_(mean)
             for optimizer in self.averaging:
@@ -516,6 +533,7 @@ class Trainer:
         self.model.load_state_dict(tree["model"])
         for optimizer, state in zip(self.optimizers, tree["optimizers"], strict=True):
             optimizer.load_state_dict(copy.deepcopy(state))  # torch keeps these tensors, and steps change them in place
+        self.trained = [p for group in self._groups() for p in group["params"]]
         self.anchor = [[_to(p, self.device) for p in group] for group in tree["anchor"]]
         self.hidden, self.best = _to(tree["hidden"], self.device), tree["best"]
         self.step, self.gradients = tree["step"], tree["gradients"]
@@ -620,7 +638,7 @@ def _detached(tree: Any) -> Any:
         return {key: _detached(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return type(tree)(_detached(value) for value in tree)
-    return copy.deepcopy(tree)
+    return tree if tree is None or isinstance(tree, bool | int | float | str) else copy.deepcopy(tree)
 
 
 def _copy_together(

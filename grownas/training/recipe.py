@@ -93,6 +93,7 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], OptimizerRecipe], torch.opti
     "exponentiated": lambda params, r: ExponentiatedGradient(params, lr=r.rate),
 }
 DECAYS: dict[str, Callable[[float], float]] = {"linear": lambda done: 1.0 - done}  # fraction of decay done -> factor
+CLIP_EPS = 1e-6  # of `nn.utils.clip_grad_norm_`
 BILEVEL = ("joint", "first", "second")
 PERTURB = ("none", "random", "adversarial", "identity")
 
@@ -263,9 +264,54 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[tuple[list[nn.Pa
     optimizer.param_groups = [{**settings, "params": parameters, "lr": rate} for parameters, rate in rates]
 
 
-def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale the gradients so that their total norm is at most `limit`; return the norm before scaling."""
-    return nn.utils.clip_grad_norm_(parameters, limit)
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
+    """Scale the gradients so that their total norm is at most `limit`; return the norm before scaling.
+
+    Equals `nn.utils.clip_grad_norm_` bit for bit. That function also sorts gradients by device and dtype; here all are
+    of one device and dtype, and on small models the sorting takes longer than the rest.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    factor = limit / (norm + CLIP_EPS)
+    if factor < 1:
+        torch._foreach_mul_(gradients, factor)
+    return float(norm)
+
+
+@torch.no_grad()
+def update(optimizer: torch.optim.Optimizer) -> None:
+    """Do `optimizer.step()`, with the same bits.
+
+    AdamW's kernel is called directly once all parameters have state: the optimiser's own preparations take several
+    times longer than the kernel on small models. Hooks of the optimiser are then not called.
+    """
+    groups = [(group, [p for p in group["params"] if p.grad is not None]) for group in optimizer.param_groups]
+    if type(optimizer) is not torch.optim.AdamW or not all(
+        group["fused"] and not group["amsgrad"] and all(p in optimizer.state for p in parameters)
+        for group, parameters in groups
+    ):
+        optimizer.step()
+        return
+    for group, parameters in groups:
+        states = [optimizer.state[p] for p in parameters]
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        torch._fused_adamw_(
+            parameters,
+            [p.grad for p in parameters],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
 
 
 def device_of(model: Module) -> torch.device:

@@ -35,6 +35,11 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "huber": huber,
     "volatility": squared,  # weighted by `calmness`
 }
+SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # their derivatives by the output
+    "squared": lambda output, target: output - target,
+    "huber": lambda output, target: (output - target).clamp(-DELTA, DELTA),
+    "volatility": lambda output, target: output - target,
+}
 
 
 def calmness(values: np.ndarray[Any, Any], train_end: int) -> np.ndarray[Any, Any]:

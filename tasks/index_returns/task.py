@@ -22,7 +22,7 @@ from grownas.readout import LinearReadout, readout_of
 from grownas.tasks.index_returns import metrics, sources, synthetic
 from grownas.tasks.index_returns.cleaning import Panel, clean_moving, only_series, returns_for
 from grownas.tasks.index_returns.frequency import Moment, Step, frequencies_apart, next_step
-from grownas.tasks.index_returns.losses import LOSSES, calmness
+from grownas.tasks.index_returns.losses import LOSSES, SLOPES, calmness
 from grownas.tasks.index_returns.merging import merged
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.reading import Table
@@ -331,9 +331,10 @@ class IndexReturns:
         length = room // streams
         first = rows.start + 1 + bptt + int(rng.integers(bptt))  # row 0 has no day before it
         starts = first + length * np.arange(streams)  # first forecast day of each stream
-        yield self._window(starts - bptt, bptt, fresh=True, burn_in=True)
-        for begin in range(0, length, bptt):
-            yield self._window(starts + begin, min(bptt, length - begin))
+        epoch = self._days(starts - bptt, bptt + length)  # of which windows are views
+        yield epoch.cut(0, bptt)._replace(fresh=True, burn_in=True)
+        for begin in range(bptt, bptt + length, bptt):
+            yield epoch.cut(begin, bptt)
 
     def _sliding(self, rows: slice, rng: np.random.Generator) -> Iterator[Window]:
         """Yield windows in random order, each from a zero state; only the last day of a window counts in the loss."""
@@ -341,24 +342,31 @@ class IndexReturns:
         order = rng.permutation(np.arange(rows.start + bptt, rows.stop))  # last day of each window
         for begin in range(0, len(order), self.options.streams):
             last = order[begin : begin + self.options.streams]
-            window = self._window(last - bptt + 1, bptt, fresh=True)
+            window = self._days(last - bptt + 1, bptt)
             only_last = torch.zeros(bptt, 1, 1)
             only_last[-1] = bptt  # the mean over the window is then the loss of its last day
             weight = only_last if window.weight is None else only_last * window.weight
-            yield window._replace(weight=weight.expand(bptt, len(last), 1))
+            yield window._replace(weight=weight.expand(bptt, len(last), 1), fresh=True)
 
-    def _window(
-        self, starts: np.ndarray[Any, Any], length: int, *, fresh: bool = False, burn_in: bool = False
-    ) -> Window:
+    def _days(self, starts: np.ndarray[Any, Any], length: int) -> Window:
         """Return a window whose targets are the days from `starts` on; each input is the day before its target."""
-        index = torch.from_numpy(np.arange(length)[:, None] + starts)  # (T, B)
-        weight = None if self._weights is None else self._weights[index]
-        return Window(self._tensor[index - 1], self._tensor[index], weight, fresh, burn_in)
+        index = torch.from_numpy(np.arange(-1, length)[:, None] + starts)  # (1 + T, B)
+        days = self._tensor[index]
+        weight = None if self._weights is None else self._weights[index[1:]]
+        return Window(days[:-1], days[1:], weight)
 
     def loss(self, model: Model, out: Tensor, window: Window) -> Tensor:
         """Return a window's mean training loss from the core's output `(T, B, H)`."""
         losses = LOSSES[self.loss_name](readout_of(model)(out), window.target)
         return (losses if window.weight is None else losses * window.weight).mean()
+
+    def loss_and_slope(self, window: Window, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of predictions `(T, B, I)` and its gradient by them, without autograd."""
+        losses = LOSSES[self.loss_name](predictions, window.target)
+        slope, each = SLOPES[self.loss_name](predictions, window.target), 1 / losses.numel()
+        if window.weight is None:
+            return losses.mean(), slope * each
+        return (losses * window.weight).mean(), slope * (torch.full_like(losses, each) * window.weight)
 
     def evaluate(self, model: Model, part: str) -> Evaluation:
         """Score a model on a part, after it has read `context` days and the day before the part, from a zero state.

@@ -116,7 +116,7 @@ def test_a_key_that_is_given_is_not_offered_again():
         ("strategy.use=r", ["strategy.use=random", "strategy.use=random_shared", "strategy.use=rdarts"]),
         ("space.combine=[add,h", ["space.combine=[add,hadamard"]),
         ("space.activation=ta", ["space.activation=tanh"]),
-        ("baselines.use=[zero,l", ["baselines.use=[zero,lstm"]),
+        ("baselines.use=[zero,l", ["baselines.use=[zero,lstm", "baselines.use=[zero,lru"]),
         ("task.data=clo", ["task.data=closes.csv"]),
         ("runs=e", ["runs=elsewhere/"]),
         ("seed=", []),

@@ -700,6 +700,7 @@ static int NAME(dag_backward)(const Dag *dag) {
 }
 
 #include "dag_supernet.h"
+#include "gated.h"
 
 /* An activation alone, for tests: y (n,) from z (n,); n is a multiple of LANES. */
 static void NAME(activate)(int activation, Py_ssize_t n, const REAL *z, REAL *y) {

@@ -63,6 +63,15 @@ typedef struct { /* a DAG supernet, see ../dag_supernet_sequence.py; its node 0 
     const unsigned char *activation;        /* (ops,): its code */
 } Supernet;
 
+typedef struct { /* an LSTM (4 gates) or a GRU (3 gates), see ../gated.py */
+    Py_ssize_t T, B, H;
+    int gates;
+    void *A, *Q, *out, *cells;     /* (T, B, gates*H); Q of a GRU, cells of an LSTM, out: (T, B, H) */
+    const void *W_hh, *bias;       /* (gates*H, H), (4, H) */
+    const void *h_0, *c_0, *grad;  /* (B, H), (B, H), (T, B, H) */
+    void *dh_0, *dc_0;             /* (B, H); dc_0 holds the gradient of the last cell at first */
+} Gated;
+
 #define DEPTH 384 /* most rows of a panel: as many as fit in a first-level cache */
 
 static void *allocate(size_t bytes) {
@@ -94,6 +103,8 @@ typedef struct {
     int (*dag_backward[2])(const Dag *);
     int (*supernet_forward[2])(const Supernet *);
     int (*supernet_backward[2])(const Supernet *);
+    int (*gated_forward[2])(const Gated *);
+    int (*gated_backward[2])(const Gated *);
     int (*multiply_float)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t, Py_ssize_t, const float *, Py_ssize_t,
                           Py_ssize_t, float *, Py_ssize_t);
     int (*multiply_double)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t, Py_ssize_t, const double *, Py_ssize_t,
@@ -109,6 +120,8 @@ typedef struct {
                                           {dag_backward_##isa##_float, dag_backward_##isa##_double}, \
                                           {supernet_forward_##isa##_float, supernet_forward_##isa##_double}, \
                                           {supernet_backward_##isa##_float, supernet_backward_##isa##_double}, \
+                                          {gated_forward_##isa##_float, gated_forward_##isa##_double}, \
+                                          {gated_backward_##isa##_float, gated_backward_##isa##_double}, \
                                           multiply_##isa##_float, multiply_##isa##_double, activate_##isa##_float, activate_##isa##_double};
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -310,6 +323,32 @@ static PyObject *supernet(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* gated(is_backward, is_double, gates, T, B, H, A, Q, out, cells, W_hh, bias, h_0, c_0, grad, dh_0, dc_0) */
+static PyObject *gated(PyObject *self, PyObject *args) {
+    (void)self;
+    int is_backward, is_double, failed;
+    unsigned long long at[11];
+    Gated net;
+    if (!PyArg_ParseTuple(args, "ppinnnKKKKKKKKKKK", &is_backward, &is_double, &net.gates, &net.T, &net.B, &net.H, at, at + 1,
+                          at + 2, at + 3, at + 4, at + 5, at + 6, at + 7, at + 8, at + 9, at + 10))
+        return NULL;
+    if (net.gates != 3 && net.gates != 4) {
+        PyErr_SetString(PyExc_ValueError, "a GRU has 3 gates, an LSTM 4");
+        return NULL;
+    }
+    void *buffers[11];
+    for (int i = 0; i < 11; i++) buffers[i] = (void *)(uintptr_t)at[i];
+    net.A = buffers[0], net.Q = buffers[1], net.out = buffers[2], net.cells = buffers[3], net.W_hh = buffers[4];
+    net.bias = buffers[5], net.h_0 = buffers[6], net.c_0 = buffers[7], net.grad = buffers[8], net.dh_0 = buffers[9];
+    net.dc_0 = buffers[10];
+    int (*const run)(const Gated *) = is_backward ? kernels->gated_backward[is_double] : kernels->gated_forward[is_double];
+    Py_BEGIN_ALLOW_THREADS
+    failed = run(&net);
+    Py_END_ALLOW_THREADS
+    if (failed) return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 /* multiply(is_double, M, N, K, a, a_row, a_column, b, b_row, b_column, out, out_row) */
 static PyObject *multiply(PyObject *self, PyObject *args) {
     (void)self;
@@ -373,6 +412,7 @@ static PyMethodDef METHODS[] = {
     {"loop", loop, METH_VARARGS, "Run a chain's time loop, forward or backward."},
     {"dag", dag, METH_VARARGS, "Run a DAG's time loop, forward or backward."},
     {"supernet", supernet, METH_VARARGS, "Run a DAG supernet's time loop, forward or backward."},
+    {"gated", gated, METH_VARARGS, "Run the time loop of an LSTM or a GRU, forward or backward."},
     {"multiply", multiply, METH_VARARGS, "Multiply two matrices."},
     {"activate", activate, METH_VARARGS, "Apply one activation."},
     {"instruction_sets", instruction_sets, METH_NOARGS, "Names of the instruction sets that this processor has, fastest first."},

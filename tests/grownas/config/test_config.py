@@ -97,8 +97,8 @@ def test_all_problems_are_said_at_once(tmp_path):
     headline, *lines = problems("name=../x", "nonsense", config=path)
     assert headline == f"{path}: 9 problems"
     assert sorted(lines) == [
-        "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, har, lstm, gru, gru_var, "
-        "fixed_size_random, sizes; did you mean lstm?",
+        "baselines.use: unknown 'lstn', expected some of zero, var1, var, var_robust, har, lstm, gru, min_gru, "
+        "lru, tsmixer, dlinear, esn, gru_var, fixed_size_random, sizes; did you mean lstm?",
         "name: expected the name of a single folder (runs=DIR sets its parent), got '../x'",
         "nonsense: expected section.key=value",
         "seed: expected greater than or equal to 0, got -1",

@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from grownas.errors import ConfigError
-from grownas.training.recipe import BILEVEL, OPTIMIZERS, OptimizerRecipe, Recipe
+from grownas.training.recipe import (
+    BILEVEL,
+    OPTIMIZERS,
+    OptimizerRecipe,
+    Recipe,
+    clip_gradients,
+    set_rates,
+    update,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +83,58 @@ def test_adams_momentum_is_pytorchs_beta1_unless_it_is_set():
         parameter.grad = torch.tensor(gradient, dtype=torch.float32)
         optimizer.step()
     assert torch.equal(stepped(OptimizerRecipe("adam", 0.1, weight_decay=0.2)), parameter)
+
+
+# --- the kernels of a step, called directly ---
+
+
+def small(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((4, 3), (0, 3), (5,), (2, 2, 2))]
+
+
+def with_gradients(parameters, step):
+    generator = torch.Generator().manual_seed(100 + step)
+    for number, parameter in enumerate(parameters):
+        parameter.grad = None if step == number == 2 else torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize("limit", [0.1, 5.3, 1e9])
+def test_clipping_has_the_bits_of_pytorchs(limit):
+    ours, theirs = small(), small()
+    with_gradients(ours, 0)
+    with_gradients(theirs, 0)
+    norm = clip_gradients(ours, limit)
+    assert norm == nn.utils.clip_grad_norm_(theirs, limit).item()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours, theirs, strict=True))
+    assert math.sqrt(sum(p.grad.square().sum().item() for p in ours)) == pytest.approx(min(norm, limit), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "nt_asgd"])
+def test_an_update_has_the_bits_of_the_optimizers_step(name, assert_equal):
+    def made():
+        parameters = small()
+        recipe = OptimizerRecipe(name, rate=0.01, weight_decay=0.3, momentum=0.8)
+        optimizer = OPTIMIZERS[name](parameters, recipe)
+        set_rates(optimizer, [(parameters[:2], 0.01), (parameters[2:], 0.1)])
+        return parameters, optimizer
+
+    (ours, updated), (theirs, stepped) = made(), made()
+    for step in range(5):  # in step 2 a parameter has no gradient
+        with_gradients(ours, step)
+        with_gradients(theirs, step)
+        update(updated)
+        stepped.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert_equal(updated.state_dict(), stepped.state_dict())
+
+
+def test_adamw_is_updated_by_its_kernel(monkeypatch):
+    parameters = small()
+    optimizer = OPTIMIZERS["adam"](parameters, OptimizerRecipe())
+    with_gradients(parameters, 0)
+    update(optimizer)  # makes the state
+    monkeypatch.setattr(torch.optim.AdamW, "step", None)
+    before = [parameter.detach().clone() for parameter in parameters]
+    update(optimizer)
+    assert any((a != b).any() for a, b in zip(before, parameters, strict=True))
