@@ -12,7 +12,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ import torch
 
 from grownas.errors import Interrupted, TrainingError
 from grownas.evaluation.models import SEARCH
-from grownas.protocols import Evaluation, Model, Task
+from grownas.protocols import Evaluation, FitRequest, Model, Task
 from grownas.runs import checkpoint
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
@@ -288,6 +288,24 @@ class Journal:
             extendable: save the end of this fit, so that a longer fit can continue from it.
         """
         return self._fit(key, model, task, recipe, seed, optimizers, stage, after, extendable, repeats_log=True)
+
+    def fit_all(self, requests: Iterable[FitRequest]) -> Iterator[Fit | TrainingError]:
+        """Do fits that do not depend on each other, one after the other; yield each fit or the error that ended it."""
+        for request in requests:
+            try:
+                fit = self.fit(
+                    request.key,
+                    request.model,
+                    request.task,
+                    request.recipe,
+                    seed=request.seed,
+                    after=request.after,
+                    extendable=request.extendable,
+                )
+            except TrainingError as error:
+                yield error
+            else:
+                yield fit
 
     def fit_in_pieces(
         self,
