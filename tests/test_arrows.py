@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = """
-    __main__  runs.attended
+    __main__  runs.attended  runs.trial_worker
     cli
     completion
     api  bench.suite  runs.status
@@ -37,8 +37,9 @@ LAYERS = """
     experiments.experiment
     experiments.choosing
     report.page
-    runs.cluster
-    runs.launchers
+    runs.trial_cluster
+    runs.cluster  runs.trials
+    runs.launchers  runs.requests
     runs.journal  runs.memory  report.plots  report.study  report.replays
     report.growth_plots
     report.history  report.canvas

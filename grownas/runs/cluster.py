@@ -28,6 +28,41 @@ STOP = ".stop"  # a file in a run folder: the worker that runs it sends SIGINT t
 LOOK_EVERY_S = 0.2
 
 
+def connect(address: str, say: Callable[[str], None]) -> Any:
+    """Return a client of a scheduler; show the number of workers and the link of the dashboard.
+
+    Raises:
+        ConfigError: dask.distributed is not installed, or no scheduler answers.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ConfigError(
+            f"cluster={address} needs dask.distributed; install it with `pip install 'grownas[distributed]'`"
+        ) from error
+    try:
+        make: Any = Client  # untyped
+        client = make(address, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:  # the last two: an unknown protocol, TLS without its options
+        raise ConfigError(
+            f"cluster={address}: cannot connect: {error}; give the address that the scheduler prints when it starts, "
+            "and for tls:// set dask's config distributed.comm.tls"
+        ) from error
+    count, link = len(client.nthreads()), client.dashboard_link
+    say(f"cluster={address}: {count} workers{f'; dashboard: {link}' if link else ''}")
+    return client
+
+
+def sees_folder(folder: Path, config: str) -> str | None:
+    """Return None if this machine sees a run folder with this config.yaml, otherwise words for the user."""
+    try:
+        same = (folder / "config.yaml").read_text("utf-8") == config
+    except OSError:
+        same = False
+    host = socket.gethostname()
+    return None if same else f"the worker on {host} does not see this folder: runs= must be a folder that all share"
+
+
 class Dask:
     """Runs each run in a process of its own, which a worker of a dask cluster starts."""
 
@@ -54,22 +89,7 @@ class Dask:
         Raises:
             ConfigError: dask.distributed is not installed, or no scheduler answers.
         """
-        try:
-            from distributed import Client
-        except ImportError as error:
-            raise ConfigError(
-                f"cluster={self.address} needs dask.distributed; install it with `pip install 'grownas[distributed]'`"
-            ) from error
-        try:
-            connect: Any = Client  # untyped
-            self.client = connect(self.address, set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:  # the last two: an unknown protocol, TLS without its options
-            raise ConfigError(
-                f"cluster={self.address}: cannot connect: {error}; give the address that the scheduler prints when it "
-                "starts"
-            ) from error
-        count, link = len(self.client.nthreads()), self.client.dashboard_link
-        self.say(f"cluster={self.address}: {count} workers{f'; dashboard: {link}' if link else ''}")
+        self.client = connect(self.address, self.say)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -163,12 +183,8 @@ def run_folder(version: str, folder: str, config: str, place: str, threads: int,
     path, host = Path(folder), socket.gethostname()
     if version != __version__:
         return USER_ERROR, f"the worker on {host} has grownas {__version__}, the client {version}: install the same"
-    try:
-        same = (path / "config.yaml").read_text("utf-8") == config
-    except OSError:
-        same = False
-    if not same:
-        return USER_ERROR, f"the worker on {host} does not see this folder: runs= must be a folder that all share"
+    if (words := sees_folder(path, config)) is not None:
+        return USER_ERROR, words
     watch = Watch(path, timeout_s)
     while RunDir(path).is_locked():  # by the run that a lost worker began
         if (path / STOP).exists():

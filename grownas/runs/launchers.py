@@ -77,7 +77,7 @@ class Processes:
             threads: threads of each process.
             timeout_s: a run whose folder shows no sign of life for so long is killed.
         """
-        self.workers, self.threads, self.timeout_s = workers or _cores(), threads, timeout_s
+        self.workers, self.threads, self.timeout_s = workers or cores(), threads, timeout_s
         self.running: dict[Path, tuple[subprocess.Popen[bytes], Watch]] = {}
 
     def __enter__(self) -> Self:
@@ -160,18 +160,23 @@ def start(folder: Path, threads: int, *, command: str = "grownas", **options: An
         command: the module to run, which has the arguments of `grownas`.
         options: further options of `subprocess.Popen`; by default standard input is empty.
     """
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     with (folder / LOG).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", command, "resume", str(folder)],
             **{"stdin": subprocess.DEVNULL, **options},
             stdout=log,
             stderr=log,
-            env={**os.environ, **limits},
+            env=limited(threads),
             start_new_session=True,  # the terminal sends Ctrl-C only to this process, which forwards it once
         )
 
 
-def _cores() -> int:
+def limited(threads: int) -> dict[str, str]:
+    """Return the environment of a process whose NumPy and PyTorch start so many threads."""
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return {**os.environ, **limits}
+
+
+def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -28,6 +28,8 @@ class Journal:
     A fit takes 20 steps, 1 s, and 0.5 s of the processor.
     """
 
+    pool = None
+
     def __init__(self, says=lambda key: 1.0):
         self.says, self.fits, self.lines, self.elapsed, self.cpu_seconds = says, {}, [], 5.0, 3.0
 
