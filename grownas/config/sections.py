@@ -384,8 +384,9 @@ class Config(Section):
     cluster: Annotated[
         str,
         about(
-            "where `grownas compare` runs: processes, in_process (one after another), or the address of a dask "
-            "scheduler such as tcp://scheduler:8786"
+            "where `grownas compare` runs, and the `trial_workers` of a search: processes, in_process (one after "
+            "another), or the address of a dask scheduler such as tcp://scheduler:8786 (tls://: with the certificates "
+            "of dask's own config, distributed.comm.tls)"
         ),
     ] = "processes"
     trial_workers: Annotated[

@@ -4,12 +4,26 @@ The state of a run is in its folder, which all machines must share; dask only sa
 worker starts a process for the run and watches it, so that the worker always answers its scheduler. The process ends
 with its worker, however that ends. Client and worker exchange strings and numbers only; dask itself pickles what it
 sends, so whoever can reach the scheduler can run code on workers and client: use TLS, or a network that you trust.
+
+For TLS, give an address that begins with `tls://`, and tell dask the certificates on every machine, in
+`~/.config/dask/distributed.yaml`:
+
+    distributed:
+      comm:
+        require-encryption: true
+        tls:
+          ca-file: ca.pem
+          scheduler: {cert: cert.pem, key: key.pem}
+          worker: {cert: cert.pem, key: key.pem}
+          client: {cert: cert.pem, key: key.pem}
+
+or in environment variables such as `DASK_DISTRIBUTED__COMM__TLS__CA_FILE`. Then `dask scheduler --protocol tls` prints
+the address, and `dask worker tls://scheduler:8786` joins it.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -21,10 +35,10 @@ from typing import Any, Self
 from grownas import __version__
 from grownas.errors import USER_ERROR, ConfigError, RunError
 from grownas.protocols import Ended
-from grownas.runs.launchers import FAILURE, INTERRUPTED, Watch, start
+from grownas.runs.launchers import FAILURE, INTERRUPTED, Watch, interrupt, start
 from grownas.runs.rundir import RunDir
 
-STOP = ".stop"  # a file in a run folder: the worker that runs it sends SIGINT to its process
+STOP = ".stop"  # a file in a run folder: the worker that runs it interrupts its process
 LOOK_EVERY_S = 0.2
 
 
@@ -213,7 +227,7 @@ def _attend(process: subprocess.Popen[bytes], folder: Path, watch: Watch) -> tup
     asked = False
     while (status := process.poll()) is None:
         if not asked and (folder / STOP).exists():
-            process.send_signal(signal.SIGINT)
+            interrupt(process, folder)
             asked = True
         if watch.is_silent():
             process.kill()

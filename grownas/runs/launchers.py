@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from grownas.errors import USER_ERROR, GrownasError, TrainingError
 from grownas.protocols import Ended
+from grownas.runs.rundir import RunDir
 
 FAILURE, INTERRUPTED = 1, 130  # exit statuses, beside `USER_ERROR`
 LOG = "log.txt"  # in a run folder: what the run printed
@@ -112,9 +113,9 @@ class Processes:
         return ended
 
     def stop(self) -> None:
-        """Send SIGINT to all runs."""
-        for process, _ in self.running.values():
-            process.send_signal(signal.SIGINT)
+        """Interrupt all runs."""
+        for folder, (process, _) in self.running.items():
+            interrupt(process, folder)
 
 
 class Watch:
@@ -169,6 +170,17 @@ def start(folder: Path, threads: int, *, command: str = "grownas", **options: An
             env=limited(threads),
             start_new_session=True,  # the terminal sends Ctrl-C only to this process, which forwards it once
         )
+
+
+def interrupt(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Send SIGINT to a run that has locked its folder; kill one that has not, for it has nothing to save.
+
+    While a process imports packages, a SIGINT may be lost: some of them catch every exception. The run would go on.
+    """
+    if RunDir(folder).is_locked():
+        process.send_signal(signal.SIGINT)
+    else:
+        process.kill()
 
 
 def limited(threads: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -356,11 +357,8 @@ class Worker:
     def _send(self) -> None:
         assert self.process is not None
         assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(f"{self.order}\n".encode())
-            self.process.stdin.flush()
-        except BrokenPipeError:  # it has just ended, which the next event says
-            pass
+        with suppress(BrokenPipeError):  # it has just ended, which the next event says
+            os.write(self.process.stdin.fileno(), f"{self.order}\n".encode())
 
     def _ended(self, status: int) -> Answer | None:
         was_ready, name = self.is_ready, self.name
