@@ -97,3 +97,41 @@ def test_fifty_kills_lose_none_of_300_trials(runner, runs, finish, assert_same_r
     assert ended.code == 0, ended.err
     assert kills == 50
     assert_same_run(whole, folder)
+
+
+def memory_of(process: int) -> float:
+    """The resident memory of a process, in MB."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def cpu_of(process: int) -> float:
+    """The processor time of a process so far, in seconds."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_2000_trials_leave_memory_flat(runner, finish, wait_for, read_lines, capsys):
+    tiny = "strategy={use: random, max_nodes: 1, max_epochs: 1, accept: better, guard: false, rates: [0.01]}"
+    process = runner.start("search", tiny, *OTHERS, "budget.genotypes=2000", "trial_workers=2", "name=soak")
+    log = runner.folder / "soak" / "trials.jsonl"
+
+    def at(trial: int) -> list[tuple[float, float]]:
+        """Memory and processor time of the search and its workers, when so many trials have ended."""
+        wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") >= trial, process, timeout=3000)
+        return [(memory_of(one), cpu_of(one)) for one in (process.pid, *sorted(workers_of(log.parent)))]
+
+    begin, end = at(200), at(1990)
+    ended = finish(process, timeout=600)
+    assert ended.code == 0, ended.err
+    trained = sum(line["seconds"] for line in read_lines(log)[200:1990])
+    with capsys.disabled():
+        for name, (before, cpu), (after, later) in zip(("search", "worker", "worker"), begin, end, strict=True):
+            print(
+                f"{name}: {before:.0f} -> {after:.0f} MB, {1000 * (later - cpu) / 1790:.1f} ms of processor per trial"
+            )
+        print(f"trainings: {1000 * trained / 1790:.1f} ms per trial")
+    for (before, _), (after, _) in zip(begin, end, strict=True):
+        assert after - before < 40, (begin, end)  # MB; a leak of one model per trial would be more
