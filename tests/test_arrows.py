@@ -24,6 +24,7 @@ LAYERS = """
     api  bench.suite  runs.status
     runs.exporting
     runs.reload  runs.updating
+    bench.trials
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
     bench.peers  bench.timing  bench.dag_peers
