@@ -36,7 +36,7 @@ from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 from grownas.runs.signals import stop_signals
-from grownas.runs.trials import LocalWorkers, Pool, Workers
+from grownas.runs.trials import LocalWorkers, Pool, WorkerOptions, Workers
 
 STUDY = "study.json"  # in a study's folder
 Work = Callable[..., tuple[experiment.Summary, Model | None]]  # `experiment.search`, `experiment.train`
@@ -442,14 +442,14 @@ def _trial_workers(config: Config, rundir: RunDir, progress: Progress) -> Iterat
     if config.trial_workers == 1 or config.cluster == "in_process" or rundir.command != "search":
         yield None
         return
-    options = {"versions": versions(), "threads": config.threads, "timeout_s": config.worker_timeout}
+    options = WorkerOptions(versions(), config.threads, config.worker_timeout)
     workers: Workers
     if config.cluster == "processes":
-        workers = LocalWorkers(rundir.path, config.trial_workers, **options)
+        workers = LocalWorkers(rundir.path, config.trial_workers, options)
     else:
         from grownas.runs.trial_cluster import DaskWorkers
 
-        workers = DaskWorkers(rundir.path, config.trial_workers, address=config.cluster, say=progress.say, **options)
+        workers = DaskWorkers(rundir.path, config.trial_workers, options, address=config.cluster, say=progress.say)
     with workers:
         yield Pool(workers)
 

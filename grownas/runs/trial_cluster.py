@@ -13,14 +13,14 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from grownas.errors import RunError
 from grownas.runs.cluster import LOOK_EVERY_S, connect, sees_folder
-from grownas.runs.rundir import RunDir
-from grownas.runs.trials import REQUEST, Answer, Events, Worker, handle
+from grownas.runs.rundir import LockedError, RunDir
+from grownas.runs.trials import REQUEST, Answer, Events, Worker, WorkerOptions, handle
 
 IDLE_S = 60.0  # a dask worker ends its process of a run after so long without a trial
 
@@ -32,11 +32,9 @@ class DaskWorkers:
         self,
         folder: Path,
         count: int | None,
+        options: WorkerOptions,
         *,
         address: str,
-        versions: Mapping[str, str],
-        threads: int,
-        timeout_s: float,
         say: Callable[[str], None],
     ) -> None:
         """Set the limits; `with` connects.
@@ -44,14 +42,12 @@ class DaskWorkers:
         Args:
             folder: the run folder, which all machines share.
             count: number of trials at a time; None: one per thread of the cluster's workers.
+            options: of the processes.
             address: of the scheduler.
-            versions: see `trials.Worker`.
-            threads: see `trials.Worker`.
-            timeout_s: see `trials.Worker`.
             say: shows a line.
         """
         self.folder, self.most, self.address, self.say = folder.absolute(), count, address, say
-        self.options = {"versions": dict(versions), "threads": threads, "timeout_s": timeout_s}
+        self.options = options
         self.config = (folder / "config.yaml").read_text("utf-8")
         self.client: Any = None
         self.running: dict[str, Any] = {}  # name of a trial -> its future
@@ -85,7 +81,9 @@ class DaskWorkers:
             str(self.folder),
             self.config,
             os.getcwd(),
-            self.options,
+            dict(self.options.versions),
+            self.options.threads,
+            self.options.timeout_s,
             key=f"{name}-{uuid.uuid4().hex}",  # never a result that dask remembers
             pure=False,
         )
@@ -117,7 +115,8 @@ class DaskWorkers:
         """End the training of these trials: a worker leaves a trial whose request is gone."""
         for name in names:
             (self.folder / "checkpoint" / f"{name}{REQUEST}").unlink(missing_ok=True)
-            self.running.pop(name).cancel()
+            if (future := self.running.pop(name, None)) is not None:
+                future.cancel()
 
     def _answer(self, future: Any) -> Answer:
         (name,) = [name for name, one in self.running.items() if one is future]
@@ -135,7 +134,16 @@ _kept: dict[str, list[tuple[Worker, Events]]] = {}  # of this dask worker: run f
 _lock = threading.Lock()
 
 
-def train_there(name: str, order: str, folder: str, config: str, place: str, options: dict[str, Any]) -> str:
+def train_there(
+    name: str,
+    order: str,
+    folder: str,
+    config: str,
+    place: str,
+    versions: dict[str, str],
+    threads: int,
+    timeout_s: float,
+) -> str:
     """Train a trial in a process that this dask worker keeps.
 
     Args:
@@ -144,7 +152,9 @@ def train_there(name: str, order: str, folder: str, config: str, place: str, opt
         folder: absolute path of the run folder.
         config: content of the folder's config.yaml, as the client reads it.
         place: the client's working directory, from which relative paths in the config count.
-        options: see `trials.Worker`.
+        versions: see `trials.WorkerOptions`.
+        threads: see `trials.WorkerOptions`.
+        timeout_s: see `trials.WorkerOptions`.
 
     Returns:
         JSON: `{"error": .., "lost": ..}` as in `trials.Answer`, or `{"refused": why}`.
@@ -152,10 +162,14 @@ def train_there(name: str, order: str, folder: str, config: str, place: str, opt
     if (words := sees_folder(Path(folder), config)) is not None:
         return json.dumps({"refused": words})
     request = Path(folder, "checkpoint", f"{name}{REQUEST}")
-    worker, events = _take(folder, place, options)
+    worker, events = _take(folder, place, WorkerOptions(versions, threads, timeout_s))
+    lock = f"checkpoint/.{name}.lock"  # a worker that the scheduler has lost may still train the same trial
     try:
-        with RunDir(Path(folder)).lock(name=f"checkpoint/.{name}.lock", wait_s=options["timeout_s"]):
+        with RunDir(Path(folder)).lock(name=lock, wait_s=timeout_s):
             answer = _attend(worker, events, name, order, request)
+            Path(folder, lock).unlink(missing_ok=True)
+    except LockedError as error:
+        answer = Answer(name, lost=f"waited too long: {error}")
     except RunError as error:
         worker.end()
         return json.dumps({"refused": str(error)})
@@ -180,13 +194,13 @@ def _attend(worker: Worker, events: Events, name: str, order: str, request: Path
             return Answer(name, lost="was withdrawn")
 
 
-def _take(folder: str, place: str, options: dict[str, Any]) -> tuple[Worker, Events]:
+def _take(folder: str, place: str, options: WorkerOptions) -> tuple[Worker, Events]:
     """Return a free process of the run; it starts with its first trial."""
     with _lock:
         if free := _kept.get(folder):
             return free.pop()
     events: Events = queue.SimpleQueue()
-    return Worker(Path(folder), events, place=place, **options), events
+    return Worker(Path(folder), events, options, place=place), events
 
 
 def _end_idle(folder: str, worker: Worker) -> None:

@@ -27,7 +27,7 @@ from grownas.experiments.search import tuned
 from grownas.protocols import Problem
 from grownas.runs import commands
 from grownas.runs import requests as saved
-from grownas.runs.journal import LOGS, FolderStore, Journal, MemoryLog
+from grownas.runs.journal import LOGS, FolderStore, Journal, Log, MemoryLog
 from grownas.runs.progress import Progress
 from grownas.runs.trials import REQUEST
 
@@ -77,9 +77,10 @@ class Trials:
         if task.checksum != commands.kept_notes(folder)["data_checksum"]:
             raise DataError(f"the worker on {socket.gethostname()} reads other data than the search: {task.source}")
         metrics = MemoryLog()
+        logs: dict[str, Log] = {**dict.fromkeys(LOGS, Nowhere()), "metrics": metrics}
         journal = Journal(
             FolderStore(folder / "checkpoint", config.fingerprint()),
-            **{**{name: Nowhere() for name in LOGS}, "metrics": metrics},
+            **logs,
             progress=SignsOfLife(say),
             every_s=config.checkpoint_seconds,
         )

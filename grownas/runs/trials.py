@@ -51,14 +51,27 @@ class Answer(NamedTuple):
     lost: str = ""
 
 
-class Workers(Protocol):
-    """Processes that train trials, each one after the other, in one place. It is a context manager.
+class WorkerOptions(NamedTuple):
+    """The options of a worker's process.
 
     Attributes:
-        count: number of trials that can be trained at once.
+        versions: of the packages of the run; a process with others is refused.
+        threads: threads of the process.
+        timeout_s: a trial that ends no epoch for so long is lost, and the process is killed.
     """
 
-    count: int
+    versions: Mapping[str, str]
+    threads: int
+    timeout_s: float
+
+
+class Workers(Protocol):
+    """Processes that train trials, each one after the other, in one place. It is a context manager."""
+
+    @property
+    def count(self) -> int:
+        """Number of trials that can be trained at once."""
+        ...
 
     def __enter__(self) -> Self:
         """Connect to the place."""
@@ -212,24 +225,21 @@ def _branches(store: Store) -> list[str]:
 class LocalWorkers:
     """Processes on this machine (see `Workers`)."""
 
-    def __init__(
-        self, folder: Path, count: int | None, *, versions: Mapping[str, str], threads: int, timeout_s: float
-    ) -> None:
+    def __init__(self, folder: Path, count: int | None, options: WorkerOptions) -> None:
         """Set the limits; a process starts when it is needed.
 
         Args:
             folder: the run folder.
             count: number of processes; None: one per core.
-            versions: see `Worker`.
-            threads: see `Worker`.
-            timeout_s: see `Worker`.
+            options: of the processes.
         """
         self.events: Events = queue.SimpleQueue()
-        self.count = count or cores()
-        self.workers = [
-            Worker(folder, self.events, versions=versions, threads=threads, timeout_s=timeout_s)
-            for _ in range(self.count)
-        ]
+        self.workers = [Worker(folder, self.events, options) for _ in range(count or cores())]
+
+    @property
+    def count(self) -> int:
+        """Number of processes."""
+        return len(self.workers)
 
     def __enter__(self) -> Self:
         """Do nothing."""
@@ -265,28 +275,17 @@ class Worker:
         process: the process; None: it is not started.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        events: Events,
-        *,
-        versions: Mapping[str, str],
-        threads: int,
-        timeout_s: float,
-        place: str = ".",
-    ) -> None:
+    def __init__(self, folder: Path, events: Events, options: WorkerOptions, *, place: str = ".") -> None:
         """Set the limits.
 
         Args:
             folder: the run folder.
             events: receives the lines that the process writes.
-            versions: of the packages of the run; a process with others is refused.
-            threads: threads of the process.
-            timeout_s: a trial that ends no epoch for so long is lost, and the process is killed.
+            options: of the process.
             place: working directory of the process, if there is such a folder.
         """
-        self.folder, self.events, self.versions, self.place = folder, events, dict(versions), place
-        self.threads, self.timeout_s = threads, timeout_s
+        self.folder, self.events, self.place = folder, events, place
+        self.versions, self.threads, self.timeout_s = options
         self.process: subprocess.Popen[bytes] | None = None
         self.name: str | None = None
         self.order, self.is_ready, self.starts, self.seen = "", False, 0, 0.0

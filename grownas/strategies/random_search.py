@@ -71,17 +71,21 @@ def _train_batch(sampling: Sampling, rng: random.Random, halving: Halving, numbe
             sampling.end(trial)
         rivals, epochs = rivals[:count], epochs * halving.reduction_factor
         is_last = len(rivals) == 1
-        unfinished = [trial for trial in rivals if not trial.reason]
-        for trial in sampling.go_on_all(unfinished, None if is_last else epochs):
-            _end_if_diverged(sampling, trial)
-            if sampling.is_spent:
-                break
+        _train_further(sampling, rivals, None if is_last else epochs)
         rivals = _ranked(rivals)
         if is_last:
             break
     for trial in rivals:
         trial.reason = trial.reason or SPENT
         sampling.end(trial)
+
+
+def _train_further(sampling: Sampling, rivals: list[Trial], epochs: int | None) -> None:
+    """Train those that are not at their end, until the budget is spent."""
+    for trial in sampling.go_on_all([one for one in rivals if not one.reason], epochs):
+        _end_if_diverged(sampling, trial)
+        if sampling.is_spent:
+            return
 
 
 def _end_if_diverged(sampling: Sampling, trial: Trial) -> None:

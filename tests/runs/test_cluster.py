@@ -255,13 +255,13 @@ def trial_workers(one_worker, folder, monkeypatch):
     """Workers of trials on the cluster, with a program that only answers; and a function that submits a trial."""
     monkeypatch.setattr(trials, "COMMAND", (sys.executable, "-c", ECHO))
     (folder / "checkpoint").mkdir()
-    options = {"versions": {"torch": "2"}, "threads": 1, "timeout_s": 30.0, "say": Progress(quiet=True).say}
+    options, say = trials.WorkerOptions({"torch": "2"}, 1, 30.0), Progress(quiet=True).say
 
     def submit(made, name, error=None):
         (folder / "checkpoint" / f"{name}{trials.REQUEST}").touch()
         made.submit(name, json.dumps({"key": name, "error": error}))
 
-    with DaskWorkers(folder, None, address=one_worker.scheduler_address, **options) as made:
+    with DaskWorkers(folder, None, options, address=one_worker.scheduler_address, say=say) as made:
         yield made, submit
     for kept in trial_cluster._kept.pop(str(folder), []):
         kept[0].end()

@@ -18,7 +18,7 @@ from grownas.errors import Interrupted, RunError
 from grownas.protocols import FitRequest
 from grownas.runs import requests, trials
 from grownas.runs.trial_worker import Trials
-from grownas.runs.trials import Answer, LocalWorkers, Pool, Worker, handle
+from grownas.runs.trials import Answer, LocalWorkers, Pool, Worker, WorkerOptions, handle
 from grownas.space import SearchSpace
 from grownas.strategies.evolution import Evolution
 from grownas.strategies.nas_rl import NasRl
@@ -221,7 +221,7 @@ def program(monkeypatch, tmp_path):
 
     def use(code, timeout_s=60.0):
         monkeypatch.setattr(trials, "COMMAND", (sys.executable, "-c", BEGIN + code))
-        return {"versions": {"torch": "2"}, "threads": 1, "timeout_s": timeout_s}
+        return WorkerOptions({"torch": "2"}, 1, timeout_s)
 
     return use
 
@@ -232,7 +232,7 @@ def answer(program, tmp_path):
 
     def run(code, order="{}", **options):
         events = queue.SimpleQueue()
-        worker = Worker(tmp_path, events, **program(code, **options))
+        worker = Worker(tmp_path, events, program(code, **options))
         worker.submit("one", order)
         try:
             while True:
@@ -291,7 +291,7 @@ def test_killed_processes_lose_no_trial(program, tmp_path):
     """Two processes are killed at random ten times while they train sixty trials."""
     rng, waiting, done = random.Random(3), [str(number) for number in range(60)], []
     slow_echo = READY + 'for line in sys.stdin: time.sleep(0.02); say({"ended": None})\n'
-    with LocalWorkers(tmp_path, 2, **program(slow_echo)) as workers:
+    with LocalWorkers(tmp_path, 2, program(slow_echo)) as workers:
         kills, running = 0, set()
         end = time.monotonic() + 60
         while (waiting or running) and time.monotonic() < end:
@@ -310,7 +310,7 @@ def test_killed_processes_lose_no_trial(program, tmp_path):
 
 
 def test_workers_end_with_the_search(program, tmp_path):
-    with LocalWorkers(tmp_path, 1, **program(ECHO)) as workers:
+    with LocalWorkers(tmp_path, 1, program(ECHO)) as workers:
         workers.submit("one", "{}")
         while not workers.wait(0.05):
             pass
