@@ -12,6 +12,7 @@ DISTRIBUTED = ["distributed>=2026.8"]  # of dask; it brings the dask of its own 
 ONNX = ["onnx>=1.23"]  # writes the files of `grownas export`; runtimes read them without it
 TRITON = ["triton>=3.5,<4; platform_system == 'Linux'"]  # PyTorch for CUDA brings it; alone it is for tests
 DEV = [
+    *DISTRIBUTED,
     "pytest>=9",
     "pytest-xdist",
     "pytest-timeout",

@@ -321,6 +321,7 @@ def search(
     seed: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     folder: str | os.PathLike[str] | None = None,
+    cluster: Any = None,
     quiet: bool = False,
 ) -> Run:
     """Search for a cell, retrain it from random weights, train the baselines and score all models.
@@ -332,6 +333,7 @@ def search(
         seed: seed of weights, noise and data order. None: `seed` of the config.
         overrides: config values by dotted key, such as `{"strategy.max_nodes": 2}`.
         folder: the run folder to create; a number is appended if the name is taken. None: nothing is written.
+        cluster: where the `trial_workers` of the config run; see `compare`.
         quiet: print no progress and no table.
 
     Returns:
@@ -344,7 +346,8 @@ def search(
     """
     from grownas.runs import commands
 
-    options = {**({} if seed is None else {"seed": seed}), "quiet": quiet, **(overrides or {})}
+    given = ({} if seed is None else {"seed": seed}) | _place(cluster)
+    options = {**given, "quiet": quiet, **(overrides or {})}
     chosen, frame = _config(config, data, options)
     if folder is None:
         task = commands.load_task(chosen, frame=frame)
@@ -392,7 +395,7 @@ def compare(
 
     given: dict[str, Any] = {} if seeds is None else {"seeds": list(seeds)}
     given |= {} if strategies is None else {"strategies": list(strategies)}
-    given |= {} if cluster is None else {"cluster": getattr(cluster, "scheduler_address", cluster)}
+    given |= _place(cluster)
     options = {**given, "quiet": quiet, **(overrides or {})}
     chosen, frame = _config(config, data, options)
     if chosen.is_study:
@@ -468,6 +471,11 @@ def _folder(
         rundir.write_text("data.csv", text)
         changes["task.data"] = str(rundir.path / "data.csv")
     yield rundir, changes
+
+
+def _place(cluster: Any) -> dict[str, Any]:
+    """Return the override for where runs run; a cluster object is taken by its address."""
+    return {} if cluster is None else {"cluster": getattr(cluster, "scheduler_address", cluster)}
 
 
 def _as_items(overrides: Mapping[str, Any] | None) -> list[str]:

@@ -11,7 +11,7 @@ Axes everywhere: `T` time, `B` batch, `I` input, `H` hidden, `O` output, in the 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard, TypeVar, runtime_checkable
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor, nn
 
+    from grownas.errors import TrainingError
     from grownas.genotype import AnyGenotype
     from grownas.space import SearchSpace
     from grownas.training.loop import Fit
@@ -553,6 +554,29 @@ class StoppingCriterion(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class FitRequest:
+    """The arguments of a `Journal.fit`, for `Journal.fit_all`.
+
+    Attributes:
+        key: name of the fit.
+        model: the untrained model.
+        task: data and loss: the task of the search's problem, or a `training.distil.Distilled` of it.
+        recipe: how the model is trained.
+        seed: of the data order and the model's random numbers.
+        after: key of a shorter fit that this fit continues.
+        extendable: save the end of the fit, so that a longer fit can continue from it.
+    """
+
+    key: str
+    model: Model
+    task: Task
+    recipe: Recipe
+    seed: int
+    after: str | None = None
+    extendable: bool = False
+
+
 class Journal(Protocol):
     """Does all long work of a run and stores the results by key, so that a resumed run does not repeat finished work.
 
@@ -585,6 +609,21 @@ class Journal(Protocol):
 
         Raises:
             TrainingError: the loss is not finite.
+            Interrupted: the user interrupted the run; its state is saved.
+        """
+        ...
+
+    def fit_all(self, requests: Iterable[FitRequest]) -> Iterator[Fit | TrainingError]:
+        """Do fits that do not depend on each other; yield their results in the order of the requests.
+
+        The requests may be endless. They are read as the fits need them: one at a time, or some in advance where
+        several fits run at once. The caller may stop in between; fits that were read in advance are then dropped. So
+        the results do not depend on how many fits run at once.
+
+        Yields:
+            A fit, or the error with which `fit` ends.
+
+        Raises:
             Interrupted: the user interrupted the run; its state is saved.
         """
         ...

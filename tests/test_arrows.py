@@ -18,12 +18,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = """
-    __main__  runs.attended
+    __main__  runs.attended  runs.trial_worker
     cli
     completion
     api  bench.suite  runs.status
     runs.exporting
     runs.reload  runs.updating
+    bench.trials
     bench.table  bench.picture
     bench.results  bench.memory  bench.first
     bench.peers  bench.timing  bench.dag_peers
@@ -37,8 +38,9 @@ LAYERS = """
     experiments.experiment
     experiments.choosing
     report.page
-    runs.cluster
-    runs.launchers
+    runs.trial_cluster
+    runs.cluster  runs.trials
+    runs.launchers  runs.requests
     runs.journal  runs.memory  report.plots  report.study  report.replays
     report.growth_plots
     report.history  report.canvas

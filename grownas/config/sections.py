@@ -35,6 +35,7 @@ WHERE_AND_HOW = (
     "quiet",
     "workers",
     "cluster",
+    "trial_workers",
     "worker_timeout",
     "checkpoint_seconds",
     "seeds",
@@ -383,12 +384,25 @@ class Config(Section):
     cluster: Annotated[
         str,
         about(
-            "where `grownas compare` runs: processes, in_process (one after another), or the address of a dask "
-            "scheduler such as tcp://scheduler:8786"
+            "where `grownas compare` runs, and the `trial_workers` of a search: processes, in_process (one after "
+            "another), or the address of a dask scheduler such as tcp://scheduler:8786 (tls://: with the certificates "
+            "of dask's own config, distributed.comm.tls)"
         ),
     ] = "processes"
+    trial_workers: Annotated[
+        Count | None,
+        about(
+            "processes that train genotypes of one search at once, where a strategy trains each on its own; on the "
+            "workers of `cluster` if it is an address; 1: the search trains them itself; null: one per core, or per "
+            "thread of dask's workers"
+        ),
+    ] = 1
     worker_timeout: Annotated[
-        Positive, about("a run whose folder shows no sign of life for so many seconds is killed and tried again")
+        Positive,
+        about(
+            "a run whose folder shows no sign of life for so many seconds, or a trial that ends no epoch, is killed "
+            "and tried again"
+        ),
     ] = 3600.0
     threads: Annotated[Count, about("PyTorch threads per process; they may change the last digits of results")] = 1
     device: Annotated[Literal["cpu", "cuda"], about("device on which models are trained")] = "cpu"

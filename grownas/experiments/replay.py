@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -30,7 +30,7 @@ from grownas.experiments.experiment import space_of
 from grownas.experiments.tabulate import recipe_facts
 from grownas.genotype import Genotype, Node, Op
 from grownas.genotype_table import GenotypeTable, Training
-from grownas.protocols import Budget, Evaluation, Folder, Journal, Problem, SearchResult, Strategy, Task
+from grownas.protocols import Budget, Evaluation, FitRequest, Folder, Journal, Problem, SearchResult, Strategy, Task
 from grownas.strategies.sampling_options import SamplingSection
 from grownas.training.loop import Fit
 
@@ -147,6 +147,11 @@ class TableJournal:
             reason=REACHED,
             shares=[],
         )
+
+    def fit_all(self, requests: Iterable[FitRequest]) -> Iterator[Fit]:
+        """Look up one fit after the other."""
+        for one in requests:
+            yield self.fit(one.key, one.model, one.task, one.recipe, seed=one.seed, after=one.after)
 
     def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
         """Do the work."""

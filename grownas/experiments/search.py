@@ -42,10 +42,8 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
         The summary, and the chosen model.
     """
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
-    experiment = EXPERIMENTS[task.kind].of(config, journal, task)
+    experiment = tuned(config, journal, task)
     nodes = [experiment.space.ops] * config.start.nodes
-    with journal.of_model("tuning"):  # tunes the settings of the search on its start
-        experiment = experiment.tuned(nodes)
     with journal.of_model(SEARCH):
         experiment, problem, found = _tuned_search(experiment, nodes, config.search_rates)
     task, strategy, result = experiment.task, experiment.strategy, found
@@ -87,6 +85,13 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     }
     experiment.write_optimizer(folder, moments, recipe)
     return summarise(config, folder, task, model, scores, about), model
+
+
+def tuned(config: Config, journal: Journal, task: Task) -> Experiment:
+    """Return the experiment of a config, with the settings that are chosen before the search."""
+    experiment = EXPERIMENTS[task.kind].of(config, journal, task)
+    with journal.of_model("tuning"):  # tunes the settings of the search on its start
+        return experiment.tuned([experiment.space.ops] * config.start.nodes)
 
 
 def train(

@@ -4,12 +4,26 @@ The state of a run is in its folder, which all machines must share; dask only sa
 worker starts a process for the run and watches it, so that the worker always answers its scheduler. The process ends
 with its worker, however that ends. Client and worker exchange strings and numbers only; dask itself pickles what it
 sends, so whoever can reach the scheduler can run code on workers and client: use TLS, or a network that you trust.
+
+For TLS, give an address that begins with `tls://`, and tell dask the certificates on every machine, in
+`~/.config/dask/distributed.yaml`:
+
+    distributed:
+      comm:
+        require-encryption: true
+        tls:
+          ca-file: ca.pem
+          scheduler: {cert: cert.pem, key: key.pem}
+          worker: {cert: cert.pem, key: key.pem}
+          client: {cert: cert.pem, key: key.pem}
+
+or in environment variables such as `DASK_DISTRIBUTED__COMM__TLS__CA_FILE`. Then `dask scheduler --protocol tls` prints
+the address, and `dask worker tls://scheduler:8786` joins it.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -21,11 +35,46 @@ from typing import Any, Self
 from grownas import __version__
 from grownas.errors import USER_ERROR, ConfigError, RunError
 from grownas.protocols import Ended
-from grownas.runs.launchers import FAILURE, INTERRUPTED, Watch, start
+from grownas.runs.launchers import FAILURE, INTERRUPTED, Watch, interrupt, start
 from grownas.runs.rundir import RunDir
 
-STOP = ".stop"  # a file in a run folder: the worker that runs it sends SIGINT to its process
+STOP = ".stop"  # a file in a run folder: the worker that runs it interrupts its process
 LOOK_EVERY_S = 0.2
+
+
+def connect(address: str, say: Callable[[str], None]) -> Any:
+    """Return a client of a scheduler; show the number of workers and the link of the dashboard.
+
+    Raises:
+        ConfigError: dask.distributed is not installed, or no scheduler answers.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ConfigError(
+            f"cluster={address} needs dask.distributed; install it with `pip install 'grownas[distributed]'`"
+        ) from error
+    try:
+        make: Any = Client  # untyped
+        client = make(address, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:  # the last two: an unknown protocol, TLS without its options
+        raise ConfigError(
+            f"cluster={address}: cannot connect: {error}; give the address that the scheduler prints when it starts, "
+            "and for tls:// set dask's config distributed.comm.tls"
+        ) from error
+    count, link = len(client.nthreads()), client.dashboard_link
+    say(f"cluster={address}: {count} workers{f'; dashboard: {link}' if link else ''}")
+    return client
+
+
+def sees_folder(folder: Path, config: str) -> str | None:
+    """Return None if this machine sees a run folder with this config.yaml, otherwise words for the user."""
+    try:
+        same = (folder / "config.yaml").read_text("utf-8") == config
+    except OSError:
+        same = False
+    host = socket.gethostname()
+    return None if same else f"the worker on {host} does not see this folder: runs= must be a folder that all share"
 
 
 class Dask:
@@ -54,22 +103,7 @@ class Dask:
         Raises:
             ConfigError: dask.distributed is not installed, or no scheduler answers.
         """
-        try:
-            from distributed import Client
-        except ImportError as error:
-            raise ConfigError(
-                f"cluster={self.address} needs dask.distributed; install it with `pip install 'grownas[distributed]'`"
-            ) from error
-        try:
-            connect: Any = Client  # untyped
-            self.client = connect(self.address, set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:  # the last two: an unknown protocol, TLS without its options
-            raise ConfigError(
-                f"cluster={self.address}: cannot connect: {error}; give the address that the scheduler prints when it "
-                "starts"
-            ) from error
-        count, link = len(self.client.nthreads()), self.client.dashboard_link
-        self.say(f"cluster={self.address}: {count} workers{f'; dashboard: {link}' if link else ''}")
+        self.client = connect(self.address, self.say)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -163,12 +197,8 @@ def run_folder(version: str, folder: str, config: str, place: str, threads: int,
     path, host = Path(folder), socket.gethostname()
     if version != __version__:
         return USER_ERROR, f"the worker on {host} has grownas {__version__}, the client {version}: install the same"
-    try:
-        same = (path / "config.yaml").read_text("utf-8") == config
-    except OSError:
-        same = False
-    if not same:
-        return USER_ERROR, f"the worker on {host} does not see this folder: runs= must be a folder that all share"
+    if (words := sees_folder(path, config)) is not None:
+        return USER_ERROR, words
     watch = Watch(path, timeout_s)
     while RunDir(path).is_locked():  # by the run that a lost worker began
         if (path / STOP).exists():
@@ -197,7 +227,7 @@ def _attend(process: subprocess.Popen[bytes], folder: Path, watch: Watch) -> tup
     asked = False
     while (status := process.poll()) is None:
         if not asked and (folder / STOP).exists():
-            process.send_signal(signal.SIGINT)
+            interrupt(process, folder)
             asked = True
         if watch.is_silent():
             process.kill()

@@ -36,6 +36,7 @@ from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 from grownas.runs.signals import stop_signals
+from grownas.runs.trials import LocalWorkers, Pool, WorkerOptions, Workers
 
 STUDY = "study.json"  # in a study's folder
 Work = Callable[..., tuple[experiment.Summary, Model | None]]  # `experiment.search`, `experiment.train`
@@ -67,6 +68,11 @@ def search_in_memory(config: Config, task: Task) -> tuple[experiment.Summary, Me
     configs.strategy_of(config.strategy, refit=config.refit)  # raises if options contradict each other
     refuse_table(config)
     check_search(config, task)
+    if config.trial_workers != 1:
+        raise ConfigError(
+            f"trial_workers={config.trial_workers}: the workers read and write a run folder, and this search has none; "
+            "give a folder, or set trial_workers=1"
+        )
     return work_in_memory(config, "search", task, experiment.search)
 
 
@@ -424,10 +430,28 @@ def _at_work(config: Config, rundir: RunDir, plan: str) -> Iterator[Journal]:
         progress.say(plan)
         journal = Journal.in_folder(rundir, config.fingerprint(), progress=progress, every_s=config.checkpoint_seconds)
         try:
-            with _interrupts(journal):
+            with _trial_workers(config, rundir, progress) as journal.pool, _interrupts(journal):
                 yield journal
         except Interrupted as error:
             raise Interrupted(rundir.path) from error
+
+
+@contextmanager
+def _trial_workers(config: Config, rundir: RunDir, progress: Progress) -> Iterator[Pool | None]:
+    """Yield the pool that trains the genotypes of a search in several processes; None if this process does."""
+    if config.trial_workers == 1 or config.cluster == "in_process" or rundir.command != "search":
+        yield None
+        return
+    options = WorkerOptions(versions(), config.threads, config.worker_timeout)
+    workers: Workers
+    if config.cluster == "processes":
+        workers = LocalWorkers(rundir.path, config.trial_workers, options)
+    else:
+        from grownas.runs.trial_cluster import DaskWorkers
+
+        workers = DaskWorkers(rundir.path, config.trial_workers, options, address=config.cluster, say=progress.say)
+    with workers:
+        yield Pool(workers)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ import torch
 
 from grownas.errors import Interrupted, TrainingError
 from grownas.evaluation.models import SEARCH
-from grownas.protocols import Evaluation, Model, Task
+from grownas.protocols import Evaluation, FitRequest, Model, Task
 from grownas.runs import checkpoint
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
@@ -68,6 +68,14 @@ class Store(Protocol):
 
     def clear(self, beginning: str) -> None:
         """Delete all trees whose names begin so."""
+        ...
+
+
+class Pool(Protocol):
+    """Does fits for a journal, several at once (see `grownas.runs.trials.Pool`)."""
+
+    def fit_all(self, journal: Journal, requests: Iterable[FitRequest]) -> Iterator[Fit | TrainingError]:
+        """Do the fits; see `grownas.protocols.Journal.fit_all`."""
         ...
 
 
@@ -178,8 +186,9 @@ class Journal:
         self.cpu_seconds = 0.0  # processor time of the same work, seconds
         self.gradients = 0  # forward and backward passes on a window in the same work
         self.interrupted = False
+        self.pool: Pool | None = None  # does the fits of `fit_all`; None: this process does
         self.root: Journal | None = None  # for a branch: the journal of the run, which receives interrupts
-        self._model = SEARCH
+        self.model_name = SEARCH
         self._counted: set[str] = set()  # keys of remembered work already included in `elapsed`
         for log in (metrics, growth, shares, trials):
             log.truncate()
@@ -213,11 +222,11 @@ class Journal:
     @contextmanager
     def of_model(self, name: str) -> Iterator[None]:
         """Log the fits in the block with this name of a model, as used in tables."""
-        before, self._model = self._model, name
+        before, self.model_name = self.model_name, name
         try:
             yield
         finally:
-            self._model = before
+            self.model_name = before
 
     def branch(self, name: str, *, logs: bool) -> Journal:
         """Return a journal with its own keys for a part of the run, such as one of several searches.
@@ -289,6 +298,30 @@ class Journal:
         """
         return self._fit(key, model, task, recipe, seed, optimizers, stage, after, extendable, repeats_log=True)
 
+    def fit_all(self, requests: Iterable[FitRequest]) -> Iterator[Fit | TrainingError]:
+        """Do fits that do not depend on each other; yield each fit, or the error that ended it, in order.
+
+        The `pool` does several at once; without one they are done one after the other, each when it is asked for.
+        """
+        if self.pool is not None:
+            yield from self.pool.fit_all(self, requests)
+            return
+        for request in requests:
+            try:
+                fit = self.fit(
+                    request.key,
+                    request.model,
+                    request.task,
+                    request.recipe,
+                    seed=request.seed,
+                    after=request.after,
+                    extendable=request.extendable,
+                )
+            except TrainingError as error:
+                yield error
+            else:
+                yield fit
+
     def fit_in_pieces(
         self,
         key: str,
@@ -339,7 +372,7 @@ class Journal:
         """See `fit`. If `repeats_log`, the log also repeats the lines of the shorter fit, as for a single long fit."""
         self._stop_if_asked()
         shorter = None if after is None else self.store.load(f"{after}.done")
-        counted = {name: shorter[name] if shorter else 0 for name in ("seconds", "cpu_seconds", "gradients")}
+        counted = _costs(shorter)
         done = self.store.load(f"{key}.done")
         if done is None:
             part = self.store.load(f"{key}.part")
@@ -348,7 +381,7 @@ class Journal:
                 assert shorter["end"] is not None, f"{key} continues {after}, which is not extendable"
                 lines = [{**line, "stage": stage, "part": key} for line in shorter["lines"] if repeats_log]
                 part = {"trainer": shorter["end"], "lines": lines}
-            place = {"stage": stage, "part": key, "model": self._model}
+            place = {"stage": stage, "part": key, "model": self.model_name}
             watcher = _Watcher(self, place, part, model=model, epochs=recipe.epochs)
             try:
                 finished = fit(
@@ -378,6 +411,10 @@ class Journal:
             self.shares.append({"stage": stage, "part": key, **line})
         self._count(finished, counted)
         return finished
+
+    def count_failed(self, error: TrainingError, *, after: str | None) -> None:
+        """Count what was spent elsewhere on a fit that failed; `after`: see `fit`."""
+        self._count(error, _costs(None if after is None else self.store.load(f"{after}.done")))
 
     def _count(self, spent: Fit | TrainingError, counted: Mapping[str, float]) -> None:
         """Add what was spent on a fit, without what is already counted for the shorter fit that it continues."""
@@ -470,6 +507,11 @@ class _Watcher:
         if "blend" not in line:
             self.best = min(self.best, line["value"])
         return True
+
+
+def _costs(done: Tree | None) -> dict[str, float]:
+    """Return what a finished fit took; zeros for None."""
+    return {name: done[name] if done else 0 for name in ("seconds", "cpu_seconds", "gradients")}
 
 
 def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from grownas.errors import USER_ERROR, GrownasError, TrainingError
 from grownas.protocols import Ended
+from grownas.runs.rundir import RunDir
 
 FAILURE, INTERRUPTED = 1, 130  # exit statuses, beside `USER_ERROR`
 LOG = "log.txt"  # in a run folder: what the run printed
@@ -77,7 +78,7 @@ class Processes:
             threads: threads of each process.
             timeout_s: a run whose folder shows no sign of life for so long is killed.
         """
-        self.workers, self.threads, self.timeout_s = workers or _cores(), threads, timeout_s
+        self.workers, self.threads, self.timeout_s = workers or cores(), threads, timeout_s
         self.running: dict[Path, tuple[subprocess.Popen[bytes], Watch]] = {}
 
     def __enter__(self) -> Self:
@@ -112,9 +113,9 @@ class Processes:
         return ended
 
     def stop(self) -> None:
-        """Send SIGINT to all runs."""
-        for process, _ in self.running.values():
-            process.send_signal(signal.SIGINT)
+        """Interrupt all runs."""
+        for folder, (process, _) in self.running.items():
+            interrupt(process, folder)
 
 
 class Watch:
@@ -160,18 +161,34 @@ def start(folder: Path, threads: int, *, command: str = "grownas", **options: An
         command: the module to run, which has the arguments of `grownas`.
         options: further options of `subprocess.Popen`; by default standard input is empty.
     """
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     with (folder / LOG).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", command, "resume", str(folder)],
             **{"stdin": subprocess.DEVNULL, **options},
             stdout=log,
             stderr=log,
-            env={**os.environ, **limits},
+            env=limited(threads),
             start_new_session=True,  # the terminal sends Ctrl-C only to this process, which forwards it once
         )
 
 
-def _cores() -> int:
+def interrupt(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Send SIGINT to a run that has locked its folder; kill one that has not, for it has nothing to save.
+
+    While a process imports packages, a SIGINT may be lost: some of them catch every exception. The run would go on.
+    """
+    if RunDir(folder).is_locked():
+        process.send_signal(signal.SIGINT)
+    else:
+        process.kill()
+
+
+def limited(threads: int) -> dict[str, str]:
+    """Return the environment of a process whose NumPy and PyTorch start so many threads."""
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    return {**os.environ, **limits}
+
+
+def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

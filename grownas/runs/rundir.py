@@ -105,10 +105,12 @@ class RunDir:
             raise RunError(f"{path}: damaged: {error}") from error
 
     @contextmanager
-    def lock(self, *, wait_s: float = 1.0) -> Iterator[None]:
+    def lock(self, *, name: str = ".lock", wait_s: float = 1.0) -> Iterator[None]:
         """Lock the folder against other processes; the lock is released even if the process is killed.
 
-        It waits `wait_s` for another process, which may only have looked with `is_locked`.
+        Args:
+            name: of the file; another file locks a part of the work.
+            wait_s: time to wait for another process, which may only have looked with `is_locked`.
 
         Raises:
             LockedError: another process is writing to the folder.
@@ -116,7 +118,7 @@ class RunDir:
         """
         from filelock import FileLock, Timeout
 
-        lock = FileLock(self.path / ".lock", timeout=wait_s)
+        lock = FileLock(self.path / name, timeout=wait_s)
         try:
             lock.acquire()
         except Timeout as error:

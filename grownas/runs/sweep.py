@@ -227,6 +227,7 @@ def _folder(config: Config, rundir: RunDir, name: str, changes: dict[str, Any]) 
         return path
     fields = {key: getattr(config, key) for key in type(config).model_fields}
     fields |= {"strategies": (), "runs": str(rundir.path), "name": name, **changes}
+    fields["cluster"] = "processes"  # of its own trials: on the cluster, runs would wait for each other's workers
     fields["seeds"] = (fields["seed"],)
     baselines = () if "strategy" in changes else dict.fromkeys((*config.baselines.use, *config.baselines.compare))
     fields["baselines"] = config.baselines.model_copy(update={"use": tuple(baselines)})

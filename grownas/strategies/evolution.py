@@ -17,18 +17,19 @@ class Population:
     """The trials that live: a queue of at most `size`.
 
     Attributes:
+        size: most trials that live.
         living: the trials, the oldest first.
     """
 
     def __init__(self, size: int, tournament: int) -> None:
         """Begin with nobody."""
-        self.tournament = tournament
+        self.size, self.tournament = size, tournament
         self.living: deque[Trial] = deque(maxlen=size)
 
     @property
-    def is_full(self) -> bool:
-        """Whether the next trial is a child."""
-        return len(self.living) == self.living.maxlen
+    def room(self) -> int:
+        """How many further trials are drawn at random before the first child."""
+        return self.size - len(self.living)
 
     def add(self, trial: Trial) -> None:
         """Add a trial; if the population is full, the oldest one dies, however good it is."""
@@ -50,6 +51,8 @@ class Evolution(SamplingStrategy):
     the op or the source of a node changes, or a node is added or removed. Each trial is logged with the number of its
     `parent`.
 
+    With `batch`, so many children at a time have parents from the same population, and may be trained at once.
+
     We differ from the published search in these points:
 
     - Published are a population of 100 and a tournament of 25 on 20,000 genotypes of image networks. Our defaults are
@@ -57,6 +60,8 @@ class Evolution(SamplingStrategy):
     - Published mutations change an op or an input of a cell of fixed size, or nothing (with probability 0.05). Ours
       also change the number of nodes and of a node's ops, as our spaces have cells of all sizes, and always something.
     - Weights are not inherited, as published.
+    - Published, each of 450 workers draws a parent as soon as it is free, so the search depends on which training ends
+      first. Ours draws a `batch` of children together and adds them in the order in which they were drawn.
 
     Reference:
         Real, Aggarwal, Huang & Le (2019), Regularized Evolution for Image Classifier Architecture Search, algorithm 1.
@@ -84,13 +89,21 @@ class Evolution(SamplingStrategy):
         sampling = Sampling(self.name, problem, options)
         population = Population(options.population, options.tournament)
         while not sampling.limit:
-            if population.is_full:
-                parent = population.parent(rng)
-                child = problem.space.mutate(parent.genotype, rng)
-                population.add(sampling.train(child, notes={"parent": parent.number}))
-            else:
-                population.add(sampling.train(problem.space.sample(rng), notes={"parent": None}))
-            yield sampling.result()
+            drawn = [
+                sampling.begin(problem.space.sample(rng), notes={"parent": None}) for _ in range(population.room)
+            ]  # only in the first round
+            for trial in sampling.train_all(drawn or _children(sampling, population, options.batch, rng)):
+                population.add(trial)
+                yield sampling.result()
         yield from sampling.finish()
         if len(sampling.trials) <= options.population:
             sampling.warn_random("population")
+
+
+def _children(sampling: Sampling, population: Population, count: int, rng: random.Random) -> list[Trial]:
+    """Return new trials, mutations of parents from the same population."""
+    parents = (population.parent(rng) for _ in range(count))
+    return [
+        sampling.begin(sampling.problem.space.mutate(parent.genotype, rng), notes={"parent": parent.number})
+        for parent in parents
+    ]

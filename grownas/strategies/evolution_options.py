@@ -15,3 +15,4 @@ class Options(SamplingSection):
     genotypes: Annotated[Count, about("number of genotypes, if the budget has no limit")] = 200
     population: Annotated[Count, about("genotypes that live; the first so many are drawn at random")] = 50
     tournament: Annotated[Count, about("genotypes drawn from the population, the best of which is the parent")] = 10
+    batch: Annotated[Count, about("children drawn from one population, which may be trained at once")] = 1

@@ -43,3 +43,4 @@ class NasRlOptions(SamplingSection):
 
     use: Literal["nas_rl"] = "nas_rl"
     policy: NasRlPolicy = NasRlPolicy()
+    batch: Annotated[Count, about("children per update of the policy, which may be trained at once")] = 1

@@ -40,14 +40,16 @@ class RandomSearch(SamplingStrategy):
             TrainingError: the training of five genotypes in a row diverged.
         """
         sampling, rng = Sampling(self.name, problem, self.options), random.Random(problem.seed)
-        for number in itertools.count():
-            if self.options.halving is None:
-                sampling.train(problem.space.sample(rng))
-            else:
-                _train_batch(sampling, rng, self.options.halving, number)
-            yield sampling.result()
-            if sampling.limit:
-                break
+        halving = self.options.halving
+        if halving is None:
+            drawn = (sampling.begin(problem.space.sample(rng)) for _ in itertools.count())
+            yield from (sampling.result() for _ in sampling.train_all(drawn))
+        else:
+            for number in itertools.count():
+                _train_batch(sampling, rng, halving, number)
+                yield sampling.result()
+                if sampling.limit:
+                    break
         yield from sampling.finish()
 
 
@@ -55,11 +57,12 @@ def _train_batch(sampling: Sampling, rng: random.Random, halving: Halving, numbe
     """Draw a batch of genotypes, train it by successive halving and log each trial when its training ends."""
     space, epochs = sampling.problem.space, halving.first_epochs
     batch = list[Trial]()
-    while len(batch) < halving.candidates and not sampling.limit:
-        trial = sampling.begin(space.sample(rng), turn=number)
-        sampling.go_on(trial, epochs)
+    drawn = [sampling.begin(space.sample(rng), turn=number) for _ in range(halving.candidates)]
+    for trial in sampling.go_on_all(drawn, epochs):
         batch.append(trial)
         _end_if_diverged(sampling, trial)
+        if sampling.limit:
+            break
     rivals = _ranked(batch)
     while rivals and not sampling.is_spent:
         count = math.ceil(len(rivals) / halving.reduction_factor)
@@ -68,16 +71,21 @@ def _train_batch(sampling: Sampling, rng: random.Random, halving: Halving, numbe
             sampling.end(trial)
         rivals, epochs = rivals[:count], epochs * halving.reduction_factor
         is_last = len(rivals) == 1
-        for trial in rivals:
-            if not trial.reason and not sampling.is_spent:
-                sampling.go_on(trial, None if is_last else epochs)
-                _end_if_diverged(sampling, trial)
+        _train_further(sampling, rivals, None if is_last else epochs)
         rivals = _ranked(rivals)
         if is_last:
             break
     for trial in rivals:
         trial.reason = trial.reason or SPENT
         sampling.end(trial)
+
+
+def _train_further(sampling: Sampling, rivals: list[Trial], epochs: int | None) -> None:
+    """Train those that are not at their end, until the budget is spent."""
+    for trial in sampling.go_on_all([one for one in rivals if not one.reason], epochs):
+        _end_if_diverged(sampling, trial)
+        if sampling.is_spent:
+            return
 
 
 def _end_if_diverged(sampling: Sampling, trial: Trial) -> None:

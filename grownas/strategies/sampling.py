@@ -8,6 +8,10 @@ A strategy chooses the genotypes. `Sampling` trains each, counts its cost, logs 
         yield sampling.result()
     yield from sampling.finish()
 
+`train_all` does the same with several genotypes that are known before any of them is trained: they may be trained at
+once, in several places. Their results count in the order in which they were begun, whatever the order in which their
+trainings end, and only up to the limit; so the places change nothing.
+
 `train` is `begin`, `go_on` and `end` in one: a strategy that trains a genotype in parts, or logs with it what is known
 after its training only, calls these.
 
@@ -21,14 +25,15 @@ import copy
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.errors import TrainingError
 from grownas.genotype import AnyGenotype, Genotype
-from grownas.protocols import Budget, Problem, SearchResult, Strategy
+from grownas.protocols import Budget, FitRequest, Problem, SearchResult, Strategy
 from grownas.strategies.cores import derived, genotype_of, with_noise
 from grownas.strategies.sampling_options import SamplingSection
 from grownas.training.loop import Fit
@@ -89,7 +94,7 @@ class Sampling:
     Attributes:
         start: the model with which the search begins, and its evaluation; in the space of DAGs the cell that is read
             out of it.
-        trials: all trials so far, in order, diverged ones included.
+        trials: all trials whose training has given a result so far, in order, diverged ones included.
         best: the accepted trial with the lowest validation loss; None: the start is still the best.
         best_fit: its fit.
         steps: weight steps of all trials so far.
@@ -112,6 +117,7 @@ class Sampling:
         self.best: Trial | None = None
         self.best_fit: Fit | None = None
         self.steps = 0
+        self._begun = 0  # trials; some may never be trained
         self._lowest = math.inf  # of the metric of all trials
         self._diverged = 0  # in a row
         self._scores: list[dict[str, Any]] = []
@@ -158,6 +164,21 @@ class Sampling:
         self.end(trial)
         return trial
 
+    def train_all(self, trials: Iterable[Trial]) -> Iterator[Trial]:
+        """Train and log new trials as `train` does; yield each, in order, until the last one or the limit.
+
+        Args:
+            trials: of `begin`, in this order. They may be endless; some are begun before earlier ones have a result.
+
+        Raises:
+            TrainingError: the training of five genotypes in a row diverged.
+        """
+        for trial in self.go_on_all(trials, self.options.trial_epochs):
+            self.end(trial)
+            yield trial
+            if self.limit:
+                return
+
     def finish(self) -> Iterator[SearchResult]:
         """Train the best trial to its end if only `trial_epochs` ended its training; yield the result after that."""
         best = self.best
@@ -177,7 +198,7 @@ class Sampling:
         notes: Mapping[str, Any] | None = None,
         turn: int | None = None,
     ) -> Trial:
-        """Return a new trial, which counts as a genotype of the budget; nothing is trained yet.
+        """Return a new trial; it counts as a genotype of the budget once its training has a result.
 
         Args:
             genotype: see `train`.
@@ -185,14 +206,13 @@ class Sampling:
             notes: see `train`.
             turn: whose turn it is among the `rates`, counted on and on; by default the number of the trial.
         """
-        number, options = len(self.trials), self.options
+        number, options = self._begun, self.options
         rates = options.rates or (options.weights.rate,)
         rate = rates[(number if turn is None else turn) % len(rates)]
         recipe = recipe_with(options, rate, self.problem)
         task, notes = task or self.problem.task, dict(notes or {})
-        trial = Trial(number, genotype, f"{self.name}-{number}", recipe, task, notes, genotype)
-        self.trials.append(trial)
-        return trial
+        self._begun += 1
+        return Trial(number, genotype, f"{self.name}-{number}", recipe, task, notes, genotype)
 
     def go_on(self, trial: Trial, epochs: int | None = None) -> None:
         """Train a trial to its end, or further up to a number of epochs, and count what it took.
@@ -203,29 +223,59 @@ class Sampling:
             trial: whose training has not ended.
             epochs: of all its training so far; None: until patience or `max_epochs` ends it.
         """
+        list(self.go_on_all([trial], epochs))
+
+    def go_on_all(self, trials: Iterable[Trial], epochs: int | None = None) -> Iterator[Trial]:
+        """Train trials as `go_on` does; yield each, in order, once it is counted.
+
+        Args:
+            trials: of which none depends on the result of another; new ones in the order of `begin`.
+            epochs: see `go_on`.
+        """
+        asked = deque[tuple[Trial, FitRequest]]()
+
+        def requests() -> Iterator[FitRequest]:
+            for trial in trials:
+                asked.append((trial, self._request(trial, epochs)))
+                yield asked[-1][1]
+
+        for result in self.problem.journal.fit_all(requests()):
+            trial, request = asked.popleft()
+            self._take(trial, request, result)
+            yield trial
+
+    def _request(self, trial: Trial, epochs: int | None) -> FitRequest:
         problem, recipe = self.problem, trial.recipe
         to_the_end = epochs is None or epochs >= recipe.epochs
-        key, part = (trial.key, recipe) if to_the_end else (f"{trial.key}-to-{epochs}", recipe.first(epochs or 0))
         model = untrained(trial.genotype, trial.key, problem, self.options)
         trial.params = count_parameters(model)
-        try:
-            fit = problem.journal.fit(
-                key, model, trial.task, part, seed=problem.seed, after=trial.part, extendable=not to_the_end
-            )
-        except TrainingError as error:
-            self._count(trial, error)
-            trial.reason, trial.fit, trial.error = DIVERGED, None, error
+        return FitRequest(
+            key=trial.key if to_the_end else f"{trial.key}-to-{epochs}",
+            model=model,
+            task=trial.task,
+            recipe=recipe if to_the_end else recipe.first(epochs or 0),
+            seed=problem.seed,
+            after=trial.part,
+            extendable=not to_the_end,
+        )
+
+    def _take(self, trial: Trial, request: FitRequest, fit: Fit | TrainingError) -> None:
+        """Count a training and note its result; the trial becomes the best if it is."""
+        if trial.number == len(self.trials):
+            self.trials.append(trial)
+        self._count(trial, fit)
+        if isinstance(fit, TrainingError):
+            trial.reason, trial.fit, trial.error = DIVERGED, None, fit
             self._diverged += 1
             return
         self._diverged = 0
-        self._count(trial, fit)
-        trial.fit, trial.part = fit, key
+        trial.fit, trial.part = fit, request.key
         trial.trained, trial.best_epoch = genotype_of(fit.model), fit.best_epoch
         trial.loss, trial.val = fit.loss, fit.evaluation.metric
-        if to_the_end or fit.is_over(recipe):
+        if not request.extendable or fit.is_over(trial.recipe):
             trial.reason = EPOCHS if fit.epochs - fit.best_epoch < self.options.patience else PATIENCE
         better = self.best_fit is None or fit.loss < self.best_fit.loss
-        if better and self.accept(self.start, fit, problem.task).accepted:
+        if better and self.accept(self.start, fit, self.problem.task).accepted:
             self.best, self.best_fit = trial, fit
 
     def _count(self, trial: Trial, spent: Fit | TrainingError) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,8 +39,8 @@ class SeqNas(SamplingStrategy):
         their codes (`grownas.encoding`). They predict the losses of `candidates` random genotypes that were not trained
         yet, and Thompson sampling chooses `per_round` of them.
     (c) The chosen genotypes are trained. With `distil`, the loss has a further term: `distillation` times the distance
-        from the mean prediction of the `teachers` best models so far (`training.distil`): the squared error, for
-        texts KL(teacher || student) at a `temperature`.
+        from the mean prediction of the `teachers` best models of earlier rounds (`training.distil`): the squared
+        error, for texts KL(teacher || student) at a `temperature`. The genotypes of a round may be trained at once.
 
     Each trial is logged with its `round`, the rank that was `predicted` before it was trained (-1 best, 1 worst of the
     trained genotypes) and, at the end of each round, the `rank_correlation` (Spearman) of predicted and true validation
@@ -52,9 +52,9 @@ class SeqNas(SamplingStrategy):
       budgets of some dozens of genotypes.
     - The published predictor is CatBoost with 5 virtual ensembles on features of the genotype. Ours are 5 networks with
       one hidden layer on one-hot codes, each on a bootstrap sample, and they predict ranks instead of losses.
-    - The published teachers are an ensemble of models from the search, for classes. Ours are the best three so far, for
-      forecasts and words; the mean is that of predictions or logits. The initial genotypes have no teachers, and their
-      losses are compared with those of taught ones.
+    - The published teachers are an ensemble of models from the search, for classes. Ours are the best three of earlier
+      rounds, for forecasts and words; the mean is that of predictions or logits. The initial genotypes have no
+      teachers, and their losses are compared with those of taught ones.
     - A refit trains the best genotype without teachers.
 
     The teachers' forward passes and the fits of the predictors are not counted as steps; their seconds are.
@@ -93,15 +93,33 @@ class _Search:
     def rounds(self) -> Iterator[Trial]:
         """Choose and train genotypes until the budget ends; yield each trial."""
         number, choices = 0, [Choice(one, None) for one in self._drawn(self.options.initial)]
-        while True:
-            done = list[Trial]()
-            for choice in choices:
-                done.append(self._train(choice, number, done, is_last=len(done) + 1 == len(choices)))
-                yield done[-1]
-                if self.sampling.limit:
-                    return
+        while not self.sampling.limit:
+            yield from self._round(number, choices)
             number += 1
-            choices = self._chosen(number)
+            choices = [] if self.sampling.limit else self._chosen(number)
+
+    def _round(self, number: int, choices: list[Choice]) -> Iterator[Trial]:
+        """Train and log the genotypes of a round until the budget ends; yield each trial."""
+        task, done = self._task(number), list[Trial]()
+        batch = [
+            self.sampling.begin(
+                one.genotype, task=task, notes={"round": number, "predicted": one.predicted, "rank_correlation": None}
+            )
+            for one in choices
+        ]
+        for trial in self.sampling.go_on_all(batch, self.options.trial_epochs):
+            done.append(trial)
+            self.codes.append(self.encoding.encode(trial.genotype))
+            if trial.fit is not None:
+                self.models = sorted([*self.models, (trial.loss, trial.fit.model)], key=lambda one: one[0])
+                del self.models[self.options.teachers :]
+            if number and (len(done) == len(batch) or self.sampling.limit):
+                predicted, true = ([one.notes["predicted"] for one in done], [one.loss for one in done])
+                trial.notes["rank_correlation"] = rank_correlation(np.array(predicted), np.array(true))
+            self.sampling.end(trial)
+            yield trial
+            if self.sampling.limit:
+                return
 
     def _drawn(self, count: int) -> list[AnyGenotype]:
         """Draw different genotypes that were not trained yet; fewer, or a trained one, in a space with too few."""
@@ -128,21 +146,6 @@ class _Search:
 
         found = self.problem.journal.remember(f"{self.sampling.name}-round-{number}", choose)
         return [Choice(candidates[place], float(found["mean"][place])) for place in found["chosen"]]
-
-    def _train(self, choice: Choice, number: int, before: Sequence[Trial], *, is_last: bool) -> Trial:
-        notes = {"round": number, "predicted": choice.predicted, "rank_correlation": None}
-        trial = self.sampling.begin(choice.genotype, task=self._task(number), notes=notes)
-        self.sampling.go_on(trial, self.options.trial_epochs)
-        self.codes.append(self.encoding.encode(choice.genotype))
-        if trial.fit is not None:
-            self.models = sorted([*self.models, (trial.loss, trial.fit.model)], key=lambda one: one[0])
-            del self.models[self.options.teachers :]
-        if number and (is_last or self.sampling.limit):
-            together = [*before, trial]
-            predicted, true = ([one.notes["predicted"] for one in together], [one.loss for one in together])
-            trial.notes["rank_correlation"] = rank_correlation(np.array(predicted), np.array(true))
-        self.sampling.end(trial)
-        return trial
 
     def _task(self, number: int) -> Any:
         """Return the task that trains the genotypes of a round."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +16,11 @@ from types import SimpleNamespace
 import pytest
 
 import grownas
+from grownas.errors import RunError
 from grownas.runs import cluster as launcher
-from grownas.runs import launchers
+from grownas.runs import launchers, trial_cluster, trials
 from grownas.runs.progress import Progress
+from grownas.runs.trial_cluster import DaskWorkers
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # dask's own sockets
 
@@ -33,6 +37,16 @@ def workers():
     distributed = pytest.importorskip("distributed", reason="needs the extra `distributed`")
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def one_worker():
+    """A scheduler and a worker in threads of this process, so that tests can replace what the worker calls."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra `distributed`")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, silence_logs=50
     ) as made:
         yield made
 
@@ -101,6 +115,7 @@ def kill_worker_of(run, workers) -> None:
     os.kill(nanny.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_workers_run_goes_on_elsewhere_to_the_same_bits(
     workers, compare, here, runs, wait_for, assert_same, read_lines
 ):
@@ -166,8 +181,7 @@ def test_a_worker_kills_a_run_without_a_sign_of_life(attend):
 
 def test_a_worker_stops_a_run_on_request(attend, folder):
     (folder / launcher.STOP).touch()
-    code = "import signal, sys, time; signal.signal(2, lambda *_: sys.exit(130)); time.sleep(60)"
-    assert attend(code)[0] in (130, -signal.SIGINT)  # the latter if asked before Python has begun
+    assert attend("import time; time.sleep(60)")[0] == -signal.SIGKILL  # it has not begun: it holds no lock
 
 
 def test_a_worker_waits_for_the_process_that_holds_the_folder(attend, folder):
@@ -189,6 +203,121 @@ def test_a_run_ends_with_its_worker(folder):
     process = launchers.start(folder, 1, command="grownas.runs.attended", stdin=subprocess.PIPE)
     process.stdin.close()
     assert process.wait(60) == 1
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Return a function that has workers run this code as the run of a folder."""
+
+    def use(code):
+        def begin(path, threads, *, command, **options):
+            return subprocess.Popen([sys.executable, "-c", code, str(path)], **options)
+
+        monkeypatch.setattr(launcher, "start", begin)
+
+    return use
+
+
+def test_runs_go_to_the_cluster_and_their_ends_come_back(one_worker, folder, stand_in):
+    stand_in("import sys; sys.exit(int(open(sys.argv[1] + '/status').read()))")
+    lines, ended = [], []
+    with launcher.Dask(one_worker.scheduler_address, None, threads=1, timeout_s=9, say=lines.append) as made:
+        for status in (0, 3):
+            assert made.has_room()
+            (folder / "status").write_text(str(status))
+            made.submit(folder)
+            while not (found := made.poll()):
+                time.sleep(0.01)
+            ended += [(one.folder, one.status) for one in found]
+    assert ended == [(folder, 0), (folder, 3)]
+    (line,) = lines
+    assert line.startswith(f"cluster={one_worker.scheduler_address}: 1 workers")
+
+
+# ---- trials of one search
+
+
+ECHO = """
+import json, sys
+def say(line): print(json.dumps(line), flush=True)
+say({"versions": {"torch": "2"}, "host": "h"})
+for line in sys.stdin:
+    order = json.loads(line)
+    open(sys.argv[1] + "/" + order["key"], "w")
+    if order["key"] == "dies": raise SystemExit(3)
+    while order["key"] == "sleeps": pass
+    say({"ended": order["error"]})
+"""
+
+
+@pytest.fixture
+def trial_workers(one_worker, folder, monkeypatch):
+    """Workers of trials on the cluster, with a program that only answers; and a function that submits a trial."""
+    monkeypatch.setattr(trials, "COMMAND", (sys.executable, "-c", ECHO))
+    (folder / "checkpoint").mkdir()
+    options, say = trials.WorkerOptions({"torch": "2"}, 1, 30.0), Progress(quiet=True).say
+
+    def submit(made, name, error=None):
+        (folder / "checkpoint" / f"{name}{trials.REQUEST}").touch()
+        made.submit(name, json.dumps({"key": name, "error": error}))
+
+    with DaskWorkers(folder, None, options, address=one_worker.scheduler_address, say=say) as made:
+        yield made, submit
+    for kept in trial_cluster._kept.pop(str(folder), []):
+        kept[0].end()
+
+
+def answers_of(made, count):
+    found = []
+    while len(found) < count:
+        found += made.wait(1.0)
+    return sorted(found)
+
+
+def test_trials_go_to_the_cluster_and_their_answers_come_back(trial_workers):
+    made, submit = trial_workers
+    assert made.count == 2  # threads
+    submit(made, "one")
+    submit(made, "two", {"message": "nan"})
+    assert answers_of(made, 2) == [trials.Answer("one"), trials.Answer("two", {"message": "nan"})]
+    submit(made, "dies")
+    assert answers_of(made, 1) == [trials.Answer("dies", lost="ended with status 3")]
+
+
+def test_a_trial_that_is_dropped_is_left_by_its_worker(trial_workers, folder, wait_for):
+    made, submit = trial_workers
+    submit(made, "sleeps")
+    wait_for(lambda: (folder / "sleeps").exists())
+    made.drop(["sleeps"])
+    wait_for(lambda: trial_cluster._kept.get(str(folder)))
+    ((worker, _),) = trial_cluster._kept[str(folder)]
+    assert worker.process is None
+    submit(made, "one")
+    assert answers_of(made, 1) == [trials.Answer("one")]
+
+
+def test_a_worker_of_trials_that_does_not_share_the_folder_ends_the_search_in_words(trial_workers, folder):
+    made, submit = trial_workers
+    (folder / "config.yaml").write_text("seed: 2\n")
+    submit(made, "one")
+    with pytest.raises(RunError, match="runs= must be a folder that all share"):
+        answers_of(made, 1)
+
+
+@pytest.mark.slow
+def test_a_search_on_the_cluster_has_the_same_bits_though_a_worker_is_killed(
+    workers, runs, runner, call, wait_for, assert_same_run
+):
+    strategy = "strategy={use: random, max_nodes: 2, max_epochs: 3, patience: 3, guard: false, rates: [0.01]}"
+    options = (strategy, "budget.genotypes=12", "baselines.use=[zero]", "retrain.grown=false")
+    alone, folder = runs.search("alone", *options), runner.folder / "there"
+    there = (f"cluster={workers.scheduler_address}", "trial_workers=null", "name=there")
+    result = in_thread(call, "search", *runner.options(*options, *there))
+    wait_for(lambda: list(folder.glob("checkpoint/random-2.done")))
+    os.kill(pids(workers)[0], signal.SIGKILL)
+    ended = result()
+    assert ended.code == 0, ended.err
+    assert_same_run(alone, folder)
 
 
 # ---- what a user meets
@@ -220,6 +349,32 @@ def test_tls_without_its_options_is_told():
     made = launcher.Dask("tls://127.0.0.1:9", 1, threads=1, timeout_s=9, say=Progress(quiet=True).say)
     with pytest.raises(launcher.ConfigError, match="cannot connect"):
         made.__enter__()
+
+
+def test_tls_with_the_certificates_of_dasks_config(tmp_path, folder, stand_in):
+    dask = pytest.importorskip("dask", reason="needs the extra `distributed`")
+    distributed = pytest.importorskip("distributed", reason="needs the extra `distributed`")
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the program openssl")
+    key, cert = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    subprocess.run([*make, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    options = {"require-encryption": True, "tls.ca-file": cert}
+    for role in ("scheduler", "worker", "client"):
+        options |= {f"tls.{role}.cert": cert, f"tls.{role}.key": key}
+    stand_in("raise SystemExit(3)")
+    with (
+        dask.config.set({f"distributed.comm.{name}": value for name, value in options.items()}),
+        distributed.LocalCluster(
+            n_workers=1, processes=False, dashboard_address=None, protocol="tls", security=distributed.Security()
+        ) as cluster,
+        launcher.Dask(cluster.scheduler_address, 1, threads=1, timeout_s=9, say=Progress(quiet=True).say) as made,
+    ):
+        assert cluster.scheduler_address.startswith("tls://")
+        made.submit(folder)
+        while not (found := made.poll()):
+            time.sleep(0.01)
+        assert [one.status for one in found] == [3]
 
 
 def test_without_dask_a_cluster_is_refused_in_words(monkeypatch):

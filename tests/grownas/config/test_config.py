@@ -395,7 +395,7 @@ CHANGES = {  # another valid value for every key
     },
     "update": {"how": "grow", "epochs": 9, "l2_sp": 0.5, "block": 30, "parent": "before"},
     "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "cluster": "tcp://a:1",
-    "worker_timeout": 9.0, "threads": 2, "device": "cuda", "bf16": True,
+    "trial_workers": 4, "worker_timeout": 9.0, "threads": 2, "device": "cuda", "bf16": True,
     "backend": "torch", "runs": "elsewhere",
     "name": "mine", "quiet": True, "checkpoint_seconds": 3.0,
 }  # fmt: skip
@@ -424,7 +424,7 @@ def test_the_fingerprint_tells_what_changes_a_result(key, value):
         "index_returns/growing", [*needed, f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"]
     )
     assert after != before
-    where = ("runs", "name", "quiet", "workers", "cluster", "worker_timeout", "checkpoint_seconds")
+    where = ("runs", "name", "quiet", "workers", "cluster", "trial_workers", "worker_timeout", "checkpoint_seconds")
     ignored = key in (*where, "seeds", "panels", "strategies")
     assert (after.fingerprint() == before.fingerprint()) == ignored
     assert ignored == (key in WHERE_AND_HOW)

@@ -12,6 +12,7 @@ import torch
 
 from grownas.criteria.threshold import Thresholds
 from grownas.errors import Interrupted, TrainingError
+from grownas.protocols import FitRequest
 from grownas.runs import checkpoint
 from grownas.runs.journal import LOGS, Journal, MemoryStore
 from grownas.strategies.growing.moves import Context, add_node_at
@@ -88,6 +89,28 @@ def test_a_fit_is_that_of_the_trainer_and_its_lines_are_logged(folder, copy_task
     values = [line["value"] for line in folder.metrics if (line["split"], line["metric"]) == ("val", "mse")]
     assert [shown["best"] for shown in folder.progress.shown] == [min(values[: i + 1]) for i in range(len(values))]
     assert {shown["nodes"] for shown in folder.progress.shown} == {1}
+
+
+def test_several_fits_are_those_of_fit_or_their_errors_and_each_is_done_when_it_is_asked_for(
+    folder, copy_task, stopping, make_model, assert_equal, outcome
+):
+    task = copy_task()
+    starts = [make_model(task, seed=seed) for seed in (1, 2)]
+    nan = stopping(2, lambda: (_ for _ in ()).throw(TrainingError("the loss is nan", steps=1)))
+    requests = [
+        FitRequest(key="a", model=starts[0], task=task, recipe=RECIPE, seed=3),
+        FitRequest(key="b", model=starts[0], task=nan, recipe=RECIPE, seed=3),
+        FitRequest(key="c", model=starts[1], task=task, recipe=RECIPE.first(1), seed=4, extendable=True),
+    ]
+    results = folder.journal().fit_all(iter(requests))
+    assert_equal(outcome(next(results)), outcome(fit(starts[0], task, RECIPE, seed=3)))
+    assert folder.names() == ["a.done"]
+    error, third = results
+    assert isinstance(error, TrainingError)
+    assert "b (stage 0), the loss is nan" in str(error)
+    assert_equal(outcome(third), outcome(fit(starts[1], task, RECIPE.first(1), seed=4)))
+    longer = folder.journal().fit("d", starts[1], task, RECIPE, seed=4, after="c")
+    assert_equal(outcome(longer), outcome(fit(starts[1], task, RECIPE, seed=4)))
 
 
 def test_lines_name_the_model_that_the_fit_is_of(folder, copy_task, make_model):

@@ -60,14 +60,19 @@ def test_a_process_tells_its_exit_status(run_code, tmp_path, ended_of, status):
         assert launcher.has_room()
 
 
-def test_a_process_is_stopped_by_sigint(run_code, tmp_path, ended_of):
-    run_code("import sys, time; open(sys.argv[1] + '/begun', 'w'); time.sleep(60)")
+@pytest.mark.parametrize(("locks", "status"), [(True, -signal.SIGINT), (False, -signal.SIGKILL)])
+def test_sigint_stops_a_run_that_has_begun_and_another_is_killed(run_code, tmp_path, ended_of, locks, status):
+    """Before a run begins, the import of a package may catch the signal."""
+    lock = "import filelock; lock = filelock.FileLock(sys.argv[1] + '/.lock'); lock.acquire(); "
+    catch = "signal.signal(2, signal.SIG_IGN); "
+    begin = "open(sys.argv[1] + '/begun', 'w'); time.sleep(60)"
+    run_code("import signal, sys, time; " + (lock if locks else catch) + begin)
     with processes() as launcher:
         launcher.submit(tmp_path)
         while not (tmp_path / "begun").exists():
             time.sleep(0.02)
         launcher.stop()
-        assert ended_of(launcher).status == -signal.SIGINT
+        assert ended_of(launcher).status == status
 
 
 def test_a_process_that_writes_nothing_for_too_long_is_killed(run_code, tmp_path, ended_of):

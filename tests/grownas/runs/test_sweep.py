@@ -20,7 +20,8 @@ from grownas.runs.rundir import RunDir
 @pytest.fixture
 def comparison(tmp_path, monkeypatch):
     """Return a function that runs a comparison over two seeds whose runs only write `summary.json`."""
-    overrides = [f"runs={tmp_path}", "seeds=[1,2]", "workers=2", "strategies=[growing]"]
+    place = "cluster=tcp://scheduler:8786"
+    overrides = [f"runs={tmp_path}", "seeds=[1,2]", "workers=2", "strategies=[growing]", place]
     config = configs.load("index_returns/growing", overrides)
     rundir = RunDir.create(tmp_path, "compared", "compare")
     rundir.write_text("config.yaml", config.dump({}))
@@ -39,6 +40,10 @@ def test_every_run_is_started_and_waited_for(comparison):
     folders = comparison()
     assert [folder.name for folder in folders] == ["seed-1", "seed-2"]
     assert all((folder / "summary.json").read_text() == "{}" for folder in folders)
+
+
+def test_the_trials_of_a_run_are_trained_where_the_run_is(comparison):
+    assert [configs.load(folder / "config.yaml").cluster for folder in comparison()] == ["processes"] * 2
 
 
 def test_a_comparison_works_in_a_thread_and_leaves_the_signals_alone(comparison):

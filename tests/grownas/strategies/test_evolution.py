@@ -29,7 +29,7 @@ def test_a_population_keeps_its_size_its_oldest_dies_and_the_best_of_a_tournamen
 ):
     population = Population(size, tournament)
     for number, loss in enumerate(losses):
-        assert population.is_full == (number >= size)
+        assert population.room == max(0, size - number)
         population.add(SimpleNamespace(number=number, loss=loss))
         living = [one.number for one in population.living]
         assert living == list(range(max(0, number - size + 1), number + 1))
@@ -76,6 +76,13 @@ def test_a_child_is_a_mutation_of_a_living_parent(copy_task, make, seed, size, t
         assert names_of(cells[number]) == names_of(child)
     assert len(Recording.made) == 8 - size
     assert [one["parent"] for one in last.scores] == [line["parent"] for line in lines]
+
+
+def test_the_children_of_a_batch_have_parents_from_one_population(copy_task):
+    journal = Rigged(lambda genotype: 2.0 - 0.1 * len(journal.lines))  # the latest is the best
+    options = Options(**RULES, population=3, tournament=200, genotypes=11, batch=4)
+    list(Evolution(options).search(problem_of(copy_task, journal)))
+    assert [line["parent"] for line in journal.lines] == [None] * 3 + [2] * 4 + [6] * 4
 
 
 def test_a_genotype_that_diverged_is_no_parent_beside_another(copy_task):

@@ -76,6 +76,19 @@ def test_each_genotype_teaches_the_policy_once_and_one_that_diverged_has_no_rewa
     assert {line["reason"] for line in problem.journal.lines} > {"diverged"}
 
 
+def test_a_batch_of_children_teaches_the_policy_once(copy_task, monkeypatch):
+    taught = []
+
+    class Noting(Learner):
+        def learn(self, picks, losses):
+            taught.append((len(picks), losses))
+            super().learn(picks, losses)
+
+    monkeypatch.setattr(nas_rl, "Learner", Noting)
+    rigged(copy_task, "chain", lambda genotype: 1.0, genotypes=7, batch=3)
+    assert taught == [(3, [1.0] * 3), (3, [1.0] * 3), (1, [1.0])]  # the limit cuts off the last batch
+
+
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("part", [0.2, 0.7])
 def test_a_killed_search_goes_on_to_the_same_bits(copy_task, assert_equal, kind, part):

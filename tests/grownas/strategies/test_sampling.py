@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
+from dataclasses import replace
+from itertools import count
 
 import pytest
 
 from grownas.errors import TrainingError
+from grownas.protocols import Budget
+from grownas.strategies.evolution import Evolution
+from grownas.strategies.nas_rl import NasRl
 from grownas.strategies.random_options import Options
+from grownas.strategies.random_search import RandomSearch
 from grownas.strategies.sampling import MOST_DIVERGED, Sampling
-from support.sampling import SPACE, Journal, problem_of
+from grownas.strategies.seqnas import SeqNas
+from support.sampling import SPACE, Ahead, Journal, Rigged, problem_of, rigged_problem_of
 
 LOSSES = {"mine-0": 1.5, "mine-1": None, "mine-2": 0.5, "mine-3": 1.0}
 
@@ -72,3 +80,43 @@ def test_another_task_trains_a_genotype_and_the_problems_judges_it(copy_task):
     sampling.train(SPACE.sample(random.Random(1)), task=other)
     assert journal.fits["mine-0"][1] is other
     assert sampling.result().evaluation.metric == 1.0
+
+
+def test_several_trials_are_trained_until_the_limit(copy_task):
+    sampling, rng = sampling_of(copy_task, Journal(), genotypes=3), random.Random(1)
+    drawn = (sampling.begin(SPACE.sample(rng)) for _ in count())
+    assert [trial.number for trial in sampling.train_all(drawn)] == [0, 1, 2]
+    assert sampling.limit == "strategy.genotypes = 3 reached"
+    assert len(sampling.problem.journal.lines) == 3
+
+
+SEARCHES = {
+    "random": (RandomSearch, {"rates": ()}),
+    "halving": (RandomSearch, {"rates": (), "halving": {"candidates": 7, "first_epochs": 1, "reduction_factor": 2}}),
+    "evolution": (Evolution, {"population": 8, "tournament": 3, "batch": 3}),
+    "seqnas": (SeqNas, {"initial": 6, "candidates": 12, "per_round": 4, "predictors": 2, "distil": False}),
+    "nas_rl": (NasRl, {"batch": 4, "max_nodes": 3}),
+}
+
+
+@pytest.mark.parametrize("budget", [Budget(steps=19 * 20 - 13), Budget(seconds=18.5)], ids=["steps", "seconds"])
+@pytest.mark.parametrize("name", SEARCHES)
+def test_how_many_are_trained_at_once_changes_nothing(copy_task, name, budget):
+    kind, options = SEARCHES[name]
+    strategy = kind(kind.section.model_validate({"accept": "better", "guard": False, "patience": 9, **options}))
+
+    def loss(genotype):
+        ops = [op.name for node in genotype.nodes for op in node.ops]
+        return 1.0 + ops.count("add/relu") - ops.count("add/tanh") / 4 if len(ops) != 5 else None
+
+    def search(journal):
+        problem = replace(rigged_problem_of(copy_task, "chain", 3), journal=journal, budget=budget)
+        found = [(one.steps, one.seconds, one.evaluation.metric, one.reason) for one in strategy.search(problem)]
+        return found, journal.lines
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of genotypes that diverge
+        whole = search(Rigged(loss))
+        assert len(whole[1]) >= 19 or name == "halving"  # one that diverges takes few steps
+        for ahead in (3, 16):
+            assert search(Ahead(loss, ahead)) == whole
