@@ -295,7 +295,7 @@ def members(protocol: Any) -> list[str]:
     return [name for name in dict.fromkeys(found) if not name.startswith("_")]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # in C where libyaml is installed
     """Safe YAML without surprises: repeated keys are errors, 010 is not 8, 1:30 is not 90, dates are text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012, as the base class has it

@@ -150,8 +150,8 @@ def coverage_of(fitted, rows, steps=1):
     return np.mean(held, axis=0), float(np.mean(np.all(held, axis=1)))
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_intervals_cover_new_rows(y, steps):
+@pytest.mark.parametrize("steps", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_intervals_cover_new_rows(steps):
     """600 forecasts of two series, from 1,600 rows on: within two points of the nominal share."""
     rows = coupled_frame(1600 + 600 * steps, seed=4)
     fitted = GrownForecaster(overrides=TINY).fit(rows.iloc[:1600])
@@ -159,6 +159,7 @@ def test_intervals_cover_new_rows(y, steps):
     assert abs(each.mean() - 0.9) < 0.02
 
 
+@pytest.mark.slow
 def test_joint_intervals_cover_all_series_together():
     rows = coupled_frame(2200, seed=5)
     joint, each = (GrownForecaster(joint=one, overrides=TINY).fit(rows.iloc[:1600]) for one in (True, False))
