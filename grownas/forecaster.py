@@ -68,6 +68,21 @@ class GrownForecaster:
         y_: all rows seen so far, float64.
         runs_: the finished searches, one per seed, with scores, growth and model.
         fh_: the horizon that `fit` was given.
+
+    Example:
+        >>> import numpy, pandas
+        >>> steps = numpy.random.default_rng(0).normal(0, 0.01, (300, 2))
+        >>> days = pandas.bdate_range("2024-01-01", periods=300)
+        >>> prices = pandas.DataFrame(100 * numpy.exp(steps.cumsum(0)), index=days, columns=["a", "b"])
+
+        >>> from grownas import GrownForecaster
+        >>> quick = {"baselines.use": ["var1"], "retrain.grown": False, "strategy.first_epochs": 2}
+        >>> forecaster = GrownForecaster(values="prices", overrides=quick).fit(prices)
+        >>> [str(day.date()) for day in forecaster.predict(fh=[1, 2]).index]
+        ['2025-02-24', '2025-02-25']
+        >>> interval = forecaster.predict_interval(fh=1, coverage=0.9)["a"][0.9]
+        >>> bool((interval["lower"] < forecaster.predict(fh=1)["a"]).all())
+        True
     """
 
     def __init__(
@@ -200,7 +215,9 @@ class GrownForecaster:
     def predict(self, fh: Any = None, X: None = None) -> Any:
         """Forecast the next rows.
 
-        Steps after the first are computed by feeding the forecasts back as if they were the values that came.
+        Steps after the first are computed by feeding the forecasts back as if they were the values that came. The model
+        is trained on one step, so check a longer horizon: where the noise is large and the model nonlinear, its
+        forecasts may be worse than the mean (`tasks/index_returns/RESULTS.md`).
 
         Args:
             fh: steps ahead, a whole number or several; 1 is the next row. None: `fh` of `fit`, else 1.

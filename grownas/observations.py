@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def units_of(kind: str) -> Units:
     """
     if kind not in UNITS:
         raise DataError(f"values={kind!r}: expected {', '.join(get_args(Kind))}")
-    return UNITS[kind]  # type: ignore[index]
+    return UNITS[kind]
 
 
 def as_frame(y: Any) -> pd.DataFrame:
@@ -175,10 +175,11 @@ def labels_after(
     if isinstance(index, pd.PeriodIndex):
         return pd.period_range(index[-1], periods=steps + 1, name=index.name)[1:]
     if isinstance(index, pd.DatetimeIndex):
-        freq = index.freq or (pd.infer_freq(index) if len(index) > 2 else None)
+        freq = index.freq or (pd.DatetimeIndex(index, freq="infer").freq if len(index) > 2 else None)
         if freq is not None:
             return pd.date_range(index[-1], periods=steps + 1, freq=freq, name=index.name)[1:]
-        return pd.DatetimeIndex(following(index.to_pydatetime().tolist(), steps), name=index.name).as_unit(index.unit)
+        dates = list(following(index.to_pydatetime().tolist(), steps))
+        return pd.DatetimeIndex(dates, name=index.name).as_unit(index.unit)
     step = index.step if isinstance(index, pd.RangeIndex) else 1
     return pd.RangeIndex(index[-1] + step, index[-1] + step * (steps + 1), step, name=index.name)
 
@@ -252,15 +253,15 @@ def index_from_numbers(numbers: np.ndarray, about: dict[str, Any]) -> pd.Index[A
     """
     import pandas as pd
 
-    name = about["name"]
+    name, period_index = about["name"], cast(Any, pd.PeriodIndex)  # the stubs lack `from_ordinals`
     if about["kind"] == "dates":
         dates = pd.DatetimeIndex(numbers.astype(f"M8[{about['unit']}]"), name=name)
         dates = dates if about["zone"] is None else dates.tz_localize("UTC").tz_convert(about["zone"])
         return pd.DatetimeIndex(dates, freq=about["freq"])
     if about["kind"] == "periods":
-        return pd.PeriodIndex.from_ordinals(numbers, freq=about["freq"], name=name)
+        return cast("pd.Index[Any]", period_index.from_ordinals(numbers, freq=about["freq"], name=name))
     if about["kind"] != "numbers":
         raise ValueError(f"unknown kind of index {about['kind']!r}")
     if about["step"] is not None:
         return pd.RangeIndex(int(numbers[0]), int(numbers[-1]) + about["step"], about["step"], name=name)
-    return pd.Index(numbers, name=name)
+    return cast("pd.Index[Any]", pd.Index(numbers, name=name))

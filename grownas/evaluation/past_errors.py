@@ -52,7 +52,7 @@ class PastErrors:
     @property
     def first_open(self) -> int:
         """Index of the first row whose forecasts reach beyond the known rows."""
-        return max(self.first - 1, self.rows - self.ahead.shape[1])
+        return max(self.first - 1, self.rows - int(self.ahead.shape[1]))
 
     def extended(self, forecasts: Array, actual: Array) -> PastErrors:
         """Add the errors of further rows, of a model that has not learned from them. Known errors stay as they are.

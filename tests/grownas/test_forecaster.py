@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import pickle
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 import grownas
+from grownas import forecaster
 from grownas.errors import ConfigError, DataError, GrownasError, RunError
 from grownas.forecaster import LONGEST, GrownForecaster
 from support.panels import TINY, coupled, coupled_frame
@@ -34,6 +36,10 @@ def test_the_constructor_stores_its_arguments_and_does_nothing_else():
         "GrownForecaster(config='nowhere.yaml', seed=3, seeds=2, values='prices', how='state', "
         "overrides={'strategy.max_nodes': 0})"
     )
+
+
+def test_the_example_of_the_documentation_runs():
+    assert doctest.testmod(forecaster) == (0, 10)
 
 
 def test_parameters_can_be_set_and_cloned():
@@ -308,3 +314,19 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(y, fitted):
         fitted.predict_interval(21)
     with pytest.raises(DataError, match="follows missing; its columns are leads"):
         fitted.update(y[["leads"]])
+
+
+def test_an_update_learns_from_the_new_rows(y):
+    longer = coupled_frame(480)
+    made = GrownForecaster(overrides=TINY).fit(y)
+    errors, before = made._errors, made.run_
+    made.update(longer.iloc[400:])
+    assert made.run_ is not before
+    assert made.run_.summary["update"]["how"] == "continue"
+    assert made.cutoff_ == longer.index[-1]
+    known = ~np.isnan(errors.ahead)
+    np.testing.assert_array_equal(made._errors.ahead[: len(errors.ahead)][known], errors.ahead[known])
+    pd.testing.assert_frame_equal(
+        pickle.loads(pickle.dumps(made)).predict_interval([1, 2]),  # noqa: S301
+        made.predict_interval([1, 2]),
+    )
