@@ -97,7 +97,7 @@ class GrownForecaster:
         overrides: Mapping[str, Any] | None = None,
         quiet: bool = True,
     ) -> None:
-        """Store the arguments; `fit` checks them."""
+        """Store the arguments; `fit` and `update` check them."""
         self.config = config
         self.seed = seed
         self.seeds = seeds
@@ -143,22 +143,18 @@ class GrownForecaster:
         frame, overrides = as_frame(y), self._overrides()
         returns = to_returns(frame, self.values)
         data = dated(frame.index, returns, frame.columns)
-        self.runs_ = [
-            api.search(
-                self.config,
-                data,
-                seed=self.seed + number,
-                overrides={"task.longest_still": len(frame), **overrides},
-                quiet=self.quiet,
-            )
+        overrides = {"task.longest_still": len(frame), **overrides}
+        runs = [
+            api.search(self.config, data, seed=self.seed + number, overrides=overrides, quiet=self.quiet)
             for number in range(self.seeds)
         ]
-        about = self.run_.about_data
+        about = runs[0].about_data
         if lost := [name for name in frame.columns if name not in about["names"]]:
             raise DataError(f"y: {', '.join(lost)} does not move in a whole part of the rows; remove this column")
-        self.y_, self.fh_, self._form, self._returns = frame, fh, Form.of(y), returns
-        first = about["n_train"] + (about["n_val"] if self.run_.config.refit else 0)
-        self._errors = PastErrors.of(self._ahead(0), returns, first, summed=units_of(self.values).differenced)
+        first = about["n_train"] + (about["n_val"] if runs[0].config.refit else 0)
+        forecasts, summed = _ahead(runs, returns, 0, LONGEST), units_of(self.values).differenced
+        self._errors = PastErrors.of(forecasts, returns, first, summed=summed)
+        self.runs_, self.y_, self.fh_, self._form, self._returns = runs, frame, fh, Form.of(y), returns
         return self
 
     def _overrides(self) -> dict[str, Any]:
@@ -189,20 +185,19 @@ class GrownForecaster:
         frame = self._further(y)
         if not len(frame):
             return self
-        index = self.y_.index.union(frame.index)
         values = np.concatenate([self.y_.to_numpy(), frame.to_numpy()])
-        self.y_ = type(frame)(values, index=index, columns=self.y_.columns)
-        before, self._returns = len(self._returns), to_returns(self.y_, self.values)
-        start = self._errors.first_open
-        self._errors = self._errors.extended(self._ahead(start), self._returns[start:])
+        known = type(frame)(values, index=self.y_.index.union(frame.index), columns=self.y_.columns)
+        returns, runs, start = to_returns(known, self.values), self.runs_, self._errors.first_open
+        errors = self._errors.extended(_ahead(runs, returns, start, LONGEST), returns[start:])
         if update_params and self.how != "state":
-            new = dated(index, self._returns, self.y_.columns).iloc[before:]
-            self.runs_ = [run.update(new, how=self.how) for run in self.runs_]
+            new = dated(known.index, returns, known.columns).iloc[len(self._returns) :]
+            runs = [run.update(new, how=self.how) for run in runs]
+        self.runs_, self.y_, self._returns, self._errors = runs, known, returns, errors
         return self
 
     def _further(self, y: Any) -> pd.DataFrame:
         """Return the rows of y after the last known row, with the columns in the order of `fit`."""
-        frame = as_frame(y)
+        frame: pd.DataFrame = as_frame(y)
         if missing := [name for name in self.y_.columns if name not in frame.columns]:
             raise DataError(f"y: {', '.join(missing)} missing; its columns are {', '.join(frame.columns)}")
         frame = frame[list(self.y_.columns)]
@@ -210,7 +205,7 @@ class GrownForecaster:
             frame.index = frame.index + len(self.y_)
         if type(frame.index) is not type(self.y_.index) and frame.index.dtype != self.y_.index.dtype:
             raise DataError(f"y: its index holds {frame.index.dtype}, that of fit {self.y_.index.dtype}")
-        return frame[frame.index > self.y_.index[-1]]
+        return frame.loc[frame.index > self.y_.index[-1]]
 
     def predict(self, fh: Any = None, X: None = None) -> Any:
         """Forecast the next rows.
@@ -301,23 +296,11 @@ class GrownForecaster:
 
     def _path(self, steps: int) -> Array:
         """Return forecasts from the last row as `path_of` does, shape `(h, I)`."""
-        return path_of(self._ahead(len(self._returns) - 1, steps)[0], self.values)
-
-    def _ahead(self, start: int, steps: int = LONGEST) -> Array:
-        """Forecast the returns after each row from `start` on, mean over the seeds, shape `(n - start, h, I)`."""
-        from grownas.evaluation.horizons import forecasts_ahead
-
-        found = []
-        for run in self.runs_:
-            first = max(0, start - run.config.task.context)
-            mean, sd = (getattr(run.model, key).cpu().numpy() for key in ("mean", "sd"))
-            forecasts = forecasts_ahead(run.model, (self._returns[first:] - mean) / sd, steps)
-            found.append(mean + sd * forecasts[start - first :])
-        return np.mean(found, axis=0)
+        return path_of(_ahead(self.runs_, self._returns, len(self._returns) - 1, steps)[0], self.values)
 
     def _labels(self, steps: Sequence[int]) -> pd.Index[Any]:
-        following = loading.task_class(self.run_.config.task.use).following
-        return labels_after(self.y_.index, max(steps), following)[np.array(steps) - 1]
+        task: Any = loading.task_class(self.run_.config.task.use)  # only tasks on series have `following`
+        return labels_after(self.y_.index, max(steps), task.following)[np.array(steps) - 1]
 
     @property
     def _last(self) -> Array:
@@ -448,3 +431,18 @@ def _refuse(X: Any) -> None:
             "X: exogenous series are not supported as inputs only; give them as further columns of y, which are inputs "
             "and are forecast too"
         )
+
+
+def _ahead(runs: Sequence[api.Run], returns: Array, start: int, steps: int) -> Array:
+    """Forecast the returns after each row from `start` on, mean over the runs, shape `(n - start, h, I)`."""
+    from grownas.evaluation.horizons import forecasts_ahead
+
+    found = []
+    for run in runs:
+        first = max(0, start - run.config.task.context)
+        model: Any = run.model  # a model of a task on series also holds its scaling
+        mean, sd = model.mean.cpu().numpy(), model.sd.cpu().numpy()
+        forecasts = forecasts_ahead(model, (returns[first:] - mean) / sd, steps)
+        found.append(mean + sd * forecasts[start - first :])
+    mean_of_runs: Array = np.mean(found, axis=0)
+    return mean_of_runs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -129,7 +129,7 @@ def from_path(path: Array, last: Array, kind: Kind) -> Array:
     return units.back(units.forward(last) + path) if units.differenced else path
 
 
-def dated(index: pd.Index[Any], returns: Array, names: Sequence[str]) -> pd.DataFrame:
+def dated(index: pd.Index[Any], returns: Array, names: Iterable[str]) -> pd.DataFrame:
     """Return the returns of the last rows of an index as a data frame with dates, as a run reads it.
 
     The dates are the index's own, the start of its periods, or days counted from `FIRST_DAY`.

@@ -193,6 +193,14 @@ def test_an_update_of_the_state_reads_the_new_rows(fitted, y):
     pd.testing.assert_frame_equal(same.predict_interval(2), moved.predict_interval(2))
 
 
+def test_an_update_that_fails_changes_nothing():
+    made = GrownForecaster(values="prices", overrides=TINY).fit(np.exp(0.01 * coupled(120).cumsum(0)))
+    before = made.predict_interval([1, 2])
+    with pytest.raises(DataError, match="but a price is above 0"):
+        made.update(np.array([[1.0, -1.0]]))
+    pd.testing.assert_frame_equal(made.predict_interval([1, 2]), before)
+
+
 def test_one_update_equals_many_small_ones(fitted):
     new = coupled_frame(440).iloc[400:]
     once = copy.deepcopy(fitted).update(new, update_params=False)
