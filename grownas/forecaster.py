@@ -205,7 +205,8 @@ class GrownForecaster:
             frame.index = frame.index + len(self.y_)
         if type(frame.index) is not type(self.y_.index) and frame.index.dtype != self.y_.index.dtype:
             raise DataError(f"y: its index holds {frame.index.dtype}, that of fit {self.y_.index.dtype}")
-        return frame.loc[frame.index > self.y_.index[-1]]
+        further: pd.DataFrame = frame.loc[frame.index > self.y_.index[-1]]
+        return further
 
     def predict(self, fh: Any = None, X: None = None) -> Any:
         """Forecast the next rows.
