@@ -40,7 +40,6 @@ class GrownForecaster(BaseForecaster):
         ['1961-01', '1961-02']
     """
 
-    _config: ClassVar[dict[str, Any]] = {"remember_data": False}  # the forecaster keeps its rows itself
     _tags: ClassVar[dict[str, Any]] = {
         "authors": ["grownas"],
         "maintainers": ["grownas"],
