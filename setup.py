@@ -10,6 +10,7 @@ PANELS = ["skfolio>=1.12.2", "river>=0.26.1", "linearmodels>=7.1", "vega-dataset
 TORCHTEXT = ["torchtext==0.6.0"]  # later ones bring a library that fits one version of PyTorch only
 DISTRIBUTED = ["distributed>=2026.8"]  # of dask; it brings the dask of its own date
 ONNX = ["onnx>=1.23"]  # writes the files of `grownas export`; runtimes read them without it
+SKTIME = ["sktime>=1.2"]  # needs pandas below 3.1
 TRITON = ["triton>=3.5,<4; platform_system == 'Linux'"]  # PyTorch for CUDA brings it; alone it is for tests
 DEV = [
     *DISTRIBUTED,
@@ -85,6 +86,7 @@ setup(
         "torchtext": TORCHTEXT,
         "distributed": DISTRIBUTED,
         "onnx": ONNX,
+        "sktime": SKTIME,
         "triton": TRITON,
         "dev": DEV,
     },

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from grownas.backbones.chain import Backbone
     from grownas.backbones.dag import DagBackbone
     from grownas.cells.cell import GrownRNN
+    from grownas.forecaster import GrownForecaster
     from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "DagGenotype",
     "DagNode",
     "Genotype",
+    "GrownForecaster",
     "GrownRNN",
     "Node",
     "Op",
@@ -39,6 +41,7 @@ _HOME = {  # name -> module; imported on first use, since torch takes seconds
     "compare": "grownas.api",
     "load": "grownas.api",
     "search": "grownas.api",
+    "GrownForecaster": "grownas.forecaster",
     "GrownRNN": "grownas.cells.cell",
     "DagGenotype": "grownas.genotype",
     "DagNode": "grownas.genotype",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,6 +99,28 @@ class Run:
             text = file.read_text("utf-8") if file.exists() else ""  # runs of older versions have no trials.jsonl
             self._logs[name] = [json.loads(line) for line in text.splitlines()]
         return pd.DataFrame(list(self._logs[name]))
+
+    @property
+    def about_data(self) -> dict[str, Any]:
+        """The content of `data.json`: names of the series, dates, rows of each part, scaling, cleaning."""
+        with self._path() as path:
+            about: dict[str, Any] = json.loads((path / "data.json").read_text("utf-8"))
+        return about
+
+    @property
+    def test_forecasts(self) -> dict[str, Any]:
+        """Standardised forecasts of the test part by model, and the values that came as `actual`: arrays `(n, I)`.
+
+        Raises:
+            RunError: the task is not on series.
+        """
+        from safetensors.numpy import load_file
+
+        with self._path() as path:
+            file, first = path / "forecasts.safetensors", self.about_data.get("n_val")
+            if not file.exists():
+                raise RunError(f"{self}: only a run on series has forecasts")
+            return {name: each[first:] for name, each in load_file(file).items()}
 
     @property
     def model(self) -> nn.Module:
@@ -237,7 +260,39 @@ class Run:
             done = updating.update(
                 path, _as_items(given), data=new_rows, own=self._data, folder=place, where=where or "memory"
             )
-        return _load_run(done)
+        return load_run(done)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a copy of the run folder, for `load`; return its path.
+
+        A run that read a data frame is saved without it; give it to `load` again.
+
+        Raises:
+            RunError: the folder exists.
+        """
+        place = Path(os.path.abspath(os.path.expanduser(folder)))
+        if place.exists():
+            raise RunError(f"{place}: exists; give the path of a new folder")
+        with self._path() as path:
+            shutil.copytree(path, place, ignore=shutil.ignore_patterns(".lock"))
+        return place
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the bytes of the run folder's files for a pickle: text, JSON and safetensors."""
+        with self._path() as path:
+            files = {file.name: file.read_bytes() for file in sorted(path.iterdir()) if file.is_file()}
+        logs = {name: [dict(line) for line in lines] for name, lines in self._logs.items()}
+        return {"files": files, "logs": logs, "data": self._data}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a run in memory."""
+        from grownas.runs.memory import MemoryFolder
+
+        files = MemoryFolder(state["files"])
+        with tempfile.TemporaryDirectory(prefix="grownas-") as folder:
+            files.dump(Path(folder))
+            loaded = load_run(Path(folder))
+        self.__init__(loaded.config, loaded.summary, folder=None, files=files, logs=state["logs"], data=state["data"])  # type: ignore[misc]
 
     @contextmanager
     def _path(self) -> Iterator[Path]:
@@ -307,7 +362,7 @@ class Comparison:
         """
         if self.folder is None:
             raise RunError("the comparison kept no runs; call compare with folder= to keep them")
-        return {path.parent.name: _load_run(path.parent) for path in sorted(self.folder.glob("*/summary.json"))}
+        return {path.parent.name: load_run(path.parent) for path in sorted(self.folder.glob("*/summary.json"))}
 
     def __repr__(self) -> str:
         where = "in memory" if self.folder is None else str(self.folder)
@@ -358,7 +413,7 @@ def search(
     with _folder(folder, "search", frame) as (rundir, changes):
         chosen, _ = _config(config, data if frame is None else None, {**options, **changes})
         path = commands.search(chosen, rundir)
-    return _load_run(path)
+    return load_run(path)
 
 
 def compare(
@@ -411,8 +466,12 @@ def compare(
     return Comparison(result, None if folder is None else path)
 
 
-def load(folder: str | os.PathLike[str]) -> Run | Comparison:
+def load(folder: str | os.PathLike[str], data: pd.DataFrame | None = None) -> Run | Comparison:
     """Load a finished run or comparison from its folder.
+
+    Args:
+        folder: the folder.
+        data: the data frame that the run read, if it read one and was saved without it (see `Run.save`).
 
     Raises:
         RunError: the folder is not a run folder, or the run is not finished.
@@ -421,7 +480,7 @@ def load(folder: str | os.PathLike[str]) -> Run | Comparison:
 
     path = Path(os.path.expanduser(folder))
     if RunDir.open(path).command != "compare":
-        return _load_run(path)
+        return load_run(path, data)
     file = path / "comparison.json"
     if not file.exists():
         raise RunError(f"{path}: not finished; continue it with `grownas resume {path}`")
@@ -431,10 +490,11 @@ def load(folder: str | os.PathLike[str]) -> Run | Comparison:
         raise RunError(f"{file}: damaged: {error}") from error
 
 
-def _load_run(path: Path) -> Run:
+def load_run(path: Path, data: pd.DataFrame | None = None) -> Run:
+    """Load a finished run; see `load`."""
     from grownas.runs import saved
 
-    return Run(loading.load(path / "config.yaml"), saved.summary_of(path), folder=path)
+    return Run(loading.load(path / "config.yaml"), saved.summary_of(path), folder=path, data=data)
 
 
 def _config(

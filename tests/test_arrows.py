@@ -21,6 +21,8 @@ LAYERS = """
     __main__  runs.attended  runs.trial_worker
     cli
     completion
+    sktime
+    forecaster
     api  bench.suite  runs.status
     runs.exporting
     runs.reload  runs.updating
@@ -45,6 +47,7 @@ LAYERS = """
     report.growth_plots
     report.history  report.canvas
     report.growth_log
+    report.forecaster
     report.dag_diagram
     report.verdicts  report.regret
     report.tables  report.diagram  report.reading
@@ -101,6 +104,8 @@ LAYERS = """
     genotype
     ops
     combine
+    evaluation.past_errors  evaluation.horizons  observations
+    evaluation.conformal
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
     strategies.policy_options  strategies.supernet_options
@@ -175,7 +180,15 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "scipy": {"grownas.evaluation.statistics"},
     "arch": {"grownas.evaluation.statistics", "grownas.tasks.index_returns.sources"},
     "yfinance": {"grownas.tasks.index_returns.sources"},
-    "pandas": {"grownas.api", "grownas.runs.reload", "grownas.tasks.index_returns.sources"},
+    "pandas": {
+        "grownas.api",
+        "grownas.forecaster",
+        "grownas.observations",
+        "grownas.runs.reload",
+        "grownas.sktime",
+        "grownas.tasks.index_returns.sources",
+    },
+    "sktime": {"grownas.sktime"},
     "pooch": {"grownas.tasks.penn_treebank.sources"},
     "torchtext": {"grownas.tasks.penn_treebank.sources"},
     "yaml": {"grownas.config.loading", "grownas.config.sections", "grownas.config.listing", "grownas.report.reading"},

@@ -295,7 +295,7 @@ def members(protocol: Any) -> list[str]:
     return [name for name in dict.fromkeys(found) if not name.startswith("_")]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # in C where libyaml is installed
     """Safe YAML without surprises: repeated keys are errors, 010 is not 8, 1:30 is not 90, dates are text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012, as the base class has it
@@ -314,7 +314,8 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))

@@ -103,7 +103,14 @@ def free_running(model: Model, first: torch.Tensor, *, steps: int = 1000) -> dic
             size = float(x.abs().max())
             if not size <= DIVERGED:  # also true for nan
                 return {"steps": step, "largest": size if np.isfinite(size) else None, "diverged": True}
-            largest = max(largest, size)
+            largest, before = max(largest, size), (x, hidden)
             if step < steps:
                 x, hidden = model(x, hidden)
+                if _is_equal(x, before[0]) and _is_equal(hidden, before[1]):
+                    break  # a fixed point: all further steps are the same
     return {"steps": steps, "largest": largest, "diverged": False}
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    """Return whether both are tensors with the same numbers."""
+    return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and torch.equal(one, other)

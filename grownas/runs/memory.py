@@ -15,12 +15,12 @@ class MemoryFolder:
     """Keeps the files of a run in memory (see `grownas.protocols.Folder`).
 
     Attributes:
-        files: file name -> content: plain values, text, or a pair of tensors and notes.
+        files: file name -> content: plain values, text, a pair of tensors and notes, or the bytes of a file.
     """
 
-    def __init__(self) -> None:
-        """Create an empty folder."""
-        self.files: dict[str, Any] = {}
+    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
+        """Create a folder that is empty, or holds the bytes of files."""
+        self.files: dict[str, Any] = dict(files or {})
 
     def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
         """Keep plain values."""
@@ -38,9 +38,11 @@ class MemoryFolder:
         """Write all files to an existing folder on disk, in the same form as a run folder."""
         rundir = RunDir(folder)
         for name, content in self.files.items():
-            if name.endswith(".safetensors"):
-                rundir.write_tensors(name, *content)
+            if isinstance(content, bytes):
+                rundir.write_bytes(name, content)
             elif isinstance(content, str):
                 rundir.write_text(name, content)
+            elif name.endswith(".safetensors"):
+                rundir.write_tensors(name, *content)
             else:
                 rundir.write_json(name, content)

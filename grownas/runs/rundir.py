@@ -145,6 +145,10 @@ class RunDir:
         except LockedError:
             return True
 
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write the content of a file."""
+        self._write(name, content)
+
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""
         self._write(name, text.encode())

@@ -52,16 +52,21 @@ class Panel:
     known: np.ndarray | None = None
 
 
-def clean(table: Table, difference: Sequence[str] = ()) -> Panel:
+def clean(table: Table, difference: Sequence[str] = (), *, least: int = LEAST_ROWS) -> Panel:
     """Compute returns with `to_returns`, and check that a model can be fitted to them.
+
+    Args:
+        table: the table that was read.
+        difference: see `to_returns`.
+        least: fewest rows of returns.
 
     Raises:
         DataError: a series is empty, constant or unknown, or too few rows are left.
     """
     panel = to_returns(table, difference)
-    if len(panel.returns) < LEAST_ROWS:
+    if len(panel.returns) < least:
         raise DataError(
-            f"{table.source}: {len(panel.returns)} rows of returns are left, at least {LEAST_ROWS} are needed; give "
+            f"{table.source}: {len(panel.returns)} rows of returns are left, at least {least} are needed; give "
             "more rows"
         )
     for name, column in zip(table.names, panel.returns.T, strict=True):
@@ -154,6 +159,7 @@ def clean_moving(
     difference: Sequence[str] = (),
     *,
     cut: Callable[[int], Mapping[str, slice]],
+    least: int = LEAST_ROWS,
     longest_still: int = LONGEST_STILL,
     only: Sequence[str] | None = None,
 ) -> Panel:
@@ -168,6 +174,7 @@ def clean_moving(
         table: the table that was read.
         difference: see `clean`.
         cut: returns the rows of the parts `train`, `val` and `test` from the number of rows, or raises `DataError`.
+        least: fewest rows of returns.
         longest_still: most consecutive rows in which a series may not move.
         only: the series that a fitted model reads: exactly these are kept, with a warning if they do not move.
 
@@ -180,7 +187,7 @@ def clean_moving(
         if not left:
             raise DataError(f"{table.source}: no series moves enough: {_sentence(dropped)}; {_ADVICE}")
         part = table if left == table.names else _columns(table, left)
-        panel = clean(part, [name for name in differenced if name in left])
+        panel = clean(part, [name for name in differenced if name in left], least=least)
         found = _stillness(panel, cut(len(panel.returns)), table.source, longest_still)
         if only or not found:
             break

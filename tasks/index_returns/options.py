@@ -14,7 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from grownas.config.schema import Count, OneOrMore, Section, Share, Whole, about
 from grownas.protocols import FRAME
 from grownas.tasks.index_returns import packaged, synthetic
-from grownas.tasks.index_returns.cleaning import LONGEST_STILL
+from grownas.tasks.index_returns.cleaning import LEAST_ROWS, LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.reading import Kind
 from grownas.tasks.index_returns.sources import KINDS, NAMES, TICKERS, utc_today
@@ -83,6 +83,9 @@ class Options(Section):
     longest_still: Annotated[
         Count, about("a series that does not move for more consecutive rows than this is dropped")
     ] = LONGEST_STILL
+    least_rows: Annotated[
+        Count, about("fewest rows of returns; with fewer than the default, models and tests mean little")
+    ] = LEAST_ROWS
     train: Annotated[Share, about("share of rows in the training part, from the first row on")] = 0.70
     val: Annotated[Share, about("share of rows in the validation part; the remaining rows are the test part")] = 0.15
     recent: Annotated[

@@ -287,14 +287,20 @@ def _dates(cells: Cells, place: int, notes: list[str]) -> list[Moment]:
     times = _times(cells, texts, label, notes)
     if len({time.tzinfo is None for time in times}) > 1:
         raise DataError(f"{cells.where}, {label}: only some rows have a time zone; give every row a time zone, or none")
-    days: list[Moment] = list(times)
-    if all(time.time() == datetime.time() for time in times):
-        days = [time.date() for time in times]
+    days = days_if_midnight(times)
     for row, (before, day) in enumerate(pairwise(days), start=1):
         if day <= before:
             problem = "is repeated" if day == before else f"comes after {before}; sort the rows by date"
             raise DataError(f"{cells.where}, row {cells.first_row + row}, {label}: {texts[row]} {problem}")
     return days
+
+
+def days_if_midnight(moments: Sequence[Moment]) -> list[Moment]:
+    """Return datetimes as days if every time of day is midnight, else unchanged."""
+    times = [one for one in moments if isinstance(one, datetime.datetime)]
+    if len(times) == len(moments) and all(time.time() == datetime.time() for time in times):
+        return [time.date() for time in times]
+    return list(moments)
 
 
 def _times(cells: Cells, texts: Sequence[str], label: str, notes: list[str]) -> list[datetime.datetime]:

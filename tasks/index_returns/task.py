@@ -25,7 +25,7 @@ from grownas.tasks.index_returns.frequency import Moment, Step, frequencies_apar
 from grownas.tasks.index_returns.losses import LOSSES, SLOPES, calmness
 from grownas.tasks.index_returns.merging import merged
 from grownas.tasks.index_returns.options import Options
-from grownas.tasks.index_returns.reading import Table
+from grownas.tasks.index_returns.reading import Table, days_if_midnight
 from grownas.tasks.index_returns.subpanel import draw_subpanel
 
 if TYPE_CHECKING:
@@ -163,7 +163,9 @@ class IndexReturns:
     ) -> IndexReturns:
         """Clean a table and split it into parts; `only` names the series that a fitted model reads."""
         cut = partial(_cut, options=options, source=table.source)
-        panel = clean_moving(table, options.difference, cut=cut, longest_still=options.longest_still, only=only)
+        panel = clean_moving(
+            table, options.difference, cut=cut, least=options.least_rows, longest_still=options.longest_still, only=only
+        )
         if options.subpanel is not None:
             panel = draw_subpanel(panel, options.subpanel)
         task = cls(options, panel, table.source, 0, 0, options.loss, architecture_share, table=table).with_parts()
@@ -427,6 +429,19 @@ class IndexReturns:
     def next_step(self) -> Step:
         """Predicted date of the row after the last; see `frequency.next_step`."""
         return next_step(self.panel.dates, self.run_dates)
+
+    @staticmethod
+    def following(dates: Sequence[Moment], steps: int) -> list[Moment]:
+        """Predict the dates of the next rows, one after the other; see `frequency.next_step`.
+
+        Args:
+            dates: dates of the rows, ascending, at least one; datetimes at midnight only count as days.
+            steps: number of rows.
+        """
+        known = days_if_midnight(dates)
+        for _ in range(steps):
+            known.append(next_step(known).when)
+        return known[len(dates) :]
 
     @property
     def next_day(self) -> str:

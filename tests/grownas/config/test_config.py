@@ -356,7 +356,7 @@ CHANGES = {  # another valid value for every key
         "data_seed": 2, "subpanel": 3, "planted_nodes": 2, "planted_units": 32, "replay": "/table.jsonl",
         "values": "returns", "units": "prices",
         "difference": ["a"], "longest_still": 20, "train": 0.6, "val": 0.1, "loss": "huber", "batches": "windows",
-        "streams": 8, "bptt": 10, "context": 50, "recent": 30,
+        "least_rows": 50, "streams": 8, "bptt": 10, "context": 50, "recent": 30,
     },
     "start": {"use": "random", "rule": "single", "nodes": 2, "carrier_share": 0.4, "max_order": 5},
     "space": {

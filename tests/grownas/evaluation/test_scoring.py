@@ -109,3 +109,19 @@ def test_nothing_is_shared_between_scores_by_default():
 
 def test_forecasts_are_those_of_both_parts_in_time_order():
     assert score().forecasts().tolist() == [[1.0], [2.0], [4.0]]
+
+
+class Halves(nn.Module):
+    """Halves input and state until both underflow to zero."""
+
+    calls = 0
+
+    def forward(self, x, hidden=None):
+        self.calls += 1
+        return 0.5 * x, 0.5 * (torch.ones(1) if hidden is None else hidden)
+
+
+def test_a_fixed_point_ends_the_run_with_the_same_result():
+    model = Halves()
+    assert free_running(model, FIRST) == {"steps": 1000, "largest": 1.0, "diverged": False}
+    assert 100 < model.calls < 200  # 2 / 2^150 is the last number above zero in float32

@@ -1,0 +1,449 @@
+"""A forecaster with the names and the order of calls of scikit-learn and sktime, without a dependency on either."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import operator
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from grownas import api
+from grownas.config import loading
+from grownas.errors import ConfigError, DataError, RunError
+from grownas.evaluation.past_errors import PastErrors
+from grownas.observations import (
+    Form,
+    as_frame,
+    dated,
+    from_path,
+    index_from_numbers,
+    index_to_numbers,
+    labels_after,
+    path_of,
+    to_returns,
+    units_of,
+    wide,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from grownas.genotype import AnyGenotype
+    from grownas.observations import Kind
+    from grownas.report.forecaster import ForecasterSummary
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+LONGEST = 20  # steps ahead for which errors are kept, so that intervals can be computed
+OWN_KEYS = {"task.data": "y", "task.values": "values", "seed": "seed"}  # config key -> the argument that sets it
+FORMAT = {"format": "grownas.forecaster", "version": 1}
+FILE = "forecaster"  # name of the files beside the run folders
+
+
+class GrownForecaster:
+    """Grows a recurrent cell on one or several related series, and forecasts all of them.
+
+    `fit` runs `grownas.search` on y: the first 70 % of the rows train, the next 15 % choose, the last 15 % compare the
+    model with the baselines. `task.train` and `task.val` in `overrides` change these shares, `refit` trains on the
+    validation rows too. Forecasts read all rows up to the last.
+
+    Args:
+        config: a path, or the name of a shipped config of a task on series.
+        seed: seed of weights, noise and data order.
+        seeds: number of searches, with the seeds `seed`, `seed` + 1, ..; their forecasts are averaged.
+        values: what y holds: `returns`, any values that are forecast as they are; `levels`, whose changes are modelled;
+            or `prices`, whose log returns are modelled. Forecasts have y's own units in each case.
+        how: how `update` learns: `state` (only the state moves on), `continue`, `grow` or `refit`; see `Run.update`.
+        joint: whether an interval covers all series together with the given probability, not each series by itself.
+        overrides: config values by dotted key, such as `{"strategy.max_nodes": 2}`.
+        quiet: print no progress and no table.
+
+    Attributes:
+        y_: all rows seen so far, float64.
+        runs_: the finished searches, one per seed, with scores, growth and model.
+        fh_: the horizon that `fit` was given.
+
+    Example:
+        >>> import numpy, pandas
+        >>> steps = numpy.random.default_rng(0).normal(0, 0.01, (300, 2))
+        >>> days = pandas.bdate_range("2024-01-01", periods=300)
+        >>> prices = pandas.DataFrame(100 * numpy.exp(steps.cumsum(0)), index=days, columns=["a", "b"])
+
+        >>> from grownas import GrownForecaster
+        >>> quick = {"baselines.use": ["var1"], "retrain.grown": False, "strategy.first_epochs": 2}
+        >>> forecaster = GrownForecaster(values="prices", overrides=quick).fit(prices)
+        >>> [str(day.date()) for day in forecaster.predict(fh=[1, 2]).index]
+        ['2025-02-24', '2025-02-25']
+        >>> interval = forecaster.predict_interval(fh=1, coverage=0.9)["a"][0.9]
+        >>> bool((interval["lower"] < forecaster.predict(fh=1)["a"]).all())
+        True
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike[str] = "index_returns/growing",
+        *,
+        seed: int = 1,
+        seeds: int = 1,
+        values: Kind = "returns",
+        how: str = "continue",
+        joint: bool = False,
+        overrides: Mapping[str, Any] | None = None,
+        quiet: bool = True,
+    ) -> None:
+        """Store the arguments; `fit` and `update` check them."""
+        self.config = config
+        self.seed = seed
+        self.seeds = seeds
+        self.values = values
+        self.how = how
+        self.joint = joint
+        self.overrides = overrides
+        self.quiet = quiet
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the arguments of the constructor; `deep` has no effect, because no argument has parameters."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> Self:
+        """Set arguments of the constructor.
+
+        Raises:
+            ConfigError: the constructor has no such argument.
+        """
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                raise ConfigError(f"{name}: no such parameter; GrownForecaster has {', '.join(known)}")
+            setattr(self, name, value)
+        return self
+
+    def fit(self, y: Any, X: None = None, fh: Any = None) -> Self:
+        """Search for a cell on the rows of y.
+
+        Args:
+            y: a Series, a DataFrame with one column per series, or an array `(n,)` or `(n, I)`. The index holds dates,
+                periods or whole numbers.
+            X: must be None.
+            fh: the horizon of later forecasts that name none; see `predict`.
+
+        Raises:
+            DataError: y cannot be used, or has too few rows; the message says how many are needed.
+            ConfigError: config, arguments or overrides are wrong, or X is given.
+            TrainingError: training diverged.
+        """
+        _refuse(X)
+        units_of(self.values)
+        frame, overrides = as_frame(y), self._overrides()
+        returns = to_returns(frame, self.values)
+        data = dated(frame.index, returns, frame.columns)
+        overrides = {"task.longest_still": len(frame), **overrides}
+        runs = [
+            api.search(self.config, data, seed=self.seed + number, overrides=overrides, quiet=self.quiet)
+            for number in range(self.seeds)
+        ]
+        about = runs[0].about_data
+        if lost := [name for name in frame.columns if name not in about["names"]]:
+            raise DataError(f"y: {', '.join(lost)} does not move in a whole part of the rows; remove this column")
+        first = about["n_train"] + (about["n_val"] if runs[0].config.refit else 0)
+        forecasts, summed = _ahead(runs, returns, 0, LONGEST), units_of(self.values).differenced
+        self._errors = PastErrors.of(forecasts, returns, first, summed=summed)
+        self.runs_, self.y_, self.fh_, self._form, self._returns = runs, frame, fh, Form.of(y), returns
+        return self
+
+    def _overrides(self) -> dict[str, Any]:
+        """Check the arguments that `grownas.search` does not check, and return the overrides for it."""
+        if not isinstance(self.seeds, int) or self.seeds < 1:
+            raise ConfigError(f"seeds={self.seeds!r}: expected the number of searches, 1 or more")
+        given = dict(self.overrides or {})
+        if clash := [f"{key} (set {OWN_KEYS[key]})" for key in given if key in OWN_KEYS]:
+            raise ConfigError(f"overrides: an argument of the forecaster sets {', '.join(clash)}; leave it out")
+        return {**given, "task.values": "returns"}
+
+    def update(self, y: Any, X: None = None, update_params: bool = True) -> Self:
+        """Take further rows, and learn from them as `how` says.
+
+        The rows are forecast before they are learned, so they count in later intervals. Rows up to `cutoff_` are
+        ignored.
+
+        Args:
+            y: rows of the same series, in the same type as in `fit`. Rows of an array follow the last row.
+            X: must be None.
+            update_params: whether to learn; False: only the state moves on, as with `how="state"`.
+
+        Raises:
+            DataError: y lacks a series, or cannot be used.
+        """
+        _refuse(X)
+        self._check_fitted()
+        frame = self._further(y)
+        if not len(frame):
+            return self
+        values = np.concatenate([self.y_.to_numpy(), frame.to_numpy()])
+        known = type(frame)(values, index=self.y_.index.union(frame.index), columns=self.y_.columns)
+        returns, runs, start = to_returns(known, self.values), self.runs_, self._errors.first_open
+        errors = self._errors.extended(_ahead(runs, returns, start, LONGEST), returns[start:])
+        if update_params and self.how != "state":
+            new = dated(known.index, returns, known.columns).iloc[len(self._returns) :]
+            runs = [run.update(new, how=self.how) for run in runs]
+        self.runs_, self.y_, self._returns, self._errors = runs, known, returns, errors
+        return self
+
+    def _further(self, y: Any) -> pd.DataFrame:
+        """Return the rows of y after the last known row, with the columns in the order of `fit`."""
+        frame: pd.DataFrame = as_frame(y)
+        if missing := [name for name in self.y_.columns if name not in frame.columns]:
+            raise DataError(f"y: {', '.join(missing)} missing; its columns are {', '.join(frame.columns)}")
+        frame = frame[list(self.y_.columns)]
+        if self._form.is_array:
+            frame.index = frame.index + len(self.y_)
+        if type(frame.index) is not type(self.y_.index) and frame.index.dtype != self.y_.index.dtype:
+            raise DataError(f"y: its index holds {frame.index.dtype}, that of fit {self.y_.index.dtype}")
+        further: pd.DataFrame = frame.loc[frame.index > self.y_.index[-1]]
+        return further
+
+    def predict(self, fh: Any = None, X: None = None) -> Any:
+        """Forecast the next rows.
+
+        Steps after the first are computed by feeding the forecasts back as if they were the values that came. The model
+        is trained on one step, so check a longer horizon: where the noise is large and the model nonlinear, its
+        forecasts may be worse than the mean (`tasks/index_returns/RESULTS.md`).
+
+        Args:
+            fh: steps ahead, a whole number or several; 1 is the next row. None: `fh` of `fit`, else 1.
+            X: must be None.
+
+        Returns:
+            Forecasts in the units and the type of y; their index continues the index of y.
+
+        Raises:
+            DataError: a step is not a whole number of 1 or more.
+        """
+        _refuse(X)
+        steps = self._steps(fh)
+        path = self._path(max(steps))[np.array(steps) - 1]
+        return self._form.shape(from_path(path, self._last, self.values), self._labels(steps))
+
+    def predict_interval(self, fh: Any = None, X: None = None, coverage: float | Sequence[float] = 0.9) -> pd.DataFrame:
+        """Return prediction intervals by split conformal, scaled by the current volatility of each series.
+
+        The errors are those of rows that the model has not learned from when it forecast them: the validation part
+        (which chose the epochs), the test part, and the rows of updates.
+
+        Args:
+            fh: see `predict`; at most 20 steps ahead.
+            X: must be None.
+            coverage: probability that an interval holds the value, or several probabilities.
+
+        Returns:
+            Columns `(series, coverage, lower or upper)`, as in sktime.
+
+        Raises:
+            DataError: there are too few errors for this coverage, or `fh` is out of range.
+        """
+        _refuse(X)
+        steps, levels = self._steps(fh), np.atleast_1d(np.asarray(coverage, dtype=float)).tolist()
+        names = [(name, level, side) for name in self._form.labels for level in levels for side in ("lower", "upper")]
+        return wide(self._bounds(steps, levels).reshape(len(steps), -1), self._labels(steps), names)
+
+    def predict_quantiles(
+        self, fh: Any = None, X: None = None, alpha: float | Sequence[float] = (0.05, 0.95)
+    ) -> pd.DataFrame:
+        """Return quantiles: the bounds of the intervals whose coverage is `abs(2 alpha - 1)`.
+
+        Args:
+            fh: see `predict_interval`.
+            X: must be None.
+            alpha: probability of a value below the quantile, or several probabilities.
+
+        Returns:
+            Columns `(series, alpha)`, as in sktime.
+
+        Raises:
+            DataError: see `predict_interval`.
+        """
+        _refuse(X)
+        steps, alphas = self._steps(fh), np.atleast_1d(np.asarray(alpha, dtype=float)).tolist()
+        bounds = self._bounds(steps, [abs(2 * one - 1) for one in alphas])
+        values = np.stack([bounds[:, :, i, int(one > 0.5)] for i, one in enumerate(alphas)], axis=-1)
+        names = [(name, one) for name in self._form.labels for one in alphas]
+        return wide(values.reshape(len(steps), -1), self._labels(steps), names)
+
+    def _bounds(self, steps: Sequence[int], coverages: Sequence[float]) -> Array:
+        """Return lower and upper bounds in the units of y, shape `(k, I, C, 2)`."""
+        path = self._path(max(steps))
+        half = [[self._errors.half_widths(k, c, joint=self.joint) for k in steps] for c in coverages]
+        sides = np.stack([-np.array(half), np.array(half)], axis=-2)  # (C, k, 2, I)
+        bounds = from_path(path[np.array(steps) - 1][:, None] + sides, self._last, self.values)
+        return bounds.transpose(1, 3, 0, 2)
+
+    def _steps(self, fh: Any) -> list[int]:
+        """Return a horizon as whole numbers."""
+        self._check_fitted()
+        wanted = fh if fh is not None else self.fh_ if self.fh_ is not None else 1
+        try:
+            steps = [operator.index(one) for one in np.atleast_1d(np.asarray(wanted)).tolist()]
+        except (TypeError, ValueError):
+            steps = []
+        if not steps or min(steps) < 1:
+            raise DataError(f"fh={wanted!r}: expected steps ahead, whole numbers of 1 or more")
+        return steps
+
+    def _path(self, steps: int) -> Array:
+        """Return forecasts from the last row as `path_of` does, shape `(h, I)`."""
+        return path_of(_ahead(self.runs_, self._returns, len(self._returns) - 1, steps)[0], self.values)
+
+    def _labels(self, steps: Sequence[int]) -> pd.Index[Any]:
+        task: Any = loading.task_class(self.run_.config.task.use)  # only tasks on series have `following`
+        return labels_after(self.y_.index, max(steps), task.following)[np.array(steps) - 1]
+
+    @property
+    def _last(self) -> Array:
+        values: Array = self.y_.to_numpy()[-1]
+        return values
+
+    @property
+    def run_(self) -> api.Run:
+        """The finished search of the first seed."""
+        self._check_fitted()
+        return self.runs_[0]
+
+    @property
+    def genotype_(self) -> AnyGenotype:
+        """The cell of the first seed."""
+        return self.run_.genotype
+
+    @property
+    def cutoff_(self) -> Any:
+        """Label of the last row."""
+        self._check_fitted()
+        return self.y_.index[-1]
+
+    def summary(self, coverage: float = 0.9) -> ForecasterSummary:
+        """Return the data, the models, their growth, tests against the baselines, and the next forecast.
+
+        `print` shows it as text, a notebook as HTML.
+
+        Args:
+            coverage: coverage of the intervals of the next forecast.
+        """
+        from grownas.report.forecaster import Ahead, Fitted, ForecasterSummary
+
+        self._check_fitted()
+        ahead = from_path(self._path(1)[0], self._last, self.values)
+        bounds = self._bounds([1], [coverage])[0, :, 0]
+        return ForecasterSummary.of(
+            [Fitted(run.summary, run.about_data, run.test_forecasts, run.genotype) for run in self.runs_],
+            Ahead(self._labels([1])[0], ahead.tolist(), bounds.tolist(), coverage),
+            rows=(self.y_.index[0], self.y_.index[-1], len(self.y_)),
+            values=self.values,
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the forecaster to a new folder: a run folder for each seed, and two files beside them.
+
+        Returns:
+            The path of the folder.
+
+        Raises:
+            RunError: the folder exists.
+        """
+        import torch
+
+        from grownas.runs.rundir import RunDir
+
+        self._check_fitted()
+        place = Path(os.path.abspath(os.path.expanduser(folder)))
+        if place.exists():
+            raise RunError(f"{place}: exists; give the path of a new folder")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        errors, (numbers, about) = self._errors, index_to_numbers(self.y_.index)
+        arrays = {"y": self.y_.to_numpy(), "index": numbers, "one_step": errors.one_step, "ahead": errors.ahead}
+        tree = {
+            **FORMAT,
+            "params": self.get_params(),
+            "index": about,
+            "columns": list(self.y_.columns),
+            "form": self._form._asdict(),
+            "fh": self.fh_,
+            "first": errors.first,
+        }
+        with tempfile.TemporaryDirectory(prefix=".grownas-", dir=place.parent) as temporary:
+            whole = Path(temporary) / place.name
+            whole.mkdir()
+            for number, run in enumerate(self.runs_):
+                run.save(whole / f"seed-{self.seed + number}")
+            rundir = RunDir(whole)
+            rundir.write_tensors(f"{FILE}.safetensors", {key: torch.tensor(one) for key, one in arrays.items()})
+            rundir.write_json(f"{FILE}.json", tree)
+            os.replace(whole, place)
+        return place
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read a forecaster that `save` wrote.
+
+        Raises:
+            RunError: the folder holds no forecaster, or is damaged.
+        """
+        import pandas as pd
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        path = Path(os.path.expanduser(folder))
+        try:
+            tree = json.loads((path / f"{FILE}.json").read_text("utf-8"))
+            if (found := {key: tree[key] for key in FORMAT}) != FORMAT:
+                raise ValueError(f"expected {FORMAT}, got {found}")
+            arrays = load_file(path / f"{FILE}.safetensors")
+            made = cls(**tree["params"])
+            index = index_from_numbers(arrays["index"], tree["index"])
+            made.y_, made.fh_ = pd.DataFrame(arrays["y"], index=index, columns=tree["columns"]), tree["fh"]
+            made._form, made._returns = Form(**tree["form"]), to_returns(made.y_, made.values)
+            summed = units_of(made.values).differenced
+            made._errors = PastErrors(tree["first"], summed, arrays["one_step"], arrays["ahead"])
+        except FileNotFoundError as error:
+            raise RunError(f"{path}: no saved forecaster: {error.filename} is missing") from error
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise RunError(f"{path}: damaged: {error!r}") from error
+        data = dated(made.y_.index, made._returns, made.y_.columns)
+        made.runs_ = [api.load_run(path / f"seed-{made.seed + number}", data) for number in range(made.seeds)]
+        return made
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "runs_"):
+            raise RunError("this forecaster is not fitted; call fit(y) first")
+
+    def __repr__(self) -> str:
+        defaults = {name: one.default for name, one in inspect.signature(type(self)).parameters.items()}
+        changed = [f"{name}={value!r}" for name, value in self.get_params().items() if value != defaults[name]]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _refuse(X: Any) -> None:
+    if X is not None:
+        raise ConfigError(
+            "X: exogenous series are not supported as inputs only; give them as further columns of y, which are inputs "
+            "and are forecast too"
+        )
+
+
+def _ahead(runs: Sequence[api.Run], returns: Array, start: int, steps: int) -> Array:
+    """Forecast the returns after each row from `start` on, mean over the runs, shape `(n - start, h, I)`."""
+    from grownas.evaluation.horizons import forecasts_ahead
+
+    found = []
+    for run in runs:
+        first = max(0, start - run.config.task.context)
+        model: Any = run.model  # a model of a task on series also holds its scaling
+        mean, sd = model.mean.cpu().numpy(), model.sd.cpu().numpy()
+        forecasts = forecasts_ahead(model, (returns[first:] - mean) / sd, steps)
+        found.append(mean + sd * forecasts[start - first :])
+    mean_of_runs: Array = np.mean(found, axis=0)
+    return mean_of_runs
