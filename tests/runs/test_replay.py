@@ -73,16 +73,16 @@ def test_a_study_compares_strategies(path, runs, call, read_json):
     ended = call(
         "compare", *options(
             runs, f"strategy={RANDOM}", f"strategies=[random,{EVOLUTION},{SEQNAS}]", f"task.replay={path}",
-            "budget.genotypes=5", "study.repeats=4", "workers=2", "name=study", "quiet=false",
+            "budget.genotypes=5", "study.repeats=4", "workers=2", "name=replays", "quiet=false",
         ),
     )  # fmt: skip
     assert ended.code == 0, ended.err
-    result = read_json(runs.folder / "study" / "study.json")
+    result = read_json(runs.folder / "replays" / "study.json")
     assert [one["strategy"] for one in result["strategies"]] == ["random", "evolution", "seqnas"]
     assert result["at"] == [1, 2, 3, 5]
     assert result["space"]["genotypes"] == 6
     assert "beats random" in ended.out
-    page = (runs.folder / "study" / "report.html").read_text("utf-8")
+    page = (runs.folder / "replays" / "report.html").read_text("utf-8")
     for words in ("The spread of the space", "rank by mean test", "seqnas"):
         assert words in page
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -12,17 +13,25 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from grownas import morphisms
 from grownas.backbones.chain import Backbone
 from grownas.errors import TrainingError
 from grownas.protocols import Evaluation
 from grownas.strategies.growing.state import with_core
+from grownas.training import loop
 from grownas.training.bilevel import window_loss
 from grownas.training.loop import Silent, Trainer, fit
 from grownas.training.migrate import migrate
-from grownas.training.recipe import AveragedSGD, OptimizerRecipe, Recipe, make_optimizers, set_rates, split_parameters
+from grownas.training.recipe import (
+    AveragedSGD,
+    OptimizerRecipe,
+    Recipe,
+    make_optimizers,
+    set_rates,
+    split_parameters,
+    update,
+)
 
 RATE, ALPHA_RATE, UNCLIPPED = 0.01, 0.02, 1e9
 QUICK = Recipe(epochs=3, patience=None, weights=OptimizerRecipe(rate=RATE), alpha=OptimizerRecipe(rate=ALPHA_RATE))
@@ -54,10 +63,22 @@ class Watch(Silent):
 @pytest.fixture
 def rates():
     """The rates of all groups at each step of each optimiser, in the order of the steps."""
+    with watched_rates() as seen:
+        yield seen
+
+
+@contextmanager
+def watched_rates():
+    """Keep the rates of all groups at each step of each optimiser within the context."""
     seen = []
-    hook = register_optimizer_step_post_hook(lambda one, *_: seen.append([group["lr"] for group in one.param_groups]))
-    yield seen
-    hook.remove()
+
+    def noting(optimizer):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        update(optimizer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "update", noting)
+        yield seen
 
 
 def windows_of(task, part, seed, epoch):
@@ -144,16 +165,11 @@ def test_all_rates_rise_in_the_warm_up_and_fall_to_zero_over_the_epochs(
     span=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).map(tuple), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_the_factor_of_each_step_is_that_of_the_closed_form(copy_task, make_model, epochs, warm_up, decay, span, seed):
-    task, seen = uneven(copy_task), []
-    recipe = replace(QUICK, epochs=epochs, warm_up=warm_up, decay=decay, decay_span=span)
-    hook = register_optimizer_step_post_hook(lambda one, *_: seen.append(one.param_groups[0]["lr"]))
-    try:
+    task, recipe = uneven(copy_task), replace(QUICK, epochs=epochs, warm_up=warm_up, decay=decay, decay_span=span)
+    with watched_rates() as seen:
         fit(make_model(task, hidden=2), task, recipe, seed=seed)
-    finally:
-        hook.remove()
-    assert seen[::2] == pytest.approx(
-        [RATE * one for one in factors(task, "train", recipe, seed)], rel=1e-12, abs=1e-16
-    )
+    weights = [rates[0] for rates in seen[::2]]  # every second step is alpha's
+    assert weights == pytest.approx([RATE * one for one in factors(task, "train", recipe, seed)], rel=1e-12, abs=1e-16)
 
 
 @pytest.mark.parametrize("span", [(0.0, 1.0), (0.25, 0.75)])
