@@ -158,6 +158,16 @@ def dated(index: pd.Index[Any], returns: Array, names: Iterable[str]) -> pd.Data
     return pd.DataFrame(returns, index=dates[len(index) - len(returns) :].rename(None), columns=list(names))
 
 
+def is_like(index: pd.Index[Any], known: pd.Index[Any]) -> bool:
+    """Return whether labels can be compared: both whole numbers, dates of one time zone, or periods of one length."""
+    import pandas as pd
+
+    if isinstance(index, pd.DatetimeIndex) and isinstance(known, pd.DatetimeIndex):
+        return str(index.tz) == str(known.tz)  # units of time may differ
+    are_whole = all(pd.api.types.is_integer_dtype(one) for one in (index, known))
+    return are_whole or index.dtype == known.dtype
+
+
 def labels_after(
     index: pd.Index[Any],
     steps: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,6 +176,23 @@ class RunDir:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self.path / name)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder, which gets the path when the block ends well: so it is whole or absent.
+
+    Raises:
+        RunError: the path exists.
+    """
+    if path.exists():
+        raise RunError(f"{path}: exists; give the path of a new folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".grownas-", dir=path.parent) as temporary:
+        folder = Path(temporary, path.name)
+        folder.mkdir()
+        yield folder
+        os.replace(folder, path)
 
 
 class JsonLines:

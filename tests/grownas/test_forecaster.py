@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import doctest
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -228,6 +229,22 @@ def test_files_and_pickles_keep_the_forecaster(fitted, tmp_path):
     assert isinstance(grownas.load(tmp_path / "kept" / "seed-1"), grownas.Run)
     with pytest.raises(RunError, match="kept: exists; give the path of a new folder"):
         fitted.save(tmp_path / "kept")
+
+
+def test_arguments_and_horizon_of_numpy_are_saved_as_plain_values(fitted, tmp_path):
+    made = copy.copy(fitted).set_params(config=Path(fitted.config), seed=np.int64(fitted.seed))
+    made.fh_ = np.arange(1, 3)
+    made.save(tmp_path / "kept")
+    again = GrownForecaster.load(tmp_path / "kept")
+    assert again.get_params() == fitted.get_params()
+    pd.testing.assert_frame_equal(again.predict(), fitted.predict([1, 2]))
+
+
+def test_what_json_cannot_hold_is_refused_and_leaves_no_folder(fitted, tmp_path):
+    made = copy.copy(fitted).set_params(overrides={"seed": object()})
+    with pytest.raises(RunError, match=r"the forecaster cannot be saved: .*expected numbers, text, lists and paths"):
+        made.save(tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_file_is_a_pickle_and_a_pickle_holds_no_tensor(fitted, tmp_path):
