@@ -41,7 +41,8 @@ LAYERS = """
     experiments.choosing
     report.page
     runs.trial_cluster
-    runs.cluster  runs.trials
+    runs.cluster  runs.trial_processes
+    runs.trials
     runs.launchers  runs.requests
     runs.journal  runs.memory  report.plots  report.study  report.replays
     report.growth_plots

@@ -36,7 +36,8 @@ from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
 from grownas.runs.rundir import RunDir
 from grownas.runs.signals import stop_signals
-from grownas.runs.trials import LocalWorkers, Pool, WorkerOptions, Workers
+from grownas.runs.trial_processes import LocalWorkers, WorkerOptions
+from grownas.runs.trials import Pool, Workers
 
 STUDY = "study.json"  # in a study's folder
 Work = Callable[..., tuple[experiment.Summary, Model | None]]  # `experiment.search`, `experiment.train`
