@@ -178,6 +178,18 @@ class RunDir:
         os.replace(part, self.path / name)
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that the user named; it is whole or absent.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        RunDir(path.parent).write_bytes(path.name, content)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder, which gets the path when the block ends well: so it is whole or absent.
