@@ -267,6 +267,11 @@ def check_study(config: Config) -> None:
     check(config)
     if config.budget.genotypes is None:
         raise ConfigError("budget.genotypes=null: all strategies of a study have the same number; set it, such as 100")
+    if config.budget.steps is not None:
+        raise ConfigError(
+            f"budget.steps={config.budget.steps}: searches of a study end at the same number of genotypes; set "
+            "budget.steps=null"
+        )
 
 
 def repeat(config: Config, journal: Journal, task: Task) -> Tree:
