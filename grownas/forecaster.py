@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from grownas.observations import (
     is_like,
     labels_after,
     path_of,
+    steps_of,
     to_returns,
     units_of,
     wide,
@@ -266,6 +266,8 @@ class GrownForecaster:
         """
         _refuse(X)
         steps, alphas = self._steps(fh), np.atleast_1d(np.asarray(alpha, dtype=float)).tolist()
+        if not all(0 < one < 1 for one in alphas):
+            raise DataError(f"alpha={alpha!r}: expected probabilities above 0 and below 1")
         bounds = self._bounds(steps, [abs(2 * one - 1) for one in alphas])
         values = np.stack([bounds[:, :, i, int(one > 0.5)] for i, one in enumerate(alphas)], axis=-1)
         names = [(name, one) for name in self._form.labels for one in alphas]
@@ -282,14 +284,7 @@ class GrownForecaster:
     def _steps(self, fh: Any) -> list[int]:
         """Return a horizon as whole numbers."""
         self._check_fitted()
-        wanted = fh if fh is not None else self.fh_ if self.fh_ is not None else 1
-        try:
-            steps = [operator.index(one) for one in np.atleast_1d(np.asarray(wanted)).tolist()]
-        except (TypeError, ValueError):
-            steps = []
-        if not steps or min(steps) < 1:
-            raise DataError(f"fh={wanted!r}: expected steps ahead, whole numbers of 1 or more")
-        return steps
+        return steps_of(fh if fh is not None else self.fh_ if self.fh_ is not None else 1)
 
     def _path(self, steps: int) -> Array:
         """Return forecasts from the last row as `path_of` does, shape `(h, I)`."""

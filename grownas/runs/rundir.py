@@ -195,13 +195,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder, which gets the path when the block ends well: so it is whole or absent.
 
     Raises:
-        RunError: the path exists.
+        RunError: the path exists, or its parent cannot be written to.
     """
     if path.exists():
         raise RunError(f"{path}: exists; give the path of a new folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".grownas-", dir=path.parent) as temporary:
-        folder = Path(temporary, path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=".grownas-", dir=path.parent)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    with temporary:
+        folder = Path(temporary.name, path.name)
         folder.mkdir()
         yield folder
         os.replace(folder, path)

@@ -335,6 +335,8 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(y, fitted):
             fitted.predict(fh)
     with pytest.raises(DataError, match=r"coverage=0\.999 needs 999 or more rows .*, got 120"):
         fitted.predict_interval(coverage=0.999)
+    with pytest.raises(DataError, match=r"alpha=1\.0: expected probabilities above 0 and below 1"):
+        fitted.predict_quantiles(alpha=1.0)
     with pytest.raises(DataError, match="fh=21: intervals reach at most 20 steps"):
         fitted.predict_interval(21)
     with pytest.raises(DataError, match="follows missing; its columns are leads"):
