@@ -270,11 +270,11 @@ class Run:
         Raises:
             RunError: the folder exists.
         """
+        from grownas.runs.rundir import whole_folder
+
         place = Path(os.path.abspath(os.path.expanduser(folder)))
-        if place.exists():
-            raise RunError(f"{place}: exists; give the path of a new folder")
-        with self._path() as path:
-            shutil.copytree(path, place, ignore=shutil.ignore_patterns(".lock"))
+        with self._path() as path, whole_folder(place) as whole:
+            shutil.copytree(path, whole, ignore=shutil.ignore_patterns(".lock"), dirs_exist_ok=True)
         return place
 
     def __getstate__(self) -> dict[str, Any]:

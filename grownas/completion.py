@@ -27,7 +27,13 @@ from grownas.export import FORMS
 Items = Iterator[CompletionItem[str]]
 MARK = "run.json"  # every run folder has this file, see `runs.rundir`
 CHOSEN = ("task", "strategy")  # sections whose keys depend on `use`
-OWN_KEYS = {"train": "genotype", "evaluate": "since", "predict": "out", "export": "form"}  # not keys of the config
+OWN_KEYS = {  # not keys of the config
+    "train": "genotype",
+    "evaluate": "since",
+    "predict": "out",
+    "export": "form",
+    "tabulate": "out",
+}
 
 # The shell adds no space after a completion that ends in `=`, `.` or `/`. fish does this without help.
 BASH = """\

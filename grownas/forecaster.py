@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
-import operator
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from grownas import api
+from grownas import api, saved_forecaster
 from grownas.config import loading
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.evaluation.past_errors import PastErrors
@@ -22,14 +19,15 @@ from grownas.observations import (
     as_frame,
     dated,
     from_path,
-    index_from_numbers,
-    index_to_numbers,
+    is_like,
     labels_after,
     path_of,
+    steps_of,
     to_returns,
     units_of,
     wide,
 )
+from grownas.saved_forecaster import Saved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,8 +40,6 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 LONGEST = 20  # steps ahead for which errors are kept, so that intervals can be computed
 OWN_KEYS = {"task.data": "y", "task.values": "values", "seed": "seed"}  # config key -> the argument that sets it
-FORMAT = {"format": "grownas.forecaster", "version": 1}
-FILE = "forecaster"  # name of the files beside the run folders
 
 
 class GrownForecaster:
@@ -51,7 +47,7 @@ class GrownForecaster:
 
     `fit` runs `grownas.search` on y: the first 70 % of the rows train, the next 15 % choose, the last 15 % compare the
     model with the baselines. `task.train` and `task.val` in `overrides` change these shares, `refit` trains on the
-    validation rows too. Forecasts read all rows up to the last.
+    validation rows too. A forecast reads the last row and the `task.context` rows before it.
 
     Args:
         config: a path, or the name of a shipped config of a task on series.
@@ -203,7 +199,7 @@ class GrownForecaster:
         frame = frame[list(self.y_.columns)]
         if self._form.is_array:
             frame.index = frame.index + len(self.y_)
-        if type(frame.index) is not type(self.y_.index) and frame.index.dtype != self.y_.index.dtype:
+        if not is_like(frame.index, self.y_.index):
             raise DataError(f"y: its index holds {frame.index.dtype}, that of fit {self.y_.index.dtype}")
         further: pd.DataFrame = frame.loc[frame.index > self.y_.index[-1]]
         return further
@@ -228,7 +224,7 @@ class GrownForecaster:
         _refuse(X)
         steps = self._steps(fh)
         path = self._path(max(steps))[np.array(steps) - 1]
-        return self._form.shape(from_path(path, self._last, self.values), self._labels(steps))
+        return self._form.shape(self._from_path(path), self._labels(steps))
 
     def predict_interval(self, fh: Any = None, X: None = None, coverage: float | Sequence[float] = 0.9) -> pd.DataFrame:
         """Return prediction intervals by split conformal, scaled by the current volatility of each series.
@@ -270,6 +266,8 @@ class GrownForecaster:
         """
         _refuse(X)
         steps, alphas = self._steps(fh), np.atleast_1d(np.asarray(alpha, dtype=float)).tolist()
+        if not all(0 < one < 1 for one in alphas):
+            raise DataError(f"alpha={alpha!r}: expected probabilities above 0 and below 1")
         bounds = self._bounds(steps, [abs(2 * one - 1) for one in alphas])
         values = np.stack([bounds[:, :, i, int(one > 0.5)] for i, one in enumerate(alphas)], axis=-1)
         names = [(name, one) for name in self._form.labels for one in alphas]
@@ -280,20 +278,13 @@ class GrownForecaster:
         path = self._path(max(steps))
         half = [[self._errors.half_widths(k, c, joint=self.joint) for k in steps] for c in coverages]
         sides = np.stack([-np.array(half), np.array(half)], axis=-2)  # (C, k, 2, I)
-        bounds = from_path(path[np.array(steps) - 1][:, None] + sides, self._last, self.values)
+        bounds = self._from_path(path[np.array(steps) - 1][:, None] + sides)
         return bounds.transpose(1, 3, 0, 2)
 
     def _steps(self, fh: Any) -> list[int]:
         """Return a horizon as whole numbers."""
         self._check_fitted()
-        wanted = fh if fh is not None else self.fh_ if self.fh_ is not None else 1
-        try:
-            steps = [operator.index(one) for one in np.atleast_1d(np.asarray(wanted)).tolist()]
-        except (TypeError, ValueError):
-            steps = []
-        if not steps or min(steps) < 1:
-            raise DataError(f"fh={wanted!r}: expected steps ahead, whole numbers of 1 or more")
-        return steps
+        return steps_of(fh if fh is not None else self.fh_ if self.fh_ is not None else 1)
 
     def _path(self, steps: int) -> Array:
         """Return forecasts from the last row as `path_of` does, shape `(h, I)`."""
@@ -303,10 +294,8 @@ class GrownForecaster:
         task: Any = loading.task_class(self.run_.config.task.use)  # only tasks on series have `following`
         return labels_after(self.y_.index, max(steps), task.following)[np.array(steps) - 1]
 
-    @property
-    def _last(self) -> Array:
-        values: Array = self.y_.to_numpy()[-1]
-        return values
+    def _from_path(self, path: Array) -> Array:
+        return from_path(path, self.y_.to_numpy()[-1], self.values)
 
     @property
     def run_(self) -> api.Run:
@@ -336,7 +325,7 @@ class GrownForecaster:
         from grownas.report.forecaster import Ahead, Fitted, ForecasterSummary
 
         self._check_fitted()
-        ahead = from_path(self._path(1)[0], self._last, self.values)
+        ahead = self._from_path(self._path(1)[0])
         bounds = self._bounds([1], [coverage])[0, :, 0]
         return ForecasterSummary.of(
             [Fitted(run.summary, run.about_data, run.test_forecasts, run.genotype) for run in self.runs_],
@@ -352,37 +341,17 @@ class GrownForecaster:
             The path of the folder.
 
         Raises:
-            RunError: the folder exists.
+            RunError: the folder exists, or an argument or a column name has no form in JSON.
         """
-        import torch
-
-        from grownas.runs.rundir import RunDir
+        from grownas.runs.rundir import whole_folder
 
         self._check_fitted()
+        fh = None if self.fh_ is None else self._steps(self.fh_)
         place = Path(os.path.abspath(os.path.expanduser(folder)))
-        if place.exists():
-            raise RunError(f"{place}: exists; give the path of a new folder")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        errors, (numbers, about) = self._errors, index_to_numbers(self.y_.index)
-        arrays = {"y": self.y_.to_numpy(), "index": numbers, "one_step": errors.one_step, "ahead": errors.ahead}
-        tree = {
-            **FORMAT,
-            "params": self.get_params(),
-            "index": about,
-            "columns": list(self.y_.columns),
-            "form": self._form._asdict(),
-            "fh": self.fh_,
-            "first": errors.first,
-        }
-        with tempfile.TemporaryDirectory(prefix=".grownas-", dir=place.parent) as temporary:
-            whole = Path(temporary) / place.name
-            whole.mkdir()
+        with whole_folder(place) as whole:
             for number, run in enumerate(self.runs_):
                 run.save(whole / f"seed-{self.seed + number}")
-            rundir = RunDir(whole)
-            rundir.write_tensors(f"{FILE}.safetensors", {key: torch.tensor(one) for key, one in arrays.items()})
-            rundir.write_json(f"{FILE}.json", tree)
-            os.replace(whole, place)
+            saved_forecaster.write(whole, Saved(self.get_params(), self.y_, fh, self._form, self._errors))
         return place
 
     @classmethod
@@ -392,26 +361,11 @@ class GrownForecaster:
         Raises:
             RunError: the folder holds no forecaster, or is damaged.
         """
-        import pandas as pd
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
         path = Path(os.path.expanduser(folder))
-        try:
-            tree = json.loads((path / f"{FILE}.json").read_text("utf-8"))
-            if (found := {key: tree[key] for key in FORMAT}) != FORMAT:
-                raise ValueError(f"expected {FORMAT}, got {found}")
-            arrays = load_file(path / f"{FILE}.safetensors")
-            made = cls(**tree["params"])
-            index = index_from_numbers(arrays["index"], tree["index"])
-            made.y_, made.fh_ = pd.DataFrame(arrays["y"], index=index, columns=tree["columns"]), tree["fh"]
-            made._form, made._returns = Form(**tree["form"]), to_returns(made.y_, made.values)
-            summed = units_of(made.values).differenced
-            made._errors = PastErrors(tree["first"], summed, arrays["one_step"], arrays["ahead"])
-        except FileNotFoundError as error:
-            raise RunError(f"{path}: no saved forecaster: {error.filename} is missing") from error
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise RunError(f"{path}: damaged: {error!r}") from error
+        saved = saved_forecaster.read(path)
+        made = cls().set_params(**saved.params)
+        made.y_, made.fh_, made._form, made._errors = saved.y, saved.fh, saved.form, saved.errors
+        made._returns = to_returns(made.y_, made.values)
         data = dated(made.y_.index, made._returns, made.y_.columns)
         made.runs_ = [api.load_run(path / f"seed-{made.seed + number}", data) for number in range(made.seeds)]
         return made
@@ -436,14 +390,7 @@ def _refuse(X: Any) -> None:
 
 def _ahead(runs: Sequence[api.Run], returns: Array, start: int, steps: int) -> Array:
     """Forecast the returns after each row from `start` on, mean over the runs, shape `(n - start, h, I)`."""
-    from grownas.evaluation.horizons import forecasts_ahead
+    from grownas.evaluation.horizons import returns_ahead
 
-    found = []
-    for run in runs:
-        first = max(0, start - run.config.task.context)
-        model: Any = run.model  # a model of a task on series also holds its scaling
-        mean, sd = model.mean.cpu().numpy(), model.sd.cpu().numpy()
-        forecasts = forecasts_ahead(model, (returns[first:] - mean) / sd, steps)
-        found.append(mean + sd * forecasts[start - first :])
-    mean_of_runs: Array = np.mean(found, axis=0)
-    return mean_of_runs
+    models: list[Any] = [run.model for run in runs]
+    return returns_ahead(models, returns, steps, start=start, context=runs[0].config.task.context)

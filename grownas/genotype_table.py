@@ -7,6 +7,7 @@ trainings. All genotypes are chains of one search space.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -128,7 +129,14 @@ def _entry(tree: Mapping[str, Any], full: SearchSpace) -> Entry:
     genotype = Genotype(nodes, full.highway, full.share_projection)
     if not full.contains(genotype):
         raise ValueError(f"{tree['nodes']} is not in the space of line 1")
-    return Entry(genotype, int(tree["params"]), tuple(Training(**one) for one in tree["trainings"]))
+    return Entry(genotype, int(tree["params"]), tuple(_training(one) for one in tree["trainings"]))
+
+
+def _training(tree: Mapping[str, Any]) -> Training:
+    for name, value in tree.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"expected finite numbers, got {name}={value!r}")
+    return Training(**tree)
 
 
 def _op(name: str, share: float) -> Op:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
@@ -156,6 +157,31 @@ def dated(index: pd.Index[Any], returns: Array, names: Iterable[str]) -> pd.Data
             "set y.index = pandas.to_datetime(y.index)"
         )
     return pd.DataFrame(returns, index=dates[len(index) - len(returns) :].rename(None), columns=list(names))
+
+
+def steps_of(fh: Any) -> list[int]:
+    """Return a horizon, a whole number or several, as a list.
+
+    Raises:
+        DataError: a step is not a whole number of 1 or more.
+    """
+    try:
+        steps = [operator.index(one) for one in np.atleast_1d(np.asarray(fh)).tolist()]
+    except (TypeError, ValueError):
+        steps = []
+    if not steps or min(steps) < 1:
+        raise DataError(f"fh={fh!r}: expected steps ahead, whole numbers of 1 or more")
+    return steps
+
+
+def is_like(index: pd.Index[Any], known: pd.Index[Any]) -> bool:
+    """Return whether labels can be compared: both whole numbers, dates of one time zone, or periods of one length."""
+    import pandas as pd
+
+    if isinstance(index, pd.DatetimeIndex) and isinstance(known, pd.DatetimeIndex):
+        return str(index.tz) == str(known.tz)  # units of time may differ
+    are_whole = all(pd.api.types.is_integer_dtype(one) for one in (index, known))
+    return are_whole or index.dtype == known.dtype
 
 
 def labels_after(

@@ -23,7 +23,7 @@ LAYERS = """
     completion
     sktime
     forecaster
-    api  bench.suite  runs.status
+    api  bench.suite  runs.status  saved_forecaster
     runs.exporting
     runs.reload  runs.updating
     bench.trials
@@ -41,7 +41,8 @@ LAYERS = """
     experiments.choosing
     report.page
     runs.trial_cluster
-    runs.cluster  runs.trials
+    runs.cluster  runs.trial_processes
+    runs.trials
     runs.launchers  runs.requests
     runs.journal  runs.memory  report.plots  report.study  report.replays
     report.growth_plots
@@ -182,9 +183,9 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "yfinance": {"grownas.tasks.index_returns.sources"},
     "pandas": {
         "grownas.api",
-        "grownas.forecaster",
         "grownas.observations",
         "grownas.runs.reload",
+        "grownas.saved_forecaster",
         "grownas.sktime",
         "grownas.tasks.index_returns.sources",
     },

@@ -172,7 +172,7 @@ def _backward(kept: _Kept, grad: Tensor, grad_cell: Tensor | None, *, needs_dx: 
     """Return the gradients of all inputs of `_forward`; overwrites A, and Q of a GRU."""
     x, W_ih, A, side, out, W_hh, _, h_0, c_0 = kept
     H, is_gru = W_hh.shape[1], c_0 is None
-    dh_0, dc_0 = torch.empty_like(h_0), None if c_0 is None else torch.zeros_like(c_0)
+    dh_0, dc_0 = h_0.new_empty(h_0.shape), None if c_0 is None else c_0.new_zeros(c_0.shape)  # contiguous
     if dc_0 is not None and grad_cell is not None:
         dc_0 += grad_cell
     _loop(kept, grad.contiguous(), dh_0, dc_0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,3 +39,26 @@ def forecasts_ahead(model: Model, values: Array, steps: int) -> Array:
             forecasts.append(readout(out)[0])
     found: Array = torch.stack(forecasts, dim=1).double().cpu().numpy()
     return found
+
+
+def returns_ahead(models: Sequence[Any], returns: Array, steps: int, *, start: int, context: int) -> Array:
+    """Forecast the returns after each row from `start` on, in their own units, mean over models.
+
+    Args:
+        models: models as for `forecasts_ahead`, which also hold their scaling as `mean` and `sd`, each `(I,)`.
+        returns: shape `(n, I)`.
+        steps: number of steps h.
+        start: index of the first row after which is forecast.
+        context: rows that the models read before this row, as far as there are so many.
+
+    Returns:
+        Forecasts, shape `(n - start, h, I)`.
+    """
+    first = max(0, start - context)
+    found = []
+    for model in models:
+        mean, sd = model.mean.cpu().numpy(), model.sd.cpu().numpy()
+        forecasts = forecasts_ahead(model, (returns[first:] - mean) / sd, steps)
+        found.append(mean + sd * forecasts[start - first :])
+    mean_of_models: Array = np.mean(found, axis=0)
+    return mean_of_models

@@ -6,19 +6,19 @@ other genotypes of the space. Those about the space are over its genotypes, by b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from grownas.errors import RunError
+from grownas.evaluation.groups import read_part
 from grownas.genotype_table import GenotypeTable
 
 Tree = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
+KEYS = {"metric", "strategy", "at", "picks", "val", "test"}  # of a part of the study
 KIND = "replay"  # entry `kind` of study.json
 Z = 1.959964  # 97.5 % quantile of the normal distribution
 RESAMPLES = 2000
@@ -39,7 +39,7 @@ def compare(folders: Sequence[Path], table: GenotypeTable) -> Tree:
     Raises:
         RunError: a part is not finished or damaged.
     """
-    parts = [_read(folder) for folder in folders]
+    parts = [read_part(folder, KEYS) for folder in folders]
     ranks, at = mean_ranks(table), parts[0]["at"]
     control = next((np.array(part["test"]) for part in parts if part["strategy"] == CONTROL), None)
     rows = []
@@ -161,17 +161,3 @@ def _bootstrapped(figure: Callable[..., float], *each: Array) -> Tree:
 
 def _interval(mean: float, low: float, high: float) -> Tree:
     return {"mean": float(mean), "low": float(low), "high": float(high)}
-
-
-def _read(folder: Path) -> Tree:
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise RunError(f"{folder}: not a finished part of a study: {path.name} is missing; resume the study")
-    try:
-        part: Tree = json.loads(path.read_text("utf-8"))
-        missing = {"metric", "strategy", "at", "picks", "val", "test"} - part.keys()
-    except (OSError, ValueError, AttributeError) as error:  # invalid JSON raises ValueError
-        raise RunError(f"{folder}: damaged: {error}") from error
-    if missing:
-        raise RunError(f"{folder}: damaged: {', '.join(sorted(missing))} missing in {path.name}; run it again")
-    return part

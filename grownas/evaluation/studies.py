@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from grownas.errors import RunError
+from grownas.evaluation.groups import read_part
 from grownas.evaluation.statistics import welch_t
 
 Tree = dict[str, Any]
@@ -177,16 +177,7 @@ def _mean_log(each: Sequence[Array]) -> Array:
 
 
 def _read(folder: Path) -> Tree:
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise RunError(f"{folder}: not a finished part of a study: {path.name} is missing; resume the study")
-    try:
-        part: Tree = json.loads(path.read_text("utf-8"))
-        missing = {"metric", "seed", "curves", *PLACE} - part.keys()
-    except (OSError, ValueError, AttributeError) as error:  # invalid JSON raises ValueError
-        raise RunError(f"{folder}: damaged: {error}") from error
-    if missing:
-        raise RunError(f"{folder}: damaged: {', '.join(sorted(missing))} missing in {path.name}; run it again")
+    part = read_part(folder, {"metric", "seed", "curves", *PLACE})
     figures = [unit[measure] for curve in part["curves"] for unit in curve["units"] for measure in JUDGED]
     if not all(figure is None or figure > 0 for figure in figures):
         raise RunError(f"{folder}: a {part['metric']} is not above 0, so it has no logarithm")

@@ -1,8 +1,8 @@
 """Replays searches on a table of trained genotypes: what a training gave is looked up, nothing is trained.
 
-A strategy gets an ordinary `Problem` and needs not know. The space is that of the table (`TableSpace`); a fit of a
-genotype returns what one of its trainings gave, with a seed drawn by the search's seed and the fit's key. A genotype
-that is not in the table, such as those that the policy of `nas_rl` samples, is replaced by the nearest one.
+A strategy gets an ordinary `Problem`, as in a search that trains. The space is that of the table (`TableSpace`); a fit
+of a genotype returns what one of its trainings gave, with a seed drawn by the search's seed and the fit's key. A
+genotype that is not in the table, such as those that the policy of `nas_rl` samples, is replaced by the nearest one.
 
 A table holds mean losses alone and no weights. So a better mean is enough to be the best model, the start has an
 infinite loss, and the teachers of `seqnas` do nothing: every genotype has the loss of a training without them.
@@ -267,6 +267,11 @@ def check_study(config: Config) -> None:
     check(config)
     if config.budget.genotypes is None:
         raise ConfigError("budget.genotypes=null: all strategies of a study have the same number; set it, such as 100")
+    if config.budget.steps is not None:
+        raise ConfigError(
+            f"budget.steps={config.budget.steps}: searches of a study end at the same number of genotypes; set "
+            "budget.steps=null"
+        )
 
 
 def repeat(config: Config, journal: Journal, task: Task) -> Tree:

@@ -18,6 +18,7 @@ import numpy as np
 
 from grownas.errors import RunError
 from grownas.evaluation.groups import row_name
+from grownas.evaluation.replays import KIND
 from grownas.genotype import AnyGenotype, DagGenotype
 from grownas.report import growth_log, growth_plots, history, plots, replays, study, tables, verdicts
 from grownas.report.canvas import NARROW, WIDE
@@ -54,7 +55,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
         runs = [run for item in found for run in _runs_of(item)]
         html, path = _render("several.html", _several(runs)), first.path.resolve().parent / "comparison.html"
     elif isinstance(first, Study):
-        is_replay = first.result.get("kind") == "replay"
+        is_replay = first.result.get("kind") == KIND
         html = _render("replay.html", _replays(first)) if is_replay else _render("study.html", _study(first))
         path = first.path / "report.html"
     elif isinstance(first, Comparison):

@@ -14,6 +14,7 @@ import yaml
 
 from grownas.errors import GenotypeError, RunError
 from grownas.evaluation.models import SEARCH, is_text, lowest, main_of, model_of_fit, rivals_of
+from grownas.evaluation.replays import KIND
 from grownas.genotype import AnyGenotype, Genotype
 from grownas.report import damage
 
@@ -177,7 +178,7 @@ def read(path: Path) -> Run | Comparison | Study:
             f"runs, such as {panels[0]}"
         )
     if (studied := _json(path / "study.json", {"kind?": str})) is not None:
-        form = damage.REPLAYS if studied.get("kind") == "replay" else damage.STUDY
+        form = damage.REPLAYS if studied.get("kind") == KIND else damage.STUDY
         damage.check(studied, form, str(path / "study.json"))
         return Study(path, *_config(path), studied)
     seeds = sorted(path.glob("seed-*/"), key=lambda folder: (len(folder.name), folder.name))

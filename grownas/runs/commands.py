@@ -34,9 +34,10 @@ from grownas.runs import launchers, saved
 from grownas.runs.journal import Journal, MemoryLog
 from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
-from grownas.runs.rundir import RunDir
+from grownas.runs.rundir import RunDir, write_file
 from grownas.runs.signals import stop_signals
-from grownas.runs.trials import LocalWorkers, Pool, WorkerOptions, Workers
+from grownas.runs.trial_processes import LocalWorkers, WorkerOptions
+from grownas.runs.trials import Pool, Workers
 
 STUDY = "study.json"  # in a study's folder
 Work = Callable[..., tuple[experiment.Summary, Model | None]]  # `experiment.search`, `experiment.train`
@@ -275,7 +276,8 @@ def tabulate(config: Config, out: Path, overrides: Sequence[str] = (), name: str
         name: the config's name, for the same line.
 
     Raises:
-        ConfigError: the config does not say how a table is made, or the file cannot be written.
+        ConfigError: the config does not say how a table is made, or the file's folder is missing.
+        RunError: the file cannot be written.
     """
     from grownas.experiments import tabulate as making
 
@@ -288,9 +290,7 @@ def tabulate(config: Config, out: Path, overrides: Sequence[str] = (), name: str
     about = {"command": " ".join(("grownas tabulate", name, *overrides, f"out={out.name}")), "versions": versions()}
     with Progress(quiet=config.quiet) as progress, _threads(config.threads):
         table = making.tabulate(config, task, Journal.in_memory(progress), about=about, say=progress.say)
-    part = out.with_name(f"{out.name}.part")
-    part.write_text("".join(f"{line}\n" for line in table.lines()), encoding="utf-8")
-    os.replace(part, out)
+    write_file(out, "".join(f"{line}\n" for line in table.lines()).encode())
     return out
 
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from grownas.errors import ConfigError, RunError
+from grownas.errors import ConfigError
 from grownas.export import FORMS
 from grownas.genotype import Genotype
 from grownas.runs.commands import threads_kept
 from grownas.runs.reload import Reloaded, reload
+from grownas.runs.rundir import write_file
 from grownas.runs.saved import summary_of
 
 
@@ -55,12 +56,7 @@ def export(path: Path, out: Path, overrides: Sequence[str] = (), *, form: str = 
     with threads_kept():
         used = reload(path, overrides, data)
         found = onnx_model(used.model, form, _notes(path, used))
-    part = out.with_name(f"{out.name}.part")
-    try:
-        part.write_bytes(found.SerializeToString())
-        part.replace(out)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written: {error.strerror}") from error
+    write_file(out, found.SerializeToString())
     return Exported(out, in_words(found.graph.input), in_words(found.graph.output))
 
 

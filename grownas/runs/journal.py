@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -308,19 +309,16 @@ class Journal:
             return
         for request in requests:
             try:
-                fit = self.fit(
-                    request.key,
-                    request.model,
-                    request.task,
-                    request.recipe,
-                    seed=request.seed,
-                    after=request.after,
-                    extendable=request.extendable,
-                )
+                fit = self.fit_request(request)
             except TrainingError as error:
                 yield error
             else:
                 yield fit
+
+    def fit_request(self, request: FitRequest) -> Fit:
+        """Do the fit that a request describes; see `fit`."""
+        arguments = {one.name: getattr(request, one.name) for one in fields(request)}
+        return self.fit(**arguments)
 
     def fit_in_pieces(
         self,

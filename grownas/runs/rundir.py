@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,6 +176,39 @@ class RunDir:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self.path / name)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that the user named; it is whole or absent.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        RunDir(path.parent).write_bytes(path.name, content)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder, which gets the path when the block ends well: so it is whole or absent.
+
+    Raises:
+        RunError: the path exists, or its parent cannot be written to.
+    """
+    if path.exists():
+        raise RunError(f"{path}: exists; give the path of a new folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=".grownas-", dir=path.parent)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    with temporary:
+        folder = Path(temporary.name, path.name)
+        folder.mkdir()
+        yield folder
+        os.replace(folder, path)
 
 
 class JsonLines:

@@ -53,17 +53,13 @@ def summary_of(path: Path) -> dict[str, Any]:
 
 def weights_of(path: Path) -> tuple[dict[str, torch.Tensor], list[str], tuple[int, int] | None]:
     """Return the tensors, the names of series or words, and the core's input and hidden size if the file has them."""
-    from safetensors import SafetensorError, safe_open
-
+    tensors, notes = _content(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            notes = file.metadata() or {}
         names = json.loads(notes.get("names", "null"))
         sizes = (int(notes["input_size"]), int(notes["hidden_size"])) if "input_size" in notes else None
     except KeyError as error:
         raise RunError(f"{path}: damaged: its metadata lack {error}") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except ValueError as error:
         raise RunError(f"{path}: damaged: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise RunError(f"{path}: damaged: its metadata need names, a JSON list of strings")
@@ -73,6 +69,17 @@ def weights_of(path: Path) -> tuple[dict[str, torch.Tensor], list[str], tuple[in
         if not one.is_floating_point() or not one.isfinite().all():
             raise RunError(f"{path}: damaged: {key} needs floating-point numbers, all of them finite")
     return tensors, names, sizes
+
+
+def _content(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors and the notes of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path}: damaged: {error}") from error
 
 
 def model_from(
@@ -144,16 +151,13 @@ def parent_of(path: Path, where: str | None, task: Task) -> Parent:
 
 def _learner(path: Path, model: Model, config: Config) -> Learner:
     """Return a model with its optimiser's state; a run of an earlier version has none, so the state starts empty."""
-    from safetensors import SafetensorError, safe_open
-
     place = path / OPTIMIZER
     if not place.exists():
         return Learner(model, configs.strategy_class(config.strategy.use)(config.strategy).recipe())
+    moments, notes = _content(place)
     try:
-        with safe_open(place, framework="pt") as file:
-            moments = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            how = json.loads((file.metadata() or {})["recipe"])
+        how = json.loads(notes["recipe"])
         recipe = Recipe(weights=OptimizerRecipe(**how["weights"]), clip=float(how["clip"]))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise RunError(f"{place}: damaged: {error}") from error
     return Learner(model, recipe, moments)

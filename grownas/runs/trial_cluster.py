@@ -20,7 +20,8 @@ from typing import Any, Self
 from grownas.errors import RunError
 from grownas.runs.cluster import LOOK_EVERY_S, connect, sees_folder
 from grownas.runs.rundir import LockedError, RunDir
-from grownas.runs.trials import REQUEST, Answer, Events, Worker, WorkerOptions, handle
+from grownas.runs.trial_processes import Events, Worker, WorkerOptions, handle
+from grownas.runs.trials import REQUEST, Answer
 
 IDLE_S = 60.0  # a dask worker ends its process of a run after so long without a trial
 
@@ -152,9 +153,9 @@ def train_there(
         folder: absolute path of the run folder.
         config: content of the folder's config.yaml, as the client reads it.
         place: the client's working directory, from which relative paths in the config count.
-        versions: see `trials.WorkerOptions`.
-        threads: see `trials.WorkerOptions`.
-        timeout_s: see `trials.WorkerOptions`.
+        versions: see `trial_processes.WorkerOptions`.
+        threads: see `trial_processes.WorkerOptions`.
+        timeout_s: see `trial_processes.WorkerOptions`.
 
     Returns:
         JSON: `{"error": .., "lost": ..}` as in `trials.Answer`, or `{"refused": why}`.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grownas.config import loading as configs
 from grownas.config.sections import Config
-from grownas.errors import ConfigError, DataError, RunError
+from grownas.errors import ConfigError, DataError, GrownasError, RunError
 from grownas.experiments import updating
 from grownas.experiments.search import Summary
 from grownas.protocols import FRAME, Joined
@@ -88,6 +88,22 @@ def update(
     kept = [item for item in overrides if not item.startswith(("runs=", "name="))]
     _config(path, kept, joined, "data", where)  # raises before a folder is made
     rundir = RunDir.create(place.parent, place.name, "update")
+    there = [*kept, f"runs={json.dumps(str(place.parent))}", f"name={json.dumps(rundir.path.name)}"]
+    try:
+        _fill(rundir, path, joined)
+        config = _config(path, there, joined, str(rundir.path / joined.data), where or str(path.resolve()))
+        task = load_task(config)
+        if config.update.how == "refit":
+            check_search(config, task)
+    except GrownasError:
+        shutil.rmtree(rundir.path)  # nothing has begun
+        raise
+    write_config(config, rundir, task.checksum)
+    return run_update(config, rundir, task)
+
+
+def _fill(rundir: RunDir, path: Path, joined: Joined) -> None:
+    """Write the joined data, and copy the files of the run before."""
     for name, text in joined.files.items():
         (rundir.path / name).parent.mkdir(exist_ok=True)
         RunDir((rundir.path / name).parent).write_text(Path(name).name, text)
@@ -95,13 +111,6 @@ def update(
     for name in saved.FILES:
         if (path / name).exists():
             shutil.copyfile(path / name, rundir.path / saved.PARENT / name)
-    there = [*kept, f"runs={json.dumps(str(place.parent))}", f"name={json.dumps(rundir.path.name)}"]
-    config = _config(path, there, joined, str(rundir.path / joined.data), where or str(path.resolve()))
-    task = load_task(config)
-    if config.update.how == "refit":
-        check_search(config, task)
-    write_config(config, rundir, task.checksum)
-    return run_update(config, rundir, task)
 
 
 def update_in_memory(path: Path, overrides: Sequence[str], *, data: Data, own: Any, where: str | None) -> InMemory:

@@ -10,10 +10,8 @@ from grownas.criteria.alpha_hessian import EigenvalueRise
 from grownas.protocols import Problem, SearchResult
 from grownas.strategies.following import eigenvalue
 from grownas.strategies.supernet import SupernetSearch, SupernetStrategy
-from grownas.strategies.supernet_options import RDartsOptions
+from grownas.strategies.supernet_options import BACK, RDartsOptions
 from grownas.training.loop import Fit
-
-BACK = 4  # epochs between the two compared eigenvalues; also how far the search goes back
 
 
 class RDarts(SupernetStrategy):

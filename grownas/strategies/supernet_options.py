@@ -17,6 +17,8 @@ from grownas.config.schema import (
     about,
 )
 
+BACK = 4  # epochs between the two eigenvalues that R-DARTS compares; also how far its search goes back
+
 
 class Alpha(Optimizer):
     """The optimiser of alpha, with the published defaults of DARTS."""
@@ -132,7 +134,7 @@ class RDartsOptions(SupernetSection):
     use: Literal["rdarts"] = "rdarts"
     weights: StrongerWeights = StrongerWeights()
     unit_epochs: Annotated[Literal[1], about("the eigenvalue is computed after each epoch")] = 1
-    ratio: Annotated[Positive, about("rise of the eigenvalue within 4 epochs that stops the search")] = 1.3
+    ratio: Annotated[Positive, about(f"rise of the eigenvalue within {BACK} epochs that stops the search")] = 1.3
     first_epoch: Annotated[Count, about("first epoch after which the search may stop; published: 10 of 50")] = 40
     hessian_windows: Annotated[Count, about("windows of alpha's data over which the Hessian is averaged")] = 4
 

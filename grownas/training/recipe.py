@@ -286,7 +286,11 @@ def update(optimizer: torch.optim.Optimizer) -> None:
     AdamW's kernel is called directly once all parameters have state: the optimiser's own preparations take several
     times longer than the kernel on small models. Hooks of the optimiser are then not called.
     """
-    groups = [(group, [p for p in group["params"] if p.grad is not None]) for group in optimizer.param_groups]
+    groups = [
+        (group, parameters)
+        for group in optimizer.param_groups
+        if (parameters := [p for p in group["params"] if p.grad is not None])
+    ]
     if type(optimizer) is not torch.optim.AdamW or not all(
         group["fused"] and not group["amsgrad"] and all(p in optimizer.state for p in parameters)
         for group, parameters in groups

@@ -144,6 +144,7 @@ def test_a_run_is_offered_only_the_keys_that_it_takes(folder):
     assert offered("evaluate", "runs/first", "task.bptt") == []
     assert offered("predict", "runs/first", "") == ["task.", "threads=", "device=", "backend=", "out="]
     assert offered("evaluate", "runs/first", "si") == ["since="]
+    assert offered("tabulate", SEARCH[1], "ou") == ["out="]
 
 
 def test_export_is_offered_files_and_forms(folder):

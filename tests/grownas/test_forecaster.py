@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import doctest
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -230,6 +231,22 @@ def test_files_and_pickles_keep_the_forecaster(fitted, tmp_path):
         fitted.save(tmp_path / "kept")
 
 
+def test_arguments_and_horizon_of_numpy_are_saved_as_plain_values(fitted, tmp_path):
+    made = copy.copy(fitted).set_params(config=Path(fitted.config), seed=np.int64(fitted.seed))
+    made.fh_ = np.arange(1, 3)
+    made.save(tmp_path / "kept")
+    again = GrownForecaster.load(tmp_path / "kept")
+    assert again.get_params() == fitted.get_params()
+    pd.testing.assert_frame_equal(again.predict(), fitted.predict([1, 2]))
+
+
+def test_what_json_cannot_hold_is_refused_and_leaves_no_folder(fitted, tmp_path):
+    made = copy.copy(fitted).set_params(overrides={"seed": object()})
+    with pytest.raises(RunError, match=r"the forecaster cannot be saved: .*expected numbers, text, lists and paths"):
+        made.save(tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_file_is_a_pickle_and_a_pickle_holds_no_tensor(fitted, tmp_path):
     fitted.save(tmp_path / "kept")
     kinds = {path.suffix for path in (tmp_path / "kept").rglob("*") if path.is_file()}
@@ -318,6 +335,8 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(y, fitted):
             fitted.predict(fh)
     with pytest.raises(DataError, match=r"coverage=0\.999 needs 999 or more rows .*, got 120"):
         fitted.predict_interval(coverage=0.999)
+    with pytest.raises(DataError, match=r"alpha=1\.0: expected probabilities above 0 and below 1"):
+        fitted.predict_quantiles(alpha=1.0)
     with pytest.raises(DataError, match="fh=21: intervals reach at most 20 steps"):
         fitted.predict_interval(21)
     with pytest.raises(DataError, match="follows missing; its columns are leads"):

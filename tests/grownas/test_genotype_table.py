@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -48,6 +49,8 @@ DAMAGED = {
     "twice": (lambda lines: [*lines, lines[-1]], "all different, got 31"),
     "no seed": (changed(3, lambda tree: tree["trainings"].pop()), "line 4: expected one training"),
     "a word": (changed(2, lambda tree: tree.update(nodes=[["add/sine"]])), "sine"),
+    "no number": (changed(2, lambda tree: tree["trainings"][0].update(val="low")), "got val='low'"),
+    "not finite": (changed(2, lambda tree: tree["trainings"][0].update(loss=math.nan)), "got loss=nan"),
     "no test": (changed(2, lambda tree: tree["trainings"][0].pop("test")), "test"),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grownas.observations import UNITS, Form, as_frame, dated, from_path, labels_after, path_of, to_returns
+from grownas.observations import UNITS, Form, as_frame, dated, from_path, is_like, labels_after, path_of, to_returns
 
 
 @pytest.mark.parametrize("kind", sorted(UNITS))
@@ -70,3 +70,18 @@ def test_names_become_text_and_come_back():
     assert list(Form.of(frame).shape(np.zeros((1, 2)), pd.RangeIndex(1)).columns) == ["a", 7]
     assert as_frame(frame).dtypes.tolist() == [np.float64, np.float64]
     assert frame.columns.tolist() == ["a", 7]  # the input is left alone
+
+
+@pytest.mark.parametrize(
+    ("index", "known", "expected"),
+    [
+        (pd.RangeIndex(3), pd.Index([5, 7], dtype="int32"), True),
+        (pd.date_range("2020", periods=2).as_unit("s"), pd.date_range("2019", periods=2).as_unit("ns"), True),
+        (pd.date_range("2020", periods=2, tz="UTC"), pd.date_range("2019", periods=2), False),
+        (pd.period_range("2020-01", periods=2, freq="D"), pd.period_range("2019-01", periods=2, freq="M"), False),
+        (pd.RangeIndex(3), pd.date_range("2019", periods=2), False),
+    ],
+    ids=["numbers", "units", "zones", "periods", "kinds"],
+)
+def test_only_labels_of_one_kind_are_compared(index, known, expected):
+    assert is_like(index, known) is expected

@@ -18,7 +18,7 @@ import pytest
 import grownas
 from grownas.errors import RunError
 from grownas.runs import cluster as launcher
-from grownas.runs import launchers, trial_cluster, trials
+from grownas.runs import launchers, trial_cluster, trial_processes, trials
 from grownas.runs.progress import Progress
 from grownas.runs.trial_cluster import DaskWorkers
 
@@ -253,9 +253,9 @@ for line in sys.stdin:
 @pytest.fixture
 def trial_workers(one_worker, folder, monkeypatch):
     """Workers of trials on the cluster, with a program that only answers; and a function that submits a trial."""
-    monkeypatch.setattr(trials, "COMMAND", (sys.executable, "-c", ECHO))
+    monkeypatch.setattr(trial_processes, "COMMAND", (sys.executable, "-c", ECHO))
     (folder / "checkpoint").mkdir()
-    options, say = trials.WorkerOptions({"torch": "2"}, 1, 30.0), Progress(quiet=True).say
+    options, say = trial_processes.WorkerOptions({"torch": "2"}, 1, 30.0), Progress(quiet=True).say
 
     def submit(made, name, error=None):
         (folder / "checkpoint" / f"{name}{trials.REQUEST}").touch()

@@ -251,7 +251,7 @@ def test_data_that_do_not_fit_are_refused_in_words(case, finished, longer, tmp_p
         grownas.load(finished).update(closes_with(longer, tmp_path, change))
 
 
-def test_what_cannot_be_updated_is_refused_before_a_folder_is_made(finished, longer, call, tmp_path, runs):
+def test_what_cannot_be_updated_is_refused_and_leaves_no_folder(finished, longer, call, tmp_path, runs):
     def told(*items):
         ended = call("update", *items, f"runs={tmp_path}")
         assert ended.code == 2
@@ -264,6 +264,7 @@ def test_what_cannot_be_updated_is_refused_before_a_folder_is_made(finished, lon
     assert "leave refit= out" in told(finished, data, "refit=true")
     assert "no such folder" in told(tmp_path / "nowhere", data)
     assert "the model has learnt from the rows up to" in told(finished, data, "update.block=100")
+    assert "lower task.bptt" in told(finished, data, "task.bptt=120")  # found when the joined data are read again
     baseline = runs.folder / "a-gru"
     if not baseline.exists():
         assert call("train", *runs.options("name=a-gru", "genotype=gru")).code == 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from grownas.cells.cell import GrownRNN
-from grownas.evaluation.horizons import forecasts_ahead
+from grownas.evaluation.horizons import forecasts_ahead, returns_ahead
 from grownas.genotype import Genotype, Node, Op
 from grownas.readout import LinearReadout
 
@@ -41,3 +43,16 @@ def test_later_rows_change_no_earlier_forecast(model):
     before, after = (forecasts_ahead(model, each, 3) for each in (values, changed))
     np.testing.assert_array_equal(before[:8], after[:8])
     assert not np.array_equal(before[8], after[8])
+
+
+def test_forecasts_of_models_are_averaged_in_the_units_of_the_returns(model):
+    returns = 0.01 * np.random.default_rng(0).normal(size=(12, 3))
+    model.mean, model.sd = torch.tensor([0.0, 0.01, 0.02]).double(), torch.tensor([0.01, 0.02, 0.03]).double()
+    other = copy.deepcopy(model)
+    other.mean += 1.0
+    found = returns_ahead([model, other], returns, 2, start=9, context=4)
+    each = [
+        one.mean.numpy() + one.sd.numpy() * forecasts_ahead(one, (returns[5:] - one.mean.numpy()) / one.sd.numpy(), 2)
+        for one in (model, other)
+    ]
+    np.testing.assert_array_equal(found, np.mean(each, axis=0)[4:])

@@ -110,6 +110,8 @@ def test_what_cannot_be_replayed_is_refused(path, name):
 def test_a_study_needs_a_number_of_genotypes(path):
     with pytest.raises(ConfigError, match="all strategies of a study have the same number"):
         replay.check_study(config_of(path, "budget.genotypes=null"))
+    with pytest.raises(ConfigError, match=r"budget.steps=90: .*the same number of genotypes; set budget.steps=null"):
+        replay.check_study(config_of(path, "budget.steps=90"))
     with pytest.raises(DataError, match="cannot be read"):
         replay.check(config_of(path.with_name("none.jsonl")))
 

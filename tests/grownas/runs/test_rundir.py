@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from grownas.errors import RunError
-from grownas.runs.rundir import MARK, JsonLines, LockedError, RunDir
+from grownas.runs.rundir import MARK, JsonLines, LockedError, RunDir, whole_folder, write_file
 
 
 @pytest.fixture
@@ -282,3 +282,30 @@ def test_a_folder_that_cannot_be_written_to_is_not_taken_for_locked(rundir):
         ) as caught:
             ask()
         assert not isinstance(caught.value, LockedError)
+
+
+def test_a_folder_is_whole_or_absent(tmp_path):
+    with whole_folder(tmp_path / "deep" / "made") as folder:
+        (folder / "file").write_text("all")
+        assert not (tmp_path / "deep" / "made").exists()
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["made"]
+    assert (tmp_path / "deep" / "made" / "file").read_text() == "all"
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "deep" / "cut"):
+        raise ZeroDivisionError
+    assert not (tmp_path / "deep" / "cut").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="file: exists; give the path of a new folder"), whole_folder(tmp_path / "file"):
+        pass
+    words = "made: cannot be written: (File exists|Not a directory)"
+    with pytest.raises(RunError, match=words), whole_folder(tmp_path / "file" / "made"):
+        pass
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    write_file(tmp_path / "made", b"all")
+    assert (tmp_path / "made").read_bytes() == b"all"
+    with pytest.raises(RunError, match="made: cannot be written: No such file or directory"):
+        write_file(tmp_path / "no" / "made", b"all")

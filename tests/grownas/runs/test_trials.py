@@ -16,9 +16,10 @@ import pytest
 
 from grownas.errors import Interrupted, RunError
 from grownas.protocols import FitRequest
-from grownas.runs import requests, trials
+from grownas.runs import requests, trial_processes
+from grownas.runs.trial_processes import LocalWorkers, Worker, WorkerOptions, handle
 from grownas.runs.trial_worker import Trials
-from grownas.runs.trials import Answer, LocalWorkers, Pool, Worker, WorkerOptions, handle
+from grownas.runs.trials import REQUEST, Answer, Pool
 from grownas.space import SearchSpace
 from grownas.strategies.evolution import Evolution
 from grownas.strategies.nas_rl import NasRl
@@ -133,7 +134,7 @@ def test_the_number_of_workers_changes_nothing(search, assert_same, name):
         found = search(name, count)
         assert_same(whole, found)
         assert found[2].most == min(count, {"random": 16, "halving": 4, "evolution": 3, "seqnas": 3, "nas_rl": 3}[name])
-        assert not [file for file in found[1].names() if file.endswith(trials.REQUEST)]
+        assert not [file for file in found[1].names() if file.endswith(REQUEST)]
 
 
 def test_a_trial_that_is_lost_twice_is_trained_by_a_third_worker(search, assert_same):
@@ -220,7 +221,7 @@ def program(monkeypatch, tmp_path):
     """Return a function that has workers run other code; it returns the options of workers."""
 
     def use(code, timeout_s=60.0):
-        monkeypatch.setattr(trials, "COMMAND", (sys.executable, "-c", BEGIN + code))
+        monkeypatch.setattr(trial_processes, "COMMAND", (sys.executable, "-c", BEGIN + code))
         return WorkerOptions({"torch": "2"}, 1, timeout_s)
 
     return use
@@ -273,7 +274,9 @@ def test_a_process_that_dies_before_it_is_ready_loses_nothing(answer, tmp_path):
 
 
 def test_a_process_that_never_gets_ready_ends_the_search_in_words(answer, tmp_path):
-    with pytest.raises(RunError, match=rf"status 3 before it was ready, {trials.STARTS} times .*log.txt says why"):
+    with pytest.raises(
+        RunError, match=rf"status 3 before it was ready, {trial_processes.STARTS} times .*log.txt says why"
+    ):
         answer("raise SystemExit(3)")
 
 
