@@ -36,6 +36,8 @@ def no_guess(dates, steps):
     [
         (pd.RangeIndex(0, 10, 2), [10, 12]),
         (pd.Index([3, 4, 5]), [6, 7]),
+        (pd.Index([1, 4, 7]), [10, 13]),
+        (pd.Index([1, 4, 5]), [6, 7]),
         (pd.period_range("2024-11", periods=2, freq="M"), [pd.Period("2025-01", "M"), pd.Period("2025-02", "M")]),
         (pd.date_range("2024-12-27", periods=4, freq="B"), [pd.Timestamp("2025-01-02"), pd.Timestamp("2025-01-03")]),
         (
@@ -43,7 +45,7 @@ def no_guess(dates, steps):
             [pd.Timestamp("2024-04-30"), pd.Timestamp("2024-05-31")],
         ),
     ],
-    ids=["steps of two", "numbers", "months", "weekdays", "month ends"],
+    ids=["steps of two", "numbers", "steps of three", "uneven numbers", "months", "weekdays", "month ends"],
 )
 def test_labels_continue_an_index(index, labels):
     assert list(labels_after(index, 2, no_guess)) == labels
