@@ -208,7 +208,7 @@ class GrownForecaster:
         returns, runs, start = to_returns(known, self.values), self.runs_, self._errors.first_open
         errors = self._errors.extended(_ahead(runs, returns, start, LONGEST), returns[start:])
         if update_params and self.how != "state":
-            new = dated(known.index, returns, known.columns).iloc[len(self._returns) :]
+            new = dated(known.index, returns, known.columns).iloc[_rows_read(runs[0]) :]
             runs = [run.update(new, how=self.how) for run in runs]
         self.runs_, self.y_, self._returns, self._errors = runs, known, returns, errors
         return self
@@ -432,7 +432,8 @@ class GrownForecaster:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise RunError(f"{path}: damaged: {error!r}") from error
         data = dated(made.y_.index, made._returns, made.y_.columns)
-        made.runs_ = [api.load_run(path / f"seed-{made.seed + number}", data) for number in range(made.seeds)]
+        folders = [path / f"seed-{made.seed + number}" for number in range(made.seeds)]
+        made.runs_ = [api.load_run(folder, data.iloc[: _rows_read(api.load_run(folder))]) for folder in folders]
         return made
 
     def _check_fitted(self) -> None:
@@ -462,6 +463,12 @@ def _refuse(X: Any) -> None:
             "X: exogenous series are not supported as inputs only; give them as further columns of y, which are inputs "
             "and are forecast too"
         )
+
+
+def _rows_read(run: api.Run) -> int:
+    """Return how many rows of returns a run has read; further rows have only moved the state on."""
+    about = run.about_data
+    return sum(about[f"n_{part}"] for part in ("train", "val", "test"))
 
 
 def _ahead(runs: Sequence[api.Run], returns: Array, start: int, steps: int) -> Array:

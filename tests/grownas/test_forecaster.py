@@ -193,6 +193,18 @@ def test_an_update_of_the_state_reads_the_new_rows(fitted, y):
     pd.testing.assert_frame_equal(same.predict_interval(2), moved.predict_interval(2))
 
 
+def test_rows_that_only_moved_the_state_on_are_learnt_by_a_later_update(fitted, tmp_path):
+    longer = coupled_frame(480)
+    moved = copy.deepcopy(fitted).update(longer.iloc[400:440], update_params=False)
+    moved.save(tmp_path / "moved")
+    loaded = GrownForecaster.load(tmp_path / "moved").update(longer.iloc[440:])
+    at_once, in_two = copy.deepcopy(fitted).update(longer.iloc[400:]), moved.update(longer.iloc[440:])
+    assert at_once.run_.about_data["n_train"] == in_two.run_.about_data["n_train"]
+    assert at_once.run_.summary["val"] == in_two.run_.summary["val"]
+    pd.testing.assert_frame_equal(in_two.predict([1, 2]), at_once.predict([1, 2]))
+    pd.testing.assert_frame_equal(loaded.predict_interval([1, 2]), in_two.predict_interval([1, 2]))
+
+
 def test_an_update_that_fails_changes_nothing():
     made = GrownForecaster(values="prices", overrides=TINY).fit(np.exp(0.01 * coupled(120).cumsum(0)))
     before = made.predict_interval([1, 2])
