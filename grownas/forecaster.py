@@ -6,20 +6,21 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 
 from grownas import api, saved_forecaster
 from grownas.config import loading
+from grownas.config.sections import How
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.evaluation.past_errors import PastErrors
 from grownas.observations import (
     Form,
     as_frame,
+    check_continues,
     dated,
     from_path,
-    is_like,
     labels_after,
     path_of,
     steps_of,
@@ -136,7 +137,9 @@ class GrownForecaster:
         """
         _refuse(X)
         units_of(self.values)
-        frame, overrides = as_frame(y), self._overrides()
+        overrides, frame = self._overrides(), as_frame(y)
+        if not frame.size:
+            raise DataError(f"y: {len(frame)} rows and {frame.shape[1]} columns; expected values")
         returns = to_returns(frame, self.values)
         data = dated(frame.index, returns, frame.columns)
         overrides = {"task.longest_still": len(frame), **overrides}
@@ -157,10 +160,22 @@ class GrownForecaster:
         """Check the arguments that `grownas.search` does not check, and return the overrides for it."""
         if not isinstance(self.seeds, int) or self.seeds < 1:
             raise ConfigError(f"seeds={self.seeds!r}: expected the number of searches, 1 or more")
+        if not isinstance(self.seed, int):
+            raise ConfigError(f"seed={self.seed!r}: expected a whole number")
+        if not isinstance(self.overrides, Mapping | None):
+            raise ConfigError(f"overrides={self.overrides!r}: expected a dict from keys of the config to values")
+        self._check_how()
         given = dict(self.overrides or {})
         if clash := [f"{key} (set {OWN_KEYS[key]})" for key in given if key in OWN_KEYS]:
             raise ConfigError(f"overrides: an argument of the forecaster sets {', '.join(clash)}; leave it out")
+        task = loading.load(self.config, given).task.use
+        if loading.outline(task).kind != "series":
+            raise ConfigError(f"config={self.config!r}: its task, {task}, is not on series; choose a config that is")
         return {**given, "task.values": "returns"}
+
+    def _check_how(self) -> None:
+        if self.how not in get_args(How):
+            raise ConfigError(f"how={self.how!r}: expected {', '.join(get_args(How))}")
 
     def update(self, y: Any, X: None = None, update_params: bool = True) -> Self:
         """Take further rows, and learn from them as `how` says.
@@ -175,9 +190,11 @@ class GrownForecaster:
 
         Raises:
             DataError: y lacks a series, or cannot be used.
+            ConfigError: `how` is wrong, or X is given.
         """
         _refuse(X)
         self._check_fitted()
+        self._check_how()
         frame = self._further(y)
         if not len(frame):
             return self
@@ -186,7 +203,7 @@ class GrownForecaster:
         returns, runs, start = to_returns(known, self.values), self.runs_, self._errors.first_open
         errors = self._errors.extended(_ahead(runs, returns, start, LONGEST), returns[start:])
         if update_params and self.how != "state":
-            new = dated(known.index, returns, known.columns).iloc[len(self._returns) :]
+            new = dated(known.index, returns, known.columns).iloc[_rows_read(runs[0]) :]
             runs = [run.update(new, how=self.how) for run in runs]
         self.runs_, self.y_, self._returns, self._errors = runs, known, returns, errors
         return self
@@ -194,13 +211,14 @@ class GrownForecaster:
     def _further(self, y: Any) -> pd.DataFrame:
         """Return the rows of y after the last known row, with the columns in the order of `fit`."""
         frame: pd.DataFrame = as_frame(y)
+        if self._form.is_array and frame.shape[1] != self.y_.shape[1]:
+            raise DataError(f"y: {frame.shape[1]} columns, but fit got {self.y_.shape[1]}")
         if missing := [name for name in self.y_.columns if name not in frame.columns]:
             raise DataError(f"y: {', '.join(missing)} missing; its columns are {', '.join(frame.columns)}")
         frame = frame[list(self.y_.columns)]
         if self._form.is_array:
             frame.index = frame.index + len(self.y_)
-        if not is_like(frame.index, self.y_.index):
-            raise DataError(f"y: its index holds {frame.index.dtype}, that of fit {self.y_.index.dtype}")
+        check_continues(frame.index, self.y_.index)
         further: pd.DataFrame = frame.loc[frame.index > self.y_.index[-1]]
         return further
 
@@ -244,7 +262,7 @@ class GrownForecaster:
             DataError: there are too few errors for this coverage, or `fh` is out of range.
         """
         _refuse(X)
-        steps, levels = self._steps(fh), np.atleast_1d(np.asarray(coverage, dtype=float)).tolist()
+        steps, levels = self._steps(fh), _probabilities("coverage", coverage)
         names = [(name, level, side) for name in self._form.labels for level in levels for side in ("lower", "upper")]
         return wide(self._bounds(steps, levels).reshape(len(steps), -1), self._labels(steps), names)
 
@@ -265,9 +283,7 @@ class GrownForecaster:
             DataError: see `predict_interval`.
         """
         _refuse(X)
-        steps, alphas = self._steps(fh), np.atleast_1d(np.asarray(alpha, dtype=float)).tolist()
-        if not all(0 < one < 1 for one in alphas):
-            raise DataError(f"alpha={alpha!r}: expected probabilities above 0 and below 1")
+        steps, alphas = self._steps(fh), _probabilities("alpha", alpha)
         bounds = self._bounds(steps, [abs(2 * one - 1) for one in alphas])
         values = np.stack([bounds[:, :, i, int(one > 0.5)] for i, one in enumerate(alphas)], axis=-1)
         names = [(name, one) for name in self._form.labels for one in alphas]
@@ -367,7 +383,8 @@ class GrownForecaster:
         made.y_, made.fh_, made._form, made._errors = saved.y, saved.fh, saved.form, saved.errors
         made._returns = to_returns(made.y_, made.values)
         data = dated(made.y_.index, made._returns, made.y_.columns)
-        made.runs_ = [api.load_run(path / f"seed-{made.seed + number}", data) for number in range(made.seeds)]
+        folders = [path / f"seed-{made.seed + number}" for number in range(made.seeds)]
+        made.runs_ = [api.load_run(folder, data.iloc[: _rows_read(api.load_run(folder))]) for folder in folders]
         return made
 
     def _check_fitted(self) -> None:
@@ -380,12 +397,29 @@ class GrownForecaster:
         return f"{type(self).__name__}({', '.join(changed)})"
 
 
+def _probabilities(name: str, values: Any) -> list[float]:
+    """Return one probability or several as a list; `name` is the argument that gave them."""
+    try:
+        found: list[float] = np.atleast_1d(np.asarray(values, dtype=float)).tolist()
+    except (TypeError, ValueError):
+        found = []
+    if not found or not all(0 < one < 1 for one in found):
+        raise DataError(f"{name}={values!r}: expected a probability above 0 and below 1, or several")
+    return found
+
+
 def _refuse(X: Any) -> None:
     if X is not None:
         raise ConfigError(
             "X: exogenous series are not supported as inputs only; give them as further columns of y, which are inputs "
             "and are forecast too"
         )
+
+
+def _rows_read(run: api.Run) -> int:
+    """Return how many rows of returns a run has read; further rows have only moved the state on."""
+    about = run.about_data
+    return sum(about[f"n_{part}"] for part in ("train", "val", "test"))
 
 
 def _ahead(runs: Sequence[api.Run], returns: Array, start: int, steps: int) -> Array:

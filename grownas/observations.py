@@ -51,7 +51,7 @@ def units_of(kind: str) -> Units:
     Raises:
         DataError: the kind is unknown.
     """
-    if kind not in UNITS:
+    if not isinstance(kind, str) or kind not in UNITS:
         raise DataError(f"values={kind!r}: expected {', '.join(get_args(Kind))}")
     return UNITS[kind]
 
@@ -72,7 +72,11 @@ def as_frame(y: Any) -> pd.DataFrame:
         frame = y.copy()
     else:
         raise DataError(f"y: got {type(y).__name__}, expected a pandas Series or DataFrame, or an array of 1 or 2 axes")
-    frame.columns = pd.Index([str(name) for name in frame.columns])
+    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
+    if "" in frame.columns:
+        raise DataError("y: a column has an empty name; give each series a name")
+    if "date" in frame.columns:
+        raise DataError("y: column 'date' is taken as the dates of the rows; make it the index: y.set_index('date')")
     if twice := frame.columns[frame.columns.duplicated()].tolist():
         raise DataError(f"y: column {twice[0]!r} occurs more than once; give each series its own name")
     try:
@@ -81,7 +85,7 @@ def as_frame(y: Any) -> pd.DataFrame:
         raise DataError(f"y: a value is not a number: {error}; expected numbers only") from error
     if wrong := frame.columns[~np.isfinite(frame.to_numpy()).all(axis=0)].tolist():
         raise DataError(
-            f"y: {', '.join(wrong)} has missing or infinite values; fill or remove them, for example with "
+            f"y: missing or infinite values in {', '.join(wrong)}; fill or remove them, for example with "
             "y.ffill().dropna()"
         )
     if not frame.index.is_monotonic_increasing or frame.index.has_duplicates:
@@ -174,16 +178,6 @@ def steps_of(fh: Any) -> list[int]:
     return steps
 
 
-def is_like(index: pd.Index[Any], known: pd.Index[Any]) -> bool:
-    """Return whether labels can be compared: both whole numbers, dates of one time zone, or periods of one length."""
-    import pandas as pd
-
-    if isinstance(index, pd.DatetimeIndex) and isinstance(known, pd.DatetimeIndex):
-        return str(index.tz) == str(known.tz)  # units of time may differ
-    are_whole = all(pd.api.types.is_integer_dtype(one) for one in (index, known))
-    return are_whole or index.dtype == known.dtype
-
-
 def labels_after(
     index: pd.Index[Any],
     steps: int,
@@ -206,7 +200,8 @@ def labels_after(
             return pd.date_range(index[-1], periods=steps + 1, freq=freq, name=index.name)[1:]
         dates = list(following(index.to_pydatetime().tolist(), steps))
         return pd.DatetimeIndex(dates, name=index.name).as_unit(index.unit)
-    step = index.step if isinstance(index, pd.RangeIndex) else 1
+    gaps = np.unique(np.diff(index.to_numpy()))
+    step = int(gaps[0]) if len(gaps) == 1 else 1
     return pd.RangeIndex(index[-1] + step, index[-1] + step * (steps + 1), step, name=index.name)
 
 
@@ -253,6 +248,23 @@ def wide(values: Array, index: pd.Index[Any], names: Sequence[tuple[Any, ...]]) 
     import pandas as pd
 
     return pd.DataFrame(values, index=index, columns=pd.MultiIndex.from_tuples(names))
+
+
+def check_continues(index: pd.Index[Any], known: pd.Index[Any]) -> None:
+    """Check that labels can be compared with those of the known rows.
+
+    Raises:
+        DataError: they are of another kind, or have another time zone or frequency.
+    """
+    import pandas as pd
+
+    if isinstance(index, pd.DatetimeIndex) and isinstance(known, pd.DatetimeIndex):
+        same = str(index.tz) == str(known.tz)  # units of time may differ
+    else:
+        are_whole = all(pd.api.types.is_integer_dtype(one) for one in (index, known))
+        same = are_whole or index.dtype == known.dtype
+    if not same:
+        raise DataError(f"y: its index holds {index.dtype}, that of fit {known.dtype}; convert it to the same kind")
 
 
 def index_to_numbers(index: pd.Index[Any]) -> tuple[np.ndarray, dict[str, Any]]:

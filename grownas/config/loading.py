@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import re
@@ -41,7 +42,8 @@ def load(name: str | os.PathLike[str], overrides: Sequence[str] | Mapping[str, A
     for key in NOTES:  # notes of a finished run are not config keys
         tree.pop(key, None)
     if isinstance(overrides, Mapping):
-        problems = [problem for key, value in overrides.items() if (problem := _put(tree, key, value))]
+        own = copy.deepcopy(dict(overrides))  # a later key may write into the section that an earlier one sets
+        problems = [problem for key, value in own.items() if (problem := _put(tree, key, value))]
     else:
         problems = [problem for item in overrides if (problem := _override(tree, item))]
     model: type[Config] = Config

@@ -49,6 +49,7 @@ COMPUTING = ("device", "backend", "threads")  # keys that may change between mac
 Combine = Literal["add", "hadamard"]
 Backend = Literal["auto", "native", "torch", "triton", "reference"]
 BackboneKind = Literal["chain", "dag"]
+How = Literal["state", "continue", "grow", "refit"]
 OF_A_DAG = {"combine": [], "activation": ["none", "tanh", "relu", "sigmoid", "identity"]}  # instead of the defaults
 Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
 Pair = tuple[Literal["sgd", "adam"], ...]
@@ -298,7 +299,7 @@ class Update(Section):
     """How `grownas update` learns from new data."""
 
     how: Annotated[
-        Literal["state", "continue", "grow", "refit"],
+        How,
         about(
             "state: no weight changes; continue: train on from the present weights; grow: continue, then try to grow "
             "and prune; refit: search and fit anew"

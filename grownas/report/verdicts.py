@@ -18,6 +18,7 @@ Tree = Mapping[str, Any]
 LEVEL = 0.05  # significance level of all tests
 KEPT = "The search added nothing: the start is kept"
 CHANCE = {True: "which is more than chance", False: "which may be chance", None: "which is not tested"}
+FIGURE = {"significant": "t =", "better": "gain in mean loss:"}  # rule of `strategy.accept` -> what its figure is
 FINDINGS = {  # finding of a comparison's test -> words for it, said about the reference
     "better": "better than",
     "worse": "worse than",
@@ -39,10 +40,12 @@ def of_run(summary: Tree) -> str:
     if main is None:
         return ""
     tests = {test["baseline"]: test for test in summary.get("tests", [])}
+    cited = []
 
     def chance(name: str) -> str:
         if name not in tests:
             return CHANCE[None]
+        cited.append(name)
         p = tests[name]["p_value"]
         return f"{CHANCE[p < LEVEL]} ({p_value(p)})"
 
@@ -59,7 +62,7 @@ def of_run(summary: Tree) -> str:
         words.insert(1, "Growth added nothing: no change after the first stage was accepted.")
     if summary.get("stopped") and chosen != "start":
         words.append(f"The search stopped: {summary['stopped']}.")
-    if tests:
+    if cited:
         words.append("p: Diebold-Mariano test of these two models; it says nothing about other seeds.")
     return " ".join(words)
 
@@ -80,10 +83,10 @@ def _update_words(update: Tree) -> str:
     """Say what an update did and what its judge found."""
     judge, how = update.get("judge"), update["how"]
     if judge is None:
-        return f"Update ({how}): the weights are those of the run before, which reads the new rows."
+        return f"Update ({how}): the model reads the new rows with the weights of the run before."
     done = "accepted" if update["accepted"] else "rejected, so the old weights stay"
-    figure = f"{judge['rule']}: {judge['figure']:.3g}, needed: above {judge['threshold']:g}"
-    return f"Update ({how}): {done} ({figure})."
+    figure = f"{FIGURE[judge['rule']]} {judge['figure']:.3g} on the validation part"
+    return f"Update ({how}): {done} ({figure}, needed: above {judge['threshold']:g})."
 
 
 def of_comparison(comparison: Tree) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
+import warnings
+from itertools import pairwise, zip_longest
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def merged(known: Table, new: Table) -> Table:
             f"{new.source}: its last row is {new.dates[-1]}, the last row of the run is {last}; there are no new rows "
             "to learn from"
         )
+    _doubt_gap(known, new)
     begin = sum(day < new.dates[0] for day in known.dates)
     shared = sum(day <= last for day in new.dates)
     for number, (day, same) in enumerate(zip_longest(known.dates[begin:], new.dates[:shared])):
@@ -48,6 +50,17 @@ def merged(known: Table, new: Table) -> Table:
         known.kind,
         notes=new.notes,
     )
+
+
+def _doubt_gap(known: Table, new: Table) -> None:
+    """Warn if more time passes between the two tables than between any two rows of the first."""
+    gap, longest = new.dates[0] - known.dates[-1], max(b - a for a, b in pairwise(known.dates))
+    if gap > longest:
+        warnings.warn(
+            f"{new.source}: its first row is {new.dates[0]}, but the last row of the run is {known.dates[-1]}: if rows "
+            "are missing between them, give these too",
+            stacklevel=3,
+        )
 
 
 _ADVICE = "give only later rows, or start a new search on the new data"

@@ -194,6 +194,18 @@ def test_an_update_of_the_state_reads_the_new_rows(fitted, y):
     pd.testing.assert_frame_equal(same.predict_interval(2), moved.predict_interval(2))
 
 
+def test_rows_that_only_moved_the_state_on_are_learnt_by_a_later_update(fitted, tmp_path):
+    longer = coupled_frame(480)
+    moved = copy.deepcopy(fitted).update(longer.iloc[400:440], update_params=False)
+    moved.save(tmp_path / "moved")
+    loaded = GrownForecaster.load(tmp_path / "moved").update(longer.iloc[440:])
+    at_once, in_two = copy.deepcopy(fitted).update(longer.iloc[400:]), moved.update(longer.iloc[440:])
+    assert at_once.run_.about_data["n_train"] == in_two.run_.about_data["n_train"]
+    assert at_once.run_.summary["val"] == in_two.run_.summary["val"]
+    pd.testing.assert_frame_equal(in_two.predict([1, 2]), at_once.predict([1, 2]))
+    pd.testing.assert_frame_equal(loaded.predict_interval([1, 2]), in_two.predict_interval([1, 2]))
+
+
 def test_an_update_that_fails_changes_nothing():
     made = GrownForecaster(values="prices", overrides=TINY).fit(np.exp(0.01 * coupled(120).cumsum(0)))
     before = made.predict_interval([1, 2])
@@ -316,7 +328,7 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(y, fitted):
             GrownForecaster(**{"overrides": TINY, **arguments}).fit(rows)
 
     refused("30 rows of returns are left, at least 100 are needed", rows=y.iloc[:30], error=DataError)
-    refused("leads has missing or infinite values; fill or remove them", rows=y.mask(y == y.iloc[5, 0]))
+    refused("missing or infinite values in leads; fill or remove them", rows=y.mask(y == y.iloc[5, 0]))
     refused("got list, expected a pandas Series or DataFrame", rows=[1, 2])
     refused("not strictly ascending", rows=y.iloc[::-1])
     refused("a value is not a number", rows=y.astype(object).replace(y.iloc[0, 0], "?"))
@@ -326,6 +338,17 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(y, fitted):
     refused("seeds=0: expected the number of searches", seeds=0, error=ConfigError)
     refused(r"an argument of the forecaster sets seed \(set seed\)", overrides={"seed": 3}, error=ConfigError)
     refused("column 'a' occurs more than once", rows=y.set_axis(["a", "a"], axis=1))
+    refused("a column has an empty name", rows=y.set_axis([" ", "a"], axis=1), error=DataError)
+    refused(r"make it the index: y.set_index\('date'\)", rows=y.rename_axis("date").reset_index(), error=DataError)
+    refused("y: 0 rows and 2 columns; expected values", rows=y.iloc[:0], error=DataError)
+    refused("y: 400 rows and 0 columns; expected values", rows=y[[]], error=DataError)
+    refused(r"values=\['prices'\]: expected returns, levels, prices", values=["prices"], error=DataError)
+    refused("seed='x': expected a whole number", seed="x", error=ConfigError)
+    refused("how='learn': expected state, continue, grow, refit", how="learn", error=ConfigError)
+    refused(r"overrides=\[1\]: expected a dict from keys", overrides=[1], error=ConfigError)
+    refused(
+        "its task, penn_treebank, is not on series", config="penn_treebank/growing", overrides={}, error=ConfigError
+    )
     with pytest.raises(ConfigError, match="X: exogenous series are not supported"):
         GrownForecaster().fit(y, X=y)
     with pytest.raises(RunError, match=r"not fitted; call fit\(y\) first"):
@@ -333,14 +356,45 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(y, fitted):
     for fh in (0, 1.5, [], "a"):
         with pytest.raises(DataError, match="expected steps ahead, whole numbers of 1 or more"):
             fitted.predict(fh)
+    for wrong in ("a", [], 0, 90, [0.5, None]):
+        with pytest.raises(DataError, match=r"coverage=.*: expected a probability above 0 and below 1"):
+            fitted.predict_interval(coverage=wrong)
+        with pytest.raises(DataError, match=r"alpha=.*: expected a probability above 0 and below 1"):
+            fitted.predict_quantiles(alpha=wrong)
     with pytest.raises(DataError, match=r"coverage=0\.999 needs 999 or more rows .*, got 120"):
         fitted.predict_interval(coverage=0.999)
-    with pytest.raises(DataError, match=r"alpha=1\.0: expected probabilities above 0 and below 1"):
+    with pytest.raises(DataError, match=r"alpha=1\.0: expected a probability above 0 and below 1"):
         fitted.predict_quantiles(alpha=1.0)
     with pytest.raises(DataError, match="fh=21: intervals reach at most 20 steps"):
         fitted.predict_interval(21)
     with pytest.raises(DataError, match="follows missing; its columns are leads"):
         fitted.update(y[["leads"]])
+    with pytest.raises(ConfigError, match="how='learn': expected state"):
+        copy.deepcopy(fitted).set_params(how="learn").update(y)
+
+
+def test_an_update_refuses_labels_and_columns_of_another_kind(fitted, y):
+    with pytest.raises(DataError, match=r"its index holds datetime64\[.*UTC\], that of fit datetime64"):
+        fitted.update(y.tz_localize("UTC"))
+    with pytest.raises(DataError, match=r"its index holds period\[D\], that of fit datetime64"):
+        fitted.update(y.to_period("D"))
+    values = coupled(120)
+    months = pd.DataFrame(values, index=pd.period_range("2000-01", periods=120, freq="M"))
+    with pytest.raises(DataError, match=r"its index holds period\[D\], that of fit period\[M\]"):
+        GrownForecaster(overrides=TINY).fit(months).update(months.set_axis(months.index.asfreq("D")))
+    with pytest.raises(DataError, match="y: 3 columns, but fit got 2"):
+        GrownForecaster(overrides=TINY).fit(values).update(np.ones((4, 3)))
+
+
+def test_overrides_are_left_alone(y):
+    given = {**TINY, "task": {"train": 0.6}}
+    GrownForecaster(overrides=given).fit(y)
+    assert given["task"] == {"train": 0.6}
+
+
+def test_spaces_around_names_are_kept(y):
+    spaced = y.set_axis(["leads ", "follows\n"], axis=1)
+    assert list(GrownForecaster(overrides=TINY).fit(spaced).predict().columns) == list(spaced.columns)
 
 
 def test_an_update_learns_from_the_new_rows(y):

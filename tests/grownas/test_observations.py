@@ -8,7 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grownas.observations import UNITS, Form, as_frame, dated, from_path, is_like, labels_after, path_of, to_returns
+from grownas.errors import DataError
+from grownas.observations import (
+    UNITS,
+    Form,
+    as_frame,
+    check_continues,
+    dated,
+    from_path,
+    labels_after,
+    path_of,
+    to_returns,
+)
 
 
 @pytest.mark.parametrize("kind", sorted(UNITS))
@@ -36,6 +47,8 @@ def no_guess(dates, steps):
     [
         (pd.RangeIndex(0, 10, 2), [10, 12]),
         (pd.Index([3, 4, 5]), [6, 7]),
+        (pd.Index([1, 4, 7]), [10, 13]),
+        (pd.Index([1, 4, 5]), [6, 7]),
         (pd.period_range("2024-11", periods=2, freq="M"), [pd.Period("2025-01", "M"), pd.Period("2025-02", "M")]),
         (pd.date_range("2024-12-27", periods=4, freq="B"), [pd.Timestamp("2025-01-02"), pd.Timestamp("2025-01-03")]),
         (
@@ -43,7 +56,7 @@ def no_guess(dates, steps):
             [pd.Timestamp("2024-04-30"), pd.Timestamp("2024-05-31")],
         ),
     ],
-    ids=["steps of two", "numbers", "months", "weekdays", "month ends"],
+    ids=["steps of two", "numbers", "steps of three", "uneven numbers", "months", "weekdays", "month ends"],
 )
 def test_labels_continue_an_index(index, labels):
     assert list(labels_after(index, 2, no_guess)) == labels
@@ -84,4 +97,8 @@ def test_names_become_text_and_come_back():
     ids=["numbers", "units", "zones", "periods", "kinds"],
 )
 def test_only_labels_of_one_kind_are_compared(index, known, expected):
-    assert is_like(index, known) is expected
+    if expected:
+        check_continues(index, known)
+    else:
+        with pytest.raises(DataError, match="convert it to the same kind"):
+            check_continues(index, known)

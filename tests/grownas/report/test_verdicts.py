@@ -54,6 +54,27 @@ def test_more_than_chance_is_said_only_where_the_test_says_so(p, said):
     assert "which is not tested" in verdicts.of_run(run_of({"grown": 0.4, "zero": 0.5}))
 
 
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        ({"how": "state"}, "Update (state): the model reads the new rows with the weights of the run before."),
+        (
+            {"how": "grow", "accepted": False, "judge": {"rule": "significant", "figure": 0.5917, "threshold": 1.645}},
+            "Update (grow): rejected, so the old weights stay (t = 0.592 on the validation part, needed: above 1.645).",
+        ),
+        (
+            {"how": "continue", "accepted": True, "judge": {"rule": "better", "figure": 0.01, "threshold": 0.0}},
+            "Update (continue): accepted (gain in mean loss: 0.01 on the validation part, needed: above 0).",
+        ),
+    ],
+    ids=["state", "rejected", "accepted"],
+)
+def test_an_update_says_what_its_criterion_found_and_explains_no_p_that_it_does_not_give(update, said):
+    figures = {"chosen": 0.45, "not_updated": 0.45}
+    words = verdicts.of_run(run_of(figures, {"not_updated": 1.0}, chosen="not_updated", update=update))
+    assert words == f"{said} The chosen model, not_updated, has a test error of 0.4500."
+
+
 def test_a_start_that_is_kept_is_compared_with_the_other_models():
     words = verdicts.of_run(run_of({**FIGURES, "start": 0.45}, P, chosen="start", stopped="nothing found"))
     assert words.startswith("The chosen model, start, has a test error of 0.4500, 10.0 % lower than har, ")

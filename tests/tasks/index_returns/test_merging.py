@@ -32,6 +32,12 @@ def test_the_rows_are_those_of_one_long_table(first):
     np.testing.assert_array_equal(joined.values, VALUES)
 
 
+def test_a_gap_before_the_later_rows_is_pointed_out():
+    message = "its first row is 2020-01-22, but the last row of the run is 2020-01-20: if rows are missing"
+    with pytest.warns(UserWarning, match=message):
+        merged(table(stop=20), table(21))
+
+
 def test_a_table_survives_the_way_through_a_frame_and_a_csv(tmp_path):
     frame = sources.frame_of(table())
     for read in (sources.from_frame(frame), _through_csv(frame, tmp_path)):
