@@ -47,6 +47,7 @@ COMPUTING = ("device", "backend", "threads")  # keys that may change between mac
 
 
 Combine = Literal["add", "hadamard"]
+How = Literal["state", "continue", "grow", "refit"]
 Backend = Literal["auto", "native", "torch", "triton", "reference"]
 BackboneKind = Literal["chain", "dag"]
 OF_A_DAG = {"combine": [], "activation": ["none", "tanh", "relu", "sigmoid", "identity"]}  # instead of the defaults
@@ -298,7 +299,7 @@ class Update(Section):
     """How `grownas update` learns from new data."""
 
     how: Annotated[
-        Literal["state", "continue", "grow", "refit"],
+        How,
         about(
             "state: no weight changes; continue: train on from the present weights; grow: continue, then try to grow "
             "and prune; refit: search and fit anew"
@@ -321,6 +322,50 @@ class Update(Section):
     parent: Annotated[
         str | None, about("set by `grownas update`: the folder of the run before; null: not an update")
     ] = None
+
+
+BacktestModel = Literal["grown", "zero", "var1", "var_robust", "har", "lstm", "gru"]
+
+
+class BacktestSection(Section):
+    """How `grownas backtest` walks through the rows: block by block, each forecast first and learnt then."""
+
+    every: Annotated[Count, about("rows of a block; models are trained between two blocks")] = 21
+    origin: Annotated[
+        str | None, about("day of the first row that is forecast, ISO; null: the first row of the test part")
+    ] = None
+    models: Annotated[
+        tuple[BacktestModel, ...],
+        OneOrMore,
+        Field(min_length=1),
+        Distinct,
+        about("models to compare; grown: the cell that the search finds on the rows before the first block"),
+    ] = ("grown", "zero", "var1", "var_robust", "har", "lstm", "gru")
+    how: Annotated[
+        tuple[How, ...],
+        OneOrMore,
+        Field(min_length=1),
+        Distinct,
+        about("how the grown cell learns a block, see `update.how`; several: a model for each"),
+    ] = ("continue",)
+    when: Annotated[
+        Literal["always", "drift"],
+        about("learn after each block, or only if the losses have risen; applies to grown, lstm and gru"),
+    ] = "always"
+    detector: Annotated[Literal["page_hinkley", "adwin"], about("finds rises of the losses, see criteria/drift.py")] = (
+        "page_hinkley"
+    )
+    recurrent: Annotated[
+        Literal["continue", "refit"],
+        about("how lstm and gru learn: train on, or train the setting chosen at first from random weights"),
+    ] = "continue"
+    holdout: Annotated[
+        Several, about("latest rows, which judge what grown, lstm and gru have learnt and are learnt later")
+    ] = 60
+    refit_every: Annotated[Count | None, about("rows between two fits of a linear model; null: `every`")] = None
+    window: Annotated[Several | None, about("a linear model is fitted to so many latest rows; null: to all rows")] = (
+        None
+    )
 
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {  # kind of task -> sections that replace those of `Config`
@@ -366,6 +411,7 @@ class Config(Section):
     retrain: Retrain = Retrain()
     baselines: Baselines = Baselines()
     update: Update = Update()
+    backtest: BacktestSection = BacktestSection()
     refit: Annotated[
         bool, about("refit all models on training + validation data before they are scored on the test part")
     ] = False
@@ -455,7 +501,7 @@ class Config(Section):
         """Return the name of the run folder; by default it is made of task, strategy, command and seed.
 
         Args:
-            command: `search`, `compare`, `train` or `update`.
+            command: `search`, `compare`, `train`, `update` or `backtest`.
             what: the baseline that `train` trains; None for a cell.
         """
         task, strategy = self.task.use, self.strategy.row
@@ -464,6 +510,7 @@ class Config(Section):
             "compare": f"{task}-{strategy}-compare",
             "train": f"{task}-train-{what or 'cell'}-{self.seed}",
             "update": f"{task}-{self.update.how}-{self.seed}",
+            "backtest": f"{task}-{strategy}-backtest-{self.seed}",
         }
         return self.name or names[command]
 
