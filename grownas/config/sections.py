@@ -324,7 +324,7 @@ class Update(Section):
     ] = None
 
 
-BacktestModel = Literal["grown", "zero", "var1", "var_robust", "har", "lstm", "gru"]
+BacktestModel = Literal["grown", "zero", "var1", "var_robust", "har", "lstm", "gru", "fixed_size_random"]
 
 
 class BacktestSection(Section):
@@ -350,17 +350,19 @@ class BacktestSection(Section):
     ] = ("continue",)
     when: Annotated[
         Literal["always", "drift"],
-        about("learn after each block, or only if the losses have risen; applies to grown, lstm and gru"),
+        about("learn after each block, or only if the losses have risen; applies to all models but the linear ones"),
     ] = "always"
     detector: Annotated[Literal["page_hinkley", "adwin"], about("finds rises of the losses, see criteria/drift.py")] = (
         "page_hinkley"
     )
     recurrent: Annotated[
         Literal["continue", "refit"],
-        about("how lstm and gru learn: train on, or train the setting chosen at first from random weights"),
+        about(
+            "how lstm, gru and fixed_size_random learn: train on, or train the first setting again from random weights"
+        ),
     ] = "continue"
     holdout: Annotated[
-        Several, about("latest rows, which judge what grown, lstm and gru have learnt and are learnt later")
+        Several, about("latest rows, which judge what all models but the linear ones have learnt and are learnt later")
     ] = 60
     refit_every: Annotated[Count | None, about("rows between two fits of a linear model; null: `every`")] = None
     window: Annotated[Several | None, about("a linear model is fitted to so many latest rows; null: to all rows")] = (

@@ -179,7 +179,7 @@ def _walkers(
         with branch.of_model(kind):
             choice = chosen_setting(kind, replace(of, journal=branch, params=params))
         setting = choice.setting
-        model = learner_of(choice.fit, setting), setting.chosen["loss"], _costs(branch)
+        model = learner_of(choice.fit, setting), setting.task.loss_name, _costs(branch)
         again = partial(trained_again, setting, config.seed)
         return trained(own.recurrent, first=lambda: model, again=again, accept=None)
 

@@ -32,8 +32,9 @@ from grownas.genotype import Genotype
 from grownas.protocols import Journal, Task
 from grownas.runs.journal import Journal as OwnJournal
 from grownas.runs.journal import MemoryLog
+from grownas.strategies.cores import derived
 from grownas.training.loop import Fit
-from grownas.training.moments import moments_of
+from grownas.training.moments import moments_of, of_derived
 from grownas.training.recipe import OptimizerRecipe, Recipe, count_parameters
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -303,13 +304,15 @@ def searched(config: Config, task: Task, journal: Journal) -> tuple[Learner, str
 
 
 def chosen_setting(kind: str, experiment: SeriesExperiment) -> Choice:
-    """Choose and train an `lstm` or a `gru` as a baseline of a search does."""
+    """Choose and train an `lstm`, a `gru` or a `fixed_size_random` as a baseline of a search does."""
+    if kind == "fixed_size_random":
+        return experiment.choose(experiment.supernets(kind, experiment.space.max_nodes, experiment.rates))
     return experiment.choose(recurrent_settings(experiment, kind))
 
 
 def learner_of(fit: Fit, setting: Setting) -> Learner:
-    """Return the model of a fit, ready to learn on."""
-    return Learner(fit.model, setting.recipe, moments_of(fit.model, fit.optimizers))
+    """Return the model of a fit, ready to learn on; a supernet as the cell that it computes."""
+    return Learner(derived(fit.model), setting.recipe, of_derived(moments_of(fit.model, fit.optimizers)))
 
 
 def trained_again(setting: Setting, seed: int, task: Any, journal: Journal) -> Learner:

@@ -152,9 +152,13 @@ def test_all_work_is_counted_and_the_search_once_for_each_way_to_learn(whole):
     assert models["grown_refit"]["gradients"] > models["grown_state"]["gradients"] > 0
 
 
-def test_a_recurrent_baseline_can_be_trained_anew_at_each_block():
-    result, _ = run(products(), backtest__models=["gru"], backtest__recurrent="refit")
-    assert (result["models"][0]["learnt"], result["models"][0]["accepted"]) == (2, 2)
+@pytest.mark.parametrize("recurrent", ["continue", "refit"])
+@pytest.mark.parametrize("kind", ["gru", "fixed_size_random"])
+def test_a_trained_baseline_trains_on_or_is_trained_anew_at_each_block(kind, recurrent):
+    result, _ = run(products(), backtest__models=[kind], backtest__recurrent=recurrent)
+    row = result["models"][0]
+    assert row["learnt"] == 2
+    assert row["accepted"] == 2 or recurrent == "continue"
 
 
 class Scripted:
