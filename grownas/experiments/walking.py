@@ -15,7 +15,7 @@ import torch
 
 from grownas.baselines.har import fit_har, select_har
 from grownas.baselines.har import parameters as har_parameters
-from grownas.baselines.recurrent import recurrent_core
+from grownas.baselines.recurrent import KINDS, recurrent_core
 from grownas.baselines.series import recurrent_settings
 from grownas.baselines.var import VAR, fit_var, fit_var_robust, select_by_folds, usable_orders
 from grownas.cells.cell import GrownRNN
@@ -24,8 +24,7 @@ from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.evaluation.groups import rows_of
 from grownas.evaluation.models import SEARCH
 from grownas.experiments.choosing import Choice, Setting
-from grownas.experiments.experiment import space_of
-from grownas.experiments.search import derived_genotype, tuned_search
+from grownas.experiments.search import derived_genotype, tuned, tuned_search
 from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.updating import How, Learner, Settings, learn
 from grownas.genotype import Genotype
@@ -262,7 +261,10 @@ def squared_errors(task: Any, learner: Learner, part: str) -> Array:
 def to_tree(learner: Learner) -> Tree:
     """Return a learner as a tree; the inverse of `from_tree`."""
     core: Any = learner.model.core
-    kind = {"genotype": core.genotype.to_dict()} if isinstance(core, GrownRNN) else {"kind": core.mode.lower()}
+    if isinstance(core, GrownRNN):
+        kind: Tree = {"genotype": core.genotype.to_dict()}
+    else:
+        kind = {"kind": next(name for name, (module, _) in KINDS.items() if isinstance(core, module))}
     return {
         "core": {**kind, "hidden_size": core.hidden_size},
         "weights": dict(learner.model.state_dict()),
@@ -290,9 +292,10 @@ def searched(config: Config, task: Task, journal: Journal) -> tuple[Learner, str
     Returns:
         The chosen model, ready to learn on, and its training loss.
     """
-    experiment, nodes = SeriesExperiment.of(config, journal, task), [space_of(config).ops] * config.start.nodes
+    experiment = tuned(config, journal, task)
     with journal.of_model(SEARCH):
-        experiment, _, found = tuned_search(experiment.tuned(nodes), nodes, config.search_rates)
+        nodes = [experiment.space.ops] * config.start.nodes
+        experiment, _, found = tuned_search(experiment, nodes, config.search_rates)
     task, learner = experiment.task, Learner(found.model, experiment.strategy.recipe(), found.moments)
     if config.retrain.grown and not found.is_start:
         with journal.of_model(rows_of(config.strategy.row)[1]):
