@@ -365,9 +365,10 @@ class BacktestSection(Section):
         Several, about("latest rows, which judge what all models but the linear ones have learnt and are learnt later")
     ] = 60
     refit_every: Annotated[Count | None, about("rows between two fits of a linear model; null: `every`")] = None
-    window: Annotated[Several | None, about("a linear model is fitted to so many latest rows; null: to all rows")] = (
-        None
-    )
+    window: Annotated[
+        Several | None,
+        about("models learn from so many latest rows, not counting those held out; null: from all rows before"),
+    ] = None
 
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {  # kind of task -> sections that replace those of `Config`

@@ -67,9 +67,10 @@ def check(config: Config, task: Any) -> tuple[int, int]:
                 f"backtest.origin={config.backtest.origin}: the last row of {task.source} is {task.dates('test')[-1]}; "
                 "choose an earlier day"
             )
-    for end in (train, origin - config.backtest.holdout):
+    held_out = origin - config.backtest.holdout
+    for end, since in ((train, 0), (held_out, max(0, held_out - (config.backtest.window or held_out)))):
         try:
-            task.until(end, origin, rows)
+            task.until(end, origin, rows, since=since)
         except DataError as error:
             raise DataError(f"the first row to forecast is row {origin} of {rows}: {error}") from error
     return train, origin
@@ -167,10 +168,8 @@ def _walkers(
         return Linear(kind, journal.branch(kind, logs=False), scaled.values, origin, every, own.window, orders)
 
     def trained(how: How, **given: Any) -> Trained:
-        settings = Settings.of(config)
-        return Trained(
-            how=how, settings=settings, task=scaled, origin=origin, holdout=own.holdout, backend=config.backend, **given
-        )
+        told = {"task": scaled, "origin": origin, "holdout": own.holdout, "window": own.window}
+        return Trained(how=how, settings=Settings.of(config), backend=config.backend, **told, **given)
 
     def recurrent(kind: str) -> Trained:
         branch = journal.branch(kind, logs=True)

@@ -193,6 +193,7 @@ class Trained:
         task: all rows, in the scaling of the first fit; each block sees only the rows before its end.
         origin: first row that is forecast.
         holdout: rows at the end of those known, which judge what was learnt and are learnt later.
+        window: it learns from so many rows before those; None: from all rows before.
         backend: implementation that runs grown cells.
     """
 
@@ -204,12 +205,13 @@ class Trained:
     task: Any
     origin: int
     holdout: int
+    window: int | None
     backend: str
 
     def begin(self) -> Tree:
         """Fit the model on the rows before the first block, or read the fit from the journal."""
         learner, loss, costs = self.first()
-        known = self.task.with_loss(loss).until(self.origin - self.holdout, self.origin, self.origin)
+        known = self._known(loss, self.origin, self.origin)
         return {
             "learner": to_tree(learner),
             "loss": loss,
@@ -220,14 +222,20 @@ class Trained:
 
     def block(self, number: int, rows: slice, before: Tree, *, learns: bool) -> Tree:
         """Learn from the rows before the block if `learns`, then forecast its rows."""
-        held_out, task = rows.start - self.holdout, self.task.with_loss(before["loss"])
+        loss = before["loss"]
         learner = from_tree(before["learner"], self.task, self.backend)
         told: Tree = {"gradients": 0, "accepted": None, "growth": []}
         if learns:
-            learner, told = self._learnt(learner, task.until(held_out, rows.start, rows.start), number)
-        found = task.until(held_out, rows.start, rows.stop).evaluate(learner.model, "test")
-        kept = {"learner": to_tree(learner), "loss": before["loss"], "params": count_parameters(learner.model)}
+            learner, told = self._learnt(learner, self._known(loss, rows.start, rows.start), number)
+        found = self._known(loss, rows.start, rows.stop).evaluate(learner.model, "test")
+        kept = {"learner": to_tree(learner), "loss": loss, "params": count_parameters(learner.model)}
         return {**kept, **told, "forecasts": found.forecasts}
+
+    def _known(self, loss: str, now: int, end: int) -> Any:
+        """Return the task whose validation part ends at the row `now`, and whose test part at the row `end`."""
+        held_out = now - self.holdout
+        since = 0 if self.window is None else max(0, held_out - self.window)
+        return self.task.with_loss(loss).until(held_out, now, end, since=since)
 
     def _learnt(self, learner: Learner, task: Any, number: int) -> tuple[Learner, Tree]:
         growth = MemoryLog()

@@ -131,6 +131,22 @@ def test_changing_the_future_changes_no_earlier_forecast_and_no_earlier_decision
     assert before[0] == before[1]
 
 
+def test_a_window_hides_older_rows_from_what_is_learnt():
+    values, other = products(), products()
+    other[:150] = other[:150][::-1]  # the same mean and standard deviation, so the same scaling
+    kept = []
+    for rows in (values, other):
+        _, task = load_both(rows)
+        known = task.until(200, 220, 240, since=160)
+        assert [known.rows(part) for part in ("train", "val", "test")] == [slice(0, 40), slice(40, 60), slice(60, 80)]
+        assert known.dates("test") == task.dates("all")[219:239]
+        kept.append(known.panel.returns)
+    np.testing.assert_array_equal(*kept)
+    one, two = (run(values, backtest__models=["gru"], backtest__window=window)[1]["gru"] for window in (None, 100))
+    np.testing.assert_array_equal(one[:20], two[:20])
+    assert not np.array_equal(one[20:], two[20:])
+
+
 def test_every_way_to_learn_is_a_model_and_only_state_never_changes(whole):
     models = {one["model"]: one for one in whole[0]["models"]}
     assert list(models) == [f"grown_{how}" for how in ALL["backtest__how"]] + ["var_robust", "har", "lstm"]
@@ -208,12 +224,13 @@ def test_without_drift_a_model_learns_after_every_block_but_the_last():
         ({"backtest.origin": "2030-01-01"}, DataError, "the last row of .* is 2021-02-23; choose an earlier day"),
         ({"backtest.origin": "soon"}, DataError, "soon: not a date"),
         ({"backtest.holdout": 250}, DataError, "row 255 of 300: .* 250 validation rows are too few"),
+        ({"backtest.window": 30}, DataError, "30 training and 20 validation rows are too few"),
         ({"backtest.every": 0}, ConfigError, "backtest.every"),
         ({"backtest.models": ["lsmt"]}, ConfigError, "lsmt"),
         ({"backtest.how": []}, ConfigError, "backtest.how"),
         ({"backtest.how": "grow", "space.backbone": "dag"}, ConfigError, "only a chain can grow on"),
     ],
-    ids=["early", "late", "no date", "holdout", "every", "model", "no how", "dag"],
+    ids=["early", "late", "no date", "holdout", "window", "every", "model", "no how", "dag"],
 )
 def test_wrong_input_is_refused_in_words(overrides, error, words):
     with pytest.raises(error, match=words):
