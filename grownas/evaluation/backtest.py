@@ -98,7 +98,7 @@ def _means(name: str, losses: Mapping[str, Array], rows: Any) -> Tree:
 
 def _events(name: str, course: Course, dates: Sequence[str], every: int) -> list[Tree]:
     """Return drift alarms, changes of the weights and moves of growth that were accepted, in the order of rows."""
-    found = [{"row": row, "kind": "drift"} for row in course.alarms]
+    found: list[Tree] = [{"row": row, "kind": "drift"} for row in course.alarms]
     for number, entry in enumerate(course.entries):
         moves = [move["kind"] for move in entry["growth"] if move["accepted"]] if entry["accepted"] else []
         kinds = [*moves, *(["learnt"] if entry["accepted"] and not moves else [])]

@@ -37,7 +37,7 @@ from grownas.experiments.walking import (
     searched,
     trained_again,
 )
-from grownas.protocols import Folder, Journal, Task, is_series
+from grownas.protocols import Folder, Journal, Task
 from grownas.training.recipe import count_parameters
 
 
@@ -53,7 +53,7 @@ def check(config: Config, task: Any) -> tuple[int, int]:
         ConfigError: the task has no rows in time, or the grown cell cannot grow.
         DataError: the origin is not a date, or leaves too few rows before or after it.
     """
-    if not is_series(task) or not hasattr(task, "until"):
+    if task.kind != "series" or not hasattr(task, "until"):
         raise ConfigError(f"backtest: {task.name} has no rows to walk through; use a task on series")
     if "grow" in config.backtest.how and config.space.backbone != "chain":
         raise ConfigError("backtest.how=grow: only a chain can grow on; set how=continue, or how=refit")

@@ -13,7 +13,7 @@ from grownas.report.tables import METRICS, NONE, Column, Row, Table, as_text, fi
 
 Tree = Mapping[str, Any]
 COLOURS = (ACCENT, OTHER, THIRD, FOURTH)
-MARKS = {"drift": "x", "learnt": "."}  # kind of event -> marker; a move of growth is a triangle
+MARKS = {"drift": "x", "learnt": "o"}  # kind of event -> marker; a move of growth is a triangle
 TEST_NOTE = "The Diebold-Mariano test compares two given forecasts over all rows and says nothing about other seeds."
 
 
@@ -24,10 +24,10 @@ def text(result: Tree) -> str:
 
 def models(result: Tree) -> Table:
     """Return one row per model, the lowest mean loss first."""
-    label, reference = METRICS.get(result["metric"], result["metric"]), result["reference"]
+    metric, reference = str(result["metric"]), result["reference"]
     columns = (
         Column("model", figures=False),
-        Column(label, "mean over all rows and series, standardised as in the first fit"),
+        Column(METRICS.get(metric, metric), "mean over all rows and series, standardised as in the first fit"),
         Column(f"minus {reference}", "difference of the means; above 0: worse than the reference"),
         Column("DM p", "two-sided p of the Diebold-Mariano test against the reference"),
         Column("MCS", "'in': member of the model confidence set of size 10 %", figures=False),

@@ -66,7 +66,7 @@ def assert_same(read_json, without_times):
     return check
 
 
-@pytest.mark.parametrize("moment", mostly_slow(UNTIL, keep=("in the first model", "in a baseline", "in the report")))
+@pytest.mark.parametrize("moment", mostly_slow(UNTIL, keep=("in the first model", "in a baseline")))
 def test_a_killed_backtest_goes_on_as_if_nothing_had_been(broken_off, call, whole, assert_same, moment):
     folder = broken_off(UNTIL[moment])
     ended = call("resume", folder)
