@@ -20,6 +20,7 @@ DEV = [
     "hypothesis",
     *ONNX,
     "onnxruntime>=1.32",  # the tests compare exported files with PyTorch
+    "river>=0.22",  # the tests compare drift detectors
     "ruff",
     "mypy",
     "pandas-stubs",

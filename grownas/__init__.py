@@ -6,15 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grownas.api import Comparison, Run, compare, load, search
+    from grownas.api import Comparison, Run, backtest, compare, load, search
     from grownas.backbones.chain import Backbone
     from grownas.backbones.dag import DagBackbone
+    from grownas.backtested import Backtest
     from grownas.cells.cell import GrownRNN
     from grownas.forecaster import GrownForecaster
     from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op
 
 __all__ = [
     "Backbone",
+    "Backtest",
     "Comparison",
     "DagBackbone",
     "DagGenotype",
@@ -26,6 +28,7 @@ __all__ = [
     "Op",
     "Run",
     "__version__",
+    "backtest",
     "compare",
     "load",
     "search",
@@ -35,9 +38,11 @@ __version__ = "0.1.0"
 
 _HOME = {  # name -> module; imported on first use, since torch takes seconds
     "Backbone": "grownas.backbones.chain",
+    "Backtest": "grownas.backtested",
     "Comparison": "grownas.api",
     "DagBackbone": "grownas.backbones.dag",
     "Run": "grownas.api",
+    "backtest": "grownas.api",
     "compare": "grownas.api",
     "load": "grownas.api",
     "search": "grownas.api",

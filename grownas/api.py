@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grownas.backtested import Backtest
 from grownas.config import loading
 from grownas.config.sections import Config
 from grownas.errors import ConfigError, RunError
@@ -466,8 +467,55 @@ def compare(
     return Comparison(result, None if folder is None else path)
 
 
-def load(folder: str | os.PathLike[str], data: pd.DataFrame | None = None) -> Run | Comparison:
-    """Load a finished run or comparison from its folder.
+def backtest(
+    config: str | os.PathLike[str] = "index_returns/growing",
+    data: Data | None = None,
+    *,
+    every: int | None = None,
+    how: str | Sequence[str] | None = None,
+    seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+) -> Backtest:
+    """Forecast, then learn, block by block through the test part, with every model.
+
+    Args:
+        config: see `search`.
+        data: see `search`.
+        every: rows of a block. None: `backtest.every` of the config.
+        how: how the grown cell learns, see `Run.update`; several: a model for each. None: `backtest.how` of the config.
+        seed: see `search`.
+        overrides: config values by dotted key, such as `{"backtest.when": "drift"}`.
+        folder: the folder to create; a number is appended if the name is taken. None: nothing is written.
+        quiet: print no progress and no table.
+
+    Raises:
+        ConfigError: the config or an override is wrong, or the task is not on series.
+        DataError: the data cannot be used, or the first block begins too early.
+        TrainingError: training diverged.
+    """
+    from grownas.runs import commands
+
+    given: dict[str, Any] = {} if seed is None else {"seed": seed}
+    given |= {} if every is None else {"backtest.every": every}
+    given |= {} if how is None else {"backtest.how": how if isinstance(how, str) else list(how)}
+    options = {**given, "quiet": quiet, **(overrides or {})}
+    chosen, frame = _config(config, data, options)
+    if folder is None:
+        task = commands.load_task(chosen, frame=frame)
+        result, files = commands.backtest_in_memory(chosen, task)
+        return Backtest(result, files.files, None)
+    if frame is not None:
+        commands.check_backtest(chosen, commands.load_task(chosen, frame=frame))  # before a folder is made
+    with _folder(folder, "backtest", frame) as (rundir, changes):
+        chosen, _ = _config(config, data if frame is None else None, {**options, **changes})
+        path = commands.backtest(chosen, rundir)
+    return Backtest.load(path)
+
+
+def load(folder: str | os.PathLike[str], data: pd.DataFrame | None = None) -> Run | Comparison | Backtest:
+    """Load a finished run, comparison or backtest from its folder.
 
     Args:
         folder: the folder.
@@ -479,6 +527,8 @@ def load(folder: str | os.PathLike[str], data: pd.DataFrame | None = None) -> Ru
     from grownas.runs.rundir import RunDir
 
     path = Path(os.path.expanduser(folder))
+    if RunDir.open(path).command == "backtest":
+        return Backtest.load(path)
     if RunDir.open(path).command != "compare":
         return load_run(path, data)
     file = path / "comparison.json"

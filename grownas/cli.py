@@ -100,6 +100,34 @@ def compare(config: str, overrides: tuple[str, ...]) -> None:
 @cli.command(epilog=KEYS)
 @CONFIG
 @OVERRIDES
+def backtest(config: str, overrides: tuple[str, ...]) -> None:
+    """Forecast, then learn, block by block through the test part.
+
+    Every model forecasts a block of rows, and learns from it before it forecasts the next one. The keys of the section
+    backtest may be written without its name:
+
+    \b
+      every=21            rows of a block
+      how=[continue,grow] how the grown cell learns, see `grownas update`
+      when=drift          learn only when the losses have risen
+      origin=2021-06-01   first day to forecast; default: the test part
+
+    Writes a folder with backtest.json, forecasts and losses by row, and report.html; prints mean losses, the time of
+    all work and tests over all blocks.
+    """  # noqa: D301, click reads the backslash
+    from grownas.config.loading import load
+    from grownas.config.sections import BacktestSection
+
+    own = BacktestSection.model_fields
+    chosen = load(config, [f"backtest.{item}" if item.partition("=")[0] in own else item for item in overrides])
+    from grownas.runs import commands as run
+
+    run.backtest(chosen)
+
+
+@cli.command(epilog=KEYS)
+@CONFIG
+@OVERRIDES
 def train(config: str, overrides: tuple[str, ...]) -> None:
     """Train a given cell or baseline from scratch and score it.
 

@@ -24,6 +24,7 @@ LAYERS = """
     sktime
     forecaster
     api  bench.suite  runs.status  saved_forecaster
+    backtested
     runs.exporting
     runs.reload  runs.updating
     bench.trials
@@ -34,6 +35,8 @@ LAYERS = """
     bench.figures
     runs.commands
     runs.sweep  experiments.study  experiments.replay  runs.saved
+    experiments.backtesting
+    experiments.walking
     experiments.tabulate  experiments.updating
     experiments.search
     experiments.text  experiments.series
@@ -44,6 +47,7 @@ LAYERS = """
     runs.cluster  runs.trial_processes
     runs.trials
     runs.launchers  runs.requests
+    report.backtest
     runs.journal  runs.memory  report.plots  report.study  report.replays
     report.growth_plots
     report.history  report.canvas
@@ -69,7 +73,7 @@ LAYERS = """
     strategies.random_search  strategies.evolution  strategies.seqnas  strategies.policy
     strategies.growing.state  strategies.sampling  strategies.predictor
     strategies.growing.options  strategies.cores  starts.var  training.migrate
-    criteria.acceptance  criteria.first_order  criteria.alpha_hessian  starts.random
+    criteria.acceptance  criteria.drift  criteria.first_order  criteria.alpha_hessian  starts.random
     morphisms  criteria.splitting  criteria.readout
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.dags
@@ -95,7 +99,7 @@ LAYERS = """
     training.bilevel  criteria.early_stop
     training.recipe
     evaluation.panels
-    evaluation.comparison  evaluation.studies  evaluation.replays
+    evaluation.comparison  evaluation.studies  evaluation.replays  evaluation.backtest
     evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections  config.shipped
@@ -183,6 +187,7 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
     "yfinance": {"grownas.tasks.index_returns.sources"},
     "pandas": {
         "grownas.api",
+        "grownas.backtested",
         "grownas.observations",
         "grownas.runs.reload",
         "grownas.saved_forecaster",

@@ -28,6 +28,7 @@ from grownas.evaluation.scoring import Score
 from grownas.protocols import Model, Recurrent
 
 if TYPE_CHECKING:
+    from grownas.experiments.choosing import Setting
     from grownas.experiments.series import SeriesExperiment
 
 
@@ -176,7 +177,17 @@ def dlinear(experiment: SeriesExperiment) -> Score:
     return _by_size(experiment, "dlinear", DLinear, finish=fix_readout, word="lookback", sizes=LOOKBACKS)
 
 
-def _by_size(
+def _by_size(experiment: SeriesExperiment, name: str, make: Callable[..., Recurrent], **given: Any) -> Score:
+    """Train a kind of core with each size; validation chooses; arguments as of `_sized`."""
+    return experiment.train_and_score(name, _sized(experiment, name, make, **given))[0]
+
+
+def recurrent_settings(experiment: SeriesExperiment, kind: str) -> list[list[Setting]]:
+    """Return the settings for training an `lstm` or a `gru`, as candidates for `Experiment.choose`."""
+    return _sized(experiment, kind, partial(recurrent_core, kind))
+
+
+def _sized(
     experiment: SeriesExperiment,
     name: str,
     make: Callable[..., Recurrent],
@@ -184,8 +195,8 @@ def _by_size(
     finish: Callable[[Model], Model] = lambda model: model,
     word: str = "hidden_size",
     sizes: Sequence[int] = (),
-) -> Score:
-    """Train a kind of core with each size; validation chooses size, loss, rate and weight decay.
+) -> list[list[Setting]]:
+    """Return the settings for training a kind of core: each size, loss, rate and weight decay.
 
     Args:
         experiment: the run's experiment.
@@ -205,7 +216,7 @@ def _by_size(
         equal = [experiment.matched_size(build, experiment.params)] if experiment.params else []
         sizes = sorted({*experiment.hidden_sizes, *equal})
     by_size = [experiment.settings(f"{name}-{size}", {word: size}, partial(build, size)) for size in sizes]
-    return experiment.train_and_score(name, [one for candidates in by_size for one in candidates])[0]
+    return [one for candidates in by_size for one in candidates]
 
 
 def gru_var(experiment: SeriesExperiment) -> Score:

@@ -47,6 +47,7 @@ COMPUTING = ("device", "backend", "threads")  # keys that may change between mac
 
 
 Combine = Literal["add", "hadamard"]
+How = Literal["state", "continue", "grow", "refit"]
 Backend = Literal["auto", "native", "torch", "triton", "reference"]
 BackboneKind = Literal["chain", "dag"]
 How = Literal["state", "continue", "grow", "refit"]
@@ -324,6 +325,53 @@ class Update(Section):
     ] = None
 
 
+BacktestModel = Literal["grown", "zero", "var1", "var_robust", "har", "lstm", "gru", "fixed_size_random"]
+
+
+class BacktestSection(Section):
+    """How `grownas backtest` walks through the rows: block by block, each forecast first and learnt then."""
+
+    every: Annotated[Count, about("rows of a block; models are trained between two blocks")] = 21
+    origin: Annotated[
+        str | None, about("day of the first row that is forecast, ISO; null: the first row of the test part")
+    ] = None
+    models: Annotated[
+        tuple[BacktestModel, ...],
+        OneOrMore,
+        Field(min_length=1),
+        Distinct,
+        about("models to compare; grown: the cell that the search finds on the rows before the first block"),
+    ] = ("grown", "zero", "var1", "var_robust", "har", "lstm", "gru")
+    how: Annotated[
+        tuple[How, ...],
+        OneOrMore,
+        Field(min_length=1),
+        Distinct,
+        about("how the grown cell learns a block, see `update.how`; several: a model for each"),
+    ] = ("continue",)
+    when: Annotated[
+        Literal["always", "drift"],
+        about("learn after each block, or only if the losses have risen; applies to all models but the linear ones"),
+    ] = "always"
+    detector: Annotated[Literal["page_hinkley", "adwin"], about("finds rises of the losses, see criteria/drift.py")] = (
+        "page_hinkley"
+    )
+    recurrent: Annotated[
+        Literal["continue", "refit"],
+        about(
+            "how lstm, gru and fixed_size_random learn: train on, or train the first setting again from random weights"
+        ),
+    ] = "continue"
+    holdout: Annotated[
+        Several, about("latest rows, which judge what all models but the linear ones have learnt and are learnt later")
+    ] = 60
+    refit_every: Annotated[Count | None, about("rows between two fits of a linear model; null: `every`")] = None
+    window: Annotated[
+        Several | None,
+        about("models learn from so many latest rows, not counting those held out; null: from all rows before"),
+    ] = None
+
+
 SECTIONS: dict[str, dict[str, type[Section]]] = {  # kind of task -> sections that replace those of `Config`
     "series": {},
     "plain": {"start": RandomStart, "baselines": PlainBaselines},
@@ -367,6 +415,7 @@ class Config(Section):
     retrain: Retrain = Retrain()
     baselines: Baselines = Baselines()
     update: Update = Update()
+    backtest: BacktestSection = BacktestSection()
     refit: Annotated[
         bool, about("refit all models on training + validation data before they are scored on the test part")
     ] = False
@@ -456,7 +505,7 @@ class Config(Section):
         """Return the name of the run folder; by default it is made of task, strategy, command and seed.
 
         Args:
-            command: `search`, `compare`, `train` or `update`.
+            command: `search`, `compare`, `train`, `update` or `backtest`.
             what: the baseline that `train` trains; None for a cell.
         """
         task, strategy = self.task.use, self.strategy.row
@@ -465,6 +514,7 @@ class Config(Section):
             "compare": f"{task}-{strategy}-compare",
             "train": f"{task}-train-{what or 'cell'}-{self.seed}",
             "update": f"{task}-{self.update.how}-{self.seed}",
+            "backtest": f"{task}-{strategy}-backtest-{self.seed}",
         }
         return self.name or names[command]
 

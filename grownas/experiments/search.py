@@ -45,7 +45,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     experiment = tuned(config, journal, task)
     nodes = [experiment.space.ops] * config.start.nodes
     with journal.of_model(SEARCH):
-        experiment, problem, found = _tuned_search(experiment, nodes, config.search_rates)
+        experiment, problem, found = tuned_search(experiment, nodes, config.search_rates)
     task, strategy, result = experiment.task, experiment.strategy, found
     experiment = replace(experiment, params=result.params)
     if config.refit:
@@ -125,7 +125,7 @@ def derived_genotype(model: Model) -> AnyGenotype:
     return model.core.genotype
 
 
-def _tuned_search(
+def tuned_search(
     experiment: Experiment, nodes: Sequence[Ops], rates: Sequence[float]
 ) -> tuple[Experiment, Problem, SearchResult]:
     """Repeat the search with each learning rate of the weights; return the one with the lowest validation loss.

@@ -141,6 +141,21 @@ REPLAYS = {
         }
     ],
 }  # fmt: skip
+OF_MODELS = {"name": str, "rows": int, "losses": Each(NUMBER)}
+BACKTEST = {
+    "metric": str, "reference": str, "first": str, "last": str, "rows": int, "every": int,
+    "models": [
+        {
+            "model": str, "loss": NUMBER, "params": int, "seconds": NUMBER, "cpu_seconds": NUMBER,
+            "first_seconds": NUMBER, "learnt": int, "accepted": int, "drifts": int,
+        }
+    ],
+    "tests": [{"baseline": str, "p_value": NUMBER, "equal": bool}],
+    "mcs": Maybe({"members": [str]}),
+    "sizes": [{"test": str, "nominal": NUMBER, "lowest": NUMBER, "highest": NUMBER, "source": str}],
+    "years": [OF_MODELS], "blocks": [OF_MODELS],
+    "events": [{"model": str, "row": int, "kind": str, "date": str}],
+}  # fmt: skip
 
 
 def check(value: Any, form: Any, where: str, place: str = "") -> None:

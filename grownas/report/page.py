@@ -20,11 +20,11 @@ from grownas.errors import RunError
 from grownas.evaluation.groups import row_name
 from grownas.evaluation.replays import KIND
 from grownas.genotype import AnyGenotype, DagGenotype
-from grownas.report import growth_log, growth_plots, history, plots, replays, study, tables, verdicts
+from grownas.report import backtest, growth_log, growth_plots, history, plots, replays, study, tables, verdicts
 from grownas.report.canvas import NARROW, WIDE
 from grownas.report.dag_diagram import about, draw
 from grownas.report.diagram import CARDS, diagram, environment
-from grownas.report.reading import Comparison, Run, Study, Tree, read
+from grownas.report.reading import Backtest, Comparison, Run, Study, Tree, read
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -58,6 +58,8 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
         is_replay = first.result.get("kind") == KIND
         html = _render("replay.html", _replays(first)) if is_replay else _render("study.html", _study(first))
         path = first.path / "report.html"
+    elif isinstance(first, Backtest):
+        html, path = _render("backtest.html", _backtest(first)), first.path / "report.html"
     elif isinstance(first, Comparison):
         html, path = _render("comparison.html", _comparison(first)), first.path / "report.html"
     else:
@@ -137,10 +139,11 @@ def _comparison(comparison: Comparison) -> Tree:
     }
 
 
-def _runs_of(item: Run | Comparison | Study) -> list[Run]:
+def _runs_of(item: Run | Comparison | Study | Backtest) -> list[Run]:
     """Return the runs to show side by side."""
-    if isinstance(item, Study):
-        raise RunError(f"{item.path}: a study has a page of its own; give its folder alone")
+    if isinstance(item, Study | Backtest):
+        what = "study" if isinstance(item, Study) else "backtest"
+        raise RunError(f"{item.path}: a {what} has a page of its own; give its folder alone")
     return item.runs if isinstance(item, Comparison) else [item]
 
 
@@ -171,6 +174,21 @@ def _replays(of: Study) -> Tree:
         "strategies": replays.table(result),
         "space": replays.space(result),
         "repeat": _repeat(of, "compare", {}),
+    }
+
+
+def _backtest(of: Backtest) -> Tree:
+    """Return the template values for the page of a backtest."""
+    result = of.result
+    return {
+        "title": of.name,
+        "kicker": f"backtest in blocks of {result['every']} rows",
+        "models": backtest.models(result),
+        "years": backtest.means(result, "years", "year"),
+        "blocks": backtest.means(result, "blocks", "first row"),
+        "figure": _both(partial(backtest.draw, result, of.losses, of.dates)),
+        "rival": backtest.rival_of(result),
+        "repeat": _repeat(of, "backtest", {}),
     }
 
 
@@ -450,7 +468,7 @@ def _series(run: Run) -> tables.Table | None:
     return tables.series(names, run.data, {model: entry for model in models if (entry := run.score(model))})
 
 
-def _repeat(of: Run | Comparison | Study, command: str, data: Tree, what: str | None = None) -> Tree:
+def _repeat(of: Run | Comparison | Study | Backtest, command: str, data: Tree, what: str | None = None) -> Tree:
     """Return the values for the section on how to repeat a run; `what` is the baseline that it trained, if any."""
     config = of.config
     versions = {
@@ -460,7 +478,7 @@ def _repeat(of: Run | Comparison | Study, command: str, data: Tree, what: str | 
         "name": of.name,
         "command": command,
         "genotype": (what or f"{of.name}/genotype.json") if command == "train" else None,
-        "has_model": command != "compare" and what is None,
+        "has_model": command not in ("compare", "backtest") and what is None,
         "config": of.config_text,
         "versions": versions,
         "forecasts": "names" in data,

@@ -227,7 +227,7 @@ def forecast_panel(
         axes.plot(days, actual, color=MUTED, linewidth=0.9)
         axes.plot(days, forecast, color=ACCENT, linewidth=1.5)
         axes.set_title(shorten(title), loc="left", fontsize=9, color=INK)
-        _date_ticks(axes, dates, 3)
+        date_ticks(axes, dates, 3)
         return as_svg(canvas)
 
 
@@ -247,11 +247,12 @@ def cumulative(dates: Sequence[str], gains: Sequence[np.ndarray], *, width: floa
             axes.plot(days, curves.T, color=ACCENT, linewidth=0.8, alpha=0.4)
         axes.plot(days, curves.mean(0), color=ACCENT, linewidth=1.8)
         axes.set_ylabel("cumulative loss difference")
-        _date_ticks(axes, dates, 5 if width > PANEL else 3)
+        date_ticks(axes, dates, 5 if width > PANEL else 3)
         return as_svg(canvas)
 
 
-def _date_ticks(axes: Axes, dates: Sequence[str], most: int) -> None:
+def date_ticks(axes: Axes, dates: Sequence[str], most: int) -> None:
+    """Label the horizontal axis, whose unit is a row, with up to `most` + 1 of the rows' dates."""
     last = max(len(dates) - 1, 1)
     places = sorted({round(last * i / most) for i in range(most + 1)} & set(range(len(dates))))
     labels = [dates[place][:7] if len(dates) > 250 else dates[place] for place in places]

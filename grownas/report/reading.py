@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,8 +164,31 @@ class Study:
         return self.path.resolve().name
 
 
-def read(path: Path) -> Run | Comparison | Study:
-    """Read the folder of a run, a comparison or a study.
+@dataclass(frozen=True)
+class Backtest:
+    """A folder of a finished backtest.
+
+    Attributes:
+        result: the content of `backtest.json`.
+        dates: of the rows, ISO.
+        losses: by model, one per row, shape `(n,)`.
+    """
+
+    path: Path
+    config_text: str
+    config: Tree
+    result: Tree
+    dates: list[str]
+    losses: dict[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """The name of the folder, also if the path is `.`."""
+        return self.path.resolve().name
+
+
+def read(path: Path) -> Run | Comparison | Study | Backtest:
+    """Read the folder of a run, a comparison, a study or a backtest.
 
     Raises:
         RunError: the folder is not a run folder, or a file in it is damaged.
@@ -181,6 +205,8 @@ def read(path: Path) -> Run | Comparison | Study:
         form = damage.REPLAYS if studied.get("kind") == KIND else damage.STUDY
         damage.check(studied, form, str(path / "study.json"))
         return Study(path, *_config(path), studied)
+    if (walked := _json(path / "backtest.json", damage.BACKTEST)) is not None:
+        return Backtest(path, *_config(path), walked, *_rows(path / "losses.csv", walked))
     seeds = sorted(path.glob("seed-*/"), key=lambda folder: (len(folder.name), folder.name))
     if (path / "comparison.json").exists() or seeds:
         runs, others = list[Run](), dict[str, list[Run]]()
@@ -201,6 +227,8 @@ def read_run(path: Path) -> Run:
         )
     text, config = _config(path)
     mark = _json(path / "run.json", damage.RUN) or {}
+    if mark.get("command") == "backtest":
+        raise RunError(f"{path}: not finished; continue it with `grownas resume {path}`")
     if mark.get("command") == "study":
         raise RunError(f"{path}: a part of a study has no report; give the folder of the study")
     data, summary = _data(path / "data.json"), _json(path / "summary.json", damage.SUMMARY)
@@ -220,6 +248,21 @@ def read_run(path: Path) -> Run:
         what=mark.get("what"),
         trials=_json_lines(path / "trials.jsonl", damage.TRIAL),
     )
+
+
+def _rows(path: Path, result: Tree) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Read the dates and each model's losses from the file of a backtest."""
+    names = [one["model"] for one in result["models"]]
+    try:
+        head, *lines = list(csv.reader((_text(path) or "").splitlines()))
+        columns = list(zip(*lines, strict=True))
+        if head != ["date", *names] or len(lines) != result["rows"]:
+            raise ValueError(f"expected {result['rows']} rows of date, {', '.join(names)}")
+        return list(columns[0]), {
+            name: np.array(column, dtype=np.float64) for name, column in zip(names, columns[1:], strict=True)
+        }
+    except ValueError as error:
+        raise RunError(f"{path}: damaged: {error}") from error
 
 
 def _is_run(path: Path) -> bool:

@@ -23,18 +23,19 @@ from grownas.baselines.table import names as baseline_names
 from grownas.config import loading as configs
 from grownas.config.sections import WHERE_AND_HOW, Config
 from grownas.errors import ConfigError, DataError, Interrupted, RunError
-from grownas.experiments import replay, updating
+from grownas.experiments import backtesting, replay, updating
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import check_backbone, space_of
 from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.genotype_table import GenotypeTable
 from grownas.protocols import Folder, Launcher, Model, Task
+from grownas.report import backtest as backtest_report
 from grownas.report import tables, verdicts
 from grownas.runs import launchers, saved
 from grownas.runs.journal import Journal, MemoryLog
 from grownas.runs.memory import MemoryFolder
 from grownas.runs.progress import Progress
-from grownas.runs.rundir import RunDir, write_file
+from grownas.runs.rundir import BACKTEST, RunDir, write_file
 from grownas.runs.signals import stop_signals
 from grownas.runs.trial_processes import LocalWorkers, WorkerOptions
 from grownas.runs.trials import Pool, Workers
@@ -168,6 +169,8 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
         return _study(config, rundir, task)
     if rundir.command == "update":
         return run_update(config, rundir, task)
+    if rundir.command == "backtest":
+        return _backtest(config, rundir, task)
     what = rundir.what or Genotype.load(path / "genotype.json")
     return _work(config, rundir, task, partial(experiment.train, what=what))
 
@@ -176,6 +179,51 @@ def run_update(config: Config, rundir: RunDir, task: Task) -> Path:
     """Do the update of a prepared folder, see `runs.updating`, or continue it."""
     parent = partial(saved.parent_of, rundir.path / saved.PARENT, config.update.parent)
     return _work(config, rundir, task, partial(updating.update, parent=parent))
+
+
+def backtest(config: Config, rundir: RunDir | None = None) -> Path:
+    """Walk through the rows block by block with every model, and write a folder; return its path.
+
+    Args:
+        config: the backtest's config.
+        rundir: an existing new folder for the backtest; None creates one.
+    """
+    task = _read_data(config)
+    check_backtest(config, task)
+    return _backtest(config, _begin_folder(config, "backtest", task, rundir), task)
+
+
+def check_backtest(config: Config, task: Any) -> None:
+    """Check config and data before any work.
+
+    Raises:
+        ConfigError: options contradict each other or do not fit the task.
+        DataError: the first block begins too early or too late.
+    """
+    configs.strategy_of(config.strategy, refit=False)
+    train, origin = backtesting.check(config, task)
+    check_search(config, task.until(train, origin, origin))
+
+
+def backtest_in_memory(config: Config, task: Task) -> tuple[dict[str, Any], MemoryFolder]:
+    """Do a backtest without writing to disk; return the content of `backtest.json` and the files with figures."""
+    check_backtest(config, task)
+    folder = MemoryFolder()
+    with Progress(quiet=config.quiet) as progress, _threads(config.threads):
+        result = backtesting.backtest(config, folder, Journal.in_memory(progress), task)
+    if not config.quiet:
+        print(backtest_report.text(result))
+    return result, folder
+
+
+def _backtest(config: Config, rundir: RunDir, task: Task) -> Path:
+    with _at_work(config, rundir, f"{rundir.path}: backtest of {', '.join(config.backtest.models)}") as journal:
+        result = backtesting.backtest(config, rundir, journal, task)
+        rundir.write_json(BACKTEST, result)  # last: this file marks the backtest as finished
+        report = _report(rundir.path)
+    if not config.quiet:
+        print(f"{backtest_report.text(result)}\nreport: {report}")
+    return rundir.path
 
 
 def compare(config: Config, rundir: RunDir | None = None) -> Path:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARK = "run.json"  # marks a run folder, and names the command that created it
-COMMANDS = ("search", "compare", "train", "update", "study")  # study: a part of a study
+BACKTEST = "backtest.json"  # the result of a backtest
+FINISHED = ("summary.json", BACKTEST)  # either marks a folder as finished
+COMMANDS = ("search", "compare", "train", "update", "backtest", "study")  # study: a part of a study
 
 
 class LockedError(RunError):

@@ -14,7 +14,7 @@ from grownas.config import loading as configs
 from grownas.errors import RunError
 from grownas.runs import sweep
 from grownas.runs.launchers import LOG, newest_change
-from grownas.runs.rundir import RunDir
+from grownas.runs.rundir import FINISHED, RunDir
 
 STATES = ("done", "running", "failed", "stopped", "waiting", "unknown")  # unknown: the folder's lock cannot be read
 PIECE = re.compile(r"-(epoch|to)-\d+$")  # of a part that goes on with a fit, whose steps it counts on
@@ -87,7 +87,7 @@ def of_run(path: Path, last: Mapping[str, Any] | None = None) -> Status:
         steps[fit] = max(line["step"], steps.get(fit, 0))
     best = min((value for value in values if value is not None), default=None)
     words = ""
-    if (path / "summary.json").exists():
+    if any((path / name).exists() for name in FINISHED):
         state = "done"
     elif (state := _lock_of(path)) == "free":
         state = "stopped" if lines else "waiting"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from grownas.tasks.index_returns.reading import Kind, Table, checksum_of
 SERIES, ROWS, BURN_IN = 4, 4000, 200
 SIGNAL = 0.7  # target share of the variance explained by the true mean
 MOST_LINEAR, LEAST_TRUE = 0.15, 0.6  # bounds for a planted cell: R² of a VAR, R² of the true mean
+MOST_LINEAR_OF_STREAM = 0.35  # the same for each regime of a stream
 CHECKED_LAGS = 5
 NODES, UNITS = 3, 8  # defaults for a planted cell
 CELLS, DRAWS, SETTLING_ROWS = 64, 100, 1000  # cells per draw; most draws; rows on which cells are tested
@@ -100,7 +102,7 @@ def planted(seed: int, nodes: int = NODES, units: int = UNITS) -> Truth:
         for cell in range(at_once):
             if not _is_planted(Truth(values[:, cell], means[:, cell])):
                 continue
-            values_of, means_of, _ = _run_cells(cells.pick(cell), _noise(rng, ROWS + BURN_IN, 1))
+            values_of, means_of, *_ = _run_cells(cells.pick(cell), _noise(rng, ROWS + BURN_IN, 1))
             truth = Truth(values_of[BURN_IN:, 0], means_of[BURN_IN:, 0])
             if _is_planted(truth):
                 return truth
@@ -111,9 +113,58 @@ def planted(seed: int, nodes: int = NODES, units: int = UNITS) -> Truth:
     )
 
 
-def _is_planted(truth: Truth) -> bool:
+def stream(seed: int, nodes: Sequence[int]) -> Truth:
+    """Simulate a chain cell whose number of nodes changes at equal distances of rows.
+
+    In each regime the first so many nodes of one cell are computed, so that a cell with more nodes contains the one
+    before; its readout is scaled anew. In every regime the true mean explains more than 60 % of the variance, and a
+    VAR less than 35 %: few cells fulfil the bound of `planted` with each number of nodes.
+
+    Args:
+        seed: seed of the cell and the noise.
+        nodes: number of nodes in each regime, in the order of time.
+
+    Raises:
+        DataError: no drawn cell fulfils the bounds in every regime.
+    """
+    for attempt in range(DRAWS):
+        rng = np.random.default_rng([seed, 4, attempt])
+        drawn = _draw_cells(rng, CELLS, max(nodes), UNITS)
+        settled = {count: _settle(drawn._replace(nodes=drawn.nodes[:count]), rng) for count in sorted(set(nodes))}
+        for cell in range(CELLS):
+            alone = [Truth(values[:, cell], means[:, cell]) for _, values, means in settled.values()]
+            if not all(_is_planted(truth, MOST_LINEAR_OF_STREAM) for truth in alone):
+                continue
+            truth = _regimes([settled[count][0].pick(cell) for count in nodes], rng)
+            if all(_is_planted(regime, MOST_LINEAR_OF_STREAM) for regime in regimes_of(truth, len(nodes))):
+                return truth
+    raise DataError(
+        f"no cell in {DRAWS} draws of {CELLS} for task.data_seed={seed} fulfils the bounds of a planted cell with "
+        f"{', '.join(map(str, nodes))} nodes; choose another task.data_seed"
+    )
+
+
+def regimes_of(truth: Truth, count: int) -> list[Truth]:
+    """Cut a stream into its regimes."""
+    return [Truth(*parts) for parts in zip(*(np.array_split(one, count) for one in truth), strict=True)]
+
+
+def _regimes(cells: Sequence[_Cells], rng: np.random.Generator) -> Truth:
+    """Run one cell after the other; values and state are carried on."""
+    noise = _noise(rng, ROWS + BURN_IN, 1)
+    first, *others = np.array_split(noise[BURN_IN:], len(cells))
+    past, parts = None, []
+    for cell, own in zip(cells, [np.concatenate([noise[:BURN_IN], first]), *others], strict=True):
+        values, means, _, state = _run_cells(cell, own, past)
+        past = values[-1], state
+        parts.append((values[:, 0], means[:, 0]))
+    values, means = (np.concatenate(part)[BURN_IN:] for part in zip(*parts, strict=True))
+    return Truth(values, means)
+
+
+def _is_planted(truth: Truth, most_linear: float = MOST_LINEAR) -> bool:
     true_part = 1 - (truth.values - truth.mean).var() / truth.values.var()
-    return bool(true_part > LEAST_TRUE and linear_r2(truth.values, CHECKED_LAGS) < MOST_LINEAR)
+    return bool(true_part > LEAST_TRUE and linear_r2(truth.values, CHECKED_LAGS) < most_linear)
 
 
 def _draw_cells(rng: np.random.Generator, cells: int, nodes: int, units: int) -> _Cells:
@@ -135,7 +186,7 @@ def _settle(cells: _Cells, rng: np.random.Generator) -> tuple[_Cells, Array, Arr
     """Scale the readouts so that the signal has the share `SIGNAL`; return cells, values and means of the last run."""
     noise = _noise(rng, SETTLING_ROWS + BURN_IN, len(cells.readout))
     for _ in range(6):  # feedback changes the readout's moments; they converge in a few rounds
-        values, means, raw = (part[BURN_IN:] for part in _run_cells(cells, noise))
+        values, means, raw = (part[BURN_IN:] for part in _run_cells(cells, noise)[:3])
         cells = cells._replace(shift=raw.mean(0), scale=np.sqrt(SIGNAL) / np.maximum(raw.std(0), 1e-6))
     return cells, values, means
 
@@ -145,17 +196,28 @@ def _noise(rng: np.random.Generator, rows: int, cells: int) -> Array:
     return drawn
 
 
-def _run_cells(cells: _Cells, noise: Array) -> tuple[Array, Array, Array]:
-    """Feed each cell its own values; return values, means and raw readouts, `(n, cells, I)`."""
+def _run_cells(
+    cells: _Cells, noise: Array, past: tuple[Array, Array] | None = None
+) -> tuple[Array, Array, Array, Array]:
+    """Feed each cell its own values.
+
+    Args:
+        cells: the cells.
+        noise: added to the means, `(n, cells, I)`.
+        past: last values `(cells, I)` and last states `(cells, H)`; None: zeros.
+
+    Returns:
+        Values, means and raw readouts, `(n, cells, I)`, and the last states.
+    """
     values, means, raw = np.zeros_like(noise), np.zeros_like(noise), np.zeros_like(noise)
-    x, state = np.zeros(noise.shape[1:]), np.zeros(cells.readout.shape[:2])
+    x, state = past or (np.zeros(noise.shape[1:]), np.zeros(cells.readout.shape[:2]))
     for t in range(len(noise)):
         for ops in cells.nodes:
             state = _on_grid(sum((_apply(op, x, state) for op in ops), np.zeros_like(state)) / len(ops))
         raw[t] = _times(state, cells.readout)
         means[t] = _on_grid((raw[t] - cells.shift) * cells.scale)
         x = values[t] = means[t] + noise[t]
-    return values, means, raw
+    return values, means, raw, state
 
 
 def _apply(op: _Op, x: Array, state: Array) -> Array:
@@ -193,7 +255,13 @@ def _random_walk(seed: int) -> Array:
     return prices
 
 
-PANELS: dict[str, Callable[[int], Truth]] = {"white_noise": white_noise, "nonlinear": nonlinear, "planted": planted}
+PANELS: dict[str, Callable[[int], Truth]] = {
+    "white_noise": white_noise,
+    "nonlinear": nonlinear,
+    "planted": planted,
+    "stream": partial(stream, nodes=(1, 2, 3)),
+    "stream_back": partial(stream, nodes=(1, 3, 1)),
+}
 NAMES = (*PANELS, "random_walk")
 
 

@@ -560,6 +560,39 @@ class IndexReturns:
             )
         return replace(self, n_train=rows, scaled_by=self._scaling)
 
+    def until(self, train: int, val: int, end: int, *, since: int = 0) -> IndexReturns:
+        """Return the data as they were after `end` rows; the three parts end at the rows `train`, `val` and `end`.
+
+        The training part begins at the row `since`, and the rows before it are left out. The scaling stays that of
+        `with_scaling`; without one it is computed from the new training part.
+
+        Raises:
+            DataError: the training part has too few rows, or the validation part fewer than 2.
+        """
+        least = 4 * self.options.bptt
+        if train - since < least or val - train < 2:
+            raise DataError(
+                f"{self.source}: after {val} rows, {train - since} training and {val - train} validation rows are too "
+                f"few; at least {least} and 2 are needed. Choose a later origin or lower task.bptt"
+            )
+        known = None if self.panel.known is None else self.panel.known[since : end + 1]
+        panel = replace(
+            self.panel, dates=self.panel.dates[since:end], returns=self.panel.returns[since:end], known=known
+        )
+        return replace(self, panel=panel, n_train=train - since, n_val=val - train, table=None)
+
+    def first_after(self, moment: str) -> int:
+        """Return the index of the first row dated at or after a day or a time; the number of rows if there is none.
+
+        Raises:
+            DataError: `moment` is not a date.
+        """
+        try:
+            since = _moment(moment)
+        except ValueError as error:
+            raise DataError(f"{moment}: not a date such as 2024-12-31 or 2024-12-31 15:30") from error
+        return sum(_is_after(since, day) for day in self.panel.dates)
+
     def restored(self, tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[IndexReturns, int, int]:
         """Return the data with a saved model's scaling, and the input and hidden size of its core.
 

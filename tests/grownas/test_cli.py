@@ -16,6 +16,7 @@ from grownas.errors import ConfigError, DataError, GenotypeError, GrownasError, 
 
 AHEAD = {f"S{number}": 0.1 + number for number in range(22)}
 COMMANDS = (
+    "backtest",
     "bench",
     "compare",
     "completion",

@@ -394,6 +394,10 @@ CHANGES = {  # another valid value for every key
         "weight_decays": [0.5], "halving": {"first_epochs": 3, "reduction_factor": 2, "finalists": 3},
     },
     "update": {"how": "grow", "epochs": 9, "l2_sp": 0.5, "block": 30, "parent": "before"},
+    "backtest": {
+        "every": 5, "origin": "2021-01-01", "models": ["zero"], "how": ["grow"], "when": "drift", "detector": "adwin",
+        "recurrent": "refit", "holdout": 30, "refit_every": 1, "window": 500,
+    },
     "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "cluster": "tcp://a:1",
     "trial_workers": 4, "worker_timeout": 9.0, "threads": 2, "device": "cuda", "bf16": True,
     "backend": "torch", "runs": "elsewhere",

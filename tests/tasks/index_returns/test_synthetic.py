@@ -46,6 +46,26 @@ def test_no_linear_model_sees_the_nonlinear_recurrence(seed):
     assert (per_series > 0.6).all()
 
 
+@pytest.mark.parametrize(("name", "count"), [("stream", 3), ("stream_back", 3)])
+def test_every_regime_of_a_stream_holds_more_than_a_linear_model_finds(name, count):
+    regimes = synthetic.regimes_of(simulate(name, 1), count)
+    assert [len(one.values) for one in regimes] == [1334, 1333, 1333]
+    for regime in regimes:
+        assert true_share(regime) > 0.6
+        assert linear_share(regime.values, 5) < 0.35
+
+
+def test_a_regime_of_a_stream_is_another_function_than_the_one_before():
+    """What a linear model of one regime gets right it gets wrong in the next; it would not in one planted cell."""
+    first, second, _ = (one.values for one in synthetic.regimes_of(simulate("stream", 1), 3))
+    fit = VAR(first).fit(1, trend="c")
+    inside, outside = (
+        1 - ((rows[1:] - fit.params[0] - rows[:-1] @ fit.params[1:]) ** 2).mean() / rows.var()
+        for rows in (first, second)
+    )
+    assert inside > 0.1 > outside
+
+
 def test_the_nonlinear_recurrence_is_the_one_described():
     """From some day on the mean follows from the values alone: the state forgets by 0.3 a day."""
     values, mean = simulate("nonlinear", 1)

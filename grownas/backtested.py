@@ -1,0 +1,128 @@
+"""A finished backtest as data frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grownas.errors import RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+FILES = ("forecasts.safetensors", "losses.safetensors")
+
+
+class Backtest:
+    """A finished backtest, returned by `grownas.backtest` or loaded from its folder.
+
+    Attributes:
+        result: the content of `backtest.json`.
+        folder: its folder; None if nothing was written.
+    """
+
+    def __init__(
+        self, result: dict[str, Any], files: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, str]]], folder: Any
+    ) -> None:
+        """Create a backtest; users call `backtest` or `load` instead. `files` are tensors and notes by name."""
+        self.result, self.folder, self._files = result, folder, files
+
+    @classmethod
+    def load(cls, folder: Path) -> Backtest:
+        """Load a finished backtest from its folder.
+
+        Raises:
+            RunError: it is not finished, or a file is damaged.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        from grownas.runs.rundir import BACKTEST
+
+        if not (folder / BACKTEST).exists():
+            raise RunError(f"{folder}: not finished; continue it with `grownas resume {folder}`")
+        files = {}
+        try:
+            result = json.loads((folder / BACKTEST).read_text("utf-8"))
+            for name in FILES:
+                with safe_open(folder / name, framework="pt") as file:
+                    tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                    files[name] = tensors, file.metadata() or {}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise RunError(f"{folder}: damaged: {error}") from error
+        return cls(result, files, folder)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per model: mean loss, time of all work, test against the reference. The index is `model`."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.result["models"]).set_index("model")
+        tests = pd.DataFrame(self.result["tests"], columns=["baseline", "statistic", "p_value"]).set_index("baseline")
+        members = self.result["mcs"]["members"] if self.result["mcs"] else []
+        return frame.join(tests).assign(in_mcs=frame.index.isin(members))
+
+    @property
+    def losses(self) -> pd.DataFrame:
+        """Squared error of each model at each row, the mean over standardised series. The index is `date`."""
+        import pandas as pd
+
+        columns = {name: self._files["losses.safetensors"][0][name].numpy() for name in self._models}
+        return pd.DataFrame(columns, index=self._dates)
+
+    @property
+    def forecasts(self) -> pd.DataFrame:
+        """Forecasts in the units of the series; columns are (model, series), with the model `actual` for what came."""
+        import pandas as pd
+
+        tensors, names = self._files["forecasts.safetensors"][0], self._axes["names"]
+        frames = {
+            model: pd.DataFrame(tensors[model].numpy(), index=self._dates, columns=names)
+            for model in ("actual", *self._models)
+        }
+        return pd.concat(frames, axis=1)
+
+    @property
+    def years(self) -> pd.DataFrame:
+        """Mean loss of each model per year."""
+        return self._means("years")
+
+    @property
+    def blocks(self) -> pd.DataFrame:
+        """Mean loss of each model per block; the index is the block's first date."""
+        return self._means("blocks")
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """Rises of losses, accepted changes and accepted moves of growth: `model, date, row, kind`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.result["events"], columns=["model", "date", "row", "kind"])
+
+    def _means(self, key: str) -> pd.DataFrame:
+        import pandas as pd
+
+        lines = self.result[key]
+        return pd.DataFrame([one["losses"] for one in lines], index=[one["name"] for one in lines])
+
+    @property
+    def _models(self) -> list[str]:
+        return [one["model"] for one in self.result["models"]]
+
+    @property
+    def _dates(self) -> pd.DatetimeIndex:
+        import pandas as pd
+
+        return pd.DatetimeIndex(self._axes["dates"], name="date")
+
+    @property
+    def _axes(self) -> dict[str, list[str]]:
+        """Dates and names of the series: rows and columns of the forecasts."""
+        axes: dict[str, list[str]] = json.loads(self._files["forecasts.safetensors"][1]["table"])
+        return axes
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.folder is None else str(self.folder)
+        return f"<Backtest {where}: {self.result['rows']} rows, {len(self._models)} models>"

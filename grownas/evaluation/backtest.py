@@ -1,0 +1,106 @@
+"""The result of a backtest: mean losses, time, tests over all blocks, and means per year and per block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grownas.evaluation.statistics import MEASURED_SIZE, diebold_mariano, model_confidence_set
+
+LEAST = 20  # rows; with fewer the tests say nothing
+TESTS = ("diebold_mariano", "mcs")
+SIZE = 0.1  # level of the model confidence set
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Course:
+    """One model's way through a backtest.
+
+    Attributes:
+        losses: its squared error at each row, the mean over standardised series, shape `(n,)`.
+        begun: its entry before the first block.
+        entries: its entry for each block; see `experiments.walking.Walker`.
+        alarms: rows, counted from the first one forecast, at which its losses had risen.
+    """
+
+    losses: Array
+    begun: Tree
+    entries: Sequence[Tree]
+    alarms: Sequence[int]
+
+    @property
+    def forecasts(self) -> Array:
+        """All forecasts, standardised, shape `(n, I)`."""
+        return np.concatenate([entry["forecasts"] for entry in self.entries])
+
+
+def summarise(courses: Mapping[str, Course], dates: Sequence[str], every: int) -> Tree:
+    """Return the figures of `backtest.json`.
+
+    The first model is the reference: the Diebold-Mariano test compares its forecasts with those of each other model,
+    over all rows. The test says nothing about other seeds: `sizes` says how often it rejects equal kinds of models.
+    With fewer than 20 rows there is no test.
+
+    Args:
+        courses: by the name of the model.
+        dates: of the rows, ISO.
+        every: rows of a block.
+    """
+    losses = {name: one.losses for name, one in courses.items()}
+    reference, *others = losses
+    tested = len(dates) >= LEAST
+    tests = [{"baseline": name, **diebold_mariano(losses[name], losses[reference])._asdict()} for name in others]
+    confidence = model_confidence_set(losses, size=SIZE)._asdict() if tested else None
+    starts = range(0, len(dates), every)
+    years = [day[:4] for day in dates]
+    return {
+        "reference": reference,
+        "first": dates[0],
+        "last": dates[-1],
+        "rows": len(dates),
+        "models": [_row(name, one) for name, one in courses.items()],
+        "tests": tests if tested else [],
+        "mcs": confidence,
+        "sizes": [one._asdict() for one in MEASURED_SIZE if one.test in TESTS],
+        "years": [_means(year, losses, [one == year for one in years]) for year in sorted(set(years))],
+        "blocks": [_means(dates[first], losses, slice(first, first + every)) for first in starts],
+        "events": [event for name, one in courses.items() for event in _events(name, one, dates, every)],
+    }
+
+
+def _row(name: str, course: Course) -> Tree:
+    parts = [course.begun, *course.entries]
+    learnt = [entry["accepted"] for entry in course.entries if entry["accepted"] is not None]
+    return {
+        "model": name,
+        "loss": float(course.losses.mean()),
+        "params": course.entries[-1]["params"],
+        "seconds": round(sum(part["seconds"] for part in parts), 3),
+        "cpu_seconds": round(sum(part["cpu_seconds"] for part in parts), 3),
+        "first_seconds": round(course.begun["seconds"], 3),
+        "gradients": sum(part["gradients"] for part in parts),
+        "learnt": len(learnt),
+        "accepted": sum(learnt),
+        "drifts": len(course.alarms),
+    }
+
+
+def _means(name: str, losses: Mapping[str, Array], rows: Any) -> Tree:
+    kept = {model: one[rows] for model, one in losses.items()}
+    count = len(next(iter(kept.values())))
+    return {"name": name, "rows": count, "losses": {model: float(one.mean()) for model, one in kept.items()}}
+
+
+def _events(name: str, course: Course, dates: Sequence[str], every: int) -> list[Tree]:
+    """Return drift alarms, changes of the weights and moves of growth that were accepted, in the order of rows."""
+    found: list[Tree] = [{"row": row, "kind": "drift"} for row in course.alarms]
+    for number, entry in enumerate(course.entries):
+        moves = [move["kind"] for move in entry["growth"] if move["accepted"]] if entry["accepted"] else []
+        kinds = [*moves, *(["learnt"] if entry["accepted"] and not moves else [])]
+        found += [{"row": number * every, "kind": kind} for kind in kinds]
+    return [{"model": name, "date": dates[one["row"]], **one} for one in sorted(found, key=lambda one: one["row"])]

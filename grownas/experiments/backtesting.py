@@ -1,0 +1,217 @@
+"""A backtest: every model forecasts a block of rows, then learns from it, block by block to the last row.
+
+All models know the same rows at the same time, and the time of all their work is counted. The search for the first
+model happens once, on the rows before the first block; so does the choice of all settings. The scaling stays that of
+this first fit. A block of a model is a unit of work in the journal, so an interrupted backtest continues with the
+first block that is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from grownas.config.sections import Config
+from grownas.criteria.acceptance import Acceptance
+from grownas.criteria.drift import DETECTORS, first_alarm
+from grownas.errors import ConfigError, DataError
+from grownas.evaluation.backtest import Course, summarise
+from grownas.evaluation.models import SEARCH
+from grownas.experiments.series import SeriesExperiment
+from grownas.experiments.updating import How, Learner, Settings
+from grownas.experiments.walking import (
+    LINEAR,
+    Array,
+    Linear,
+    Trained,
+    Tree,
+    Walker,
+    chosen_setting,
+    learner_of,
+    searched,
+    trained_again,
+)
+from grownas.protocols import Folder, Journal, Task
+from grownas.training.recipe import count_parameters
+
+
+def blocks(origin: int, rows: int, every: int) -> list[slice]:
+    """Cut the rows from `origin` on into blocks of `every` rows; the last block may be shorter."""
+    return [slice(first, min(first + every, rows)) for first in range(origin, rows, every)]
+
+
+def check(config: Config, task: Any) -> tuple[int, int]:
+    """Check a backtest before any work; return the first row of the first validation part and the first row forecast.
+
+    Raises:
+        ConfigError: the task has no rows in time, or the grown cell cannot grow.
+        DataError: the origin is not a date, or leaves too few rows before or after it.
+    """
+    if task.kind != "series" or not hasattr(task, "until"):
+        raise ConfigError(f"backtest: {task.name} has no rows to walk through; use a task on series")
+    if "grow" in config.backtest.how and config.space.backbone != "chain":
+        raise ConfigError("backtest.how=grow: only a chain can grow on; set how=continue, or how=refit")
+    known, rows = task.rows("test").start, len(task.values)
+    train, origin = task.rows("val").start, known
+    if config.backtest.origin is not None:
+        origin = task.first_after(config.backtest.origin)
+        train = origin * train // known
+        if origin >= rows:
+            raise DataError(
+                f"backtest.origin={config.backtest.origin}: the last row of {task.source} is {task.dates('test')[-1]}; "
+                "choose an earlier day"
+            )
+    held_out = origin - config.backtest.holdout
+    for end, since in ((train, 0), (held_out, max(0, held_out - (config.backtest.window or held_out)))):
+        try:
+            task.until(end, origin, rows, since=since)
+        except DataError as error:
+            raise DataError(f"the first row to forecast is row {origin} of {rows}: {error}") from error
+    return train, origin
+
+
+def backtest(config: Config, folder: Folder, journal: Journal, task: Any) -> Tree:
+    """Walk through the rows with all models; write forecasts and losses, and return the content of `backtest.json`.
+
+    Args:
+        config: models, blocks and learning are in the section `backtest`.
+        folder: where to write.
+        journal: runs and stores the work.
+        task: all rows, of a task on series with the methods `until`, `first_after` and `dates`.
+
+    Raises:
+        GrownasError: see `check`.
+        TrainingError: training diverges.
+    """
+    train, origin = check(config, task)
+    first = task.until(train, origin, origin)
+    scaled = task.with_scaling(first.mean, first.sd, task.names)
+    cuts = blocks(origin, len(task.values), config.backtest.every)
+    given = {"when": config.backtest.when, "detector": config.backtest.detector}
+    courses = {
+        name: walk(name, make(), journal, scaled.values, cuts, **given)
+        for name, make in _walkers(config, journal, scaled, first, origin).items()
+    }
+    dates = scaled.until(train, origin, len(task.values)).dates("test")
+    _write(folder, scaled, courses, dates, origin)
+    about = {"task": task.name, "metric": task.metric, "seed": config.seed, "source": task.source}
+    return {**about, **config.backtest.model_dump(), **summarise(courses, dates, config.backtest.every)}
+
+
+def walk(
+    name: str,
+    walker: Walker,
+    journal: Journal,
+    values: Array,
+    cuts: Sequence[slice],
+    *,
+    when: str = "always",
+    detector: str = "page_hinkley",
+) -> Course:
+    """Walk through all blocks with one model.
+
+    Args:
+        name: the model's name, which begins the keys of its work.
+        walker: the model.
+        journal: stores the entry of each block.
+        values: all rows, standardised, shape `(n, I)`.
+        cuts: the rows of each block.
+        when: `drift`: it learns only if its losses have risen since it last learnt because of a rise.
+        detector: what finds a rise, a name of `DETECTORS`.
+    """
+    begun = walker.begin()
+    entries, alarms, since = [begun], list[int](), cuts[0].start
+    losses = np.zeros(0)
+    for number, rows in enumerate(cuts):
+        journal.note(f"{name}: block {number + 1} of {len(cuts)}")
+        alarm = _alarm(begun["known"], losses[since - cuts[0].start :], detector)
+        learns = number > 0 and (when == "always" or alarm is not None)
+        work = partial(walker.block, number, rows, entries[-1], learns=learns)
+        entries.append(journal.remember(f"{name}-block-{number}", work))
+        losses = np.concatenate([losses, ((values[rows] - entries[-1]["forecasts"]) ** 2).mean(axis=1)])
+        if alarm is not None:
+            alarms.append(since + alarm - cuts[0].start)
+            since = rows.start
+    return Course(losses, entries[0], entries[1:], alarms)
+
+
+def _alarm(known: Array | None, losses: Array, detector: str) -> int | None:
+    """Return the first of some losses at which a detector alarms; None if there is no alarm or nothing to compare with.
+
+    Losses are standardised by the model's losses `known` before the first block.
+    """
+    if known is None or not known.std() > 0:
+        return None
+    return first_alarm(DETECTORS[detector](), ((losses - known.mean()) / known.std()).tolist())
+
+
+def _walkers(
+    config: Config, journal: Journal, scaled: Any, first: Any, origin: int
+) -> Mapping[str, Callable[[], Walker]]:
+    """Return what makes each model, by its name in tables; the grown cell is there once for each `how`."""
+    own = config.backtest
+
+    @cache
+    def grown() -> tuple[Learner, str, Tree]:
+        branch = journal.branch(SEARCH, logs=True)
+        learner, loss = searched(config, first, branch)
+        return learner, loss, _costs(branch)
+
+    def linear(kind: str) -> Linear:
+        every, orders = own.refit_every or own.every, range(1, config.start.max_order + 1)
+        return Linear(kind, journal.branch(kind, logs=False), scaled.values, origin, every, own.window, orders)
+
+    def trained(how: How, **given: Any) -> Trained:
+        told = {"task": scaled, "origin": origin, "holdout": own.holdout, "window": own.window}
+        return Trained(how=how, settings=Settings.of(config), backend=config.backend, **told, **given)
+
+    def recurrent(kind: str) -> Trained:
+        branch = journal.branch(kind, logs=True)
+        of = SeriesExperiment.of(config, journal.branch(SEARCH, logs=False), first)  # its linear start is not counted
+        params = count_parameters(grown()[0].model) if "grown" in own.models else None
+        with branch.of_model(kind):
+            choice = chosen_setting(kind, replace(of, journal=branch, params=params))
+        setting = choice.setting
+        model = learner_of(choice.fit, setting), setting.task.loss_name, _costs(branch)
+        again = partial(trained_again, setting, config.seed)
+        return trained(own.recurrent, first=lambda: model, again=again, accept=None)
+
+    def found(how: How) -> Trained:
+        judge = Acceptance(config.strategy.accept, config.strategy.threshold, guard=False)
+        again = partial(_search_again, config)
+        return trained(how, first=grown, again=again, accept=judge)
+
+    made: dict[str, Callable[[], Walker]] = {}
+    for kind in own.models:
+        if kind == "grown":
+            made |= {f"grown_{how}": partial(found, how) for how in own.how}
+        else:
+            made[kind] = partial(linear if kind in LINEAR else recurrent, kind)
+    return made
+
+
+def _search_again(config: Config, task: Task, journal: Journal) -> Learner:
+    return searched(config, task, journal)[0]
+
+
+def _costs(journal: Journal) -> Tree:
+    return {"seconds": journal.elapsed, "cpu_seconds": journal.cpu_seconds, "gradients": journal.gradients}
+
+
+def _write(folder: Folder, task: Any, courses: Mapping[str, Course], dates: Sequence[str], origin: int) -> None:
+    """Write forecasts in the series' own units, and losses, standardised, one row per forecast."""
+    actual = task.values[origin:]
+    tables = {"actual": actual, **{name: one.forecasts for name, one in courses.items()}}
+    own = {name: torch.from_numpy(task.mean + task.sd * table) for name, table in tables.items()}
+    notes = json.dumps({"names": task.names, "dates": list(dates)})  # one key: the file does not keep the order of more
+    folder.write_tensors("forecasts.safetensors", own, {"table": notes})
+    folder.write_tensors("losses.safetensors", {name: torch.from_numpy(one.losses) for name, one in courses.items()})
+    columns = [one.losses.tolist() for one in courses.values()]
+    lines = [",".join([day, *map(repr, row)]) for day, *row in zip(dates, *columns, strict=True)]
+    folder.write_text("losses.csv", "\n".join([",".join(["date", *courses]), *lines]) + "\n")

@@ -1,0 +1,331 @@
+"""The models of a backtest: each forecasts a block of rows, then learns from it before it forecasts the next block.
+
+A model is a function from what it was before a block to what it is afterwards. All that passes from block to block is
+a tree of arrays and plain values, so that a journal can store it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from grownas.baselines.har import fit_har, select_har
+from grownas.baselines.har import parameters as har_parameters
+from grownas.baselines.recurrent import KINDS, recurrent_core
+from grownas.baselines.series import recurrent_settings
+from grownas.baselines.var import VAR, fit_var, fit_var_robust, select_by_folds, usable_orders
+from grownas.cells.cell import GrownRNN
+from grownas.config.sections import Config
+from grownas.criteria.acceptance import Acceptance, Untrained
+from grownas.evaluation.groups import rows_of
+from grownas.evaluation.models import SEARCH
+from grownas.experiments.choosing import Choice, Setting
+from grownas.experiments.search import derived_genotype, tuned, tuned_search
+from grownas.experiments.series import SeriesExperiment
+from grownas.experiments.updating import How, Learner, Settings, learn
+from grownas.genotype import Genotype
+from grownas.protocols import Journal, Task
+from grownas.runs.journal import Journal as OwnJournal
+from grownas.runs.journal import MemoryLog
+from grownas.strategies.cores import derived
+from grownas.training.loop import Fit
+from grownas.training.moments import moments_of, of_derived
+from grownas.training.recipe import OptimizerRecipe, Recipe, count_parameters
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Tree = dict[str, Any]
+MOVE = ("kind", "node", "accepted")  # what a backtest keeps of a line of growth.jsonl
+
+
+class Walker(Protocol):
+    """A model in a backtest. Trees that pass from block to block belong to it alone, but for the keys named here."""
+
+    def begin(self) -> Tree:
+        """Return the model as fitted on the rows before the first block.
+
+        Keys: `params`, its number of parameters; `seconds`, `cpu_seconds` and `gradients` of the work; `known`, its
+        squared errors on the last rows before the first block, shape `(n,)`, or None if no drift is looked for.
+        """
+        ...
+
+    def block(self, number: int, rows: slice, before: Tree, *, learns: bool) -> Tree:
+        """Learn from the rows before a block if `learns`, then forecast the block.
+
+        Keys: `forecasts`, standardised, shape `(n, I)`; `params`; `gradients`, the forward and backward passes on a
+        window; `accepted`, whether learning changed the model, None if it did not learn; `growth`, the moves of growth.
+        """
+        ...
+
+
+# --- linear models ---
+
+
+class Fitted(NamedTuple):
+    """A linear model whose settings are chosen.
+
+    Attributes:
+        fit: fits the coefficients on rows `(n, I)`.
+        params: number of fitted coefficients.
+    """
+
+    fit: Callable[[Array], VAR]
+    params: int
+
+
+def _zero(rows: Array, orders: range) -> Tree:
+    return {}
+
+
+def _robust(rows: Array, orders: range) -> Tree:
+    usable = usable_orders(len(rows), rows.shape[1], orders)
+    return select_by_folds(rows, orders=usable, losses=("huber",)).chosen
+
+
+def _har(rows: Array, orders: range) -> Tree:
+    return select_har(rows).chosen
+
+
+def _no_coefficients(rows: Array) -> VAR:
+    series = rows.shape[1]
+    return VAR(np.zeros(series), np.zeros((1, series, series)))
+
+
+class LinearKind(NamedTuple):
+    """How a linear model is fitted.
+
+    Attributes:
+        choose: chooses the settings on the rows before the first block, shape `(n, I)`, among VAR orders.
+        fit: returns the model with these settings, for a number of series.
+    """
+
+    choose: Callable[[Array, range], Tree]
+    fit: Callable[[Tree, int], Fitted]
+
+
+LINEAR = {
+    "zero": LinearKind(_zero, lambda chosen, series: Fitted(_no_coefficients, 0)),
+    "var1": LinearKind(_zero, lambda chosen, series: Fitted(lambda rows: fit_var(rows, 1), series + series**2)),
+    "var_robust": LinearKind(
+        _robust,
+        lambda chosen, series: Fitted(
+            lambda rows: fit_var_robust(rows, chosen["order"], ridge=chosen["ridge"]),
+            series + chosen["order"] * series**2,
+        ),
+    ),
+    "har": LinearKind(
+        _har,
+        lambda chosen, series: Fitted(lambda rows: fit_har(rows, ridge=chosen["ridge"]), har_parameters(series)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear model whose coefficients are fitted again every few rows; its settings are chosen once.
+
+    Attributes:
+        kind: which one.
+        journal: stores the choice of the settings.
+        values: all rows, standardised, shape `(n, I)`.
+        origin: first row that is forecast.
+        every: rows between two fits.
+        window: fit on so many latest rows; None: on all rows before.
+        orders: VAR orders to choose from.
+    """
+
+    kind: str
+    journal: Journal
+    values: Array
+    origin: int
+    every: int
+    window: int | None
+    orders: range
+
+    def begin(self) -> Tree:
+        """Choose the settings on the rows before the first block."""
+        known = self.values[: self.origin]
+        chosen = self.journal.remember("settings", lambda: {"chosen": LINEAR[self.kind].choose(known, self.orders)})
+        model = self._model(chosen["chosen"])
+        return {"gradients": 0, **chosen, "params": model.params, "known": None, "fitted": None, "var": None}
+
+    def _model(self, chosen: Tree) -> Fitted:
+        return LINEAR[self.kind].fit(chosen, self.values.shape[1])
+
+    def block(self, number: int, rows: slice, before: Tree, *, learns: bool) -> Tree:
+        """Fit the coefficients at each row where a fit is due, and forecast up to the next such row."""
+        model, fitted, var = self._model(before["chosen"]), before["fitted"], before["var"]
+        forecasts, row = [], rows.start
+        while row < rows.stop:
+            due = self.origin + (row - self.origin) // self.every * self.every
+            if due != fitted:
+                first = 0 if self.window is None else max(0, due - self.window)
+                fitted, var = due, model.fit(self.values[first:due]).to_tree()
+            stop = min(rows.stop, due + self.every)
+            forecasts.append(_ahead(VAR.from_tree(var), self.values, slice(row, stop)))
+            row = stop
+        kept = {"chosen": before["chosen"], "fitted": fitted, "var": var, "params": model.params}
+        return {**kept, "forecasts": np.concatenate(forecasts), "gradients": 0, "accepted": None, "growth": []}
+
+
+def _ahead(var: VAR, values: Array, rows: slice) -> Array:
+    """Forecast each row from the rows before it."""
+    first = max(0, rows.start - var.order)
+    return var.forecast(values[first : rows.stop - 1])[rows.start - 1 - first :]
+
+
+# --- models that are trained ---
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A recurrent model that learns on, or that is fitted anew, at blocks.
+
+    Attributes:
+        first: returns the model as fitted on the rows before the first block, and its training loss.
+        again: fits a new model, given a task and a journal; its result replaces the model if `accept` prefers it.
+        accept: see `again`; None: the new model always replaces the old one.
+        how: how it learns on; `refit` calls `again`.
+        settings: how it learns on.
+        task: all rows, in the scaling of the first fit; each block sees only the rows before its end.
+        origin: first row that is forecast.
+        holdout: rows at the end of those known, which judge what was learnt and are learnt later.
+        window: it learns from so many rows before those; None: from all rows before.
+        backend: implementation that runs grown cells.
+    """
+
+    first: Callable[[], tuple[Learner, str, Tree]]
+    again: Callable[[Any, Journal], Learner]
+    accept: Acceptance | None
+    how: How
+    settings: Settings
+    task: Any
+    origin: int
+    holdout: int
+    window: int | None
+    backend: str
+
+    def begin(self) -> Tree:
+        """Fit the model on the rows before the first block, or read the fit from the journal."""
+        learner, loss, costs = self.first()
+        known = self._known(loss, self.origin, self.origin)
+        return {
+            "learner": to_tree(learner),
+            "loss": loss,
+            "params": count_parameters(learner.model),
+            "known": squared_errors(known, learner, "val"),
+            **costs,
+        }
+
+    def block(self, number: int, rows: slice, before: Tree, *, learns: bool) -> Tree:
+        """Learn from the rows before the block if `learns`, then forecast its rows."""
+        loss = before["loss"]
+        learner = from_tree(before["learner"], self.task, self.backend)
+        told: Tree = {"gradients": 0, "accepted": None, "growth": []}
+        if learns:
+            learner, told = self._learnt(learner, self._known(loss, rows.start, rows.start), number)
+        found = self._known(loss, rows.start, rows.stop).evaluate(learner.model, "test")
+        kept = {"learner": to_tree(learner), "loss": loss, "params": count_parameters(learner.model)}
+        return {**kept, **told, "forecasts": found.forecasts}
+
+    def _known(self, loss: str, now: int, end: int) -> Any:
+        """Return the task whose validation part ends at the row `now`, and whose test part at the row `end`."""
+        held_out = now - self.holdout
+        since = 0 if self.window is None else max(0, held_out - self.window)
+        return self.task.with_loss(loss).until(held_out, now, end, since=since)
+
+    def _learnt(self, learner: Learner, task: Any, number: int) -> tuple[Learner, Tree]:
+        growth = MemoryLog()
+        journal = OwnJournal.in_memory(growth=growth)
+        seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
+        accepted: bool | None
+        if self.how == "refit":
+            new = self.again(task, journal)
+            accepted = self.accept is None or self._accepts(learner, new, task)
+            learner = new if accepted else learner
+        else:
+            learned = learn(learner, task, self.how, replace(self.settings, seed=seed), journal)
+            accepted = None if learned.verdict is None else learned.accepted
+            learner = learned.learner
+        moves = [{key: line.get(key) for key in MOVE} for line in growth]
+        return learner, {"gradients": journal.gradients, "accepted": accepted, "growth": moves}
+
+    def _accepts(self, learner: Learner, new: Learner, task: Any) -> bool:
+        assert self.accept is not None
+        old, candidate = (Untrained(one.model, task.evaluate(one.model, "val")) for one in (learner, new))
+        return self.accept(old, candidate, task).accepted
+
+
+def squared_errors(task: Any, learner: Learner, part: str) -> Array:
+    """Return a model's squared error on each row of a part, the mean over series, shape `(n,)`."""
+    forecasts = task.evaluate(learner.model, part).forecasts
+    errors: Array = ((task.values[task.rows(part)] - forecasts) ** 2).mean(axis=1)
+    return errors
+
+
+def to_tree(learner: Learner) -> Tree:
+    """Return a learner as a tree; the inverse of `from_tree`."""
+    core: Any = learner.model.core
+    if isinstance(core, GrownRNN):
+        kind: Tree = {"genotype": core.genotype.to_dict()}
+    else:
+        kind = {"kind": next(name for name, (module, _) in KINDS.items() if isinstance(core, module))}
+    return {
+        "core": {**kind, "hidden_size": core.hidden_size},
+        "weights": dict(learner.model.state_dict()),
+        "moments": dict(learner.moments),
+        "recipe": {"weights": asdict(learner.recipe.weights), "clip": learner.recipe.clip},
+    }
+
+
+def from_tree(tree: Tree, task: Any, backend: str) -> Learner:
+    """Return the learner of a tree that `to_tree` returned, as a model of a task."""
+    told, inputs = tree["core"], task.input_size
+    if "genotype" in told:
+        core: Any = GrownRNN(Genotype.from_dict(told["genotype"]), inputs, told["hidden_size"], backend=backend)
+    else:
+        core = recurrent_core(told["kind"], inputs, told["hidden_size"], generator=torch.Generator())
+    model = task.model(core)
+    model.load_state_dict(tree["weights"])
+    recipe = Recipe(weights=OptimizerRecipe(**tree["recipe"]["weights"]), clip=tree["recipe"]["clip"])
+    return Learner(model.eval(), recipe, tree["moments"])
+
+
+def searched(config: Config, task: Task, journal: Journal) -> tuple[Learner, str]:
+    """Search for a cell, retrain it, and choose between the two as a search does, without scoring anything.
+
+    Returns:
+        The chosen model, ready to learn on, and its training loss.
+    """
+    experiment = tuned(config, journal, task)
+    with journal.of_model(SEARCH):
+        nodes = [experiment.space.ops] * config.start.nodes
+        experiment, _, found = tuned_search(experiment, nodes, config.search_rates)
+    task, learner = experiment.task, Learner(found.model, experiment.strategy.recipe(), found.moments)
+    if config.retrain.grown and not found.is_start:
+        with journal.of_model(rows_of(config.strategy.row)[1]):
+            choice = experiment.choose(experiment.settings_of(derived_genotype(found.model)))
+        retrained = Untrained(choice.fit.model, task.evaluate(choice.fit.model, "val"))
+        if Acceptance.of(config.strategy)(found, retrained, task).accepted:
+            learner = learner_of(choice.fit, choice.setting)
+    return learner, task.loss_name
+
+
+def chosen_setting(kind: str, experiment: SeriesExperiment) -> Choice:
+    """Choose and train an `lstm`, a `gru` or a `fixed_size_random` as a baseline of a search does."""
+    if kind == "fixed_size_random":
+        return experiment.choose(experiment.supernets(kind, experiment.space.max_nodes, experiment.rates))
+    return experiment.choose(recurrent_settings(experiment, kind))
+
+
+def learner_of(fit: Fit, setting: Setting) -> Learner:
+    """Return the model of a fit, ready to learn on; a supernet as the cell that it computes."""
+    return Learner(derived(fit.model), setting.recipe, of_derived(moments_of(fit.model, fit.optimizers)))
+
+
+def trained_again(setting: Setting, seed: int, task: Any, journal: Journal) -> Learner:
+    """Train a setting from random weights on a later task."""
+    return learner_of(journal.fit(setting.key, setting.build(), task, setting.recipe, seed=seed), setting)

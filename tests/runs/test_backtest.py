@@ -1,0 +1,171 @@
+"""`grownas backtest`: a folder that can be resumed after a kill, with the same bits from Python."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import grownas
+from grownas.errors import RunError
+from support.slow import mostly_slow
+
+NAMES = ("forecasts.safetensors", "losses.safetensors", "losses.csv")
+MODELS = "models=[grown,var_robust,lstm,zero]"
+OPTIONS = ("every=20", "how=[continue,grow]", MODELS, "backtest.holdout=30", "strategy.first_epochs=3")
+UNTIL = {  # what must exist when the kill comes
+    "in the search": "checkpoint/search-selection.done",
+    "in the first model": "checkpoint/grown_continue-block-0.done",
+    "between two models": "checkpoint/grown_continue-block-2.done",
+    "in the second model": "checkpoint/grown_grow-block-1.done",
+    "in a linear model": "checkpoint/var_robust-settings.done",
+    "in a baseline": "checkpoint/lstm-block-1.done",
+    "while the results are written": "forecasts.safetensors",
+    "in the report": "backtest.json",
+}
+
+
+@pytest.fixture(scope="module")
+def whole(runs, call):
+    """A finished backtest; do not write to it."""
+    ended = call("backtest", *runs.options("name=whole-backtest", *OPTIONS))
+    assert ended.code == 0, ended.err
+    return runs.folder / "whole-backtest"
+
+
+@pytest.fixture
+def broken_off(runner, fork, wait_for):
+    """Begin a backtest and kill it as soon as a file is there; return its folder."""
+
+    def begin(until):
+        folder = runner.folder / "broken"
+        process = fork("backtest", *runner.options("name=broken", "checkpoint_seconds=0", *OPTIONS))
+        wait_for(lambda: (folder / until).exists() or process.exitcode is not None)
+        process.kill()
+        process.join()
+        return folder
+
+    return begin
+
+
+@pytest.fixture
+def assert_same(read_json, without_times):
+    """Equal to the last bit, but for times."""
+
+    def check(one, other):
+        for name in NAMES:
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+        results = [read_json(folder / "backtest.json") for folder in (one, other)]
+        for result in results:
+            for row in result["models"]:
+                del row["first_seconds"]
+        assert without_times(results[0]) == without_times(results[1])
+
+    return check
+
+
+@pytest.mark.parametrize("moment", mostly_slow(UNTIL, keep=("in the first model", "in a baseline")))
+def test_a_killed_backtest_goes_on_as_if_nothing_had_been(broken_off, call, whole, assert_same, moment):
+    folder = broken_off(UNTIL[moment])
+    ended = call("resume", folder)
+    assert (ended.code, ended.err) == (0, "")
+    assert_same(whole, folder)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_backtest_killed_again_and_again_at_random_moments_ends_the_same(
+    broken_off, fork, call, whole, assert_same, kills
+):
+    draw, folder = random.Random(kills), broken_off("checkpoint")
+    for _ in range(kills - 1):
+        process = fork("resume", folder)
+        process.join(draw.uniform(0.05, 0.9))
+        process.kill()
+        process.join()
+    assert call("resume", folder).code == 0
+    assert_same(whole, folder)
+
+
+@pytest.fixture(scope="module")
+def from_python(runs, data):
+    options = dict(item.split("=", 1) for item in runs.options(*OPTIONS[2:], "backtest.models=[]")[3:])
+    options |= {"backtest.models": ["grown", "var_robust", "lstm", "zero"]}
+    import yaml
+
+    given = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in options.items()}
+    given.pop("models")
+    frame = pd.read_csv(data, index_col="date", parse_dates=True)
+    return grownas.backtest(
+        "index_returns/growing", data=frame, every=20, how=["continue", "grow"], overrides=given, quiet=True
+    )
+
+
+def test_python_gives_the_bits_of_the_command_line(whole, from_python):
+    loaded = grownas.load(whole)
+    for name in ("forecasts", "losses", "events", "years", "blocks"):
+        pd.testing.assert_frame_equal(getattr(from_python, name), getattr(loaded, name), check_exact=True)
+    assert from_python.folder is None
+    assert loaded.folder == whole
+
+
+def test_the_data_frames_fit_each_other(from_python):
+    table, losses, forecasts = from_python.table, from_python.losses, from_python.forecasts
+    assert list(table.index) == ["grown_continue", "grown_grow", "var_robust", "lstm", "zero"] == list(losses.columns)
+    np.testing.assert_allclose(table["loss"], losses.mean(), rtol=1e-12)
+    assert forecasts["actual"].shape == (45, 3) == forecasts["lstm"].shape
+    assert forecasts.index.equals(losses.index)
+    assert pd.isna(table.loc["grown_continue", "p_value"])
+    assert table.loc["zero", "p_value"] >= 0
+    assert from_python.blocks.shape == (3, 5)
+    assert "5 models" in repr(from_python)
+
+
+def test_the_report_draws_the_curves_and_shows_every_table(whole, drawn, call):
+    assert call("report", whole).code == 0
+    page = (whole / "report.html").read_text()
+    for words in ("grown_continue", "cumulative loss minus", "Models</h2>", "grownas backtest whole-backtest/config"):
+        assert words in page
+
+
+def test_a_backtest_is_done_and_keeps_no_model(whole, call):
+    assert "done" in call("status", whole).out
+    ended = call("predict", whole)
+    assert ended.code == 2
+    assert "a backtest keeps forecasts and losses, but no model" in ended.err
+
+
+def test_an_unfinished_backtest_is_refused_in_words(broken_off, call):
+    folder = broken_off("checkpoint")
+    with pytest.raises(RunError, match="not finished; continue it with `grownas resume"):
+        grownas.load(folder)
+    ended = call("report", folder)
+    assert (ended.code, ended.out) == (2, "")
+    assert "not finished" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [("every=0", "backtest.every"), ("models=[lsmt]", "lsmt"), ("origin=2020-01-09", "Choose a later origin")],
+    ids=["every", "model", "origin"],
+)
+def test_wrong_input_ends_with_2_before_a_folder_is_made(runner, call, item, words):
+    ended = call("backtest", *runner.options(item))
+    assert ended.code == 2
+    assert words in ended.err
+    assert "Traceback" not in ended.err
+    assert not runner.folder.exists()
+
+
+def test_a_text_is_refused_in_words(call, small_text, tmp_path):
+    ended = call(
+        "backtest",
+        "penn_treebank/growing_cpu",
+        f"task.data={small_text}",
+        "task.streams=2",
+        "task.bptt=5",
+        f"runs={tmp_path}",
+    )
+    assert ended.code == 2
+    assert "no rows to walk through" in ended.err
