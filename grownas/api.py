@@ -110,7 +110,7 @@ class Run:
 
     @property
     def test_forecasts(self) -> dict[str, Any]:
-        """Standardised forecasts of the test part by model, and the values that came as `actual`: arrays `(n, I)`.
+        """Standardised forecasts of the test part by model, and the actual values as `actual`: arrays `(n, I)`.
 
         Raises:
             RunError: the task is not on series.
@@ -225,7 +225,7 @@ class Run:
     ) -> Run:
         """Learn from the rows that came since; return a new run, and leave this one untouched.
 
-        The last rows become the validation and the test part, `update.block` rows each; all earlier rows are learnt. A
+        The last rows become the validation and the test part, `update.block` rows each; all earlier rows are learned. A
         changed model is kept only if the acceptance criterion of the run (`strategy.accept`) prefers it on the
         validation part to the model before; otherwise the old weights stay, and `summary["update"]` says so. Means and
         standard deviations stay those of the first fit, except for an accepted `refit`.

@@ -281,7 +281,7 @@ def update(run: Path, overrides: tuple[str, ...]) -> None:
 
     task.data=NEW names the new data: series with the same columns, either the later rows alone or with the run's own
     rows before them, which must agree; or a folder or file of further text. Writes a new run folder, which can be
-    evaluated, forecast with and updated again. how= says what is learnt:
+    evaluated, forecast with and updated again. how= says what is learned:
 
     \b
       how=state     no weight changes: the model reads the new rows and

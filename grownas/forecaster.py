@@ -225,7 +225,7 @@ class GrownForecaster:
     def predict(self, fh: Any = None, X: None = None) -> Any:
         """Forecast the next rows.
 
-        Steps after the first are computed by feeding the forecasts back as if they were the values that came. The model
+        Steps after the first are computed by feeding the forecasts back as if they were actual values. The model
         is trained on one step, so check a longer horizon: where the noise is large and the model nonlinear, its
         forecasts may be worse than the mean (`tasks/index_returns/RESULTS.md`).
 

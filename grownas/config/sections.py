@@ -317,7 +317,7 @@ class Update(Section):
         Several | None,
         about(
             "rows of the validation part and of the test part, which are the last rows of a series; null: a quarter of "
-            "the new rows, or 60 if the model has not learnt from the last 120 rows before them"
+            "the new rows, or 60 if the model has not learned from the last 120 rows before them"
         ),
     ] = None
     parent: Annotated[

@@ -101,6 +101,6 @@ def _errors(forecasts: Array, actual: Array, summed: bool) -> Array:
     """Return actual minus forecast, shape `(m, h, I)`; nan beyond the last row."""
     steps = forecasts.shape[1]
     padded = np.concatenate([actual[1:], np.full((steps, actual.shape[1]), np.nan)])
-    came = np.lib.stride_tricks.sliding_window_view(padded, steps, axis=0).swapaxes(1, 2)  # (m, h, I)
-    errors: Array = came - forecasts
+    rows = np.lib.stride_tricks.sliding_window_view(padded, steps, axis=0).swapaxes(1, 2)  # (m, h, I)
+    errors: Array = rows - forecasts
     return errors.cumsum(axis=1) if summed else errors

@@ -56,14 +56,14 @@ def check(config: Config) -> GenotypeTable:
             "more; set strategy.use to random (without halving), evolution, seqnas or nas_rl, without "
             "trial_epochs"
         )
-    known, wanted = table.about["recipe"], recipe_facts(section)
-    if apart := [key for key in wanted if wanted[key] != known.get(key)]:
-        words = "; ".join(f"strategy.{key} is {wanted[key]}, set it to {known.get(key)}" for key in apart)
+    recipe, wanted = table.about["recipe"], recipe_facts(section)
+    if apart := [key for key in wanted if wanted[key] != recipe.get(key)]:
+        words = "; ".join(f"strategy.{key} is {wanted[key]}, set it to {recipe.get(key)}" for key in apart)
         raise ConfigError(f"task.replay: the genotypes of the table were trained in another way: {words}")
     for key in ("data", "use"):
-        told, own = table.about["task" if key == "use" else key], getattr(config.task, key)
-        if told != own:
-            raise ConfigError(f"task.replay: the table is of task.{key}={told}, got {own}; set task.{key}={told}")
+        known, own = table.about["task" if key == "use" else key], getattr(config.task, key)
+        if known != own:
+            raise ConfigError(f"task.replay: the table is of task.{key}={known}, got {own}; set task.{key}={known}")
     if space_of(config) != table.full:
         raise ConfigError(
             f"task.replay: the table is of {table.full}, got {space_of(config)}; set space and strategy.max_nodes alike"

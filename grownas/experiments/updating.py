@@ -4,9 +4,9 @@
 can call it for each block. `update` is the work of `grownas update`: `learn`, or a new search, and the files of a run.
 
 All meanings of `how` share one rule. The task's part `train` is all rows up to the recent ones; its part `val` is a
-block of recent rows from which neither model has learnt. A changed model is kept only if the acceptance criterion
-prefers it to the model before the update on that block; otherwise the old weights stay. The block itself is learnt by a
-later update, when newer rows have come; until then the model reads it, as all rows, by its recurrent state.
+block of recent rows from which neither model has learned. A changed model is kept only if the acceptance criterion
+prefers it to the model before the update on that block; otherwise the old weights stay. A later update, with newer
+rows, learns from the block itself; until then the model reads it, as all rows, by its recurrent state.
 """
 
 from __future__ import annotations
@@ -201,17 +201,17 @@ def _grown(learner: Learner, base: Learned, task: Task, settings: Settings, jour
     growth = Growth(problem, options)
     growth.go_on(options.l2_sp[-1], optimizers)
     steps, seconds = base.steps + growth.steps, base.seconds + sum(line["seconds"] for line in growth.stages)
-    told = {"steps": steps, "seconds": seconds, "reason": growth.reason}
+    costs_and_reason = {"steps": steps, "seconds": seconds, "reason": growth.reason}
     best = growth.best.candidate
     if best.model is start:  # no move was accepted, and nothing was pruned
-        return base._replace(**told)
+        return base._replace(**costs_and_reason)
     grown = Untrained(derived(best.model), best.evaluation)
     verdict = settings.accept(Untrained(learner.model, task.evaluate(learner.model, "val")), grown, task)
     if not verdict.accepted:
-        return base._replace(**told)
+        return base._replace(**costs_and_reason)
     moments = of_derived(moments_of(best.model, best.optimizers or []))
     now = Learner(grown.model, replace(recipe, weights=options.recipe.weights, clip=options.recipe.clip), moments)
-    return Learned(now, grown.evaluation, grown.model, verdict, **told)
+    return Learned(now, grown.evaluation, grown.model, verdict, **costs_and_reason)
 
 
 class Parent(NamedTuple):
@@ -286,7 +286,7 @@ def _refit(
     """Search and fit anew on all rows, with new scaling; keep the result if it is accepted against the model before.
 
     A text keeps its vocabulary, so that losses per word can be compared. There is no guard by the training loss: the
-    new model has learnt from other rows than the old one.
+    new model has learned from other rows than the old one.
     """
     data = task if is_series(task) else before.task
     if before.trained is None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-LEAST_BLOCK = 60  # rows of an update's validation part, where the model has not learnt from so many; three months
+LEAST_BLOCK = 60  # rows of an update's validation part, where the model has not learned from so many; three months
 
 
 class Forecaster(LinearReadout):
@@ -187,8 +187,8 @@ class IndexReturns:
         """Return the rows of this task and those that came since, for the task of an update.
 
         The last `block` rows become the test part, the `block` rows before them the validation part, all earlier rows
-        the training part. None: a quarter of the new rows; or 60 if that is more, as far as the model has not learnt
-        from so many rows before the new ones. So at least as many rows are learnt as are new.
+        the training part. None: a quarter of the new rows; or 60 if that is more, as far as the model has not learned
+        from so many rows before the new ones. So at least as many rows are learned as are new.
 
         Args:
             options: `data` names the new rows, `values` is ignored: the new rows are of the kind that the run read.
@@ -196,7 +196,7 @@ class IndexReturns:
             block: see above.
 
         Raises:
-            DataError: see `merging.merged`; or the model has learnt from a row of these two parts.
+            DataError: see `merging.merged`; or the model has learned from a row of these two parts.
         """
         if self.options.subpanel is not None or self.table is None:
             raise DataError(f"{self.source}: a sub-panel cannot be updated; set task.subpanel=null in a new search")
@@ -209,7 +209,7 @@ class IndexReturns:
             last = self.panel.dates[self.rows("train").stop - 1]
             raise DataError(
                 f"update.block={chosen}: the validation and the test part would take {2 * chosen} rows, but the model "
-                f"has learnt from the rows up to {last}, after which there are {unread + added}; lower update.block"
+                f"has learned from the rows up to {last}, after which there are {unread + added}; lower update.block"
             )
         changes = {
             "values": known.kind,

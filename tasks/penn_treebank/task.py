@@ -213,9 +213,9 @@ class PennTreebank:
         return replace(self, corpus=corpus), embedding.shape[1], decoder.shape[1]
 
     def joined(self, options: Options, *, frame: None = None, block: int | None = None) -> Joined:
-        """Return the run's text, all of which is learnt, and a further text, whose end is not.
+        """Return the run's text, all of which is learned, and a further text, whose end is not.
 
-        A further text in three files keeps its parts. Of a single file the first half is learnt, the next quarter is
+        A further text in three files keeps its parts. Of a single file the first half is learned, the next quarter is
         the validation part and the last quarter the test part.
 
         Args:

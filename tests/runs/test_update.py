@@ -181,7 +181,7 @@ def test_an_update_can_be_updated(updated, longer, call, read_json, tmp_path, ev
     assert read_json(second / "summary.json")["parent"]["folder"] == str(before)
     parts = [read_json(folder / "data.json") for folder in (before, second)]
     assert [one["n_val"] for one in parts] == [20, 20]
-    assert parts[1]["n_train"] - parts[0]["n_train"] == LATER - MORE  # as many rows are learnt as are new
+    assert parts[1]["n_train"] - parts[0]["n_train"] == LATER - MORE  # as many rows are learned as are new
     in_memory = grownas.load(before).update(longer[LATER], "continue").update(_later(LATER, 30), "state")
     assert in_memory.summary["parent"]["folder"] is None
     assert in_memory.predict()["date"].iloc[-1] > pd.Timestamp("2021-01-01")
@@ -263,7 +263,7 @@ def test_what_cannot_be_updated_is_refused_and_leaves_no_folder(finished, longer
     assert "update.how: expected 'state'" in told(finished, data, "how=never")
     assert "leave refit= out" in told(finished, data, "refit=true")
     assert "no such folder" in told(tmp_path / "nowhere", data)
-    assert "the model has learnt from the rows up to" in told(finished, data, "update.block=100")
+    assert "the model has learned from the rows up to" in told(finished, data, "update.block=100")
     assert "lower task.bptt" in told(finished, data, "task.bptt=120")  # found when the joined data are read again
     baseline = runs.folder / "a-gru"
     if not baseline.exists():

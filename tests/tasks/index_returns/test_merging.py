@@ -102,17 +102,17 @@ def task_of(rows, monkeypatch, new, **options):
         (1020, {}, 60),  # 300 rows are unread: 60 each are held out
         (1400, {}, 100),  # a quarter of 400
         (1001, {"recent": 60}, 60),  # a further update by one row learns one row
-        (1010, {"recent": 10}, 10),  # no row from which the model has learnt is held out
+        (1010, {"recent": 10}, 10),  # no row from which the model has learned is held out
     ],
 )
 def test_the_rows_held_out_are_recent_and_unread(new, options, block, monkeypatch):
     task = task_of(1000, monkeypatch, new, **options)
     joined = task.joined(task.options)
     assert joined.options["recent"] == block
-    learnt = new - 2 * block
-    assert learnt - task.rows("train").stop >= new - 1000  # at least as many rows are learnt as are new
+    learned = new - 2 * block
+    assert learned - task.rows("train").stop >= new - 1000  # at least as many rows are learned as are new
     again = IndexReturns.load(task.options.model_copy(update=dict(joined.options)), frame=joined.frame)
-    assert (again.n_train, again.n_val) == (learnt, block)
+    assert (again.n_train, again.n_val) == (learned, block)
 
 
 def test_a_block_with_rows_that_were_learnt_is_refused(monkeypatch):
@@ -120,6 +120,6 @@ def test_a_block_with_rows_that_were_learnt_is_refused(monkeypatch):
     assert task.joined(task.options, block=160).options["recent"] == 160
     with pytest.raises(DataError, match=r"update\.block=161: .* the rows up to 2021-11-30.*there are 320"):
         task.joined(task.options, block=161)
-    refitted = task.with_refit()  # it has learnt from its validation part too
+    refitted = task.with_refit()  # it has learned from its validation part too
     with pytest.raises(DataError, match=r"update\.block=100: .*there are 170"):
         refitted.joined(task.options, block=100)
