@@ -36,7 +36,7 @@ LAYERS = """
     runs.commands
     runs.sweep  experiments.study  experiments.replay  runs.saved
     experiments.backtesting
-    experiments.walking
+    experiments.walking  experiments.linear_walk
     experiments.tabulate  experiments.updating
     experiments.search
     experiments.text  experiments.series

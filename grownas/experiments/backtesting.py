@@ -23,12 +23,11 @@ from grownas.criteria.drift import DETECTORS, first_alarm
 from grownas.errors import ConfigError, DataError
 from grownas.evaluation.backtest import Course, summarise
 from grownas.evaluation.models import SEARCH
+from grownas.experiments.linear_walk import LINEAR, Linear
 from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.updating import How, Learner, Settings
 from grownas.experiments.walking import (
-    LINEAR,
     Array,
-    Linear,
     Trained,
     Tree,
     Walker,

@@ -1,0 +1,130 @@
+"""The linear models of a backtest: their settings are chosen once, their coefficients are fitted every few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from grownas.baselines.har import fit_har, select_har
+from grownas.baselines.har import parameters as har_parameters
+from grownas.baselines.var import VAR, fit_var, fit_var_robust, select_by_folds, usable_orders
+from grownas.protocols import Journal
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Tree = dict[str, Any]
+
+
+class Fitted(NamedTuple):
+    """A linear model whose settings are chosen.
+
+    Attributes:
+        fit: fits the coefficients on rows `(n, I)`.
+        params: number of fitted coefficients.
+    """
+
+    fit: Callable[[Array], VAR]
+    params: int
+
+
+def _zero(rows: Array, orders: range) -> Tree:
+    return {}
+
+
+def _robust(rows: Array, orders: range) -> Tree:
+    usable = usable_orders(len(rows), rows.shape[1], orders)
+    return select_by_folds(rows, orders=usable, losses=("huber",)).chosen
+
+
+def _har(rows: Array, orders: range) -> Tree:
+    return select_har(rows).chosen
+
+
+def _no_coefficients(rows: Array) -> VAR:
+    series = rows.shape[1]
+    return VAR(np.zeros(series), np.zeros((1, series, series)))
+
+
+class LinearKind(NamedTuple):
+    """How a linear model is fitted.
+
+    Attributes:
+        choose: chooses the settings on the rows before the first block, shape `(n, I)`, among VAR orders.
+        fit: returns the model with these settings, for a number of series.
+    """
+
+    choose: Callable[[Array, range], Tree]
+    fit: Callable[[Tree, int], Fitted]
+
+
+LINEAR = {
+    "zero": LinearKind(_zero, lambda chosen, series: Fitted(_no_coefficients, 0)),
+    "var1": LinearKind(_zero, lambda chosen, series: Fitted(lambda rows: fit_var(rows, 1), series + series**2)),
+    "var_robust": LinearKind(
+        _robust,
+        lambda chosen, series: Fitted(
+            lambda rows: fit_var_robust(rows, chosen["order"], ridge=chosen["ridge"]),
+            series + chosen["order"] * series**2,
+        ),
+    ),
+    "har": LinearKind(
+        _har,
+        lambda chosen, series: Fitted(lambda rows: fit_har(rows, ridge=chosen["ridge"]), har_parameters(series)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear model whose coefficients are fitted again every few rows; its settings are chosen once.
+
+    Attributes:
+        kind: which one.
+        journal: stores the choice of the settings.
+        values: all rows, standardised, shape `(n, I)`.
+        origin: first row that is forecast.
+        every: rows between two fits.
+        window: fit on so many latest rows; None: on all rows before.
+        orders: VAR orders to choose from.
+    """
+
+    kind: str
+    journal: Journal
+    values: Array
+    origin: int
+    every: int
+    window: int | None
+    orders: range
+
+    def begin(self) -> Tree:
+        """Choose the settings on the rows before the first block."""
+        known = self.values[: self.origin]
+        chosen = self.journal.remember("settings", lambda: {"chosen": LINEAR[self.kind].choose(known, self.orders)})
+        model = self._model(chosen["chosen"])
+        return {"gradients": 0, **chosen, "params": model.params, "known": None, "fitted": None, "var": None}
+
+    def _model(self, chosen: Tree) -> Fitted:
+        return LINEAR[self.kind].fit(chosen, self.values.shape[1])
+
+    def block(self, number: int, rows: slice, before: Tree, *, learns: bool) -> Tree:
+        """Fit the coefficients at each row where a fit is due, and forecast up to the next such row."""
+        model, fitted, var = self._model(before["chosen"]), before["fitted"], before["var"]
+        forecasts, row = [], rows.start
+        while row < rows.stop:
+            due = self.origin + (row - self.origin) // self.every * self.every
+            if due != fitted:
+                first = 0 if self.window is None else max(0, due - self.window)
+                fitted, var = due, model.fit(self.values[first:due]).to_tree()
+            stop = min(rows.stop, due + self.every)
+            forecasts.append(_ahead(VAR.from_tree(var), self.values, slice(row, stop)))
+            row = stop
+        kept = {"chosen": before["chosen"], "fitted": fitted, "var": var, "params": model.params}
+        return {**kept, "forecasts": np.concatenate(forecasts), "gradients": 0, "accepted": None, "growth": []}
+
+
+def _ahead(var: VAR, values: Array, rows: slice) -> Array:
+    """Forecast each row from the rows before it."""
+    first = max(0, rows.start - var.order)
+    return var.forecast(values[first : rows.stop - 1])[rows.start - 1 - first :]
