@@ -189,10 +189,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    try:
-        RunDir(path.parent).write_bytes(path.name, content)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    RunDir(path.parent).write_bytes(path.name, content)
 
 
 @contextmanager
