@@ -27,12 +27,13 @@ from grownas.export import FORMS
 Items = Iterator[CompletionItem[str]]
 MARK = "run.json"  # every run folder has this file, see `runs.rundir`
 CHOSEN = ("task", "strategy")  # sections whose keys depend on `use`
-OWN_KEYS = {  # not keys of the config
+OWN_KEYS = {  # command -> its key that is not a key of the config
     "train": "genotype",
     "evaluate": "since",
     "predict": "out",
     "export": "form",
     "tabulate": "out",
+    "update": "how",  # short for update.how
 }
 
 # The shell adds no space after a completion that ends in `=`, `.` or `/`. fish does this without help.
@@ -274,7 +275,7 @@ def _values(config: str, given: Sequence[str], key: str, incomplete: str) -> Ite
     if key in ("task.use", "strategy.use"):
         yield from _starting(plugin_names(key.partition(".")[0]), incomplete)
         return
-    parent, _, leaf = key.rpartition(".")
+    parent, _, leaf = ("update.how" if key == "how" else key).rpartition(".")
     field = _fields(config, given, parent).get(leaf)
     if field is None:
         return
@@ -283,8 +284,8 @@ def _values(config: str, given: Sequence[str], key: str, incomplete: str) -> Ite
         task: Any = class_for(config, given).model_fields["task"].annotation
         known = known_names(outline(task.model_fields["use"].default))
         words = list(known[key]()) if key in known else []
-    yield from _starting(words, incomplete)
-    if not words and field.annotation is str:
+    yield from _starting([*words, *(field.examples or ())], incomplete)
+    if not words and field.annotation in (str, str | None):
         yield from _paths(incomplete, lambda path: path.is_file() and key != "runs")
 
 

@@ -108,7 +108,10 @@ class GenotypeTable:
             table = cls(about, full, tuple(_entry(json.loads(line), full) for line in rest))
             table._check()
         except OSError as error:
-            raise DataError(f"task.replay: {path} cannot be read: {error}; make it with `grownas tabulate`") from error
+            raise DataError(
+                f"task.replay: {path} cannot be read: {error.strerror}; make it with `grownas tabulate`, or "
+                "name a table that the task knows"
+            ) from error
         except (ValueError, TypeError, KeyError, AttributeError, ConfigError, GenotypeError) as error:
             raise DataError(f"task.replay: {path} is not a table of genotypes: {error!s}") from error
         return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -48,9 +49,9 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def about(words: str) -> Any:
-    """Return type metadata with a field's meaning and unit; `listing` prints it."""
-    return Field(description=words)
+def about(words: str, names: Sequence[str] = ()) -> Any:
+    """Return type metadata with a field's meaning, which `listing` prints, and names that completion offers."""
+    return Field(description=words, examples=list(names) or None)
 
 
 Count = Annotated[int, Field(strict=True, ge=1)]

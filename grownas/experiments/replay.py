@@ -52,8 +52,8 @@ def check(config: Config) -> GenotypeTable:
     in_parts = getattr(section, "halving", None) is not None or getattr(section, "trial_epochs", None) is not None
     if in_parts or not isinstance(section, SamplingSection):
         raise ConfigError(
-            f"task.replay: strategy.use={section.use} trains more than whole single genotypes, and a table holds no "
-            "more; set strategy.use to random (without halving), evolution, seqnas or nas_rl, without "
+            f"task.replay: strategy.use={section.use} cannot be replayed: a table holds full trainings of single "
+            "genotypes only; set strategy.use to random (without halving), evolution, seqnas or nas_rl, without "
             "trial_epochs"
         )
     recipe, wanted = table.about["recipe"], recipe_facts(section)

@@ -15,7 +15,7 @@ from grownas.genotype import AnyGenotype
 from grownas.report.dag_diagram import about, draw
 from grownas.report.diagram import environment
 from grownas.report.tables import NONE, Column, Row, Table, as_text, count, p_value, percent, score
-from grownas.report.verdicts import KEPT
+from grownas.report.verdicts import KEPT, update_words
 
 LEAST_ROWS = 8  # fewer rows of the test part say nothing about differences, and are not tested
 
@@ -122,16 +122,18 @@ def _about_data(data: dict[str, Any], rows: tuple[Any, Any, int], values: str) -
 
 
 def _about_models(fits: Sequence[Fitted]) -> list[tuple[str, str]]:
-    """Return which model was chosen, its size, and what growth did, for each seed."""
+    """Return which model was chosen, its size, and what growth or the last update did, for each seed."""
     facts = []
     for summary in (one.summary for one in fits):
         stages = summary.get("stage_log", [])
         accepted = sum(bool(line.get("accepted")) for line in stages)
         kept = f"{KEPT}; " if summary.get("chosen") == "start" else ""
         size = f"{summary['nodes']} node(s), {summary['ops']} op(s), {count(summary['params'])} parameters"
+        grown = ("growth", f"{kept}{accepted} of {len(stages)} stages accepted")
+        what, words = ("update", update_words(summary["update"])) if summary.get("update") else grown
         facts += [
             (f"model, seed {summary['seed']}", f"{summary.get('chosen', 'grown')}: {size}"),
-            (f"growth, seed {summary['seed']}", f"{kept}{accepted} of {len(stages)} stages accepted"),
+            (f"{what}, seed {summary['seed']}", words),
         ]
     return facts
 

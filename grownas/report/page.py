@@ -66,8 +66,11 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
         html, path = _render("run.html", _run(first)), first.path / "report.html"
     path = path if output is None else Path(output)
     part = path.with_name(f"{path.name}.part")
-    part.write_text(html, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(html, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
     return path
 
 

@@ -56,7 +56,7 @@ def of_run(summary: Tree) -> str:
     if chosen == "start":
         words.insert(1, f"{KEPT}.")
     if summary.get("update"):
-        words.insert(0, _update_words(summary["update"]))
+        words.insert(0, update_words(summary["update"]))
     stages = summary.get("stage_log", [])
     if stages and chosen != "start" and not any(line.get("accepted") and line.get("stage", 0) > 1 for line in stages):
         words.insert(1, "Growth added nothing: no change after the first stage was accepted.")
@@ -79,7 +79,7 @@ def of_replay(summary: Tree) -> str:
     )
 
 
-def _update_words(update: Tree) -> str:
+def update_words(update: Tree) -> str:
     """Say what an update did and what its judge found."""
     judge, how = update.get("judge"), update["how"]
     if judge is None:

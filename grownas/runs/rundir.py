@@ -173,11 +173,14 @@ class RunDir:
 
     def _write(self, name: str, content: bytes) -> None:
         part = self.path / f".{name}.part"
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.path / name)
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.path / name)
+        except OSError as error:
+            raise RunError(f"{self.path / name}: cannot be written: {error.strerror}") from error
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -186,10 +189,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         RunError: it cannot be written.
     """
-    try:
-        RunDir(path.parent).write_bytes(path.name, content)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    RunDir(path.parent).write_bytes(path.name, content)
 
 
 @contextmanager

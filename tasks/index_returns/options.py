@@ -51,7 +51,8 @@ class Options(Section):
         str,
         about(
             f"{', '.join(name for name in NAMES if name not in packaged.PANELS)}; {', '.join(packaged.PANELS)} (extra "
-            "`panels`); or the path of a CSV, parquet file or spreadsheet"
+            "`panels`); or the path of a CSV, parquet file or spreadsheet",
+            NAMES,
         ),
     ] = "bundled"
     values: Annotated[
@@ -103,7 +104,8 @@ class Options(Section):
         str | None,
         about(
             f"search on a table of trained genotypes without training: {', '.join(TABLES)} (which sets data, too), or "
-            "the path of a table that `grownas tabulate` wrote; null: train"
+            "the path of a table that `grownas tabulate` wrote; null: train",
+            tuple(TABLES),
         ),
     ] = None
 

@@ -147,6 +147,16 @@ def test_a_run_is_offered_only_the_keys_that_it_takes(folder):
     assert offered("tabulate", SEARCH[1], "ou") == ["out="]
 
 
+def test_keys_of_a_single_command_and_names_of_panels_and_tables_are_offered(folder):
+    (folder / "runs/first/config.yaml").write_text("task: {use: index_returns}\n")
+    assert offered("update", "runs/first", "ho") == ["how="]
+    assert offered("update", "runs/first", "how=") == [f"how={how}" for how in ("state", "continue", "grow", "refit")]
+    assert offered("tabulate", "index_returns/growing", "ou") == ["out="]
+    assert offered(*SEARCH, "task.data=sk") == ["task.data=skfolio_sp500"]
+    assert offered(*SEARCH, "task.replay=")[:2] == ["task.replay=planted", "task.replay=nonlinear"]
+    assert "task.replay=closes.csv" in offered(*SEARCH, "task.replay=")
+
+
 def test_export_is_offered_files_and_forms(folder):
     (folder / "model.onnx").write_text("")
     assert offered("export", "runs/first", "") == ["elsewhere/", "model.onnx", "runs/"]

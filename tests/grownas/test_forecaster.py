@@ -404,6 +404,7 @@ def test_an_update_learns_from_the_new_rows(y):
     made.update(longer.iloc[400:])
     assert made.run_ is not before
     assert made.run_.summary["update"]["how"] == "continue"
+    assert "update, seed 1  Update (continue): " in str(made.summary())
     assert made.cutoff_ == longer.index[-1]
     known = ~np.isnan(errors.ahead)
     np.testing.assert_array_equal(made._errors.ahead[: len(errors.ahead)][known], errors.ahead[known])

@@ -490,6 +490,21 @@ def test_report_of_one_run_and_of_several(copied, runner, call):
 COMMANDS = ("resume", "evaluate", "predict", "show", "report")
 
 
+@pytest.mark.parametrize(
+    ("command", "blocked", "named"),
+    [
+        ("predict", ".forecasts.json.part", "forecasts.json"),
+        ("report", "report.html.part", "report.html"),
+    ],
+    ids=["predict", "report"],
+)
+def test_a_file_that_cannot_be_written_is_named(copied, call, command, blocked, named):
+    (copied / blocked).mkdir()
+    ended = call(command, str(copied))
+    assert ended.code == 2
+    assert f"{named}: cannot be written: Is a directory" in ended.err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_missing_folder_is_told(call, tmp_path, command):
     ended = call(command, tmp_path / "nothing")

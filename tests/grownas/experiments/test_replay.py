@@ -88,7 +88,7 @@ def test_all_seeds_of_a_genotype_are_drawn():
 
 
 REFUSED = {
-    "growing": ("strategy={use: growing}", "strategy.use=growing trains more than whole single genotypes"),
+    "growing": ("strategy={use: growing}", "strategy.use=growing cannot be replayed"),
     "halving": ("strategy={use: random, rates: [], halving: {}}", "without halving"),
     "parts": ("strategy.trial_epochs=3", "without trial_epochs"),
     "rate": ("strategy.rates=[0.01]", r"strategy.rates is \[0.01\], set it to \[\]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -104,11 +105,11 @@ def test_a_write_cut_off_leaves_the_old_file_whole(rundir, monkeypatch, kind, br
     before = (rundir.path / "file").read_bytes()
 
     def fail(*_):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, broken, fail)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(RunError, match="file: cannot be written: No space left on device"):
             WRITES[kind](rundir, True)
     assert (rundir.path / "file").read_bytes() == before
     WRITES[kind](rundir, True)
