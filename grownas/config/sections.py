@@ -329,7 +329,7 @@ BacktestModel = Literal["grown", "zero", "var1", "var_robust", "har", "lstm", "g
 
 
 class BacktestSection(Section):
-    """How `grownas backtest` walks through the rows: block by block, each forecast first and learnt then."""
+    """How `grownas backtest` walks through the rows: block by block, each forecast first and learned then."""
 
     every: Annotated[Count, about("rows of a block; models are trained between two blocks")] = 21
     origin: Annotated[
@@ -363,7 +363,8 @@ class BacktestSection(Section):
         ),
     ] = "continue"
     holdout: Annotated[
-        Several, about("latest rows, which judge what all models but the linear ones have learnt and are learnt later")
+        Several,
+        about("latest rows, which judge what all models but the linear ones have learned and are learned later"),
     ] = 60
     refit_every: Annotated[Count | None, about("rows between two fits of a linear model; null: `every`")] = None
     window: Annotated[

@@ -75,7 +75,7 @@ def summarise(courses: Mapping[str, Course], dates: Sequence[str], every: int) -
 
 def _row(name: str, course: Course) -> Tree:
     parts = [course.begun, *course.entries]
-    learnt = [entry["accepted"] for entry in course.entries if entry["accepted"] is not None]
+    learned = [entry["accepted"] for entry in course.entries if entry["accepted"] is not None]
     return {
         "model": name,
         "loss": float(course.losses.mean()),
@@ -84,8 +84,8 @@ def _row(name: str, course: Course) -> Tree:
         "cpu_seconds": round(sum(part["cpu_seconds"] for part in parts), 3),
         "first_seconds": round(course.begun["seconds"], 3),
         "gradients": sum(part["gradients"] for part in parts),
-        "learnt": len(learnt),
-        "accepted": sum(learnt),
+        "learned": len(learned),
+        "accepted": sum(learned),
         "drifts": len(course.alarms),
     }
 
@@ -101,6 +101,6 @@ def _events(name: str, course: Course, dates: Sequence[str], every: int) -> list
     found: list[Tree] = [{"row": row, "kind": "drift"} for row in course.alarms]
     for number, entry in enumerate(course.entries):
         moves = [move["kind"] for move in entry["growth"] if move["accepted"]] if entry["accepted"] else []
-        kinds = [*moves, *(["learnt"] if entry["accepted"] and not moves else [])]
+        kinds = [*moves, *(["learned"] if entry["accepted"] and not moves else [])]
         found += [{"row": number * every, "kind": kind} for kind in kinds]
     return [{"model": name, "date": dates[one["row"]], **one} for one in sorted(found, key=lambda one: one["row"])]

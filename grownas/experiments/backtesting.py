@@ -121,7 +121,7 @@ def walk(
         journal: stores the entry of each block.
         values: all rows, standardised, shape `(n, I)`.
         cuts: the rows of each block.
-        when: `drift`: it learns only if its losses have risen since it last learnt because of a rise.
+        when: `drift`: it learns only if its losses have risen since it last learned because of a rise.
         detector: what finds a rise, a name of `DETECTORS`.
     """
     begun = walker.begin()

@@ -72,7 +72,7 @@ class Trained:
         settings: how it learns on.
         task: all rows, in the scaling of the first fit; each block sees only the rows before its end.
         origin: first row that is forecast.
-        holdout: rows at the end of those known, which judge what was learnt and are learnt later.
+        holdout: rows at the end of those known, which judge what was learned and are learned later.
         window: it learns from so many rows before those; None: from all rows before.
         backend: implementation that runs grown cells.
     """

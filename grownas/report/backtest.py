@@ -13,7 +13,7 @@ from grownas.report.tables import METRICS, NONE, Column, Row, Table, as_text, fi
 
 Tree = Mapping[str, Any]
 COLOURS = (ACCENT, OTHER, THIRD, FOURTH)
-MARKS = {"drift": "x", "learnt": "o"}  # kind of event -> marker; a move of growth is a triangle
+MARKS = {"drift": "x", "learned": "o"}  # kind of event -> marker; a move of growth is a triangle
 TEST_NOTE = "The Diebold-Mariano test compares two given forecasts over all rows and says nothing about other seeds."
 
 
@@ -35,7 +35,7 @@ def models(result: Tree) -> Table:
         Column("s", "wall time of all work: choice of settings, first fit and all learning"),
         Column("CPU s", "processor time of the same work"),
         Column("first s", "part of the wall time before the first block"),
-        Column("learnt", "blocks after which it changed, of those after which it tried to"),
+        Column("learned", "blocks after which it changed, of those after which it tried to"),
         Column("drifts", "rises of its losses that the detector found"),
     )
     tests = {one["baseline"]: one for one in result["tests"]}
@@ -58,7 +58,7 @@ def _row(one: Tree, own: float, tests: Mapping[str, Tree], result: Tree) -> Row:
         seconds(one["seconds"]),
         seconds(one["cpu_seconds"]),
         seconds(one["first_seconds"]),
-        f"{one['accepted']} of {one['learnt']}" if one["learnt"] else NONE,
+        f"{one['accepted']} of {one['learned']}" if one["learned"] else NONE,
         str(one["drifts"]),
     )
     return Row(cells, marked=one["model"] == result["reference"])
@@ -109,7 +109,7 @@ def shown_of(result: Tree) -> list[str]:
     """Return the models whose curves are drawn: those that were trained, or all others than the rival."""
     rival = rival_of(result)
     others = [one for one in result["models"] if one["model"] != rival]
-    trained = [one["model"] for one in others if one["model"].startswith("grown") or one["learnt"]]
+    trained = [one["model"] for one in others if one["model"].startswith("grown") or one["learned"]]
     return (trained or [one["model"] for one in others])[: len(COLOURS)]
 
 

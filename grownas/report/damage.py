@@ -147,7 +147,7 @@ BACKTEST = {
     "models": [
         {
             "model": str, "loss": NUMBER, "params": int, "seconds": NUMBER, "cpu_seconds": NUMBER,
-            "first_seconds": NUMBER, "learnt": int, "accepted": int, "drifts": int,
+            "first_seconds": NUMBER, "learned": int, "accepted": int, "drifts": int,
         }
     ],
     "tests": [{"baseline": str, "p_value": NUMBER, "equal": bool}],

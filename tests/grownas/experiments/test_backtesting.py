@@ -1,4 +1,4 @@
-"""A backtest walks through the rows: block by block, each forecast from earlier rows alone, then learnt."""
+"""A backtest walks through the rows: block by block, each forecast from earlier rows alone, then learned."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ def test_a_window_hides_older_rows_from_what_is_learnt():
 def test_every_way_to_learn_is_a_model_and_only_state_never_changes(whole):
     models = {one["model"]: one for one in whole[0]["models"]}
     assert list(models) == [f"grown_{how}" for how in ALL["backtest__how"]] + ["var_robust", "har", "lstm"]
-    learnt = {name: one["learnt"] for name, one in models.items()}
-    assert learnt == {
+    learned = {name: one["learned"] for name, one in models.items()}
+    assert learned == {
         "grown_state": 0, "grown_continue": 2, "grown_grow": 2, "grown_refit": 2, "var_robust": 0, "har": 0, "lstm": 2
     }  # fmt: skip
     assert models["grown_continue"]["accepted"] > 0
@@ -173,22 +173,22 @@ def test_all_work_is_counted_and_the_search_once_for_each_way_to_learn(whole):
 def test_a_trained_baseline_trains_on_or_is_trained_anew_at_each_block(kind, recurrent):
     result, _ = run(products(), backtest__models=[kind], backtest__recurrent=recurrent)
     row = result["models"][0]
-    assert row["learnt"] == 2
+    assert row["learned"] == 2
     assert row["accepted"] == 2 or recurrent == "continue"
 
 
 class Scripted:
-    """A walker whose forecasts are zero; it remembers before which blocks it learnt."""
+    """A walker whose forecasts are zero; it remembers before which blocks it learned."""
 
     def __init__(self, known):
-        self.known, self.learnt = known, []
+        self.known, self.learned = known, []
 
     def begin(self):
         return {"params": 1, "seconds": 0.0, "cpu_seconds": 0.0, "gradients": 0, "known": self.known}
 
     def block(self, number, rows, before, *, learns):
         if learns:
-            self.learnt.append(number)
+            self.learned.append(number)
         told = {"params": 1, "gradients": 0, "accepted": learns or None, "growth": []}
         return {"forecasts": np.zeros((rows.stop - rows.start, 2)), **told}
 
@@ -205,16 +205,16 @@ def test_on_drift_a_model_learns_only_after_its_losses_have_risen(detector):
     walker = Scripted((np.random.default_rng(1).normal(size=(60, 2)) ** 2).mean(axis=1))
     course = walk("one", walker, Journal.in_memory(), values, blocks(0, 200, 20), when="drift", detector=detector)
     assert 100 <= course.alarms[0] < 120
-    assert walker.learnt == [alarm // 20 + 1 for alarm in course.alarms]
+    assert walker.learned == [alarm // 20 + 1 for alarm in course.alarms]
     dates = [str(day.date()) for day in pd.bdate_range("2020-01-01", periods=200)]
     kinds = [(one["row"], one["kind"]) for one in summarise({"one": course}, dates, 20)["events"]]
-    assert kinds[:2] == [(course.alarms[0], "drift"), (120, "learnt")]
+    assert kinds[:2] == [(course.alarms[0], "drift"), (120, "learned")]
 
 
 def test_without_drift_a_model_learns_after_every_block_but_the_last():
     walker = Scripted(None)
     walk("one", walker, Journal.in_memory(), shifted(), blocks(0, 200, 20))
-    assert walker.learnt == list(range(1, 10))
+    assert walker.learned == list(range(1, 10))
 
 
 @pytest.mark.parametrize(
