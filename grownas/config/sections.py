@@ -50,7 +50,6 @@ Combine = Literal["add", "hadamard"]
 How = Literal["state", "continue", "grow", "refit"]
 Backend = Literal["auto", "native", "torch", "triton", "reference"]
 BackboneKind = Literal["chain", "dag"]
-How = Literal["state", "continue", "grow", "refit"]
 OF_A_DAG = {"combine": [], "activation": ["none", "tanh", "relu", "sigmoid", "identity"]}  # instead of the defaults
 Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
 Pair = tuple[Literal["sgd", "adam"], ...]
