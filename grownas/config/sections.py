@@ -363,7 +363,7 @@ class BacktestSection(Section):
     ] = "continue"
     holdout: Annotated[
         Several,
-        about("latest rows, which judge what all models but the linear ones have learned and are learned later"),
+        about("latest rows, which judge what all models but linear ones have learned and are learned later"),
     ] = 60
     refit_every: Annotated[Count | None, about("rows between two fits of a linear model; null: `every`")] = None
     window: Annotated[
