@@ -1,4 +1,4 @@
-"""Genotypes: the discrete description of a cell, a chain or a DAG, and its JSON (CONTRACT: genotype.json)."""
+"""Genotypes: the discrete description of a cell, a chain or a DAG, and its JSON."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Saved(ABC):
 
 @dataclass(frozen=True)
 class Genotype(Saved):
-    """A chain of nodes (ALGORITHMS 1). Checked on construction, hashable.
+    """A chain of nodes. Checked on construction, hashable.
 
     Attributes:
         nodes: in order.
@@ -187,7 +187,7 @@ class DagNode:
 
 @dataclass(frozen=True)
 class DagGenotype(Saved):
-    """A derived cell of the DAG backbone (ALGORITHMS 1), as published for DARTS and ENAS. Checked, hashable.
+    """A derived cell of the DAG backbone, as published for DARTS and ENAS. Checked, hashable.
 
     Each node has one op and its own gate; there is no mixture. Nodes are counted from 1, since state 0 is the output of
     the input node.

@@ -53,7 +53,7 @@ class MixedNode(Node):
 
 
 class Backbone(nn.Module):
-    """The supernet (CONTRACT). Nodes may have different ops and different numbers of ops.
+    """The supernet. Nodes may have different ops and different numbers of ops.
 
     Args:
         input_size: I.

@@ -1,4 +1,4 @@
-"""The supernet of DARTS' recurrent cell: a DAG of states, each edge a softmax mixture of gated ops (ALGORITHMS 1)."""
+"""The supernet of DARTS' recurrent cell: a DAG of states, each edge a softmax mixture of gated ops."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from grownas.errors import DataError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-DELTA = 1.5  # above it the Huber loss is linear; in standard deviations of the training part (ALGORITHMS 8)
+DELTA = 1.5  # above it the Huber loss is linear; in standard deviations of the training part
 RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)  # per observation: 1 halves a coefficient, 100 removes it
 FOLDS = 10
 

@@ -43,7 +43,7 @@ class Node(nn.Module):
     """K ops that read the same two inputs. Subclasses define their mixture weights, `shares`.
 
     Attributes:
-        blend: scalar m in [0, 1): the node's output is s + m (mixture - s) (ALGORITHMS 3). None for a plain node, where
+        blend: scalar m in [0, 1): the node's output is s + m (mixture - s). None for a plain node, where
             m = 1. It is a buffer, so that it is saved and moved together with the weights.
         skip: factor beta: beta s is added to the mixture (DARTS-); the gate and the blend apply to the sum. None: no
             skip. It is moved with the weights but not saved.

@@ -1,4 +1,4 @@
-"""The reference definition of all cells: plain autograd, one time step after the other (ALGORITHMS 1)."""
+"""The reference definition of all cells: plain autograd, one time step after the other."""
 
 from __future__ import annotations
 

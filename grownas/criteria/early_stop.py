@@ -1,4 +1,4 @@
-"""Early stopping: the inner level stops training, the outer level accepts or rejects candidates (ALGORITHMS 3)."""
+"""Early stopping: the inner level stops training, the outer level accepts or rejects candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses the ops to split by the lowest eigenpairs of their splitting matrices, without the matrices (ALGORITHMS 4).
+"""Chooses the ops to split by the lowest eigenpairs of their splitting matrices, without the matrices.
 
 Splitting a unit of an op into two halves at theta +- eps v changes the loss by eps^2 / 2 v^T S v, where
 

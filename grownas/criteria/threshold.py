@@ -1,4 +1,4 @@
-"""Chooses the ops to duplicate or to prune by their shares (ALGORITHMS 4 and 5).
+"""Chooses the ops to duplicate or to prune by their shares.
 
 A node's state is a tuple of `Watched`, one per op. Each epoch `observe` smooths the shares and updates each op's level:
 low, middle or high. `moves` proposes changes from the state. Three rules prevent alternating changes of an op:

@@ -1,4 +1,4 @@
-"""Learning on: a trained model learns from the rows that came since (ALGORITHMS 6).
+"""Learning on: a trained model learns from the rows that came since.
 
 `learn` is a function of a model, its optimiser's state and a task as it is now; it writes nothing, so that a backtest
 can call it for each block. `update` is the work of `grownas update`: `learn`, or a new search, and the files of a run.

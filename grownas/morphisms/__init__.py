@@ -1,4 +1,4 @@
-"""Morphisms: changes of a backbone, each with a stated promise about its output (ALGORITHMS 3 to 5).
+"""Morphisms: changes of a backbone, each with a stated promise about its output.
 
 Each morphism returns `(backbone, origins)`, leaves its input untouched, and draws random numbers only from its
 `generator`. `origins` gives the source of each parameter of the new backbone.

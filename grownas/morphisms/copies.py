@@ -1,4 +1,4 @@
-"""Duplicates an op, or splits it: two copies moved apart along the splitting matrices' eigenvectors (ALGORITHMS 4)."""
+"""Duplicates an op, or splits it: two copies moved apart along the splitting matrices' eigenvectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adds a node, with a carrier or blended in; adds noise to an exact start (ALGORITHMS 3)."""
+"""Adds a node, with a carrier or blended in; adds noise to an exact start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removes an op with the smallest change of the output, or replaces it by a new op (ALGORITHMS 5)."""
+"""Removes an op with the smallest change of the output, or replaces it by a new op."""
 
 from __future__ import annotations
 

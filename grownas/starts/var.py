@@ -1,4 +1,4 @@
-"""A start that computes a fitted VAR(p) exactly, with a backbone of one node (ALGORITHMS 3).
+"""A start that computes a fitted VAR(p) exactly, with a backbone of one node.
 
 The carrier, an additive identity op, is a shift register: its W_x writes the present input into the first block of
 units, its W_h shifts each block by one. Each exponential average of the VAR has a block of leaky units: W_h keeps a
@@ -81,7 +81,7 @@ def hidden_size_for(blocks: int, series: int) -> int:
     """Return the hidden size of a start: 16 if the register fits, otherwise twice the register but at most 64.
 
     A register of more than 64 units gets no further units.
-    The rule was chosen on validation data (ALGORITHMS 8).
+    The rule was chosen on validation data.
 
     Args:
         blocks: number of lags and averages of the start's VAR, `VAR.blocks`.

@@ -1,4 +1,4 @@
-"""Gradients of alpha on held-out data, of first and second order (ALGORITHMS 2)."""
+"""Gradients of alpha on held-out data, of first and second order."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def architecture_gradient_second(
         clip: largest norm of the step's gradient.
 
     Reference:
-        Liu, Simonyan & Yang (2019), DARTS, eq. 7 and 8; ALGORITHMS 2.
+        Liu, Simonyan & Yang (2019), DARTS, eq. 7 and 8.
     """
     weights, alphas = split_parameters(model)
     rates = [float(rate)] * len(weights) if isinstance(rate, int | float) else list(rate)

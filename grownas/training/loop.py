@@ -295,7 +295,7 @@ class Trainer:
         return loss, hidden
 
     def _alpha_step(self, window: Window) -> None:
-        """Do a step of alpha on the architecture part (ALGORITHMS 2)."""
+        """Do a step of alpha on the architecture part."""
         assert self.architecture is not None
         held_out = self.architecture.next_learned(self.model)
         before = self.architecture.hidden
@@ -425,7 +425,7 @@ class Trainer:
         self.history.append(value)
 
     def _l2_sp(self) -> None:
-        """Move each parameter towards its value at the start of the stage, by rate * `l2_sp` (ALGORITHMS 3)."""
+        """Move each parameter towards its value at the start of the stage, by rate * `l2_sp`."""
         if self.recipe.l2_sp == 0:
             return
         with torch.no_grad():

@@ -156,7 +156,7 @@ class Recipe:
             last allowed epoch it is 1 in any case.
         bf16: train under autocast in bfloat16. The separate step of alpha is without autocast: its differences are
             small.
-        bilevel: `joint` (alpha is trained on the weights' batches), `first` or `second` order (ALGORITHMS 2).
+        bilevel: `joint` (alpha is trained on the weights' batches), `first` or `second` order.
         alpha_after: number of epochs at the start in which alpha is frozen, if it has a separate step.
         perturb: shares used in the weights' step: `none` for alpha's own shares, `random`, `adversarial` or
             `identity`, see `training.perturb`.

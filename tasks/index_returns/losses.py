@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-DELTA = 1.5  # error in standard deviations at which the Huber loss turns linear (ALGORITHMS 8)
+DELTA = 1.5  # error in standard deviations at which the Huber loss turns linear
 DECAY = 0.94  # decay of the variance's moving average, as in RiskMetrics (1996) for daily data
 FLOOR = 0.1  # least variance, as a share of the mean variance, so that calm days do not dominate the loss
 

@@ -83,7 +83,7 @@ class _Cells(NamedTuple):
 
 
 def planted(seed: int, nodes: int = NODES, units: int = UNITS) -> Truth:
-    """Simulate a random chain cell plus noise (ALGORITHMS 1), with two ops per node.
+    """Simulate a random chain cell plus noise, with two ops per node.
 
     Cells are drawn until a VAR explains less than 15 % and the true mean more than 60 % of the variance.
 

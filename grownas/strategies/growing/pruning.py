@@ -1,4 +1,4 @@
-"""Pruning inside growth: removes or replaces ops, then fine-tunes (ALGORITHMS 5)."""
+"""Pruning inside growth: removes or replaces ops, then fine-tunes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growth: change the cell, train, accept or reject, until no change is accepted (Jie & Gao 2021; ALGORITHMS 3, 4).
+"""Growth: change the cell, train, accept or reject, until no change is accepted (Jie & Gao 2021).
 
 `Growth` is one search; `Growth.units` shows its whole course. Every fit uses the problem's journal, which stores
 finished fits: a resumed search runs again and reads them. A stage begins with a changed copy of the best candidate; a

@@ -305,7 +305,7 @@ def test_it_is_not_worse_than_a_single_var_on_twelve_indices():
     values, train_end, val_end = parts_of(clean(read_csv(CLOSES)).returns)
     found = combine_by_folds(values[:train_end])
     ahead = found.var.forecast(values)[val_end - 1 : -1]
-    assert ((values[val_end:] - ahead) ** 2).mean() < 1.2520  # of the single VAR (ALGORITHMS 8)
+    assert ((values[val_end:] - ahead) ** 2).mean() < 1.2520  # of the single VAR
 
 
 def test_a_combination_tells_each_model_and_fold():

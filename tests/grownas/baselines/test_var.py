@@ -348,7 +348,7 @@ def test_choosing_a_var_loads_no_library_while_the_clock_runs():
     assert done.stdout.strip() == "set()"
 
 
-# On real data: measured by two independent programs before (ALGORITHMS 8)
+# On real data: measured by two independent programs before
 
 
 @pytest.fixture(scope="module")
