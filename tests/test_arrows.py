@@ -110,7 +110,7 @@ LAYERS = """
     ops
     combine
     evaluation.past_errors  evaluation.horizons  observations
-    evaluation.conformal
+    evaluation.conformal  evaluation.ranks
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules
     strategies.policy_options  strategies.supernet_options

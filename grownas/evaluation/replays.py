@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from grownas.evaluation.groups import read_part
+from grownas.evaluation.ranks import rank_correlation, ranks
 from grownas.genotype_table import GenotypeTable
 
 Tree = dict[str, Any]
@@ -40,7 +41,7 @@ def compare(folders: Sequence[Path], table: GenotypeTable) -> Tree:
         RunError: a part is not finished or damaged.
     """
     parts = [read_part(folder, KEYS) for folder in folders]
-    ranks, at = mean_ranks(table), parts[0]["at"]
+    by_test, at = mean_ranks(table), parts[0]["at"]
     control = next((np.array(part["test"]) for part in parts if part["strategy"] == CONTROL), None)
     rows = []
     for part in parts:
@@ -51,7 +52,7 @@ def compare(folders: Sequence[Path], table: GenotypeTable) -> Tree:
                 "repeats": len(test),
                 "val": _means(np.array(part["val"])),
                 "test": _means(test),
-                "rank": _means(ranks[np.array(part["picks"])]),
+                "rank": _means(by_test[np.array(part["picks"])]),
                 "beats_random": None if control is None or is_control else _means(wins(test, control)),
             }
         )
@@ -122,22 +123,13 @@ def share_between(figures: Array) -> float:
 
 
 def spearman(one: Array, other: Array) -> float:
-    """Return Spearman's rank correlation, equal values with their mean rank; 0 if one of the series is constant."""
-    a, b = (ranks(values) - (len(values) + 1) / 2 for values in (one, other))
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale else 0.0
-
-
-def ranks(values: Array) -> Array:
-    """Return the rank of each value from 1, equal values with their mean rank."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    found: Array = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return found
+    """Return Spearman's rank correlation; 0 if one of the series is constant."""
+    return rank_correlation(one, other) or 0.0
 
 
 def mean_ranks(table: GenotypeTable) -> Array:
     """Return each genotype's rank by its mean test figure over seeds; 1 is the lowest."""
-    return ranks(figures(table, "test").mean(1))
+    return 1 + ranks(figures(table, "test").mean(1))
 
 
 def figures(table: GenotypeTable, name: str) -> Array:

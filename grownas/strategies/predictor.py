@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grownas.evaluation.ranks import ranks
+
 if TYPE_CHECKING:
     from grownas.protocols import Array
 
@@ -87,18 +89,3 @@ def thompson_sample(predictions: Array, count: int, *, seed: int) -> list[int]:
     """
     drawn = np.random.default_rng(seed).normal(predictions.mean(0), predictions.std(0, ddof=1))
     return [int(one) for one in np.argsort(drawn, kind="stable")[:count]]
-
-
-def ranks(values: Array) -> Array:
-    """Return the rank of each value from 0, equal values with their mean rank; shape `(n,)`."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    found: Array = (ends - (counts + 1) / 2)[place]
-    return found
-
-
-def rank_correlation(one: Array, other: Array) -> float | None:
-    """Return Spearman's rank correlation of two series; None if one of them is constant or has a single value."""
-    a, b = (ranks(values) - (len(values) - 1) / 2 for values in (one, other))
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale else None

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from grownas.encoding import Encoding
+from grownas.evaluation.ranks import rank_correlation
 from grownas.genotype import AnyGenotype
 from grownas.protocols import Problem, SearchResult
-from grownas.strategies.predictor import fit_ensemble, rank_correlation, thompson_sample
+from grownas.strategies.predictor import fit_ensemble, thompson_sample
 from grownas.strategies.sampling import Sampling, SamplingStrategy, Trial
 from grownas.strategies.seqnas_options import Options
 from grownas.training.distil import Distilled, MeanOf

@@ -454,11 +454,7 @@ class IndexReturns:
         Raises:
             DataError: `moment` is not a date.
         """
-        try:
-            since = _moment(moment)
-        except ValueError as error:
-            raise DataError(f"since={moment}: not a date such as 2024-12-31 or 2024-12-31 15:30") from error
-        return replace(self, scored_from=max(1, self._count_until(since)))
+        return replace(self, scored_from=max(1, self._count_until(_given_moment(moment, f"since={moment}"))))
 
     def _count_until(self, moment: Moment) -> int:
         """Return the number of rows dated up to the end of a day, or up to a time."""
@@ -587,10 +583,7 @@ class IndexReturns:
         Raises:
             DataError: `moment` is not a date.
         """
-        try:
-            since = _moment(moment)
-        except ValueError as error:
-            raise DataError(f"{moment}: not a date such as 2024-12-31 or 2024-12-31 15:30") from error
+        since = _given_moment(moment, moment)
         return sum(_is_after(since, day) for day in self.panel.dates)
 
     def restored(self, tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[IndexReturns, int, int]:
@@ -688,6 +681,18 @@ def _moment(text: str) -> Moment:
         return datetime.date.fromisoformat(text)
     except ValueError:
         return datetime.datetime.fromisoformat(text)
+
+
+def _given_moment(text: str, where: str) -> Moment:
+    """Parse a day or a time that the user gave; `where` begins the message of the error.
+
+    Raises:
+        DataError: it is not a date.
+    """
+    try:
+        return _moment(text)
+    except ValueError as error:
+        raise DataError(f"{where}: not a date such as 2024-12-31 or 2024-12-31 15:30") from error
 
 
 def _is_after(one: Moment, other: Moment) -> bool:

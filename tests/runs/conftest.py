@@ -228,6 +228,21 @@ def fork(fork_server):
 
 
 @pytest.fixture
+def broken_off(runner, fork, wait_for):
+    """Begin a run and kill it as soon as a file is there; return its folder."""
+
+    def begin(until: str, *overrides, command: str = "search") -> Path:
+        folder = runner.folder / "broken"
+        process = fork(command, *runner.options("name=broken", "checkpoint_seconds=0", *overrides))
+        wait_for(lambda: (folder / until).exists() or process.exitcode is not None)
+        process.kill()
+        process.join()
+        return folder
+
+    return begin
+
+
+@pytest.fixture
 def killed_search(runner, fork, wait_for):
     """Begin a search and kill it as soon as a file of its checkpoint is there; return its folder."""
 

@@ -36,21 +36,6 @@ def whole(runs, call):
 
 
 @pytest.fixture
-def broken_off(runner, fork, wait_for):
-    """Begin a backtest and kill it as soon as a file is there; return its folder."""
-
-    def begin(until):
-        folder = runner.folder / "broken"
-        process = fork("backtest", *runner.options("name=broken", "checkpoint_seconds=0", *OPTIONS))
-        wait_for(lambda: (folder / until).exists() or process.exitcode is not None)
-        process.kill()
-        process.join()
-        return folder
-
-    return begin
-
-
-@pytest.fixture
 def assert_same(read_json, without_times):
     """Equal to the last bit, but for times."""
 
@@ -68,7 +53,7 @@ def assert_same(read_json, without_times):
 
 @pytest.mark.parametrize("moment", mostly_slow(UNTIL, keep=("in the first model", "in a baseline")))
 def test_a_killed_backtest_goes_on_as_if_nothing_had_been(broken_off, call, whole, assert_same, moment):
-    folder = broken_off(UNTIL[moment])
+    folder = broken_off(UNTIL[moment], *OPTIONS, command="backtest")
     ended = call("resume", folder)
     assert (ended.code, ended.err) == (0, "")
     assert_same(whole, folder)
@@ -78,7 +63,7 @@ def test_a_killed_backtest_goes_on_as_if_nothing_had_been(broken_off, call, whol
 def test_a_backtest_killed_again_and_again_at_random_moments_ends_the_same(
     broken_off, fork, call, whole, assert_same, kills
 ):
-    draw, folder = random.Random(kills), broken_off("checkpoint")
+    draw, folder = random.Random(kills), broken_off("checkpoint", *OPTIONS, command="backtest")
     for _ in range(kills - 1):
         process = fork("resume", folder)
         process.join(draw.uniform(0.05, 0.9))
@@ -137,7 +122,7 @@ def test_a_backtest_is_done_and_keeps_no_model(whole, call):
 
 
 def test_an_unfinished_backtest_is_refused_in_words(broken_off, call):
-    folder = broken_off("checkpoint")
+    folder = broken_off("checkpoint", *OPTIONS, command="backtest")
     with pytest.raises(RunError, match="not finished; continue it with `grownas resume"):
         grownas.load(folder)
     ended = call("report", folder)

@@ -25,21 +25,6 @@ UNTIL = {  # what must exist when the kill comes
 }
 
 
-@pytest.fixture
-def broken_off(runner, fork, wait_for):
-    """Begin a search and kill it as soon as a file is there; return its folder."""
-
-    def begin(until: str, *overrides) -> Path:
-        folder = runner.folder / "broken"
-        process = fork("search", *runner.options("name=broken", "checkpoint_seconds=0", *overrides))
-        wait_for(lambda: (folder / until).exists() or process.exitcode is not None)
-        process.kill()
-        process.join()
-        return folder
-
-    return begin
-
-
 @pytest.mark.parametrize(
     "moment", mostly_slow(UNTIL, keep=("in the first fit", "in growth", "in a baseline", "in the report"))
 )

@@ -10,13 +10,14 @@ from scipy import stats
 
 from grownas.errors import RunError
 from grownas.evaluation import replays
+from grownas.evaluation.ranks import ranks
 from support.tables import table_of
 
 
 @pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], [1.0, 1.0, 0.0, 5.0, 1.0]], ids=["distinct", "ties"])
 def test_ranks_and_their_correlation_are_those_of_scipy(values):
     one, other = np.array(values), np.arange(len(values), dtype=float) ** 2
-    np.testing.assert_array_equal(replays.ranks(one), stats.rankdata(one))
+    np.testing.assert_array_equal(1 + ranks(one), stats.rankdata(one))
     assert replays.spearman(one, other) == pytest.approx(stats.spearmanr(one, other).statistic)
     assert replays.spearman(one, np.ones(len(one))) == 0.0
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from grownas.strategies.predictor import fit_ensemble, rank_correlation, ranks, thompson_sample
+from grownas.evaluation.ranks import rank_correlation, ranks
+from grownas.strategies.predictor import fit_ensemble, thompson_sample
 
 numbers = st.integers(-3, 3).map(float)
 
