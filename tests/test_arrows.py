@@ -107,6 +107,8 @@ LAYERS = """
     encoding
     space
     genotype
+    blocks_genotype
+    genotype_json  blocks
     ops
     combine
     evaluation.past_errors  evaluation.horizons  observations
