@@ -1,7 +1,7 @@
 """The ops of the backbone of blocks by name, such as `fir(8)`: what each costs and how much of the past it reads.
 
-All of them act on complex baseband samples x_t = I_t + jQ_t. A name may join several parts that act one after the other,
-such as `fir(4)-polynomial(5)-fir(4)`. What the parts compute stands in `cells.blocks`.
+All of them act on complex baseband samples x_t = I_t + jQ_t. A name may join several parts that act one after the
+other, such as `fir(4)-polynomial(5)-fir(4)`. What the parts compute stands in `cells.blocks`.
 """
 
 from __future__ import annotations
@@ -160,4 +160,4 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         block(name)
     if all(name == NONE for name in names):
-        raise GenotypeError(f"{', '.join(names) or 'no op'} alone cannot form a cell; add another op")
+        raise GenotypeError(f"{', '.join(names) or 'empty'}: a cell needs an op other than none")

@@ -6,12 +6,32 @@ import difflib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
+from grownas import blocks_space
 from grownas.errors import ConfigError, GenotypeError
-from grownas.genotype import COMBINES, GATED, NONE, AnyGenotype, DagGenotype, DagNode, Genotype, Node, Op
+from grownas.genotype import (
+    COMBINES,
+    GATED,
+    NONE,
+    AnyGenotype,
+    BlocksGenotype,
+    DagGenotype,
+    DagNode,
+    Genotype,
+    Node,
+    Op,
+)
 
 Pair = tuple[str, str]
-BACKBONES = ("chain", "dag")
+FIELDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # field -> its value elsewhere, and the backbones that have it
+    "combine": ((), ("chain",)),
+    "activation": ((), ("chain", "dag")),
+    "highway": (False, ("chain",)),
+    "share_projection": (False, ("chain",)),
+    "blocks": ((), ("blocks",)),
+    "cells": (1, ("blocks",)),
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +44,9 @@ class SearchSpace:
         max_nodes: most nodes of a cell.
         max_ops: most ops of a node; a node may contain the same op several times. A node of a DAG has one op.
         highway, share_projection: see `Genotype`; the same for every chain of the space. Off for a DAG.
-        backbone: the kind of the genotypes, `chain` or `dag`.
+        backbone: the kind of the genotypes, a key of `KINDS`.
+        blocks: names of ops, see `grownas.blocks`, with "none" as an op of a supernet's edges only; empty elsewhere.
+        cells: see `BlocksGenotype`; 1 elsewhere.
 
     Raises:
         ConfigError: a field is wrong; the message quotes its value and the nearest name.
@@ -37,16 +59,21 @@ class SearchSpace:
     highway: bool = False
     share_projection: bool = False
     backbone: str = "chain"
+    blocks: tuple[str, ...] = ()
+    cells: int = 1
 
     def __post_init__(self) -> None:
         """Check everything."""
-        if self.backbone not in BACKBONES:
-            raise ConfigError(f"space.backbone: unknown {self.backbone!r}, expected one of {', '.join(BACKBONES)}")
-        if self.backbone == "dag":
-            self._check_dag()
-        else:
-            _check_names("combine", self.combine, COMBINES)
-            _check_names("activation", self.activation, _activations())
+        if self.backbone not in KINDS:
+            raise ConfigError(f"space.backbone: unknown {self.backbone!r}, expected one of {', '.join(KINDS)}")
+        for field, (elsewhere, backbones) in FIELDS.items():
+            if self.backbone not in backbones and getattr(self, field) != elsewhere:
+                owners = " and ".join(KINDS[name].plural for name in backbones)
+                raise ConfigError(
+                    f"space.{field}: {getattr(self, field)!r} is for {owners} only; leave it out with "
+                    f"backbone={self.backbone}"
+                )
+        self._kind.check(self)
         for field in ("max_nodes", "max_ops"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -55,12 +82,15 @@ class SearchSpace:
             if not isinstance(getattr(self, field), bool):
                 raise ConfigError(f"space.{field}: {getattr(self, field)!r} is not true or false")
 
+    @property
+    def _kind(self) -> Kind:
+        return KINDS[self.backbone]
+
+    def _check_chain(self) -> None:
+        _check_names("combine", self.combine, COMBINES)
+        _check_names("activation", self.activation, _activations())
+
     def _check_dag(self) -> None:
-        for field in ("combine", "highway", "share_projection"):
-            if getattr(self, field):
-                raise ConfigError(
-                    f"space.{field}: {getattr(self, field)!r} is for chains only; leave it out with backbone=dag"
-                )
         _check_names("activation", self.activation, [NONE, *_activations()])
         if self.activation == (NONE,):
             raise ConfigError(f"space.activation: {NONE!r} alone cannot form a cell; add another activation")
@@ -69,12 +99,17 @@ class SearchSpace:
     def ops(self) -> list[Pair]:
         """The allowed pairs `(combine, activation)`, in the order of the tables; for a DAG in that of `activation`.
 
-        For a DAG they are the ops of a supernet's edges, which may include `("gated", "none")`.
+        For a DAG they are the ops of a supernet's edges, which may include `("gated", "none")`; for blocks they are
+        `("block", name)`, in the order of `blocks`.
         """
-        if self.backbone == "dag":
-            return [(GATED, name) for name in self.activation]
+        return self._kind.ops(self)
+
+    def _chain_ops(self) -> list[Pair]:
         activations = [name for name in _activations() if name in self.activation]
         return [(combine, activation) for combine in COMBINES if combine in self.combine for activation in activations]
+
+    def _gated_ops(self) -> list[Pair]:
+        return [(GATED, name) for name in self.activation]
 
     def contains(self, genotype: AnyGenotype) -> bool:
         """Return whether a genotype is allowed; its shares do not matter."""
@@ -83,13 +118,18 @@ class SearchSpace:
     def sample(self, rng: random.Random) -> AnyGenotype:
         """Draw a genotype: number of nodes, then each node's number of ops and different ops, with equal shares.
 
-        For a DAG: number of nodes, then the state that each node reads and its op.
+        For a DAG: number of nodes, then the state that each node reads and its op. For blocks: number of nodes, then
+        two states for each, with an op on each.
         """
+        return self._kind.sample(self, rng)
+
+    def _sample_chain(self, rng: random.Random) -> Genotype:
         count = rng.randint(1, self.max_nodes)
-        if self.backbone == "dag":
-            ops = self._dag_ops
-            return DagGenotype(tuple(DagNode(rng.randint(0, i), rng.choice(ops)) for i in range(count)))
         return Genotype(tuple(self._sample_node(rng) for _ in range(count)), self.highway, self.share_projection)
+
+    def _sample_dag(self, rng: random.Random) -> DagGenotype:
+        count, ops = rng.randint(1, self.max_nodes), self._dag_ops
+        return DagGenotype(tuple(DagNode(rng.randint(0, i), rng.choice(ops)) for i in range(count)))
 
     def mutate(self, genotype: AnyGenotype, rng: random.Random) -> AnyGenotype:
         """Return a genotype of this space that differs by one change.
@@ -97,7 +137,7 @@ class SearchSpace:
         The kind of change is drawn from the possible ones: replace, add or remove an op; add or remove a node. Then its
         place is drawn. The ops of a changed node get equal shares. In a DAG: change the op of a node or the state it
         reads; add or remove a node. A node is added at any place with a drawn op and source, and the later nodes read
-        the same nodes as before. What read a removed node reads what that node read.
+        the same nodes as before. What read a removed node reads what that node read. Blocks change as DAGs do.
 
         Raises:
             GenotypeError: the genotype is not in this space.
@@ -106,9 +146,7 @@ class SearchSpace:
         complaint = self._complaint(genotype)
         if complaint:
             raise GenotypeError(f"{complaint}; only a genotype of the space can be mutated")
-        return (
-            self._mutate_dag(genotype, rng) if isinstance(genotype, DagGenotype) else self._mutate_chain(genotype, rng)
-        )
+        return self._kind.mutate(self, genotype, rng)
 
     def _mutate_dag(self, genotype: DagGenotype, rng: random.Random) -> DagGenotype:
         nodes, ops = list(genotype.nodes), self._dag_ops
@@ -176,15 +214,17 @@ class SearchSpace:
 
     def _complaint(self, genotype: AnyGenotype) -> str | None:
         """Return why a genotype is not allowed; None if it is allowed."""
-        if isinstance(genotype, DagGenotype):
-            return self._dag_complaint(genotype)
-        if self.backbone != "chain":
-            return f"the genotype is a chain, the space has backbone={self.backbone}"
+        if not isinstance(genotype, self._kind.genotype):
+            found = next(kind for kind in KINDS.values() if isinstance(genotype, kind.genotype))
+            return f"the genotype is {found.one}, the space has backbone={self.backbone}"
+        if len(genotype.nodes) > self.max_nodes:
+            return f"nodes: {len(genotype.nodes)}, the space allows {self.max_nodes}"
+        return self._kind.complaint(self, genotype)
+
+    def _chain_complaint(self, genotype: Genotype) -> str | None:
         for field in ("highway", "share_projection"):
             if getattr(genotype, field) != getattr(self, field):
                 return f"{field} is {getattr(genotype, field)}, the space has {getattr(self, field)}"
-        if len(genotype.nodes) > self.max_nodes:
-            return f"nodes: {len(genotype.nodes)}, the space allows {self.max_nodes}"
         for place, node in enumerate(genotype.nodes):
             if len(node.ops) > self.max_ops:
                 return f"nodes[{place}].ops: {len(node.ops)}, the space allows {self.max_ops}"
@@ -194,16 +234,68 @@ class SearchSpace:
         return None
 
     def _dag_complaint(self, genotype: DagGenotype) -> str | None:
-        if self.backbone != "dag":
-            return f"the genotype is a DAG, the space has backbone={self.backbone}"
-        if len(genotype.nodes) > self.max_nodes:
-            return f"nodes: {len(genotype.nodes)}, the space allows {self.max_nodes}"
         if genotype.concat != tuple(range(1, len(genotype.nodes) + 1)):
             return f"concat: {list(genotype.concat)}, the space takes the mean of all nodes"
         for place, node in enumerate(genotype.nodes):
             if node.activation not in self._dag_ops:
                 return f"nodes[{place}].activation: {node.activation} is not in the space"
         return None
+
+
+class Kind(NamedTuple):
+    """How the genotypes of one backbone are drawn and changed.
+
+    Attributes:
+        genotype: their class.
+        one, plural: what they are called in messages.
+        check: raises ConfigError if a field of the space is wrong.
+        ops: returns `SearchSpace.ops`.
+        sample, mutate: see `SearchSpace`; `mutate` takes genotypes of the space only.
+        complaint: returns why a genotype of the class, of at most `max_nodes` nodes, is not allowed.
+    """
+
+    genotype: type[AnyGenotype]
+    one: str
+    plural: str
+    check: Callable[[SearchSpace], None]
+    ops: Callable[[SearchSpace], list[Pair]]
+    sample: Callable[[SearchSpace, random.Random], AnyGenotype]
+    mutate: Callable[[SearchSpace, Any, random.Random], AnyGenotype]
+    complaint: Callable[[SearchSpace, Any], str | None]
+
+
+KINDS: dict[str, Kind] = {
+    "chain": Kind(
+        Genotype,
+        "a chain",
+        "chains",
+        SearchSpace._check_chain,
+        SearchSpace._chain_ops,
+        SearchSpace._sample_chain,
+        SearchSpace._mutate_chain,
+        SearchSpace._chain_complaint,
+    ),
+    "dag": Kind(
+        DagGenotype,
+        "a DAG",
+        "DAGs",
+        SearchSpace._check_dag,
+        SearchSpace._gated_ops,
+        SearchSpace._sample_dag,
+        SearchSpace._mutate_dag,
+        SearchSpace._dag_complaint,
+    ),
+    "blocks": Kind(
+        BlocksGenotype,
+        "a network of blocks",
+        "blocks",
+        blocks_space.check,
+        blocks_space.ops,
+        blocks_space.sample,
+        blocks_space.mutate,
+        blocks_space.complaint,
+    ),
+}
 
 
 def _activations() -> list[str]:

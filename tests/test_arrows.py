@@ -106,6 +106,7 @@ LAYERS = """
     genotype_table
     encoding
     space
+    blocks_space
     genotype
     blocks_genotype
     genotype_json  blocks

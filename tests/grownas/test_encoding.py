@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grownas.blocks import DEFAULT_BLOCKS
+from grownas.blocks_genotype import BlockEdge, BlockNode, BlocksGenotype
 from grownas.encoding import Encoding
 from grownas.errors import GenotypeError
 from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op
@@ -23,29 +25,37 @@ dags = st.builds(
     lambda some, none, most: SearchSpace((), ("none",) * none + some, most, backbone="dag"),
     names, st.booleans(), st.integers(1, 8),
 )  # fmt: skip
+blocks = st.builds(
+    lambda some, none, most, cells: SearchSpace(
+        (), (), most, backbone="blocks", blocks=("none",) * none + some, cells=cells
+    ),
+    st.lists(st.sampled_from(DEFAULT_BLOCKS[1:]), min_size=1, unique=True).map(tuple),
+    st.booleans(), st.integers(1, 5), st.integers(1, 3),
+)  # fmt: skip
 TINY = SearchSpace(("add",), ("tanh", "relu"), max_nodes=2, max_ops=2)
 DAG = SearchSpace((), ("none", "tanh", "relu"), max_nodes=3, backbone="dag")
+BLOCKS = SearchSpace((), (), 2, backbone="blocks", blocks=("none", "delay(1)", "fir(2)"))
 
 
 def walk(space, seed, steps):
     """A genotype that mutations lead to: with ops in any order, and several times the same."""
     rng = random.Random(seed)
     genotype = space.sample(rng)
-    alone = space.max_nodes == 1 and len(set(space.ops) - {("gated", "none")}) == 1
-    for _ in range(0 if alone and (space.backbone == "dag" or space.max_ops == 1) else steps):
+    alone = space.max_nodes == 1 and len({op for op in space.ops if op[1] != "none"}) == 1
+    for _ in range(0 if alone and (space.backbone != "chain" or space.max_ops == 1) else steps):
         genotype = space.mutate(genotype, rng)
     return genotype
 
 
 def plain(genotype):
     """A genotype up to shares and the order of ops in a node."""
-    if isinstance(genotype, DagGenotype):
+    if not isinstance(genotype, Genotype):
         return genotype
     return [sorted(op.name for op in node.ops) for node in genotype.nodes], genotype.highway, genotype.share_projection
 
 
 @settings(deadline=None)
-@given(st.one_of(chains, dags), st.integers(0, 2**32), st.integers(0, 12))
+@given(st.one_of(chains, dags, blocks), st.integers(0, 2**32), st.integers(0, 12))
 def test_a_code_has_an_inverse(space, seed, steps):
     encoding, genotype = Encoding(space), walk(space, seed, steps)
     code = encoding.encode(genotype)
@@ -60,7 +70,7 @@ def test_a_code_has_an_inverse(space, seed, steps):
 
 
 @settings(deadline=None)
-@given(st.one_of(chains, dags), st.lists(st.integers(0, 2**32), min_size=2, max_size=8))
+@given(st.one_of(chains, dags, blocks), st.lists(st.integers(0, 2**32), min_size=2, max_size=8))
 def test_distinct_genotypes_have_distinct_codes(space, seeds):
     encoding = Encoding(space)
     for one, other in itertools.combinations([walk(space, seed, 3) for seed in seeds], 2):
@@ -90,9 +100,12 @@ def test_the_layout_of_a_code():
     assert Encoding(TINY).encode(chain).tolist() == [1, 0, *(0, 0, 0, 1), *(0, 0, 0, 0)]  # tanh before relu
     dag = DagGenotype((DagNode(0, "relu"), DagNode(1, "tanh")))
     assert Encoding(DAG).encode(dag).tolist() == [0, 1, 0, *(1, 0, 1), *(0, 1, 1, 0), *(0, 0, 0, 0, 0)]
+    node = BlockNode((BlockEdge(0, "fir(2)"), BlockEdge(1, "delay(1)")))
+    code = Encoding(BLOCKS).encode(BlocksGenotype((node,)))
+    assert code.tolist() == [1, 0, *(1, 0, 0, 1), *(0, 1, 1, 0), *[0] * 10]
 
 
-@pytest.mark.parametrize("space", [TINY, DAG])
+@pytest.mark.parametrize("space", [TINY, DAG, BLOCKS], ids=lambda space: space.backbone)
 def test_what_is_no_code_is_refused(space):
     encoding = Encoding(space)
     code = encoding.encode(space.sample(random.Random(0)))
@@ -103,4 +116,4 @@ def test_what_is_no_code_is_refused(space):
             with pytest.raises(GenotypeError, match="has this code"):
                 encoding.decode(wrong)
     with pytest.raises(GenotypeError, match="is not in the space"):
-        encoding.encode({TINY: DAG, DAG: TINY}[space].sample(random.Random(0)))
+        encoding.encode({TINY: DAG, DAG: BLOCKS, BLOCKS: TINY}[space].sample(random.Random(0)))
