@@ -78,10 +78,11 @@ LAYERS = """
     morphisms.nodes  morphisms.copies  morphisms.removal  morphisms.candidates
     morphisms.dags
     morphisms.origins  morphisms.parts  criteria.curvature
-    backbones.chain  backbones.dag
+    backbones.chain  backbones.dag  backbones.blocks
     backbones.mixture  backbones.shared
+    cells.derived
     cells.cell
-    cells.dag  cells.packed  cells.dag_supernet
+    cells.dag  cells.packed  cells.dag_supernet  cells.blocks
     cells.chain  baselines.recurrent
     cells.backends  cells.gated
     cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop

@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.backbones.mixture import Blend, check_no_skip, given_shares
+from grownas.backbones.mixture import Blend, Mixture, check_no_skip, given_shares
 from grownas.cells import backends, chain, dag_supernet
 from grownas.cells.cell import GrownRNN
 from grownas.cells.dag import gate_and_op
@@ -25,16 +25,8 @@ EdgeReduction = Literal["sum", "mean"]
 DagOpLike = str | tuple[str, str]  # an activation or "none", alone or after "gated"
 
 
-class MixedEdge(nn.Module):
-    """The ops between a state and a node that reads it.
-
-    Attributes:
-        ops: activations, or "none".
-        alpha: shape `(K,)`; zeros at first: equal shares.
-        given: see `chain.MixedNode.given`.
-    """
-
-    given: tuple[Tensor, ...] = ()
+class MixedEdge(Mixture):
+    """The mixture of a DAG's edge: its ops are activations, or "none"."""
 
     def __init__(self, ops: Sequence[DagOpLike]) -> None:
         """Take the ops.
@@ -42,29 +34,7 @@ class MixedEdge(nn.Module):
         Raises:
             GenotypeError: there is none, or one is unknown.
         """
-        super().__init__()
-        self.ops = tuple(_activation(op) for op in ops)
-        if not self.ops:
-            raise GenotypeError("an edge needs at least one op, got none")
-        self.alpha = nn.Parameter(torch.zeros(len(self.ops)))
-
-    @property
-    def shares(self) -> Tensor:
-        """Mixture weights, shape `(K,)`."""
-        return self.given[0] if self.given else torch.softmax(self.alpha, 0)
-
-    def best(self) -> tuple[float, str] | None:
-        """Return the logarithm of the largest share of an op but "none", and the op; of equal ones the first.
-
-        An op whose alpha is minus infinity is not there.
-        """
-        shares = torch.log_softmax(self.alpha.detach().double(), 0).tolist()
-        found = [(share, op) for share, op in zip(shares, self.ops, strict=True) if op != NONE and share > -math.inf]
-        return max(found, key=lambda one: one[0]) if found else None
-
-    def extra_repr(self) -> str:
-        """Return the ops for printing."""
-        return ", ".join(self.ops)
+        super().__init__([_activation(op) for op in ops])
 
 
 class MixedDagNode(nn.Module):

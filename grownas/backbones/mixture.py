@@ -1,11 +1,58 @@
-"""Functions for the mixtures of both kinds of supernets: blends, given shares, and the check for a skip."""
+"""What the mixtures of all supernets have in common: an edge's shares, blends, given shares, the check for a skip."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from grownas.errors import GenotypeError
+from grownas.genotype import NONE
+
+
+class Mixture(nn.Module):
+    """The ops between a state and a node that reads it, by name, and the shares in which they are mixed.
+
+    Attributes:
+        ops: names of ops, or "none".
+        alpha: shape `(K,)`; zeros at first: equal shares.
+        given: see `chain.MixedNode.given`.
+    """
+
+    given: tuple[Tensor, ...] = ()
+
+    def __init__(self, ops: Sequence[str]) -> None:
+        """Take the ops.
+
+        Raises:
+            GenotypeError: there is none.
+        """
+        super().__init__()
+        self.ops = tuple(ops)
+        if not self.ops:
+            raise GenotypeError("an edge needs at least one op, got none")
+        self.alpha = nn.Parameter(torch.zeros(len(self.ops)))
+
+    @property
+    def shares(self) -> Tensor:
+        """Mixture weights, shape `(K,)`."""
+        return self.given[0] if self.given else torch.softmax(self.alpha, 0)
+
+    def best(self) -> tuple[float, str] | None:
+        """Return the logarithm of the largest share of an op but "none", and the op; of equal ones the first.
+
+        An op whose alpha is minus infinity is not there.
+        """
+        shares = torch.log_softmax(self.alpha.detach().double(), 0).tolist()
+        found = [(share, op) for share, op in zip(shares, self.ops, strict=True) if op != NONE and share > -math.inf]
+        return max(found, key=lambda one: one[0]) if found else None
+
+    def extra_repr(self) -> str:
+        """Return the ops for printing."""
+        return ", ".join(self.ops)
 
 
 class Blendable(Protocol):

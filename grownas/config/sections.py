@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from grownas.blocks import DEFAULT_BLOCKS, FORMS, check_names
 from grownas.config.schema import (
     Count,
     Distinct,
@@ -28,6 +29,7 @@ from grownas.config.schema import (
     about,
     distinct,
 )
+from grownas.errors import GenotypeError
 
 WHERE_AND_HOW = (
     "runs",
@@ -49,8 +51,11 @@ COMPUTING = ("device", "backend", "threads")  # keys that may change between mac
 Combine = Literal["add", "hadamard"]
 How = Literal["state", "continue", "grow", "refit"]
 Backend = Literal["auto", "native", "torch", "triton", "reference"]
-BackboneKind = Literal["chain", "dag"]
-OF_A_DAG = {"combine": [], "activation": ["none", "tanh", "relu", "sigmoid", "identity"]}  # instead of the defaults
+RecurrentKind = Literal["chain", "dag"]
+DEFAULTS: dict[str, dict[str, Any]] = {  # backbone -> what it has instead of the defaults of `Space`
+    "dag": {"combine": [], "activation": ["none", "tanh", "relu", "sigmoid", "identity"]},
+    "blocks": {"combine": [], "activation": [], "hidden_size": 2, "blocks": list(DEFAULT_BLOCKS)},
+}
 Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
 Pair = tuple[Literal["sgd", "adam"], ...]
 Rates = tuple[Positive, ...]
@@ -81,19 +86,27 @@ class Start(Section):
 class Space(Section):
     """The cells that the search may build."""
 
-    backbone: Annotated[BackboneKind, about("the chain of two-input nodes, or the DAG of DARTS' recurrent cell")] = (
-        "chain"
-    )
+    backbone: Annotated[
+        Literal["chain", "dag", "blocks"],
+        about(
+            "the chain of two-input nodes, the DAG of DARTS' recurrent cell, or feed-forward blocks on complex samples"
+        ),
+    ] = "chain"
     combine: Annotated[tuple[Combine, ...], OneOrMore, Distinct, about("of a chain; a dag has none")] = (
         "add",
         "hadamard",
     )
     activation: Annotated[
-        Names, Field(min_length=1), about("of a dag also `none`, by default none, tanh, relu, sigmoid, identity")
+        Names, about("of blocks none; of a dag also `none`, by default none, tanh, relu, sigmoid, identity")
     ] = ("identity", "tanh", "sigmoid", "relu")
     hidden_size: Annotated[Count | Literal["auto"], about("hidden units; auto: set by the order of the start")] = "auto"
     highway: Annotated[bool, about("a gate around each node")] = False
     share_projection: Annotated[bool, about("ops of a node with the same combine share a projection matrix")] = False
+    blocks: Annotated[
+        Names,
+        about(f"ops of blocks, by default {', '.join(DEFAULT_BLOCKS)}; parts in a row are joined by -: {FORMS}"),
+    ] = ()
+    cells: Annotated[Literal[1, 2, 3], about("cells of blocks in a row, all with the same nodes")] = 1
     norm: Annotated[bool, about("batch norm on the states of a dag's supernet; its derived cell has none")] = False
     edge_reduction: Annotated[
         Literal["mean", "sum"],
@@ -102,9 +115,8 @@ class Space(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_a_dags_defaults(cls, given: Any) -> Any:
-        is_dag = isinstance(given, Mapping) and given.get("backbone") == "dag"
-        return {**OF_A_DAG, **given} if is_dag else given
+    def _with_the_backbones_defaults(cls, given: Any) -> Any:
+        return {**DEFAULTS.get(str(given.get("backbone")), {}), **given} if isinstance(given, Mapping) else given
 
     @field_validator("combine")
     @classmethod
@@ -113,18 +125,43 @@ class Space(Section):
             raise ValueError("expected at least 1 of them")
         return combine
 
+    @field_validator("activation")
+    @classmethod
+    def _are_some(cls, activation: tuple[str, ...], known: ValidationInfo) -> tuple[str, ...]:
+        if not activation and known.data.get("backbone") != "blocks":
+            raise ValueError("expected at least 1 value(s)")
+        return activation
+
+    @field_validator("hidden_size")
+    @classmethod
+    def _are_i_and_q(cls, units: int | str, known: ValidationInfo) -> int | str:
+        if units != 2 and known.data.get("backbone") == "blocks":
+            raise ValueError("expected 2 with space.backbone=blocks: I and Q")
+        return units
+
+    @field_validator("blocks")
+    @classmethod
+    def _form_a_cell(cls, names: tuple[str, ...], known: ValidationInfo) -> tuple[str, ...]:
+        if names or known.data.get("backbone") == "blocks":
+            try:
+                check_names(names)
+            except GenotypeError as error:
+                raise ValueError(str(error)) from error
+        return names
+
     @field_validator("norm")
     @classmethod
     def _is_of_a_dag(cls, norm: bool, known: ValidationInfo) -> bool:
-        if norm and known.data.get("backbone") == "chain":
-            raise ValueError("expected false with space.backbone=chain, whose states are not normalised")
+        if norm and (backbone := known.data.get("backbone", "dag")) != "dag":
+            raise ValueError(f"expected false with space.backbone={backbone}, whose states are not normalised")
         return norm
 
     @field_validator("edge_reduction")
     @classmethod
     def _has_edges(cls, reduction: str, known: ValidationInfo) -> str:
-        if reduction != "mean" and known.data.get("backbone") == "chain":
-            raise ValueError("expected mean with space.backbone=chain, which has no edges")
+        if reduction != "mean" and (backbone := known.data.get("backbone", "dag")) != "dag":
+            why = {"chain": "which has no edges", "blocks": "whose nodes sum their edges"}[backbone]
+            raise ValueError(f"expected mean with space.backbone={backbone}, {why}")
         return reduction
 
 
@@ -260,7 +297,7 @@ class Study(Section):
     )
     alpha: Annotated[Pair, OneOrMore, Field(min_length=1), Distinct, about("optimisers of alpha")] = ("sgd", "adam")
     backbones: Annotated[
-        tuple[BackboneKind, ...],
+        tuple[RecurrentKind, ...],
         OneOrMore,
         Field(min_length=1),
         Distinct,

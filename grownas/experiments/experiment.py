@@ -17,7 +17,7 @@ import torch
 
 from grownas.backbones.dag import EdgeReduction
 from grownas.baselines.table import BASELINES, Baseline
-from grownas.cells.cell import GrownRNN
+from grownas.cells.derived import derived_cell
 from grownas.config.loading import strategy_class
 from grownas.config.sections import Config
 from grownas.errors import ConfigError
@@ -32,6 +32,7 @@ from grownas.starts.var import hidden_size_for
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
 OPTIMIZER = "optimizer.safetensors"  # in a run folder
+SAMPLE = 2  # inputs of a core that reads complex samples, I and Q
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +161,14 @@ class Experiment:
             "share_projection": space.share_projection,
             "norm": self.norm,
             "edge_reduction": self.edge_reduction,
+            "cells": space.cells,
             "backend": self.backend,
         }
 
     def cell(self, genotype: AnyGenotype, purpose: str) -> Model:
         """Build the task's model around the derived cell of a genotype, with drawn weights."""
         generator = self.draw(purpose)
-        core = GrownRNN(genotype, self.input_size, self.hidden_size, backend=self.backend)
+        core = derived_cell(genotype, self.input_size, self.hidden_size, backend=self.backend)
         core.reset_parameters(generator)
         return self.task.model(core, generator=generator)
 
@@ -345,10 +347,12 @@ def space_of(config: Config) -> SearchSpace:
         combine=config.space.combine,
         activation=config.space.activation,
         max_nodes=config.strategy.max_nodes,
-        max_ops=len(config.space.combine) * len(config.space.activation) or 1,  # a dag's node has one
+        max_ops=len(config.space.combine) * len(config.space.activation) or 1,  # only a chain's node has several
         highway=config.space.highway,
         share_projection=config.space.share_projection,
         backbone=config.space.backbone,
+        blocks=config.space.blocks,
+        cells=config.space.cells,
     )
 
 
@@ -369,6 +373,20 @@ def check_backbone(config: Config) -> None:
     check = getattr(found(config.strategy), "check_space", None)  # most have none
     if check is not None:
         check(space_of(config))
+
+
+def check_inputs(backbone: str, task: Task) -> None:
+    """Refuse a task whose inputs a backbone cannot read.
+
+    Raises:
+        ConfigError: blocks are given other inputs than I and Q of complex samples.
+    """
+    if backbone == "blocks" and (task.kind != "plain" or task.input_size != SAMPLE):
+        found = "words" if task.input_size is None else f"{task.input_size} series or features"
+        raise ConfigError(
+            f"space.backbone=blocks reads complex samples, I and Q; task.use={task.name} has {found}; set "
+            "space.backbone=chain, or choose a task and features with the two inputs I and Q"
+        )
 
 
 def retrain_recipe(config: Config) -> Recipe:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from grownas.cells.cell import GrownRNN
+from grownas.cells.derived import Derived
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.errors import TrainingError
@@ -121,7 +121,7 @@ def run_baseline(experiment: Experiment, name: str) -> Score:
 
 def derived_genotype(model: Model) -> AnyGenotype:
     """Return the genotype of a model's derived cell."""
-    assert isinstance(model.core, GrownRNN)
+    assert isinstance(model.core, Derived)
     return model.core.genotype
 
 
@@ -238,12 +238,13 @@ def summarise(
     entries = [score.entry(task) for score in scores]
     ours = entries[0]
     if model is not None:
-        cell = next(one for one in model.modules() if isinstance(one, GrownRNN))  # the first layer
+        cell = next(one for one in model.modules() if isinstance(one, Derived))  # the first layer
         folder.write_json("genotype.json", cell.genotype.to_dict())
         about |= {
             "nodes": len(cell.genotype.nodes),
             "ops": cell.genotype.op_count,
             "backend": cell.chosen_backend,
+            **cell.genotype.figures,
         }
     return {
         "task": task.name,

@@ -25,7 +25,7 @@ from grownas.config.sections import WHERE_AND_HOW, Config
 from grownas.errors import ConfigError, DataError, Interrupted, RunError
 from grownas.experiments import backtesting, replay, updating
 from grownas.experiments import search as experiment
-from grownas.experiments.experiment import check_backbone, space_of
+from grownas.experiments.experiment import check_backbone, check_inputs, space_of
 from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.genotype_table import GenotypeTable
 from grownas.protocols import Folder, Launcher, Model, Task
@@ -120,6 +120,8 @@ def train(config: Config, what: str) -> Path:
     check_search(config, task)
     names = [name for name in baseline_names(task.kind) if name not in published()]  # a published cell is saved
     genotype = None if what in names else _genotype(what, names)
+    if genotype is not None:
+        check_inputs(genotype.to_dict()["backbone"], task)
     rundir = new_folder(config, "train", task.checksum, what=what if genotype is None else None)
     if genotype is not None:
         genotype.save(rundir.path / "genotype.json")
@@ -443,6 +445,7 @@ def check_search(config: Config, task: Task) -> None:
         replay.check(config)
     configs.check_names([config.strategy])
     check_backbone(config)
+    check_inputs(config.space.backbone, task)
     strategy = configs.strategy_class(config.strategy.use)(config.strategy)
     experiment.EXPERIMENTS[task.kind].check(config, task)
     if strategy.recipe().bilevel != "joint":

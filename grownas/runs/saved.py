@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from grownas.cells.cell import GrownRNN
+from grownas.cells.derived import derived_cell
 from grownas.config import loading as configs
 from grownas.config.sections import Config
 from grownas.errors import ConfigError, RunError
@@ -106,7 +106,7 @@ def model_from(
     except ValueError as error:
         raise RunError(f"{weights}: damaged: {error}") from error
     inputs = [input_size, *(layers - 1) * [hidden_size]]
-    model: Model = task.model(*(GrownRNN(genotype, size, hidden_size, backend=backend) for size in inputs))
+    model: Model = task.model(*(derived_cell(genotype, size, hidden_size, backend=backend) for size in inputs))
     expected = model.state_dict()
     problems = [f"{key} is missing" for key in expected if key not in tensors]
     problems += [f"{key} belongs to another model" for key in tensors if key not in expected]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Generator
 
+from grownas.backbones.blocks import BlocksBackbone
 from grownas.backbones.chain import Backbone
 from grownas.backbones.dag import DagBackbone, EdgeReduction
 from grownas.protocols import Model, Task
@@ -47,39 +49,29 @@ def random_core(
     share_projection: bool = False,
     norm: bool = False,
     edge_reduction: EdgeReduction = "sum",
+    cells: int = 1,
     backend: str = "auto",
     generator: Generator,
-) -> Backbone | DagBackbone:
+) -> Backbone | DagBackbone | BlocksBackbone:
     """Build a supernet with random weights.
 
     Args:
-        nodes: each node's ops; all edges of a dag's node have them.
+        nodes: each node's ops; all edges of a node have them in a dag and in blocks.
         input_size: I.
         hidden_size: H.
-        backbone: `chain` or `dag`.
+        backbone: a key of `space.KINDS`; blocks have 2 inputs and 2 units, whatever the sizes are.
         highway: switch of a chain.
         share_projection: switch of a chain.
         norm: switch of a dag.
         edge_reduction: switch of a dag, see `DagBackbone`.
+        cells: of blocks, see `BlocksBackbone`.
         backend: see `GrownRNN`.
         generator: draws the weights.
     """
-    if backbone == "dag":
-        return DagBackbone.from_ops(
-            input_size,
-            hidden_size,
-            nodes,
-            norm=norm,
-            edge_reduction=edge_reduction,
-            generator=generator,
-            backend=backend,
-        )
-    return Backbone.from_ops(
-        input_size,
-        hidden_size,
-        nodes,
-        highway=highway,
-        share_projection=share_projection,
-        generator=generator,
-        backend=backend,
-    )
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "backend": backend}
+    supernets: dict[str, Callable[..., Backbone | DagBackbone | BlocksBackbone]] = {
+        "chain": partial(Backbone.from_ops, **sizes, highway=highway, share_projection=share_projection),
+        "dag": partial(DagBackbone.from_ops, **sizes, norm=norm, edge_reduction=edge_reduction),
+        "blocks": partial(BlocksBackbone, cells=cells),
+    }
+    return supernets[backbone](ops=nodes, generator=generator)

@@ -361,7 +361,7 @@ CHANGES = {  # another valid value for every key
     "start": {"use": "random", "rule": "single", "nodes": 2, "carrier_share": 0.4, "max_order": 5},
     "space": {
         "backbone": "dag", "combine": ["add"], "activation": ["tanh"], "hidden_size": 16, "highway": True,
-        "share_projection": True, "norm": True, "edge_reduction": "sum",
+        "share_projection": True, "norm": True, "edge_reduction": "sum", "blocks": ["fir(2)"], "cells": 2,
     },
     "strategy": {
         "name": "mine", "max_epochs": 3, "first_epochs": 3, "later_epochs": 3, "patience": 3,
@@ -798,11 +798,16 @@ def test_a_config_of_a_dag_reads_back_the_same(tmp_path):
          "got True"),
         (["space.edge_reduction=sum"], "space.edge_reduction: expected mean with space.backbone=chain, which has no "
          "edges, got 'sum'"),
-        (["space.backbone=tree"], "space.backbone: expected 'chain' or 'dag', got 'tree'"),
+        (["space.backbone=tree"], "space.backbone: expected 'chain', 'dag' or 'blocks', got 'tree'"),
         (["space.combine=[]"], "space.combine: expected at least 1 of them, got []"),
         (["space.activation=[none]"], f"space.activation: unknown 'none', expected some of {', '.join(ACTIVATION)}"),
         (["space.backbone=dag", "space.activation=[tan]"], "space.activation: unknown 'tan', expected some of none, "
          f"{', '.join(ACTIVATION)}; did you mean tanh?"),
+        (["space.backbone=blocks", "space.blocks=[fur(2)]"], "space.blocks: unknown op 'fur(2)', expected one of none"),
+        (["space.backbone=blocks", "space.blocks=[none]"], "space.blocks: none: a cell needs an op other than none"),
+        (["space.backbone=blocks", "space.hidden_size=8"], "space.hidden_size: expected 2 with space.backbone=blocks"),
+        (["space.backbone=blocks", "space.edge_reduction=sum"], "space.edge_reduction: expected mean with "
+         "space.backbone=blocks, whose nodes sum their edges, got 'sum'"),
     ],
 )  # fmt: skip
 def test_what_is_not_of_the_backbone_is_said_in_one_line(overrides, line):
