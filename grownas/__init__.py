@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grownas.api import Comparison, Run, backtest, compare, load, search
+    from grownas.backbones.blocks import BlocksBackbone
     from grownas.backbones.chain import Backbone
     from grownas.backbones.dag import DagBackbone
     from grownas.backtested import Backtest
+    from grownas.blocks_genotype import BlocksGenotype
+    from grownas.cells.blocks import BlocksNetwork
     from grownas.cells.cell import GrownRNN
     from grownas.forecaster import GrownForecaster
     from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Backbone",
     "Backtest",
+    "BlocksBackbone",
+    "BlocksGenotype",
+    "BlocksNetwork",
     "Comparison",
     "DagBackbone",
     "DagGenotype",
@@ -48,6 +54,9 @@ _HOME = {  # name -> module; imported on first use, since torch takes seconds
     "search": "grownas.api",
     "GrownForecaster": "grownas.forecaster",
     "GrownRNN": "grownas.cells.cell",
+    "BlocksBackbone": "grownas.backbones.blocks",
+    "BlocksGenotype": "grownas.blocks_genotype",
+    "BlocksNetwork": "grownas.cells.blocks",
     "DagGenotype": "grownas.genotype",
     "DagNode": "grownas.genotype",
     "Genotype": "grownas.genotype",

@@ -49,7 +49,7 @@ Forecast of day t+1
 FORMAT = """\
 Below, a line outside a block is `keyword value`. A block is a line `name rowsxcolumns` followed by that many
 lines, each a row of the matrix with one blank between numbers; vectors have one row. Decimals are the shortest that
-read back exactly in the stated dtype; mean and sd are float64. {lines} Series are a JSON list.
+read back exactly in the stated dtype. {lines}
 The numbers begin after the line `begin` and stop at the line `end`."""
 
 CHAIN_LINES = """\
@@ -64,6 +64,8 @@ node 0 is `input`: x is the layer's input of the step, and s is the layer's outp
 blocks c = sigmoid(x gate_x + s gate_h) and y = f(x W_x + s W_h). Any other node reads the output s of its source node:
 c = sigmoid(s gate_h), y = f(s W_h). A node's output is s + c * (y - s), and the layer's output is the mean of the
 outputs of the nodes that `mean_of` lists."""
+
+SERIES_LINES = "\nSeries are a JSON list; mean and sd are float64."
 
 
 @runtime_checkable
@@ -133,7 +135,7 @@ def equations(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: An
     units = cell.hidden_size
     title = f"A grown recurrent cell: {cell.input_size} series, {units} units, {_sizes(cell.genotype, cell.num_layers)}"
     blocks = [
-        _underlined(title, "="),
+        underlined(title, "="),
         NOTATION.format(
             inputs=cell.input_size, hidden=units, states=form.states.format(hidden=units), labels=form.labels
         ),
@@ -141,8 +143,8 @@ def equations(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: An
         _activations(cell),
         *_layers(cell.genotype, cell.num_layers),
         FORECAST,
-        _underlined(NUMBERS, "="),
-        FORMAT.format(lines=form.lines),
+        underlined(NUMBERS, "="),
+        FORMAT.format(lines=form.lines + SERIES_LINES),
         "\n".join(["begin", *_numbers(cell, readout, names, mean, sd), "end"]),
     ]
     return "\n\n".join(blocks) + "\n"
@@ -193,14 +195,14 @@ def language_equations(model: WordModel) -> str:
     labels = form.labels.replace("and exact below", "and exact in genotype.json")
     sizes = _sizes(cell.genotype, len(layers))
     blocks = [
-        _underlined(f"A grown language model: {len(model.bias):,} words, {units} units, {sizes}", "="),
+        underlined(f"A grown language model: {len(model.bias):,} words, {units} units, {sizes}", "="),
         WORD_NOTATION.format(
             inputs=cell.input_size, hidden=units, states=form.states.format(hidden=units), labels=labels
         ),
         _activations(cell),
         *_layers(cell.genotype, len(layers)),
         NEXT_WORD,
-        _underlined(NUMBERS, "="),
+        underlined(NUMBERS, "="),
         TENSORS + (SEVERAL if len(layers) > 1 else ""),
         "\n".join(_tensors(model, layers)),
     ]
@@ -243,10 +245,11 @@ def _where(view: Tensor, named: Mapping[str, Tensor]) -> str:
 
 def for_people(text: str) -> str:
     """Return the part of `equations.txt` above the numbers."""
-    return text.split(f"\n{_underlined(NUMBERS, '=')}\n", 1)[0].rstrip() + "\n"
+    return text.split(f"\n{underlined(NUMBERS, '=')}\n", 1)[0].rstrip() + "\n"
 
 
-def _underlined(title: str, mark: str) -> str:
+def underlined(title: str, mark: str) -> str:
+    """Return a title with a line of marks below it."""
     return f"{title}\n{mark * len(title)}"
 
 
@@ -307,12 +310,12 @@ def _numbers(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: Any
     yield f"series {json.dumps(list(names))}"
     yield from (f"activation {name} = {ACTIVATION[name].formula}" for name in _used(cell.genotype))
     yield from form.tables()
-    yield from _block("mean", np.asarray(mean, dtype=np.float64))
-    yield from _block("sd", np.asarray(sd, dtype=np.float64))
+    yield from matrix("mean", np.asarray(mean, dtype=np.float64))
+    yield from matrix("sd", np.asarray(sd, dtype=np.float64))
     for layer in range(cell.num_layers):
         yield from form.numbers(cell, layer)
-    yield from _block("W_out", weight.T)
-    yield from _block("b_out", readout.bias.detach().cpu().numpy())
+    yield from matrix("W_out", weight.T)
+    yield from matrix("b_out", readout.bias.detach().cpu().numpy())
 
 
 def _chain_head(genotype: Genotype) -> Iterator[str]:
@@ -328,14 +331,14 @@ def _chain_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:
     for number, node in enumerate(nodes, start=1):
         place = f"layer={layer + 1},node={number}"
         for i, op in enumerate(node.ops):
-            parameters = _as_arrays(cell.op_parameters(layer, number - 1, i))
+            parameters = as_arrays(cell.op_parameters(layer, number - 1, i))
             share = parameters["W_x"].dtype.type(op.share)  # as the model rounds it
             yield f"op[{place},op={i + 1}] {op.combine} {op.activation} {share!s}"
             for name, value in parameters.items():
-                yield from _block(f"{name}[{place},op={i + 1}]", value)
+                yield from matrix(f"{name}[{place},op={i + 1}]", value)
         if node.highway:
-            for name, value in _as_arrays({"gate_x": node.gate_x, "gate_h": node.gate_h}).items():
-                yield from _block(f"{name}[{place}]", value)
+            for name, value in as_arrays({"gate_x": node.gate_x, "gate_h": node.gate_h}).items():
+                yield from matrix(f"{name}[{place}]", value)
 
 
 def _chain_parts(cell: GrownRNN) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
@@ -377,8 +380,8 @@ def _dag_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:
     for i, (reads, activation) in enumerate(rows):
         place = f"[layer={layer + 1},node={i}]"
         yield f"node{place} {reads} {activation}"
-        for name, value in _as_arrays(cell.op_parameters(layer, i, 0)).items():
-            yield from _block(f"{name}{place}", value)
+        for name, value in as_arrays(cell.op_parameters(layer, i, 0)).items():
+            yield from matrix(f"{name}{place}", value)
 
 
 FORMS: dict[type[AnyGenotype], Form] = {
@@ -407,11 +410,12 @@ FORMS: dict[type[AnyGenotype], Form] = {
 }
 
 
-def _as_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def as_arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return tensors as NumPy arrays."""
     return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
 
 
-def _block(name: str, values: np.ndarray) -> Iterator[str]:
+def matrix(name: str, values: np.ndarray) -> Iterator[str]:
     """Yield a matrix, or a vector as one row. `str` of a NumPy float is exact: it reads back as the same number."""
     rows = np.atleast_2d(values)
     yield f"{name} {rows.shape[0]}x{rows.shape[1]}"

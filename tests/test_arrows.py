@@ -53,11 +53,14 @@ LAYERS = """
     report.history  report.canvas
     report.growth_log
     report.forecaster
+    report.drawings
+    report.blocks_diagram
     report.dag_diagram
     report.verdicts  report.regret
     report.tables  report.diagram  report.reading
     report.damage
     export.model
+    blocks_equations
     equations
     export.cells
     export.graph

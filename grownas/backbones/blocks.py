@@ -94,7 +94,8 @@ class BlocksBackbone(nn.Module):
 
     def _mixed(self, ops: Any, shares: Tensor, x: Tensor) -> Tensor:
         outputs = torch.stack([op(x) for op in ops])
-        return torch.tensordot(shares.to(outputs), outputs, 1) + self.skip * x
+        mixed: Tensor = torch.tensordot(shares.to(outputs), outputs, 1)
+        return mixed + self.skip * x
 
     def _mixtures(self) -> list[list[Mixture]]:
         return [cast("list[Mixture]", list(cast("nn.ModuleList", node))) for node in self.nodes]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -29,7 +30,8 @@ def fir(x: Tensor, taps: Tensor) -> Tensor:
     """Return y_t = sum_k taps_k x_(t-k), `(T, B)`; `taps` is complex, `(K,)`."""
     past = torch.cat([x.new_zeros(len(taps) - 1, x.shape[1]), x])
     lags = torch.stack([past[len(past) - len(x) - k : len(past) - k] for k in range(len(taps))])
-    return torch.tensordot(taps, lags, 1)
+    y: Tensor = torch.tensordot(taps, lags, 1)
+    return y
 
 
 def polynomial(x: Tensor, coefficients: Tensor) -> Tensor:
@@ -199,18 +201,19 @@ class BlocksNetwork(nn.Module):
             TypeError: `x` or `h_0` is not a tensor.
             ValueError: a shape does not fit.
         """
-        return run_with_state(self._nodes(), self.memory, x, h_0)
+        return run_with_state(self.nodes(), self.memory, x, h_0)
 
     def step(self, x_t: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Do one sample, for streaming: `(B, 2), (M, B, 2) -> (B, 2), (M, B, 2)`."""
         out, h = self(x_t[None], h)
         return out[0], h
 
-    def _nodes(self) -> list[list[Node]]:
+    def nodes(self) -> list[list[list[tuple[int, BlockOp]]]]:
+        """Return for each cell and node what the node reads: numbers of states, each with its op."""
         reads = [[edge.reads for edge in node.edges] for node in self.genotype.nodes]
+        cells: Any = self.cells
         return [
-            [list(zip(sources, ops, strict=True)) for sources, ops in zip(reads, cell, strict=True)]  # type: ignore[arg-type]
-            for cell in self.cells
+            [list(zip(sources, ops, strict=True)) for sources, ops in zip(reads, cell, strict=True)] for cell in cells
         ]
 
     @property

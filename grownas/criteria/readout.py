@@ -17,12 +17,13 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from grownas.backbones.blocks import BlocksBackbone
 from grownas.backbones.chain import Backbone, shares_of
 from grownas.backbones.dag import DagBackbone
 from grownas.genotype import NONE
 
-AnyBackbone = Backbone | DagBackbone
-Core = TypeVar("Core", bound=Backbone | DagBackbone)
+AnyBackbone = Backbone | DagBackbone | BlocksBackbone
+Core = TypeVar("Core", bound=AnyBackbone)
 Kept = list[list[int]]  # for each mixture the numbers of the ops that are kept, ascending
 Score = Callable[[Backbone], float]  # lower is better
 

@@ -17,6 +17,8 @@ import torch
 
 from grownas.backbones.dag import EdgeReduction
 from grownas.baselines.table import BASELINES, Baseline
+from grownas.blocks_equations import blocks_equations
+from grownas.cells.blocks import BlocksNetwork
 from grownas.cells.derived import derived_cell
 from grownas.config.loading import strategy_class
 from grownas.config.sections import Config
@@ -26,6 +28,7 @@ from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Choice, Halving, Setting, choose
 from grownas.genotype import AnyGenotype
 from grownas.protocols import Budget, Folder, Journal, Model, Origin, Problem, Strategy, Task
+from grownas.readout import readout_of
 from grownas.space import SearchSpace
 from grownas.starts.random import Ops, random_start
 from grownas.starts.var import hidden_size_for
@@ -312,6 +315,8 @@ class Experiment:
         if model is not None:
             sizes = {name: str(getattr(model.core, name)) for name in ("input_size", "hidden_size")}
             cls.write_weights(folder, model, [], **sizes)
+            if isinstance(model.core, BlocksNetwork):
+                folder.write_text("equations.txt", blocks_equations(model.core, readout_of(model)))
         return {"tests": pair_tests({score.model: score.test.losses for score in scores})}
 
     @staticmethod
@@ -365,6 +370,8 @@ def check_backbone(config: Config) -> None:
     strategy, backbone = config.strategy.use, config.space.backbone
     found = strategy_class(strategy)
     known = getattr(found, "backbones", Strategy.backbones)
+    if backbone == "blocks" and config.backend not in ("auto", "torch"):
+        raise ConfigError(f"backend={config.backend}: PyTorch alone runs blocks; set backend=auto")
     if backbone not in known:
         raise ConfigError(
             f"space.backbone={backbone}: strategy.use={strategy} searches {' and '.join(known)} only; set "

@@ -35,7 +35,8 @@ def layers_of(model: nn.Module) -> list[Named]:
     """
     cells = [(name, one) for name, one in model.named_modules() if isinstance(one, GrownRNN)]
     if not cells:
-        raise ConfigError(f"a {type(model).__name__} without derived cells cannot be written as ONNX")
+        core = type(getattr(model, "core", model)).__name__
+        raise ConfigError(f"{core}: it cannot be written as ONNX; cells of the backbones chain and dag can")
     if any(cell.bidirectional for _, cell in cells):
         raise ConfigError("a bidirectional cell also reads sequences backwards; it cannot be written as ONNX")
     return [

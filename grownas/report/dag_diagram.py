@@ -6,11 +6,11 @@ in its own lane. On the right side, a line collects the states whose mean is the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from grownas.genotype import AnyGenotype, DagGenotype, Genotype
-from grownas.report.diagram import PILL, TOP, diagram, environment
+from grownas.genotype import DagGenotype
+from grownas.report.diagram import PILL, TOP, environment
 
 CARD, GAP, WIDE = 34, 22, 176  # height of a state's card, gap between cards, width of a card; in SVG units
 LANE, MARGIN = 13, 78  # distance between lanes; space at their left for the input
@@ -24,16 +24,24 @@ class Wire(NamedTuple):
     lane: int
 
 
-def wires(genotype: DagGenotype) -> list[Wire]:
-    """Return the wires that pass other states; wires that pass the same state have different lanes."""
+def lanes(reads: Sequence[Sequence[int]]) -> list[Wire]:
+    """Return the wires that pass other states; wires that pass the same state have different lanes.
+
+    Args:
+        reads: for each state the numbers of the states that it reads.
+    """
     found: list[Wire] = []
-    for source in range(len(genotype.nodes)):
-        reading = [i for i, node in enumerate(genotype.nodes, start=1) if node.reads == source]
-        far = tuple(i for i in reading if i > source + 1)
+    for source in range(len(reads)):
+        far = tuple(i for i, sources in enumerate(reads) if source in sources and i > source + 1)
         if far:
             taken = {wire.lane for wire in found if wire.readers[-1] >= source}
             found.append(Wire(source, far, next(lane for lane in range(len(found) + 1) if lane not in taken)))
     return found
+
+
+def wires(genotype: DagGenotype) -> list[Wire]:
+    """Return the wires of a DAG that pass other states, see `lanes`."""
+    return lanes([(), *((node.reads,) for node in genotype.nodes)])
 
 
 def dag_diagram(genotype: DagGenotype) -> str:
@@ -64,22 +72,3 @@ def dag_diagram(genotype: DagGenotype) -> str:
             words="A directed acyclic graph of states. " + "; ".join(genotype.in_words()) + ".",
         )
     )
-
-
-DRAW: dict[type[AnyGenotype], Callable[[Any], str]] = {Genotype: diagram, DagGenotype: dag_diagram}
-ABOUT: dict[type[AnyGenotype], str] = {
-    Genotype: "Each node mixes its ops; each op reads the step’s input and the state before the node. The bars show "
-    "the shares of the ops in the mixture.",
-    DagGenotype: "Each state reads one earlier state. Its gate mixes this state with an activation of its projection. "
-    "The output is the mean of the states with a wire to the right.",
-}
-
-
-def draw(genotype: AnyGenotype) -> str:
-    """Draw a cell of any backbone, with all details."""
-    return DRAW[type(genotype)](genotype)
-
-
-def about(genotype: AnyGenotype) -> str:
-    """Return a caption for the drawing of a cell."""
-    return ABOUT[type(genotype)]

@@ -12,8 +12,8 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.models import main_of
 from grownas.evaluation.statistics import model_confidence_set
 from grownas.genotype import AnyGenotype
-from grownas.report.dag_diagram import about, draw
 from grownas.report.diagram import environment
+from grownas.report.drawings import about, draw
 from grownas.report.tables import NONE, Column, Row, Table, as_text, count, p_value, percent, score
 from grownas.report.verdicts import KEPT, update_words
 

@@ -19,11 +19,11 @@ import numpy as np
 from grownas.errors import RunError
 from grownas.evaluation.groups import row_name
 from grownas.evaluation.replays import KIND
-from grownas.genotype import AnyGenotype, DagGenotype
+from grownas.genotype import AnyGenotype, Genotype
 from grownas.report import backtest, growth_log, growth_plots, history, plots, replays, study, tables, verdicts
 from grownas.report.canvas import NARROW, WIDE
-from grownas.report.dag_diagram import about, draw
 from grownas.report.diagram import CARDS, diagram, environment
+from grownas.report.drawings import about, draw
 from grownas.report.reading import Backtest, Comparison, Run, Study, Tree, read
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ def _chapter(chapter: history.Chapter) -> Tree:
 
 def _drawn(genotype: AnyGenotype, **fates: frozenset[tuple[int, int]]) -> str:
     """Draw a cell beside another: of a chain the cards, with the ops that went or came."""
-    return draw(genotype) if isinstance(genotype, DagGenotype) else diagram(genotype, CARDS, **fates)
+    return diagram(genotype, CARDS, **fates) if isinstance(genotype, Genotype) else draw(genotype)
 
 
 def _ratio(predictions: Sequence[history.Prediction]) -> str:

@@ -68,7 +68,7 @@ def random_core(
         backend: see `GrownRNN`.
         generator: draws the weights.
     """
-    sizes = {"input_size": input_size, "hidden_size": hidden_size, "backend": backend}
+    sizes: dict[str, Any] = {"input_size": input_size, "hidden_size": hidden_size, "backend": backend}
     supernets: dict[str, Callable[..., Backbone | DagBackbone | BlocksBackbone]] = {
         "chain": partial(Backbone.from_ops, **sizes, highway=highway, share_projection=share_projection),
         "dag": partial(DagBackbone.from_ops, **sizes, norm=norm, edge_reduction=edge_reduction),

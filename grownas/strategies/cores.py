@@ -11,9 +11,8 @@ import torch
 from grownas import morphisms
 from grownas.backbones.chain import Backbone
 from grownas.backbones.dag import DagBackbone
-from grownas.criteria.readout import AnyBackbone
+from grownas.criteria.readout import AnyBackbone, Core
 from grownas.genotype import AnyGenotype
-from grownas.morphisms.origins import Core
 from grownas.protocols import AnyModel, Model, Recurrent
 from grownas.training.recipe import device_of
 
@@ -49,7 +48,7 @@ def on_cpu(core: Core) -> Core:
 def derived(model: AnyModel) -> AnyModel:
     """Return a copy of a model with the derived cell in place of the supernet; the model itself if it has none.
 
-    A chain becomes the cell that it computes, with fixed shares; a DAG becomes the cell that is read out of it.
+    A chain becomes the cell that it computes, with fixed shares; others become the cell that is read out of them.
     """
     return with_core(model, model.core.derive()) if isinstance(model.core, AnyBackbone) else model
 
@@ -70,8 +69,8 @@ def noise_for(noise: float, l2_sp: float, hidden_size: int) -> float:
 def with_noise(start: AnyModel, noise: float, l2_sp: float = 0.0, *, seed: int) -> AnyModel:
     """Return a copy of a start with noise on the ops that have no effect, so that they can be trained.
 
-    Only supernets of chains have such ops. In a DAG all ops of a node share its drawn weights, so every op has an
-    effect. The copy of any other model has no noise.
+    Only supernets of chains have such ops. In a DAG all ops of a node share its drawn weights, and blocks begin near the
+    identity, so every op has an effect. The copy of any other model has no noise.
     """
     core = start.core
     if not isinstance(core, Backbone):

@@ -34,8 +34,8 @@ class DartsMinus(SupernetStrategy):
         return {"skip": self.options.skip}
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Search as DARTS does; in a DAG beta is divided by `max_nodes`: the skips of a node's edges add up."""
+        """Search as DARTS does; where a node has several edges, beta is divided by `max_nodes`: their skips add up."""
         options = self.options
-        if problem.space.backbone == "dag":
+        if problem.space.backbone != "chain":
             options = options.model_copy(update={"skip": options.skip / options.max_nodes})
         yield from SupernetStrategy.search(DartsMinus(options), problem)

@@ -39,6 +39,7 @@ class NasRl(SamplingStrategy):
 
     name: ClassVar[str] = "nas_rl"
     section = NasRlOptions
+    backbones = ("chain", "dag")
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
         """Sample and train one genotype after the other; yield the best result so far after each.

@@ -58,6 +58,7 @@ class PDarts(SupernetStrategy):
 
     name: ClassVar[str] = "pdarts"
     section = PDartsOptions
+    backbones = ("chain", "dag")
 
     def __init__(self, options: PDartsOptions) -> None:
         """Take the options.

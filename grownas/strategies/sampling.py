@@ -353,7 +353,7 @@ class SamplingStrategy(Strategy):
     """
 
     name: ClassVar[str]
-    backbones = ("chain", "dag")
+    backbones: ClassVar[tuple[str, ...]] = ("chain", "dag", "blocks")
     options: Any
 
     def __init__(self, options: Any) -> None:

@@ -34,6 +34,7 @@ class SharedStrategy(SupernetStrategy):
     """A strategy whose genotypes share weights. Subclasses define `search`."""
 
     section: ClassVar[type] = SharedSection
+    backbones = ("chain", "dag")
 
     def recipe(self) -> Recipe:
         """Return the recipe of the shared weights: all epochs, since no single genotype says when to stop."""

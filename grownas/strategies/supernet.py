@@ -31,8 +31,9 @@ from grownas.criteria.readout import (
     with_only,
     without,
 )
-from grownas.errors import TrainingError
+from grownas.errors import ConfigError, TrainingError
 from grownas.protocols import Budget, Evaluation, Found, Problem, SearchResult
+from grownas.space import SearchSpace
 from grownas.strategies import following
 from grownas.strategies.cores import derived, genotype_of, supernet_of, with_core
 from grownas.strategies.supernet_options import SupernetSection
@@ -72,11 +73,20 @@ class SupernetStrategy:
 
     name: ClassVar[str]
     section: ClassVar[type] = SupernetSection
-    backbones: ClassVar[tuple[str, ...]] = ("chain", "dag")
+    backbones: ClassVar[tuple[str, ...]] = ("chain", "dag", "blocks")
 
     def __init__(self, options: Any) -> None:
         """Store the options."""
         self.options = options
+
+    def check_space(self, space: SearchSpace) -> None:
+        """Refuse an option that does not fit the space.
+
+        Raises:
+            ConfigError: ablation in the space of blocks, whose nodes keep two edges with one op each.
+        """
+        if space.backbone == "blocks" and self.options.readout == "ablation":
+            raise ConfigError("strategy.readout=ablation: blocks are read out by their shares; set readout=share")
 
     @abstractmethod
     def method(self) -> Mapping[str, Any]:

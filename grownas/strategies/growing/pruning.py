@@ -106,7 +106,7 @@ def _surplus(candidate: Candidate, context: Context) -> list[Change]:
     They are chosen once, before any removal: an op that takes over a removed op's share is not more important by it.
     """
     top_k, core = context.options.top_k, supernet_of(candidate.model)
-    if top_k is None or isinstance(core, DagBackbone) or all(len(alpha) <= top_k for alpha in core.alpha):
+    if top_k is None or not isinstance(core, Backbone) or all(len(alpha) <= top_k for alpha in core.alpha):
         return []
 
     def score(core: Backbone) -> float:

@@ -204,7 +204,7 @@ def refused(model, words):
 
 
 def test_a_model_that_is_no_readout_of_cells_is_refused():
-    refused(Forecaster(nn.LSTM(I, H), MEAN, SD), "a Forecaster without derived cells cannot be written")
+    refused(Forecaster(nn.LSTM(I, H), MEAN, SD), "LSTM: it cannot be written as ONNX")
     refused(LinearReadout(GrownRNN(CHAIN, I, H, bidirectional=True), 2), "bidirectional cell also reads sequences back")
 
     class Other(nn.Module):

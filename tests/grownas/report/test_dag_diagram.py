@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op, published
-from grownas.report.dag_diagram import about, draw, wires
+from grownas.report.dag_diagram import wires
 from grownas.report.diagram import diagram
+from grownas.report.drawings import about, draw
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -1,0 +1,102 @@
+"""Writes `equations.txt` of a network of blocks: its equations for people, and all its numbers for programs.
+
+The file documents its own format; `tests/support/following_blocks.py` evaluates it with NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from grownas.blocks import INPUTS, Block, block
+from grownas.equations import FORMAT, NUMBERS, as_arrays, matrix, underlined
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from grownas.cells.blocks import BlockOp, BlocksNetwork
+    from grownas.genotype import BlocksGenotype
+
+NOTATION = """\
+Notation
+  x, s, y   sequences of complex samples I + jQ, one for each step t; all are 0 before the first step
+  s_i       state i of a cell, counted from 0
+  a[c,i,k,p]  the complex coefficients of part p of the op of cell c between states k and i; c and p count from 1
+
+Functions
+  delay(s, k)           at step t: s at step t - k
+  fir(s, a)             at step t: the sum over k of a[k] times s at step t - k
+  polynomial(s, a)      s * (a[0] + a[1] |s|^2 + a[2] |s|^4 + ..)
+  polynomial_all(s, a)  s * (a[0] + a[1] |s| + a[2] |s|^2 + ..)"""
+
+READOUT = """\
+Prediction
+  [I Q] = [Re(y) Im(y)] W_out + b_out          a row vector times a matrix"""
+
+LINES = """\
+`edge` lines give the op between two states, the same in all cells; the parts of an op, joined by -, act in this order.
+Blocks of coefficients have a row of real and imaginary part for each number."""
+
+
+def blocks_equations(network: BlocksNetwork, readout: nn.Linear) -> str:
+    """Return a network of blocks as equations and numbers.
+
+    Args:
+        network: the derived network.
+        readout: linear layer from I and Q of the network's output to I and Q of the prediction.
+
+    Returns:
+        The text, ending with a newline.
+    """
+    genotype = network.genotype
+    words = ", ".join(f"{count} {name}" for name, count in genotype.figures.items())
+    blocks = [
+        underlined(f"A network of blocks on complex samples: {genotype.cells} cell(s); {words}", "="),
+        NOTATION,
+        *("\n".join(_cell(genotype, number)) for number in range(1, genotype.cells + 1)),
+        READOUT,
+        underlined(NUMBERS, "="),
+        FORMAT.format(lines=LINES),
+        "\n".join(["begin", *_numbers(network, readout), "end"]),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _cell(genotype: BlocksGenotype, number: int) -> Iterator[str]:
+    outputs = ["x", "x", *(f"y_{i}" for i in range(1, genotype.cells)), "y"]  # y_i is the output of cell i
+    yield f"Cell {number}"
+    yield from (f"  s_{i} = {outputs[number - 1 + i]}" for i in range(INPUTS))
+    for i, node in enumerate(genotype.nodes, start=INPUTS):
+        terms = [_term(block(edge.op), f"s_{edge.reads}", f"{number},{i},{edge.reads}") for edge in node.edges]
+        yield f"  s_{i} = {' + '.join(terms)}"
+    states = range(INPUTS, len(genotype.nodes) + INPUTS)
+    yield f"  {outputs[number + 1]} = ({' + '.join(f's_{i}' for i in states)}) / {len(states)}"
+
+
+def _term(op: Block, state: str, label: str) -> str:
+    """Return the formula of an op with the state that it reads and the label of its coefficients."""
+    text = state
+    for place, part in enumerate(op.parts, start=1):
+        text = f"{part.kind}({text}, {f'a[{label},{place}]' if part.coefficients else part.size})"
+    return text
+
+
+def _numbers(network: BlocksNetwork, readout: nn.Linear) -> Iterator[str]:
+    genotype = network.genotype
+    yield f"dtype {readout.weight.detach().cpu().numpy().dtype.name}"
+    yield f"cells {genotype.cells}"
+    yield f"nodes {len(genotype.nodes)}"
+    for i, node in enumerate(genotype.nodes, start=INPUTS):
+        yield from (f"edge[state={i},source={edge.reads}] {edge.op}" for edge in node.edges)
+    for label, op in _ops(network):
+        for part, values in as_arrays(dict(op.coefficients.items())).items():
+            yield from matrix(f"coefficients[{label},part={int(part) + 1}]", values)
+    for name, values in as_arrays({"W_out": readout.weight.t(), "b_out": readout.bias}).items():
+        yield from matrix(name, values)
+
+
+def _ops(network: BlocksNetwork) -> Iterator[tuple[str, BlockOp]]:
+    """Yield the place of each op, and the op."""
+    for number, cell in enumerate(network.nodes(), start=1):
+        for i, reads in enumerate(cell, start=INPUTS):
+            yield from ((f"cell={number},state={i},source={source}", op) for source, op in reads)

@@ -1,0 +1,92 @@
+"""Computes networks of blocks with NumPy alone: from equations.txt, or from a genotype and weights."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+
+def delay(s, k):
+    return np.concatenate([np.zeros((k, *s.shape[1:])), s])[: len(s)]
+
+
+def fir(s, a):
+    return sum(tap * delay(s, k) for k, tap in enumerate(a))
+
+
+def polynomial(s, a):
+    return s * sum(c * np.abs(s) ** (2 * k) for k, c in enumerate(a))
+
+
+def polynomial_all(s, a):
+    return s * sum(c * np.abs(s) ** k for k, c in enumerate(a))
+
+
+def run_op(op, s, coefficients):
+    """The output of an op; `coefficients` by the number of the part, counted from 0."""
+    for number, part in enumerate(op.split("-")):
+        kind, size = re.fullmatch(r"(\w+)\((\d+)\)", part).groups()
+        s = globals()[kind](s, int(size) if kind == "delay" else coefficients[number])
+    return s
+
+
+def run_cells(cells, x):
+    """The output of cells in a row: of each the nodes, as sources with ops and coefficients; x complex, (T, B)."""
+    before = [x, x]
+    for nodes in cells:
+        states = list(before)
+        for edges in nodes:
+            states.append(sum(run_op(op, states[source], own) for source, op, own in edges))
+        before = [before[1], np.mean(states[2:], axis=0)]
+    return before[1]
+
+
+def from_weights(genotype, tensors, x):
+    """The output of a network from its genotype as plain values and its tensors by name."""
+
+    def complex_of(prefix):
+        found = {int(name.removeprefix(prefix)): one for name, one in tensors.items() if name.startswith(prefix)}
+        return {part: one[:, 0] + 1j * one[:, 1] for part, one in found.items()}
+
+    cells = [
+        [
+            [
+                (edge["reads"], edge["op"], complex_of(f"cells.{cell}.{i}.{j}.coefficients."))
+                for j, edge in enumerate(node["edges"])
+            ]
+            for i, node in enumerate(genotype["nodes"])
+        ]
+        for cell in range(genotype["cells"])
+    ]
+    return run_cells(cells, x)
+
+
+def from_text(text, pairs):
+    """The predictions `(T, B, 2)` for I and Q `(T, B, 2)` from the part of equations.txt for programs."""
+    lines = iter(text[text.index("\nbegin\n") + 7 : text.index("\nend")].split("\n"))
+    words, edges, blocks = {}, [], {}
+    for line in lines:
+        key, value = line.split(" ", 1)
+        if key.startswith("edge"):
+            edges.append((*map(int, re.findall(r"\d+", key)), value))
+        elif re.fullmatch(r"\d+x\d+", value):
+            rows = [next(lines).split() for _ in range(int(value.split("x")[0]))]
+            blocks[key] = np.array(rows, dtype=np.float64)
+        else:
+            words[key] = value
+
+    def coefficients(cell, state, source):
+        place = rf"coefficients\[cell={cell},state={state},source={source},part=(\d+)\]"
+        found = {int(match[1]) - 1: one for name, one in blocks.items() if (match := re.fullmatch(place, name))}
+        return {part: one[:, 0] + 1j * one[:, 1] for part, one in found.items()}
+
+    cells = [
+        [
+            [(source, op, coefficients(cell, state, source)) for i, source, op in edges if i == state]
+            for state in range(2, int(words["nodes"]) + 2)
+        ]
+        for cell in range(1, int(words["cells"]) + 1)
+    ]
+    y = run_cells(cells, pairs[..., 0] + 1j * pairs[..., 1])
+    return np.stack([y.real, y.imag], -1) @ blocks["W_out"] + blocks["b_out"]
