@@ -97,6 +97,6 @@ def _numbers(network: BlocksNetwork, readout: nn.Linear) -> Iterator[str]:
 
 def _ops(network: BlocksNetwork) -> Iterator[tuple[str, BlockOp]]:
     """Yield the place of each op, and the op."""
-    for number, cell in enumerate(network.nodes(), start=1):
+    for number, cell in enumerate(network.wiring(), start=1):
         for i, reads in enumerate(cell, start=INPUTS):
             yield from ((f"cell={number},state={i},source={source}", op) for source, op in reads)

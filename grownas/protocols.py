@@ -284,8 +284,11 @@ class Task(Protocol):
         source: where the data come from, for messages.
         checksum: checksum of the data as read.
         input_size: I, the number of inputs of a core; None if a core may have any number.
+        reads_samples: a core's inputs are I and Q of complex samples, and its predictions are the same, so that it may
+            be a network of blocks.
     """
 
+    reads_samples: bool = False
     name: ClassVar[str]
     kind: ClassVar[str] = "plain"
     metric: ClassVar[str]

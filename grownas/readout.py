@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.protocols import Model, Recurrent
+from grownas.protocols import AnyModel, Model, Recurrent
 
 LossAndSlope = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -85,6 +85,19 @@ class LinearReadout(nn.Module):
         """Map inputs `(T, B, I)` to predictions `(T, B, O)` and the last state."""
         out, hidden = self.states(x, hidden)
         return self.decode(out), hidden
+
+
+@torch.no_grad()
+def begin_at_core(model: AnyModel) -> AnyModel:
+    """Set the readout to the identity, in place, if the core's output is a prediction itself; return the model.
+
+    Cores of blocks say so by their attribute `predicts`.
+    """
+    if getattr(model.core, "predicts", False):
+        readout = readout_of(model)
+        nn.init.eye_(readout.weight)
+        nn.init.zeros_(readout.bias)
+    return model
 
 
 def readout_of(model: Model) -> nn.Linear:

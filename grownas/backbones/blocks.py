@@ -34,13 +34,14 @@ class BlocksBackbone(nn.Module):
         memory: number of earlier samples that the output depends on.
         nodes: the mixtures of each node's edges, in the order of the states that they read.
         cells: for each cell, edge and op the `BlockOp`.
-        backend: see `BlocksNetwork`.
+        backend, predicts: see `BlocksNetwork`.
 
     Reference:
         Liu, Simonyan & Yang (2019), DARTS: Differentiable Architecture Search, on convolutional cells.
     """
 
     input_size = hidden_size = 2
+    predicts = True
     backend = "torch"
     skip: Tensor
 

@@ -168,9 +168,11 @@ class BlocksNetwork(nn.Module):
         input_size, hidden_size: 2, I and Q.
         memory: M, the number of earlier samples that the output depends on.
         backend: `torch`; blocks have no kernels of their own.
+        predicts: the output is a prediction itself, see `readout.begin_at_core`.
     """
 
     input_size = hidden_size = 2
+    predicts = True
     backend = "torch"
 
     def __init__(self, genotype: BlocksGenotype, *, generator: Generator | None = None) -> None:
@@ -201,14 +203,14 @@ class BlocksNetwork(nn.Module):
             TypeError: `x` or `h_0` is not a tensor.
             ValueError: a shape does not fit.
         """
-        return run_with_state(self.nodes(), self.memory, x, h_0)
+        return run_with_state(self.wiring(), self.memory, x, h_0)
 
     def step(self, x_t: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Do one sample, for streaming: `(B, 2), (M, B, 2) -> (B, 2), (M, B, 2)`."""
         out, h = self(x_t[None], h)
         return out[0], h
 
-    def nodes(self) -> list[list[list[tuple[int, BlockOp]]]]:
+    def wiring(self) -> list[list[list[tuple[int, BlockOp]]]]:
         """Return for each cell and node what the node reads: numbers of states, each with its op."""
         reads = [[edge.reads for edge in node.edges] for node in self.genotype.nodes]
         cells: Any = self.cells

@@ -28,14 +28,13 @@ from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Choice, Halving, Setting, choose
 from grownas.genotype import AnyGenotype
 from grownas.protocols import Budget, Folder, Journal, Model, Origin, Problem, Strategy, Task
-from grownas.readout import readout_of
+from grownas.readout import begin_at_core, readout_of
 from grownas.space import SearchSpace
 from grownas.starts.random import Ops, random_start
 from grownas.starts.var import hidden_size_for
 from grownas.training.recipe import Recipe, count_parameters, recipe_from
 
 OPTIMIZER = "optimizer.safetensors"  # in a run folder
-SAMPLE = 2  # inputs of a core that reads complex samples, I and Q
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +172,7 @@ class Experiment:
         generator = self.draw(purpose)
         core = derived_cell(genotype, self.input_size, self.hidden_size, backend=self.backend)
         core.reset_parameters(generator)
-        return self.task.model(core, generator=generator)
+        return begin_at_core(self.task.model(core, generator=generator))
 
     def origins(self, nodes: Sequence[Ops], count: int) -> list[Origin]:
         """Return up to `count` earlier points in time, the latest first, with their starts; none for a general task."""
@@ -388,11 +387,10 @@ def check_inputs(backbone: str, task: Task) -> None:
     Raises:
         ConfigError: blocks are given other inputs than I and Q of complex samples.
     """
-    if backbone == "blocks" and (task.kind != "plain" or task.input_size != SAMPLE):
-        found = "words" if task.input_size is None else f"{task.input_size} series or features"
+    if backbone == "blocks" and not task.reads_samples:
         raise ConfigError(
-            f"space.backbone=blocks reads complex samples, I and Q; task.use={task.name} has {found}; set "
-            "space.backbone=chain, or choose a task and features with the two inputs I and Q"
+            f"space.backbone=blocks reads complex samples, I and Q, which task.use={task.name} does not give it as set "
+            "here; choose a task and features with the two inputs I and Q, or set space.backbone=chain"
         )
 
 

@@ -12,6 +12,7 @@ from grownas.backbones.blocks import BlocksBackbone
 from grownas.backbones.chain import Backbone
 from grownas.backbones.dag import DagBackbone, EdgeReduction
 from grownas.protocols import Model, Task
+from grownas.readout import begin_at_core
 
 Ops = Sequence[tuple[str, str]]
 
@@ -36,7 +37,7 @@ def random_start(
         switches: of the core, see `random_core`.
     """
     core = random_core(nodes, input_size=input_size, hidden_size=hidden_size, generator=generator, **switches)
-    return task.model(core, generator=generator)
+    return begin_at_core(task.model(core, generator=generator))
 
 
 def random_core(

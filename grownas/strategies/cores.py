@@ -69,8 +69,8 @@ def noise_for(noise: float, l2_sp: float, hidden_size: int) -> float:
 def with_noise(start: AnyModel, noise: float, l2_sp: float = 0.0, *, seed: int) -> AnyModel:
     """Return a copy of a start with noise on the ops that have no effect, so that they can be trained.
 
-    Only supernets of chains have such ops. In a DAG all ops of a node share its drawn weights, and blocks begin near the
-    identity, so every op has an effect. The copy of any other model has no noise.
+    Only supernets of chains have such ops. In a DAG all ops of a node share its drawn weights, and blocks begin near
+    the identity, so every op has an effect. The copy of any other model has no noise.
     """
     core = start.core
     if not isinstance(core, Backbone):
