@@ -16,6 +16,7 @@ import numpy as np
 from grownas.cells.cell import GrownRNN
 from grownas.cells.dag_sequence import INPUT_OP
 from grownas.genotype import AnyGenotype, DagGenotype, Genotype, Op
+from grownas.genotype_bits import Bits
 from grownas.ops import ACTIVATION, COMBINE
 from grownas.protocols import Model
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from grownas.cells.chain import ChainLayer
+    from grownas.cells.dag import DagLayer
 
 NUMBERS = "Numbers"  # title of the part for programs; the part above it is for people
 
@@ -66,6 +68,17 @@ c = sigmoid(s gate_h), y = f(s W_h). A node's output is s + c * (y - s), and the
 outputs of the nodes that `mean_of` lists."""
 
 SERIES_LINES = "\nSeries are a JSON list; mean and sd are float64."
+
+
+QUANTISED = """\
+  Qb(v)     v on its grid of b bits: d q, where q = v / d, rounded (halves to even)
+            and cut to -L .. L, L = 2^(b-1) - 1; d is the step size of v. Sums of
+            products q q' are exact."""
+
+QUANTISED_LINES = """
+`bits` lines give the widths of the weights and of the inputs of an op, a gate or a node. The block `step` of the same
+place gives the step sizes of W_x, x, W_h and s, where x is read, else of W_h and s. A chain's gates have grids of their
+own: gate_x and gate_h stand for W_x and W_h; in a DAG gate_x has the grid of W_x, and gate_h that of W_h."""
 
 
 @runtime_checkable
@@ -137,14 +150,14 @@ def equations(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: An
     blocks = [
         underlined(title, "="),
         NOTATION.format(
-            inputs=cell.input_size, hidden=units, states=form.states.format(hidden=units), labels=form.labels
+            inputs=cell.input_size, hidden=units, states=form.states.format(hidden=units), labels=_labels(cell, form)
         ),
         textwrap.fill("Series: " + ", ".join(json.dumps(name, ensure_ascii=False) for name in names), 78),
         _activations(cell),
         *_layers(cell.genotype, cell.num_layers),
         FORECAST,
         underlined(NUMBERS, "="),
-        FORMAT.format(lines=form.lines + SERIES_LINES),
+        FORMAT.format(lines=form.lines + SERIES_LINES + (QUANTISED_LINES if cell.genotype.bits else "")),
         "\n".join(["begin", *_numbers(cell, readout, names, mean, sd), "end"]),
     ]
     return "\n\n".join(blocks) + "\n"
@@ -192,7 +205,7 @@ def language_equations(model: WordModel) -> str:
     layers = [one for one in model.modules() if isinstance(one, GrownRNN)]
     cell = layers[0]
     form, units = FORMS[type(cell.genotype)], cell.hidden_size
-    labels = form.labels.replace("and exact below", "and exact in genotype.json")
+    labels = _labels(cell, form).replace("and exact below", "and exact in genotype.json")
     sizes = _sizes(cell.genotype, len(layers))
     blocks = [
         underlined(f"A grown language model: {len(model.bias):,} words, {units} units, {sizes}", "="),
@@ -207,6 +220,10 @@ def language_equations(model: WordModel) -> str:
         "\n".join(_tensors(model, layers)),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def _labels(cell: GrownRNN, form: Form) -> str:
+    return "\n".join([form.labels, QUANTISED] if cell.genotype.bits else [form.labels])
 
 
 def _sizes(genotype: AnyGenotype, layers: int) -> str:
@@ -285,16 +302,24 @@ def _chain_layer(genotype: Genotype, x: str) -> Iterator[str]:
             lead = f"{target} = " if place == 1 else " " * (len(target) + 1) + "+ "
             yield f"{lead}{op.share:.4f} {_term(op, x, before, f'[{number},{place}]')}"
         if genotype.highway:
-            yield f"c_{number} = sigmoid({x} gate_x[{number}] + {before} gate_h[{number}])"
+            gate = _quantised(f"{x} gate_x[{number}] + {before} gate_h[{number}]", node.gate_bits)
+            yield f"c_{number} = sigmoid({gate})"
             yield f"s_{number} = {before} + c_{number} * (m_{number} - {before})"
     yield f"h_t = s_{len(genotype.nodes)}"
 
 
 def _term(op: Op, x: str, s: str, label: str) -> str:
     """Return the formula of an op with its inputs and the labels of its parameters."""
-    formula = re.sub(r"\b([Wb]_[xh])\b", rf"\1{label}", COMBINE[op.combine].formula)
+    formula = _quantised(re.sub(r"\b([Wb]_[xh])\b", rf"\1{label}", COMBINE[op.combine].formula), op.bits)
     formula = re.sub(r"\bs\b", s, re.sub(r"\bx\b", x, formula))
     return f"{op.activation}({formula})"
+
+
+def _quantised(formula: str, bits: Bits | None) -> str:
+    """Return a formula with the factors of each product of a vector and a matrix on the grids of the widths."""
+    if bits is None:
+        return formula
+    return re.sub(r"(\w+(?:\(t-1\))?) ((?:W|gate)_[xh]\[[\d,]+\])", rf"Q{bits[1]}(\1) Q{bits[0]}(\2)", formula)
 
 
 def _numbers(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: Any, sd: Any) -> Iterator[str]:
@@ -336,22 +361,50 @@ def _chain_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:
             yield f"op[{place},op={i + 1}] {op.combine} {op.activation} {share!s}"
             for name, value in parameters.items():
                 yield from matrix(f"{name}[{place},op={i + 1}]", value)
+            if op.bits is not None:
+                yield from _grids(f"[{place},op={i + 1}]", op.bits, _log_steps(node.quantised, node.projection[i]))
         if node.highway:
             for name, value in as_arrays({"gate_x": node.gate_x, "gate_h": node.gate_h}).items():
                 yield from matrix(f"{name}[{place}]", value)
+            gate_bits = cell.genotype.nodes[number - 1].gate_bits
+            if gate_bits is not None:
+                yield from _grids(f"[{place}]", gate_bits, _log_steps(node.quantised, -1))
+
+
+def _log_steps(units: Any, unit: int) -> dict[str, Tensor]:
+    """Return live views of the logarithms of the step sizes of a unit by name; none if it has no bit widths."""
+    if units is None:
+        return {}
+    return {
+        f"log2_step_of_{name}": grid.log_step[unit, 0]
+        for key, product in units.products().items()
+        for name, grid in ((f"W_{key}", product.weights), ("x" if key == "x" else "s", product.inputs))
+    }
+
+
+def _grids(place: str, bits: Bits, log_steps: Mapping[str, Tensor]) -> Iterator[str]:
+    """Yield the lines about the grids of an op or node."""
+    yield f"bits{place} {bits[0]} {bits[1]}"
+    steps = [one.detach().exp2().cpu().numpy() for one in log_steps.values()]  # as the model rounds them
+    yield from matrix(f"step{place}", np.stack(steps))
 
 
 def _chain_parts(cell: GrownRNN) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
     for number, node in enumerate(cast("ChainLayer", cell.layer(0)).nodes()):
         for op in range(len(node.ops)):
-            yield f"{number + 1},{op + 1}", cell.op_parameters(0, number, op)
+            yield (
+                f"{number + 1},{op + 1}",
+                cell.op_parameters(0, number, op) | _log_steps(node.quantised, node.projection[op]),
+            )
         if node.highway:
-            yield f"{number + 1}", {"gate_x": node.gate_x, "gate_h": node.gate_h}
+            steps = _log_steps(node.quantised, -1)
+            yield f"{number + 1}", {"gate_x": node.gate_x, "gate_h": node.gate_h} | steps
 
 
 def _dag_parts(cell: GrownRNN) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    for number in range(len(cell.genotype.nodes) + 1):
-        yield str(number), cell.op_parameters(0, number, 0)
+    units: Any = cast("DagLayer", cell.layer(0)).quantised or [None] * (len(cell.genotype.nodes) + 1)
+    for number, own in enumerate(units):
+        yield str(number), cell.op_parameters(0, number, 0) | _log_steps(own, 0)
 
 
 def _dag_activations(genotype: DagGenotype) -> set[str]:
@@ -360,12 +413,14 @@ def _dag_activations(genotype: DagGenotype) -> set[str]:
 
 def _dag_layer(genotype: DagGenotype, x: str) -> Iterator[str]:
     before = "h_(t-1)"
-    yield f"c_0 = sigmoid({x} gate_x[0] + {before} gate_h[0])"
-    yield f"s_0 = {before} + c_0 * ({INPUT_OP}({x} W_x[0] + {before} W_h[0]) - {before})"
+    gate, z = (_quantised(f"{x} {w}_x[0] + {before} {w}_h[0]", genotype.input_bits) for w in ("gate", "W"))
+    yield f"c_0 = sigmoid({gate})"
+    yield f"s_0 = {before} + c_0 * ({INPUT_OP}({z}) - {before})"
     for i, node in enumerate(genotype.nodes, start=1):
         s = f"s_{node.reads}"
-        yield f"c_{i} = sigmoid({s} gate_h[{i}])"
-        yield f"s_{i} = {s} + c_{i} * ({node.activation}({s} W_h[{i}]) - {s})"
+        gate, z = (_quantised(f"{s} {w}_h[{i}]", node.bits) for w in ("gate", "W"))
+        yield f"c_{i} = sigmoid({gate})"
+        yield f"s_{i} = {s} + c_{i} * ({node.activation}({z}) - {s})"
     yield f"h_t = ({' + '.join(f's_{i}' for i in genotype.concat)}) / {len(genotype.concat)}"
 
 
@@ -382,6 +437,9 @@ def _dag_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:
         yield f"node{place} {reads} {activation}"
         for name, value in as_arrays(cell.op_parameters(layer, i, 0)).items():
             yield from matrix(f"{name}{place}", value)
+        if genotype.bits:
+            units: Any = cast("DagLayer", cell.layer(layer)).quantised
+            yield from _grids(place, genotype.bits[i], _log_steps(units[i], 0))
 
 
 FORMS: dict[type[AnyGenotype], Form] = {

@@ -9,12 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from grownas.errors import GenotypeError
 
 if TYPE_CHECKING:
     from grownas.genotype import AnyGenotype
+    from grownas.genotype_bits import Bits
 
 FORMAT, VERSION = "grownas.genotype", 1
 HEAD = ("format", "version", "backbone", "nodes")
@@ -46,6 +47,19 @@ class Saved(ABC):
     @abstractmethod
     def op_count(self) -> int:
         """Number of ops in all nodes."""
+
+    @property
+    def bits(self) -> tuple[Bits, ...]:
+        """Widths of each unit in order, see `grownas.bits`; empty if weights and inputs are real numbers."""
+        return ()
+
+    def with_bits(self, bits: Sequence[Bits]) -> Self:
+        """Return the genotype with other widths, one pair per unit; without widths if there are none.
+
+        Raises:
+            GenotypeError: the number of pairs is wrong, or the backbone has no bit widths.
+        """
+        raise GenotypeError("bits: only chains and dags have bit widths")
 
     @property
     def figures(self) -> dict[str, int]:

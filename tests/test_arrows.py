@@ -39,6 +39,7 @@ LAYERS = """
     experiments.walking  experiments.linear_walk
     experiments.tabulate  experiments.updating
     experiments.search
+    experiments.quantising
     experiments.text  experiments.series
     experiments.experiment
     experiments.choosing
@@ -48,7 +49,7 @@ LAYERS = """
     runs.trials
     runs.launchers  runs.requests
     report.backtest
-    runs.journal  runs.memory  report.plots  report.study  report.replays
+    runs.journal  runs.memory  report.plots  report.study  report.replays  report.front
     report.growth_plots
     report.history  report.canvas
     report.growth_log
@@ -84,6 +85,7 @@ LAYERS = """
     backbones.chain  backbones.dag  backbones.blocks
     backbones.mixture  backbones.shared
     cells.derived
+    cells.widths  cells.integer
     cells.cell
     cells.dag  cells.packed  cells.dag_supernet  cells.blocks
     cells.chain  baselines.recurrent
@@ -93,26 +95,27 @@ LAYERS = """
     cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence  cells.dag_supernet_sequence
     cells.sequence  cells.triton_pointwise
     cells.node
+    cells.quantiser
     cells.operators  cells.dag_plan
     cells.plan
     baselines.combination  baselines.har  baselines.min_gru  baselines.lru
     baselines.tsmixer  baselines.dlinear  baselines.esn
     baselines.var  baselines.naive  baselines.scan  baselines.window
     training.loop
-    training.perturb  training.distil  training.moments
+    training.perturb  training.distil  training.moments  training.pricing
     training.bilevel  criteria.early_stop
     training.recipe
     evaluation.panels
     evaluation.comparison  evaluation.studies  evaluation.replays  evaluation.backtest
-    evaluation.statistics  config.listing  criteria.lanczos  criteria.threshold
+    evaluation.statistics  evaluation.fronts  config.listing  criteria.lanczos  criteria.threshold
     config.loading
     config.messages  config.sections  config.shipped
     genotype_table
     encoding
-    space
+    space  bits
     blocks_space
     genotype
-    blocks_genotype
+    blocks_genotype  genotype_bits
     genotype_json  blocks
     ops
     combine

@@ -38,7 +38,7 @@ from grownas.errors import BackendError
 from grownas.genotype import DagGenotype
 
 Run = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], Tensor]
-RunDag = Callable[[DagGenotype, Tensor, Tensor, Tensor, Tensor], Tensor]
+RunDag = Callable[..., Tensor]
 RunDagSupernet = Callable[[DagPlan, DagTensors, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 MakeTracer = Callable[[Sequence[Node], Sequence[Tensor]], Tracer]
 MakeVJP = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], tuple[Tensor, sequence.Pullback] | None]
@@ -106,6 +106,7 @@ BACKENDS: dict[str, Backend] = {
     "triton": _engine(triton_loop.LOOP, triton_loop.unsupported),
 }
 AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, fastest first; torch on other devices
+QUANTISES = ("reference",)  # of cells with bit widths, fastest first, on any device
 
 
 def check_name(name: str) -> str:
@@ -127,10 +128,11 @@ def choose(name: str, nodes: Sequence[Node]) -> str:
     """
     weight = nodes[0].W_x
     pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
-    return pick(name, weight.device, weight.dtype, tuple([node.plan.activations for node in nodes]))
+    quantised = any(node.quantised is not None for node in nodes)
+    return pick(name, weight.device, weight.dtype, tuple([node.plan.activations for node in nodes]), "chain", quantised)
 
 
-def choose_dag(name: str, genotype: DagGenotype, weight: Tensor) -> str:
+def choose_dag(name: str, genotype: DagGenotype, weight: Tensor, *, quantised: bool = False) -> str:
     """Return the name of the backend for a DAG, on the device of one of its weights; `auto` is resolved.
 
     Raises:
@@ -138,7 +140,7 @@ def choose_dag(name: str, genotype: DagGenotype, weight: Tensor) -> str:
     """
     used = ("tanh", "sigmoid", *(node.activation for node in genotype.nodes))  # tanh: the input node; sigmoid: gates
     pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
-    return pick(name, weight.device, weight.dtype, (used,), "dag")
+    return pick(name, weight.device, weight.dtype, (used,), "dag", quantised)
 
 
 def choose_dag_supernet(name: str, plan: DagPlan, weight: Tensor) -> str:
@@ -159,12 +161,15 @@ def _choose(
     dtype: torch.dtype,
     activations: tuple[tuple[str, ...], ...],
     kind: Literal["chain", "dag"] = "chain",
+    quantised: bool = False,
 ) -> str:
     used = {activation for node in activations for activation in node}
 
     def unsupported(backend: str) -> str | None:
         if kind == "dag" and BACKENDS[backend].run_dag is None:
             return "it has no loop for the DAG backbone"
+        if quantised and backend not in QUANTISES:
+            return "it has no quantised products"
         return BACKENDS[backend].unsupported(device, dtype, used)
 
     if name != "auto":
@@ -172,7 +177,7 @@ def _choose(
         if reason is not None:
             raise BackendError(f"backend {name!r} cannot run this {kind}: {reason}; backend='auto' finds one that can")
         return name
-    best, *others = AUTO.get(device.type, ("torch",))
+    best, *others = QUANTISES if quantised else AUTO.get(device.type, ("torch",))
     reason = unsupported(best)
     if reason is None:
         return best

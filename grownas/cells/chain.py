@@ -74,6 +74,7 @@ class ChainLayer(nn.ModuleList):
                 node.ops,
                 highway=genotype.highway,
                 share_projection=genotype.share_projection,
+                gate_bits=node.gate_bits,
                 **where,
             )
             for node in genotype.nodes

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from grownas.cells.backends import BACKENDS, choose_dag
 from grownas.cells.chain import autocast_dtype
 from grownas.cells.node import write_parameters
+from grownas.cells.quantiser import Units
 from grownas.genotype import DagGenotype
 
 
@@ -22,7 +23,10 @@ class DagLayer(nn.Module):
         W_x: weights of x in the input node, shape `(I, 2H)`; H columns of the gate, then H columns of the op.
         W_h: weights of the state that each node reads, input node first, shape `(N + 1, H, 2H)`, same column order.
             The published W_0 is `[W_x; W_h[0]]`, and W_i is `W_h[i]`.
+        quantised: a list with the quantised products of each node, input node first; None: products of real numbers.
     """
+
+    quantised: nn.ModuleList | None
 
     def __init__(self, genotype: DagGenotype, input_size: int, hidden_size: int, **where: Any) -> None:
         """Create the weights and draw them; `where` is device and dtype."""
@@ -30,6 +34,8 @@ class DagLayer(nn.Module):
         self.genotype, self.input_size, self.hidden_size = genotype, input_size, hidden_size
         self.W_x = nn.Parameter(torch.empty(input_size, 2 * hidden_size, **where))
         self.W_h = nn.Parameter(torch.empty(len(genotype.nodes) + 1, hidden_size, 2 * hidden_size, **where))
+        units = [Units.of([bits], reads_x=number == 0) for number, bits in enumerate(genotype.bits)]
+        self.register_module("quantised", nn.ModuleList(units).to(self.W_x) if units else None)
         self.draw_parameters()
 
     def run(self, backend: str, x: Tensor, h_0: Tensor) -> Tensor:
@@ -41,13 +47,14 @@ class DagLayer(nn.Module):
             return self._run(backend, self.W_x.to(dtype), self.W_h.to(dtype), x.to(dtype), h_0.to(dtype))
 
     def _run(self, backend: str, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
-        run = BACKENDS[choose_dag(backend, self.genotype, W_x)].run_dag
+        run = BACKENDS[choose_dag(backend, self.genotype, W_x, quantised=self.quantised is not None)].run_dag
         assert run is not None  # `choose_dag` returns only backends that run DAGs
-        return run(self.genotype, W_x, W_h, x, h_0)
+        units = {} if self.quantised is None else {"units": self.quantised}
+        return run(self.genotype, W_x, W_h, x, h_0, **units)
 
     def choose(self, backend: str) -> str:
         """Return the name of the backend; see `backends.choose_dag`."""
-        return choose_dag(backend, self.genotype, self.W_x)
+        return choose_dag(backend, self.genotype, self.W_x, quantised=self.quantised is not None)
 
     @torch.no_grad()
     def draw_parameters(self, generator: Generator | None = None) -> None:
@@ -57,8 +64,10 @@ class DagLayer(nn.Module):
         are also trained here.
         """
         bound = 1 / math.sqrt(self.hidden_size)
-        for weights in self.parameters():
+        for weights in self.parameters(recurse=False):
             weights.uniform_(-bound, bound, generator=generator)
+        for units in self.quantised or ():
+            units.reset_parameters(bound)  # type: ignore[operator]  # Modules to mypy
 
     def op_parameters(self, node: int, op: int) -> dict[str, Tensor]:
         """Return live views of a node's weights: gate_h, W_h (H, H); the input node also has gate_x, W_x (I, H).

@@ -17,8 +17,10 @@ from torch import Generator, Tensor, nn
 
 from grownas.cells.operators import is_symbolic
 from grownas.cells.plan import make_plan
+from grownas.cells.quantiser import Times, Units, times
 from grownas.errors import GenotypeError
-from grownas.genotype import Op
+from grownas.genotype import Op, projection_bits, projections
+from grownas.genotype_bits import Bits
 from grownas.ops import ACTIVATION, COMBINE
 
 
@@ -47,10 +49,12 @@ class Node(nn.Module):
             m = 1. It is a buffer, so that it is saved and moved together with the weights.
         skip: factor beta: beta s is added to the mixture (DARTS-); the gate and the blend apply to the sum. None: no
             skip. It is moved with the weights but not saved.
+        quantised: the quantised products of the projections and the gate; None: products of real numbers.
     """
 
     blend: Tensor | None
     skip: Tensor | None
+    quantised: Units | None
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Node(nn.Module):
         *,
         highway: bool = False,
         share_projection: bool = False,
+        gate_bits: Bits | None = None,
         generator: Generator | None = None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
@@ -72,6 +77,7 @@ class Node(nn.Module):
             ops: the ops in order; their shares are ignored here.
             highway: give the node a gate.
             share_projection: ops with the same combine share W_x and W_h, except ops with `own_projection`.
+            gate_bits: widths of the gate, if the ops have widths.
             generator: draws the parameters.
             device: device of the parameters.
             dtype: dtype of the parameters.
@@ -93,15 +99,19 @@ class Node(nn.Module):
             self.gate_x, self.gate_h = empty(input_size, hidden_size), empty(hidden_size, hidden_size)
         self.register_buffer("blend", None)
         self.register_buffer("skip", None, persistent=False)
+        bits = [own for own in (*projection_bits(self.ops, share_projection), gate_bits) if own is not None]
+        self.register_module("quantised", Units.of(bits).to(self.W_x) if bits else None)
         self.draw_parameters(generator)
 
     @torch.no_grad()
     def draw_parameters(self, generator: Generator | None = None) -> None:
         """Draw all weights and biases from U(-1/sqrt(H), 1/sqrt(H)), as `nn.GRU` does."""
         bound = 1 / math.sqrt(self.hidden_size)
-        for name, parameter in self.named_parameters():
+        for name, parameter in self.named_parameters(recurse=False):
             if name != "alpha":
                 parameter.uniform_(-bound, bound, generator=generator)
+        if self.quantised is not None:
+            self.quantised.reset_parameters(bound)
 
     def set_blend(self, blend: float) -> None:
         """Set the blend; 1 makes the node a plain node.
@@ -121,6 +131,19 @@ class Node(nn.Module):
         """
         check_skip(beta)
         self.skip = None if beta == 0 else self.W_x.new_tensor(beta)
+
+    def products(self) -> tuple[Times, Times]:
+        """Return the functions that multiply x by W_x, and the state by W_h, of every projection and of the gate."""
+        of_x, of_h = self.matrices()
+        if self.quantised is None:
+            return times(of_x), times(of_h)
+        assert self.quantised.x is not None  # a chain's ops read x
+        return self.quantised.x.times(torch.stack(of_x)), self.quantised.h.times(torch.stack(of_h))
+
+    def matrices(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return W_x of each projection and of the gate, if there is one, and W_h likewise."""
+        of_x, of_h = list(self.W_x.unbind(1)), list(self.W_h.unbind(1))
+        return ([*of_x, self.gate_x], [*of_h, self.gate_h]) if self.highway else (of_x, of_h)
 
     def op_parameters(self, op: int) -> dict[str, Tensor]:
         """Return live views of one op's parameters: W_x (I, H), b_x (H,), W_h (H, H); b_h (H,) if Hadamard."""
@@ -197,13 +220,6 @@ def check_ops(ops: Sequence[Op]) -> tuple[Op, ...]:
         if op.combine not in COMBINE or op.activation not in ACTIVATION:
             raise GenotypeError(f"unknown op {op.name!r}; expected {'|'.join(COMBINE)}/{'|'.join(ACTIVATION)}")
     return tuple(ops)
-
-
-def projections(ops: Sequence[Op], share_projection: bool) -> list[int]:
-    """Return the index of each op's projection, numbered in order of first use."""
-    seen: dict[object, int] = {}
-    keys = [op.combine if share_projection and not op.own_projection else number for number, op in enumerate(ops)]
-    return [seen.setdefault(key, len(seen)) for key in keys]
 
 
 def hadamard_rows(ops: Sequence[Op]) -> dict[int, int]:

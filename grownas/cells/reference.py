@@ -10,11 +10,19 @@ from torch import Tensor
 
 from grownas.cells.dag_plan import EPSILON, NONE, DagPlan, DagTensors, check
 from grownas.cells.node import Node, Pull, Trace, Tracer
+from grownas.cells.quantiser import Times, Units, times
 from grownas.genotype import DagGenotype
 from grownas.ops import ACTIVATION, COMBINE
 
 
-def step(node: Node, shares: Tensor, x: Tensor, s: Tensor, nudge: Tensor | None = None) -> Tensor:
+def step(
+    node: Node,
+    shares: Tensor,
+    x: Tensor,
+    s: Tensor,
+    nudge: Tensor | None = None,
+    products: tuple[Times, Times] | None = None,
+) -> Tensor:
     """Return a node's output at one time step.
 
     Args:
@@ -23,17 +31,20 @@ def step(node: Node, shares: Tensor, x: Tensor, s: Tensor, nudge: Tensor | None 
         x: the step's input, shape `(B, I)`.
         s: the previous node's output, shape `(B, H)`.
         nudge: added to the mixture of ops, shape `(B, H)`.
+        products: `node.products()`, made once for all steps; None: make them here.
     """
     mixed = torch.zeros_like(s) if nudge is None else nudge
-    for number, op in enumerate(node.ops):
+    from_x, from_s = products or node.products()
+    projected_x, projected_s = from_x(x), from_s(s)
+    for number, (op, place) in enumerate(zip(node.ops, node.projection, strict=True)):
         parameters = node.op_parameters(number)
-        p, q = x @ parameters["W_x"] + parameters["b_x"], s @ parameters["W_h"]
+        p, q = projected_x[place] + parameters["b_x"], projected_s[place]
         z = COMBINE[op.combine].value(p, q + parameters["b_h"] if "b_h" in parameters else q)
         mixed = mixed + shares[number] * ACTIVATION[op.activation].f(z)
     if node.skip is not None:
         mixed = mixed + node.skip * s
     if node.highway:
-        mixed = s + torch.sigmoid(x @ node.gate_x + s @ node.gate_h) * (mixed - s)
+        mixed = s + torch.sigmoid(projected_x[-1] + projected_s[-1]) * (mixed - s)
     return mixed if node.blend is None else s + node.blend * (mixed - s)
 
 
@@ -50,14 +61,17 @@ def run(nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor)
         States, shape `(T, B, H)`.
     """
     states, s = [], h_0
+    products = [node.products() for node in nodes]
     for x_t in x:
-        for node, weights in zip(nodes, shares, strict=True):
-            s = step(node, weights, x_t, s)
+        for node, weights, own in zip(nodes, shares, products, strict=True):
+            s = step(node, weights, x_t, s, products=own)
         states.append(s)
     return torch.stack(states)
 
 
-def run_dag(genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Tensor) -> Tensor:
+def run_dag(
+    genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Tensor, units: Sequence[Units] | None = None
+) -> Tensor:
     """Return the states of a derived DAG cell over a sequence.
 
     Args:
@@ -66,16 +80,23 @@ def run_dag(genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tensor, h_0: Ten
         W_h: weights of the state that each node reads, input node first, shape `(N + 1, H, 2H)`, same column order.
         x: inputs, shape `(T, B, I)`.
         h_0: first state, shape `(B, H)`.
+        units: quantised products of each node, input node first; None: products of real numbers.
 
     Returns:
         States, shape `(T, B, H)`.
     """
+    if units is None:
+        from_x, first, *rest = (times([own]) for own in (W_x, *W_h))
+    else:
+        assert units[0].x is not None  # the input node reads x
+        from_x = units[0].x.times(W_x.unsqueeze(0))
+        first, *rest = (own.h.times(weights.unsqueeze(0)) for own, weights in zip(units, W_h, strict=True))
     out, h = [], h_0
     for x_t in x:
-        states = [_gated("tanh", h, x_t @ W_x + h @ W_h[0])]
-        for node, weights in zip(genotype.nodes, W_h[1:], strict=True):
+        states = [_gated("tanh", h, from_x(x_t)[0] + first(h)[0])]
+        for node, from_s in zip(genotype.nodes, rest, strict=True):
             s = states[node.reads]
-            states.append(_gated(node.activation, s, s @ weights))
+            states.append(_gated(node.activation, s, from_s(s)[0]))
         h = torch.stack([states[i] for i in genotype.concat]).mean(0)
         out.append(h)
     return torch.stack(out)

@@ -30,6 +30,7 @@ from grownas.config.schema import (
     distinct,
 )
 from grownas.errors import GenotypeError
+from grownas.genotype_bits import FEWEST_BITS, MOST_BITS
 
 WHERE_AND_HOW = (
     "runs",
@@ -57,6 +58,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # backbone -> what it has instead of th
     "blocks": {"combine": [], "activation": [], "hidden_size": 2, "blocks": list(DEFAULT_BLOCKS)},
 }
 Sizes = Annotated[tuple[Count, ...], OneOrMore, Field(min_length=1), Distinct]
+Widths = Annotated[tuple[Annotated[int, Field(strict=True, ge=FEWEST_BITS, le=MOST_BITS)], ...], OneOrMore, Distinct]
 Pair = tuple[Literal["sgd", "adam"], ...]
 Rates = tuple[Positive, ...]
 Panels = Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
@@ -409,6 +411,48 @@ class BacktestSection(Section):
     ] = None
 
 
+class Quantise(Section):
+    """Bit widths for the chosen cell, searched after it; the result is then the chosen model."""
+
+    widths: Annotated[
+        Widths,
+        about("widths in bits to choose among, such as [2,3,4,6,8,12,16]; empty: no quantisation"),
+    ] = ()
+    per: Annotated[Literal["op", "node"], about("what has widths of its own; a node of a dag has one op")] = "op"
+    tie: Annotated[bool, about("the inputs of a product have the width of its weights; false: their own")] = True
+    scale: Annotated[
+        Literal["learnt", "percentile"],
+        about("step sizes: trained with the weights (LSQ), or the percentile of least squared error throughout"),
+    ] = "learnt"
+    eta: Annotated[
+        tuple[NonNegative, ...],
+        OneOrMore,
+        Field(min_length=1),
+        Distinct,
+        about("price on the loss of all bit operations at the largest width; several: a search for each"),
+    ] = (0.03,)
+    mu: Annotated[
+        NonNegative, about("price on the loss of the mean entropy of the shares in nats; it rises from 0 to this")
+    ] = 0.003
+    epochs: Annotated[Count, about("epochs of the search")] = 30
+    fine_tune_epochs: Annotated[Count, about("epochs at the widths found, and at uniform widths after `epochs`")] = 20
+    rate: Annotated[Positive, about("learning rate of weights and step sizes, by adam")] = 1e-3
+    alpha_rate: Annotated[Positive, about("learning rate of the architecture weights of the shares, by adam")] = 0.02
+    uniform: Annotated[Widths, about("uniform widths in bits to compare with")] = (4, 6, 8, 16)
+    tolerance: Annotated[
+        NonNegative,
+        about(
+            "with several prices, the cheapest cell is chosen whose validation figure is at most this share above that "
+            "of the cell in real numbers; the best one if there is none"
+        ),
+    ] = 0.01
+
+    @field_validator("widths")
+    @classmethod
+    def _ascend(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(widths))
+
+
 SECTIONS: dict[str, dict[str, type[Section]]] = {  # kind of task -> sections that replace those of `Config`
     "series": {},
     "plain": {"start": RandomStart, "baselines": PlainBaselines},
@@ -451,6 +495,7 @@ class Config(Section):
     ] = ()
     retrain: Retrain = Retrain()
     baselines: Baselines = Baselines()
+    quantise: Quantise = Quantise()
     update: Update = Update()
     backtest: BacktestSection = BacktestSection()
     refit: Annotated[

@@ -40,8 +40,14 @@ MODELS = {
         name: NamedModel("fitted" if one.fitted else "trained", one.words, one.tuned) for name, one in BASELINES.items()
     },
 }
+QUANTISED, UNIFORM, UNTRAINED = "quantised", "uniform_", "ptq_"  # names, or their beginnings, of cells with bit widths
 FITTED = tuple(name for name, model in MODELS.items() if model.kind == "fitted")
 MAIN = ("chosen", "grown")  # the main model of a run is the first of these that the run scores
+WITH_BITS = {  # beginning of a name -> words
+    QUANTISED: "the chosen cell at bit widths found by a search",
+    UNIFORM: "the chosen cell at one bit width, trained on",
+    UNTRAINED: "the chosen cell at one bit width, not trained (post-training quantisation)",
+}
 SUPERNET = "_supernet"  # suffix of the name of the supernet that a search trained
 RETRAINED = "_retrained"  # suffix of the name of a found cell that was retrained from random weights
 SEARCH = "search"  # `model` in `metrics.jsonl` for all models that a strategy trains during the search
@@ -56,6 +62,9 @@ def named(name: str, strategies: Collection[str] = ()) -> NamedModel:
         strategies: names of the strategies that searched; each finds the models `<strategy>` and
             `<strategy>_retrained`.
     """
+    for beginning, words in WITH_BITS.items():
+        if name.startswith(beginning) and name not in MODELS:
+            return NamedModel("found", words)
     strategy = name.removesuffix(RETRAINED).removesuffix(SUPERNET)
     if name.endswith(SUPERNET) and strategy in strategies:
         return NamedModel("found", f"the supernet that {strategy} trained, before the cell was derived")

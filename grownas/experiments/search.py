@@ -16,9 +16,10 @@ from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
 from grownas.errors import TrainingError
 from grownas.evaluation.groups import rows_of
-from grownas.evaluation.models import SEARCH
+from grownas.evaluation.models import QUANTISED, SEARCH
 from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
+from grownas.experiments.quantising import quantise
 from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.text import TextExperiment
 from grownas.genotype import AnyGenotype
@@ -69,7 +70,14 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
         if not result.is_start and Acceptance.of(config.strategy)(found, by_search_loss, task).accepted:
             winner, model = retrained, retrained_model
             moments, recipe = moments_of(choice.fit.model, choice.fit.optimizers), choice.setting.recipe
-    scores.insert(0, _as_chosen(winner, [scores[0], *(scores[-1:] if config.retrain.grown else [])]))
+    spent, front = [scores[0], *(scores[-1:] if config.retrain.grown else [])], []
+    if config.quantise.widths:
+        with journal.of_model(QUANTISED):
+            done = quantise(experiment, config.quantise, winner, model)
+        scores += done.scores
+        winner, model, front = done.winner, done.model, done.front
+        moments, recipe = moments_of(done.fit.model, done.fit.optimizers), done.recipe
+    scores.insert(0, _as_chosen(winner, spent))
     scores += [_timed(journal, partial(run_baseline, experiment, name)) for name in config.baselines.use]
     stages = [line for line in result.log if "stage" in line]  # of growth; others log only what `refit` needs
     about = {
@@ -82,6 +90,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
         "stage_log": stages,
         "genotypes": list(result.scores),
         "stopped": result.reason,
+        **({"front": front} if front else {}),
     }
     experiment.write_optimizer(folder, moments, recipe)
     return summarise(config, folder, task, model, scores, about), model

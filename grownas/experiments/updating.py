@@ -170,6 +170,8 @@ def _continued(learner: Learner, task: Task, settings: Settings, journal: Journa
 
 def _check_can_grow(model: Model) -> None:
     core = model.core
+    if isinstance(core, GrownRNN) and core.genotype.bits:
+        raise ConfigError("update.how=grow: a cell with bit widths cannot grow on; set how=continue or how=refit")
     if not isinstance(core, GrownRNN) or not isinstance(core.genotype, Genotype) or core.num_layers > 1:
         raise ConfigError(
             "update.how=grow: only a chain with one layer can grow on; set how=continue, or how=refit for a new search"

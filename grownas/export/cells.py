@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from grownas.cells.cell import GrownRNN, Layer
@@ -15,6 +16,7 @@ from grownas.cells.chain import ChainLayer
 from grownas.cells.dag import DagLayer
 from grownas.cells.dag_sequence import INPUT_OP
 from grownas.cells.node import FixedNode
+from grownas.cells.quantiser import Product
 from grownas.errors import ConfigError
 from grownas.export.graph import Array, Graph, Value
 from grownas.ops import COMBINE
@@ -64,6 +66,20 @@ def step(layers: Sequence[Named], graph: Graph, x: Value, states: Sequence[Value
     return after
 
 
+def _quantised(graph: Graph, name: str, product: Product, weights: Tensor, x: Value) -> list[Value]:
+    """Return x times each of the matrices `(U, I, H)`, all on their grids, by QuantizeLinear and DequantizeLinear."""
+    whole, steps = as_array(product.weights.whole(weights)), as_array(product.weights.step)
+    grids, limits = as_array(product.inputs.step), as_array(product.inputs.step * product.inputs.limit)
+    found = []
+    for unit, ((wide,), (bits,)) in enumerate(zip(product.weights.bits, product.inputs.bits, strict=True)):
+        place = f"{name}.{unit}"
+        step = graph.tensor(f"{place}.weights.step", steps[unit, 0])
+        matrix = graph.dequantised(f"{place}.weights", whole[unit], step, wide)
+        grid = [graph.tensor(f"{place}.inputs.{key}", own[unit, 0]) for key, own in (("step", grids), ("most", limits))]
+        found.append(graph.quantise(x, *grid, bits) @ matrix)
+    return found
+
+
 def _chain(graph: Graph, name: str, layer: ChainLayer, x: Value, s: Value) -> Value:
     for number, node in enumerate(layer.nodes()):
         s = _node(graph, f"{name}.{number}", node, x, s)
@@ -71,7 +87,7 @@ def _chain(graph: Graph, name: str, layer: ChainLayer, x: Value, s: Value) -> Va
 
 
 def _node(graph: Graph, name: str, node: FixedNode, x: Value, s: Value) -> Value:
-    """Return a node's output; one matrix product each of x and s serves all ops."""
+    """Return a node's output; one matrix product each of x and s serves all ops, unless each op has bit widths."""
 
     def weights(key: str) -> Value:
         return graph.tensor(f"{name}.{key}", as_array(getattr(node, key).flatten(1)))  # (I, P, H) as (I, P * H)
@@ -80,7 +96,13 @@ def _node(graph: Graph, name: str, node: FixedNode, x: Value, s: Value) -> Value
         return graph.tensor(f"{name}.{key}.{row}", as_array(getattr(node, key)[row]))
 
     count = node.W_x.shape[1]
-    from_x, from_s = (x @ weights("W_x")).split(count), (s @ weights("W_h")).split(count)
+    if node.quantised is None:
+        from_x, from_s = (x @ weights("W_x")).split(count), (s @ weights("W_h")).split(count)
+    else:
+        of_x, of_h = map(torch.stack, node.matrices())
+        assert node.quantised.x is not None  # a chain's ops read x
+        from_x = _quantised(graph, f"{name}.W_x", node.quantised.x, of_x, x)
+        from_s = _quantised(graph, f"{name}.W_h", node.quantised.h, of_h, s)
     terms = []
     for number, (op, share) in enumerate(zip(node.ops, as_array(node.shares), strict=True)):
         p, q = from_x[node.projection[number]] + bias("b_x", number), from_s[node.projection[number]]
@@ -89,18 +111,24 @@ def _node(graph: Graph, name: str, node: FixedNode, x: Value, s: Value) -> Value
     mixed = functools.reduce(operator.add, terms)
     if not node.highway:
         return mixed
-    return s + graph.activation("sigmoid", x @ weights("gate_x") + s @ weights("gate_h")) * (mixed - s)
+    gate = from_x[-1] + from_s[-1] if node.quantised else x @ weights("gate_x") + s @ weights("gate_h")
+    return s + graph.activation("sigmoid", gate) * (mixed - s)
 
 
 def _dag(graph: Graph, name: str, layer: DagLayer, x: Value, h: Value) -> Value:
-    def weights(number: int) -> Value:
-        return graph.tensor(f"{name}.W_h.{number}", as_array(layer.W_h[number]))
+    def times(key: str, read: Value, weights: Tensor, product: Product | None) -> Value:
+        if product is None:
+            return read @ graph.tensor(f"{name}.{key}", as_array(weights))
+        return _quantised(graph, f"{name}.{key}", product, weights.unsqueeze(0), read)[0]
 
-    from_x = x @ graph.tensor(f"{name}.W_x", as_array(layer.W_x))
-    states = [_gated(graph, INPUT_OP, h, from_x + h @ weights(0))]
+    units: Any = layer.quantised or [None] * len(layer.W_h)
+    products = [own and own.h for own in units]
+    from_x = times("W_x", x, layer.W_x, units[0] and units[0].x)
+    states = [_gated(graph, INPUT_OP, h, from_x + times("W_h.0", h, layer.W_h[0], products[0]))]
     for number, node in enumerate(layer.genotype.nodes, start=1):
         s = states[node.reads]
-        states.append(_gated(graph, node.activation, s, s @ weights(number)))
+        projected = times(f"W_h.{number}", s, layer.W_h[number], products[number])
+        states.append(_gated(graph, node.activation, s, projected))
     concat = layer.genotype.concat
     return functools.reduce(operator.add, [states[number] for number in concat]) / len(concat)
 

@@ -1,6 +1,7 @@
 """ONNX graphs written by arithmetic: `x @ W + b` on values of a graph adds its nodes MatMul and Add.
 
-The only module that imports `onnx`. Operators are those of opset 18, which every runtime since 2023 reads.
+The only module that imports `onnx`. Operators are those of opset 18, which every runtime since 2023 reads; of a cell
+with bit widths those of opset 21, of 2024.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from grownas.errors import GenotypeError
 from grownas.ops import ACTIVATION
 
 OPSET = 18
+QUANTISED_OPSET = 21  # the first whose QuantizeLinear has int16
 OPERATORS = {"tanh": "Tanh", "sigmoid": "Sigmoid", "relu": "Relu"}  # activations that ONNX has; others by formula
 FUNCTIONS = {name: name.capitalize() for name in ("abs", "cos", "exp", "log", "max", "sin", "tanh")}  # in formulas
 
@@ -101,11 +103,12 @@ class Graph:
 
     Attributes:
         dtype: NumPy dtype of numbers in the arithmetic.
+        opset: version of the operators.
     """
 
-    def __init__(self, dtype: Any, outer: Graph | None = None) -> None:
+    def __init__(self, dtype: Any, outer: Graph | None = None, *, opset: int = OPSET) -> None:
         """Create an empty graph; with `outer` an empty body."""
-        self.dtype = np.dtype(dtype)
+        self.dtype, self.opset = np.dtype(dtype), opset
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -144,6 +147,16 @@ class Graph:
 
     def _constant(self, number: float) -> Value:
         return self.tensor(f"number_{number!r}", np.array(number, self.dtype))
+
+    def dequantised(self, name: str, whole: Array, step: Value, bits: int) -> Value:
+        """Return constant whole numbers times a step size, stored as int8, or int16 above 8 bits."""
+        return self.add("DequantizeLinear", self.tensor(name, whole.astype(_whole(bits))), step)
+
+    def quantise(self, values: Value, step: Value, limit: Value, bits: int) -> Value:
+        """Put values on a grid: whole numbers of at most `limit` / `step`, times the step size."""
+        zero = self.tensor(f"zero_{_whole(bits).__name__}", np.zeros((), _whole(bits)))
+        clipped = self.add("Clip", values, -limit, limit)
+        return self.add("DequantizeLinear", self.add("QuantizeLinear", clipped, step, zero), step, zero)
 
     def activation(self, name: str, z: Value) -> Value:
         """Apply an activation of the table: ONNX's own operator if there is one, otherwise the activation's formula.
@@ -194,7 +207,7 @@ class Graph:
 
     def model(self, name: str, notes: Mapping[str, str]) -> onnx.ModelProto:
         """Return the finished, checked model with notes in its metadata."""
-        opset = [helper.make_opsetid("", OPSET)]
+        opset = [helper.make_opsetid("", self.opset)]
         model = helper.make_model(
             self._proto(name, list(self._stored.values())),
             opset_imports=opset,
@@ -221,6 +234,10 @@ def in_words(values: Iterable[onnx.ValueInfoProto]) -> list[str]:
         axes = ", ".join(axis.dim_param or str(axis.dim_value) for axis in tensor.shape.dim)
         lines.append(f"{one.name} {helper.tensor_dtype_to_np_dtype(tensor.elem_type)} ({axes})")
     return lines
+
+
+def _whole(bits: int) -> type[np.int8] | type[np.int16]:
+    return np.int8 if bits <= 8 else np.int16
 
 
 def _code(dtype: Any) -> int:

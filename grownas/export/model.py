@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from grownas.cells.cell import GrownRNN
 from grownas.equations import WordModel
 from grownas.errors import ConfigError
 from grownas.evaluation.scoring import evaluating
 from grownas.export import FORMS
 from grownas.export.cells import Named, as_array, layers_of, step
-from grownas.export.graph import Array, Graph, Sizes, Value, evaluate
+from grownas.export.graph import OPSET, QUANTISED_OPSET, Array, Graph, Sizes, Value, evaluate
 from grownas.modules import as_module
 from grownas.protocols import Model
 from grownas.readout import LinearReadout
@@ -78,13 +79,18 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
         notes: text for the metadata, by key.
 
     Raises:
-        ConfigError: the model does something else than embedding or scaling, cells and readout.
+        ConfigError: the model does something else than embedding or scaling, cells and readout; or it has bit widths
+            and is not float32.
         GenotypeError: an activation's formula cannot be written as ONNX.
     """
     add, run = FORM[form]
     module, sizes = as_module(model), Sizes(model.core.input_size, model.core.hidden_size)
     ends, layers = _ends(module), layers_of(module)
-    graph = Graph(as_array(next(module.parameters())).dtype)
+    dtype = as_array(next(module.parameters())).dtype
+    has_bits = any(isinstance(one, GrownRNN) and one.genotype.bits for one in module.modules())
+    if has_bits and dtype != np.float32:
+        raise ConfigError(f"a cell with bit widths in {dtype} cannot be written as ONNX; convert it with .float()")
+    graph = Graph(dtype, opset=QUANTISED_OPSET if has_bits else OPSET)
     add(graph, ends, layers, sizes)
     proto = graph.model("grownas", {**notes, "form": form})
     zero = np.zeros((len(layers), STREAMS, sizes.hidden), graph.dtype)

@@ -20,7 +20,7 @@ from grownas.errors import RunError
 from grownas.evaluation.groups import row_name
 from grownas.evaluation.replays import KIND
 from grownas.genotype import AnyGenotype, Genotype
-from grownas.report import backtest, growth_log, growth_plots, history, plots, replays, study, tables, verdicts
+from grownas.report import backtest, front, growth_log, growth_plots, history, plots, replays, study, tables, verdicts
 from grownas.report.canvas import NARROW, WIDE
 from grownas.report.diagram import CARDS, diagram, environment
 from grownas.report.drawings import about, draw
@@ -102,6 +102,7 @@ def _run(run: Run) -> Tree:
         "facts": _facts(run),
         "scores": tables.scores(summary) if summary else None,
         "dots": _both(lambda width: _score_dots(run, width)),
+        **_fronts([run]),
         **_details(run),
     }
 
@@ -136,6 +137,7 @@ def _comparison(comparison: Comparison) -> Tree:
         else None,
         "outcomes": tables.outcomes((run.name, run.summary) for run in finished if run.summary),
         **_strategies(comparison),
+        **_fronts(finished),
         "cumulative": _cumulative(finished, comparison.best_baseline),
         "rival": comparison.best_baseline,
         "repeat": _repeat(comparison, "compare", values["data"]),
@@ -192,6 +194,17 @@ def _backtest(of: Backtest) -> Tree:
         "figure": _both(partial(backtest.draw, result, of.losses, of.dates)),
         "rival": backtest.rival_of(result),
         "repeat": _repeat(of, "backtest", {}),
+    }
+
+
+def _fronts(runs: Sequence[Run]) -> Tree:
+    """Return the values for the section about bit widths."""
+    fronts = [run.summary["front"] for run in runs if run.summary and "front" in run.summary]
+    if not fronts:
+        return {"front": None, "front_drawing": None}
+    return {
+        "front": front.table(fronts),
+        "front_drawing": _both(lambda width: front.draw(fronts, runs[0].metric, width)),
     }
 
 

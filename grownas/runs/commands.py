@@ -23,7 +23,7 @@ from grownas.baselines.table import names as baseline_names
 from grownas.config import loading as configs
 from grownas.config.sections import WHERE_AND_HOW, Config
 from grownas.errors import ConfigError, DataError, Interrupted, RunError
-from grownas.experiments import backtesting, replay, updating
+from grownas.experiments import backtesting, quantising, replay, updating
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import check_backbone, check_inputs, space_of
 from grownas.genotype import AnyGenotype, Genotype, published
@@ -446,6 +446,7 @@ def check_search(config: Config, task: Task) -> None:
     configs.check_names([config.strategy])
     check_backbone(config)
     check_inputs(config.space.backbone, task)
+    quantising.check(config)
     strategy = configs.strategy_class(config.strategy.use)(config.strategy)
     experiment.EXPERIMENTS[task.kind].check(config, task)
     if strategy.recipe().bilevel != "joint":

@@ -176,6 +176,7 @@ class Trainer:
         self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
         self.weights, self.alphas = split_parameters(self.model)
         self.supernet = cast("Supernet", self.model.core)  # where the recipe has `skip` or `perturb`
+        self.core: Any = self.model.core  # has `done` where the recipe has `tells_done`
         self.trained = [p for group in self._groups() for p in group["params"]]
         self.anchor = [[p.detach().clone() for p in group["params"]] for group in self._groups()]
         self.rates = [group["lr"] for group in self._groups()]  # before the schedule
@@ -255,6 +256,8 @@ class Trainer:
         done = self._done()
         if self.recipe.skip:
             self.supernet.set_skip(self.recipe.skip * (1 - done))
+        if self.recipe.tells_done:
+            self.core.done = done
         if window.burn_in:
             with torch.no_grad():
                 _, self.hidden = self.model.states(window.x, self.hidden)
@@ -361,7 +364,7 @@ class Trainer:
     def _done(self) -> float:
         """Return the finished fraction of the schedule, from 0 to 1; 0 if the recipe has no schedule."""
         recipe = self.recipe
-        if recipe.decay == "none" and recipe.perturb == "none" and not recipe.skip:
+        if recipe.decay == "none" and recipe.perturb == "none" and not (recipe.skip or recipe.tells_done):
             return 0.0  # nothing needs to know how many windows the epoch has
         first, last = self.span
         return float(first + (last - first) * Fraction(self.data.done) / recipe.epochs)

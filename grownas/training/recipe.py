@@ -163,6 +163,7 @@ class Recipe:
         perturb_size: size of the perturbation at the start and at the end of the schedule, linear in between.
         skip: at the start of the schedule, the factor on the input of each node (in a DAG: edge) that is added to its
             output; it falls linearly to 0 (DARTS-).
+        tells_done: set the core's attribute `done` to the finished fraction of the schedule before each step.
         weights: optimiser of the weights.
         alpha: optimiser of the architecture weights; ignored if the model has none.
 
@@ -186,6 +187,7 @@ class Recipe:
     perturb: str = "none"
     perturb_size: tuple[float, float] = (0.03, 0.3)
     skip: float = 0.0
+    tells_done: bool = False
     weights: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     alpha: OptimizerRecipe = field(default_factory=OptimizerRecipe)
 

@@ -30,7 +30,11 @@ def dags(draw):
         DagNode(draw(st.integers(0, i)), draw(st.sampled_from(list(ACTIVATION))))
         for i in range(draw(st.integers(1, 9)))
     ]
-    return DagGenotype(tuple(nodes), tuple(draw(st.lists(st.integers(0, len(nodes)), unique=True))))
+    made = DagGenotype(tuple(nodes), tuple(draw(st.lists(st.integers(0, len(nodes)), unique=True))))
+    width = st.integers(2, 16)
+    return (
+        made.with_bits([draw(st.tuples(width, width)) for _ in range(len(nodes) + 1)]) if draw(st.booleans()) else made
+    )
 
 
 @given(dags())
@@ -66,6 +70,23 @@ def test_the_format_and_its_defaults():
     last = Genotype.from_dict(plain(concat=[2, 0]))
     assert last == DagGenotype(genotype.nodes, (0, 2))
     assert last.to_dict() == plain(concat=[0, 2])
+
+
+def test_bit_widths_are_written_and_read():
+    genotype = DagGenotype((DagNode(0, "tanh"), DagNode(1, "relu")))
+    quantised = genotype.with_bits([(8, 8), (4, 6), (2, 2)])
+    tree = quantised.to_dict()
+    assert (tree["input_bits"], [node["bits"] for node in tree["nodes"]]) == ([8, 8], [[4, 6], [2, 2]])
+    assert quantised.in_words()[1] == "state 1: reads state 0, tanh  (4-bit weights, 6-bit inputs)"
+    assert quantised.with_bits([]) == genotype
+    for wrong, message in (
+        (with_node(bits=[4, 6]), "bits: 2 of 3 ops have none; give bits to all ops or to none"),
+        (plain(input_bits=[4, 17]), r"input_bits: \(4, 17\) is not a width"),
+    ):
+        with pytest.raises(GenotypeError, match=message):
+            Genotype.from_dict(wrong)
+    with pytest.raises(GenotypeError, match="bits: 1 pairs of widths, expected 3, one per node"):
+        genotype.with_bits([(4, 8)])
 
 
 def test_it_is_frozen():

@@ -133,6 +133,36 @@ def test_any_dag_can_be_followed(followed, nodes, concat, seed):
     )
 
 
+BITS = [(4, 8), (2, 3), (16, 12), (8, 6)]
+WITH_BITS = {
+    "chain": Genotype(
+        (Node(tuple(Op(*op, 0.5) for op in EVERY_OP[:2])), Node(tuple(Op(*op, 0.5) for op in EVERY_OP[-2:])))
+    ).with_bits(BITS),
+    "gated": Genotype((Node((Op("add", "tanh"),)), Node((Op("hadamard", "relu"),))), highway=True).with_bits(BITS),
+    "shared": Genotype((Node(tuple(Op(*op, 0.25) for op in (*EVERY_OP[:3], EVERY_OP[-1]))),), True, True).with_bits(
+        BITS[:3]
+    ),
+    "dag": DagGenotype((DagNode(0, "relu"), DagNode(1, "tanh"), DagNode(0, "identity"))).with_bits(BITS),
+}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("backbone", WITH_BITS)
+def test_a_cell_with_bit_widths_can_be_followed(followed, backbone, dtype, tolerance):
+    generator = torch.Generator().manual_seed(3)
+    cell = GrownRNN(WITH_BITS[backbone], 3, 5, 2, backend="reference").to(dtype)
+    cell.reset_parameters(generator)
+    readout, mean, sd = nn.Linear(5, 3, dtype=dtype), np.zeros(3), np.array([0.01, 1 / 3, 2.0])
+    values = np.random.default_rng(1).normal(size=(6, 3)) * sd
+    text = equations(cell, readout, NAMES, mean, sd)
+    expected = truth(cell, readout, mean, sd, values)
+    np.testing.assert_allclose(followed(text).forecast(values), expected, rtol=0, atol=tolerance)
+    people = for_people(text)
+    assert "Q8(x_t) Q4(" in people
+    assert "d is the step size of v" in people
+    assert "Q" not in for_people(equations(GrownRNN(WITH_BITS[backbone].with_bits([]), 3, 5), readout, NAMES, mean, sd))
+
+
 def test_a_dags_equations_for_people():
     genotype = DagGenotype((DagNode(0, "relu"), DagNode(0, "identity"), DagNode(2, "relu")), (1, 3))
     people = for_people(written(genotype, torch.float32, torch.Generator(), 2)[-1])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grownas.bits import units
 from grownas.errors import GenotypeError
 from grownas.genotype import COMBINES, Genotype, Node, Op
 from grownas.ops import ACTIVATION
@@ -36,7 +37,9 @@ def genotypes(draw):
                 )
             )
         )
-    return Genotype(tuple(nodes), draw(st.booleans()), share_projection)
+    made = Genotype(tuple(nodes), draw(st.booleans()), share_projection)
+    width = st.integers(2, 16)
+    return made.with_bits([draw(st.tuples(width, width)) for _ in units(made)]) if draw(st.booleans()) else made
 
 
 def plain(**changes):
@@ -95,6 +98,32 @@ def test_switches_and_a_carriers_projection_are_written():
     assert tree["nodes"][0]["ops"][0]["own_projection"] is True
 
 
+def test_bit_widths_are_written_and_read_and_can_be_taken_away():
+    genotype = Genotype((Node((Op("add", "tanh", 0.5), Op("hadamard", "relu", 0.5))),), highway=True)
+    quantised = genotype.with_bits([(4, 8), (2, 2), (16, 3)])
+    (tree,) = quantised.to_dict()["nodes"]
+    assert [op["bits"] for op in tree["ops"]] == [[4, 8], [2, 2]]
+    assert tree["gate_bits"] == [16, 3]
+    assert quantised.bits == ((4, 8), (2, 2), (16, 3))
+    assert genotype.bits == ()
+    assert quantised.with_bits([]) == genotype
+    assert quantised.in_words()[1:] == [
+        "node 1: reads x_t and h_(t-1)  (gate: 16-bit weights, 3-bit inputs)",
+        "   50.00%  add/tanh  (4-bit weights, 8-bit inputs)",
+        "   50.00%  hadamard/relu  (2-bit weights, 2-bit inputs)",
+    ]
+    with pytest.raises(GenotypeError, match="bits: 2 pairs of widths, expected 3, one per projection and gate"):
+        genotype.with_bits([(4, 8), (2, 2)])
+
+
+def test_ops_that_share_a_projection_have_its_bit_widths():
+    ops = tuple(Op("add", name, 0.25) for name in ("tanh", "relu", "sigmoid"))
+    carrier = Op("add", "identity", 0.25, own_projection=True)
+    genotype = Genotype((Node((*ops, carrier)),), share_projection=True).with_bits([(4, 8), (2, 2)])
+    assert [op.bits for op in genotype.nodes[0].ops] == [(4, 8)] * 3 + [(2, 2)]
+    assert genotype.bits == ((4, 8), (2, 2))
+
+
 def test_shares_may_be_off_by_float32_rounding_only():
     thirds = (1 / 3 + 2e-7, 1 / 3, 1 / 3)
     Genotype((Node(tuple(Op("add", "tanh", share) for share in thirds)),))
@@ -102,6 +131,7 @@ def test_shares_may_be_off_by_float32_rounding_only():
         Genotype((Node((Op("add", "tanh", 0.5), Op("add", "relu", 0.50001))),))
 
 
+SHARED = {"combine": "add", "activation": "tanh", "share": 0.5}
 HUGE = 10**400  # an int beyond every float
 
 WRONG = {
@@ -138,6 +168,19 @@ WRONG = {
     "share inf": (with_op(share=float("inf")), r"nodes\[1\]\.ops\[1\]\.share: inf is not"),
     "share huge": (with_op(share=HUGE), r"nodes\[1\]\.ops\[1\]\.share: 1000"),
     "sum": (with_op(share=0.2), r"nodes\[1\]: shares sum to 0\.9, expected 1"),
+    "bits": (with_op(bits=[1, 8]), r"nodes\[1\]\.ops\[1\]\.bits: \(1, 8\) is not a width of .* from 2 to 16"),
+    "bits no list": (with_op(bits=8), r"nodes\[1\]\.ops\[1\]\.bits: 8 is not a list"),
+    "bits of one number": (with_op(bits=[8]), r"nodes\[1\]\.ops\[1\]\.bits: \(8,\) is not a width"),
+    "bits true": (with_op(bits=[True, 8]), r"nodes\[1\]\.ops\[1\]\.bits: \(True, 8\) is not a width"),
+    "bits of some": (with_op(bits=[4, 8]), "bits: 3 of 4 ops have none; give bits to all ops or to none"),
+    "bits of a gate": (
+        plain(nodes=[{**plain()["nodes"][0], "gate_bits": [4, 8]}]),
+        r"nodes\[0\]\.gate_bits: only allowed with highway",
+    ),
+    "bits of a shared projection": (
+        plain(share_projection=True, nodes=[{"ops": [{**SHARED, "bits": [4, 4]}, {**SHARED, "bits": [4, 8]}]}]),
+        r"nodes\[0\]\.ops\[1\]\.bits: \(4, 8\), but ops\[0\] has \(4, 4\); ops that share a projection have the same",
+    ),
     "own_projection": (with_op(own_projection=1), r"nodes\[1\]\.ops\[1\]\.own_projection: 1 is not true or false"),
     "own_projection alone": (with_op(own_projection=True), r"ops\[1\]\.own_projection: only allowed with share_pro"),
 }

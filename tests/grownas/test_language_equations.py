@@ -24,6 +24,13 @@ OPS = (
     Op("hadamard", "relu", 0.3),
 )
 CHAIN = Genotype((Node(OPS), Node((Op("hadamard", "tanh", 0.75), Op("add", "sigmoid", 0.25)))), True, True)
+HIGHWAY = Genotype((Node((Op("add", "tanh"),)), Node((Op("hadamard", "relu"),))), highway=True)
+PLAIN = Genotype(
+    (
+        Node((Op("add", "tanh", 0.5), Op("hadamard", "relu", 0.5))),
+        Node((Op("add", "sigmoid", 0.5), Op("hadamard", "tanh", 0.5))),
+    )
+)
 DAG = DagGenotype((DagNode(0, "relu"), DagNode(1, "sigmoid"), DagNode(1, "identity")), (2, 3))
 
 
@@ -44,6 +51,17 @@ def test_the_text_followed_with_numpy_gives_the_logits(followed_words, genotype,
     model = LanguageModel(cell, WORDS, tied=tied, gain=3.0, learn_gain=not tied, generator=generator).double().eval()
     with torch.no_grad():
         model.bias.uniform_(-1, 1, generator=generator)
+    ids = torch.randint(WORDS, (7, 1), generator=generator)
+    logits = followed_model(followed_words, model).logits(ids[:, 0].tolist())
+    np.testing.assert_allclose(logits, model(ids)[0][:, 0].detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("genotype", [PLAIN, HIGHWAY, DAG], ids=["chain", "highway", "dag"])
+def test_a_text_with_bit_widths_gives_the_logits(followed_words, genotype):
+    generator = torch.Generator().manual_seed(1)
+    cell = GrownRNN(genotype.with_bits([(4, 8), (3, 6), (8, 8), (2, 12)]), UNITS, UNITS, backend="reference")
+    cell.reset_parameters(generator)
+    model = LanguageModel(cell, WORDS, gain=3.0, generator=generator).double().eval()
     ids = torch.randint(WORDS, (7, 1), generator=generator)
     logits = followed_model(followed_words, model).logits(ids[:, 0].tolist())
     np.testing.assert_allclose(logits, model(ids)[0][:, 0].detach().numpy(), rtol=1e-10, atol=1e-12)

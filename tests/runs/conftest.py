@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 
 from grownas import cli
 from grownas.errors import RunError
-from grownas.report import backtest, growth_plots, plots
+from grownas.report import backtest, front, growth_plots, plots
 from grownas.runs import launchers, reload
 
 NAMES = ("A", "B", "C")
@@ -307,7 +307,7 @@ def drawn() -> None:
 def undrawn(request, monkeypatch) -> None:
     """A report is written whole, but its drawings are left blank: they take half of the time of a tiny run."""
     if "drawn" not in request.fixturenames:
-        for module in (plots, growth_plots, backtest):
+        for module in (plots, growth_plots, backtest, front):
             monkeypatch.setattr(module, "as_svg", lambda canvas: "<svg></svg>")
 
 

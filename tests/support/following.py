@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import numpy as np
 
 FUNCTIONS = {"abs": np.abs, "exp": np.exp, "max": np.maximum, "tanh": np.tanh}  # what the formulas of the file call
+
+
+def on_grid(v: np.ndarray, step: float, bits: int) -> np.ndarray:
+    """The whole numbers q of some numbers."""
+    most = 2 ** (bits - 1) - 1
+    return np.rint(np.clip(v / step, -most, most)).astype(float)
 
 
 class Followed:
@@ -14,7 +21,7 @@ class Followed:
 
     def __init__(self, text: str) -> None:
         lines = text.splitlines()
-        self.words, self.blocks, self.ops, self.nodes = {}, {}, {}, {}
+        self.words, self.blocks, self.ops, self.nodes, self.bits = {}, {}, {}, {}, {}
         self.activation, self.combine = {}, {}
         rest = iter(lines[lines.index("begin") + 1 : lines.index("end")])
         for line in rest:
@@ -26,6 +33,8 @@ class Followed:
                 self.blocks[name] = np.array(rows, dtype=float)
             elif name.startswith("op["):
                 self.ops[name[2:]] = value.split()
+            elif name.startswith("bits["):
+                self.bits[name[4:]] = [int(one) for one in value.split()]
             elif name.startswith("node["):
                 self.nodes[name[4:]] = value.split()
             elif name in ("activation", "combine"):
@@ -39,18 +48,30 @@ class Followed:
     def call(self, name: str, z: np.ndarray) -> np.ndarray:
         return eval(self.activation[name], {**FUNCTIONS, "z": z})
 
+    def times(self, label: str, read: str, v: np.ndarray, name: str) -> np.ndarray:
+        """The product of x or s with one of its matrices, on grids if the place has bit widths."""
+        matrix = self.blocks[f"{name}{label}"]
+        if label not in self.bits:
+            return v @ matrix
+        d_weights, d_inputs = self.blocks[f"step{label}"][0][slice(0, 2) if read == "x" else slice(-2, None)]
+        (weights, inputs) = self.bits[label]
+        return (
+            (d_weights.astype(float) * d_inputs) * (on_grid(v, d_inputs, inputs) @ on_grid(matrix, d_weights, weights))
+        ).astype(self.dtype)
+
     def node(self, place: str, x: np.ndarray, s: np.ndarray) -> np.ndarray:
         total, number = 0, 1
         while f"[{place},op={number}]" in self.ops:
             label = f"[{place},op={number}]"
             combine, activation, share = self.ops[label]
-            formula = re.sub(r"([xs]) (W_[xh])", r"(\1 @ \2)", self.combine[combine])
+            formula = re.sub(r"([xs]) (W_[xh])", r"times('\1', \1, '\2')", self.combine[combine])
             mine = {name[:3]: block for name, block in self.blocks.items() if name[3:] == label}
-            z = eval(formula, {**mine, "x": x, "s": s})
+            z = eval(formula, {**mine, "x": x, "s": s, "times": partial(self.times, label)})
             total, number = total + self.dtype.type(share) * self.call(activation, z), number + 1
         if self.words["highway"] == "no":
             return total
-        gate = self.call("sigmoid", x @ self.blocks[f"gate_x[{place}]"] + s @ self.blocks[f"gate_h[{place}]"])
+        products = self.times(f"[{place}]", "x", x, "gate_x"), self.times(f"[{place}]", "s", s, "gate_h")
+        gate = self.call("sigmoid", products[0] + products[1])
         return s + gate * (total - s)
 
     def chain(self, layer: int, x: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -64,9 +85,9 @@ class Followed:
             label = f"[layer={layer},node={node}]"
             reads, activation = self.nodes[label]
             s = h if reads == "input" else outputs[int(reads)]
-            gate, z = s @ self.blocks[f"gate_h{label}"], s @ self.blocks[f"W_h{label}"]
+            gate, z = (self.times(label, "s", s, name) for name in ("gate_h", "W_h"))
             if reads == "input":
-                gate, z = gate + x @ self.blocks[f"gate_x{label}"], z + x @ self.blocks[f"W_x{label}"]
+                gate, z = (one + self.times(label, "x", x, name) for one, name in ((gate, "gate_x"), (z, "W_x")))
             outputs.append(s + self.call("sigmoid", gate) * (self.call(activation, z) - s))
         return np.mean([outputs[int(node)] for node in self.words["mean_of"].split()], axis=0, dtype=self.dtype)
 
@@ -119,11 +140,26 @@ class FollowedWords:
     def as_python(line: str) -> str:
         line = line.strip().replace("h_(t-1)", "h_before").replace("D^T", "D.T")
         line = re.sub(r"(\w+) (D\.T|\w+_[xh]\[[\d,]+\])", r"(\1 @ \2)", line)  # a row vector times a matrix
+        line = re.sub(
+            r"Q(\d+)\((\w+)\) Q(\d+)\((\w+)_([xh])(\[[\d,]+\])\)",
+            lambda m: f"times({m[2]}, {m[1]}, {'xs'[m[5] == 'h']!r}, {m[4]}_{m[5]}{m[6]}, {m[3]}, {m[5]!r}, {m[6]!r})",
+            line,
+        )
         return re.sub(r"(\w+\[[\d,]+\])", r"at['\1']", line)
+
+    def times(self, v, inputs: int, read: str, matrix, weights: int, kind: str, place: str) -> np.ndarray:
+        """A product on grids, with the step sizes of its place."""
+        d_inputs, d_weights = (2.0 ** self.at[f"log2_step_of_{name}{place}"] for name in (read, f"W_{kind}"))
+        return d_inputs * d_weights * (on_grid(v, d_inputs, inputs) @ on_grid(matrix, d_weights, weights))
 
     def logits(self, words: list[int]) -> np.ndarray:
         """From words by number to the logits of the next ones, `(T, V)`."""
-        known = {**self.functions, "at": self.at, **{key: self.at[key] for key in ("D", "b", "gain")}}
+        known = {
+            **self.functions,
+            "at": self.at,
+            "times": self.times,
+            **{key: self.at[key] for key in ("D", "b", "gain")},
+        }
         known["h_t"], found = np.zeros(self.at["E"].shape[1], self.at["E"].dtype), []
         for word in words:
             known |= {"x_t": self.at["E"][word], "h_before": known["h_t"], "s_0": known["h_t"]}

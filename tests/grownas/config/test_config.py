@@ -393,6 +393,10 @@ CHANGES = {  # another valid value for every key
         "use": ["gru"], "compare": ["sizes"], "hidden_sizes": [4], "losses": ["huber"], "rates": [0.02],
         "weight_decays": [0.5], "halving": {"first_epochs": 3, "reduction_factor": 2, "finalists": 3},
     },
+    "quantise": {
+        "widths": [2, 8], "per": "node", "tie": False, "scale": "percentile", "eta": [0.5], "mu": 0.5, "epochs": 9,
+        "fine_tune_epochs": 9, "rate": 0.5, "alpha_rate": 0.5, "uniform": [5], "tolerance": 0.5,
+    },
     "update": {"how": "grow", "epochs": 9, "l2_sp": 0.5, "block": 30, "parent": "before"},
     "backtest": {
         "every": 5, "origin": "2021-01-01", "models": ["zero"], "how": ["grow"], "when": "drift", "detector": "adwin",

@@ -19,6 +19,7 @@ from grownas.tasks.penn_treebank.model import LanguageModel, Stack
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 import onnx
+from onnx import numpy_helper
 
 from grownas.export.graph import evaluate  # only with onnx
 from grownas.export.model import onnx_model
@@ -28,6 +29,7 @@ MEAN, SD = np.array([0.001, -0.02, 3.0]), np.array([0.01, 1 / 3, 2.0])
 SWITCHES = [{}, {"highway": True}, {"share_projection": True}, {"highway": True, "share_projection": True}]
 EVERY_OP = tuple(Op(combine, activation, 1 / 12) for combine in COMBINE for activation in BUILT_IN)
 CHAIN = Genotype((Node(EVERY_OP), Node((Op("hadamard", "tanh", 0.7), Op("add", "identity", 0.3)))))
+SMALL = Genotype((Node((Op("add", "tanh", 0.5), Op("hadamard", "sigmoid", 0.5))),))
 SWITCHED = Genotype(CHAIN.nodes, highway=True, share_projection=True)
 DAG = DagGenotype(tuple(DagNode(i // 2, name) for i, name in enumerate(BUILT_IN)), (1, 4, 5, 6))
 
@@ -38,9 +40,9 @@ def series(genotype, backend="auto"):
     return Forecaster(core, MEAN, SD, generator=torch.Generator().manual_seed(1)).eval()
 
 
-def words(*genotypes, **options):
+def words(*genotypes, backend="auto", **options):
     generator = torch.Generator().manual_seed(0)
-    cores = [GrownRNN(genotype, H, H) for genotype in genotypes]
+    cores = [GrownRNN(genotype, H, H, backend=backend) for genotype in genotypes]
     for core in cores:
         core.reset_parameters(generator)
     core = cores[0] if len(cores) == 1 else Stack(cores)
@@ -170,6 +172,55 @@ def test_steps_one_by_one_are_the_sequence_and_go_on_after_it(session, model, B)
     found, state = steps(given[25:], middle)
     assert_close(found, wanted[25:], 1e-5)
     assert_close(state, last, 1e-5)
+
+
+# ---- with bit widths: a state may lie on another side of a rounding boundary, so only short sequences are equal
+
+BITS = [(4, 4), (2, 8), (8, 6), (16, 12), (3, 16), (12, 8), (6, 2)]
+QUANTISED = {
+    "series, chain": functools.partial(series, CHAIN.with_bits((BITS * 2)[:14]), "reference"),
+    "series, highway": functools.partial(series, Genotype(SMALL.nodes, True).with_bits(BITS[:3]), "reference"),
+    "series, dag": functools.partial(series, DAG.with_bits(BITS), "reference"),
+    "words, chain": functools.partial(words, SMALL.with_bits(BITS[:2]), backend="reference"),
+}
+
+
+@pytest.mark.parametrize("case", QUANTISED)
+@pytest.mark.parametrize("form", ["sequence", "step"])
+def test_a_cell_with_bit_widths_is_written_with_quantised_products(session, case, form):
+    model = QUANTISED[case]()
+    proto = onnx_model(model, form, {})
+    onnx.checker.check_model(proto, full_check=True)
+    assert [one.version for one in proto.opset_import] == [21]
+    body = (
+        proto.graph if form == "step" else next(one for one in proto.graph.node if one.op_type == "Scan").attribute[0].g
+    )
+    products = [one for one in body.node if one.op_type == "MatMul"]
+    quantised = [one for one in body.node if one.op_type == "QuantizeLinear"]
+    readout = form == "step"  # in a sequence it lies outside the step
+    assert len(products) == len(quantised) + readout
+    stored = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
+    kinds = {name: one.dtype for name, one in stored.items() if one.dtype.kind == "i" and one.ndim == 2}
+    assert len(kinds) == len(quantised)
+    if form == "sequence":
+        x, given = draw(model, 6, 3)
+        run = session(proto)
+        for found, wanted in zip(run.run(None, {run.get_inputs()[0].name: given}), truth(model, x), strict=True):
+            assert_close(found, wanted, 1e-5)
+
+
+def test_wide_weights_are_stored_as_int16_and_narrow_ones_as_int8():
+    proto = onnx_model(series(SMALL.with_bits([(8, 16), (9, 2)]), "reference"), "sequence", {})
+    stored = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
+    found = {name.rpartition("layers.0.")[2]: one for name, one in stored.items() if name.endswith(".weights")}
+    assert {name: str(one.dtype) for name, one in found.items()} == {
+        "0.W_x.0.weights": "int8", "0.W_h.0.weights": "int8", "0.W_x.1.weights": "int16", "0.W_h.1.weights": "int16",
+    }  # fmt: skip
+    assert all(np.abs(one).max() <= (127 if one.dtype == np.int8 else 255) for one in found.values())
+
+
+def test_bit_widths_in_float64_are_refused():
+    refused(series(SMALL.with_bits(BITS[:2]), "reference").double(), r"in float64 .* convert it with \.float\(\)")
 
 
 # ---- the file

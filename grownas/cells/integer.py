@@ -1,0 +1,157 @@
+"""A cell with bit widths, evaluated in integers with NumPy. The states are those of PyTorch, to the last bit.
+
+    q_x = round(clamp(x / d_x, -L_x, L_x))      whole numbers, as the quantiser makes them
+    sum of q_x q_W                              64-bit integers: no rounding
+    d_x d_W * sum                               one rounding, to float64; then to the cell's dtype
+
+All else in a step (biases, combines, activations, shares, gates, the mean of states) acts on single numbers of the
+cell's dtype: the same IEEE operations in the same order. Activations and the mean of a DAG's states call the functions
+of PyTorch on arrays of the same layout, since other libraries round tanh in other ways. So two evaluations can only
+differ in the sums. PyTorch does them in float64, whose whole numbers are exact up to 2^53, see `cells.quantiser`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from grownas.cells.cell import GrownRNN
+from grownas.cells.chain import ChainLayer
+from grownas.cells.dag import DagLayer
+from grownas.cells.dag_sequence import INPUT_OP
+from grownas.cells.quantiser import Product
+from grownas.ops import ACTIVATION, COMBINE
+
+Array = np.ndarray[Any, Any]
+Step = Callable[[Array, Array], Array]  # x (B, I) and h (B, H) to the next h
+
+
+class IntegerProduct(NamedTuple):
+    """A product of inputs and a matrix in whole numbers.
+
+    Attributes:
+        weight: the matrix, int64, `(I, H)`.
+        step, limit: step size of the inputs and their largest whole number, in the inputs' dtype.
+        scale: the product of both step sizes, float64.
+    """
+
+    weight: Array
+    step: Array
+    limit: Array
+    scale: Array
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, product: Product, weights: torch.Tensor) -> list[IntegerProduct]:
+        """Take the whole numbers of matrices `(U, I, H)` and the step sizes; return a product for each matrix."""
+        inputs = product.inputs
+        whole = product.weights.whole(weights).to(torch.int64)
+        parts = [one.cpu().numpy() for one in (whole, inputs.step, inputs.limit, product.scale)]
+        return [cls(*own) for own in zip(*parts, strict=True)]
+
+    def __call__(self, x: Array) -> Array:
+        """Multiply inputs `(B, I)` by the matrix; return their dtype."""
+        whole = np.rint(np.clip(x / self.step, -self.limit, self.limit)).astype(np.int64)
+        product: Array = (self.scale * (whole @ self.weight)).astype(x.dtype)
+        return product
+
+
+def run(cell: GrownRNN, x: Array, h_0: Array | None = None) -> tuple[Array, Array]:
+    """Run a cell over a sequence in integers.
+
+    Args:
+        cell: all its ops have bit widths; it has one direction.
+        x: `(T, B, I)`, of the cell's dtype.
+        h_0: `(L, B, H)`; zeros if None.
+
+    Returns:
+        The outputs `(T, B, H)` and the last states `(L, B, H)`, equal to `cell(x, h_0)`.
+
+    Raises:
+        ValueError: the cell has no bit widths, or two directions.
+    """
+    if not cell.genotype.bits or cell.bidirectional:
+        raise ValueError("only a cell with bit widths and one direction runs in integers; see `grownas.bits`")
+    out, last = x, []
+    for number in range(cell.num_layers):
+        step = STEPS[type(cell.layer(number))](cell.layer(number))
+        h = np.zeros((x.shape[1], cell.hidden_size), x.dtype) if h_0 is None else h_0[number]
+        states = []
+        for x_t in out:
+            h = step(x_t, h)
+            states.append(h)
+        out = np.stack(states)
+        last.append(h)
+    return out, np.stack(last)
+
+
+def _chain(layer: ChainLayer) -> Step:
+    nodes = [_node(node) for node in layer.nodes()]
+
+    def step(x: Array, h: Array) -> Array:
+        for node in nodes:
+            h = node(x, h)
+        return h
+
+    return step
+
+
+def _node(node: Any) -> Step:
+    """Return a node's function: `reference.step` in integers."""
+    ops = []
+    products = [
+        IntegerProduct.of(product, torch.stack(weights))
+        for product, weights in zip((node.quantised.x, node.quantised.h), node.matrices(), strict=True)
+    ]
+    for number, (op, place) in enumerate(zip(node.ops, node.projection, strict=True)):
+        own = {name: one.detach().cpu().numpy() for name, one in node.op_parameters(number).items()}
+        share = node.shares[number].cpu().numpy()
+        ops.append((op, *(each[place] for each in products), own["b_x"], own.get("b_h"), share))
+
+    def step(x: Array, s: Array) -> Array:
+        mixed = np.zeros_like(s)
+        for op, from_x, from_s, b_x, b_h, share in ops:
+            p, q = from_x(x) + b_x, from_s(s)
+            mixed = mixed + share * _apply(op.activation, COMBINE[op.combine].value(p, q if b_h is None else q + b_h))
+        if node.highway:
+            gate_x, gate_s = (each[-1] for each in products)
+            mixed = s + _apply("sigmoid", gate_x(x) + gate_s(s)) * (mixed - s)
+        return mixed
+
+    return step
+
+
+def _dag(layer: DagLayer) -> Step:
+    units: Any = layer.quantised
+    (from_x,) = IntegerProduct.of(units[0].x, layer.W_x.unsqueeze(0))
+    products = [IntegerProduct.of(own.h, one.unsqueeze(0))[0] for own, one in zip(units, layer.W_h, strict=True)]
+    nodes, concat = layer.genotype.nodes, layer.genotype.concat
+
+    def step(x: Array, h: Array) -> Array:
+        states = [_gated(INPUT_OP, h, from_x(x) + products[0](h))]
+        for node, product in zip(nodes, products[1:], strict=True):
+            s = states[node.reads]
+            states.append(_gated(node.activation, s, product(s)))
+        return _mean([states[number] for number in concat])
+
+    return step
+
+
+def _gated(activation: str, s: Array, projected: Array) -> Array:
+    gate, z = np.split(projected, 2, axis=-1)
+    gated: Array = s + _apply("sigmoid", gate) * (_apply(activation, z) - s)
+    return gated
+
+
+def _apply(activation: str, z: Array) -> Array:
+    return np.asarray(ACTIVATION[activation].f(torch.from_numpy(z)))
+
+
+def _mean(states: Sequence[Array]) -> Array:
+    return np.asarray(torch.stack([torch.from_numpy(one) for one in states]).mean(0))
+
+
+STEPS: dict[type, Callable[[Any], Step]] = {ChainLayer: _chain, DagLayer: _dag}

@@ -1,0 +1,254 @@
+"""Bit widths for the cell that a run chose: a search among widths, beside uniform widths and no training at all.
+
+    chosen cell, in real numbers
+      -> ptq_B        all products at B bits, grids fitted, nothing trained (post-training quantisation)
+      -> uniform_B    the same, trained for epochs + fine_tune_epochs
+      -> quantised    a mixture over widths, trained for `epochs` with a price on bit operations, read out, then trained
+                      for fine_tune_epochs at the widths read out
+
+All trainings start from the weights of the chosen cell; validation chooses the epoch. The rows differ in nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from grownas.bits import bit_operations, units
+from grownas.cells.cell import GrownRNN
+from grownas.cells.quantiser import Grid
+from grownas.cells.widths import MixedCell, Sample, observe, quantised
+from grownas.config.sections import Config, Quantise
+from grownas.errors import ConfigError, TrainingError
+from grownas.evaluation.models import QUANTISED, UNIFORM, UNTRAINED
+from grownas.evaluation.scoring import Score
+from grownas.experiments.experiment import Experiment
+from grownas.genotype import AnyGenotype
+from grownas.modules import as_module
+from grownas.protocols import Model
+from grownas.strategies.cores import with_core
+from grownas.training.loop import Fit
+from grownas.training.pricing import Priced
+from grownas.training.recipe import OptimizerRecipe, Recipe
+
+CALIBRATION = 32  # windows of training data to which grids are fitted
+
+
+class Quantised(NamedTuple):
+    """The cells with bit widths.
+
+    Attributes:
+        scores: a row for each.
+        winner: the row of the cell that is used from now on, see `Quantise.tolerance`.
+        model: its model.
+        fit: its training.
+        recipe: how it was trained.
+        front: an entry of plain values for each row, the cell in real numbers first: `model`, `kind`, `bits`,
+            `bit_operations` of a time step, `val` and `test`.
+    """
+
+    scores: list[Score]
+    winner: Score
+    model: Model
+    fit: Fit
+    recipe: Recipe
+    front: list[dict[str, Any]]
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot be quantised, before any work.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not config.quantise.widths:
+        return
+    if (backbone := config.space.backbone) not in ("chain", "dag"):
+        raise ConfigError(f"quantise.widths: not supported with space.backbone={backbone}; set quantise.widths=[]")
+    layers = getattr(config.retrain, "layers", 1)
+    for switch, value, needed in (
+        ("refit", config.refit, False),  # widths and epochs are chosen on validation data
+        ("retrain.layers", layers, 1),
+    ):
+        if value != needed:
+            raise ConfigError(
+                f"quantise.widths: not supported with {switch}={str(value).lower()}; set "
+                f"{switch}={str(needed).lower()} or quantise.widths=[]"
+            )
+
+
+def quantise(experiment: Experiment, options: Quantise, score: Score, model: Model) -> Quantised:
+    """Search bit widths for a model's cell and compare them with uniform ones.
+
+    Args:
+        experiment: task, journal and recipe of the run.
+        options: the section of the config.
+        score: of the model.
+        model: the model that the run chose; its core is a derived cell.
+    """
+    work = Work.of(experiment, options, model)
+    front = [_entry(score, "real", work.real.genotype, work.real)]
+    rows, found = list[Score](), list[tuple[Score, Trained]]()
+    for bits in options.uniform:
+        cell = work.uniform(bits)
+        rows.append(work.score(f"{UNTRAINED}{bits}", with_core(model, cell), 0.0, 0))
+        front.append(_entry(rows[-1], "ptq", cell.genotype, cell))
+        if (trained := work.trained_uniform(bits)) is not None:
+            rows.append(work.score_of(f"{UNIFORM}{bits}", trained))
+            front.append(_entry(rows[-1], "uniform", cell.genotype, cell))
+    for eta in options.eta:
+        name = QUANTISED if len(options.eta) == 1 else f"{QUANTISED}_{eta:g}"
+        if (trained := work.searched(eta)) is not None:
+            rows.append(work.score_of(name, trained))
+            found.append((rows[-1], trained))
+            front.append(_entry(rows[-1], "mixed", _cell(trained.fit.model).genotype, work.real))
+    if not found:
+        raise TrainingError("quantise: training diverges at every price; lower quantise.rate or quantise.alpha_rate")
+    winner, trained = _choice(found, front, options.tolerance)
+    return Quantised(rows, winner, trained.fit.model, trained.fit, work.recipe(options.fine_tune_epochs), front)
+
+
+class Trained(NamedTuple):
+    """A trained cell with widths, and what all trainings that led to it took."""
+
+    fit: Fit
+    seconds: float
+    steps: int
+    gradients: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """The trainings of one run.
+
+    Attributes:
+        experiment, options, model: see `quantise`.
+        real: the model's cell.
+        sample: what its products read.
+    """
+
+    experiment: Experiment
+    options: Quantise
+    model: Model
+    real: GrownRNN
+    sample: Sample
+
+    @classmethod
+    def of(cls, experiment: Experiment, options: Quantise, model: Model) -> Work:
+        """Look at some training data."""
+        device = next(model.parameters()).device
+        windows = itertools.islice(experiment.task.windows("train", seed=experiment.seed), CALIBRATION)
+        sample = observe(model, (window.to(device) for window in windows))
+        return cls(experiment, options, model, _cell(model), sample)
+
+    def recipe(self, epochs: int) -> Recipe:
+        """Return the recipe of a training at fixed widths: all epochs, of which validation chooses the best."""
+        own = self.options
+        return replace(
+            self.experiment.recipe,
+            epochs=epochs,
+            patience=epochs,
+            bf16=False,
+            weights=OptimizerRecipe(rate=own.rate),  # no decay: it would move the logarithms of the steps to 0
+            alpha=OptimizerRecipe(rate=own.alpha_rate),
+        )
+
+    def uniform(self, bits: int) -> GrownRNN:
+        """Return the cell with all products at one width, its grids fitted."""
+        return quantised(self.real, [(bits, bits)] * len(units(self.real.genotype)), self.sample)
+
+    def trained_uniform(self, bits: int) -> Trained | None:
+        """Train the cell at a uniform width; None if training diverges."""
+        epochs = self.options.epochs + self.options.fine_tune_epochs
+        return self._train(f"{UNIFORM}{bits}", self.uniform(bits), epochs)
+
+    def searched(self, eta: float) -> Trained | None:
+        """Search widths at a price, and train the cell at these widths; None if training diverges."""
+        own, journal = self.options, self.experiment.journal
+        mixed = MixedCell(self.real, own.widths, self.sample, per=own.per, tie=own.tie)
+        task: Any = Priced(self.experiment.task, eta=eta, mu=own.mu)
+        recipe = replace(self.recipe(own.epochs), patience=None, tells_done=True)  # the last epoch: the shares settle
+        key = f"{QUANTISED}-{eta:g}"
+        try:
+            first = journal.fit(key, self._with(mixed), task, recipe, seed=self.experiment.seed)
+        except TrainingError as error:
+            return _skipped(error)
+        core: Any = first.model.core
+        done = self._train(f"{key}-fixed", core.read_out(), own.fine_tune_epochs, first.model)
+        return done and Trained(done.fit, *(a + b for a, b in zip(done[1:], _spent(first), strict=True)))
+
+    def score_of(self, name: str, trained: Trained) -> Score:
+        """Score a trained cell."""
+        score = self.score(name, trained.fit.model, trained.seconds, 1)
+        cost = {"steps": trained.steps, "gradients": trained.gradients, "cpu_seconds": trained.cpu_seconds}
+        return replace(score, **cost)
+
+    def score(self, name: str, model: Any, seconds: float, settings: int) -> Score:
+        """Score a cell with widths; its settings are the mean width and the bit operations of a step."""
+        bits = _cell(model).genotype.bits
+        mean = sum(a + b for a, b in bits) / (2 * len(bits))
+        chosen = {"mean_bits": round(mean, 2), "bit_operations": _operations(_cell(model).genotype, self.real)}
+        return self.experiment.score(name, model, seconds, settings, chosen)
+
+    def _train(self, key: str, cell: GrownRNN, epochs: int, model: Any = None) -> Trained | None:
+        experiment = self.experiment
+        try:
+            fit = experiment.journal.fit(
+                key, self._with(cell, model), experiment.task, self.recipe(epochs), seed=experiment.seed
+            )
+        except TrainingError as error:
+            return _skipped(error)
+        return Trained(fit, *_spent(fit))
+
+    def _with(self, core: nn.Module, model: Any = None) -> Any:
+        """Return the task's model, with the weights of another one outside the core, around a core."""
+        for grid in (part for part in core.modules() if isinstance(part, Grid)):
+            grid.log_step.requires_grad_(self.options.scale == "learnt")
+        made: Any = with_core(model or self.model, core)  # type: ignore[arg-type]  # a module with the methods of one
+        return made
+
+
+def _skipped(error: TrainingError) -> None:
+    warnings.warn(f"skipped a setting: {error}", stacklevel=3)
+
+
+def _spent(fit: Fit) -> tuple[float, int, int, float]:
+    return fit.seconds, fit.steps, fit.gradients, fit.cpu_seconds
+
+
+def _cell(model: Any) -> GrownRNN:
+    core = as_module(model.core)
+    assert isinstance(core, GrownRNN)  # `check` refuses stacks, and a run's chosen model has a derived cell
+    return core
+
+
+def _operations(genotype: AnyGenotype, cell: GrownRNN) -> int:
+    return bit_operations(genotype, cell.input_size, cell.hidden_size)
+
+
+def _entry(score: Score, kind: str, genotype: AnyGenotype, cell: GrownRNN) -> dict[str, Any]:
+    return {
+        "model": score.model,
+        "kind": kind,
+        "bits": [list(own) for own in genotype.bits],
+        "bit_operations": _operations(genotype, cell),
+        "val": score.val.metric,
+        "test": score.test.metric,
+    }
+
+
+def _choice(
+    found: Sequence[tuple[Score, Trained]], front: Sequence[dict[str, Any]], tolerance: float
+) -> tuple[Score, Trained]:
+    """Return the cheapest cell whose validation figure is within the tolerance; the best if there is none."""
+    real, cost = front[0]["val"], {one["model"]: one["bit_operations"] for one in front}
+    near = [one for one in found if one[0].val.metric <= (1 + tolerance) * real]
+    if near:
+        return min(near, key=lambda one: cost[one[0].model])
+    return min(found, key=lambda one: one[0].val.metric)

@@ -1,0 +1,38 @@
+"""Which of several searched cells is chosen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from grownas.evaluation.scoring import Score
+from grownas.experiments.quantising import _choice
+from grownas.protocols import Evaluation
+
+
+def score(name, val):
+    evaluation = Evaluation(val, np.zeros(1))
+    return Score(name, 1, evaluation, evaluation, 0.0)
+
+
+FRONT = [
+    {"model": "grown", "val": 1.0, "bit_operations": 1000},
+    {"model": "dear", "val": 0.99, "bit_operations": 90},
+    {"model": "near", "val": 1.05, "bit_operations": 50},
+    {"model": "poor", "val": 1.5, "bit_operations": 10},
+]
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "names", "chosen"),
+    [
+        (0.1, ["dear", "near", "poor"], "near"),
+        (0.01, ["dear", "near", "poor"], "dear"),
+        (0.6, ["dear", "near", "poor"], "poor"),
+        (0.0, ["near", "poor"], "near"),  # none is within the tolerance: the lowest validation figure
+    ],
+)
+def test_the_cheapest_cell_within_the_tolerance_is_chosen(tolerance, names, chosen):
+    found = [(score(one["model"], one["val"]), None) for one in FRONT if one["model"] in names]
+    winner, _ = _choice(found, FRONT, tolerance)
+    assert winner.model == chosen
