@@ -366,7 +366,7 @@ def _chain_numbers(cell: GrownRNN, layer: int) -> Iterator[str]:
         if node.highway:
             for name, value in as_arrays({"gate_x": node.gate_x, "gate_h": node.gate_h}).items():
                 yield from matrix(f"{name}[{place}]", value)
-            gate_bits = cell.genotype.nodes[number - 1].gate_bits
+            gate_bits = cast("Genotype", cell.genotype).nodes[number - 1].gate_bits
             if gate_bits is not None:
                 yield from _grids(f"[{place}]", gate_bits, _log_steps(node.quantised, -1))
 

@@ -44,7 +44,7 @@ def times(weights: Sequence[Tensor]) -> Times:
 
 def largest(bits: int) -> int:
     """Return L, the largest whole number of a width."""
-    return 2 ** (bits - 1) - 1
+    return (1 << (bits - 1)) - 1
 
 
 def to_whole(values: Tensor, step: Tensor, limit: Tensor) -> Tensor:

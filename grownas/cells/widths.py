@@ -207,7 +207,7 @@ class MixedCell(nn.Module):
 
         The widths of weights and of inputs are drawn independently, or are the same draw where they are tied.
         """
-        total = self.mixtures[0].alpha.new_zeros(())  # type: ignore[union-attr, operator]
+        total = self._all()[0].alpha.new_zeros(())
         for share, (weights, inputs) in zip(self.shares_of_cost, self.pairs, strict=True):
             widths = weights.shares.new_tensor(weights.widths)
             if weights is inputs:
@@ -255,7 +255,7 @@ def _matrices(layer: Any) -> list[dict[str, Tensor]]:
     return [{"x": layer.W_x.unsqueeze(0), "h": first}, *({"h": own} for own in rest)]
 
 
-def _units_of(layer: Any) -> list[Units]:
+def _units_of(layer: Any) -> list[Any]:
     """Return the units of each reader of a layer."""
     return [node.quantised for node in layer.nodes()] if isinstance(layer, ChainLayer) else list(layer.quantised)
 

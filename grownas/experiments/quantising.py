@@ -122,6 +122,16 @@ class Trained(NamedTuple):
     gradients: int
     cpu_seconds: float
 
+    def after(self, first: Fit) -> Trained:
+        """Return the same with what an earlier training took."""
+        return Trained(
+            self.fit,
+            self.seconds + first.seconds,
+            self.steps + first.steps,
+            self.gradients + first.gradients,
+            self.cpu_seconds + first.cpu_seconds,
+        )
+
 
 @dataclass(frozen=True)
 class Work:
@@ -178,16 +188,20 @@ class Work:
         try:
             first = journal.fit(key, self._with(mixed), task, recipe, seed=self.experiment.seed)
         except TrainingError as error:
-            return _skipped(error)
+            _tell(error)
+            return None
         core: Any = first.model.core
         done = self._train(f"{key}-fixed", core.read_out(), own.fine_tune_epochs, first.model)
-        return done and Trained(done.fit, *(a + b for a, b in zip(done[1:], _spent(first), strict=True)))
+        return done and done.after(first)
 
     def score_of(self, name: str, trained: Trained) -> Score:
         """Score a trained cell."""
-        score = self.score(name, trained.fit.model, trained.seconds, 1)
-        cost = {"steps": trained.steps, "gradients": trained.gradients, "cpu_seconds": trained.cpu_seconds}
-        return replace(score, **cost)
+        return replace(
+            self.score(name, trained.fit.model, trained.seconds, 1),
+            steps=trained.steps,
+            gradients=trained.gradients,
+            cpu_seconds=trained.cpu_seconds,
+        )
 
     def score(self, name: str, model: Any, seconds: float, settings: int) -> Score:
         """Score a cell with widths; its settings are the mean width and the bit operations of a step."""
@@ -203,8 +217,9 @@ class Work:
                 key, self._with(cell, model), experiment.task, self.recipe(epochs), seed=experiment.seed
             )
         except TrainingError as error:
-            return _skipped(error)
-        return Trained(fit, *_spent(fit))
+            _tell(error)
+            return None
+        return Trained(fit, fit.seconds, fit.steps, fit.gradients, fit.cpu_seconds)
 
     def _with(self, core: nn.Module, model: Any = None) -> Any:
         """Return the task's model, with the weights of another one outside the core, around a core."""
@@ -214,12 +229,8 @@ class Work:
         return made
 
 
-def _skipped(error: TrainingError) -> None:
+def _tell(error: TrainingError) -> None:
     warnings.warn(f"skipped a setting: {error}", stacklevel=3)
-
-
-def _spent(fit: Fit) -> tuple[float, int, int, float]:
-    return fit.seconds, fit.steps, fit.gradients, fit.cpu_seconds
 
 
 def _cell(model: Any) -> GrownRNN:

@@ -75,8 +75,9 @@ def _quantised(graph: Graph, name: str, product: Product, weights: Tensor, x: Va
         place = f"{name}.{unit}"
         step = graph.tensor(f"{place}.weights.step", steps[unit, 0])
         matrix = graph.dequantised(f"{place}.weights", whole[unit], step, wide)
-        grid = [graph.tensor(f"{place}.inputs.{key}", own[unit, 0]) for key, own in (("step", grids), ("most", limits))]
-        found.append(graph.quantise(x, *grid, bits) @ matrix)
+        grid = graph.tensor(f"{place}.inputs.step", grids[unit, 0])
+        limit = graph.tensor(f"{place}.inputs.largest", limits[unit, 0])
+        found.append(graph.quantise(x, grid, limit, bits) @ matrix)
     return found
 
 

@@ -39,7 +39,8 @@ class Priced:
     def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
         """Return a window's mean loss from the core's output `(T, B, H)`, a scalar."""
         core, own = model.core, self.task.loss(model, out, window)
-        return own + self.eta * core.expected_cost() + self.mu * core.done * core.entropy()
+        loss: Tensor = own + self.eta * core.expected_cost() + self.mu * core.done * core.entropy()
+        return loss
 
     def evaluate(self, model: Any, part: str) -> Evaluation:
         """Score a model on a part, as the task does: without the price."""
