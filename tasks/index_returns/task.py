@@ -89,6 +89,7 @@ class IndexReturns:
     section = Options  # the config section `task`
     losses = Options.LOSSES  # names that `with_loss` accepts
     unit = None  # unit of the training speed; None: not shown
+    reads_samples = False
 
     @classmethod
     def load(

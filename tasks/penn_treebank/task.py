@@ -50,6 +50,7 @@ class PennTreebank:
     loss_name = "nll"
     losses = Options.LOSSES
     unit = "words"
+    reads_samples = False
 
     @classmethod
     def load(cls, options: Options, *, architecture_share: float = 0.2) -> PennTreebank:
