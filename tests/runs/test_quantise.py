@@ -12,6 +12,7 @@ import grownas
 from grownas.bits import bit_operations
 from grownas.cells import integer
 from grownas.genotype import Genotype
+from support.slow import mostly_slow
 
 BITS = (
     "quantise.widths=[8,2,4]",
@@ -90,7 +91,10 @@ def test_it_is_exported(searched, call, tmp_path):
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in scan.attribute[0].g.node}
 
 
-@pytest.mark.parametrize("until", ["uniform_8.part", "quantised-2.part", "quantised-2-fixed.part"])
+@pytest.mark.parametrize(
+    "until",
+    mostly_slow(("uniform_8.part", "quantised-2.part", "quantised-2-fixed.part"), keep=("quantised-2.part",)),
+)
 def test_a_killed_search_resumes_to_the_last_bit(searched, broken_off, call, assert_same_run, until):
     folder = broken_off(f"checkpoint/{until}", *BITS)
     assert not (folder / "summary.json").exists()
