@@ -7,6 +7,7 @@ from setuptools import Extension, find_packages, setup
 FINANCE = ["yfinance>=1.7,<2"]
 FILES = ["pyarrow", "openpyxl"]  # of parquet and xlsx
 PANELS = ["skfolio>=1.12.2", "river>=0.26.1", "linearmodels>=7.1", "vega-datasets>=0.9"]  # their data files are read
+DPD = ["opendpd>=2.4.2"]  # its measurements of power amplifiers are read
 TORCHTEXT = ["torchtext==0.6.0"]  # later ones bring a library that fits one version of PyTorch only
 DISTRIBUTED = ["distributed>=2026.8"]  # of dask; it brings the dask of its own date
 ONNX = ["onnx>=1.23"]  # writes the files of `grownas export`; runtimes read them without it
@@ -84,6 +85,7 @@ setup(
         "finance": FINANCE,
         "files": FILES,
         "panels": PANELS,
+        "dpd": DPD,
         "torchtext": TORCHTEXT,
         "distributed": DISTRIBUTED,
         "onnx": ONNX,

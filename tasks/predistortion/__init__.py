@@ -1,0 +1,1 @@
+"""Digital predistortion: models of power amplifiers in complex baseband, and predistorters in front of them."""
