@@ -244,6 +244,55 @@ class Evaluation(NamedTuple):
 # --- tasks ---
 
 
+class Line(NamedTuple):
+    """A line or a set of points in a `Figure`; a missing value, nan, breaks the line.
+
+    Attributes:
+        label: name in the legend.
+        x, y: as many numbers each.
+        is_points: draw points, not a line.
+    """
+
+    label: str
+    x: Iterable[float]
+    y: Iterable[float]
+    is_points: bool = False
+
+
+class Span(NamedTuple):
+    """A marked interval of the horizontal axis of a `Figure`."""
+
+    label: str
+    low: float
+    high: float
+
+
+class Figure(NamedTuple):
+    """A figure that a task adds to the report: numbers and words, which the report draws.
+
+    Attributes:
+        title: its heading.
+        caption: what it shows, one or a few sentences.
+        x_label, y_label: names of the axes, with units.
+        lines: what is drawn; the colour of the first marks our own.
+        spans: marked intervals of the horizontal axis.
+        is_log: the horizontal axis is logarithmic.
+    """
+
+    title: str
+    caption: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+    spans: Sequence[Span] = ()
+    is_log: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figure as plain values."""
+        lines = [{**one._asdict(), "x": [*map(float, one.x)], "y": [*map(float, one.y)]} for one in self.lines]
+        return {**self._asdict(), "lines": lines, "spans": [one._asdict() for one in self.spans]}
+
+
 class Joined(NamedTuple):
     """The data of a finished run together with the data that came since, for `grownas update`.
 
@@ -360,6 +409,17 @@ class Task(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return the report's facts about the data: plain values, with `source` and `checksum`."""
         return {"source": self.source, "checksum": self.checksum}
+
+    def figures(self, model: Model, scores: Sequence[Mapping[str, Any]]) -> Sequence[Figure]:
+        """Return the task's own figures for the report; none by default.
+
+        They are computed once, when a run that keeps a model ends, and written to `figures.json` in the run folder.
+
+        Args:
+            model: the model that the run keeps.
+            scores: the entries of all models in `summary.json`, this model's first.
+        """
+        return ()
 
     def predict(self, model: Model) -> pd.DataFrame:
         """Return forecasts of the validation part, the test part and the next time step, for `grownas predict`.

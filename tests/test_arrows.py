@@ -48,7 +48,7 @@ LAYERS = """
     runs.cluster  runs.trial_processes
     runs.trials
     runs.launchers  runs.requests
-    report.backtest
+    report.backtest  report.figures
     runs.journal  runs.memory  report.plots  report.study  report.replays  report.front
     report.growth_plots
     report.history  report.canvas

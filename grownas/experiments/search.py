@@ -255,6 +255,8 @@ def summarise(
             "backend": cell.chosen_backend,
             **cell.genotype.figures,
         }
+        if figures := task.figures(model, entries):
+            folder.write_json("figures.json", {"figures": [figure.to_dict() for figure in figures]})
     return {
         "task": task.name,
         "strategy": config.strategy.row,

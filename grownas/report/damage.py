@@ -126,6 +126,16 @@ STUDY = {
     "answers": [{"backbone": str, "strategy": str, "question": str}],
 }  # fmt: skip
 
+FIGURES = {
+    "figures": [
+        {
+            "title": str, "caption": str, "x_label": str, "y_label": str, "is_log": bool,
+            "lines": [{"label": str, "x": [FIGURE], "y": [FIGURE], "is_points": bool}],
+            "spans": [{"label": str, "low": NUMBER, "high": NUMBER}],
+        }
+    ],
+}  # fmt: skip
+
 MEAN = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
 OF_A_PART = {"quantiles": [NUMBER], "from_genotypes": MEAN}
 REPLAYS = {

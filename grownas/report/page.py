@@ -20,7 +20,19 @@ from grownas.errors import RunError
 from grownas.evaluation.groups import row_name
 from grownas.evaluation.replays import KIND
 from grownas.genotype import AnyGenotype, Genotype
-from grownas.report import backtest, front, growth_log, growth_plots, history, plots, replays, study, tables, verdicts
+from grownas.report import (
+    backtest,
+    figures,
+    front,
+    growth_log,
+    growth_plots,
+    history,
+    plots,
+    replays,
+    study,
+    tables,
+    verdicts,
+)
 from grownas.report.canvas import NARROW, WIDE
 from grownas.report.diagram import CARDS, diagram, environment
 from grownas.report.drawings import about, draw
@@ -276,6 +288,7 @@ def _details(run: Run) -> Tree:
         "equations": for_people(run.equations) if run.equations else None,
         "is_text": run.is_text,
         "panels": _panels(run),
+        "figures": [(one["title"], one["caption"], _safe(figures.draw(one))) for one in run.figures],
         "days": min(SHOWN_DAYS, len(run.test_dates)),
         "cumulative": _cumulative([run], rival),
         "main": run.main,

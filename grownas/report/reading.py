@@ -39,6 +39,7 @@ class Run:
         data: the content of `data.json`.
         forecasts: model -> forecasts of the validation and test rows, standardised, float64, shape
             `(n_val + n_test, I)`; `actual` holds the actual values.
+        figures: the task's own figures, see `protocols.Figure`.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Run:
     forecasts: dict[str, np.ndarray]
     what: str | None = None
     trials: list[Tree] = field(default_factory=list)
+    figures: list[Tree] = field(default_factory=list)
 
     @classmethod
     def empty(cls, path: Path) -> Run:
@@ -247,6 +249,7 @@ def read_run(path: Path) -> Run:
         forecasts=_forecasts(path / "forecasts.safetensors", data),
         what=mark.get("what"),
         trials=_json_lines(path / "trials.jsonl", damage.TRIAL),
+        figures=_figures(path / "figures.json"),
     )
 
 
@@ -313,6 +316,18 @@ def _data(path: Path) -> Tree:
         if len(tree["dates"]) != rows or {len(tree["mean"]), len(tree["sd"])} != {series}:
             raise RunError(f"{path}: damaged: expected {rows} dates, and a mean and an sd for each of {series} series")
     return tree
+
+
+def _figures(path: Path) -> list[Tree]:
+    """Read the task's own figures."""
+    found: list[Tree] = (_json(path, damage.FIGURES) or {"figures": []})["figures"]
+    for line in [line for figure in found for line in figure["lines"]]:
+        if len(line["x"]) != len(line["y"]):
+            raise RunError(
+                f"{path}: damaged: line {line['label']!r} has {len(line['x'])} x and {len(line['y'])} y, expected as "
+                "many"
+            )
+    return found
 
 
 def _json_lines(path: Path, form: Any) -> list[Tree]:

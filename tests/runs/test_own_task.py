@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from grownas.config.schema import Count, Section
-from grownas.protocols import Evaluation, Task, Window
+from grownas.protocols import Evaluation, Figure, Line, Task, Window
 from grownas.readout import LinearReadout
 
 
@@ -73,6 +73,12 @@ class Maps(Task):
             ahead = model.eval()(self.values)[0][max(first, 1) - 1 : last - 1]
         losses = (ahead - self.values[max(first, 1) : last]).square().mean((1, 2)).double().numpy()
         return Evaluation(float(losses.mean()), losses)
+
+    def figures(self, model, scores):
+        losses = self.evaluate(model, "test").losses
+        sizes = Line("sizes", [entry["params"] for entry in scores], [entry["test"] for entry in scores], True)
+        lines = [Line(scores[0]["model"], range(len(losses)), losses), sizes]
+        return [Figure("Losses", "By step.", "step", "loss", lines)]
 
     def predict(self, model):
         first = self.bounds["val"][0]
@@ -143,6 +149,15 @@ def test_it_is_searched_retrained_and_scored_beside_baselines(searched, read_jso
     for entry in summary["scores"]:
         assert losses[entry["model"]].mean() == pytest.approx(entry["test"], rel=1e-12)
     assert (searched / "report.html").stat().st_size > 0
+
+
+def test_its_own_figures_are_in_the_report(searched, read_json):
+    scores, (figure,) = read_json(searched / "summary.json")["scores"], read_json(searched / "figures.json")["figures"]
+    losses, sizes = figure["lines"]
+    assert losses["label"] == "chosen"
+    assert losses["y"] == load_file(searched / "losses.safetensors")["chosen"].tolist()
+    assert dict(zip(sizes["x"], sizes["y"], strict=True)) == {entry["params"]: entry["test"] for entry in scores}
+    assert "<b>Losses.</b> By step." in (searched / "report.html").read_text()
 
 
 def test_its_model_is_scored_again_to_the_last_bit(searched, call, read_json):
