@@ -12,6 +12,7 @@ from grownas.tasks.predistortion.metrics import Band, spectrum
 POINTS = 300  # samples shown of a signal
 PLACES = 400  # frequencies shown of a spectrum
 QUIET = 0.02  # of the largest input; the phase of smaller inputs is mostly noise
+LOWEST = 1e-10  # power shown, of the strongest: a computed input has none outside of its band
 MEGA = 1e6
 
 
@@ -38,26 +39,32 @@ def am_pm(signals: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         "AM/PM",
         f"Each point is a sample of the test part with at least {QUIET:.0%} of the largest magnitude.",
         "magnitude of the input",
-        "phase of the output minus that of the input, degrees",
+        "phase shift, degrees",
         [Line(n, np.abs(x), np.degrees(np.angle(y * x.conj())), is_points=True) for n, (x, y) in shown.items()],
     )
 
 
 def spectra(signals: Mapping[str, np.ndarray], band: Band) -> Figure:
-    """Return the power spectra of signals, each relative to its strongest frequency, with the adjacent channels marked.
+    """Return the power spectra of signals, with the adjacent channels marked.
 
     Args:
-        signals: name -> complex signal, shape `(n,)`.
+        signals: name -> complex signal, shape `(n,)`. The strongest frequency of the first signal is 0 dB.
         band: the main channel.
     """
+    shown = {name: _shown_spectrum(signal, band) for name, signal in signals.items()}
+    strongest = next(iter(shown.values()))[1].max()
     side, width = band.bandwidth / 2 / MEGA, band.bandwidth / band.channels / MEGA
     return Figure(
         "Spectra",
-        f"Power over frequency, mean over frames of {band.nperseg:,} samples, relative to the strongest frequency. The "
-        "grey bands are the adjacent channels, whose power ACLR compares with the strongest sub-channel.",
+        f"Power over frequency, mean over frames of {band.nperseg:,} samples, relative to the strongest frequency of "
+        f"{next(iter(shown))}. The grey bands are the adjacent channels: ACLR compares their power with that of the "
+        "strongest sub-channel.",
         "frequency, MHz",
         "power, dB",
-        [_shown_spectrum(name, signal, band) for name, signal in signals.items()],
+        [
+            Line(name, frequencies / MEGA, 10 * np.log10(np.maximum(power / strongest, LOWEST)))
+            for name, (frequencies, power) in shown.items()
+        ],
         [Span("left", -side - width, -side), Span("right", side, side + width)],
     )
 
@@ -81,9 +88,8 @@ def _sampled(x: np.ndarray, y: np.ndarray, quiet: float = 0.0) -> tuple[np.ndarr
     return x[kept], y[kept]
 
 
-def _shown_spectrum(name: str, signal: np.ndarray, band: Band) -> Line:
-    """Return a spectrum in dB, with the mean power of neighbouring frequencies."""
-    found = spectrum(signal, band)
+def _shown_spectrum(signal: np.ndarray, band: Band) -> tuple[np.ndarray, np.ndarray]:
+    """Return up to `PLACES` frequencies and their power, means over neighbouring frequencies."""
     groups = np.array_split(np.arange(band.nperseg), min(PLACES, band.nperseg))
-    frequencies, power = (np.array([one[group].mean() for group in groups]) for one in found)
-    return Line(name, frequencies / MEGA, 10 * np.log10(power / power.max()))
+    frequencies, power = (np.array([one[group].mean() for group in groups]) for one in spectrum(signal, band))
+    return frequencies, power

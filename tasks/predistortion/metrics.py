@@ -104,6 +104,21 @@ def spectrum(signal: np.ndarray, band: Band) -> Spectrum:
     return Spectrum(band.frequencies, np.fft.fftshift(np.mean(np.abs(levels) ** 2, axis=0)))
 
 
+def noise_floor(actual: np.ndarray, band: Band) -> float:
+    """Return the NMSE in dB that is left if the output holds white noise and all else is predicted.
+
+    The outermost sixteenth of the frequencies on each side shows the level of the noise, if the amplifier's distortion
+    does not reach there; else the result is too high.
+
+    Args:
+        actual: complex signal, shape `(n,)`.
+        band: the sample rate and the length of a frame.
+    """
+    frequencies, power = spectrum(actual, band)
+    outermost = np.abs(frequencies) >= 15 / 32 * band.sample_rate
+    return float(10 * np.log10(power[outermost].mean() / power.mean()))
+
+
 def aclr(signal: np.ndarray, band: Band) -> tuple[float, float]:
     """Return the adjacent channel leakage ratio on the left and on the right, in dBc.
 

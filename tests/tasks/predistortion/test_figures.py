@@ -34,14 +34,15 @@ def test_am_pm_shows_phases_in_degrees_of_samples_that_are_not_quiet():
     np.testing.assert_allclose(line.y, np.degrees(-0.5))
 
 
-def test_spectra_are_relative_to_their_strongest_frequency_and_mark_the_adjacent_channels():
+def test_spectra_are_relative_to_the_strongest_frequency_of_the_first_and_mark_the_adjacent_channels():
     t = np.arange(800)
     tones = np.exp(2j * np.pi * 50e6 / 800e6 * t) + 0.1 * np.exp(-2j * np.pi * 150e6 / 800e6 * t)
-    figure = spectra({"x": tones, "3 x": 3 * tones}, BAND)
-    for line in figure.lines:
+    figure = spectra({"x": tones, "x / 10": tones / 10}, BAND)
+    for line, level in zip(figure.lines, (0, -20), strict=True):
         at = dict(zip(np.round(line.x), line.y, strict=True))
-        assert at[50] == pytest.approx(0)
-        assert at[-150] == pytest.approx(-20)
+        assert at[50] == pytest.approx(level)
+        assert at[-150] == pytest.approx(level - 20)
+        assert at[300] == pytest.approx(-100)  # the lowest power shown
     assert [(span.low, span.high) for span in figure.spans] == [(-200, -100), (100, 200)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grownas.tasks.predistortion.metrics import Band, aclr, evm, frames, nmse, spectrum
+from grownas.tasks.predistortion.metrics import Band, aclr, evm, frames, nmse, noise_floor, spectrum
 from grownas.tasks.predistortion.simulated import simulated
 
 RATE, SIZE = 800.0, 80  # so that a place of a spectrum is 10 Hz
@@ -79,6 +79,14 @@ def test_aclr_of_noise_with_known_levels():
     narrower = 10 * np.log10((300 - 110) / (2 * 90))
     assert left == pytest.approx(-40 + narrower, abs=0.2)
     assert right == pytest.approx(-60 + narrower, abs=0.2)
+
+
+def test_the_noise_floor_is_the_nmse_of_a_perfect_model():
+    of = simulated(1)
+    assert noise_floor(of.y["train"], of.band) == pytest.approx(-50, abs=0.7)  # some distortion reaches the edge
+    tones = tone(50, 1.0, 40_000)
+    noisy = tones + 10 ** (-30 / 20) * np.sqrt(0.5) * noise(40_000)
+    assert noise_floor(noisy, BAND) == pytest.approx(nmse(tones, noisy), abs=0.1)
 
 
 @pytest.fixture(scope="module")
