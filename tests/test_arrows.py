@@ -87,7 +87,7 @@ LAYERS = """
     cells.derived
     cells.widths  cells.integer
     cells.cell
-    cells.dag  cells.packed  cells.dag_supernet  cells.blocks
+    cells.dag  cells.packed  cells.dag_supernet  cells.blocks  cost
     cells.chain  baselines.recurrent
     cells.backends  cells.gated
     cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop
@@ -226,6 +226,7 @@ TASKS_MAY_KNOW = {
     "grownas.evaluation.scoring",
     "grownas.modules",
     "grownas.readout",
+    "grownas.cost",
 }
 SLOW = (
     "torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich", "pooch",
