@@ -29,7 +29,7 @@ def draw(figure: Tree, width: float = PANEL) -> str:
         for span in spans:
             axes.axvspan(span["low"], span["high"], color=GRID, alpha=0.5, linewidth=0)
             middle = (span["low"] + span["high"]) / 2
-            place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+            place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
             axes.text(middle, 0.02, shorten(span["label"]), color=MUTED, fontsize=7, **place)
         for line, colour, marker in zip(lines, cycle(COLOURS), cycle(MARKERS), strict=False):
             x, y = (np.array(line[axis], dtype=float) for axis in ("x", "y"))

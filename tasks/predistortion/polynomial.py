@@ -152,7 +152,7 @@ class _Delayed:
             before[self.context - len(known) :] = known
         self.x = np.concatenate([before, x])
         magnitude = np.abs(self.x)
-        self.powers = [magnitude**power for power in range(max(term.power for term in terms) + 1)]
+        self.powers: list[np.ndarray] = [magnitude**power for power in range(max(term.power for term in terms) + 1)]
 
     def signal(self, delay: int) -> np.ndarray:
         """Return x(t - delay), shape `(n,)`."""

@@ -95,28 +95,26 @@ class Recording:
         return float(np.abs(self.y["train"]).max() / np.abs(self.x["train"]).max())
 
 
-def from_folder(folder: Path, name: str = "", source: str = "", **given: float | None) -> Recording:
+def from_folder(folder: Path, **given: float | None) -> Recording:
     """Read a folder: `{train,val,test}_{input,output}.csv`, plain or `.gz`, or one CSV that `spec.json` names.
 
     Args:
         folder: the folder.
-        name: name of the recording; by default the folder's.
-        source: where the recording comes from; by default the folder.
         given: `sample_rate`, `bandwidth`, `channels` and `nperseg`; a number replaces that of `spec.json`.
 
     Raises:
         DataError: a file is missing or cannot be used.
     """
     spec = _spec(folder, given)
-    named = {"name": name or folder.resolve().name, "source": source or str(folder)}
     if spec.document.get("dataset_format") == "single_csv":
         samples = read_csv(_find(folder, str(spec.document.get("csv_filename", "data.csv"))), BOTH)
-        return _recording(*_cut(samples.T, spec.shares, folder), spec, **named)
-    read = {
-        side: {part: read_csv(_find(folder, f"{part}_{side}.csv"), PAIR)[:, 0] for part in PARTS}
-        for side in ("input", "output")
-    }
-    return _recording(read["input"], read["output"], spec, **named)
+        x, y = (_cut(signal, spec.shares, folder) for signal in samples.T)
+    else:
+        x, y = (
+            {part: read_csv(_find(folder, f"{part}_{side}.csv"), PAIR)[:, 0] for part in PARTS}
+            for side in ("input", "output")
+        )
+    return Recording(name=folder.resolve().name, x=x, y=y, source=str(folder), **spec.numbers)
 
 
 def from_files(path: Path, output: Path | None = None, **given: float | None) -> Recording:
@@ -133,14 +131,12 @@ def from_files(path: Path, output: Path | None = None, **given: float | None) ->
     Raises:
         DataError: a file is missing or cannot be used.
     """
-    spec, named = _spec(path.parent, given), {"name": path.name.split(".")[0], "source": str(path)}
-    if output is None:
-        signals: Sequence[np.ndarray] = read_csv(path, BOTH).T
-    else:
-        signals = [read_csv(one, PAIR)[:, 0] for one in (path, output)]
-        if len(signals[0]) != len(signals[1]):
-            raise DataError(f"{path}: {len(signals[0])} samples, but {output} has {len(signals[1])}; expected as many")
-    return _recording(*_cut(signals, spec.shares, path), spec, **named)
+    spec = _spec(path.parent, given)
+    signals = list(read_csv(path, BOTH).T) if output is None else [read_csv(one, PAIR)[:, 0] for one in (path, output)]
+    if len(signals[0]) != len(signals[1]):
+        raise DataError(f"{path}: {len(signals[0])} samples, but {output} has {len(signals[1])}; expected as many")
+    x, y = (_cut(signal, spec.shares, path) for signal in signals)
+    return Recording(name=path.name.split(".")[0], x=x, y=y, source=str(path), **spec.numbers)
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> np.ndarray:
@@ -208,7 +204,7 @@ def _find(folder: Path, file: str) -> Path:
 class _Spec:
     """The numbers that describe a recording, the shares of its parts, and the whole of `spec.json`."""
 
-    numbers: Mapping[str, float]
+    numbers: Mapping[str, Any]
     shares: Mapping[str, float]
     document: Mapping[str, Any]
 
@@ -227,7 +223,7 @@ def _spec(folder: Path, given: Mapping[str, float | None]) -> _Spec:
             raise DataError(f"{path}: not JSON: {error}") from error
         if not isinstance(document, dict):
             raise DataError(f"{path}: got a {type(document).__name__}, expected an object with {', '.join(SPEC)}")
-    numbers = dict[str, float]()
+    numbers = dict[str, Any]()
     for key, field in SPEC.items():
         value = document.get(key) if given.get(field) is None else given[field]
         if value is None:
@@ -253,20 +249,17 @@ def _shares(path: Path, shares: Any) -> Mapping[str, float]:
     return found
 
 
-def _cut(signals: Sequence[np.ndarray], shares: Mapping[str, float], where: Path) -> list[dict[str, np.ndarray]]:
-    """Split input and output in time order; each part takes the whole number of samples in its share."""
-    count = len(signals[0])
+def _cut(signal: np.ndarray, shares: Mapping[str, float], where: Path) -> dict[str, np.ndarray]:
+    """Split a signal in time order; each part takes the whole number of samples in its share, the last takes the rest.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    count = len(signal)
     ends = [int(count * shares["train"]), int(count * shares["train"]) + int(count * shares["val"])]
     if not 0 < ends[0] < ends[1] < count:
         raise DataError(f"{where}: {count} samples are too few for three parts; give a longer recording")
-    return [dict(zip(PARTS, np.split(signal, ends), strict=True)) for signal in signals]
-
-
-def _recording(
-    x: Mapping[str, np.ndarray], y: Mapping[str, np.ndarray], spec: _Spec, *, name: str, source: str
-) -> Recording:
-    numbers: Any = spec.numbers
-    return Recording(name=name, x=x, y=y, source=source, **numbers)
+    return dict(zip(PARTS, np.split(signal, ends), strict=True))
 
 
 def _check_part(where: str, x: np.ndarray, y: np.ndarray) -> None:

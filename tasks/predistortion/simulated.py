@@ -53,7 +53,8 @@ def amplify(u: np.ndarray) -> np.ndarray:
     r = np.abs(u)
     compression = (1 + (r / SATURATION) ** (2 * SMOOTHNESS)) ** (-1 / (2 * SMOOTHNESS))
     phase = PHASE_GAIN * r**2 / (1 + PHASE_BEND * r**2)
-    return u * compression * np.exp(1j * phase)
+    output: np.ndarray = u * compression * np.exp(1j * phase)
+    return output
 
 
 def _ofdm(generator: np.random.Generator) -> np.ndarray:
@@ -63,15 +64,16 @@ def _ofdm(generator: np.random.Generator) -> np.ndarray:
     levels = generator.choice(np.arange(-7, 8, 2), size=(2, len(carriers)))
     bins = np.zeros(SAMPLES, complex)
     bins[carriers] = levels[0] + 1j * levels[1]
-    signal = np.fft.ifft(bins)
-    return signal / np.abs(signal).max()
+    signal: np.ndarray = np.fft.ifft(bins)
+    signal /= np.abs(signal).max()
+    return signal
 
 
 def _filter(generator: np.random.Generator) -> np.ndarray:
     """Return a filter whose first tap is 1 and whose later taps decay, with random phases."""
     first, ratio = ECHO
     phases = np.exp(2j * np.pi * generator.random(TAPS - 1))
-    return np.r_[1, first * ratio ** np.arange(TAPS - 1) * phases]
+    return np.concatenate([[1], first * ratio ** np.arange(TAPS - 1) * phases])
 
 
 def _causal(taps: np.ndarray, signal: np.ndarray) -> np.ndarray:
@@ -81,5 +83,4 @@ def _causal(taps: np.ndarray, signal: np.ndarray) -> np.ndarray:
 
 def _complex_normal(generator: np.random.Generator, count: int) -> np.ndarray:
     """Draw complex noise of mean power 1."""
-    real, imaginary = generator.normal(scale=np.sqrt(0.5), size=(2, count))
-    return real + 1j * imaginary
+    return generator.normal(scale=np.sqrt(0.5), size=(count, 2)).view(complex)[:, 0]

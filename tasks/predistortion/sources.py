@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def measured(name: str) -> Recording:
     source = f"{name} ({PACKAGE} {installed.version})"
     advice = f"python -m pip install --no-deps {PACKAGE}=={VERSION}"
     try:
-        recording = from_folder(Path(str(installed.locate_file(FOLDER))) / name, name=name, source=source)
+        recording = replace(from_folder(Path(str(installed.locate_file(FOLDER))) / name), name=name, source=source)
     except DataError as error:
         raise DataError(f"{source} cannot be read: {error}; {advice}") from error
     if recording.checksum != MEASURED[name]:
