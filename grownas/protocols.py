@@ -410,17 +410,6 @@ class Task(Protocol):
         """Return the report's facts about the data: plain values, with `source` and `checksum`."""
         return {"source": self.source, "checksum": self.checksum}
 
-    def figures(self, model: Model, scores: Sequence[Mapping[str, Any]]) -> Sequence[Figure]:
-        """Return the task's own figures for the report; none by default.
-
-        They are computed once, when a run that keeps a model ends, and written to `figures.json` in the run folder.
-
-        Args:
-            model: the model that the run keeps.
-            scores: the entries of all models in `summary.json`, this model's first.
-        """
-        return ()
-
     def predict(self, model: Model) -> pd.DataFrame:
         """Return forecasts of the validation part, the test part and the next time step, for `grownas predict`.
 
@@ -444,6 +433,22 @@ class Task(Protocol):
     def with_refit(self) -> Self:
         """Return a copy of the task that trains on the training and the validation part."""
         raise NotImplementedError(f"{self.name} cannot be refitted; set refit=false")
+
+
+@runtime_checkable
+class Illustrated(Protocol):
+    """A task of any kind that adds figures to the report: it has this method beside those of its protocol."""
+
+    def figures(self, model: Model, scores: Sequence[Mapping[str, Any]]) -> Sequence[Figure]:
+        """Return the task's own figures.
+
+        They are computed once, when a run that keeps a model ends, and written to `figures.json` in the run folder.
+
+        Args:
+            model: the model that the run keeps.
+            scores: the entries of all models in `summary.json`, this model's first.
+        """
+        ...
 
 
 @runtime_checkable

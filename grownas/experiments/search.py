@@ -23,7 +23,7 @@ from grownas.experiments.quantising import quantise
 from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.text import TextExperiment
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Folder, Journal, Model, Problem, SearchResult, Task
+from grownas.protocols import Folder, Illustrated, Journal, Model, Problem, SearchResult, Task
 from grownas.starts.random import Ops
 from grownas.training.moments import moments_of
 
@@ -255,8 +255,9 @@ def summarise(
             "backend": cell.chosen_backend,
             **cell.genotype.figures,
         }
-        if figures := task.figures(model, entries):
-            folder.write_json("figures.json", {"figures": [figure.to_dict() for figure in figures]})
+        if isinstance(task, Illustrated):
+            figures = [figure.to_dict() for figure in task.figures(model, entries)]
+            folder.write_json("figures.json", {"figures": figures})
     return {
         "task": task.name,
         "strategy": config.strategy.row,
