@@ -71,6 +71,12 @@ class Recording:
                 f"{self.sample_rate:g} Hz shows frequencies up to {self.sample_rate / 2:g} Hz; give a smaller "
                 "bandwidth, or more sub-channels"
             )
+        if self.nperseg * self.bandwidth / self.channels < 2 * self.sample_rate:
+            raise DataError(
+                f"{self.source}: frames of {self.nperseg} samples do not resolve a sub-channel of "
+                f"{self.bandwidth / self.channels:g} Hz; give nperseg of at least "
+                f"{math.ceil(2 * self.sample_rate * self.channels / self.bandwidth)}"
+            )
 
     @property
     def band(self) -> Band:
@@ -107,7 +113,10 @@ def from_folder(folder: Path, **given: float | None) -> Recording:
     """
     spec = _spec(folder, given)
     if spec.document.get("dataset_format") == "single_csv":
-        samples = read_csv(_find(folder, str(spec.document.get("csv_filename", "data.csv"))), BOTH)
+        file = str(spec.document.get("csv_filename", "data.csv"))
+        if Path(file).name != file:
+            raise DataError(f"{folder / 'spec.json'}: csv_filename is {file!r}, expected the name of a file beside it")
+        samples = read_csv(_find(folder, file), BOTH)
         x, y = (_cut(signal, spec.shares, folder) for signal in samples.T)
     else:
         x, y = (

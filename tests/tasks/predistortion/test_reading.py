@@ -12,8 +12,8 @@ import pytest
 from grownas.errors import DataError
 from grownas.tasks.predistortion.reading import BOTH, PAIR, PARTS, Recording, from_files, from_folder, read_csv
 
-SPEC = {"input_signal_fs": 800e6, "bw_main_ch": 200e6, "bw_sub_ch": 20e6, "n_sub_ch": 10, "nperseg": 16}
-NUMBERS = {"sample_rate": 800e6, "bandwidth": 200e6, "channels": 10, "nperseg": 16}
+SPEC = {"input_signal_fs": 800e6, "bw_main_ch": 200e6, "bw_sub_ch": 20e6, "n_sub_ch": 10, "nperseg": 160}
+NUMBERS = {"sample_rate": 800e6, "bandwidth": 200e6, "channels": 10, "nperseg": 160}
 
 
 def text(*signals, header=PAIR):
@@ -81,7 +81,7 @@ def test_packed_files_give_the_same_recording(folder):
 def test_given_numbers_replace_those_of_the_spec(folder):
     assert from_folder(folder, channels=5, sample_rate=None).channels == 5
     edit(folder, nperseg=None)
-    assert from_folder(folder, nperseg=8).nperseg == 8
+    assert from_folder(folder, nperseg=80).nperseg == 80
 
 
 def test_a_folder_of_one_file_is_split_by_the_spec(folder, signals):
@@ -105,7 +105,7 @@ def test_the_checksum_changes_with_samples_and_with_what_defines_scores(folder):
 def test_the_gain_is_the_ratio_of_the_largest_magnitudes_in_training():
     x = {part: np.array([1, 2j, -1.5]) for part in PARTS}
     y = {"train": np.array([3, -5j, 0]), "val": np.array([9.0, 0, 0]), "test": np.array([9.0, 0, 0])}
-    assert Recording("a", x, y, 4.0, 1.0, 1, 2, "a").gain == 2.5
+    assert Recording("a", x, y, 4.0, 1.0, 1, 8, "a").gain == 2.5
 
 
 # ---- files
@@ -215,6 +215,20 @@ def test_signals_that_cannot_be_scored_are_refused(folder):
     assert refusal(replace, found, y=short) == f"{where} the input has 10 samples, the output 9; expected as many"
     assert refusal(replace, found, y=still) == f"{where} every sample of the output is 0; expected a signal"
     assert refusal(replace, found, y=wild).startswith(f"{where} the output has a sample that is not finite")
+
+
+def test_frames_that_do_not_resolve_a_sub_channel_are_refused(folder):
+    assert refusal(from_folder, folder, nperseg=79) == (
+        f"{folder}: frames of 79 samples do not resolve a sub-channel of 2e+07 Hz; give nperseg of at least 80"
+    )
+    assert from_folder(folder, nperseg=80).band.places[2] == 2
+
+
+def test_a_file_outside_of_the_folder_is_refused(folder):
+    edit(folder, dataset_format="single_csv", csv_filename="../secret.csv")
+    assert refusal(from_folder, folder) == (
+        f"{folder / 'spec.json'}: csv_filename is '../secret.csv', expected the name of a file beside it"
+    )
 
 
 def test_adjacent_channels_beyond_half_the_sample_rate_are_refused(folder):

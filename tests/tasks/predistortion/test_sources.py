@@ -14,7 +14,7 @@ from grownas.tasks.predistortion import sources
 from grownas.tasks.predistortion.reading import PARTS
 from grownas.tasks.predistortion.simulated import simulated
 
-SPEC = {"input_signal_fs": 8.0, "bw_main_ch": 2.0, "n_sub_ch": 1, "nperseg": 4}
+SPEC = {"input_signal_fs": 8.0, "bw_main_ch": 2.0, "n_sub_ch": 1, "nperseg": 8}
 
 
 def refusal(*given, **options):
@@ -89,7 +89,7 @@ def test_a_name_a_folder_and_files_are_told_apart(fake):
     x, y = fake / "long_input.csv", fake / "long_output.csv"
     for path in (x, y):
         path.write_text("I,Q\n" + "1,2\n" * 10)
-    assert np.array_equal(sources.read(str(x), output=str(y), nperseg=2).x["val"], [1 + 2j, 1 + 2j])
+    assert np.array_equal(sources.read(str(x), output=str(y), nperseg=20).x["val"], [1 + 2j, 1 + 2j])
 
 
 def test_an_unknown_name_suggests_the_nearest():
