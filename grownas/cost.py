@@ -1,7 +1,7 @@
 """What one time step of a model costs: multiplications, additions and activations, as a table with a row per unit.
 
 A unit is an op or the gate of a chain's node, a node of a DAG, or what joins them. Counted is the arithmetic of the
-formulas in `cells.reference`, for one stream; biases that are added together count as one.
+formulas in `cells.reference`, for one stream; biases that are added together count as one. No torch here.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from grownas.cells.node import projections
-from grownas.genotype import AnyGenotype, DagGenotype, Node
-from grownas.ops import COMBINE
+from grownas.combine import COMBINE
+from grownas.genotype import AnyGenotype, BlocksGenotype, DagGenotype, Node, projections
 
 FREE = "identity"  # the activation that computes nothing
 
@@ -68,13 +67,17 @@ RECURRENT: dict[str, Callable[[int, int], Cost]] = {"lstm": lstm, "gru": gru}  #
 def costs_of(genotype: AnyGenotype, input_size: int, hidden_size: int) -> Costs:
     """Return the cost of each unit in a step of a derived cell.
 
+    Of a network of blocks only all multiplications are counted, as those of one unit.
+
     Args:
-        genotype: the cell, a chain or a DAG.
+        genotype: the cell.
         input_size: I.
         hidden_size: H.
     """
     if isinstance(genotype, DagGenotype):
         return _dag(genotype, input_size, hidden_size)
+    if isinstance(genotype, BlocksGenotype):
+        return {("network", ""): Cost(products=genotype.figures["multiplications"])}
     sizes = input_size, hidden_size
     return {
         (f"node {number}", unit): cost

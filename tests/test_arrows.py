@@ -466,6 +466,7 @@ def test_help_of_every_command_is_free_of_slow_imports():
         ("grownas", ("torch", "numpy")),
         ("grownas.config.loading", ("torch", "numpy", "statsmodels", "arch", "matplotlib", "pandas")),
         ("grownas.genotype", ("torch", "numpy")),
+        ("grownas.cost", ("torch", "numpy")),
         ("grownas.runs.rundir", ("torch", "filelock")),
         ("grownas.criteria.threshold", ("torch", "numpy")),
         ("grownas.runs.progress", ("torch", "rich")),

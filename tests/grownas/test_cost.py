@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from grownas.blocks_genotype import BlockEdge, BlockNode
 from grownas.cells.cell import GrownRNN
 from grownas.cost import RECURRENT, Cost, costs_of, gru, linear, lstm, total
-from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op
+from grownas.genotype import BlocksGenotype, DagGenotype, DagNode, Genotype, Node, Op
 
 INPUTS, H = 3, 5
 ADD, TIMES = Op("add", "tanh", 0.5), Op("hadamard", "identity", 0.5)
@@ -65,6 +66,12 @@ def test_ops_that_share_a_projection_pay_for_it_once():
     found = costs_of(Genotype((Node(ops),), share_projection=True), INPUTS, H)
     assert [found["node 1", f"op {number}"].products for number in (1, 2, 3)] == [(INPUTS + H) * H, 0, (INPUTS + H) * H]
     assert found["node 1", "op 2"] == Cost(additions=2 * H, activations=H)
+
+
+def test_a_network_of_blocks_counts_its_multiplications():
+    fir, delay = BlockEdge(0, "fir(3)"), BlockEdge(1, "delay(2)")
+    cell = BlocksGenotype((BlockNode((fir, delay)),), cells=2)
+    assert total(costs_of(cell, 2, 2).values()).multiplications == 2 * 3 * 4  # a complex product takes 4
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
