@@ -86,7 +86,7 @@ LAYERS = """
     backbones.mixture  backbones.shared
     cells.derived
     cells.widths  cells.integer
-    cells.cell
+    cells.cell  bits
     cells.dag  cells.packed  cells.dag_supernet  cells.blocks  cost
     cells.chain  baselines.recurrent
     cells.backends  cells.gated
@@ -112,7 +112,7 @@ LAYERS = """
     config.messages  config.sections  config.shipped
     genotype_table
     encoding
-    space  bits
+    space
     blocks_space
     genotype
     blocks_genotype  genotype_bits

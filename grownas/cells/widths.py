@@ -190,7 +190,7 @@ class MixedCell(nn.Module):
             mixed.append(_products(seen, [[one.widths for one in each] for each in mixtures], mixtures))
         waiting = iter(mixed)
         self.cell = _with_units(cell, lambda _: next(waiting))
-        counts = multiplications(cell.genotype, cell.input_size, cell.hidden_size)
+        counts = multiplications(cell.genotype, cell.input_size, cell.hidden_size).values()
         self.shares_of_cost = [count / sum(counts) for count in counts]
 
     def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:

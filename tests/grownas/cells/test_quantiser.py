@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 
-from grownas.bits import WIDTHS
 from grownas.cells.quantiser import Grid, Mixture, Product, Units, largest, to_whole
 
 VALUES = torch.tensor([-3.0, -1.6, -0.5, -0.1, 0.0, 0.24, 0.75, 1.25, 40.0], dtype=torch.float64)
 STEP = 0.5
+WIDTHS = (2, 3, 4, 6, 8, 12, 16)
 widths = pytest.mark.parametrize("bits", WIDTHS)
 
 

@@ -104,7 +104,7 @@ def test_the_expected_cost_is_the_mean_over_all_cells_it_may_become(genotype, pe
         mean += chance * bit_operations(genotype, I, H, bits)
         total += chance
     assert total == pytest.approx(1, abs=1e-12)
-    most = sum(multiplications(genotype, I, H)) * 64
+    most = sum(multiplications(genotype, I, H).values()) * 64
     assert float(mixed.expected_cost().detach()) == pytest.approx(mean / most, rel=1e-12)
 
 
