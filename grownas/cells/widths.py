@@ -94,7 +94,7 @@ def _thinned(seen: Sequence[Tensor]) -> Tensor:
 def best_range(values: Tensor, bits: int) -> float:
     """Return the percentile of |values| that, as the largest value of a grid, gives the least squared error."""
     flat, limit = values.flatten().double(), largest(bits)
-    ranges = torch.quantile(flat.abs(), torch.tensor(PERCENTILES, dtype=torch.float64))
+    ranges = torch.quantile(flat.abs(), flat.new_tensor(PERCENTILES))
     ranges = ranges[ranges > 0]
     if not len(ranges):
         return 1.0  # all values are 0: on any grid
