@@ -132,10 +132,12 @@ setup(
         "grownas.tasks": [
             "index_returns = grownas.tasks.index_returns.task:IndexReturns",
             "penn_treebank = grownas.tasks.penn_treebank.task:PennTreebank",
+            "predistortion = grownas.tasks.predistortion.task:Predistortion",
         ],
         "grownas.tasks.options": [
             "index_returns = grownas.tasks.index_returns.options:Options",
             "penn_treebank = grownas.tasks.penn_treebank.options:Options",
+            "predistortion = grownas.tasks.predistortion.options:Options",
         ],
     },
 )

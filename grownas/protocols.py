@@ -452,6 +452,22 @@ class Illustrated(Protocol):
 
 
 @runtime_checkable
+class Starting(Protocol):
+    """A task of the kind `plain` that offers starts of its own; `STARTS` of its section names them.
+
+    A model of such a start may hold more than a new model of the task, hence `rebuilt`.
+    """
+
+    def started(self, model: AnyModel, name: str) -> AnyModel:
+        """Return a copy of a model with random weights that begins at the start of this name."""
+        ...
+
+    def rebuilt(self, core: Recurrent, tensors: Mapping[str, Tensor]) -> Model:
+        """Build the model of a finished run around its core; the run's weights, `tensors`, are loaded into it then."""
+        ...
+
+
+@runtime_checkable
 class SeriesTask(Task, Protocol):
     """A task that forecasts the next row of a table of series from all rows before it.
 

@@ -217,10 +217,14 @@ ONE_PLACE = {  # heavy or optional package -> the only modules that import it
         "grownas.strategies.random_options",
         "grownas.tasks.index_returns.options",
         "grownas.tasks.penn_treebank.options",
+        "grownas.tasks.predistortion.options",
     },
 }
 TASKS_MAY_KNOW = {
+    "grownas",  # the public names
     "grownas.protocols",
+    "grownas.baselines.recurrent",
+    "grownas.baselines.table",
     "grownas.errors",
     "grownas.config.schema",
     "grownas.evaluation.scoring",

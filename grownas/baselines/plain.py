@@ -20,12 +20,7 @@ def _recurrent(kind: str, experiment: Experiment) -> Score:
         generator = experiment.draw(f"{kind}-{units}")
         return task.model(recurrent_core(kind, experiment.input_size, units, generator=generator), generator=generator)
 
-    equal = [experiment.matched_size(build, experiment.params)] if experiment.params else []
-    by_size = [
-        experiment.settings(f"{kind}-{units}", {"hidden_size": units}, partial(build, units))
-        for units in sorted({*experiment.hidden_sizes, *equal})
-    ]
-    return experiment.train_and_score(kind, [one for candidates in by_size for one in candidates])[0]
+    return experiment.train_and_score(kind, experiment.settings_by_size(kind, build))[0]
 
 
 lstm = partial(_recurrent, "lstm")

@@ -1,11 +1,12 @@
 """The table of baselines: what each is, its kinds of tasks, and the function that computes it.
 
-A new baseline is a function from an `Experiment` to a `Score`, and one line here.
+A new baseline is a function from an `Experiment` to a `Score`, and one line here; one for a single task is a line in
+`BASELINES` of the task's options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ class Baseline(NamedTuple):
 
     Attributes:
         words: a short description.
-        functions: the function that computes it, as `module:function` in this package, by kind of task.
+        functions: the function that computes it, as `package.module:function`, by kind of task.
         fitted: it is fitted, and does not depend on the seed; otherwise it is trained, or has weights drawn at random.
         tuned: validation chooses its settings.
     """
@@ -28,20 +29,20 @@ class Baseline(NamedTuple):
     def function(self, kind: str) -> Callable[[Any], Any]:
         """Import the function for a kind of task."""
         module, _, name = self.functions[kind].partition(":")
-        function: Callable[[Any], Any] = getattr(import_module(f"grownas.baselines.{module}"), name)
+        function: Callable[[Any], Any] = getattr(import_module(module), name)
         return function
 
 
 def _series(function: str) -> dict[str, str]:
-    return {"series": f"series:{function}"}
+    return {"series": f"grownas.baselines.series:{function}"}
 
 
 def _any(function: str) -> dict[str, str]:
-    return {"series": f"series:{function}", "language": f"text:{function}", "plain": f"plain:{function}"}
+    return {**_series(function), **_text(function), "plain": f"grownas.baselines.plain:{function}"}
 
 
 def _text(function: str) -> dict[str, str]:
-    return {"language": f"text:{function}"}
+    return {"language": f"grownas.baselines.text:{function}"}
 
 
 BASELINES: dict[str, Baseline] = {
@@ -74,6 +75,11 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
-def names(kind: str) -> list[str]:
-    """Return the names of the baselines for a kind of task."""
-    return [name for name, one in BASELINES.items() if kind in one.functions]
+def baselines_for(kind: str, own: Mapping[str, Baseline] | None = None) -> dict[str, Baseline]:
+    """Return the baselines of a kind of task, with a task's `own`, which `BASELINES` of its options holds."""
+    return {name: one for name, one in {**BASELINES, **(own or {})}.items() if kind in one.functions}
+
+
+def names(kind: str, own: Mapping[str, Baseline] | None = None) -> list[str]:
+    """Return the names of `baselines_for`."""
+    return list(baselines_for(kind, own))

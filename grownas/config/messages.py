@@ -136,7 +136,7 @@ class Outline(NamedTuple):
 
 
 def unknown_names(tree: Mapping[str, Any], task: Outline | None) -> list[str]:
-    """Return a message for each unknown activation, baseline or loss; the rest of the config need not be valid.
+    """Return a message for each unknown activation, start, baseline or loss; the rest of the config need not be valid.
 
     Args:
         tree: the config as read from the file, with overrides.
@@ -159,7 +159,7 @@ def unknown_names(tree: Mapping[str, Any], task: Outline | None) -> list[str]:
 
 
 def known_names(task: Outline | None, backbone: str = "chain") -> dict[str, Callable[[], Sequence[str]]]:
-    """Return functions that list the allowed names of activations, baselines and losses, by config key.
+    """Return functions that list the allowed names of activations, starts, baselines and losses, by config key.
 
     They are functions because the table of activations imports PyTorch.
 
@@ -171,8 +171,10 @@ def known_names(task: Outline | None, backbone: str = "chain") -> dict[str, Call
 
     tables: dict[str, Callable[[], Sequence[str]]] = {"space.activation": partial(_activations, backbone)}
     if task is not None:
-        names = partial(baseline_names, task.kind)
+        names = partial(baseline_names, task.kind, task.section.BASELINES)
         tables |= {"baselines.use": names, "baselines.compare": names, "baselines.losses": lambda: task.losses}
+        if task.kind == "plain":
+            tables["start.use"] = lambda: ["random", *task.section.STARTS]
     return tables
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,12 +16,16 @@ class Section(BaseModel):
         WHERE: keys of a task that say where the data come from; they may change when a finished run is reused.
         EVALUATION: keys of a task that say how its model is scored; they may change too.
         KIND, LOSSES: a task's `kind` and `losses`; read if the entry-point group `grownas.tasks.options` has the task.
+        BASELINES: baselines that a task brings beside those of its kind, by name, see `grownas.baselines.table`.
+        STARTS: names of the starts that a task of the kind `plain` offers beside `random`, see `protocols.Starting`.
     """
 
     WHERE: ClassVar[tuple[str, ...]] = ()
     EVALUATION: ClassVar[tuple[str, ...]] = ()
     KIND: ClassVar[str] = "plain"
     LOSSES: ClassVar[tuple[str, ...]] = ("loss",)
+    BASELINES: ClassVar[Mapping[str, Any]] = {}
+    STARTS: ClassVar[tuple[str, ...]] = ()
 
     @property
     def table(self) -> Path | None:

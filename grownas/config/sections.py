@@ -246,6 +246,12 @@ class RandomStart(Section):
     nodes: Annotated[Count, about("number of nodes in the start")] = 1
 
 
+class PlainStart(RandomStart):
+    """The model from which a search starts."""
+
+    use: Annotated[str, about("random: random weights; or a start that the task offers")] = "random"
+
+
 class Grid(Section):
     """Values to try for every kind of model, in all combinations; an empty list keeps the config's own value."""
 
@@ -455,7 +461,7 @@ class Quantise(Section):
 
 SECTIONS: dict[str, dict[str, type[Section]]] = {  # kind of task -> sections that replace those of `Config`
     "series": {},
-    "plain": {"start": RandomStart, "baselines": PlainBaselines},
+    "plain": {"start": PlainStart, "baselines": PlainBaselines},
     "language": {"start": RandomStart, "retrain": LanguageRetrain, "baselines": LanguageBaselines},
 }
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from grownas.backbones.dag import EdgeReduction
-from grownas.baselines.table import BASELINES, Baseline
+from grownas.baselines.table import Baseline, baselines_for
 from grownas.blocks_equations import blocks_equations
 from grownas.cells.blocks import BlocksNetwork
 from grownas.cells.derived import derived_cell
@@ -27,7 +27,7 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Choice, Halving, Setting, choose
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Budget, Folder, Journal, Model, Origin, Problem, Strategy, Task
+from grownas.protocols import Budget, Folder, Journal, Model, Origin, Problem, Starting, Strategy, Task
 from grownas.readout import begin_at_core, readout_of
 from grownas.space import SearchSpace
 from grownas.starts.random import Ops, random_start
@@ -52,6 +52,7 @@ class Experiment:
         refit: refit the chosen settings on training and validation data.
         backend: implementation that runs grown cells.
         hidden_size: hidden units of a cell.
+        start_use: `random`, or the name of the task's start at which the search begins, see `protocols.Starting`.
         norm: of the supernets of a DAG, see `DagBackbone`.
         edge_reduction: of the supernets of a DAG, see `DagBackbone`.
         halving: how validation chooses among several settings.
@@ -73,6 +74,7 @@ class Experiment:
     refit: bool = False
     backend: str = "auto"
     hidden_size: int
+    start_use: str = "random"
     norm: bool = False
     edge_reduction: EdgeReduction = "mean"
     halving: Halving = field(default_factory=Halving)
@@ -91,6 +93,7 @@ class Experiment:
         units = config.space.hidden_size
         return cls(
             hidden_size=hidden_size_for(1, _inputs_of(task)) if units == "auto" else units,
+            start_use=config.start.use,
             **cls.choices(config),
             **cls.common(config, journal, task),
         )
@@ -144,7 +147,7 @@ class Experiment:
 
     def start(self, nodes: Sequence[Ops], purpose: str, *, refitted: bool = False) -> Model:
         """Build the start of a search from each node's ops; `refitted`: fit it on training and validation data."""
-        return random_start(
+        model = random_start(
             self.task,
             nodes,
             input_size=self.input_size,
@@ -152,6 +155,11 @@ class Experiment:
             generator=self.draw(purpose),
             **self.switches,
         )
+        if self.start_use == "random":
+            return model
+        task: Any = self.task.with_refit() if refitted else self.task
+        assert isinstance(task, Starting), f"{task.name} names {self.start_use} in STARTS, but has no method `started`"
+        return task.started(model, self.start_use)
 
     @property
     def switches(self) -> dict[str, Any]:
@@ -209,8 +217,8 @@ class Experiment:
 
     @property
     def baselines(self) -> dict[str, Baseline]:
-        """The baselines of the task's kind."""
-        return {name: one for name, one in BASELINES.items() if self.task.kind in one.functions}
+        """The baselines of the task's kind, and the task's own."""
+        return baselines_for(self.task.kind, self.task.section.BASELINES)
 
     def settings_of(self, genotype: AnyGenotype) -> list[list[Setting]]:
         """Return the settings for training a genotype from random weights, as candidates for `choose`."""
@@ -221,6 +229,20 @@ class Experiment:
         """Return a candidate for each weight decay, with a setting for each rate."""
         made = self.by_rate(key, build, self.recipe, self.rates, self.weight_decays)
         return [[one._replace(chosen={**chosen, **one.chosen}) for one in candidate] for candidate in made]
+
+    def settings_by_size(self, key: str, build: Callable[[int], Model]) -> list[list[Setting]]:
+        """Return the settings for training a kind of model with each size of `hidden_sizes`, and at equal parameters.
+
+        Args:
+            key: prefix of the settings' keys.
+            build: builds a new model with a given number of units.
+        """
+        equal = [self.matched_size(build, self.params)] if self.params else []
+        return [
+            candidate
+            for units in sorted({*self.hidden_sizes, *equal})
+            for candidate in self.settings(f"{key}-{units}", {"hidden_size": units}, partial(build, units))
+        ]
 
     def by_rate(
         self,

@@ -118,7 +118,8 @@ def train(config: Config, what: str) -> Path:
     refuse_table(config)
     task = _read_data(config)
     check_search(config, task)
-    names = [name for name in baseline_names(task.kind) if name not in published()]  # a published cell is saved
+    known = baseline_names(task.kind, config.task.BASELINES)
+    names = [name for name in known if name not in published()]  # a published cell is saved
     genotype = None if what in names else _genotype(what, names)
     if genotype is not None:
         check_inputs(genotype.to_dict()["backbone"], task)

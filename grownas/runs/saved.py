@@ -16,7 +16,7 @@ from grownas.errors import ConfigError, RunError
 from grownas.experiments.experiment import OPTIMIZER
 from grownas.experiments.updating import Learner, Parent
 from grownas.genotype import Genotype
-from grownas.protocols import Model, Task
+from grownas.protocols import Model, Starting, Task
 from grownas.runs.rundir import RunDir
 from grownas.training.recipe import OptimizerRecipe, Recipe
 
@@ -106,7 +106,8 @@ def model_from(
     except ValueError as error:
         raise RunError(f"{weights}: damaged: {error}") from error
     inputs = [input_size, *(layers - 1) * [hidden_size]]
-    model: Model = task.model(*(derived_cell(genotype, size, hidden_size, backend=backend) for size in inputs))
+    cores = [derived_cell(genotype, size, hidden_size, backend=backend) for size in inputs]
+    model: Model = task.rebuilt(*cores, tensors) if isinstance(task, Starting) else task.model(*cores)
     expected = model.state_dict()
     problems = [f"{key} is missing" for key in expected if key not in tensors]
     problems += [f"{key} belongs to another model" for key in tensors if key not in expected]

@@ -112,7 +112,7 @@ def test_a_key_that_is_given_is_not_offered_again():
     [
         ("strategy.mode=n", ["strategy.mode=nodes", "strategy.mode=nodes_and_ops"]),
         ("quiet=", ["quiet=true", "quiet=false"]),
-        ("task.use=", ["task.use=index_returns", "task.use=penn_treebank"]),
+        ("task.use=", ["task.use=index_returns", "task.use=penn_treebank", "task.use=predistortion"]),
         ("strategy.use=r", ["strategy.use=random", "strategy.use=random_shared", "strategy.use=rdarts"]),
         ("space.combine=[add,h", ["space.combine=[add,hadamard"]),
         ("space.activation=ta", ["space.activation=tanh"]),

@@ -223,7 +223,7 @@ def test_it_is_refitted_trained_and_resumed(config, call, read_json):
     [
         (["device=cuda"], "cuda"),
         (["baselines.use=var"], "baselines.use: unknown 'var', expected some of lstm, gru"),
-        (["start.use=var"], "start.use: unknown key"),
+        (["start.use=var"], "start.use: unknown 'var', expected some of random"),
     ],
 )
 def test_what_it_cannot_do_is_refused_before_work(config, call, tmp_path, overrides, words):

@@ -114,7 +114,7 @@ def test_an_unknown_task_does_not_hide_the_other_problems():
     headline, *lines = problems("task.use=index_return", "task.bptt=x", "seed=x", "baselines.losses=hubber")
     assert headline == "index_returns/growing: 2 problems"  # the options of an unknown task are unknown, too
     assert lines == [
-        "task.use: unknown task 'index_return'; installed: index_returns, penn_treebank; did you mean index_returns?",
+        "task.use: unknown task 'index_return'; installed: index_returns, penn_treebank, predistortion; did you mean index_returns?",
         "seed: expected a valid integer, got 'x'",
     ]
 
@@ -143,7 +143,7 @@ def test_an_unknown_task_does_not_hide_the_other_problems():
         ("strategy=5", "strategy: expected a section, got 5"),
         ("strategy.weights=5", "strategy.weights: expected a section of keys, got 5"),
         ("task=5", "task: expected a section, got 5"),
-        ("task.use=5", "task.use: unknown task '5'; installed: index_returns, penn_treebank"),
+        ("task.use=5", "task.use: unknown task '5'; installed: index_returns, penn_treebank, predistortion"),
         # words
         ("strategy.bilevel=frst", "strategy.bilevel: expected 'joint', 'first' or 'second', got 'frst'; "
          "did you mean first?"),

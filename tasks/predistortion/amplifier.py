@@ -1,0 +1,78 @@
+"""The frozen model of an amplifier that a predistorter drives: a fitted polynomial, or the model of a finished run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+import grownas
+from grownas.errors import DataError
+from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL
+from grownas.tasks.predistortion.polynomial import Polynomial
+from grownas.tasks.predistortion.polynomial_path import path_of
+
+
+@dataclass(frozen=True)
+class Amplifier:
+    """A frozen model of an amplifier, of scaled signals.
+
+    Attributes:
+        module: maps the delayed input `(T, B, 2 * L)` to the output `(T, B, 2)`.
+        memory: L - 1, the number of earlier samples that it reads.
+        words: what it is, for the report.
+        checksum: of its weights, if they do not follow from the recording; else empty.
+    """
+
+    module: nn.Module
+    memory: int
+    words: str
+    checksum: str = ""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the output; gradients reach the input only."""
+        found = self.module(x.to(next(self.module.parameters())))
+        output: Tensor = found[0] if isinstance(found, tuple) else found
+        return output
+
+
+def amplifier_of(polynomial: Polynomial, x: Any, y: Any) -> Amplifier:
+    """Return a fitted polynomial as an amplifier.
+
+    Args:
+        polynomial: fitted to x and y.
+        x: scaled input of the training part, complex, shape `(n,)`.
+        y: scaled output, shape `(n,)`.
+    """
+    module = path_of(polynomial, x, y)[0].float().requires_grad_(False)
+    return Amplifier(module, polynomial.context, f"generalised memory polynomial of {polynomial.params} parameters")
+
+
+def amplifier_of_run(folder: str, recording: str) -> Amplifier:
+    """Return the model of a finished run as an amplifier.
+
+    Args:
+        folder: the run folder.
+        recording: checksum of the recording from which the run must have learned.
+
+    Raises:
+        DataError: the run has no model of an amplifier, or one of another recording.
+        RunError: the folder is no finished run.
+    """
+    run = grownas.load(folder)
+    if not isinstance(run, grownas.Run) or run.about_data.get("job") != "model":
+        raise DataError(
+            f"task.amplifier={folder}: expected a search of the task predistortion with task.job=model, or "
+            f"{POLYNOMIAL}; give the folder of such a run"
+        )
+    known, model = run.about_data["checksum"], run.model
+    if known != recording:
+        raise DataError(
+            f"task.amplifier={folder}: its recording has the checksum {known}, this one {recording}; give a run that "
+            "learned from the same recording"
+        )
+    weights = hashlib.sha256((Path(folder) / "weights.safetensors").read_bytes()).hexdigest()
+    return Amplifier(model.eval().requires_grad_(False), MEMORY, f"the model of {folder}", f" amplifier:{weights}")

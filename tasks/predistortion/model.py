@@ -1,0 +1,141 @@
+"""The model of a signal: a core that reads features of each sample, a linear readout, and a polynomial beside them.
+
+A signal is a tensor `(T, B, 2)`, I and Q of each sample. Models read it through `delayed`: each sample together with
+the samples before it, newest first, as `(T, B, 2 * L)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from grownas.protocols import Recurrent
+from grownas.readout import drawn_linear
+from grownas.tasks.predistortion.polynomial_path import PolynomialPath
+
+FEATURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # of I, Q and |x|; those of Wu et al. (2024)
+    "i": lambda i, q, size: i,
+    "q": lambda i, q, size: q,
+    "abs": lambda i, q, size: size,
+    "abs3": lambda i, q, size: size**3,
+    "cos": lambda i, q, size: i / _above_zero(size),
+    "sin": lambda i, q, size: q / _above_zero(size),
+}
+
+
+def _above_zero(size: Tensor) -> Tensor:
+    return size.clamp_min(torch.finfo(size.dtype).tiny)  # a sample of 0 then has the features 0
+
+
+def delayed(signal: Tensor, memory: int) -> Tensor:
+    """Return each sample from number `memory` on, followed by the `memory` samples before it, newest first.
+
+    Args:
+        signal: shape `(T, B, 2)`.
+        memory: number of earlier samples.
+
+    Returns:
+        Shape `(T - memory, B, 2 * (memory + 1))`.
+    """
+    return signal.unfold(0, memory + 1, 1).flip(-1).transpose(-1, -2).flatten(-2)
+
+
+def as_pairs(signal: np.ndarray[Any, Any]) -> Tensor:
+    """Return a complex signal `(n,)` as float32 pairs `(n, 2)`."""
+    return torch.from_numpy(np.stack([signal.real, signal.imag], axis=1)).float()
+
+
+def as_complex(pairs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return pairs `(n, 2)` as a complex signal `(n,)`."""
+    signal: np.ndarray[Any, Any] = pairs[:, 0] + 1j * pairs[:, 1]
+    return signal
+
+
+def features_of(x: Tensor, names: Sequence[str], taps: int) -> Tensor:
+    """Return features of a sample and of `taps` samples before it, `(T, B, len(names) * (taps + 1))`.
+
+    Args:
+        x: shape `(T, B, 2 * L)`, see `delayed`.
+        names: keys of `FEATURES`.
+        taps: number of earlier samples, below L.
+    """
+    samples = x[..., : 2 * (taps + 1)].unflatten(-1, (-1, 2))
+    (i, q), size = samples.unbind(-1), torch.linalg.vector_norm(samples, dim=-1)
+    return torch.cat([FEATURES[name](i, q, size) for name in names], dim=-1)
+
+
+class SignalModel(nn.Module):
+    """A core, its linear readout, and perhaps a polynomial whose output is added (see `grownas.protocols.Model`).
+
+    Attributes:
+        core: reads `features_of` each sample.
+        readout: maps the core's output to I and Q, in units of `scale`.
+        scale: 1; with a polynomial the root mean square of what the polynomial leaves on the training part.
+        polynomial: None if the model has none.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self, core: Recurrent, features: Sequence[str], taps: int, *, generator: Generator | None = None
+    ) -> None:
+        """Draw the readout from `generator`; the model has no polynomial."""
+        super().__init__()
+        self.features, self.taps = tuple(features), taps
+        self.core = core
+        self.readout = drawn_linear(core.hidden_size, 2, generator=generator)
+        self.register_buffer("scale", torch.ones(()))
+        self.polynomial: PolynomialPath | None = None
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the features that the core reads, `(T, B, I)`, in the dtype of the weights."""
+        return features_of(x.to(self.readout.weight), self.features, self.taps)
+
+    def states(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
+        """Return the core's output `(T, B, H)` and last state."""
+        return self.core(self.encode(x), hidden)
+
+    def decode(self, out: Tensor) -> Tensor:
+        """Map the core's output `(T, B, H)` to I and Q, without those of the polynomial."""
+        return self.scale * self.readout(out)
+
+    def predictions(self, out: Tensor, x: Tensor) -> Tensor:
+        """Map the core's output `(T, B, H)` and the `x` from which it comes to I and Q, `(T, B, 2)`."""
+        return self.decode(out) if self.polynomial is None else self.polynomial(x) + self.decode(out)
+
+    def forward(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
+        """Map delayed samples `(T, B, 2 * L)` to I and Q `(T, B, 2)` and the last state."""
+        out, hidden = self.states(x, hidden)
+        return self.predictions(out, x), hidden
+
+
+@torch.no_grad()
+def start_at(model: SignalModel, polynomial: PolynomialPath, scale: float) -> SignalModel:
+    """Set a new model, in place, to compute a polynomial: the readout becomes zero. Return it.
+
+    Args:
+        model: its other weights stay as they are.
+        polynomial: in any dtype.
+        scale: see `SignalModel`.
+    """
+    model.polynomial = polynomial.to(model.readout.weight)
+    model.readout.weight.zero_()
+    model.readout.bias.zero_()
+    model.scale.fill_(scale)
+    return model
+
+
+def rebuild(model: SignalModel, tensors: Mapping[str, Tensor]) -> SignalModel:
+    """Give a new model a polynomial, in place, if saved weights have one; its numbers are zero until they are loaded.
+
+    Raises:
+        KeyError: a tensor of the polynomial is missing.
+    """
+    if any(name.startswith("polynomial.") for name in tensors):
+        shapes = [tensors[f"polynomial.{name}"] for name in ("terms", "fitted", "directions")]
+        model.polynomial = PolynomialPath(*map(torch.zeros_like, shapes))
+    return model

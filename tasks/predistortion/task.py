@@ -1,0 +1,274 @@
+"""The task: model a power amplifier sample by sample, or drive one so that it amplifies linearly.
+
+Signals are scaled by the largest input and the largest output of the training part, so that both reach magnitude 1 and
+the linear gain at which a predistorter aims is 1. All scores are of signals in their own units.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from grownas.errors import DataError
+from grownas.evaluation.scoring import evaluating
+from grownas.protocols import Evaluation, Model, Recurrent, Task, Window
+from grownas.tasks.predistortion import metrics
+from grownas.tasks.predistortion.amplifier import Amplifier, amplifier_of, amplifier_of_run
+from grownas.tasks.predistortion.model import SignalModel, as_complex, as_pairs, delayed, rebuild, start_at
+from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
+from grownas.tasks.predistortion.polynomial_fit import choose
+from grownas.tasks.predistortion.polynomial_path import path_of
+from grownas.tasks.predistortion.reading import Recording
+from grownas.tasks.predistortion.sources import read
+
+Array = np.ndarray[Any, np.dtype[Any]]
+UNIT = 1e-4  # of the loss, -40 dB: near what good models reach, so that losses and gradients are near 1
+LEAST = 4 * MEMORY  # samples of a part: half of it fills memories
+
+
+@dataclass(frozen=True)
+class Predistortion(Task):
+    """A recording of an amplifier, and what is learned from it.
+
+    Attributes:
+        options: see `Options`.
+        recording: input and output of the amplifier, by part.
+        architecture_share: share of the training part, at its end, that trains alpha in bilevel training.
+        amplifier: the frozen amplifier that predistorters drive; None for `job=model`.
+    """
+
+    options: Options
+    recording: Recording
+    architecture_share: float = 0.2
+    amplifier: Amplifier | None = None
+
+    name: ClassVar[str] = "predistortion"
+    metric: ClassVar[str] = "nmse_db"
+    section: ClassVar[type] = Options
+    losses: ClassVar[tuple[str, ...]] = Options.LOSSES
+    unit: ClassVar[str | None] = None
+    loss_name: str = "squared"
+
+    @classmethod
+    def load(cls, options: Options, *, architecture_share: float = 0.2) -> Predistortion:
+        """Read the recording; for a predistorter fit or load the amplifier.
+
+        Raises:
+            DataError: the recording or the amplifier cannot be used, or a part is too short.
+        """
+        o = options
+        given = {"sample_rate": o.sample_rate, "bandwidth": o.bandwidth, "channels": o.channels, "nperseg": o.nperseg}
+        recording = read(o.data, output=o.output, data_seed=o.data_seed, **given)
+        for part, signal in recording.x.items():
+            if len(signal) < LEAST:
+                raise DataError(
+                    f"{recording.source}: the part {part} has {len(signal)} samples, but at least {LEAST} are needed; "
+                    "give a longer recording"
+                )
+        task = cls(options, recording, architecture_share)
+        return task if options.job == "model" else task._with_amplifier()
+
+    def _with_amplifier(self) -> Predistortion:
+        """Return the task with the amplifier that predistorters drive.
+
+        Raises:
+            DataError: see `amplifier_of_run`; or no sample of a window is left to learn from.
+        """
+        options = self.options
+        if options.amplifier == POLYNOMIAL:
+            amplifier = amplifier_of(choose(*self.scaled("train"), "gmp"), *self.scaled("train"))
+        else:
+            amplifier = amplifier_of_run(options.amplifier, self.recording.checksum)
+        if options.learning == "direct" and options.bptt <= amplifier.memory:
+            raise DataError(
+                f"task.bptt={options.bptt}: the first {amplifier.memory} samples of a window fill the amplifier's "
+                "memory, so none is left to learn from; raise task.bptt or set task.learning=indirect"
+            )
+        return replace(self, amplifier=amplifier)
+
+    @property
+    def source(self) -> str:
+        """Where the recording comes from."""
+        return self.recording.source
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of the recording, and of the amplifier's weights if a finished run gives it."""
+        return self.recording.checksum + ("" if self.amplifier is None else self.amplifier.checksum)
+
+    @property
+    def input_size(self) -> int:
+        """Number of features that a core reads."""
+        return len(self.options.features) * (self.options.taps + 1)
+
+    @cached_property
+    def scales(self) -> tuple[float, float]:
+        """Largest magnitude of the input and of the output in the training part, in their own units."""
+        return float(np.abs(self.recording.x["train"]).max()), float(np.abs(self.recording.y["train"]).max())
+
+    def scaled(self, part: str) -> tuple[Array, Array]:
+        """Return the scaled input and output of a part, complex128, shape `(n,)`."""
+        return self.recording.x[part] / self.scales[0], self.recording.y[part] / self.scales[1]
+
+    def learned(self, part: str) -> tuple[Array, Array]:
+        """Return what a fitted model of a part reads and what it returns, scaled, complex128, shape `(n,)`.
+
+        A fitted predistorter is the amplifier's inverse: it reads the output and returns the input.
+        """
+        x, y = self.scaled(part)
+        return (x, y) if self.options.job == "model" else (y, x)
+
+    def model(self, core: Recurrent, /, *, generator: Generator | None = None) -> SignalModel:
+        """Return a model around a core, without a polynomial."""
+        return SignalModel(core, self.options.features, self.options.taps, generator=generator)
+
+    def started(self, model: Model, name: str) -> SignalModel:
+        """Return a copy of a model that computes the polynomial chosen by blocked folds, see `protocols.Starting`."""
+        assert isinstance(model, SignalModel)
+        given, wanted = self.learned("train")
+        chosen = choose(given, wanted, self.options.start_family, most=self.options.start_params)
+        return start_at(copy.deepcopy(model), *path_of(chosen, given, wanted))
+
+    def rebuilt(self, core: Recurrent, tensors: Mapping[str, Tensor]) -> SignalModel:
+        """Build the model of a finished run, see `protocols.Starting`."""
+        return rebuild(self.model(core), tensors)
+
+    # --- training ---
+
+    def windows(self, part: str, *, seed: int) -> Iterator[Window]:
+        """Yield an epoch of windows: parallel streams that carry the state, whose begin is drawn anew in each epoch.
+
+        Each stream first reads the `bptt` samples before its own as burn-in.
+
+        Raises:
+            DataError: the part is too short for a window.
+        """
+        x, target = self._learned
+        cut = round(len(x) * (1 - self.architecture_share))
+        first, stop = {"train": (0, len(x)), "weights": (0, cut), "architecture": (cut, len(x))}[part]
+        bptt = self.options.bptt
+        room = stop - first - 2 * bptt  # after the first stream's burn-in and the largest shift
+        if room < bptt:
+            raise DataError(
+                f"{self.source}: the part {part} has {stop - first} samples, but windows of {bptt} need at least "
+                f"{3 * bptt}; give a longer recording or lower task.bptt"
+            )
+        return self._streams(x[first:stop], target[first:stop], room, np.random.default_rng(seed))
+
+    def _streams(self, x: Tensor, target: Tensor, room: int, rng: np.random.Generator) -> Iterator[Window]:
+        bptt = self.options.bptt
+        streams = min(self.options.streams, room // bptt)
+        length = room // streams
+        starts = int(rng.integers(bptt)) + length * np.arange(streams)
+        index = torch.from_numpy(np.arange(bptt + length)[:, None] + starts)  # (T, B)
+        epoch = Window(x[index], target[index])  # of which windows are views
+        yield epoch.cut(0, bptt)._replace(fresh=True, burn_in=True)
+        for begin in range(bptt, bptt + length - length % bptt, bptt):
+            yield epoch.cut(begin, bptt)
+
+    @cached_property
+    def _learned(self) -> tuple[Tensor, Tensor]:
+        """The delayed input and the target of the training part, float32, shapes `(n, 2 * L)` and `(n, 2)`."""
+        given, wanted = self.learned("train")
+        if self.is_direct:  # learns from the output behind the amplifier, which is to be the input
+            given, wanted = wanted, wanted
+        return self._delayed(given)[:, 0], as_pairs(wanted)[MEMORY:]
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether models are trained through the amplifier."""
+        return self.options.job == "predistort" and self.options.learning == "direct"
+
+    def _delayed(self, signal: Array) -> Tensor:
+        return delayed(as_pairs(signal)[:, None], MEMORY)
+
+    @cached_property
+    def _power(self) -> float:
+        """Mean power of the target over the training part, scaled."""
+        x, y = self.scaled("train")
+        wanted = y if self.options.job == "model" else x
+        return float(np.mean(np.abs(wanted) ** 2))
+
+    def loss(self, model: Model, out: Tensor, window: Window) -> Tensor:
+        """Return the mean squared error of a window over the target's mean power, in units of `UNIT`."""
+        assert isinstance(model, SignalModel)
+        predicted, target = model.predictions(out, window.x), window.target
+        if self.is_direct:
+            assert self.amplifier is not None
+            memory = self.amplifier.memory
+            predicted, target = self.amplifier(delayed(predicted, memory)), target[memory:]
+        return (predicted - target).square().sum(-1).mean() / (UNIT * self._power)
+
+    # --- scores ---
+
+    def evaluate(self, model: Model, part: str) -> Evaluation:
+        """Score a model on a part, which it reads from a zero state; the first `MEMORY` samples are not scored."""
+        x = self._delayed(self.scaled(part)[0])
+        with torch.no_grad(), evaluating(model):
+            output, _ = model(x)
+        return self.evaluate_signal(output, part)
+
+    def evaluate_signal(self, output: Tensor, part: str) -> Evaluation:
+        """Score predictions of a part from sample `MEMORY` on, scaled, shape `(n - MEMORY, 1, 2)`.
+
+        Those of a predistorter drive the amplifier, whose output is scored once its memory is full.
+        """
+        if self.amplifier is not None:
+            with torch.no_grad():
+                output = self.amplifier(delayed(output, self.amplifier.memory))
+        found = output[:, 0].double().numpy()
+        wanted = self._wanted(part)
+        error = np.abs(as_complex(found) - wanted) ** 2
+        return Evaluation(
+            10 * math.log10(float(error.sum() / np.sum(np.abs(wanted) ** 2))),
+            error / (UNIT * self._power),
+            found * self.scales[1],
+        )
+
+    def _wanted(self, part: str) -> Array:
+        """Return the signal that predictions of a part are compared with: scaled, from the first scored sample on."""
+        x, y = self.scaled(part)
+        return y[MEMORY:] if self.amplifier is None else x[MEMORY + self.amplifier.memory :]
+
+    def score(self, evaluation: Evaluation, part: str) -> dict[str, Any]:
+        """Return EVM, leakage into the adjacent channels, and NMSE as mean over frames, all in dB."""
+        assert evaluation.forecasts is not None
+        found, wanted = as_complex(evaluation.forecasts), self._wanted(part) * self.scales[1]
+        band = self.band
+        left, right = metrics.aclr(found, band)
+        return {
+            "evm_db": metrics.evm(found, wanted, band),
+            "acpr_left_db": left,
+            "acpr_right_db": right,
+            "nmse_frames_db": metrics.nmse(found, wanted, band.nperseg),
+        }
+
+    @cached_property
+    def band(self) -> metrics.Band:
+        """The frequencies by which signals are scored."""
+        one = self.recording
+        return metrics.Band(one.sample_rate, one.bandwidth, one.channels, one.nperseg)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the facts about the data: plain values."""
+        one = self.recording
+        leak = metrics.aclr(one.y["test"], self.band)
+        return {
+            "source": self.source,
+            "checksum": self.checksum,
+            "job": self.options.job,
+            "samples": {part: len(signal) for part, signal in one.x.items()},
+            "sample_rate": one.sample_rate,
+            "bandwidth": one.bandwidth,
+            "output_acpr_left_db": leak[0],
+            "output_acpr_right_db": leak[1],
+            **({} if self.amplifier is None else {"amplifier": self.amplifier.words}),
+        }
