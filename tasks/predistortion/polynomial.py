@@ -65,6 +65,18 @@ def context_of(terms: Sequence[Term]) -> int:
     return max(max(term.delay, term.envelope) for term in terms)
 
 
+def multiplications_of(terms: Sequence[Term]) -> int:
+    """Return the real multiplications per sample, as `predict` computes; the square root in |x| counts as none.
+
+    `|x|²` takes two, each power from the third on one more, a coefficient with an envelope two, and each delayed sample
+    times the sum of its envelopes four. Powers of earlier samples are stored.
+    """
+    highest = max(term.power for term in terms)
+    powers = 2 + max(0, highest - 2) if highest else 0
+    scaled = 2 * sum(term.power > 0 for term in terms)
+    return powers + scaled + COMPLEX * len({term.delay for term in terms})
+
+
 def basis(x: np.ndarray, terms: Sequence[Term], history: np.ndarray | None = None) -> np.ndarray:
     """Return the values of the terms.
 
@@ -111,16 +123,8 @@ class Polynomial:
 
     @property
     def multiplications(self) -> int:
-        """Real multiplications per sample, as `predict` computes; the square root in |x| counts as none.
-
-        `|x|²` takes two, each power from the third on one more, a coefficient with an envelope two, and each delayed
-        sample times the sum of its envelopes four. Powers of earlier samples are stored.
-        """
-        terms = self.shape.terms
-        highest = max(term.power for term in terms)
-        powers = 2 + max(0, highest - 2) if highest else 0
-        scaled = 2 * sum(term.power > 0 for term in terms)
-        return powers + scaled + COMPLEX * len({term.delay for term in terms})
+        """Real multiplications per sample, see `multiplications_of`."""
+        return multiplications_of(self.shape.terms)
 
     def predict(self, x: np.ndarray, history: np.ndarray | None = None) -> np.ndarray:
         """Return the output for an input.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grownas.tasks.predistortion.polynomial import Polynomial, basis
+from grownas.tasks.predistortion.polynomial import Polynomial, Term, basis, multiplications_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,6 +43,11 @@ class PolynomialPath(nn.Module):
         """The present coefficients, real and imaginary part, shape `(K, 2)`."""
         return self.fitted + complex_product(self.directions, self.change)
 
+    @property
+    def multiplications(self) -> int:
+        """Real multiplications per sample, see `polynomial.multiplications_of`."""
+        return multiplications_of([Term(*term) for term in self.terms.long().tolist()])
+
     def forward(self, x: Tensor) -> Tensor:
         """Map `(T, B, 2 * L)`, see `model.delayed`, to `(T, B, 2)`; L is above every delay."""
         samples = x.to(self.fitted).unflatten(-1, (-1, 2))  # (T, B, L, 2)
@@ -64,7 +69,7 @@ def complex_product(matrix: Tensor, vector: Tensor) -> Tensor:
 def path_of(polynomial: Polynomial, x: Array, y: Array) -> tuple[PolynomialPath, float]:
     """Return a fitted polynomial as a module in float64, and the root mean square of what it leaves of y.
 
-    The power of a direction on the training part is that of what the polynomial leaves.
+    The power of a direction on the training part is that of what the polynomial leaves; less where its ridge counts.
 
     Args:
         polynomial: fitted to x and y.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from grownas.errors import DataError
 from grownas.evaluation.scoring import evaluating
-from grownas.protocols import Evaluation, Model, Recurrent, Task, Window
+from grownas.protocols import Evaluation, Figure, Model, Recurrent, Task, Window
 from grownas.tasks.predistortion import metrics
 from grownas.tasks.predistortion.amplifier import Amplifier, amplifier_of, amplifier_of_run
 from grownas.tasks.predistortion.model import SignalModel, as_complex, as_pairs, delayed, rebuild, start_at
@@ -27,6 +27,7 @@ from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
 from grownas.tasks.predistortion.polynomial_fit import choose
 from grownas.tasks.predistortion.polynomial_path import path_of
 from grownas.tasks.predistortion.reading import Recording
+from grownas.tasks.predistortion.shown import figures_of
 from grownas.tasks.predistortion.sources import read
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -180,14 +181,15 @@ class Predistortion(Task):
         given, wanted = self.learned("train")
         if self.is_direct:  # learns from the output behind the amplifier, which is to be the input
             given, wanted = wanted, wanted
-        return self._delayed(given)[:, 0], as_pairs(wanted)[MEMORY:]
+        return self.delayed(given)[:, 0], as_pairs(wanted)[MEMORY:]
 
     @property
     def is_direct(self) -> bool:
         """Whether models are trained through the amplifier."""
         return self.options.job == "predistort" and self.options.learning == "direct"
 
-    def _delayed(self, signal: Array) -> Tensor:
+    def delayed(self, signal: Array) -> Tensor:
+        """Return a scaled signal as a model reads it, float32, shape `(n - MEMORY, 1, 2 * L)`."""
         return delayed(as_pairs(signal)[:, None], MEMORY)
 
     @cached_property
@@ -211,7 +213,7 @@ class Predistortion(Task):
 
     def evaluate(self, model: Model, part: str) -> Evaluation:
         """Score a model on a part, which it reads from a zero state; the first `MEMORY` samples are not scored."""
-        x = self._delayed(self.scaled(part)[0])
+        x = self.delayed(self.scaled(part)[0])
         with torch.no_grad(), evaluating(model):
             output, _ = model(x)
         return self.evaluate_signal(output, part)
@@ -256,6 +258,10 @@ class Predistortion(Task):
         """The frequencies by which signals are scored."""
         one = self.recording
         return metrics.Band(one.sample_rate, one.bandwidth, one.channels, one.nperseg)
+
+    def figures(self, model: Model, scores: Sequence[Mapping[str, Any]]) -> Sequence[Figure]:
+        """Return the figures of a run for its report, see `shown.figures_of`."""
+        return figures_of(self, model, scores)
 
     def describe(self) -> dict[str, Any]:
         """Return the facts about the data: plain values."""

@@ -501,19 +501,21 @@ STUDIES = [name for name in sorted(configs.shipped()) if "/studies/" in name]  #
 def test_every_shipped_config_trains(name, call, read_json, read_lines, tmp_path):
     shorter = (
         "strategy.max_epochs=1", "strategy.max_nodes=2", "retrain.grown=false", "space.hidden_size=8",
-        "task.streams=64", "task.context=20",
+        "task.streams=64",
     )  # fmt: skip
     if hasattr(configs.load(name).strategy, "fine_tune_epochs"):  # others train each genotype on its own
         shorter = *shorter, "strategy.fine_tune_epochs=1"
     own = {
         "index_returns": (
             "start.max_order=1",
+            "task.context=20",
             "task.train=0.9",
             "task.val=0.05",
             "baselines.use=zero",
             "task.replay=null",
         ),
-        "penn_treebank": ("task.data=embedded", "device=cpu", "baselines.use=[]"),
+        "penn_treebank": ("task.data=embedded", "task.context=20", "device=cpu", "baselines.use=[]"),
+        "predistortion": ("task.data=simulated", "task.start_params=20", "baselines.use=[]"),
     }[name.partition("/")[0]]
     if name.startswith("penn_treebank") and configs.load(name).strategy.use == "growing":
         own = *own, "strategy.later_epochs=1"

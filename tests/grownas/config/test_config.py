@@ -114,7 +114,8 @@ def test_an_unknown_task_does_not_hide_the_other_problems():
     headline, *lines = problems("task.use=index_return", "task.bptt=x", "seed=x", "baselines.losses=hubber")
     assert headline == "index_returns/growing: 2 problems"  # the options of an unknown task are unknown, too
     assert lines == [
-        "task.use: unknown task 'index_return'; installed: index_returns, penn_treebank, predistortion; did you mean index_returns?",
+        "task.use: unknown task 'index_return'; installed: index_returns, penn_treebank, predistortion; did you mean "
+        "index_returns?",
         "seed: expected a valid integer, got 'x'",
     ]
 

@@ -1,0 +1,173 @@
+"""The task: parts, windows, losses, scores, its start, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from grownas import Backbone
+from grownas.errors import DataError
+from grownas.protocols import Starting, Task
+from grownas.tasks.predistortion import metrics
+from grownas.tasks.predistortion.model import as_complex, as_pairs
+from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
+from grownas.tasks.predistortion.polynomial import context_of
+from grownas.tasks.predistortion.polynomial_fit import GRIDS, Shape, choose
+from grownas.tasks.predistortion.task import UNIT, Predistortion
+
+SMALL = {"start_family": "mp", "start_params": 30, "streams": 4}
+
+
+@pytest.fixture(scope="module")
+def task() -> Predistortion:
+    return Predistortion.load(Options(**SMALL))
+
+
+@pytest.fixture(scope="module")
+def predistort() -> Predistortion:
+    return Predistortion.load(Options(job="predistort", **SMALL))
+
+
+def drawn(task: Predistortion):
+    generator = torch.Generator().manual_seed(0)
+    return task.model(Backbone(task.input_size, 4, generator=generator), generator=generator)
+
+
+def test_it_is_a_task_that_offers_a_start(task):
+    assert isinstance(task, Task)
+    assert isinstance(task, Starting)
+    assert task.input_size == 6
+    assert Predistortion.load(Options(taps=2, features=["i", "q"])).input_size == 6
+
+
+def test_the_memory_is_that_of_the_largest_polynomial():
+    largest = [Shape(**{field: values[-1] for field, values in grid.items()}) for grid in GRIDS.values()]
+    assert max(context_of(shape.terms) for shape in largest) == MEMORY
+
+
+def test_scaling_sees_the_training_part_only(task):
+    louder = dataclasses.replace(task.recording, x={**task.recording.x, "val": 9 * task.recording.x["val"]})
+    assert dataclasses.replace(task, recording=louder).scales == task.scales
+    assert [np.abs(one).max() for one in task.scaled("train")] == pytest.approx([1, 1])
+
+
+def test_windows_are_streams_of_the_training_part_in_order(task):
+    windows = list(task.windows("train", seed=3))
+    assert windows[0].burn_in
+    assert windows[0].fresh
+    assert {(one.x.shape[0], one.x.shape[1]) for one in windows} == {(50, 4)}
+    x, y = (as_pairs(one) for one in task.scaled("train"))
+    whole, target = (torch.cat([getattr(one, name) for one in windows]) for name in ("x", "target"))
+    for stream in range(4):
+        first = int((x == whole[0, stream, :2]).all(1).nonzero()[0])
+        assert torch.equal(whole[:, stream, :2], x[first : first + len(whole)])
+        assert torch.equal(target[:, stream], y[first : first + len(whole)])
+        assert torch.equal(whole[:, stream, -2:], x[first - MEMORY : first - MEMORY + len(whole)])
+    again = next(iter(task.windows("train", seed=4)))
+    assert not torch.equal(again.x, windows[0].x)
+
+
+def test_parts_of_bilevel_training_share_no_target(task):
+    seen = [torch.cat([one.target for one in task.windows(part, seed=0)]) for part in ("weights", "architecture")]
+    values = [{tuple(pair) for pair in one.flatten(0, 1).tolist()} for one in seen]
+    assert not values[0] & values[1]
+
+
+def test_the_start_scores_as_its_polynomial(task):
+    start = task.started(drawn(task), POLYNOMIAL)
+    x, y = task.scaled("train")
+    polynomial = choose(x, y, "mp", most=30)
+    for part in ("val", "test"):
+        given, wanted = task.scaled(part)
+        found = task.evaluate(start, part)
+        expected = metrics.nmse(polynomial.predict(given)[MEMORY:], wanted[MEMORY:])
+        assert found.metric == pytest.approx(expected, abs=1e-4)  # float32
+    assert len(start.polynomial.terms) == len(polynomial.coefficients)
+
+
+def test_the_loss_is_the_mean_of_the_losses_of_an_evaluation(task):
+    model, window = drawn(task), next(iter(task.windows("train", seed=0)))
+    out, _ = model.states(window.x)
+    expected = (model(window.x)[0] - window.target).square().sum(-1).mean()
+    power = np.mean(np.abs(task.scaled("train")[1]) ** 2)
+    assert task.loss(model, out, window).item() == pytest.approx(expected.item() / (UNIT * power), rel=1e-5)
+    found = task.evaluate(model, "val")
+    wanted = task.recording.y["val"][MEMORY:]
+    error = np.abs(as_complex(found.forecasts) - wanted) ** 2
+    assert found.metric == pytest.approx(10 * np.log10(error.sum() / np.sum(np.abs(wanted) ** 2)))
+    np.testing.assert_allclose(found.losses, error / task.scales[1] ** 2 / (UNIT * power), rtol=1e-9)
+
+
+def test_a_perfect_model_has_the_scores_of_the_recording(task):
+    evaluation = task.evaluate_signal(as_pairs(task.scaled("test")[1])[MEMORY:, None].double(), "test")
+    scores, y = task.score(evaluation, "test"), task.recording.y["test"][MEMORY:]
+    assert evaluation.metric < -120  # float32
+    assert (scores["acpr_left_db"], scores["acpr_right_db"]) == pytest.approx(metrics.aclr(y, task.band), abs=1e-3)
+    assert scores["evm_db"] < -120
+
+
+def test_a_predistorter_that_does_nothing_leaves_the_amplifier_as_it_is(predistort):
+    x, _ = predistort.scaled("test")
+    found = predistort.evaluate_signal(predistort.delayed(x)[..., :2], "test")
+    polynomial = choose(*predistort.scaled("train"), "gmp")
+    output, first = polynomial.predict(x), MEMORY + polynomial.context
+    assert found.metric == pytest.approx(metrics.nmse(output[first:], x[first:]), abs=1e-4)
+    assert predistort.amplifier.memory == polynomial.context
+
+
+def test_a_fitted_inverse_makes_the_amplifier_more_linear(predistort):
+    x, _ = predistort.scaled("test")
+    plain = predistort.evaluate_signal(predistort.delayed(x)[..., :2], "test")
+    started = predistort.evaluate(predistort.started(drawn(predistort), POLYNOMIAL), "test")
+    assert started.metric < plain.metric - 6
+    before, after = (predistort.score(one, "test") for one in (plain, started))
+    assert after["evm_db"] < before["evm_db"] - 6
+    assert max(after["acpr_left_db"], after["acpr_right_db"]) < max(before["acpr_left_db"], before["acpr_right_db"])
+
+
+def test_gradients_of_a_predistorter_come_through_the_amplifier(predistort):
+    model, window = drawn(predistort), next(iter(predistort.windows("train", seed=0)))
+    assert torch.equal(window.x[..., :2], window.target)  # the target is the linear gain, 1 after scaling
+    loss = predistort.loss(model, model.states(window.x)[0], window)
+    loss.backward()
+    slope = model.readout.bias.grad.clone()
+    assert all(not one.requires_grad for one in predistort.amplifier.module.parameters())
+    with torch.no_grad():
+        model.readout.bias[0] += 1e-3
+        moved = predistort.loss(model, model.states(window.x)[0], window)
+    assert (moved - loss).item() / 1e-3 == pytest.approx(slope[0].item(), rel=0.02)
+
+
+def test_indirect_learning_learns_the_inverse(predistort):
+    task = Predistortion.load(Options(job="predistort", learning="indirect", **SMALL))
+    window = next(iter(task.windows("train", seed=0)))
+    x, y = (as_pairs(one) for one in task.scaled("train"))
+    first = int((y == window.x[0, 0, :2]).all(1).nonzero()[0])
+    assert torch.equal(window.target[:, 0], x[first : first + 50])
+    model = drawn(task)
+    assert task.evaluate(model, "val").metric == predistort.evaluate(model, "val").metric  # both through the amplifier
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bptt": 5000}, "the part train has 11961 samples, but windows of 5000 need at least 15000"),
+        ({"job": "predistort", "bptt": 3}, "task.bptt=3: the first 6 samples of a window fill the amplifier's memory"),
+    ],
+)
+def test_what_is_too_short_is_refused(options, words):
+    with pytest.raises(DataError, match=words):
+        Predistortion.load(Options(**options)).windows("train", seed=0)
+
+
+def test_a_part_that_only_fills_memories_is_refused(task, monkeypatch):
+    recording = task.recording
+    short = {"x": {**recording.x, "val": recording.x["val"][:100]}, "y": {**recording.y, "val": recording.y["val"][:100]}}
+    monkeypatch.setattr(
+        "grownas.tasks.predistortion.task.read", lambda *_, **__: dataclasses.replace(recording, **short)
+    )
+    with pytest.raises(DataError, match="the part val has 100 samples, but at least 156 are needed"):
+        Predistortion.load(Options())
