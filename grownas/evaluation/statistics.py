@@ -314,7 +314,8 @@ def _range_bootstrap(kinds: Sequence[Array], block: int, seed: int) -> tuple[Arr
     other_days = _pairs(weights @ days.T - means)
     of_days = (other_days**2).mean(axis=0) + np.finfo(np.float64).tiny  # tiny: a model minus itself has variance 0
     of_both = np.array([_interaction_variance(each, weights) for each in kinds])
-    kept = np.clip(1 - (of_both[:, None] + of_both) / of_days, 0, 1)  # share of the variance without the interaction
+    with np.errstate(over="ignore"):  # of a model minus itself: the share is 0
+        kept = np.clip(1 - (of_both[:, None] + of_both) / of_days, 0, 1)  # of the variance, without the interaction
     kept /= 1 - (2 * block - 1) / n  # undo the loss of variance by centring, for independent days
     of_days, other_days = kept * of_days + np.finfo(np.float64).tiny, np.sqrt(kept) * other_days
     of_seeds, freedom = np.array([_over_seeds(each.mean(axis=1)) for each in kinds]).T

@@ -101,13 +101,13 @@ def model_from(
     genotype = Genotype.load(path / "genotype.json")
     try:
         task, input_size, hidden_size = task.restored(tensors, names) if sizes is None else (task, *sizes)
+        inputs = [input_size, *(layers - 1) * [hidden_size]]
+        cores = [derived_cell(genotype, size, hidden_size, backend=backend) for size in inputs]
+        model: Model = task.rebuilt(*cores, tensors) if isinstance(task, Starting) else task.model(*cores)
     except KeyError as error:
         raise RunError(f"{weights}: damaged: it lacks {error.args[0]}") from error
     except ValueError as error:
         raise RunError(f"{weights}: damaged: {error}") from error
-    inputs = [input_size, *(layers - 1) * [hidden_size]]
-    cores = [derived_cell(genotype, size, hidden_size, backend=backend) for size in inputs]
-    model: Model = task.rebuilt(*cores, tensors) if isinstance(task, Starting) else task.model(*cores)
     expected = model.state_dict()
     problems = [f"{key} is missing" for key in expected if key not in tensors]
     problems += [f"{key} belongs to another model" for key in tensors if key not in expected]

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from grownas.protocols import Recurrent
 from grownas.readout import drawn_linear
+from grownas.tasks.predistortion.options import MEMORY
 from grownas.tasks.predistortion.polynomial_path import PolynomialPath
 
 FEATURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # of I, Q and |x|; those of Wu et al. (2024)
@@ -133,9 +134,13 @@ def rebuild(model: SignalModel, tensors: Mapping[str, Tensor]) -> SignalModel:
     """Give a new model a polynomial, in place, if saved weights have one; its numbers are zero until they are loaded.
 
     Raises:
-        KeyError: a tensor of the polynomial is missing.
+        ValueError: the terms of the polynomial read other samples than `delayed` has.
+        KeyError: they are missing.
     """
     if any(name.startswith("polynomial.") for name in tensors):
-        shapes = [tensors[f"polynomial.{name}"] for name in ("terms", "fitted", "directions")]
-        model.polynomial = PolynomialPath(*map(torch.zeros_like, shapes))
+        terms = tensors["polynomial.terms"]
+        if not ((terms >= 0) & (terms <= MEMORY) & (terms == terms.round())).all() or not terms.numel():
+            raise ValueError(f"polynomial.terms needs whole numbers from 0 to {MEMORY}")
+        count = len(terms)
+        model.polynomial = PolynomialPath(*(torch.zeros(count, *rest) for rest in ((3,), (2,), (count, 2))))
     return model

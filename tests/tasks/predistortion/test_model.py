@@ -70,7 +70,7 @@ def test_the_start_can_learn_in_its_readout_and_its_polynomial_at_once(signals, 
 def test_what_is_saved_of_a_start_is_rebuilt(signals, drawn):
     start = start_at(drawn, *path_of(fit(*signals, Shape(3, 3)), *signals))
     saved = start.state_dict()
-    again = rebuild(SignalModel(Backbone(6, 4), FEATURES, 0).double(), saved)
+    again = rebuild(SignalModel(Backbone(6, 4), FEATURES, 0), saved).double()
     again.load_state_dict(saved)
     x = torch.rand(9, 2, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert torch.equal(again(x)[0], start(x)[0])

@@ -165,7 +165,10 @@ def test_what_is_too_short_is_refused(options, words):
 
 def test_a_part_that_only_fills_memories_is_refused(task, monkeypatch):
     recording = task.recording
-    short = {"x": {**recording.x, "val": recording.x["val"][:100]}, "y": {**recording.y, "val": recording.y["val"][:100]}}
+    short = {
+        "x": {**recording.x, "val": recording.x["val"][:100]},
+        "y": {**recording.y, "val": recording.y["val"][:100]},
+    }
     monkeypatch.setattr(
         "grownas.tasks.predistortion.task.read", lambda *_, **__: dataclasses.replace(recording, **short)
     )

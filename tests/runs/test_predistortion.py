@@ -1,0 +1,170 @@
+"""Amplifiers and predistorters from the command line: searched, resumed, scored again, and one driving the other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from grownas.tasks.predistortion.simulated import simulated
+
+SMALL = (
+    "space.hidden_size=4", "space.activation=[identity,tanh]", "task.streams=2", "task.bptt=20",
+    "task.start_family=mp", "task.start_params=10", "strategy.first_epochs=4", "strategy.max_epochs=4",
+    "strategy.fine_tune_epochs=1", "retrain.epochs=2", "baselines.hidden_sizes=4", "checkpoint_seconds=1000",
+    "quiet=true",
+)  # fmt: skip
+MODELS = ["chosen", "grown", "first_stage", "start", "grown_retrained", "fir", "mp", "gmp", "lstm", "gru", "dgru"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("predistortion")
+
+
+@pytest.fixture(scope="module")
+def small(folder) -> tuple[str, ...]:
+    """The arguments of a search on a short recording."""
+    data, recording = folder / "recording", simulated(1)
+    data.mkdir()
+    for side, signals in (("input", recording.x), ("output", recording.y)):
+        for part, length in (("train", 2000), ("val", 400), ("test", 400)):
+            pairs = np.stack([signals[part].real, signals[part].imag], axis=1)[:length]
+            np.savetxt(data / f"{part}_{side}.csv", pairs, delimiter=",", header="I,Q", comments="")
+    spec = {"input_signal_fs": 100e6, "bw_main_ch": 20e6, "n_sub_ch": 1, "nperseg": 100}
+    (data / "spec.json").write_text(json.dumps(spec))
+    return ("predistortion/growing", f"task.data={data}", f"runs={folder}", *SMALL)
+
+
+@pytest.fixture(scope="module")
+def searched(folder, small, call) -> Path:
+    """A finished search for a model of an amplifier; do not write to it."""
+    ended = call("search", *small, "name=searched")
+    assert ended.code == 0, ended.err
+    return folder / "searched"
+
+
+def scores_of(summary):
+    return {entry["model"]: entry for entry in summary["scores"]}
+
+
+def test_growth_begins_at_the_polynomial_and_goes_on_from_there(searched, read_json):
+    summary = read_json(searched / "summary.json")
+    scores = scores_of(summary)
+    assert list(scores) == MODELS
+    assert scores["grown"]["test"] < scores["start"]["test"]
+    assert scores["fir"]["test"] > scores["mp"]["test"] > scores["gmp"]["test"]
+    assert set(scores["grown"]["detail"]["test"]) == {"evm_db", "acpr_left_db", "acpr_right_db", "nmse_frames_db"}
+    assert scores["mp"]["params"] == 2 * scores["mp"]["chosen"]["order"] * scores["mp"]["chosen"]["taps"]
+    titles = [one["title"] for one in read_json(searched / "figures.json")["figures"]]
+    assert titles[:3] == ["AM/AM", "AM/PM", "Spectra"]
+
+
+def test_its_model_is_scored_again_to_the_last_bit(searched, call, read_json):
+    summary, ended = read_json(searched / "summary.json"), call("evaluate", searched)
+    assert ended.code == 0, ended.err
+    assert [line for line in ended.out.splitlines() if line.strip()] == [
+        f"{part} nmse_db {summary[part]!r}" for part in ("val", "test")
+    ]
+    assert call("show", searched).code == call("report", searched).code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("predict",), "predistortion makes no forecasts; `grownas evaluate` scores its model"),
+        (("export", "model.onnx"), "a SignalModel cannot be written as ONNX; expected a LinearReadout or a model"),
+        (("evaluate", "task.job=predistort"), "only task.data, task.output, task.data_seed"),
+        (("update", "task.data=DPA_200MHz"), "predistortion cannot be updated"),
+    ],
+)
+def test_what_its_runs_cannot_do_is_refused_in_one_line(searched, call, tmp_path, monkeypatch, command, words):
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    monkeypatch.chdir(tmp_path)
+    ended = call(command[0], searched, *command[1:])
+    assert (ended.code, ended.err.count("\n")) == (2, 1)
+    assert words in ended.err
+
+
+@pytest.mark.parametrize(
+    ("tensor", "change", "words"),
+    [
+        ("polynomial.terms", lambda one: one + 0.5, "polynomial.terms needs whole numbers from 0 to 39"),
+        ("polynomial.terms", None, "it lacks polynomial.terms"),
+        ("polynomial.fitted", None, "polynomial.fitted is missing"),
+        ("polynomial.change", lambda one: one[:1], "polynomial.change has shape (1, 2), expected"),
+    ],
+)
+def test_damaged_weights_are_named(searched, tmp_path, call, tensor, change, words):
+    copied = Path(shutil.copytree(searched, tmp_path / "copied"))
+    tensors = load_file(copied / "weights.safetensors")
+    one = tensors.pop(tensor)
+    if change is not None:
+        tensors[tensor] = np.ascontiguousarray(change(one))
+    save_file(tensors, copied / "weights.safetensors", {"names": "[]", "input_size": "6", "hidden_size": "4"})
+    ended = call("evaluate", copied)
+    assert ended.code == 2
+    assert words in ended.err
+
+
+@pytest.mark.parametrize("until", ["stage-1-l2_sp-0.part", "gmp.done"])
+def test_a_search_that_was_killed_goes_on_to_the_same_bits(
+    searched, folder, small, call, fork, wait_for, read_json, without_times, until
+):
+    name = f"killed-{until}"
+    process = fork("search", *small, f"name={name}", "checkpoint_seconds=0")
+    wait_for(lambda: (folder / name / "checkpoint" / until).exists() or process.exitcode is not None)
+    process.kill()
+    process.join()
+    assert not (folder / name / "summary.json").exists()
+    assert call("resume", folder / name).code == 0
+    for file in ("weights.safetensors", "losses.safetensors"):
+        one, other = load_file(searched / file), load_file(folder / name / file)
+        assert {key: value.tobytes() for key, value in one.items()} == {k: v.tobytes() for k, v in other.items()}, file
+    summaries = [without_times(read_json(one / "summary.json")) for one in (searched, folder / name)]
+    assert summaries[0] == summaries[1]
+
+
+def test_a_predistorter_learns_through_the_model_of_a_run(searched, folder, small, call, read_json):
+    options = (
+        f"task.amplifier={searched}",
+        "task.job=predistort",
+        "retrain.grown=false",
+        "baselines.use=[mp,dgru]",
+        "task.bptt=50",
+    )
+    ended = call("search", *small, *options, "name=driven")
+    assert ended.code == 0, ended.err
+    summary, data = (read_json(folder / "driven" / name) for name in ("summary.json", "data.json"))
+    scores = scores_of(summary)
+    assert data["amplifier"] == f"the model of {searched}"
+    assert scores["grown"]["val"] < scores["start"]["val"]
+    printed = [line for line in call("evaluate", folder / "driven").out.splitlines() if line.strip()]
+    assert printed == [f"{part} nmse_db {summary[part]!r}" for part in ("val", "test")]
+    refused = call("search", *small, f"task.amplifier={folder / 'driven'}", "task.job=predistort")
+    assert refused.code == 2
+    assert "expected a search of the task predistortion with task.job=model" in refused.err
+    other = call("search", *small, *options, "task.data=simulated")
+    assert other.code == 2
+    assert "give a run that learned from the same recording" in other.err
+
+
+def test_baselines_are_trained_on_their_own(folder, small, call, read_json):
+    for name in ("gmp", "dgru"):
+        ended = call("train", *small, f"genotype={name}")
+        assert ended.code == 0, ended.err
+        summary = read_json(folder / f"predistortion-train-{name}-1" / "summary.json")
+        assert [entry["model"] for entry in summary["scores"]] == [name]
+
+
+def test_seeds_are_compared(folder, small, call, read_json):
+    options = ("seeds=[1,2]", "strategies=growing", "baselines.use=[gmp,gru]", "retrain.grown=false", "workers=1")
+    ended = call("compare", *small, *options, "name=compared", "cluster=in_process")
+    assert ended.code == 0, ended.err
+    found = {entry["model"]: entry for entry in read_json(folder / "compared" / "comparison.json")["models"]}
+    assert {"chosen", "grown", "start", "gmp", "gru"} <= set(found)
+    assert found["gmp"]["test"]["sd"] == 0
