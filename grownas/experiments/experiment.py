@@ -218,7 +218,8 @@ class Experiment:
     @property
     def baselines(self) -> dict[str, Baseline]:
         """The baselines of the task's kind, and the task's own."""
-        return baselines_for(self.task.kind, self.task.section.BASELINES)
+        section: Any = self.task.section
+        return baselines_for(self.task.kind, section.BASELINES)
 
     def settings_of(self, genotype: AnyGenotype) -> list[list[Setting]]:
         """Return the settings for training a genotype from random weights, as candidates for `choose`."""

@@ -103,7 +103,7 @@ def model_from(
         task, input_size, hidden_size = task.restored(tensors, names) if sizes is None else (task, *sizes)
         inputs = [input_size, *(layers - 1) * [hidden_size]]
         cores = [derived_cell(genotype, size, hidden_size, backend=backend) for size in inputs]
-        model: Model = task.rebuilt(*cores, tensors) if isinstance(task, Starting) else task.model(*cores)
+        model: Model = task.rebuilt(cores[0], tensors) if isinstance(task, Starting) else task.model(*cores)
     except KeyError as error:
         raise RunError(f"{weights}: damaged: it lacks {error.args[0]}") from error
     except ValueError as error:

@@ -19,7 +19,8 @@ def _polynomial(family: str, experiment: Any) -> Score:
     task = experiment.task
 
     def work() -> dict[str, Any]:
-        fitted = choose(*task.learned("train"), family)
+        given, wanted = task.learned("train")
+        fitted = choose(given, wanted, family)
         signals = {part: fitted.predict(task.scaled(part)[0]) for part in ("val", "test")}
         outputs = {part: torch.view_as_real(torch.from_numpy(signal)) for part, signal in signals.items()}
         chosen = {**fitted.shape._asdict(), "ridge": fitted.ridge, "multiplications": fitted.multiplications}

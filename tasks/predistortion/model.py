@@ -64,7 +64,7 @@ def features_of(x: Tensor, names: Sequence[str], taps: int) -> Tensor:
         names: keys of `FEATURES`.
         taps: number of earlier samples, below L.
     """
-    samples = x[..., : 2 * (taps + 1)].unflatten(-1, (-1, 2))
+    samples = x[..., : 2 * (taps + 1)].reshape(*x.shape[:-1], -1, 2)
     (i, q), size = samples.unbind(-1), torch.linalg.vector_norm(samples, dim=-1)
     return torch.cat([FEATURES[name](i, q, size) for name in names], dim=-1)
 
@@ -102,7 +102,8 @@ class SignalModel(nn.Module):
 
     def decode(self, out: Tensor) -> Tensor:
         """Map the core's output `(T, B, H)` to I and Q, without those of the polynomial."""
-        return self.scale * self.readout(out)
+        found: Tensor = self.scale * self.readout(out)
+        return found
 
     def predictions(self, out: Tensor, x: Tensor) -> Tensor:
         """Map the core's output `(T, B, H)` and the `x` from which it comes to I and Q, `(T, B, 2)`."""

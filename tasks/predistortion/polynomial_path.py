@@ -50,7 +50,7 @@ class PolynomialPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(T, B, 2 * L)`, see `model.delayed`, to `(T, B, 2)`; L is above every delay."""
-        samples = x.to(self.fitted).unflatten(-1, (-1, 2))  # (T, B, L, 2)
+        samples = x.to(self.fitted).reshape(*x.shape[:-1], -1, 2)  # (T, B, L, 2)
         delay, envelope, power = self.terms.long().unbind(-1)
         size = torch.linalg.vector_norm(samples, dim=-1)
         powers = [torch.ones_like(size)]

@@ -69,7 +69,7 @@ def _products(task: Predistortion, model: Model, entry: Mapping[str, Any]) -> in
         core: Any = model.core
         cell = total(costs_of(core.genotype, core.input_size, core.hidden_size).values()).multiplications
         path = 0 if model.polynomial is None else model.polynomial.multiplications
-        return cell + 2 * core.hidden_size + path
+        return int(cell + 2 * core.hidden_size + path)
     if name in RECURRENT:
         return RECURRENT[name](task.input_size, chosen["hidden_size"])
     return int(chosen.get(PRODUCTS, 0))
