@@ -410,6 +410,10 @@ class BacktestSection(Section):
         Several,
         about("latest rows, which judge what all models but linear ones have learned and are learned later"),
     ] = 60
+    evidence: Annotated[
+        Several,
+        about("latest rows, forecast before they are learned, on which a model that learns is compared with one kept"),
+    ] = 250
     refit_every: Annotated[Count | None, about("rows between two fits of a linear model; null: `every`")] = None
     window: Annotated[
         Several | None,

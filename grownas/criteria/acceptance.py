@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
 
 from grownas.criteria.early_stop import ACCEPT
 from grownas.errors import ConfigError
@@ -11,6 +13,8 @@ from grownas.protocols import Evaluation, Model, Task, Verdict
 
 if TYPE_CHECKING:
     from grownas.config.schema import StrategySection
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 GUARD = "training loss"  # the rule that rejects a candidate that is better on the validation part only
 
@@ -76,3 +80,7 @@ class Acceptance:
             return verdict
         before, after = (float(task.evaluate(one.model, "train").losses.mean()) for one in (best, candidate))
         return verdict if after <= before else Verdict(False, before - after, GUARD, 0.0)
+
+    def of_gains(self, gains: Array) -> Verdict:
+        """Accept or reject a model by its gains alone: how much lower its loss was on each row, shape `(n,)`."""
+        return ACCEPT[self.rule](gains, np.zeros_like(gains), threshold=self.threshold)

@@ -154,7 +154,7 @@ def _walkers(
     config: Config, journal: Journal, scaled: Any, first: Any, origin: int
 ) -> Mapping[str, Callable[[], Walker]]:
     """Return what makes each model, by its name in tables; the grown cell is there once for each `how`."""
-    own = config.backtest
+    own, judge = config.backtest, Acceptance(config.strategy.accept, config.strategy.threshold, guard=False)
 
     @cache
     def grown() -> tuple[Learner, str, Tree]:
@@ -167,7 +167,7 @@ def _walkers(
         return Linear(kind, journal.branch(kind, logs=False), scaled.values, origin, every, own.window, orders)
 
     def trained(how: How, **given: Any) -> Trained:
-        told = {"task": scaled, "origin": origin, "holdout": own.holdout, "window": own.window}
+        told = {"task": scaled, "origin": origin, **own.model_dump(include={"holdout", "evidence", "window"})}
         return Trained(how=how, settings=Settings.of(config), backend=config.backend, **told, **given)
 
     def recurrent(kind: str) -> Trained:
@@ -179,12 +179,12 @@ def _walkers(
         setting = choice.setting
         model = learner_of(choice.fit, setting), setting.task.loss_name, _costs(branch)
         again = partial(trained_again, setting, config.seed)
-        return trained(own.recurrent, first=lambda: model, again=again, accept=None)
+        compared = None if own.recurrent == "refit" else judge
+        return trained(own.recurrent, first=lambda: model, again=again, judge=compared)
 
     def found(how: How) -> Trained:
-        judge = Acceptance(config.strategy.accept, config.strategy.threshold, guard=False)
         again = partial(_search_again, config)
-        return trained(how, first=grown, again=again, accept=judge)
+        return trained(how, first=grown, again=again, judge=judge)
 
     made: dict[str, Callable[[], Walker]] = {}
     for kind in own.models:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from grownas.backbones.chain import Backbone
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
-from grownas.criteria.acceptance import Acceptance, Untrained
+from grownas.criteria.acceptance import Acceptance, Evaluated, Untrained
 from grownas.criteria.early_stop import logged
 from grownas.errors import ConfigError
 from grownas.evaluation.scoring import Score
@@ -54,6 +54,14 @@ class Learner(NamedTuple):
     moments: Mapping[str, Tensor] = {}
 
 
+class Judge(Protocol):
+    """Accepts or rejects a changed model, as `criteria.acceptance.Acceptance` does."""
+
+    def __call__(self, best: Evaluated, candidate: Evaluated, task: Task) -> Verdict:
+        """Compare the model before with the changed one on the part `val`."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How a model learns on.
@@ -71,7 +79,7 @@ class Settings:
 
     growing: Options
     space: SearchSpace
-    accept: Acceptance
+    accept: Judge
     epochs: int = 5
     l2_sp: float = 0.03
     seed: int = 1

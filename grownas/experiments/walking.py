@@ -19,7 +19,7 @@ from grownas.baselines.recurrent import KINDS, recurrent_core
 from grownas.baselines.series import recurrent_settings
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
-from grownas.criteria.acceptance import Acceptance, Untrained
+from grownas.criteria.acceptance import Acceptance, Evaluated, Untrained
 from grownas.evaluation.groups import rows_of
 from grownas.evaluation.models import SEARCH
 from grownas.experiments.choosing import Choice, Setting
@@ -27,7 +27,7 @@ from grownas.experiments.search import derived_genotype, tuned, tuned_search
 from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.updating import How, Learner, Settings, learn
 from grownas.genotype import Genotype
-from grownas.protocols import Journal, Task
+from grownas.protocols import Journal, Task, Verdict
 from grownas.runs.journal import Journal as OwnJournal
 from grownas.runs.journal import MemoryLog
 from grownas.strategies.cores import derived
@@ -64,36 +64,47 @@ class Walker(Protocol):
 class Trained:
     """A recurrent model that learns on, or that is fitted anew, at blocks.
 
+    It is two models, equal at first: one is kept as it is, the other learns at each block. Both forecast each block
+    before the second learns it, so their losses are of rows that neither has learned. The criterion `judge` compares
+    the two on the latest `evidence` of these rows, if there are at least `holdout`. The forecasts of a block are those
+    of the model that learns if the judge prefers it, else those of the kept model. If the judge prefers the kept model,
+    the other begins again from it.
+
     Attributes:
         first: returns the model as fitted on the rows before the first block, and its training loss.
-        again: fits a new model, given a task and a journal; its result replaces the model if `accept` prefers it.
-        accept: see `again`; None: the new model always replaces the old one.
+        again: fits a new model, given a task and a journal.
+        judge: see above; None: the forecasts are always those of the model that learns.
         how: how it learns on; `refit` calls `again`.
         settings: how it learns on.
         task: all rows, in the scaling of the first fit; each block sees only the rows before its end.
         origin: first row that is forecast.
-        holdout: rows at the end of those known, which judge what was learned and are learned later.
-        window: it learns from so many rows before those; None: from all rows before.
+        holdout: rows at the end of those known, on which moves of growth are judged and new fits are stopped.
+        evidence: see above.
+        window: it learns from so many rows before those held out; None: from all rows before.
         backend: implementation that runs grown cells.
     """
 
     first: Callable[[], tuple[Learner, str, Tree]]
     again: Callable[[Any, Journal], Learner]
-    accept: Acceptance | None
+    judge: Acceptance | None
     how: How
     settings: Settings
     task: Any
     origin: int
     holdout: int
+    evidence: int
     window: int | None
     backend: str
 
     def begin(self) -> Tree:
         """Fit the model on the rows before the first block, or read the fit from the journal."""
         learner, loss, costs = self.first()
-        known = self._known(loss, self.origin, self.origin)
+        known, kept = self._known(loss, self.origin, self.origin), to_tree(learner)
         return {
-            "learner": to_tree(learner),
+            "kept": kept,
+            "learning": kept,
+            "differ": False,
+            "gains": np.zeros(0),
             "loss": loss,
             "params": count_parameters(learner.model),
             "known": squared_errors(known, learner, "val"),
@@ -102,14 +113,30 @@ class Trained:
 
     def block(self, number: int, rows: slice, before: Tree, *, learns: bool) -> Tree:
         """Learn from the rows before the block if `learns`, then forecast its rows."""
-        loss = before["loss"]
-        learner = from_tree(before["learner"], self.task, self.backend)
+        loss, kept, gains = before["loss"], before["kept"], before["gains"]
+        learning, differ = before["learning"], before["differ"]
         told: Tree = {"gradients": 0, "accepted": None, "growth": []}
-        if learns:
-            learner, told = self._learnt(learner, self._known(loss, rows.start, rows.start), number)
-        found = self._known(loss, rows.start, rows.stop).evaluate(learner.model, "test")
-        kept = {"learner": to_tree(learner), "loss": loss, "params": count_parameters(learner.model)}
-        return {**kept, **told, "forecasts": found.forecasts}
+        if self._prefers(-gains):
+            learning, differ, gains = kept, False, np.zeros(0)
+        follows = self.judge is None or self._prefers(gains)
+        if learns and self.how != "state":
+            learner, told = self._learned(self._learner(learning), loss, rows.start, number)
+            learning, differ, told["accepted"] = to_tree(learner), True, follows
+        task = self._known(loss, rows.start, rows.stop)
+        learners = [self._learner(one) for one in (kept, learning)]
+        found = [task.evaluate(one.model, "test") for one in learners]
+        if differ:
+            gains = np.concatenate([gains, found[0].losses - found[1].losses])[-self.evidence :]
+        models = {"kept": kept, "learning": learning, "differ": differ, "gains": gains, "loss": loss}
+        params = count_parameters(learners[follows].model)
+        return {**models, **told, "params": params, "forecasts": found[follows].forecasts}
+
+    def _prefers(self, gains: Array) -> bool:
+        """Return whether the judge prefers a model by its gains, if these are of enough rows."""
+        return self.judge is not None and len(gains) >= self.holdout and self.judge.of_gains(gains).accepted
+
+    def _learner(self, tree: Tree) -> Learner:
+        return from_tree(tree, self.task, self.backend)
 
     def _known(self, loss: str, now: int, end: int) -> Any:
         """Return the task whose validation part ends at the row `now`, and whose test part at the row `end`."""
@@ -117,26 +144,26 @@ class Trained:
         since = 0 if self.window is None else max(0, held_out - self.window)
         return self.task.with_loss(loss).until(held_out, now, end, since=since)
 
-    def _learnt(self, learner: Learner, task: Any, number: int) -> tuple[Learner, Tree]:
-        growth = MemoryLog()
-        journal = OwnJournal.in_memory(growth=growth)
-        seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
-        accepted: bool | None
+    def _learned(self, learner: Learner, loss: str, now: int, number: int) -> tuple[Learner, Tree]:
+        """Let a model learn from the rows before the row `now`."""
+        task, growth = self._known(loss, now, now), MemoryLog()
+        growing, training = OwnJournal.in_memory(growth=growth), OwnJournal.in_memory()
         if self.how == "refit":
-            new = self.again(task, journal)
-            accepted = self.accept is None or self._accepts(learner, new, task)
-            learner = new if accepted else learner
+            learner = self.again(task, training)
         else:
-            learned = learn(learner, task, self.how, replace(self.settings, seed=seed), journal)
-            accepted = None if learned.verdict is None else learned.accepted
-            learner = learned.learner
+            seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
+            settings = replace(self.settings, accept=take_it, seed=seed)
+            if self.how == "grow":
+                grown = learn(learner, task, "grow", settings, growing).learner
+                learner = grown if any(line["accepted"] for line in growth) else learner
+            learner = learn(learner, task.with_refit(), "continue", settings, training).learner  # held out rows too
         moves = [{key: line.get(key) for key in MOVE} for line in growth]
-        return learner, {"gradients": journal.gradients, "accepted": accepted, "growth": moves}
+        return learner, {"gradients": growing.gradients + training.gradients, "growth": moves}
 
-    def _accepts(self, learner: Learner, new: Learner, task: Any) -> bool:
-        assert self.accept is not None
-        old, candidate = (Untrained(one.model, task.evaluate(one.model, "val")) for one in (learner, new))
-        return self.accept(old, candidate, task).accepted
+
+def take_it(best: Evaluated, candidate: Evaluated, task: Task) -> Verdict:
+    """Accept any candidate: the rows that follow judge it."""
+    return Verdict(True, 0.0, "later rows", 0.0)
 
 
 def squared_errors(task: Any, learner: Learner, part: str) -> Array:

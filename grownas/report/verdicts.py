@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from grownas.criteria.acceptance import GUARD
 from grownas.evaluation.models import FITTED, lowest, main_of, named, rivals_of
 from grownas.report.tables import WORDS, p_value, score
 
@@ -18,7 +19,11 @@ Tree = Mapping[str, Any]
 LEVEL = 0.05  # significance level of all tests
 KEPT = "The search added nothing: the start is kept"
 CHANCE = {True: "which is more than chance", False: "which may be chance", None: "which is not tested"}
-FIGURE = {"significant": "t =", "better": "gain in mean loss:"}  # rule of `strategy.accept` -> what its figure is
+FIGURE = {  # rule that judged an update -> what its figure is
+    "significant": "t = {:.3g} on the validation part",
+    "better": "gain in mean loss: {:.3g} on the validation part",
+    GUARD: "gain in mean training loss: {:.3g}",
+}
 FINDINGS = {  # finding of a comparison's test -> words for it, said about the reference
     "better": "better than",
     "worse": "worse than",
@@ -85,7 +90,7 @@ def update_words(update: Tree) -> str:
     if judge is None:
         return f"Update ({how}): the model reads the new rows with the weights of the run before."
     done = "accepted" if update["accepted"] else "rejected, so the old weights stay"
-    figure = f"{FIGURE[judge['rule']]} {judge['figure']:.3g} on the validation part"
+    figure = FIGURE[judge["rule"]].format(judge["figure"])
     return f"Update ({how}): {done} ({figure}, needed: above {judge['threshold']:g})."
 
 

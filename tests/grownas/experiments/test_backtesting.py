@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from grownas.cells.cell import GrownRNN
 from grownas.config.loading import load
 from grownas.errors import ConfigError, DataError
 from grownas.evaluation.backtest import summarise
 from grownas.experiments.backtesting import backtest, blocks, check, walk
+from grownas.experiments.updating import Learner
+from grownas.experiments.walking import Trained
+from grownas.genotype import Genotype, Node, Op
+from grownas.protocols import Verdict
 from grownas.runs.journal import Journal
 from grownas.runs.memory import MemoryFolder
 from grownas.tasks.index_returns.task import IndexReturns
+from grownas.training.recipe import Recipe
 
 QUICK = {
     "task.values": "returns",
@@ -175,6 +184,94 @@ def test_a_trained_baseline_trains_on_or_is_trained_anew_at_each_block(kind, rec
     row = result["models"][0]
     assert row["learned"] == 2
     assert row["accepted"] == 2 or recurrent == "continue"
+
+
+def trained(judge, **given):
+    """Return a recurrent walker with scripted models: `kept` forecasts zeros, each update forecasts the truth."""
+    _, task = load_both(products())
+    genotype = Genotype((Node((Op("add", "tanh", 1.0),)),))
+    model = task.model(GrownRNN(genotype, 3, 4), generator=torch.Generator().manual_seed(0))
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    first = Learner(model.eval(), Recipe())
+    told = {"how": "refit", "settings": None, "task": task, "origin": ORIGIN, "holdout": 20, "evidence": 40}
+    given = {**told, "window": None, "backend": "auto", "again": None, **given}
+    return Trained(first=lambda: (first, "squared", dict.fromkeys(COSTS, 0)), judge=judge, **given)
+
+
+COSTS = ("seconds", "cpu_seconds", "gradients")
+
+
+class Scores:
+    """A judge that prefers a model by the mean of its gains, and remembers of how many rows they were."""
+
+    def __init__(self):
+        self.rows = []
+
+    def of_gains(self, gains):
+        self.rows.append(len(gains))
+        return Verdict(bool(gains.mean() > 0), float(gains.mean()), "scripted", 0.0)
+
+
+def again(bias):
+    """Return what fits a model anew: one that forecasts a constant."""
+
+    def fit(task, journal):
+        learner = trained(None).first()[0]
+        learner.model.readout.bias.data.fill_(bias)
+        return learner
+
+    return fit
+
+
+def course_of(walker, every=10):
+    return walk("one", walker, Journal.in_memory(), walker.task.values, blocks(ORIGIN, ROWS, every))
+
+
+def test_a_model_that_learned_forecasts_only_once_it_was_better_on_rows_that_it_had_not_learned():
+    judge = Scores()
+    values = products()
+    shifted_up = values.copy()
+    shifted_up[ORIGIN:] += 0.03
+    _, task = load_both(shifted_up)
+    course = course_of(replace(trained(judge, again=again(1.0)), task=task))
+    firsts = [entry["forecasts"][0, 0] for entry in course.entries]
+    assert firsts == [0, 0, 0, 1, 1]  # learned before block 1; judged on 20 rows, those of the blocks 1 and 2
+    assert judge.rows == [20, 20, 30, 30]  # twice a block: against it, then for it
+    assert [entry["accepted"] for entry in course.entries] == [None, False, False, True, True]
+
+
+def test_a_model_that_is_worse_begins_again_from_the_kept_one():
+    learned = []
+
+    def fit(task, journal):
+        learned.append(task.rows("val").stop)
+        return again(9.0)(task, journal)
+
+    course = course_of(trained(Scores(), again=fit))
+    assert not np.concatenate([entry["forecasts"] for entry in course.entries]).any()
+    assert [len(entry["gains"]) for entry in course.entries] == [0, 10, 20, 10, 15]  # forgotten after 20 rows
+    assert learned == [ORIGIN + 10 * block for block in range(1, 5)]
+
+
+def test_only_the_latest_evidence_counts():
+    course = course_of(trained(Scores(), again=again(0.0), evidence=25))
+    assert [len(entry["gains"]) for entry in course.entries] == [0, 10, 20, 25, 25]
+
+
+def test_without_a_judge_the_forecasts_are_always_those_of_the_model_that_learned():
+    firsts = [entry["forecasts"][0, 0] for entry in course_of(trained(None, again=again(2.0))).entries]
+    assert firsts == [0, 2, 2, 2, 2]
+
+
+def test_on_noise_continued_learning_is_seldom_followed():
+    given = {"strategy__accept": "significant", "backtest__every": 15, "update__epochs": 4}
+    rows = []
+    for seed in range(6):
+        result, _ = run(np.random.default_rng(seed).normal(size=(600, 3)), backtest__models=["grown"], **given)
+        rows += result["models"]
+    assert [row["learned"] for row in rows] == [5] * 6
+    assert sum(row["accepted"] for row in rows) <= 0.1 * 5 * 6
 
 
 class Scripted:

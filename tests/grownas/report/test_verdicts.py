@@ -66,8 +66,17 @@ def test_more_than_chance_is_said_only_where_the_test_says_so(p, said):
             {"how": "continue", "accepted": True, "judge": {"rule": "better", "figure": 0.01, "threshold": 0.0}},
             "Update (continue): accepted (gain in mean loss: 0.01 on the validation part, needed: above 0).",
         ),
+        (
+            {
+                "how": "continue",
+                "accepted": False,
+                "judge": {"rule": "training loss", "figure": -0.02, "threshold": 0.0},
+            },
+            "Update (continue): rejected, so the old weights stay (gain in mean training loss: -0.02, needed: above "
+            "0).",
+        ),
     ],
-    ids=["state", "rejected", "accepted"],
+    ids=["state", "rejected", "accepted", "guarded"],
 )
 def test_an_update_says_what_its_criterion_found_and_explains_no_p_that_it_does_not_give(update, said):
     figures = {"chosen": 0.45, "not_updated": 0.45}
