@@ -132,8 +132,8 @@ def equations(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: An
     Args:
         cell: the derived cell.
         readout: linear layer from the cell's H units to the O series.
-        names: names of the series, in order.
-        mean: mean of each series over the training part, shape `(O,)`, in the data's own units.
+        names: names of the I series that the cell reads, in order; the first O are forecast.
+        mean: mean of each of them over the training part, shape `(I,)`, in the data's own units.
         sd: standard deviations, same shape and units.
 
     Returns:
@@ -152,7 +152,7 @@ def equations(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: An
         NOTATION.format(
             inputs=cell.input_size, hidden=units, states=form.states.format(hidden=units), labels=_labels(cell, form)
         ),
-        textwrap.fill("Series: " + ", ".join(json.dumps(name, ensure_ascii=False) for name in names), 78),
+        *_named(names, readout.out_features),
         _activations(cell),
         *_layers(cell.genotype, cell.num_layers),
         FORECAST,
@@ -161,6 +161,15 @@ def equations(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: An
         "\n".join(["begin", *_numbers(cell, readout, names, mean, sd), "end"]),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def _named(names: Sequence[str], outputs: int) -> Iterator[str]:
+    """Yield the names of the series, and which of them are inputs only."""
+    quoted = [json.dumps(name, ensure_ascii=False) for name in names]
+    yield textwrap.fill(f"Series: {', '.join(quoted)}", 78)
+    if inputs := quoted[outputs:]:
+        words = f"Inputs only, so that y, value, mean and sd of the forecast have the first {outputs}"
+        yield textwrap.fill(f"{words}: {', '.join(inputs)}", 78)
 
 
 WORD_NOTATION = """\

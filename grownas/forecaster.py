@@ -21,6 +21,7 @@ from grownas.observations import (
     check_continues,
     dated,
     from_path,
+    inputs_of,
     labels_after,
     path_of,
     steps_of,
@@ -40,7 +41,12 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 LONGEST = 20  # steps ahead for which errors are kept, so that intervals can be computed
-OWN_KEYS = {"task.data": "y", "task.values": "values", "seed": "seed"}  # config key -> the argument that sets it
+OWN_KEYS = {  # config key -> the argument that sets it
+    "task.data": "y",
+    "task.values": "values",
+    "task.inputs": "X",
+    "seed": "seed",
+}
 
 
 class GrownForecaster:
@@ -49,6 +55,10 @@ class GrownForecaster:
     `fit` runs `grownas.search` on y: the first 70 % of the rows train, the next 15 % choose, the last 15 % compare the
     model with the baselines. `task.train` and `task.val` in `overrides` change these shares, `refit` trains on the
     validation rows too. A forecast reads the last row and the `task.context` rows before it.
+
+    Exogenous series X are inputs that are not forecast, used as they are whatever `values` is. A forecast of a row
+    reads X up to the row before it: one step ahead needs no X of the future. Step k reads X of the k - 1 rows between,
+    too, and `predict` must be given them.
 
     Args:
         config: a path, or the name of a shipped config of a task on series.
@@ -63,6 +73,7 @@ class GrownForecaster:
 
     Attributes:
         y_: all rows seen so far, float64.
+        X_: the exogenous series in these rows; None if `fit` got none.
         runs_: the finished searches, one per seed, with scores, growth and model.
         fh_: the horizon that `fit` was given.
 
@@ -121,28 +132,29 @@ class GrownForecaster:
             setattr(self, name, value)
         return self
 
-    def fit(self, y: Any, X: None = None, fh: Any = None) -> Self:
+    def fit(self, y: Any, X: Any = None, fh: Any = None) -> Self:
         """Search for a cell on the rows of y.
 
         Args:
             y: a Series, a DataFrame with one column per series, or an array `(n,)` or `(n, I)`. The index holds dates,
                 periods or whole numbers.
-            X: must be None.
+            X: exogenous series: a Series or DataFrame with a row for each label of y (further rows are ignored), or an
+                array with as many rows.
             fh: the horizon of later forecasts that name none; see `predict`.
 
         Raises:
-            DataError: y cannot be used, or has too few rows; the message says how many are needed.
-            ConfigError: config, arguments or overrides are wrong, or X is given.
+            DataError: y or X cannot be used, or y has too few rows; the message says how many are needed.
+            ConfigError: config, arguments or overrides are wrong.
             TrainingError: training diverged.
         """
-        _refuse(X)
         units_of(self.values)
         overrides, frame = self._overrides(), as_frame(y)
         if not frame.size:
             raise DataError(f"y: {len(frame)} rows and {frame.shape[1]} columns; expected values")
-        returns = to_returns(frame, self.values)
-        data = dated(frame.index, returns, frame.columns)
-        overrides = {"task.longest_still": len(frame), **overrides}
+        inputs = None if X is None else inputs_of(X, frame.index, frame.columns)
+        rows, names = self._joined(frame, inputs)
+        data, own = dated(frame.index, rows, names), names[frame.shape[1] :]
+        overrides = {"task.longest_still": len(frame), **({"task.inputs": own} if own else {}), **overrides}
         runs = [
             api.search(self.config, data, seed=self.seed + number, overrides=overrides, quiet=self.quiet)
             for number in range(self.seeds)
@@ -151,10 +163,18 @@ class GrownForecaster:
         if lost := [name for name in frame.columns if name not in about["names"]]:
             raise DataError(f"y: {', '.join(lost)} does not move in a whole part of the rows; remove this column")
         first = about["n_train"] + (about["n_val"] if runs[0].config.refit else 0)
-        forecasts, summed = _ahead(runs, returns, 0, LONGEST), units_of(self.values).differenced
-        self._errors = PastErrors.of(forecasts, returns, first, summed=summed)
-        self.runs_, self.y_, self.fh_, self._form, self._returns = runs, frame, fh, Form.of(y), returns
+        forecasts, summed = _ahead(runs, rows, 0, LONGEST), units_of(self.values).differenced
+        self._errors = PastErrors.of(forecasts, rows[:, : frame.shape[1]], first, summed=summed)
+        self.runs_, self.y_, self.X_, self.fh_, self._form, self._rows = runs, frame, inputs, fh, Form.of(y), rows
         return self
+
+    def _joined(self, y: pd.DataFrame, X: pd.DataFrame | None) -> tuple[Array, list[str]]:
+        """Return the rows that a model reads, returns and exogenous values, shape `(n, I)`, and their names."""
+        returns, names = to_returns(y, self.values), [str(name) for name in y.columns]
+        if X is None:
+            return returns, names
+        known = X.to_numpy()[len(X) - len(returns) :]
+        return np.concatenate([returns, known], axis=1), [*names, *X.columns]
 
     def _overrides(self) -> dict[str, Any]:
         """Check the arguments that `grownas.search` does not check, and return the overrides for it."""
@@ -177,7 +197,7 @@ class GrownForecaster:
         if self.how not in get_args(How):
             raise ConfigError(f"how={self.how!r}: expected {', '.join(get_args(How))}")
 
-    def update(self, y: Any, X: None = None, update_params: bool = True) -> Self:
+    def update(self, y: Any, X: Any = None, update_params: bool = True) -> Self:
         """Take further rows, and learn from them as `how` says.
 
         The rows are forecast before they are learned, so they count in later intervals. Rows up to `cutoff_` are
@@ -185,31 +205,34 @@ class GrownForecaster:
 
         Args:
             y: rows of the same series, in the same type as in `fit`. Rows of an array follow the last row.
-            X: must be None.
+            X: exogenous series in the rows of y, as in `fit`; None if `fit` got none.
             update_params: whether to learn; False: only the state moves on, as with `how="state"`.
 
         Raises:
-            DataError: y lacks a series, or cannot be used.
-            ConfigError: `how` is wrong, or X is given.
+            DataError: y or X lacks a series or a row, or cannot be used.
+            ConfigError: `how` is wrong, or X is given though `fit` got none.
         """
-        _refuse(X)
         self._check_fitted()
         self._check_how()
-        frame = self._further(y)
+        frame = self._given(y)
+        inputs = self._inputs(X, frame.index)
+        frame = frame.loc[frame.index > self.y_.index[-1]]
         if not len(frame):
             return self
-        values = np.concatenate([self.y_.to_numpy(), frame.to_numpy()])
-        known = type(frame)(values, index=self.y_.index.union(frame.index), columns=self.y_.columns)
-        returns, runs, start = to_returns(known, self.values), self.runs_, self._errors.first_open
-        errors = self._errors.extended(_ahead(runs, returns, start, LONGEST), returns[start:])
+        known, exogenous = _followed_by(self.y_, frame), None
+        if self.X_ is not None:
+            exogenous = _followed_by(self.X_, inputs.loc[frame.index])
+        rows, names = self._joined(known, exogenous)
+        runs, start = self.runs_, self._errors.first_open
+        errors = self._errors.extended(_ahead(runs, rows, start, LONGEST), rows[start:, : known.shape[1]])
         if update_params and self.how != "state":
-            new = dated(known.index, returns, known.columns).iloc[_rows_read(runs[0]) :]
+            new = dated(known.index, rows, names).iloc[_rows_read(runs[0]) :]
             runs = [run.update(new, how=self.how) for run in runs]
-        self.runs_, self.y_, self._returns, self._errors = runs, known, returns, errors
+        self.runs_, self.y_, self.X_, self._rows, self._errors = runs, known, exogenous, rows, errors
         return self
 
-    def _further(self, y: Any) -> pd.DataFrame:
-        """Return the rows of y after the last known row, with the columns in the order of `fit`."""
+    def _given(self, y: Any) -> pd.DataFrame:
+        """Return the rows of y, with the columns in the order of `fit`; rows of an array follow the last known row."""
         frame: pd.DataFrame = as_frame(y)
         if self._form.is_array and frame.shape[1] != self.y_.shape[1]:
             raise DataError(f"y: {frame.shape[1]} columns, but fit got {self.y_.shape[1]}")
@@ -219,10 +242,28 @@ class GrownForecaster:
         if self._form.is_array:
             frame.index = frame.index + len(self.y_)
         check_continues(frame.index, self.y_.index)
-        further: pd.DataFrame = frame.loc[frame.index > self.y_.index[-1]]
-        return further
+        return frame
 
-    def predict(self, fh: Any = None, X: None = None) -> Any:
+    def _inputs(self, X: Any, index: pd.Index[Any]) -> Any:
+        """Return the rows of X with these labels and the columns of `fit`; an array has them in this order.
+
+        Raises:
+            ConfigError: X is given though `fit` got none.
+            DataError: X is missing, or lacks a series or a row.
+        """
+        if self.X_ is None:
+            if X is not None:
+                raise ConfigError("X: fit got no exogenous series, so the model reads none; leave X out, or fit again")
+            return None
+        if X is None:
+            raise DataError(f"X: missing; the model reads {', '.join(self.X_.columns)}, at {index[0]} and later")
+        given = X[: len(index)] if isinstance(X, np.ndarray) else X
+        frame = inputs_of(given, index, self.y_.columns)
+        if missing := [name for name in self.X_.columns if name not in frame.columns]:
+            raise DataError(f"X: {', '.join(missing)} missing; its columns are {', '.join(frame.columns)}")
+        return frame[list(self.X_.columns)]
+
+    def predict(self, fh: Any = None, X: Any = None) -> Any:
         """Forecast the next rows.
 
         Steps after the first are computed by feeding the forecasts back as if they were actual values. The model
@@ -231,20 +272,21 @@ class GrownForecaster:
 
         Args:
             fh: steps ahead, a whole number or several; 1 is the next row. None: `fh` of `fit`, else 1.
-            X: must be None.
+            X: exogenous series in the rows before the last of `fh`, as in `fit`; later rows are not read. None if `fh`
+                is 1, or if `fit` got none.
 
         Returns:
             Forecasts in the units and the type of y; their index continues the index of y.
 
         Raises:
-            DataError: a step is not a whole number of 1 or more.
+            DataError: a step is not a whole number of 1 or more, or X lacks a series or a row.
+            ConfigError: X is given though `fit` got none.
         """
-        _refuse(X)
         steps = self._steps(fh)
-        path = self._path(max(steps))[np.array(steps) - 1]
+        path = self._path(max(steps), X)[np.array(steps) - 1]
         return self._form.shape(self._from_path(path), self._labels(steps))
 
-    def predict_interval(self, fh: Any = None, X: None = None, coverage: float | Sequence[float] = 0.9) -> pd.DataFrame:
+    def predict_interval(self, fh: Any = None, X: Any = None, coverage: float | Sequence[float] = 0.9) -> pd.DataFrame:
         """Return prediction intervals by split conformal, scaled by the current volatility of each series.
 
         The errors are those of rows that the model has not learned from when it forecast them: the validation part
@@ -252,7 +294,7 @@ class GrownForecaster:
 
         Args:
             fh: see `predict`; at most 20 steps ahead.
-            X: must be None.
+            X: see `predict`.
             coverage: probability that an interval holds the value, or several probabilities.
 
         Returns:
@@ -261,19 +303,18 @@ class GrownForecaster:
         Raises:
             DataError: there are too few errors for this coverage, or `fh` is out of range.
         """
-        _refuse(X)
         steps, levels = self._steps(fh), _probabilities("coverage", coverage)
         names = [(name, level, side) for name in self._form.labels for level in levels for side in ("lower", "upper")]
-        return wide(self._bounds(steps, levels).reshape(len(steps), -1), self._labels(steps), names)
+        return wide(self._bounds(steps, levels, X).reshape(len(steps), -1), self._labels(steps), names)
 
     def predict_quantiles(
-        self, fh: Any = None, X: None = None, alpha: float | Sequence[float] = (0.05, 0.95)
+        self, fh: Any = None, X: Any = None, alpha: float | Sequence[float] = (0.05, 0.95)
     ) -> pd.DataFrame:
         """Return quantiles: the bounds of the intervals whose coverage is `abs(2 alpha - 1)`.
 
         Args:
             fh: see `predict_interval`.
-            X: must be None.
+            X: see `predict`.
             alpha: probability of a value below the quantile, or several probabilities.
 
         Returns:
@@ -282,18 +323,17 @@ class GrownForecaster:
         Raises:
             DataError: see `predict_interval`.
         """
-        _refuse(X)
         steps, alphas = self._steps(fh), _probabilities("alpha", alpha)
-        bounds = self._bounds(steps, [abs(2 * one - 1) for one in alphas])
+        bounds = self._bounds(steps, [abs(2 * one - 1) for one in alphas], X)
         values = np.stack([bounds[:, :, i, int(one > 0.5)] for i, one in enumerate(alphas)], axis=-1)
         names = [(name, one) for name in self._form.labels for one in alphas]
         return wide(values.reshape(len(steps), -1), self._labels(steps), names)
 
-    def _bounds(self, steps: Sequence[int], coverages: Sequence[float]) -> Array:
-        """Return lower and upper bounds in the units of y, shape `(k, I, C, 2)`."""
-        path = self._path(max(steps))
+    def _bounds(self, steps: Sequence[int], coverages: Sequence[float], X: Any = None) -> Array:
+        """Return lower and upper bounds in the units of y, shape `(k, O, C, 2)`."""
+        path = self._path(max(steps), X)
         half = [[self._errors.half_widths(k, c, joint=self.joint) for k in steps] for c in coverages]
-        sides = np.stack([-np.array(half), np.array(half)], axis=-2)  # (C, k, 2, I)
+        sides = np.stack([-np.array(half), np.array(half)], axis=-2)  # (C, k, 2, O)
         bounds = self._from_path(path[np.array(steps) - 1][:, None] + sides)
         return bounds.transpose(1, 3, 0, 2)
 
@@ -302,9 +342,11 @@ class GrownForecaster:
         self._check_fitted()
         return steps_of(fh if fh is not None else self.fh_ if self.fh_ is not None else 1)
 
-    def _path(self, steps: int) -> Array:
-        """Return forecasts from the last row as `path_of` does, shape `(h, I)`."""
-        return path_of(_ahead(self.runs_, self._returns, len(self._returns) - 1, steps)[0], self.values)
+    def _path(self, steps: int, X: Any = None) -> Array:
+        """Return forecasts from the last row as `path_of` does, shape `(h, O)`."""
+        between = self._labels(range(1, steps)) if steps > 1 else self.y_.index[:0]
+        future = None if X is None and steps == 1 else self._inputs(X, between)
+        return path_of(_ahead(self.runs_, self._rows, len(self._rows) - 1, steps, future)[0], self.values)
 
     def _labels(self, steps: Sequence[int]) -> pd.Index[Any]:
         task: Any = loading.task_class(self.run_.config.task.use)  # only tasks on series have `following`
@@ -367,7 +409,8 @@ class GrownForecaster:
         with whole_folder(place) as whole:
             for number, run in enumerate(self.runs_):
                 run.save(whole / f"seed-{self.seed + number}")
-            saved_forecaster.write(whole, Saved(self.get_params(), self.y_, fh, self._form, self._errors))
+            saved = Saved(self.get_params(), self.y_, self.X_, fh, self._form, self._errors)
+            saved_forecaster.write(whole, saved)
         return place
 
     @classmethod
@@ -380,9 +423,9 @@ class GrownForecaster:
         path = Path(os.path.expanduser(folder))
         saved = saved_forecaster.read(path)
         made = cls().set_params(**saved.params)
-        made.y_, made.fh_, made._form, made._errors = saved.y, saved.fh, saved.form, saved.errors
-        made._returns = to_returns(made.y_, made.values)
-        data = dated(made.y_.index, made._returns, made.y_.columns)
+        made.y_, made.X_, made.fh_, made._form, made._errors = saved.y, saved.X, saved.fh, saved.form, saved.errors
+        made._rows, names = made._joined(made.y_, made.X_)
+        data = dated(made.y_.index, made._rows, names)
         folders = [path / f"seed-{made.seed + number}" for number in range(made.seeds)]
         made.runs_ = [api.load_run(folder, data.iloc[: _rows_read(api.load_run(folder))]) for folder in folders]
         return made
@@ -408,12 +451,10 @@ def _probabilities(name: str, values: Any) -> list[float]:
     return found
 
 
-def _refuse(X: Any) -> None:
-    if X is not None:
-        raise ConfigError(
-            "X: exogenous series are not supported as inputs only; give them as further columns of y, which are inputs "
-            "and are forecast too"
-        )
+def _followed_by(known: pd.DataFrame, later: pd.DataFrame) -> pd.DataFrame:
+    """Return known rows and later rows in one data frame, with the index of the first as far as it can be kept."""
+    values = np.concatenate([known.to_numpy(), later.to_numpy()])
+    return type(known)(values, index=known.index.union(later.index), columns=known.columns)
 
 
 def _rows_read(run: api.Run) -> int:
@@ -422,9 +463,13 @@ def _rows_read(run: api.Run) -> int:
     return sum(about[f"n_{part}"] for part in ("train", "val", "test"))
 
 
-def _ahead(runs: Sequence[api.Run], returns: Array, start: int, steps: int) -> Array:
-    """Forecast the returns after each row from `start` on, mean over the runs, shape `(n - start, h, I)`."""
+def _ahead(runs: Sequence[api.Run], rows: Array, start: int, steps: int, future: Any = None) -> Array:
+    """Forecast the returns after each row from `start` on, mean over the runs, shape `(n - start, h, O)`.
+
+    `future` holds the exogenous series in the rows after the last; None: they are unknown, and what needs them is nan.
+    """
     from grownas.evaluation.horizons import returns_ahead
 
     models: list[Any] = [run.model for run in runs]
-    return returns_ahead(models, returns, steps, start=start, context=runs[0].config.task.context)
+    later = None if future is None else future.to_numpy()
+    return returns_ahead(models, rows, steps, start=start, context=runs[0].config.task.context, future=later)

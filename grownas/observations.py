@@ -56,8 +56,12 @@ def units_of(kind: str) -> Units:
     return UNITS[kind]
 
 
-def as_frame(y: Any) -> pd.DataFrame:
+def as_frame(y: Any, what: str = "y") -> pd.DataFrame:
     """Return a series, data frame or array as a data frame of float64 with column names as text.
+
+    Args:
+        y: the series, data frame or array.
+        what: the argument that gave it, with which messages begin.
 
     Raises:
         DataError: another type, a value that is missing or not a number, or a name that occurs twice.
@@ -71,25 +75,29 @@ def as_frame(y: Any) -> pd.DataFrame:
     elif isinstance(y, pd.DataFrame):
         frame = y.copy()
     else:
-        raise DataError(f"y: got {type(y).__name__}, expected a pandas Series or DataFrame, or an array of 1 or 2 axes")
+        raise DataError(
+            f"{what}: got {type(y).__name__}, expected a pandas Series or DataFrame, or an array of 1 or 2 axes"
+        )
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     if "" in frame.columns:
-        raise DataError("y: a column has an empty name; give each series a name")
+        raise DataError(f"{what}: a column has an empty name; give each series a name")
     if "date" in frame.columns:
-        raise DataError("y: column 'date' is taken as the dates of the rows; make it the index: y.set_index('date')")
+        raise DataError(
+            f"{what}: column 'date' is taken as the dates of the rows; make it the index: {what}.set_index('date')"
+        )
     if twice := frame.columns[frame.columns.duplicated()].tolist():
-        raise DataError(f"y: column {twice[0]!r} occurs more than once; give each series its own name")
+        raise DataError(f"{what}: column {twice[0]!r} occurs more than once; give each series its own name")
     try:
         frame = frame.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"y: a value is not a number: {error}; expected numbers only") from error
+        raise DataError(f"{what}: a value is not a number: {error}; expected numbers only") from error
     if wrong := frame.columns[~np.isfinite(frame.to_numpy()).all(axis=0)].tolist():
         raise DataError(
-            f"y: missing or infinite values in {', '.join(wrong)}; fill or remove them, for example with "
-            "y.ffill().dropna()"
+            f"{what}: missing or infinite values in {', '.join(wrong)}; fill or remove them, for example with "
+            f"{what}.ffill().dropna()"
         )
     if not frame.index.is_monotonic_increasing or frame.index.has_duplicates:
-        raise DataError("y: its index is not strictly ascending; sort the rows and remove repeated labels")
+        raise DataError(f"{what}: its index is not strictly ascending; sort the rows and remove repeated labels")
     return frame
 
 
@@ -161,6 +169,38 @@ def dated(index: pd.Index[Any], returns: Array, names: Iterable[str]) -> pd.Data
             "set y.index = pandas.to_datetime(y.index)"
         )
     return pd.DataFrame(returns, index=dates[len(index) - len(returns) :].rename(None), columns=list(names))
+
+
+def inputs_of(X: Any, index: pd.Index[Any], names: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of exogenous series X for the rows of y, as a data frame of float64.
+
+    Args:
+        X: a Series or DataFrame whose index has all labels of y, or an array with as many rows as y.
+        index: labels of the rows of y.
+        names: names of the columns of y.
+
+    Raises:
+        DataError: X lacks a row, has no rows, or has a column with the name of a column of y.
+    """
+    frame = as_frame(X, "X")
+    if isinstance(X, np.ndarray):
+        if len(frame) != len(index):
+            raise DataError(f"X: {len(frame)} rows, but y has {len(index)}; give a row of X for each row of y")
+        frame = frame.set_axis(index).rename(columns=lambda name: f"X{name}")
+    if both := [name for name in frame.columns if name in names]:
+        raise DataError(f"X: {both[0]!r} is also the name of a column of y; rename it")
+    return rows_at(frame, index)
+
+
+def rows_at(X: pd.DataFrame, index: pd.Index[Any]) -> pd.DataFrame:
+    """Return the rows of exogenous series with these labels.
+
+    Raises:
+        DataError: a row is missing.
+    """
+    if len(missing := index.difference(X.index)):
+        raise DataError(f"X: no row {missing[0]}, which is needed; X has the rows {X.index[0]} to {X.index[-1]}")
+    return X.loc[index]
 
 
 def steps_of(fh: Any) -> list[int]:

@@ -473,10 +473,15 @@ class SeriesTask(Task, Protocol):
 
     VARs and other linear models are fitted on `values`. A search can start at a VAR; all of them are baselines.
 
+    Some columns may be inputs only. They are the last ones: the first O of the I columns are forecast. By default all
+    are.
+
     Attributes:
-        names: names of the series.
+        names: names of the columns.
         values: all rows, standardised, float64, shape `(n, I)`.
-        mean, sd: mean and standard deviation used to standardise, in the series' own units, shape `(I,)`.
+        target_names: names of the series that are forecast, the first O of `names`.
+        targets: the first O columns of `values`, shape `(n, O)`.
+        mean, sd: mean and standard deviation used to standardise, in the columns' own units, shape `(I,)`.
     """
 
     kind: ClassVar[str] = "series"
@@ -484,14 +489,24 @@ class SeriesTask(Task, Protocol):
     @property
     @abstractmethod
     def input_size(self) -> int:
-        """I, the number of series."""
+        """I, the number of columns."""
         ...
 
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """Names of the series."""
+        """Names of the columns."""
         ...
+
+    @property
+    def target_names(self) -> list[str]:
+        """Names of the series that are forecast."""
+        return self.names
+
+    @property
+    def targets(self) -> Array:
+        """All rows of the series that are forecast, standardised, float64, shape `(n, O)`."""
+        return self.values[:, : len(self.target_names)]
 
     @property
     @abstractmethod
@@ -523,7 +538,7 @@ class SeriesTask(Task, Protocol):
 
     @abstractmethod
     def evaluate_forecasts(self, forecasts: Array, part: str) -> Evaluation:
-        """Score a linear model's forecasts of a part's rows, standardised, shape `(n, I)`."""
+        """Score a linear model's forecasts of a part's rows, standardised, shape `(n, O)`."""
         ...
 
     @abstractmethod

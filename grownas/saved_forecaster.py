@@ -26,6 +26,7 @@ class Saved(NamedTuple):
     Attributes:
         params: the arguments of its constructor.
         y: all rows, float64.
+        X: the exogenous series in these rows; None if there are none.
         fh: steps ahead of the horizon that `fit` was given, or None.
         form: the type of y, as the user gave it.
         errors: the errors of past forecasts.
@@ -33,6 +34,7 @@ class Saved(NamedTuple):
 
     params: dict[str, Any]
     y: pd.DataFrame
+    X: pd.DataFrame | None
     fh: list[int] | None
     form: Form
     errors: PastErrors
@@ -54,11 +56,13 @@ def write(folder: Path, saved: Saved) -> None:
         "params": saved.params,
         "index": about,
         "columns": list(saved.y.columns),
+        "inputs": [] if saved.X is None else list(saved.X.columns),
         "form": saved.form._asdict(),
         "fh": saved.fh,
         "first": errors.first,
     }
     arrays = {"y": saved.y.to_numpy(), "index": numbers, "one_step": errors.one_step, "ahead": errors.ahead}
+    arrays |= {} if saved.X is None else {"X": saved.X.to_numpy()}
     rundir = RunDir(folder)
     try:
         rundir.write_json(f"{FILE}.json", json.loads(json.dumps(tree, default=_plain)))
@@ -89,9 +93,11 @@ def read(folder: Path) -> Saved:
         arrays, params = load_file(folder / f"{FILE}.safetensors"), dict(tree["params"])
         index = index_from_numbers(arrays["index"], tree["index"])
         y = pd.DataFrame(arrays["y"], index=index, columns=tree["columns"])
+        inputs = tree.get("inputs", [])  # files of earlier versions have none
+        X = pd.DataFrame(arrays["X"], index=index, columns=inputs) if inputs else None
         summed = units_of(params["values"]).differenced
         errors = PastErrors(tree["first"], summed, arrays["one_step"], arrays["ahead"])
-        return Saved(params, y, tree["fh"], Form(**tree["form"]), errors)
+        return Saved(params, y, X, tree["fh"], Form(**tree["form"]), errors)
     except FileNotFoundError as error:
         raise RunError(f"{folder}: no saved forecaster: {error.filename} is missing") from error
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -16,7 +16,8 @@ from grownas.observations import Kind
 class GrownForecaster(BaseForecaster):
     """Grows a recurrent cell on one or several related series, and forecasts all of them.
 
-    `grownas.GrownForecaster` does the work. Series with missing values are refused, X is ignored.
+    `grownas.GrownForecaster` does the work. Series with missing values are refused. A forecast of a row reads X up to
+    the row before it; rows of X that lie beyond are not read.
 
     Args:
         config: see `grownas.GrownForecaster`, as for all further arguments.
@@ -47,7 +48,8 @@ class GrownForecaster(BaseForecaster):
         "y_inner_mtype": "pd.DataFrame",
         "X_inner_mtype": "pd.DataFrame",
         "capability:multivariate": True,
-        "capability:exogenous": False,
+        "capability:exogenous": True,
+        "capability:non_contiguous_X": False,  # step k reads X of all rows before it
         "capability:missing_values": False,
         "capability:insample": False,
         "capability:pred_int": True,
@@ -78,21 +80,21 @@ class GrownForecaster(BaseForecaster):
         super().__init__()
 
     def _fit(self, y: pd.DataFrame, X: Any, fh: Any) -> Self:
-        self.forecaster_ = forecaster.GrownForecaster(**self.get_params(deep=False)).fit(y)
+        self.forecaster_ = forecaster.GrownForecaster(**self.get_params(deep=False)).fit(y, X=_apart(X))
         return self
 
     def _update(self, y: pd.DataFrame, X: Any = None, update_params: bool = True) -> Self:
-        self.forecaster_.update(y, update_params=update_params)
+        self.forecaster_.update(y, X=_apart(X), update_params=update_params)
         return self
 
     def _predict(self, fh: Any, X: Any) -> pd.DataFrame:
-        return self._indexed(self.forecaster_.predict(self._steps(fh)), fh)
+        return self._indexed(self.forecaster_.predict(self._steps(fh), X=_apart(X)), fh)
 
     def _predict_interval(self, fh: Any, X: Any, coverage: Sequence[float]) -> pd.DataFrame:
-        return self._named(self.forecaster_.predict_interval(self._steps(fh), coverage=coverage), fh)
+        return self._named(self.forecaster_.predict_interval(self._steps(fh), X=_apart(X), coverage=coverage), fh)
 
     def _predict_quantiles(self, fh: Any, X: Any, alpha: Sequence[float]) -> pd.DataFrame:
-        return self._named(self.forecaster_.predict_quantiles(self._steps(fh), alpha=alpha), fh)
+        return self._named(self.forecaster_.predict_quantiles(self._steps(fh), X=_apart(X), alpha=alpha), fh)
 
     def _steps(self, fh: Any) -> list[int]:
         return [int(one) for one in fh.to_relative(self.cutoff).to_numpy()]
@@ -117,7 +119,7 @@ class GrownForecaster(BaseForecaster):
             "task.val": 0.23,
             "task.bptt": 2,
             "task.context": 5,
-            "space.hidden_size": 4,
+            "space.hidden_size": 8,
             "space.activation": ["identity", "tanh"],
             "start.rule": "single",
             "start.max_order": 1,
@@ -130,3 +132,8 @@ class GrownForecaster(BaseForecaster):
             "baselines.use": [],
         }
         return [{"overrides": tiny}, {"overrides": tiny, "seed": 2, "joint": True, "how": "state"}]
+
+
+def _apart(X: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Return exogenous series under names that differ from those of y, which sktime does not ask for."""
+    return None if X is None else X.rename(columns=lambda name: f"X {name}")

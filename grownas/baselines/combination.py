@@ -58,11 +58,11 @@ class Part(NamedTuple):
         averages = f" centres={','.join(f'{centre:g}' for centre in self.centres)}" if self.centres else ""
         return f"{self.loss} p={self.order}{averages} ridge={self.ridge:g}"
 
-    def fit(self, values: Array) -> VAR:
-        """Fit the regression on all rows, shape `(n, I)`."""
+    def fit(self, values: Array, outputs: int | None = None) -> VAR:
+        """Fit the regression on all rows, shape `(n, I)`; `outputs` as in `var.fit_var`."""
         if not self.centres:
-            return FITS[self.loss](values, self.order, ridge=self.ridge)
-        design, target = _regression(values, self.order, self.centres, WARM_UP)
+            return FITS[self.loss](values, self.order, ridge=self.ridge, outputs=outputs)
+        design, target = _regression(values, self.order, self.centres, WARM_UP, outputs)
         beta = fit_rows(design, target, ridge=self.ridge, loss=self.loss)
         return unpack(beta, self.order, self.loss, self.centres)
 
@@ -74,7 +74,7 @@ class Combination:
     Attributes:
         var: the sum, which is again a VAR.
         parts: the regressions in the sum.
-        weights: weight of each part for each series, shape `(parts, I)`, at least 0.
+        weights: weight of each part for each series that is forecast, shape `(parts, O)`, at least 0.
         strengths: strength of the shrinkage to the prior, for each series.
         settings: number of regressions tried.
         scores: held-out mean squared error of each regression, by name.
@@ -95,7 +95,7 @@ class Combination:
 
     def refit(self, values: Array) -> VAR:
         """Return the sum of the same parts with the same weights, fitted on other rows, shape `(n, I)`."""
-        return weighted_sum([part.fit(values) for part in self.parts], self.weights)
+        return weighted_sum([part.fit(values, self.var.outputs) for part in self.parts], self.weights)
 
     def to_tree(self) -> dict[str, Any]:
         """Return plain values and arrays; the inverse of `from_tree`."""
@@ -118,6 +118,7 @@ def combine_by_folds(
     ridges: Sequence[float] = RIDGES,
     losses: Sequence[str] = ("squared", "huber"),
     folds: int = FOLDS,
+    outputs: int | None = None,
     notify: Notify = silent,
 ) -> Combination:
     """Choose the parts and their weights by blocked folds, then fit the parts on all rows.
@@ -132,6 +133,7 @@ def combine_by_folds(
         ridges: candidate ridge strengths, per observation.
         losses: candidate losses.
         folds: number of blocks of rows.
+        outputs: see `var.fit_var`.
         notify: called with a message for each regression and fold.
 
     Raises:
@@ -153,14 +155,14 @@ def combine_by_folds(
     for kind in kinds:
         told = [prefixed(notify, f"model {done + number} of {count}, ") for number in range(1, len(kind) + 1)]
         done += len(kind)
-        found = _held_out_forecasts(values, kind, first, cut, ridges, losses, told)
-        errors = {part: float(((values[first:] - ahead) ** 2).mean()) for part, ahead in found.items()}
+        found = _held_out_forecasts(values, kind, first, cut, ridges, losses, outputs, told)
+        errors = {part: float(((values[first:, :outputs] - ahead) ** 2).mean()) for part, ahead in found.items()}
         parts.append(min(errors, key=lambda part: (errors[part], part)))
         forecasts.append(found[parts[-1]])
         scores |= {str(part): error for part, error in errors.items()}
     prior = np.array([PRIOR_AVERAGES, PRIOR_VAR] if has_averages else [PRIOR_AVERAGES + PRIOR_VAR])
-    weights, strengths = shrunken_weights(np.stack(forecasts), values[first:], prior, cut)
-    total = weighted_sum([part.fit(values) for part in parts], weights)
+    weights, strengths = shrunken_weights(np.stack(forecasts), values[first:, :outputs], prior, cut)
+    total = weighted_sum([part.fit(values, outputs) for part in parts], weights)
     return Combination(total, tuple(parts), weights, strengths, len(scores), scores)
 
 
@@ -171,21 +173,24 @@ def _held_out_forecasts(
     cut: Sequence[slice],
     ridges: Sequence[float],
     losses: Sequence[str],
+    outputs: int | None,
     notify: Sequence[Notify],
 ) -> dict[Part, Array]:
-    """Return held-out forecasts of the rows from `first` on, `(n, I)`, for each order, loss and ridge."""
+    """Return held-out forecasts of the rows from `first` on, `(n, O)`, for each order, loss and ridge."""
     found: dict[Part, Array] = {}
     for (order, centres), told in zip(kind, notify, strict=True):
-        design, target = _regression(values, order, centres, first)
+        design, target = _regression(values, order, centres, first, outputs)
         gap = WARM_UP if centres else order
         for loss, ridge, block, ahead in held_out(design, target, cut, gap, ridges, losses, told):
             found.setdefault(Part(order, centres, loss, ridge), np.empty_like(target))[block] = ahead
     return found
 
 
-def _regression(values: Array, order: int, centres: Sequence[float], first: int) -> tuple[Array, Array]:
+def _regression(
+    values: Array, order: int, centres: Sequence[float], first: int, outputs: int | None
+) -> tuple[Array, Array]:
     """Return the design of a part (a constant, lags and averages) and the targets, from row `first` on."""
-    design, target = lagged(values, order)
+    design, target = lagged(values, order, outputs)
     averages = [exponential_average(values, centre)[order - 1 : -1] for centre in centres]
     return np.concatenate([design, *averages], axis=1)[first - order :], target[first - order :]
 
@@ -258,16 +263,16 @@ def weighted_sum(models: Sequence[VAR], weights: Array) -> VAR:
 
     Args:
         models: all models with averages have the same centres.
-        weights: shape `(models, I)`. The order of the sum does not count models whose weights are all 0.
+        weights: shape `(models, O)`. The order of the sum does not count models whose weights are all 0.
     """
     used = [(model, weight) for model, weight in zip(models, weights, strict=True) if weight.any()] or [
         (models[-1], weights[-1])
     ]
-    series = weights.shape[1]
+    of_lag = models[0].coefficients.shape[1:]  # (O, I)
     centres = next((model.centres for model, _ in used if model.centres), ())
-    intercept = np.zeros(series)
-    coefficients = np.zeros((max(model.order for model, _ in used), series, series))
-    averages = np.zeros((len(centres), series, series))
+    intercept = np.zeros(of_lag[0])
+    coefficients = np.zeros((max(model.order for model, _ in used), *of_lag))
+    averages = np.zeros((len(centres), *of_lag))
     for model, weight in used:
         assert model.centres in ((), centres), (model.centres, centres)
         intercept += weight * model.intercept

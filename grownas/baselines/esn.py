@@ -87,7 +87,7 @@ class ESN:
     Attributes:
         reservoir: the random weights.
         setting: leak, radius and scale.
-        readout: coefficients of the constant, x_t and h_t, shape `(1 + I + U, I)`.
+        readout: coefficients of the constant, x_t and h_t, shape `(1 + I + U, O)`.
 
     References:
         Jaeger (2001), The echo state approach to analysing and training recurrent neural networks.
@@ -99,7 +99,9 @@ class ESN:
     readout: Array
 
     @classmethod
-    def fit(cls, reservoir: Reservoir, setting: Setting, values: Array, *, ridge: float) -> ESN:
+    def fit(
+        cls, reservoir: Reservoir, setting: Setting, values: Array, *, ridge: float, outputs: int | None = None
+    ) -> ESN:
         """Fit the readout by least squares to the row after each row, apart from the first `WASHOUT`.
 
         Args:
@@ -107,12 +109,13 @@ class ESN:
             setting: leak, radius and scale.
             values: shape `(n, I)`, standardised.
             ridge: strength per observation, as in `var.fit_var`.
+            outputs: see `var.fit_var`.
         """
         design = reservoir.regressors(values, setting)[WASHOUT:-1]
-        return cls(reservoir, setting, fit_rows(design, values[WASHOUT + 1 :], ridge=ridge))
+        return cls(reservoir, setting, fit_rows(design, values[WASHOUT + 1 :, :outputs], ridge=ridge))
 
     def forecast(self, values: Array) -> Array:
-        """Return one-step-ahead forecasts, shape `(n, I)`: row t is the forecast of row t + 1 from rows up to t."""
+        """Return one-step-ahead forecasts, shape `(n, O)`: row t is the forecast of row t + 1 from rows up to t."""
         return self.reservoir.regressors(values, self.setting) @ self.readout
 
 
@@ -131,6 +134,7 @@ def choose(
     settings: Sequence[Setting] = SETTINGS,
     ridges: Sequence[float] = RIDGES,
     folds: int = FOLDS,
+    outputs: int | None = None,
     notify: Notify = silent,
 ) -> Choice:
     """Choose leak, radius, scale and ridge by blocked folds.
@@ -141,6 +145,7 @@ def choose(
         settings: candidate settings.
         ridges: candidate ridge strengths, per observation.
         folds: number of blocks.
+        outputs: see `var.fit_var`.
         notify: called with a message for each setting and fold.
 
     Raises:
@@ -151,7 +156,7 @@ def choose(
             f"{len(values)} training rows are too few to choose an echo state network by folds; at least "
             f"{2 * WASHOUT + folds} are needed; give more rows, or leave esn out of baselines.use"
         )
-    target = values[WASHOUT + 1 :]
+    target = values[WASHOUT + 1 :, :outputs]
     blocks = cut_blocks(0, len(target), folds)
     scores = dict.fromkeys(itertools.product(settings, ridges), 0.0)
     for number, setting in enumerate(settings, start=1):

@@ -15,8 +15,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 SPANS = (1, 5, 22)  # rows: a day, a week and a month of trading days
 
 
-def regressors(values: Array) -> tuple[Array, Array]:
-    """Return the regression's design `(n - 22, 1 + 3 * I)`, a constant and means, and its targets `(n - 22, I)`.
+def regressors(values: Array, outputs: int | None = None) -> tuple[Array, Array]:
+    """Return the regression's design `(n - 22, 1 + 3 * I)`, a constant and means, and its targets `(n - 22, O)`.
 
     The design row of target t contains each series' mean over rows t - span .. t - 1, for each of `SPANS`.
 
@@ -29,31 +29,37 @@ def regressors(values: Array) -> tuple[Array, Array]:
     sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
     ends = np.arange(longest, len(values))
     means = [(sums[ends] - sums[ends - span]) / span for span in SPANS]
-    return np.concatenate([np.ones((len(ends), 1)), *means], axis=1), values[longest:]
+    return np.concatenate([np.ones((len(ends), 1)), *means], axis=1), values[longest:, :outputs]
 
 
-def fit_har(values: Array, *, ridge: float = 0.0) -> VAR:
+def fit_har(values: Array, *, ridge: float = 0.0, outputs: int | None = None) -> VAR:
     """Fit a HAR by least squares on all rows; return it as an equal VAR(22).
 
     Args:
         values: shape `(n, I)`, standardised.
         ridge: ridge strength on the three coefficients of each series, as in `var.fit_var`.
+        outputs: see `var.fit_var`.
     """
-    beta = fit_rows(*regressors(values), ridge=ridge)
-    series = values.shape[1]
-    coefficients = np.zeros((max(SPANS), series, series))
-    for span, block in zip(SPANS, beta[1:].reshape(len(SPANS), series, series), strict=True):
+    beta = fit_rows(*regressors(values, outputs), ridge=ridge)
+    blocks = beta[1:].reshape(len(SPANS), values.shape[1], -1)  # (3, I, O)
+    coefficients = np.zeros((max(SPANS), *blocks.shape[:0:-1]))
+    for span, block in zip(SPANS, blocks, strict=True):
         coefficients[:span] += block.T / span
     return VAR(beta[0].copy(), coefficients)
 
 
-def parameters(series: int) -> int:
-    """Return the number of fitted coefficients of a HAR with `series` series."""
-    return series + len(SPANS) * series**2
+def parameters(inputs: int, outputs: int) -> int:
+    """Return the number of fitted coefficients of a HAR that forecasts O of its I columns."""
+    return outputs * (1 + len(SPANS) * inputs)
 
 
 def select_har(
-    values: Array, *, ridges: Sequence[float] = RIDGES, folds: int = FOLDS, notify: Notify = silent
+    values: Array,
+    *,
+    ridges: Sequence[float] = RIDGES,
+    folds: int = FOLDS,
+    outputs: int | None = None,
+    notify: Notify = silent,
 ) -> Selection:
     """Choose the ridge by blocked folds, as `var.select_by_folds` does, then fit on all rows.
 
@@ -61,12 +67,13 @@ def select_har(
         values: training rows only, shape `(n, I)`, standardised.
         ridges: candidate ridge strengths, per observation.
         folds: number of blocks.
+        outputs: see `var.fit_var`.
         notify: called with a message for each fold.
 
     Raises:
         DataError: a fold leaves fewer rows than coefficients.
     """
-    design, target = regressors(values)
+    design, target = regressors(values, outputs)
     if len(target) * (folds - 2) // folds <= design.shape[1]:
         raise DataError(
             f"{len(values)} training rows are too few to choose a HAR of {values.shape[1]} series by folds; give more "
@@ -78,4 +85,4 @@ def select_har(
         scores[ridge] += float(((target[block] - forecasts) ** 2).mean()) / folds
     best = min(scores, key=lambda ridge: scores[ridge])
     named = {f"squared ridge={ridge:g}": score for ridge, score in scores.items()}
-    return Selection(fit_har(values, ridge=best), {"ridge": best}, len(scores), named)
+    return Selection(fit_har(values, ridge=best, outputs=outputs), {"ridge": best}, len(scores), named)

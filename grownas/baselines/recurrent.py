@@ -131,7 +131,7 @@ def start_gru_at_var(model: AnyModel, var: VAR) -> AnyModel:
         )
     weight, used = readout.weight, var.blocks * core.input_size
     weight.zero_()
-    blocks = np.concatenate([*var.coefficients, *var.averages], axis=1)  # (p + L, I, I) -> (I, (p + L)*I)
+    blocks = np.concatenate([*var.coefficients, *var.averages], axis=1)  # (p + L, O, I) -> (O, (p + L)*I)
     weight[:, :used] = torch.as_tensor(blocks)
     readout.bias.copy_(torch.as_tensor(var.intercept))
     return model

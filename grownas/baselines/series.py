@@ -34,24 +34,23 @@ if TYPE_CHECKING:
 
 def zero(experiment: SeriesExperiment) -> Score:
     """Forecast the mean of the training part."""
-    return _fitted(experiment, "zero", 0, zero_forecast(experiment.task.values), 0.0)
+    return _fitted(experiment, "zero", 0, zero_forecast(experiment.task.targets), 0.0)
 
 
 def var1(experiment: SeriesExperiment) -> Score:
     """Fit a VAR(1) by least squares."""
-    return _fitted_var(
-        experiment, "var1", lambda: Selection(fit_var(experiment.task.values[: experiment.fit_end], 1), {}, 1)
-    )
+    values, outputs = experiment.task.values[: experiment.fit_end], experiment.outputs
+    return _fitted_var(experiment, "var1", lambda: Selection(fit_var(values, 1, outputs=outputs), {}, 1))
 
 
 def var(experiment: SeriesExperiment) -> Score:
     """Fit a VAR by least squares; the validation part chooses its order, 1 to 22."""
-    values, rows = experiment.task.values, experiment.task.rows
+    values, rows, outputs = experiment.task.values, experiment.task.rows, experiment.outputs
 
     def fit() -> Selection:
         told = prefixed(experiment.journal.note, "var: ")
-        selected = select_by_validation(values, rows("train").stop, rows("val").stop, notify=told)
-        return replace(selected, var=fit_var(values[: experiment.fit_end], selected.order))
+        selected = select_by_validation(values, rows("train").stop, rows("val").stop, outputs=outputs, notify=told)
+        return replace(selected, var=fit_var(values[: experiment.fit_end], selected.order, outputs=outputs))
 
     return _fitted_var(experiment, "var", fit)
 
@@ -65,31 +64,37 @@ def var_robust(experiment: SeriesExperiment) -> Score:
         return replace(score, seconds=experiment.seconds_before)
     known = values[experiment.task.rows("train")]
     told = prefixed(experiment.journal.note, "var_robust: ")
-    return _fitted_var(
-        experiment, "var_robust", lambda: select_by_folds(known, orders=experiment.orders, notify=told).robust(rows)
-    )
+
+    def fit() -> Selection:
+        selected = select_by_folds(known, orders=experiment.orders, outputs=experiment.outputs, notify=told)
+        return selected.robust(rows)
+
+    return _fitted_var(experiment, "var_robust", fit)
 
 
 def har(experiment: SeriesExperiment) -> Score:
     """Fit a heterogeneous autoregression by least squares; blocked folds choose its ridge."""
-    values = experiment.task.values
+    values, outputs = experiment.task.values, experiment.outputs
 
     def fit() -> Selection:
-        selected = select_har(values[experiment.task.rows("train")], notify=prefixed(experiment.journal.note, "har: "))
-        return replace(selected, var=fit_har(values[: experiment.fit_end], ridge=selected.chosen["ridge"]))
+        told = prefixed(experiment.journal.note, "har: ")
+        selected = select_har(values[experiment.task.rows("train")], outputs=outputs, notify=told)
+        var = fit_har(values[: experiment.fit_end], ridge=selected.chosen["ridge"], outputs=outputs)
+        return replace(selected, var=var)
 
-    return _fitted_var(experiment, "har", fit, har_parameters(experiment.task.input_size))
+    return _fitted_var(experiment, "har", fit, har_parameters(experiment.task.input_size, outputs))
 
 
 def esn(experiment: SeriesExperiment) -> Score:
     """Fit the readout of an echo state network; blocked folds choose leak, spectral radius, input scale and ridge."""
-    values = experiment.task.values
+    values, outputs = experiment.task.values, experiment.outputs
     reservoir = Reservoir.draw(experiment.task.input_size, seed=experiment.seed)
 
     def work() -> dict[str, Any]:
         told = prefixed(experiment.journal.note, "esn: ")
-        found = choose(reservoir, values[experiment.task.rows("train")], notify=told)
-        fitted = ESN.fit(reservoir, found.setting, values[: experiment.fit_end], ridge=found.ridge)
+        found = choose(reservoir, values[experiment.task.rows("train")], outputs=outputs, notify=told)
+        known = values[: experiment.fit_end]
+        fitted = ESN.fit(reservoir, found.setting, known, ridge=found.ridge, outputs=outputs)
         return {
             "forecasts": fitted.forecast(values),
             "params": fitted.readout.size,
@@ -226,7 +231,7 @@ def gru_var(experiment: SeriesExperiment) -> Score:
     if experiment.params:
         register = var.blocks * task.input_size
         units = hidden_size_for_parameters(
-            "gru", task.input_size, task.input_size, experiment.params, register=register
+            "gru", task.input_size, experiment.outputs, experiment.params, register=register
         )
 
     def build(var: VAR) -> Model:

@@ -28,14 +28,17 @@ def silent(words: str) -> None:
 class VAR:
     """A fitted VAR(p), optionally with exponential averages in addition to the lags.
 
-    y_t = intercept + sum_i coefficients[i] y_{t-1-i} + sum_j averages[j] e^j_{t-1} + noise, where
-    e^j_t = e^j_{t-1} + (y_t - e^j_{t-1}) / (1 + centres[j]).
+    y_t = intercept + sum_i coefficients[i] x_{t-1-i} + sum_j averages[j] e^j_{t-1} + noise, where
+    e^j_t = e^j_{t-1} + (x_t - e^j_{t-1}) / (1 + centres[j]).
+
+    The O series y are the first of the I columns of x. In a VAR they are all of them; the others are inputs only, and
+    with such inputs the model is a VARX.
 
     Attributes:
-        intercept: shape `(I,)`, float64.
-        coefficients: coefficients of lags 1..p, shape `(p, I, I)`, float64.
+        intercept: shape `(O,)`, float64.
+        coefficients: coefficients of lags 1..p, shape `(p, O, I)`, float64.
         loss: the loss that was minimised, `squared` or `huber`.
-        averages: coefficients of L averages, shape `(L, I, I)`, float64.
+        averages: coefficients of L averages, shape `(L, O, I)`, float64.
         centres: centres of mass of the averages' weights, in rows; shape `(L,)`.
     """
 
@@ -49,6 +52,11 @@ class VAR:
     def order(self) -> int:
         """Number of lags p."""
         return len(self.coefficients)
+
+    @property
+    def outputs(self) -> int:
+        """Number of series O that are forecast."""
+        return len(self.intercept)
 
     @property
     def blocks(self) -> int:
@@ -67,7 +75,7 @@ class VAR:
             values: shape `(n, I)`.
 
         Returns:
-            Shape `(n, I)`: row t is the forecast of row t + 1 from rows up to t; rows before the first are 0.
+            Shape `(n, O)`: row t is the forecast of row t + 1 from rows up to t; rows before the first are 0.
         """
         padded = np.concatenate([np.zeros((self.order - 1, values.shape[1])), values])
         forecasts = np.tile(self.intercept, (len(values), 1))
@@ -124,16 +132,16 @@ class Selection:
         """Return the setting with the Huber loss of lowest held-out error, fitted on rows `(n, I)`."""
         tried = tuple(one for one in self.tried if one[0] == "huber")
         _, order, ridge, _ = min(tried, key=lambda one: one[3])
-        var = fit_var_robust(values, order, ridge=ridge)
+        var = fit_var_robust(values, order, ridge=ridge, outputs=self.var.outputs)
         scores = {name: score for name, score in self.scores.items() if name.startswith("huber ")}
         return Selection(var, {"loss": "huber", "order": order, "ridge": ridge}, len(tried), scores, tried)
 
     def refit(self, values: Array) -> VAR:
         """Return a VAR with the same settings fitted on other rows, shape `(n, I)`."""
-        return FITS[self.var.loss](values, self.order, ridge=self.chosen.get("ridge", 0.0))
+        return FITS[self.var.loss](values, self.order, ridge=self.chosen.get("ridge", 0.0), outputs=self.var.outputs)
 
 
-def fit_var(values: Array, order: int, *, ridge: float = 0.0) -> VAR:
+def fit_var(values: Array, order: int, *, ridge: float = 0.0, outputs: int | None = None) -> VAR:
     """Fit a VAR(p) by least squares on all rows.
 
     Minimises the mean over rows of half the sum of the squared residuals, plus ridge / 2 times the sum of the squared
@@ -143,24 +151,28 @@ def fit_var(values: Array, order: int, *, ridge: float = 0.0) -> VAR:
         values: shape `(n, I)`, standardised.
         order: number of lags p.
         ridge: strength per observation.
+        outputs: number of series O, the first columns, that are forecast; None: all.
 
     Raises:
         DataError: there are too few rows.
     """
-    design, target = _checked(values, order, ridge)
+    design, target = _checked(values, order, ridge, outputs)
     return unpack(fit_rows(design, target, ridge=ridge), order, "squared")
 
 
-def fit_var_robust(values: Array, order: int, *, ridge: float = 0.0, delta: float = DELTA) -> VAR:
+def fit_var_robust(
+    values: Array, order: int, *, ridge: float = 0.0, outputs: int | None = None, delta: float = DELTA
+) -> VAR:
     """Fit a VAR(p) by the Huber loss on all rows; arguments, ridge and errors as `fit_var`.
 
     Args:
         values: shape `(n, I)`, standardised.
         order: number of lags p.
         ridge: strength per observation.
+        outputs: see `fit_var`.
         delta: larger residuals count linearly; in standard deviations.
     """
-    design, target = _checked(values, order, ridge)
+    design, target = _checked(values, order, ridge, outputs)
     return unpack(fit_rows(design, target, ridge=ridge, loss="huber", delta=delta), order, "huber")
 
 
@@ -181,11 +193,11 @@ def exponential_average(values: Array, centre: float) -> Array:
     return averages
 
 
-def lagged(values: Array, order: int) -> tuple[Array, Array]:
-    """Return the regression's design `(n - p, 1 + p*I)`, a constant and lags 1..p, and its targets `(n - p, I)`."""
+def lagged(values: Array, order: int, outputs: int | None = None) -> tuple[Array, Array]:
+    """Return the regression's design `(n - p, 1 + p*I)`, a constant and lags 1..p, and its targets `(n - p, O)`."""
     n = len(values)
     lags = [values[order - 1 - lag : n - 1 - lag] for lag in range(order)]
-    return np.concatenate([np.ones((n - order, 1)), *lags], axis=1), values[order:]
+    return np.concatenate([np.ones((n - order, 1)), *lags], axis=1), values[order:, :outputs]
 
 
 def fit_rows(design: Array, target: Array, *, ridge: float = 0.0, loss: str = "squared", delta: float = DELTA) -> Array:
@@ -253,11 +265,17 @@ def huber(
 
 
 def select_by_validation(
-    values: Array, train_end: int, val_end: int, orders: Iterable[int] = range(1, 23), *, notify: Notify = silent
+    values: Array,
+    train_end: int,
+    val_end: int,
+    orders: Iterable[int] = range(1, 23),
+    *,
+    outputs: int | None = None,
+    notify: Notify = silent,
 ) -> Selection:
     """Choose the order of a least-squares VAR, fitted on the training rows, by the squared error on validation rows.
 
-    `notify` is called with a message for each order.
+    `notify` is called with a message for each order; `outputs` as in `fit_var`.
 
     Raises:
         DataError: there are too few training rows for a VAR(1).
@@ -268,9 +286,9 @@ def select_by_validation(
         if train_end - order <= 1 + order * values.shape[1]:
             break  # more coefficients than rows, here and at every higher order
         notify(f"VAR({order})")
-        fitted[order] = fit_var(values[:train_end], order)
+        fitted[order] = fit_var(values[:train_end], order, outputs=outputs)
         forecasts = fitted[order].forecast(values[:val_end])[train_end - 1 : val_end - 1]
-        scores[order] = float(((values[train_end:val_end] - forecasts) ** 2).mean())
+        scores[order] = float(((values[train_end:val_end, :outputs] - forecasts) ** 2).mean())
     if not scores:
         raise DataError(f"{train_end} training rows are too few for a VAR(1) of {values.shape[1]} series")
     best = min(scores, key=lambda order: scores[order])
@@ -285,6 +303,7 @@ def select_by_folds(
     ridges: Sequence[float] = RIDGES,
     losses: Sequence[str] = ("squared", "huber"),
     folds: int = FOLDS,
+    outputs: int | None = None,
     notify: Notify = silent,
 ) -> Selection:
     """Choose loss, order and ridge by blocked folds, then fit on all rows.
@@ -300,6 +319,7 @@ def select_by_folds(
         ridges: candidate ridge strengths, per observation.
         losses: candidate losses.
         folds: number of blocks.
+        outputs: see `fit_var`.
         notify: called with a message for each order and fold.
 
     Raises:
@@ -310,10 +330,10 @@ def select_by_folds(
     scores: dict[tuple[str, int, float], float] = {}
     for order in usable:
         told = prefixed(notify, f"VAR({order}), ")
-        for loss, ridge, error in _fold_errors(values, order, first, ridges, losses, folds, told):
+        for loss, ridge, error in _fold_errors(values, order, first, ridges, losses, folds, outputs, told):
             scores[loss, order, ridge] = scores.get((loss, order, ridge), 0.0) + error / folds
     loss, order, ridge = min(scores, key=lambda key: (scores[key], key))
-    var = FITS[loss](values, order, ridge=ridge)
+    var = FITS[loss](values, order, ridge=ridge, outputs=outputs)
     named = {f"{a} p={p} ridge={r:g}": score for (a, p, r), score in scores.items()}
     tried = tuple((*setting, score) for setting, score in scores.items())
     return Selection(var, {"loss": loss, "order": order, "ridge": ridge}, len(scores), named, tried)
@@ -337,10 +357,17 @@ def usable_orders(rows: int, series: int, orders: Iterable[int], folds: int = FO
 
 
 def _fold_errors(
-    values: Array, order: int, first: int, ridges: Sequence[float], losses: Sequence[str], folds: int, notify: Notify
+    values: Array,
+    order: int,
+    first: int,
+    ridges: Sequence[float],
+    losses: Sequence[str],
+    folds: int,
+    outputs: int | None,
+    notify: Notify,
 ) -> Iterator[tuple[str, float, float]]:
     """Yield loss, ridge and held-out mean squared error for every fold of one order."""
-    design, target = lagged(values, order)
+    design, target = lagged(values, order, outputs)
     blocks = cut_blocks(first - order, len(target), folds)
     for loss, ridge, block, forecasts in held_out(design, target, blocks, order, ridges, losses, notify):
         yield loss, ridge, float(((target[block] - forecasts) ** 2).mean())
@@ -391,7 +418,7 @@ def held_out(
                 yield loss, ridge, block, design[block] @ beta
 
 
-def _checked(values: Array, order: int, ridge: float) -> tuple[Array, Array]:
+def _checked(values: Array, order: int, ridge: float, outputs: int | None) -> tuple[Array, Array]:
     """Return the regression's design and targets; raise DataError for too few rows."""
     needed = order + 1 if ridge else 1 + order * (values.shape[1] + 1)  # rows; the first `order` are only read
     if len(values) <= needed:
@@ -399,7 +426,7 @@ def _checked(values: Array, order: int, ridge: float) -> tuple[Array, Array]:
             f"a VAR({order}) of {values.shape[1]} series needs more than {needed} rows, got {len(values)}; give more "
             "rows or a lower order"
         )
-    return lagged(values, order)
+    return lagged(values, order, outputs)
 
 
 def _least_squares(design: Array, target: Array, ridge: float) -> Array:
@@ -423,7 +450,7 @@ def _penalty(design: Array, ridge: float) -> Array:
 
 
 def unpack(beta: Array, order: int, loss: str, centres: tuple[float, ...] = ()) -> VAR:
-    """Return a regression's coefficients `(1 + (p + L) * I, I)` (constant, p lags, L averages) as a VAR."""
-    series = beta.shape[1]
-    blocks = np.ascontiguousarray(beta[1:].reshape(-1, series, series).transpose(0, 2, 1))
+    """Return a regression's coefficients `(1 + (p + L) * I, O)` (constant, p lags, L averages) as a VAR."""
+    stacked = beta[1:].reshape(order + len(centres), -1, beta.shape[1])  # (p + L, I, O)
+    blocks = np.ascontiguousarray(stacked.transpose(0, 2, 1))
     return VAR(beta[0].copy(), blocks[:order], loss, blocks[order:], centres)

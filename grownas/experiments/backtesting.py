@@ -94,7 +94,7 @@ def backtest(config: Config, folder: Folder, journal: Journal, task: Any) -> Tre
     cuts = blocks(origin, len(task.values), config.backtest.every)
     given = {"when": config.backtest.when, "detector": config.backtest.detector}
     courses = {
-        name: walk(name, make(), journal, scaled.values, cuts, **given)
+        name: walk(name, make(), journal, scaled.targets, cuts, **given)
         for name, make in _walkers(config, journal, scaled, first, origin).items()
     }
     dates = scaled.until(train, origin, len(task.values)).dates("test")
@@ -119,7 +119,7 @@ def walk(
         name: the model's name, which begins the keys of its work.
         walker: the model.
         journal: stores the entry of each block.
-        values: all rows, standardised, shape `(n, I)`.
+        values: all rows of the series that are forecast, standardised, shape `(n, O)`.
         cuts: the rows of each block.
         when: `drift`: it learns only if its losses have risen since it last learned because of a rise.
         detector: what finds a rise, a name of `DETECTORS`.
@@ -164,7 +164,8 @@ def _walkers(
 
     def linear(kind: str) -> Linear:
         every, orders = own.refit_every or own.every, range(1, config.start.max_order + 1)
-        return Linear(kind, journal.branch(kind, logs=False), scaled.values, origin, every, own.window, orders)
+        branch, outputs = journal.branch(kind, logs=False), len(scaled.target_names)
+        return Linear(kind, branch, scaled.values, outputs, origin, every, own.window, orders)
 
     def trained(how: How, **given: Any) -> Trained:
         told = {"task": scaled, "origin": origin, **own.model_dump(include={"holdout", "evidence", "window"})}
@@ -205,10 +206,10 @@ def _costs(journal: Journal) -> Tree:
 
 def _write(folder: Folder, task: Any, courses: Mapping[str, Course], dates: Sequence[str], origin: int) -> None:
     """Write forecasts in the series' own units, and losses, standardised, one row per forecast."""
-    actual = task.values[origin:]
+    actual = task.targets[origin:]
     tables = {"actual": actual, **{name: one.forecasts for name, one in courses.items()}}
-    own = {name: torch.from_numpy(task.mean + task.sd * table) for name, table in tables.items()}
-    notes = json.dumps({"names": task.names, "dates": list(dates)})  # one key: the file does not keep the order of more
+    own = {name: torch.from_numpy(task.in_own_units(table)) for name, table in tables.items()}
+    notes = json.dumps({"names": task.target_names, "dates": list(dates)})  # one key: a file does not keep their order
     folder.write_tensors("forecasts.safetensors", own, {"table": notes})
     folder.write_tensors("losses.safetensors", {name: torch.from_numpy(one.losses) for name, one in courses.items()})
     columns = [one.losses.tolist() for one in courses.values()]

@@ -29,49 +29,53 @@ class Fitted(NamedTuple):
     params: int
 
 
-def _zero(rows: Array, orders: range) -> Tree:
+def _zero(rows: Array, outputs: int, orders: range) -> Tree:
     return {}
 
 
-def _robust(rows: Array, orders: range) -> Tree:
+def _robust(rows: Array, outputs: int, orders: range) -> Tree:
     usable = usable_orders(len(rows), rows.shape[1], orders)
-    return select_by_folds(rows, orders=usable, losses=("huber",)).chosen
+    return select_by_folds(rows, orders=usable, losses=("huber",), outputs=outputs).chosen
 
 
-def _har(rows: Array, orders: range) -> Tree:
-    return select_har(rows).chosen
-
-
-def _no_coefficients(rows: Array) -> VAR:
-    series = rows.shape[1]
-    return VAR(np.zeros(series), np.zeros((1, series, series)))
+def _har(rows: Array, outputs: int, orders: range) -> Tree:
+    return select_har(rows, outputs=outputs).chosen
 
 
 class LinearKind(NamedTuple):
     """How a linear model is fitted.
 
     Attributes:
-        choose: chooses the settings on the rows before the first block, shape `(n, I)`, among VAR orders.
-        fit: returns the model with these settings, for a number of series.
+        choose: chooses the settings on the rows before the first block, shape `(n, I)`, of which the first O columns
+            are forecast, among VAR orders.
+        fit: returns the model with these settings, for I columns of which O are forecast.
     """
 
-    choose: Callable[[Array, range], Tree]
-    fit: Callable[[Tree, int], Fitted]
+    choose: Callable[[Array, int, range], Tree]
+    fit: Callable[[Tree, int, int], Fitted]
 
 
 LINEAR = {
-    "zero": LinearKind(_zero, lambda chosen, series: Fitted(_no_coefficients, 0)),
-    "var1": LinearKind(_zero, lambda chosen, series: Fitted(lambda rows: fit_var(rows, 1), series + series**2)),
+    "zero": LinearKind(
+        _zero,
+        lambda chosen, inputs, outputs: Fitted(lambda rows: VAR(np.zeros(outputs), np.zeros((1, outputs, inputs))), 0),
+    ),
+    "var1": LinearKind(
+        _zero,
+        lambda chosen, inputs, outputs: Fitted(lambda rows: fit_var(rows, 1, outputs=outputs), outputs * (1 + inputs)),
+    ),
     "var_robust": LinearKind(
         _robust,
-        lambda chosen, series: Fitted(
-            lambda rows: fit_var_robust(rows, chosen["order"], ridge=chosen["ridge"]),
-            series + chosen["order"] * series**2,
+        lambda chosen, inputs, outputs: Fitted(
+            lambda rows: fit_var_robust(rows, chosen["order"], ridge=chosen["ridge"], outputs=outputs),
+            outputs * (1 + chosen["order"] * inputs),
         ),
     ),
     "har": LinearKind(
         _har,
-        lambda chosen, series: Fitted(lambda rows: fit_har(rows, ridge=chosen["ridge"]), har_parameters(series)),
+        lambda chosen, inputs, outputs: Fitted(
+            lambda rows: fit_har(rows, ridge=chosen["ridge"], outputs=outputs), har_parameters(inputs, outputs)
+        ),
     ),
 }
 
@@ -84,6 +88,7 @@ class Linear:
         kind: which one.
         journal: stores the choice of the settings.
         values: all rows, standardised, shape `(n, I)`.
+        outputs: number of columns O, the first ones, that are forecast.
         origin: first row that is forecast.
         every: rows between two fits.
         window: fit on so many latest rows; None: on all rows before.
@@ -93,6 +98,7 @@ class Linear:
     kind: str
     journal: Journal
     values: Array
+    outputs: int
     origin: int
     every: int
     window: int | None
@@ -101,12 +107,15 @@ class Linear:
     def begin(self) -> Tree:
         """Choose the settings on the rows before the first block."""
         known = self.values[: self.origin]
-        chosen = self.journal.remember("settings", lambda: {"chosen": LINEAR[self.kind].choose(known, self.orders)})
+        chosen = self.journal.remember("settings", lambda: {"chosen": self._choice(known)})
         model = self._model(chosen["chosen"])
         return {"gradients": 0, **chosen, "params": model.params, "known": None, "fitted": None, "var": None}
 
+    def _choice(self, known: Array) -> Tree:
+        return LINEAR[self.kind].choose(known, self.outputs, self.orders)
+
     def _model(self, chosen: Tree) -> Fitted:
-        return LINEAR[self.kind].fit(chosen, self.values.shape[1])
+        return LINEAR[self.kind].fit(chosen, self.values.shape[1], self.outputs)
 
     def block(self, number: int, rows: slice, before: Tree, *, learns: bool) -> Tree:
         """Fit the coefficients at each row where a fit is due, and forecast up to the next such row."""

@@ -59,12 +59,15 @@ class SeriesExperiment(Experiment):
         room = _room(config, task)
         orders = tuple(range(1, min(config.start.max_order, room or config.start.max_order) + 1))
         selection: Selection | Combination
-        told = prefixed(journal.note, "choosing the linear start: ")
+        folds: dict[str, Any] = {
+            "outputs": len(task.target_names),
+            "notify": prefixed(journal.note, "choosing the linear start: "),
+        }
         if config.start.rule == "combined":
-            done = journal.remember("selection", lambda: combine_by_folds(rows, blocks=room, notify=told).to_tree())
+            done = journal.remember("selection", lambda: combine_by_folds(rows, blocks=room, **folds).to_tree())
             selection = Combination.from_tree(done)
         else:
-            done = journal.remember("selection", lambda: select_by_folds(rows, orders=orders, notify=told).to_tree())
+            done = journal.remember("selection", lambda: select_by_folds(rows, orders=orders, **folds).to_tree())
             selection = Selection.from_tree(done)
         if task.loss_name == "auto":
             task = task.with_loss(selection.var.loss if at_var else "squared")
@@ -103,6 +106,11 @@ class SeriesExperiment(Experiment):
                 f"space.hidden_size={units}: a start at a VAR of {series} series needs {series} units or more; raise "
                 "space.hidden_size or set start.use=random"
             )
+
+    @property
+    def outputs(self) -> int:
+        """Number of series O that are forecast, the first columns of `task.values`."""
+        return len(self.task.target_names)
 
     @property
     def fit_end(self) -> int:
@@ -181,10 +189,10 @@ class SeriesExperiment(Experiment):
     @classmethod
     def write(cls, task: Any, folder: Folder, model: Model | None, scores: Sequence[Score]) -> dict[str, Any]:
         """Write the forecasts of all models, and the equations, weights and scaling of the chosen model."""
-        actual = np.concatenate([task.values[task.rows(part)] for part in ("val", "test")])
+        actual = np.concatenate([task.targets[task.rows(part)] for part in ("val", "test")])
         forecasts = {score.model: torch.from_numpy(score.forecasts()) for score in scores}
         folder.write_tensors("forecasts.safetensors", {"actual": torch.from_numpy(actual), **forecasts})
-        came = task.values[task.rows("test")]
+        came = task.targets[task.rows("test")]
         losses = {}
         for score in scores:
             assert score.test.forecasts is not None, "a task on series returns its forecasts"
@@ -196,7 +204,9 @@ class SeriesExperiment(Experiment):
         assert isinstance(model.core, GrownRNN)
         text = equations(model.core, readout_of(model), task.names, task.mean, task.sd)
         folder.write_text("equations.txt", text)
-        return {"free_running": free_running(model, task.tensor("test")), "tests": tests, **_next_step(task, model)}
+        runs_free = len(task.target_names) == len(task.names)  # otherwise its outputs are not all of its inputs
+        free = free_running(model, task.tensor("test")) if runs_free else None
+        return {"free_running": free, "tests": tests, **_next_step(task, model)}
 
 
 def _next_step(task: Any, model: Model) -> dict[str, Any]:

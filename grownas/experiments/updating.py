@@ -321,5 +321,6 @@ def in_scaling_of(task: Task, other: Any, evaluation: Evaluation, part: str) -> 
     if not is_series(task):
         return evaluation
     assert evaluation.forecasts is not None, "a task on series returns its forecasts"
-    own: np.ndarray[Any, np.dtype[np.float64]] = other.mean + other.sd * evaluation.forecasts
-    return task.evaluate_forecasts((own - task.mean) / task.sd, part)
+    outputs = evaluation.forecasts.shape[1]
+    own: np.ndarray[Any, np.dtype[np.float64]] = other.mean[:outputs] + other.sd[:outputs] * evaluation.forecasts
+    return task.evaluate_forecasts((own - task.mean[:outputs]) / task.sd[:outputs], part)

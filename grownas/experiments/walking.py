@@ -169,7 +169,7 @@ def take_it(best: Evaluated, candidate: Evaluated, task: Task) -> Verdict:
 def squared_errors(task: Any, learner: Learner, part: str) -> Array:
     """Return a model's squared error on each row of a part, the mean over series, shape `(n,)`."""
     forecasts = task.evaluate(learner.model, part).forecasts
-    errors: Array = ((task.values[task.rows(part)] - forecasts) ** 2).mean(axis=1)
+    errors: Array = ((task.targets[task.rows(part)] - forecasts) ** 2).mean(axis=1)
     return errors
 
 

@@ -66,7 +66,8 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
 
     Inputs and outputs of the form `sequence`, for any T and B:
 
-    - a model of series: `values`, float64 `(T, B, I)`, in the series' own units; `forecasts` of the next step likewise
+    - a model of series: `values`, float64 `(T, B, I)`, in the series' own units; `forecasts` of the next step likewise,
+      of the first O series, the others being inputs only
     - a model of words: `words`, int64 `(T, B)`, ids; `logits` of the next word, `(T, B, V)`
     - another model with a linear readout: `x`, `(T, B, I)`; `predictions`, `(T, B, O)`
     - `next_state`, `(L, B, H)`: the state of each layer after the last step; the first state is zero
@@ -165,13 +166,21 @@ def _readout(model: LinearReadout) -> Ends:
 def _in_own_units(plain: Ends, model: Any) -> Ends:
     """Return the ends of a model of series: its buffers `mean` and `sd` scale inputs and outputs, in float64."""
     mean, sd, dtype = as_array(model.mean), as_array(model.sd), plain.types[0]
+    outputs = model.readout.out_features
+
+    def of_outputs(graph: Graph, each: Value) -> Value:
+        return each if outputs == len(mean) else graph.add("Slice", each, graph.ints(0), graph.ints(outputs))
+
+    def scaled(values: Array) -> Array:
+        own: Array = mean[: values.shape[-1]] + sd[: values.shape[-1]] * values
+        return own
 
     def encode(graph: Graph, values: Value) -> Value:
         return ((values - _stored(graph, model, model.mean)) / _stored(graph, model, model.sd)).cast(dtype)
 
     def decode(graph: Graph, out: Value) -> Value:
-        scaled = _stored(graph, model, model.sd) * plain.decode(graph, out).cast(mean.dtype)
-        return scaled + _stored(graph, model, model.mean)
+        own_mean, own_sd = (of_outputs(graph, _stored(graph, model, one)) for one in (model.mean, model.sd))
+        return own_sd * plain.decode(graph, out).cast(mean.dtype) + own_mean
 
     return plain._replace(
         given="values",
@@ -179,8 +188,8 @@ def _in_own_units(plain: Ends, model: Any) -> Ends:
         types=(mean.dtype, mean.dtype),
         encode=encode,
         decode=decode,
-        scaled=lambda values: mean + sd * values,
-        unit=sd,
+        scaled=scaled,
+        unit=sd[:outputs],
     )
 
 

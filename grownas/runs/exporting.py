@@ -66,6 +66,7 @@ def _notes(path: Path, used: Reloaded) -> dict[str, str]:
         "task": used.task.name,
         "model": summary.get("chosen", summary["scores"][0]["model"]),  # `train` has a single model
         "names": json.dumps(used.names),
+        **({"targets": json.dumps(used.task.target_names)} if used.task.kind == "series" else {}),
         **({"units": used.task.own_units} if hasattr(used.task, "own_units") else {}),  # words have none
         **{key: str(summary[key]) for key in ("metric", "val", "test", "seed")},
         "genotype": json.dumps(Genotype.load(path / "genotype.json").to_dict()),

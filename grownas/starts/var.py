@@ -85,7 +85,7 @@ def hidden_size_for(blocks: int, series: int) -> int:
 
     Args:
         blocks: number of lags and averages of the start's VAR, `VAR.blocks`.
-        series: I; the register has `blocks * I` units.
+        series: number of inputs I; the register has `blocks * I` units.
     """
     needed = blocks * series
     return 16 if needed <= 16 else max(needed, min(2 * needed, 64))
@@ -108,9 +108,9 @@ def start_at_var(
 
     Args:
         model: a task's model whose core is a one-node `Backbone` with a carrier, see `morphisms.with_carrier`.
-        intercept: intercept of the VAR, shape `(I,)`.
-        coefficients: coefficients of lags 1..p, shape `(p, I, I)`.
-        averages: coefficients of L exponential averages, shape `(L, I, I)`; none if None.
+        intercept: intercept of the VAR, shape `(O,)`.
+        coefficients: coefficients of lags 1..p, shape `(p, O, I)`.
+        averages: coefficients of L exponential averages, shape `(L, O, I)`; none if None.
         centres: centres of mass of the averages' weights, in rows, shape `(L,)`; see `baselines.var.VAR`.
         carrier_share: share of the carrier in the mixture.
 
@@ -120,7 +120,7 @@ def start_at_var(
     model = copy.deepcopy(model)
     core, readout = model.core, readout_of(model)
     assert isinstance(core, Backbone)
-    order, series = coefficients.shape[:2]
+    order, _, series = coefficients.shape
     lagged, used = order * series, (order + len(centres)) * series
     if core.hidden_size < used:
         averaged = f" and {len(centres)} averages" * bool(centres)
@@ -140,7 +140,7 @@ def start_at_var(
     morphisms.pass_on(node, carrier, move, enter=enter, units=used)
     readout.weight.zero_()
     read = [*coefficients, *(averages if averages is not None else ())]
-    weights = torch.as_tensor(np.concatenate(read, axis=1))  # (p + L, I, I) -> (I, (p + L)*I)
+    weights = torch.as_tensor(np.concatenate(read, axis=1))  # (p + L, O, I) -> (O, (p + L)*I)
     readout.weight[:, :used] = weights.to(readout.weight)
     readout.bias.copy_(torch.as_tensor(intercept))
     return model

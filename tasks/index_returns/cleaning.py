@@ -38,10 +38,12 @@ class Panel:
         dates: date of each return: days, or datetimes.
         names: names of the series.
         returns: log returns in decimals (or changes of levels, or the source's own returns), shape `(n, I)`, float64.
+            Of series that are inputs only: their values, or changes of them.
         report: the cleaning steps, as numbers and text.
         checksum: checksum of names, days and the values that were read.
-        known: the prices or levels behind the returns, shape `(n + 1, I)`: one row before the first return, then one
-            row per return; None if returns were read.
+        known: the prices or levels behind the returns of the O series that are forecast, shape `(n + 1, O)`: one row
+            before the first return, then one row per return; None if returns were read.
+        inputs: names of the series that are inputs only, the last ones.
     """
 
     dates: list[Moment]
@@ -50,6 +52,12 @@ class Panel:
     report: dict[str, Any]
     checksum: str = ""
     known: np.ndarray | None = None
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """Number O of series that are forecast."""
+        return len(self.names) - len(self.inputs)
 
 
 def clean(table: Table, difference: Sequence[str] = (), *, least: int = LEAST_ROWS) -> Panel:
@@ -72,7 +80,7 @@ def clean(table: Table, difference: Sequence[str] = (), *, least: int = LEAST_RO
     for name, column in zip(table.names, panel.returns.T, strict=True):
         if np.ptp(column) <= ROUNDING:
             raise DataError(
-                f"{table.source}, column {name}: constant, so there is nothing to forecast; remove it, or give data in "
+                f"{table.source}, column {name}: constant, so there is nothing to learn; remove it, or give data in "
                 "which it moves"
             )
     return panel
@@ -81,7 +89,8 @@ def clean(table: Table, difference: Sequence[str] = (), *, least: int = LEAST_RO
 def to_returns(table: Table, difference: Sequence[str] = ()) -> Panel:
     """Keep the rows on which all series exist, fill blanks and compute returns; any number of rows.
 
-    Blank prices and levels take the previous value, so their return is zero. Blank returns become zero too.
+    Blank prices and levels take the previous value, so their return is zero. Blank returns become zero too. A blank of
+    a series that is an input only takes the previous value.
 
     Args:
         table: the table that was read.
@@ -96,8 +105,10 @@ def to_returns(table: Table, difference: Sequence[str] = ()) -> Panel:
             raise DataError(f"{table.source}, column {name}: every value is blank; remove it or fill it")
     first = max(int(np.flatnonzero(~np.isnan(column))[0]) for column in values.T)
     blanks = np.isnan(values[first:]).sum(0)
-    filled = _zeros(table, first, blanks) if table.kind == "returns" else _carry_forward(values)[first:]
+    outputs, carried = len(table.targets), _carry_forward(values)[first:]
+    filled = _zeros(table, first, blanks) if table.kind == "returns" else carried[:, :outputs]
     returns = TO_RETURNS[table.kind](filled)
+    returns = np.concatenate([returns, carried[len(carried) - len(returns) :, outputs:]], axis=1)
     if difference:
         columns = [table.names.index(name) for name in _expand(difference, table)]
         changes = np.diff(returns[:, columns], axis=0)
@@ -122,7 +133,7 @@ def to_returns(table: Table, difference: Sequence[str] = ()) -> Panel:
         repr(report["differenced"]), table.origin or checksum_of(table.names, table.dates, table.values)
     )
     known = None if table.kind == "returns" else filled[-len(returns) - 1 :]
-    return Panel(table.dates[-len(returns) :], list(table.names), returns, report, checksum, known)
+    return Panel(table.dates[-len(returns) :], list(table.names), returns, report, checksum, known, table.inputs)
 
 
 def returns_for(table: Table, difference: Sequence[str] = (), *, longest_still: int = LONGEST_STILL) -> Panel:
@@ -135,11 +146,12 @@ def returns_for(table: Table, difference: Sequence[str] = (), *, longest_still: 
 
 
 def _zeros(table: Table, first: int, blanks: np.ndarray) -> np.ndarray:
-    """Return the returns with zeros for blanks; warn about blanks."""
-    if blanks.any():
-        counts = ", ".join(f"{name} ({count})" for name, count in zip(table.names, blanks, strict=True) if count)
+    """Return the returns of the series that are forecast with zeros for blanks; warn about blanks."""
+    names = table.targets
+    if blanks[: len(names)].any():
+        counts = ", ".join(f"{name} ({count})" for name, count in zip(names, blanks, strict=False) if count)
         warnings.warn(f"{table.source}: replaced blank returns by 0: {counts}", stacklevel=3)
-    known = table.values[first:]
+    known = table.values[first:, : len(names)]
     filled: np.ndarray = np.where(np.isnan(known), 0.0, known)
     return filled
 
@@ -168,7 +180,7 @@ def clean_moving(
     A row of a series is still if its return is zero or equals the return before: the market was closed, the quotes are
     stale, the index was delisted, or a value was filled in. Dropping a series may let the others begin earlier, so the
     remaining series are cleaned and checked again. A series with more than a fifth of still rows, but no long stretch,
-    is kept with a warning.
+    is kept with a warning. Series that are inputs only may stand still, as holidays do.
 
     Args:
         table: the table that was read.
@@ -184,7 +196,7 @@ def clean_moving(
     differenced, dropped = _expand(difference, table), list[Stillness]()
     while True:
         left = list(only or [name for name in table.names if name not in {one.series for one in dropped}])
-        if not left:
+        if len(left) == len(table.inputs):
             raise DataError(f"{table.source}: no series moves enough: {_sentence(dropped)}; {_ADVICE}")
         part = table if left == table.names else _columns(table, left)
         panel = clean(part, [name for name in differenced if name in left], least=least)
@@ -192,7 +204,7 @@ def clean_moving(
         if only or not found:
             break
         dropped += found
-    shares = dict(zip(left, still_rows(panel.returns).mean(0).tolist(), strict=True))
+    shares = dict(zip(left, still_rows(panel.returns[:, : panel.outputs]).mean(0).tolist(), strict=False))
     if dropped:
         warnings.warn(f"{table.source}: dropped {_sentence(dropped)}; {_ADVICE}", stacklevel=2)
     if found:
@@ -252,8 +264,8 @@ def _stillness(panel: Panel, parts: Mapping[str, slice], source: str, longest: i
 
 def _longest_still(panel: Panel, parts: Mapping[str, slice], longest: int) -> list[Stillness]:
     """Return the series that do not move for more than `longest` rows, or over a whole validation or test part."""
-    found = []
-    for name, column, still in zip(panel.names, panel.returns.T, still_rows(panel.returns).T, strict=True):
+    found, returns = [], panel.returns[:, : panel.outputs]
+    for name, column, still in zip(panel.names, returns.T, still_rows(returns).T, strict=False):
         dead = [part for part in ("val", "test") if part in parts and _is_flat(column[parts[part]])]
         rows = _longest_run(still)
         if rows.stop - rows.start <= longest and not dead:
@@ -289,7 +301,8 @@ def _sentence(found: Sequence[Stillness]) -> str:
 def _columns(table: Table, names: Sequence[str]) -> Table:
     places = [table.names.index(name) for name in names]
     origin = table.origin and checksum_of(table.origin, list(names))
-    return replace(table, names=list(names), values=table.values[:, places], origin=origin)
+    inputs = tuple(name for name in names if name in table.inputs)
+    return replace(table, names=list(names), values=table.values[:, places], origin=origin, inputs=inputs)
 
 
 def only_series(table: Table, wanted: Sequence[str]) -> Table:

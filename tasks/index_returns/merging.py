@@ -49,6 +49,7 @@ def merged(known: Table, new: Table) -> Table:
         new.source,
         known.kind,
         notes=new.notes,
+        inputs=known.inputs,
     )
 
 

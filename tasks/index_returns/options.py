@@ -59,6 +59,10 @@ class Options(Section):
         Kind,
         about("content of a file: prices; returns, used unchanged; or levels such as yields, which are differenced"),
     ] = "prices"
+    inputs: Annotated[
+        Series,
+        about("columns that are inputs only, used as they are (changes of those in `difference`) and not forecast"),
+    ] = ()
     tickers: Annotated[
         Tickers | None, Field(validate_default=True), about("for yfinance; null: the indices of G7 and BRICS")
     ] = None

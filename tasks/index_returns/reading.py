@@ -24,6 +24,7 @@ from grownas.tasks.index_returns.frequency import Moment
 Kind = Literal["prices", "returns", "levels"]
 
 DATE_NAMES = ("date", "datetime", "timestamp", "time")  # names of a column of dates, in any case
+INPUTS: Kind = "returns"  # values of inputs are used as they are
 BLANKS = frozenset(("", "n/a", "#n/a", "na", "null", "-", "--", "."))  # any case; nan is an error: a failed computation
 SEPARATORS = (",", ";", "\t")
 POINT_GROUPS = re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+")  # 1.234.567
@@ -50,6 +51,8 @@ class Table:
         origin: checksum of the raw data if `values` were computed from them, because the last bit of a logarithm may
             differ between processors; else empty.
         notes: guesses about the format.
+        inputs: names of the series that are inputs only, the last ones; whatever `kind` is, their values are used as
+            they are.
     """
 
     dates: list[Moment]
@@ -59,6 +62,12 @@ class Table:
     kind: Kind = "prices"
     origin: str = ""
     notes: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the series that are forecast."""
+        return self.names[: len(self.names) - len(self.inputs)]
 
 
 class Cells(NamedTuple):
@@ -81,7 +90,7 @@ class Cells(NamedTuple):
     header_row: str = "row 1"
 
 
-def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = None) -> Table:
+def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = None, inputs: Sequence[str] = ()) -> Table:
     """Read a CSV with a column of dates and one column per series, blank when a market was closed; see `to_table`.
 
     Fields are separated by commas, semicolons or tabs. Numbers have a decimal point, or a decimal comma if the file can
@@ -91,6 +100,7 @@ def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = Non
         path: the file, in UTF-8.
         kind: kind of the values.
         only: the series to read; None for all.
+        inputs: see `to_table`.
 
     Raises:
         DataError: the file cannot be used; the message quotes row (the header is row 1), column and reason.
@@ -104,7 +114,8 @@ def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = Non
         if len(row) != len(header):
             raise DataError(f"{path}, row {number}: got {len(row)} fields, expected {len(header)} as in the header")
     columns: list[Any] = [[cell.strip() for cell in column] for column in zip(*rows[1:], strict=True)]
-    return to_table(Cells(str(path), path.name, header, columns), kind, only, comma_separated=separator == ",")
+    cells = Cells(str(path), path.name, header, columns)
+    return to_table(cells, kind, only, inputs, comma_separated=separator == ",")
 
 
 def _text(path: Path) -> str:
@@ -156,7 +167,12 @@ def _rows(path: Path, text: str, separator: str) -> list[list[str]]:
 
 
 def to_table(
-    cells: Cells, kind: Kind = "prices", only: Sequence[str] | None = None, *, comma_separated: bool = False
+    cells: Cells,
+    kind: Kind = "prices",
+    only: Sequence[str] | None = None,
+    inputs: Sequence[str] = (),
+    *,
+    comma_separated: bool = False,
 ) -> Table:
     """Parse cells into a table; a warning lists all guesses about the format.
 
@@ -168,6 +184,7 @@ def to_table(
         cells: see `Cells`.
         kind: kind of the values; prices must be above 0.
         only: the series to read, in this order; other columns are dropped with a warning. None for all.
+        inputs: names of series that are inputs only; they become the last ones, and may have any finite value.
         comma_separated: whether commas separate the columns, so that a comma in a cell is not a decimal comma.
 
     Raises:
@@ -179,29 +196,47 @@ def to_table(
     if only is not None:
         there = [cells.header[number] for number in places]
         places = [cells.header.index(name) for name in pick(there, only, cells.source)]
+    found = [cells.header[number] for number in places]
+    places = [cells.header.index(name) for name in inputs_last(found, inputs, cells.source)]
+    kinds: list[Kind] = [*(len(places) - len(inputs)) * [kind], *len(inputs) * [INPUTS]]
     dates = _dates(cells, place, notes)
     texts = [number for number in places if not isinstance(cells.columns[number], np.ndarray)]
     plain = _mark_reader(cells, texts, notes, comma_separated)
     blanks: Counter[str] = Counter()
     values = np.full((len(dates), len(places)), np.nan)
-    for to, number in enumerate(places):
+    for to, (number, own) in enumerate(zip(places, kinds, strict=True)):
         column = cells.columns[number]
         if isinstance(column, np.ndarray):
             values[:, to] = column
-            _check_numbers(cells, number, column, kind)
+            _check_numbers(cells, number, column, own)
             continue
         for row, cell in enumerate(column):
             if cell.casefold() in BLANKS:
                 blanks[cell] += 1
             else:
-                values[row, to] = _number(cells, row, number, cell, plain(cell), kind)
+                values[row, to] = _number(cells, row, number, cell, plain(cell), own)
     told = [f"{word!r} in {count} cell{'s' * (count > 1)}" for word, count in sorted(blanks.items()) if word]
     notes += [f"{', '.join(told)} as blank"] if told else []
     if notes:
         warnings.warn(f"{cells.source}: read {'; '.join(notes)}", stacklevel=2)
     names = [cells.header[number] for number in places]
-    _doubt_returns(cells.source, names, values, kind)
-    return Table(dates, names, values, cells.source, kind, notes=tuple(notes))
+    outputs = len(names) - len(inputs)
+    _doubt_returns(cells.source, names[:outputs], values[:, :outputs], kind)
+    return Table(dates, names, values, cells.source, kind, notes=tuple(notes), inputs=tuple(inputs))
+
+
+def inputs_last(names: Sequence[str], inputs: Sequence[str], source: str) -> list[str]:
+    """Return names with those of inputs at the end, in the order of `inputs`.
+
+    Raises:
+        DataError: the data have no such series, or no other series, which could be forecast.
+    """
+    if missing := [name for name in inputs if name not in names]:
+        raise DataError(f"task.inputs: no series {missing[0]!r} in {source}; the data have {', '.join(names)}")
+    targets = [name for name in names if name not in inputs]
+    if not targets:
+        raise DataError(f"task.inputs: all series of {source} are inputs only; leave out those to forecast")
+    return [*targets, *inputs]
 
 
 def pick(there: Sequence[str], wanted: Sequence[str], source: str) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,7 @@ from grownas.protocols import FRAME
 from grownas.tasks.index_returns import packaged, synthetic
 from grownas.tasks.index_returns.cleaning import only_series
 from grownas.tasks.index_returns.frequency import Moment
-from grownas.tasks.index_returns.reading import Cells, Kind, Table, checksum_of, read_csv, to_table
+from grownas.tasks.index_returns.reading import Cells, Kind, Table, checksum_of, inputs_last, read_csv, to_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,13 @@ NAMES = tuple(KINDS)
 PARQUET, SPREADSHEETS = (".parquet", ".pq"), (".xlsx", ".xls", ".ods")
 
 
-def read(data: str, kind: Kind = "prices", only: Sequence[str] | None = None, **options: Any) -> Table:
+def read(
+    data: str,
+    kind: Kind = "prices",
+    only: Sequence[str] | None = None,
+    inputs: Sequence[str] = (),
+    **options: Any,
+) -> Table:
     """Read a source by name, or a file by its path.
 
     Args:
@@ -52,6 +59,7 @@ def read(data: str, kind: Kind = "prices", only: Sequence[str] | None = None, **
             file or spreadsheet.
         kind: kind of the values in a file.
         only: the series to read, in this order; others are dropped with a warning. None for all.
+        inputs: names of series that are inputs only, see `reading.to_table`.
         options: `tickers`, `start`, `end`, `cache`, `today` for yfinance; `data_seed` for synthetic panels;
             `planted_nodes`, `planted_units` for the cell of `planted`.
 
@@ -60,7 +68,8 @@ def read(data: str, kind: Kind = "prices", only: Sequence[str] | None = None, **
     """
     if data in NAMES:
         table = _by_name(data, **options)
-        return table if only is None else only_series(table, only)
+        wanted = inputs_last(table.names if only is None else only, inputs, table.source)
+        return replace(only_series(table, wanted), inputs=tuple(inputs))
     if data == FRAME:
         raise DataError(
             "task.data=frame: the run read a data frame given from Python; give a file with task.data=, or the data "
@@ -71,8 +80,8 @@ def read(data: str, kind: Kind = "prices", only: Sequence[str] | None = None, **
     if near and not path.exists():
         raise DataError(f"{data}: no such file; did you mean {near[0]}?")
     if path.suffix.lower() in (*PARQUET, *SPREADSHEETS) and path.is_file():
-        return to_table(_frame_cells(_read_file(path), path), kind, only)
-    return read_csv(path, kind, only)
+        return to_table(_frame_cells(_read_file(path), path), kind, only, inputs)
+    return read_csv(path, kind, only, inputs)
 
 
 def _by_name(data: str, **options: Any) -> Table:
@@ -102,7 +111,9 @@ def frame_of(table: Table) -> pd.DataFrame:
     return pd.DataFrame({"date": [str(day) for day in table.dates], **columns})
 
 
-def from_frame(frame: pd.DataFrame, kind: Kind = "prices", only: Sequence[str] | None = None) -> Table:
+def from_frame(
+    frame: pd.DataFrame, kind: Kind = "prices", only: Sequence[str] | None = None, inputs: Sequence[str] = ()
+) -> Table:
     """Read a data frame: the same table as the CSV that `frame.to_csv` writes.
 
     Args:
@@ -110,11 +121,12 @@ def from_frame(frame: pd.DataFrame, kind: Kind = "prices", only: Sequence[str] |
             timestamp or time. Missing values are blanks.
         kind: kind of the values.
         only: the series to read, in this order; others are dropped with a warning. None for all.
+        inputs: names of series that are inputs only, see `reading.to_table`.
 
     Raises:
         DataError: the data frame cannot be used; the message counts rows from 0.
     """
-    return to_table(_frame_cells(frame), kind, only)
+    return to_table(_frame_cells(frame), kind, only, inputs)
 
 
 def _frame_cells(frame: pd.DataFrame, path: Path | None = None) -> Cells:

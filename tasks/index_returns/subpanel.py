@@ -23,8 +23,10 @@ def draw_subpanel(panel: Panel, number: int) -> Panel:
         number: number of the sub-panel; for the same panel it always gives the same days and series.
 
     Raises:
-        DataError: the panel has fewer than 2 series or 800 rows.
+        DataError: the panel has fewer than 2 series or 800 rows, or series that are inputs only.
     """
+    if panel.inputs:
+        raise DataError(f"task.subpanel={number}: a sub-panel has no inputs; set task.inputs=[] or task.subpanel=null")
     rows, series = panel.returns.shape
     if series < LEAST_SERIES or rows < LEAST_ROWS:
         raise DataError(

@@ -41,9 +41,17 @@ class Forecaster(LinearReadout):
     mean: Tensor
     sd: Tensor
 
-    def __init__(self, core: Recurrent, mean: Array, sd: Array, *, generator: Generator | None = None) -> None:
-        """Draw the readout from `generator`."""
-        super().__init__(core, len(mean), generator=generator)
+    def __init__(
+        self,
+        core: Recurrent,
+        mean: Array,
+        sd: Array,
+        outputs: int | None = None,
+        *,
+        generator: Generator | None = None,
+    ) -> None:
+        """Draw the readout from `generator`; it forecasts the first `outputs` of the series (None: all)."""
+        super().__init__(core, len(mean) if outputs is None else outputs, generator=generator)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64))
         self.register_buffer("sd", torch.tensor(sd, dtype=torch.float64))
 
@@ -144,11 +152,12 @@ class IndexReturns:
     @staticmethod
     def _read(options: Options, frame: pd.DataFrame | None, only: Sequence[str] | None = None) -> Table:
         if frame is not None:
-            return sources.from_frame(frame, options.values, only)
+            return sources.from_frame(frame, options.values, only, options.inputs)
         return sources.read(
             options.data,
             options.values,
             only,
+            options.inputs,
             tickers=options.tickers,
             start=options.start,
             end=options.end,
@@ -223,13 +232,18 @@ class IndexReturns:
 
     @property
     def input_size(self) -> int:
-        """Number of series I."""
+        """Number of series I that a model reads."""
         return len(self.panel.names)
 
     @property
     def names(self) -> list[str]:
-        """Names of the series."""
+        """Names of the series that a model reads; the last may be inputs only."""
         return list(self.panel.names)
+
+    @property
+    def target_names(self) -> list[str]:
+        """Names of the O series that are forecast, the first ones."""
+        return self.names[: self.panel.outputs]
 
     @cached_property
     def mean(self) -> Array:
@@ -251,6 +265,11 @@ class IndexReturns:
         """Standardised returns, float64, shape `(n, I)`."""
         return (self.panel.returns - self.mean) / self.sd
 
+    @property
+    def targets(self) -> Array:
+        """Standardised returns of the series that are forecast, float64, shape `(n, O)`."""
+        return self.values[:, : self.panel.outputs]
+
     @cached_property
     def _tensor(self) -> Tensor:
         return torch.from_numpy(self.values).float()
@@ -259,7 +278,7 @@ class IndexReturns:
     def _weights(self) -> Tensor | None:
         if self.loss_name != "volatility" or not self.n_train:  # without a training part the mean variance is unknown
             return None
-        return torch.from_numpy(calmness(self.values, self.n_train)).float()
+        return torch.from_numpy(calmness(self.targets, self.n_train)).float()
 
     def rows(self, part: str) -> slice:
         """Return the rows of a part: `train`, its pieces `weights` and `architecture`, `val`, `test`, or `all`.
@@ -302,7 +321,7 @@ class IndexReturns:
 
     def model(self, core: Recurrent, *, generator: Generator | None = None) -> Forecaster:
         """Return a model around a core."""
-        return Forecaster(core, self.mean, self.sd, generator=generator).to(self.device)
+        return Forecaster(core, self.mean, self.sd, self.panel.outputs, generator=generator).to(self.device)
 
     def windows(self, part: str, *, seed: int) -> Iterator[Window]:
         """Yield an epoch of training windows; see `Window`.
@@ -356,7 +375,7 @@ class IndexReturns:
         index = torch.from_numpy(np.arange(-1, length)[:, None] + starts)  # (1 + T, B)
         days = self._tensor[index]
         weight = None if self._weights is None else self._weights[index[1:]]
-        return Window(days[:-1], days[1:], weight)
+        return Window(days[:-1], days[1:, :, : self.panel.outputs], weight)
 
     def loss(self, model: Model, out: Tensor, window: Window) -> Tensor:
         """Return a window's mean training loss from the core's output `(T, B, H)`."""
@@ -389,21 +408,20 @@ class IndexReturns:
         return slice(max(1, rows.start), rows.stop)
 
     def evaluate_forecasts(self, forecasts: Array, part: str) -> Evaluation:
-        """Score given forecasts of a part's days, standardised, shape `(n, I)`."""
+        """Score given forecasts of a part's days, standardised, shape `(n, O)`."""
         rows = self._scored(part)
-        assert forecasts.shape == self.values[rows].shape, (forecasts.shape, part)  # guard against broadcasting
-        losses = (
-            LOSSES[self.loss_name](torch.from_numpy(forecasts), torch.from_numpy(self.values[rows])).mean(1).numpy()
-        )
+        actual = self.targets[rows]
+        assert forecasts.shape == actual.shape, (forecasts.shape, part)  # guard against broadcasting
+        losses = LOSSES[self.loss_name](torch.from_numpy(forecasts), torch.from_numpy(actual)).mean(1).numpy()
         if self._weights is not None:
             losses = losses * self._weights[rows, 0].double().numpy()
-        error = float(((forecasts - self.values[rows]) ** 2).mean())
+        error = float(((forecasts - actual) ** 2).mean())
         return Evaluation(error, losses, forecasts)
 
     def score(self, evaluation: Evaluation, part: str) -> dict[str, Any]:
         """Return all scores of a part's forecasts, overall and per series."""
         assert evaluation.forecasts is not None
-        return metrics.score(self.values[self.rows(part)], evaluation.forecasts, self.panel.names)
+        return metrics.score(self.targets[self.rows(part)], evaluation.forecasts, self.target_names)
 
     def predict(self, model: Model, parts: Sequence[str] = ("val", "test")) -> pd.DataFrame:
         """Return forecasts of the parts and of the next step, in `units`, see `protocols.Task.predict`."""
@@ -413,13 +431,13 @@ class IndexReturns:
             assert found is not None
             forecasts = self.written(found, part)
             for date, *values in zip(self.dates(part), forecasts.tolist(), self.actual(part).tolist(), strict=True):
-                rows += zip([date] * len(self.names), self.names, *values, strict=True)
+                rows += zip([date] * len(values[0]), self.target_names, *values, strict=True)
         ahead = self.written(self.day_ahead(model)[None], None)[0].tolist()
-        rows += [(self.next_day, series, value, None) for series, value in zip(self.names, ahead, strict=True)]
+        rows += [(self.next_day, series, value, None) for series, value in zip(self.target_names, ahead, strict=True)]
         return sources.forecast_frame(rows)
 
     def day_ahead(self, model: Model) -> Array:
-        """Forecast the day after the last, standardised, shape `(I,)`."""
+        """Forecast the day after the last, standardised, shape `(O,)`."""
         x = self._tensor[-self.options.context - 1 :].unsqueeze(1)
         with torch.no_grad(), evaluating(model):
             output, _ = model(x.to(self.device))
@@ -473,8 +491,8 @@ class IndexReturns:
         for its variance. A level forecast is the previous level plus the forecast change.
 
         Args:
-            forecasts: standardised forecasts, shape `(n, I)`.
-            part: the part that is forecast; None for the row after the last, `(1, I)`.
+            forecasts: standardised forecasts, shape `(n, O)`.
+            part: the part that is forecast; None for the row after the last, `(1, O)`.
 
         Raises:
             DataError: `options.units` is prices, but the data are returns.
@@ -488,10 +506,10 @@ class IndexReturns:
         return values
 
     def actual(self, part: str) -> Array:
-        """Return the actual values of a part's rows, shape `(n, I)`, in the units that `options.units` names."""
+        """Return the actual values of a part's rows, shape `(n, O)`, in the units that `options.units` names."""
         rows = self._scored(part)
         if self.options.units == "returns":
-            return self.in_own_units(self.values[rows])
+            return self.in_own_units(self.targets[rows])
         return self._known[rows.start + 1 : rows.stop + 1]
 
     @property
@@ -501,7 +519,7 @@ class IndexReturns:
                 f"{self.source}: task.units=prices, but the data are returns, so prices are unknown; set "
                 "task.units=returns"
             )
-        if self.panel.report["differenced"]:
+        if set(self.panel.report["differenced"]) & set(self.target_names):
             raise DataError(
                 "task.units=prices: prices cannot be computed from differenced returns; set task.units=returns"
             )
@@ -524,8 +542,10 @@ class IndexReturns:
         return words.get(self.panel.report["kind"], "the data's own units")
 
     def in_own_units(self, forecasts: Array) -> Array:
-        """Convert standardised forecasts to the units of each series."""
-        return self.mean + self.sd * forecasts
+        """Convert standardised forecasts, shape `(n, O)`, to the units of each series."""
+        outputs = self.panel.outputs
+        own: Array = self.mean[:outputs] + self.sd[:outputs] * forecasts
+        return own
 
     def dates(self, part: str) -> list[str]:
         """Return the dates of a part, ISO, with a time of day if rows have one."""
@@ -646,15 +666,17 @@ class IndexReturns:
 
     def describe(self) -> dict[str, Any]:
         """Return the description of the data for `data.json`: plain values."""
+        outputs = self.panel.outputs
         return {
-            "names": self.names,
-            "kinds": ["range" if name.endswith("_range") else "return" for name in self.names],
+            "names": self.target_names,
+            "inputs": list(self.panel.inputs),
+            "kinds": ["range" if name.endswith("_range") else "return" for name in self.target_names],
             "dates": self.dates("val") + self.dates("test"),
             "n_train": self.n_train,
             "n_val": self.n_val,
             "n_test": len(self.values) - self.n_train - self.n_val,
-            "mean": self.mean.tolist(),
-            "sd": self.sd.tolist(),
+            "mean": self.mean[:outputs].tolist(),
+            "sd": self.sd[:outputs].tolist(),
             "cleaning": self.panel.report,
             "next": {**self.next_step._asdict(), "when": self.next_day},
             "source": self.source,

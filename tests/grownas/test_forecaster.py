@@ -349,8 +349,8 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(y, fitted):
     refused(
         "its task, penn_treebank, is not on series", config="penn_treebank/growing", overrides={}, error=ConfigError
     )
-    with pytest.raises(ConfigError, match="X: exogenous series are not supported"):
-        GrownForecaster().fit(y, X=y)
+    with pytest.raises(ConfigError, match="X: fit got no exogenous series, so the model reads none"):
+        fitted.predict(X=y)
     with pytest.raises(RunError, match=r"not fitted; call fit\(y\) first"):
         GrownForecaster().predict()
     for fh in (0, 1.5, [], "a"):

@@ -59,7 +59,8 @@ def test_it_is_a_var_of_order_22_with_three_numbers_a_pair():
     assert fitted.order == 22
     for lags in (slice(1, 5), slice(5, 22)):
         np.testing.assert_array_equal(np.ptp(fitted.coefficients[lags], axis=0), 0)
-    assert parameters(2) == 2 + 3 * 4
+    assert parameters(2, 2) == 2 + 3 * 4
+    assert parameters(5, 2) == 2 + 3 * 2 * 5
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
@@ -110,3 +111,10 @@ def test_the_choice_tells_each_fold():
     told = []
     select_har(np.random.default_rng(0).normal(size=(200, 2)), ridges=(0.1,), folds=3, notify=told.append)
     assert told == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
+
+
+def test_with_inputs_that_are_not_forecast_the_first_series_have_the_same_equations():
+    values = panel()
+    whole, part = fit_har(values, ridge=0.1), fit_har(values, ridge=0.1, outputs=1)
+    np.testing.assert_allclose(part.coefficients, whole.coefficients[:, :1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(part.forecast(values), whole.forecast(values)[:, :1], rtol=0, atol=1e-12)

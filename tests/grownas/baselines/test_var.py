@@ -389,3 +389,25 @@ def test_a_choice_tells_each_order_and_fold():
     told.clear()
     select_by_validation(values, 150, 190, range(1, 4), notify=told.append)
     assert told == ["VAR(1)", "VAR(2)", "VAR(3)"]
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_with_inputs_that_are_not_forecast_it_is_a_regression_on_the_lags_of_all_columns(order):
+    values = np.random.default_rng(0).normal(size=(80, 4))
+    found = fit_var(values, order, outputs=2)
+    lags = [values[order - 1 - lag : -1 - lag] for lag in range(order)]
+    design = np.column_stack([np.ones(80 - order), *lags])
+    beta = np.linalg.lstsq(design, values[order:, :2], rcond=None)[0]
+    np.testing.assert_allclose(found.forecast(values)[order - 1 : -1], design @ beta, rtol=0, atol=1e-12)
+    assert (found.outputs, found.parameters) == (2, beta.size)
+    whole = fit_var(values, order)
+    np.testing.assert_allclose(whole.coefficients[:, :2], found.coefficients, rtol=0, atol=1e-12)  # as with all targets
+
+
+def test_folds_choose_by_the_series_that_are_forecast_alone():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(300, 2))
+    values[1:, 1] += 0.9 * values[:-1, 1]  # easy, but an input only
+    chosen = select_by_folds(values, orders=[1], outputs=1)
+    assert chosen.chosen["ridge"] > 0.1  # nothing of the first can be forecast
+    assert chosen.refit(values).coefficients.shape == (1, 1, 2)

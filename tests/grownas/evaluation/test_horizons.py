@@ -56,3 +56,23 @@ def test_forecasts_of_models_are_averaged_in_the_units_of_the_returns(model):
         for one in (model, other)
     ]
     np.testing.assert_array_equal(found, np.mean(each, axis=0)[4:])
+
+
+def test_inputs_that_are_not_forecast_are_read_from_their_rows_and_unknown_ones_give_nan():
+    torch.manual_seed(0)
+    model = LinearReadout(GrownRNN(CELL, 3, 5), 2, generator=torch.Generator().manual_seed(0))
+    values, future = (np.random.default_rng(seed).normal(size=(rows, 3)) for seed, rows in ((0, 8), (1, 2)))
+    found = forecasts_ahead(model, values, 4, future[:, 2:])
+    assert found.shape == (8, 4, 2)
+    known = np.concatenate([values, future])
+    with torch.no_grad():
+        for t in range(8):
+            out, hidden = model(torch.from_numpy(values[: t + 1]).float().unsqueeze(1))
+            for k in range(4):
+                if t + k > 9:  # row t + k, of which step k + 1 reads the inputs, is not known
+                    assert np.isnan(found[t, k]).all()
+                    continue
+                np.testing.assert_allclose(found[t, k], out[-1, 0].numpy(), rtol=1e-4, atol=1e-6)
+                if t + k + 1 < 10:
+                    x = torch.cat([out[-1, 0], torch.tensor(known[t + k + 1, 2:]).float()])
+                    out, hidden = model(x.view(1, 1, 3), hidden)

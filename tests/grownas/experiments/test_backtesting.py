@@ -225,7 +225,7 @@ def again(bias):
 
 
 def course_of(walker, every=10):
-    return walk("one", walker, Journal.in_memory(), walker.task.values, blocks(ORIGIN, ROWS, every))
+    return walk("one", walker, Journal.in_memory(), walker.task.targets, blocks(ORIGIN, ROWS, every))
 
 
 def test_a_model_that_learned_forecasts_only_once_it_was_better_on_rows_that_it_had_not_learned():

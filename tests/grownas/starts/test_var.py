@@ -24,9 +24,9 @@ SWITCHES = [{"highway": h, "share_projection": s} for h in (False, True) for s i
 
 
 class Model(nn.Module):
-    def __init__(self, core):
+    def __init__(self, core, outputs=SERIES):
         super().__init__()
-        self.core, self.readout = core, nn.Linear(core.hidden_size, SERIES)
+        self.core, self.readout = core, nn.Linear(core.hidden_size, outputs)
 
     def forward(self, x):
         return self.readout(self.core(x)[0])
@@ -37,11 +37,11 @@ class Task:
 
     input_size = SERIES
 
-    def __init__(self, dtype=torch.float64):
-        self.dtype = dtype
+    def __init__(self, dtype=torch.float64, outputs=SERIES):
+        self.dtype, self.outputs = dtype, outputs
 
     def model(self, core, *, generator):
-        model = Model(core)
+        model = Model(core, self.outputs)
         with torch.no_grad():
             for parameter in model.readout.parameters():
                 parameter.uniform_(-1, 1, generator=generator)
@@ -226,3 +226,20 @@ def test_too_few_units_for_the_averages_are_refused_with_the_number_needed(value
 def test_the_rule_for_the_hidden_size(blocks, series, hidden):
     """16 while the register fits, else twice the register up to 64, never below it."""
     assert hidden_size_for(blocks, series) == hidden
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("kind", ["lags", "averages", "combination"])
+def test_with_inputs_that_are_not_forecast_the_untrained_forecasts_are_the_varxs(values, kind, dtype):
+    """Two of three columns are forecast; the register holds all three."""
+    if kind == "lags":
+        var = fit_var_robust(values, 3, ridge=0.01, outputs=2)
+    else:
+        var = combine_by_folds(values, blocks=3 if kind == "averages" else None, outputs=2).var
+    assert var.coefficients.shape[1:] == (2, SERIES)
+    task = Task(dtype, outputs=2)
+    given = {"hidden_size": SERIES * var.blocks + 1, "generator": torch.Generator().manual_seed(0)}
+    started = var_start(task, [list(DEFAULT_OPS)], var=var, **given)
+    with torch.no_grad():
+        found = started(torch.tensor(values[:60], dtype=dtype).unsqueeze(1))[:, 0]
+    np.testing.assert_allclose(found.numpy(), var.forecast(values[:60]), rtol=0, atol=TOLERANCE[dtype] * 10)
