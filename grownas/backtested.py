@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-FILES = ("forecasts.safetensors", "losses.safetensors")
+FORECASTS, LOSSES = FILES = ("forecasts.safetensors", "losses.safetensors")
 
 
 class Backtest:
@@ -47,6 +47,8 @@ class Backtest:
         try:
             result = json.loads((folder / BACKTEST).read_text("utf-8"))
             for name in FILES:
+                if name == FORECASTS and not (folder / name).exists():  # a text has none
+                    continue
                 with safe_open(folder / name, framework="pt") as file:
                     tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                     files[name] = tensors, file.metadata() or {}
@@ -66,18 +68,27 @@ class Backtest:
 
     @property
     def losses(self) -> pd.DataFrame:
-        """Squared error of each model at each row, the mean over standardised series. The index is `date`."""
+        """Loss of each model at each row; the index is `date`, of a text the number of words before the row.
+
+        The loss is the squared error, mean over standardised series, or the mean nats per word.
+        """
         import pandas as pd
 
-        columns = {name: self._files["losses.safetensors"][0][name].numpy() for name in self._models}
+        columns = {name: self._files[LOSSES][0][name].numpy() for name in self._models}
         return pd.DataFrame(columns, index=self._dates)
 
     @property
     def forecasts(self) -> pd.DataFrame:
-        """Forecasts in the units of the series; columns are (model, series), with the model `actual` for what came."""
+        """Forecasts in the units of the series; columns are (model, series), with the model `actual` for what came.
+
+        Raises:
+            RunError: the task is not on series.
+        """
         import pandas as pd
 
-        tensors, names = self._files["forecasts.safetensors"][0], self._axes["names"]
+        if FORECASTS not in self._files:
+            raise RunError(f"{self}: only a backtest on series has forecasts")
+        tensors, names = self._files[FORECASTS][0], self._axes["names"]
         frames = {
             model: pd.DataFrame(tensors[model].numpy(), index=self._dates, columns=names)
             for model in ("actual", *self._models)
@@ -86,12 +97,12 @@ class Backtest:
 
     @property
     def years(self) -> pd.DataFrame:
-        """Mean loss of each model per year."""
+        """Mean loss of each model per year, or perplexity per text."""
         return self._means("years")
 
     @property
     def blocks(self) -> pd.DataFrame:
-        """Mean loss of each model per block; the index is the block's first date."""
+        """Mean loss or perplexity of each model per block; the index is the label of the block's first row."""
         return self._means("blocks")
 
     @property
@@ -112,15 +123,17 @@ class Backtest:
         return [one["model"] for one in self.result["models"]]
 
     @property
-    def _dates(self) -> pd.DatetimeIndex:
+    def _dates(self) -> pd.Index[Any]:
         import pandas as pd
 
-        return pd.DatetimeIndex(self._axes["dates"], name="date")
+        labels = self._axes["dates"]
+        return pd.DatetimeIndex(labels, name="date") if FORECASTS in self._files else pd.Index(map(int, labels))
 
     @property
     def _axes(self) -> dict[str, list[str]]:
         """Dates and names of the series: rows and columns of the forecasts."""
-        axes: dict[str, list[str]] = json.loads(self._files["forecasts.safetensors"][1]["table"])
+        notes = self._files.get(FORECASTS, self._files[LOSSES])[1]
+        axes: dict[str, list[str]] = json.loads(notes["table"])
         return axes
 
     def __repr__(self) -> str:

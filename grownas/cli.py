@@ -112,13 +112,16 @@ def backtest(config: str, overrides: tuple[str, ...]) -> None:
       when=drift          learn only when the losses have risen
       origin=2021-06-01   first day to forecast; default: the test part
 
+    A text is read in rows of 100 words: origin is the number of a row, by default half of them, and then=PATH adds a
+    further text.
+
     Writes a folder with backtest.json, forecasts and losses by row, and report.html; prints mean losses, the time of
     all work and tests over all blocks.
     """  # noqa: D301, click reads the backslash
     from grownas.config.loading import load
-    from grownas.config.sections import BacktestSection
+    from grownas.config.sections import BacktestSection, LanguageBacktest
 
-    own = BacktestSection.model_fields
+    own = {**BacktestSection.model_fields, **LanguageBacktest.model_fields}
     chosen = load(config, [f"backtest.{item}" if item.partition("=")[0] in own else item for item in overrides])
     from grownas.runs import commands as run
 

@@ -37,6 +37,7 @@ LAYERS = """
     runs.sweep  experiments.study  experiments.replay  runs.saved
     experiments.backtesting
     experiments.walking  experiments.linear_walk
+    experiments.timeline
     experiments.tabulate  experiments.updating
     experiments.search
     experiments.quantising

@@ -13,14 +13,21 @@ from grownas.genotype import Genotype, published
 from grownas.protocols import Recurrent
 
 if TYPE_CHECKING:
+    from grownas.experiments.choosing import Setting
     from grownas.experiments.text import TextExperiment
 
 
 def _recurrent(kind: str, experiment: TextExperiment) -> Score:
+    return experiment.train_and_score(kind, recurrent_settings(experiment, kind))[0]
+
+
+def recurrent_settings(experiment: TextExperiment, kind: str) -> list[list[Setting]]:
+    """Return the settings for training an `lstm` or a `gru`, as candidates for `Experiment.choose`."""
+
     def core(units: int, generator: Generator) -> Recurrent:
         return recurrent_core(kind, units, units, generator=generator)
 
-    return experiment.train_and_score(kind, experiment.settings_of_core(kind, core))[0]
+    return experiment.settings_of_core(kind, core)
 
 
 def _published_cell(name: str, experiment: TextExperiment) -> Score:

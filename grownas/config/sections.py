@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -421,6 +422,41 @@ class BacktestSection(Section):
     ] = None
 
 
+TextModel = Literal["grown", "lstm", "gru"]
+
+
+class LanguageBacktest(BacktestSection):
+    """How `grownas backtest` walks through a text, in rows of 100 words."""
+
+    every: Annotated[Count, about("rows of 100 words in a block; models are trained between two blocks")] = 500
+    origin: Annotated[  # type: ignore[assignment]  # a text has no days
+        Count | None, about("number of the first row that is forecast; null: half of the rows")
+    ] = None
+    then: Annotated[
+        str | None, about("a further text to walk through after that of `task.data`: a folder or a file; null: none")
+    ] = None
+    models: Annotated[  # type: ignore[assignment]  # fewer than those of series
+        tuple[TextModel, ...],
+        OneOrMore,
+        Field(min_length=1),
+        Distinct,
+        about("models to compare; grown: the cell that the search finds in the rows before the first block"),
+    ] = ("grown", "lstm", "gru")
+    holdout: Annotated[Several, about("latest rows, on which moves of growth are judged and new fits are stopped")] = (
+        200
+    )
+    evidence: Annotated[
+        Several,
+        about("latest rows, forecast before they are learned, on which a model that learns is compared with one kept"),
+    ] = 1000
+
+    @field_validator("then")
+    @classmethod
+    def _from_any_folder(cls, value: str | None) -> str | None:
+        """Make a path absolute, so that a backtest can be resumed from another working folder."""
+        return None if value is None else os.path.abspath(os.path.expanduser(value))
+
+
 class Quantise(Section):
     """Bit widths for the chosen cell, searched after it; the result is then the chosen model."""
 
@@ -466,7 +502,12 @@ class Quantise(Section):
 SECTIONS: dict[str, dict[str, type[Section]]] = {  # kind of task -> sections that replace those of `Config`
     "series": {},
     "plain": {"start": PlainStart, "baselines": PlainBaselines},
-    "language": {"start": RandomStart, "retrain": LanguageRetrain, "baselines": LanguageBaselines},
+    "language": {
+        "start": RandomStart,
+        "retrain": LanguageRetrain,
+        "baselines": LanguageBaselines,
+        "backtest": LanguageBacktest,
+    },
 }
 
 

@@ -24,10 +24,13 @@ from grownas.errors import ConfigError, DataError
 from grownas.evaluation.backtest import Course, summarise
 from grownas.evaluation.models import SEARCH
 from grownas.experiments.linear_walk import LINEAR, Linear
-from grownas.experiments.series import SeriesExperiment
+from grownas.experiments.search import EXPERIMENTS
+from grownas.experiments.timeline import SeriesTimeline, Timeline, timeline_of
 from grownas.experiments.updating import How, Learner, Settings
 from grownas.experiments.walking import (
     Array,
+    First,
+    TaskSetting,
     Trained,
     Tree,
     Walker,
@@ -49,29 +52,22 @@ def check(config: Config, task: Any) -> tuple[int, int]:
     """Check a backtest before any work; return the first row of the first validation part and the first row forecast.
 
     Raises:
-        ConfigError: the task has no rows in time, or the grown cell cannot grow.
-        DataError: the origin is not a date, or leaves too few rows before or after it.
+        ConfigError: the task has no rows in time, or a model cannot learn as it should.
+        DataError: the origin is not a row, or leaves too few rows before or after it.
     """
-    if task.kind != "series" or not hasattr(task, "until"):
-        raise ConfigError(f"backtest: {task.name} has no rows to walk through; use a task on series")
-    if "grow" in config.backtest.how and config.space.backbone != "chain":
+    timeline, own = timeline_of(config, task), config.backtest
+    if "grow" in own.how and config.space.backbone != "chain":
         raise ConfigError("backtest.how=grow: only a chain can grow on; set how=continue, or how=refit")
-    known, rows = task.rows("test").start, len(task.values)
-    train, origin = task.rows("val").start, known
-    if config.backtest.origin is not None:
-        origin = task.first_after(config.backtest.origin)
-        train = origin * train // known
-        if origin >= rows:
-            raise DataError(
-                f"backtest.origin={config.backtest.origin}: the last row of {task.source} is {task.dates('test')[-1]}; "
-                "choose an earlier day"
-            )
-    held_out = origin - config.backtest.holdout
-    for end, since in ((train, 0), (held_out, max(0, held_out - (config.backtest.window or held_out)))):
+    if getattr(config.retrain, "layers", 1) > 1:
+        raise ConfigError(f"retrain.layers={config.retrain.layers}: a backtest has models of one layer; set it to 1")  # type: ignore[attr-defined]
+    train, origin = timeline.origin(config)
+    held_out = origin - own.holdout
+    for end, since in ((train, 0), (held_out, max(0, held_out - (own.window or held_out)))):
         try:
-            task.until(end, origin, rows, since=since)
+            known = timeline.until(end, origin, timeline.length, since=since)
+            known.windows("train", seed=config.seed)
         except DataError as error:
-            raise DataError(f"the first row to forecast is row {origin} of {rows}: {error}") from error
+            raise DataError(f"the first row to forecast is row {origin} of {timeline.length}: {error}") from error
     return train, origin
 
 
@@ -82,32 +78,32 @@ def backtest(config: Config, folder: Folder, journal: Journal, task: Any) -> Tre
         config: models, blocks and learning are in the section `backtest`.
         folder: where to write.
         journal: runs and stores the work.
-        task: all rows, of a task on series with the methods `until`, `first_after` and `dates`.
+        task: all rows, see `timeline`.
 
     Raises:
         GrownasError: see `check`.
         TrainingError: training diverges.
     """
     train, origin = check(config, task)
-    first = task.until(train, origin, origin)
-    scaled = task.with_scaling(first.mean, first.sd, task.names)
-    cuts = blocks(origin, len(task.values), config.backtest.every)
+    first = timeline_of(config, task).until(train, origin, origin)
+    timeline = timeline_of(config, task).read_as(first)
+    cuts = blocks(origin, timeline.length, config.backtest.every)
     given = {"when": config.backtest.when, "detector": config.backtest.detector}
     courses = {
-        name: walk(name, make(), journal, scaled.targets, cuts, **given)
-        for name, make in _walkers(config, journal, scaled, first, origin).items()
+        name: walk(name, make(), journal, cuts, **given)
+        for name, make in _walkers(config, journal, timeline, first, origin).items()
     }
-    dates = scaled.until(train, origin, len(task.values)).dates("test")
-    _write(folder, scaled, courses, dates, origin)
+    labels, periods = timeline.labels(origin)
+    _write(folder, timeline, courses, labels, origin)
     about = {"task": task.name, "metric": task.metric, "seed": config.seed, "source": task.source}
-    return {**about, **config.backtest.model_dump(), **summarise(courses, dates, config.backtest.every)}
+    told = summarise(courses, labels, config.backtest.every, periods=periods, score=timeline.score)
+    return {**about, **config.backtest.model_dump(), "period": timeline.period, **told}
 
 
 def walk(
     name: str,
     walker: Walker,
     journal: Journal,
-    values: Array,
     cuts: Sequence[slice],
     *,
     when: str = "always",
@@ -119,7 +115,6 @@ def walk(
         name: the model's name, which begins the keys of its work.
         walker: the model.
         journal: stores the entry of each block.
-        values: all rows of the series that are forecast, standardised, shape `(n, O)`.
         cuts: the rows of each block.
         when: `drift`: it learns only if its losses have risen since it last learned because of a rise.
         detector: what finds a rise, a name of `DETECTORS`.
@@ -133,7 +128,7 @@ def walk(
         learns = number > 0 and (when == "always" or alarm is not None)
         work = partial(walker.block, number, rows, entries[-1], learns=learns)
         entries.append(journal.remember(f"{name}-block-{number}", work))
-        losses = np.concatenate([losses, ((values[rows] - entries[-1]["forecasts"]) ** 2).mean(axis=1)])
+        losses = np.concatenate([losses, entries[-1]["losses"]])
         if alarm is not None:
             alarms.append(since + alarm - cuts[0].start)
             since = rows.start
@@ -151,34 +146,37 @@ def _alarm(known: Array | None, losses: Array, detector: str) -> int | None:
 
 
 def _walkers(
-    config: Config, journal: Journal, scaled: Any, first: Any, origin: int
+    config: Config, journal: Journal, timeline: Timeline, first: Any, origin: int
 ) -> Mapping[str, Callable[[], Walker]]:
     """Return what makes each model, by its name in tables; the grown cell is there once for each `how`."""
     own, judge = config.backtest, Acceptance(config.strategy.accept, config.strategy.threshold, guard=False)
 
     @cache
-    def grown() -> tuple[Learner, str, Tree]:
+    def grown() -> First:
         branch = journal.branch(SEARCH, logs=True)
-        learner, loss = searched(config, first, branch)
-        return learner, loss, _costs(branch)
+        learner, setting = searched(config, first, branch)
+        return learner, setting, _costs(branch)
 
     def linear(kind: str) -> Linear:
         every, orders = own.refit_every or own.every, range(1, config.start.max_order + 1)
-        branch, outputs = journal.branch(kind, logs=False), len(scaled.target_names)
-        return Linear(kind, branch, scaled.values, outputs, origin, every, own.window, orders)
+        assert isinstance(timeline, SeriesTimeline), "the section of a text has no linear models"
+        branch, task = journal.branch(kind, logs=False), timeline.task
+        return Linear(kind, branch, task.values, len(task.target_names), origin, every, own.window, orders)
 
     def trained(how: How, **given: Any) -> Trained:
-        told = {"task": scaled, "origin": origin, **own.model_dump(include={"holdout", "evidence", "window"})}
+        told = {"timeline": timeline, "origin": origin, **own.model_dump(include={"holdout", "evidence", "window"})}
         return Trained(how=how, settings=Settings.of(config), backend=config.backend, **told, **given)
 
     def recurrent(kind: str) -> Trained:
         branch = journal.branch(kind, logs=True)
-        of = SeriesExperiment.of(config, journal.branch(SEARCH, logs=False), first)  # its linear start is not counted
+        of = EXPERIMENTS[first.kind].of(
+            config, journal.branch(SEARCH, logs=False), first
+        )  # a linear start is not counted
         params = count_parameters(grown()[0].model) if "grown" in own.models else None
         with branch.of_model(kind):
             choice = chosen_setting(kind, replace(of, journal=branch, params=params))
         setting = choice.setting
-        model = learner_of(choice.fit, setting), setting.task.loss_name, _costs(branch)
+        model = learner_of(choice.fit, setting), TaskSetting.of(setting.task, setting.chosen), _costs(branch)
         again = partial(trained_again, setting, config.seed)
         compared = None if own.recurrent == "refit" else judge
         return trained(own.recurrent, first=lambda: model, again=again, judge=compared)
@@ -204,14 +202,19 @@ def _costs(journal: Journal) -> Tree:
     return {"seconds": journal.elapsed, "cpu_seconds": journal.cpu_seconds, "gradients": journal.gradients}
 
 
-def _write(folder: Folder, task: Any, courses: Mapping[str, Course], dates: Sequence[str], origin: int) -> None:
-    """Write forecasts in the series' own units, and losses, standardised, one row per forecast."""
-    actual = task.targets[origin:]
-    tables = {"actual": actual, **{name: one.forecasts for name, one in courses.items()}}
-    own = {name: torch.from_numpy(task.in_own_units(table)) for name, table in tables.items()}
-    notes = json.dumps({"names": task.target_names, "dates": list(dates)})  # one key: a file does not keep their order
-    folder.write_tensors("forecasts.safetensors", own, {"table": notes})
-    folder.write_tensors("losses.safetensors", {name: torch.from_numpy(one.losses) for name, one in courses.items()})
+def _write(
+    folder: Folder, timeline: Timeline, courses: Mapping[str, Course], dates: Sequence[str], origin: int
+) -> None:
+    """Write the losses of each row, and the forecasts of series in their own units."""
+    axes: Tree = {"names": [], "dates": list(dates)}
+    if isinstance(timeline, SeriesTimeline):
+        task = timeline.task
+        tables = {"actual": task.targets[origin:], **{name: one.forecasts for name, one in courses.items()}}
+        own = {name: torch.from_numpy(task.in_own_units(table)) for name, table in tables.items()}
+        axes["names"] = task.target_names
+        folder.write_tensors("forecasts.safetensors", own, {"table": json.dumps(axes)})
+    losses = {name: torch.from_numpy(one.losses) for name, one in courses.items()}
+    folder.write_tensors("losses.safetensors", losses, {"table": json.dumps(axes)})  # one key: a file keeps no order
     columns = [one.losses.tolist() for one in courses.values()]
     lines = [",".join([day, *map(repr, row)]) for day, *row in zip(dates, *columns, strict=True)]
     folder.write_text("losses.csv", "\n".join([",".join(["date", *courses]), *lines]) + "\n")

@@ -8,15 +8,16 @@ a tree of arrays and plain values, so that a journal can store it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from grownas.baselines.recurrent import KINDS, recurrent_core
 from grownas.baselines.series import recurrent_settings
+from grownas.baselines.text import recurrent_settings as recurrent_words
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Evaluated, Untrained
@@ -24,10 +25,11 @@ from grownas.evaluation.groups import rows_of
 from grownas.evaluation.models import SEARCH
 from grownas.experiments.choosing import Choice, Setting
 from grownas.experiments.search import derived_genotype, tuned, tuned_search
-from grownas.experiments.series import SeriesExperiment
+from grownas.experiments.text import TextExperiment
+from grownas.experiments.timeline import Timeline
 from grownas.experiments.updating import How, Learner, Settings, learn
 from grownas.genotype import Genotype
-from grownas.protocols import Journal, Task, Verdict
+from grownas.protocols import Evaluation, Journal, Task, Verdict, is_series
 from grownas.runs.journal import Journal as OwnJournal
 from grownas.runs.journal import MemoryLog
 from grownas.strategies.cores import derived
@@ -40,6 +42,28 @@ Tree = dict[str, Any]
 MOVE = ("kind", "node", "accepted")  # what a backtest keeps of a line of growth.jsonl
 
 
+class TaskSetting(NamedTuple):
+    """What a model's task was set to when it was trained.
+
+    Attributes:
+        loss: name of the training loss.
+        options: options of a task on a text that were chosen before the search, such as `dropout`.
+    """
+
+    loss: str
+    options: dict[str, float]
+
+    @classmethod
+    def of(cls, task: Task, chosen: Mapping[str, Any]) -> TaskSetting:
+        """Return the setting of a task, given the settings that were chosen."""
+        options = {} if is_series(task) else {key: chosen[key] for key in OPTIONS if key in chosen}
+        return cls(task.loss_name, options)
+
+
+OPTIONS = ("gain", "dropout")  # what `TextTask.with_options` takes
+First = tuple[Learner, TaskSetting, Tree]  # a model, how its task was set, and the costs of its training
+
+
 class Walker(Protocol):
     """A model in a backtest. Trees that pass from block to block belong to it alone, but for the keys named here."""
 
@@ -47,15 +71,16 @@ class Walker(Protocol):
         """Return the model as fitted on the rows before the first block.
 
         Keys: `params`, its number of parameters; `seconds`, `cpu_seconds` and `gradients` of the work; `known`, its
-        squared errors on the last rows before the first block, shape `(n,)`, or None if no drift is looked for.
+        losses on the last rows before the first block, shape `(n,)`, or None if no drift is looked for.
         """
         ...
 
     def block(self, number: int, rows: slice, before: Tree, *, learns: bool) -> Tree:
         """Learn from the rows before a block if `learns`, then forecast the block.
 
-        Keys: `forecasts`, standardised, shape `(n, I)`; `params`; `gradients`, the forward and backward passes on a
-        window; `accepted`, whether learning changed the model, None if it did not learn; `growth`, the moves of growth.
+        Keys: `losses`, see `Timeline.losses`; `forecasts`, standardised, shape `(n, O)`, None for a text; `params`;
+        `gradients`, the forward and backward passes on a window; `accepted`, whether the forecasts are those of a model
+        that learned, None if none learned before this block; `growth`, the moves of growth.
         """
         ...
 
@@ -71,12 +96,12 @@ class Trained:
     the other begins again from it.
 
     Attributes:
-        first: returns the model as fitted on the rows before the first block, and its training loss.
+        first: returns the model as fitted on the rows before the first block.
         again: fits a new model, given a task and a journal.
         judge: see above; None: the forecasts are always those of the model that learns.
         how: how it learns on; `refit` calls `again`.
         settings: how it learns on.
-        task: all rows, in the scaling of the first fit; each block sees only the rows before its end.
+        timeline: all rows, in the scaling of the first fit; each block sees only the rows before its end.
         origin: first row that is forecast.
         holdout: rows at the end of those known, on which moves of growth are judged and new fits are stopped.
         evidence: see above.
@@ -84,12 +109,12 @@ class Trained:
         backend: implementation that runs grown cells.
     """
 
-    first: Callable[[], tuple[Learner, str, Tree]]
+    first: Callable[[], First]
     again: Callable[[Any, Journal], Learner]
     judge: Acceptance | None
     how: How
     settings: Settings
-    task: Any
+    timeline: Timeline
     origin: int
     holdout: int
     evidence: int
@@ -98,55 +123,65 @@ class Trained:
 
     def begin(self) -> Tree:
         """Fit the model on the rows before the first block, or read the fit from the journal."""
-        learner, loss, costs = self.first()
-        known, kept = self._known(loss, self.origin, self.origin), to_tree(learner)
+        learner, setting, costs = self.first()
+        known, kept = self._known(setting._asdict(), self.origin, self.origin), to_tree(learner)
         return {
             "kept": kept,
             "learning": kept,
             "differ": False,
             "gains": np.zeros(0),
-            "loss": loss,
+            "setting": setting._asdict(),
             "params": count_parameters(learner.model),
-            "known": squared_errors(known, learner, "val"),
+            "known": self.timeline.losses(known, known.evaluate(learner.model, "val"), "val", self.holdout),
             **costs,
         }
 
     def block(self, number: int, rows: slice, before: Tree, *, learns: bool) -> Tree:
         """Learn from the rows before the block if `learns`, then forecast its rows."""
-        loss, kept, gains = before["loss"], before["kept"], before["gains"]
+        setting, kept, gains = before["setting"], before["kept"], before["gains"]
         learning, differ = before["learning"], before["differ"]
         told: Tree = {"gradients": 0, "accepted": None, "growth": []}
         if self._prefers(-gains):
             learning, differ, gains = kept, False, np.zeros(0)
         follows = self.judge is None or self._prefers(gains)
         if learns and self.how != "state":
-            learner, told = self._learned(self._learner(learning), loss, rows.start, number)
+            learner, told = self._learned(learning, self._known(setting, rows.start, rows.start), number)
             learning, differ, told["accepted"] = to_tree(learner), True, follows
-        task = self._known(loss, rows.start, rows.stop)
-        learners = [self._learner(one) for one in (kept, learning)]
-        found = [task.evaluate(one.model, "test") for one in learners]
+        task = self._known(setting, rows.start, rows.stop)
+        learners = [from_tree(one, task, self.backend) for one in (kept, learning)]
+        found, size = [task.evaluate(one.model, "test") for one in learners], rows.stop - rows.start
         if differ:
-            gains = np.concatenate([gains, found[0].losses - found[1].losses])[-self.evidence :]
-        models = {"kept": kept, "learning": learning, "differ": differ, "gains": gains, "loss": loss}
-        params = count_parameters(learners[follows].model)
-        return {**models, **told, "params": params, "forecasts": found[follows].forecasts}
+            gains = np.concatenate([gains, self._gains(task, *found, size)])[-self.evidence :]
+        models = {"kept": kept, "learning": learning, "differ": differ, "gains": gains, "setting": setting}
+        return {
+            **models,
+            **told,
+            "params": count_parameters(learners[follows].model),
+            "forecasts": found[follows].forecasts,
+            "losses": self.timeline.losses(task, found[follows], "test", size),
+        }
 
     def _prefers(self, gains: Array) -> bool:
         """Return whether the judge prefers a model by its gains, if these are of enough rows."""
         return self.judge is not None and len(gains) >= self.holdout and self.judge.of_gains(gains).accepted
 
-    def _learner(self, tree: Tree) -> Learner:
-        return from_tree(tree, self.task, self.backend)
+    def _gains(self, task: Any, kept: Evaluation, learning: Evaluation, rows: int) -> Array:
+        """Return how much lower the training loss of the model that learns was in each row of a block."""
+        if is_series(task):
+            return np.asarray(kept.losses - learning.losses)
+        before, after = (self.timeline.losses(task, one, "test", rows) for one in (kept, learning))
+        return before - after
 
-    def _known(self, loss: str, now: int, end: int) -> Any:
+    def _known(self, setting: Tree, now: int, end: int) -> Any:
         """Return the task whose validation part ends at the row `now`, and whose test part at the row `end`."""
         held_out = now - self.holdout
         since = 0 if self.window is None else max(0, held_out - self.window)
-        return self.task.with_loss(loss).until(held_out, now, end, since=since)
+        task = self.timeline.until(held_out, now, end, since=since).with_loss(setting["loss"])
+        return task.with_options(setting["options"]) if setting["options"] else task
 
-    def _learned(self, learner: Learner, loss: str, now: int, number: int) -> tuple[Learner, Tree]:
-        """Let a model learn from the rows before the row `now`."""
-        task, growth = self._known(loss, now, now), MemoryLog()
+    def _learned(self, before: Tree, task: Any, number: int) -> tuple[Learner, Tree]:
+        """Let a model learn from the rows of a task."""
+        learner, growth = from_tree(before, task, self.backend), MemoryLog()
         growing, training = OwnJournal.in_memory(growth=growth), OwnJournal.in_memory()
         if self.how == "refit":
             learner = self.again(task, training)
@@ -166,13 +201,6 @@ def take_it(best: Evaluated, candidate: Evaluated, task: Task) -> Verdict:
     return Verdict(True, 0.0, "later rows", 0.0)
 
 
-def squared_errors(task: Any, learner: Learner, part: str) -> Array:
-    """Return a model's squared error on each row of a part, the mean over series, shape `(n,)`."""
-    forecasts = task.evaluate(learner.model, part).forecasts
-    errors: Array = ((task.targets[task.rows(part)] - forecasts) ** 2).mean(axis=1)
-    return errors
-
-
 def to_tree(learner: Learner) -> Tree:
     """Return a learner as a tree; the inverse of `from_tree`."""
     core: Any = learner.model.core
@@ -181,7 +209,7 @@ def to_tree(learner: Learner) -> Tree:
     else:
         kind = {"kind": next(name for name, (module, _) in KINDS.items() if isinstance(core, module))}
     return {
-        "core": {**kind, "hidden_size": core.hidden_size},
+        "core": {**kind, "input_size": core.input_size, "hidden_size": core.hidden_size},
         "weights": dict(learner.model.state_dict()),
         "moments": dict(learner.moments),
         "recipe": {"weights": asdict(learner.recipe.weights), "clip": learner.recipe.clip},
@@ -190,7 +218,7 @@ def to_tree(learner: Learner) -> Tree:
 
 def from_tree(tree: Tree, task: Any, backend: str) -> Learner:
     """Return the learner of a tree that `to_tree` returned, as a model of a task."""
-    told, inputs = tree["core"], task.input_size
+    told, inputs = tree["core"], tree["core"]["input_size"]
     if "genotype" in told:
         core: Any = GrownRNN(Genotype.from_dict(told["genotype"]), inputs, told["hidden_size"], backend=backend)
     else:
@@ -201,28 +229,32 @@ def from_tree(tree: Tree, task: Any, backend: str) -> Learner:
     return Learner(model.eval(), recipe, tree["moments"])
 
 
-def searched(config: Config, task: Task, journal: Journal) -> tuple[Learner, str]:
+def searched(config: Config, task: Task, journal: Journal) -> tuple[Learner, TaskSetting]:
     """Search for a cell, retrain it, and choose between the two as a search does, without scoring anything.
 
     Returns:
-        The chosen model, ready to learn on, and its training loss.
+        The chosen model, ready to learn on, and how its task was set.
     """
     experiment = tuned(config, journal, task)
     with journal.of_model(SEARCH):
         nodes = [experiment.space.ops] * config.start.nodes
         experiment, _, found = tuned_search(experiment, nodes, config.search_rates)
     task, learner = experiment.task, Learner(found.model, experiment.strategy.recipe(), found.moments)
+    setting = TaskSetting.of(task, experiment.setting)
     if config.retrain.grown and not found.is_start:
         with journal.of_model(rows_of(config.strategy.row)[1]):
             choice = experiment.choose(experiment.settings_of(derived_genotype(found.model)))
         retrained = Untrained(choice.fit.model, task.evaluate(choice.fit.model, "val"))
         if Acceptance.of(config.strategy)(found, retrained, task).accepted:
             learner = learner_of(choice.fit, choice.setting)
-    return learner, task.loss_name
+            setting = TaskSetting.of(task, choice.setting.chosen)
+    return learner, setting
 
 
-def chosen_setting(kind: str, experiment: SeriesExperiment) -> Choice:
+def chosen_setting(kind: str, experiment: Any) -> Choice:
     """Choose and train an `lstm`, a `gru` or a `fixed_size_random` as a baseline of a search does."""
+    if isinstance(experiment, TextExperiment):
+        return experiment.choose(recurrent_words(experiment, kind))
     if kind == "fixed_size_random":
         return experiment.choose(experiment.supernets(kind, experiment.space.max_nodes, experiment.rates))
     return experiment.choose(recurrent_settings(experiment, kind))

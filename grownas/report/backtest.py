@@ -13,13 +13,19 @@ from grownas.report.tables import METRICS, NONE, Column, Row, Table, as_text, fi
 
 Tree = Mapping[str, Any]
 COLOURS = (ACCENT, OTHER, THIRD, FOURTH)
+MEANING = {"perplexity": "of all words, each block before it is learned"}  # by metric
 MARKS = {"drift": "x", "learned": "o"}  # kind of event -> marker; a move of growth is a triangle
 TEST_NOTE = "The Diebold-Mariano test compares two given forecasts over all rows and says nothing about other seeds."
 
 
 def text(result: Tree) -> str:
     """Return a backtest as text: one row per model, then the means per year."""
-    return f"{as_text(models(result))}\n\n{as_text(means(result, 'years', 'year'))}"
+    return f"{as_text(models(result))}\n\n{as_text(means(result, 'years', period(result)))}"
+
+
+def period(result: Tree) -> str:
+    """Return what the means are over, `year` or `text`; a backtest of an earlier version has years."""
+    return str(result.get("period", "year"))
 
 
 def models(result: Tree) -> Table:
@@ -27,7 +33,10 @@ def models(result: Tree) -> Table:
     metric, reference = str(result["metric"]), result["reference"]
     columns = (
         Column("model", figures=False),
-        Column(METRICS.get(metric, metric), "mean over all rows and series, standardised as in the first fit"),
+        Column(
+            METRICS.get(metric, metric),
+            MEANING.get(metric, "mean over all rows and series, standardised as in the first fit"),
+        ),
         Column(f"minus {reference}", "difference of the means; above 0: worse than the reference"),
         Column("DM p", "two-sided p of the Diebold-Mariano test against the reference"),
         Column("MCS", "'in': member of the model confidence set of size 10 %", figures=False),

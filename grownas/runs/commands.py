@@ -26,6 +26,7 @@ from grownas.errors import ConfigError, DataError, Interrupted, RunError
 from grownas.experiments import backtesting, quantising, replay, updating
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import check_backbone, check_inputs, space_of
+from grownas.experiments.timeline import timeline_of
 from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.genotype_table import GenotypeTable
 from grownas.protocols import Folder, Launcher, Model, Task
@@ -205,7 +206,7 @@ def check_backtest(config: Config, task: Any) -> None:
     """
     configs.strategy_of(config.strategy, refit=False)
     train, origin = backtesting.check(config, task)
-    check_search(config, task.until(train, origin, origin))
+    check_search(config, timeline_of(config, task).until(train, origin, origin))
 
 
 def backtest_in_memory(config: Config, task: Task) -> tuple[dict[str, Any], MemoryFolder]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -212,6 +212,31 @@ class PennTreebank:
                 )
         corpus = self.corpus if words == self.words else self._corpus(self.options, words)
         return replace(self, corpus=corpus), embedding.shape[1], decoder.shape[1]
+
+    @property
+    def text(self) -> list[str]:
+        """The words of the training part, for a backtest, which walks through them."""
+        return [self.corpus.words[number] for number in self.corpus.train.tolist()]
+
+    def further(self, data: str) -> tuple[str, list[str]]:
+        """Return the name and all words of a further text, a folder as for a search or a file.
+
+        Raises:
+            DataError: the text cannot be read.
+        """
+        new = sources.further(data, Path(os.path.expanduser(self.options.cache)))
+        return new.name, [*new.train, *new.val, *new.test]
+
+    def of_words(
+        self, train: list[str], val: list[str], test: list[str], words: Sequence[str] | None = None
+    ) -> PennTreebank:
+        """Return the same task on other words; `words` is the vocabulary, None for that of the training part.
+
+        Raises:
+            DataError: a word is unknown and the vocabulary has no `<unk>`.
+        """
+        text = sources.Text(train, val, test, self.corpus.source, self.corpus.name, self.checksum)
+        return replace(self, corpus=Corpus.of(text, words))
 
     def joined(self, options: Options, *, frame: None = None, block: int | None = None) -> Joined:
         """Return the run's text, all of which is learned, and a further text, whose end is not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -143,14 +144,94 @@ def test_wrong_input_ends_with_2_before_a_folder_is_made(runner, call, item, wor
     assert not runner.folder.exists()
 
 
-def test_a_text_is_refused_in_words(call, small_text, tmp_path):
-    ended = call(
-        "backtest",
-        "penn_treebank/growing_cpu",
-        f"task.data={small_text}",
-        "task.streams=2",
-        "task.bptt=5",
-        f"runs={tmp_path}",
-    )
+WORDS_QUICK = (
+    "task.streams=2",
+    "task.bptt=5",
+    "space.hidden_size=6",
+    "strategy.max_epochs=1",
+    "strategy.max_nodes=1",
+    "retrain.epochs=1",
+    "every=2",
+    "origin=5",
+    "holdout=2",
+    "evidence=4",
+    "models=[grown,gru]",
+)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Two texts of about 1,000 and 300 words; the second has words that the first lacks."""
+    draw, place = random.Random(0), tmp_path_factory.mktemp("both")
+    for name, lines, words in (("texts", 120, "the cat sat on <unk>"), ("then-text", 12, "a dog sat on the")):
+        (place / name).mkdir()
+        for part in ("train", "valid", "test"):
+            text = "".join(f" {' '.join(draw.choices(words.split(), k=6))} \n" for _ in range(lines))
+            (place / name / f"{part}.txt").write_text(text)
+    return place / "texts", place / "then-text"
+
+
+@pytest.fixture(scope="module")
+def read_on(call, texts, tmp_path_factory):
+    """A finished backtest on both texts; do not write to it."""
+    runs, (first, then) = tmp_path_factory.mktemp("read-on"), texts
+    options = (f"task.data={first}", f"then={then}", f"runs={runs}", "name=whole", "how=[continue,state]", *WORDS_QUICK)
+    ended = call("backtest", "penn_treebank/growing_cpu", *options)
+    assert ended.code == 0, ended.err
+    return runs / "whole"
+
+
+def test_a_growing_text_gives_the_perplexity_of_each_block_before_it_is_learned(read_on, read_json):
+    result = read_json(read_on / "backtest.json")
+    assert [one["model"] for one in result["models"]] == ["grown_continue", "grown_state", "gru"]
+    assert (result["metric"], result["period"], result["rows"]) == ("perplexity", "text", 5)  # of 100 words
+    assert [one["name"] for one in result["years"]] == ["texts", "then-text"]
+    assert [one["name"] for one in result["blocks"]] == ["500", "700", "900"]
+    losses = grownas.load(read_on).losses
+    assert list(losses.index) == [500, 600, 700, 800, 900]
+    for one in result["models"]:
+        assert one["loss"] == pytest.approx(np.exp(losses[one["model"]].mean()))
+        assert result["blocks"][1]["losses"][one["model"]] == pytest.approx(np.exp(losses[one["model"]][2:4].mean()))
+        assert 1 < one["loss"] < 7  # a uniform guess among 6 kinds of words gives 6
+    assert "perplexity" in (read_on / "report.html").read_text()
+    with pytest.raises(RunError, match="only a backtest on series has forecasts"):
+        grownas.load(read_on).forecasts  # noqa: B018
+
+
+def test_the_later_text_changes_no_earlier_loss(read_on, call, texts, tmp_path):
+    options = (f"task.data={texts[0]}", f"runs={tmp_path}", "name=one", "how=[continue,state]", *WORDS_QUICK)
+    ended = call("backtest", "penn_treebank/growing_cpu", *options)
+    assert ended.code == 0, ended.err
+    alone, both = (grownas.load(folder).losses for folder in (tmp_path / "one", read_on))
+    assert 0 < len(alone) < len(both)
+    pd.testing.assert_frame_equal(both.iloc[: len(alone)], alone)
+
+
+def test_a_backtest_of_a_text_goes_on_after_an_interruption(read_on, call, tmp_path):
+    """All but the last block of the last model are read back from the checkpoint."""
+    folder = tmp_path / "again"
+    shutil.copytree(read_on, folder)
+    for name in ("backtest.json", "losses.safetensors", "losses.csv", "checkpoint/gru-block-2.done"):
+        (folder / name).unlink()
+    assert call("resume", folder).code == 0
+    assert (folder / "losses.csv").read_bytes() == (read_on / "losses.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("models=[grown,var1]", "backtest.models"),
+        ("origin=2021-01-01", "backtest.origin"),
+        ("origin=1", "choose a later origin"),
+        ("origin=900", "rows of 100 words; choose a lower one"),
+        ("retrain.layers=2", "a backtest has models of one layer"),
+        ("then=nowhere", "nowhere"),
+    ],
+)
+def test_what_a_text_lacks_is_refused_in_words(call, texts, tmp_path, option, words):
+    options = (f"task.data={texts[0]}", f"runs={tmp_path}", *WORDS_QUICK, option)
+    ended = call("backtest", "penn_treebank/growing_cpu", *options)
     assert ended.code == 2
-    assert "no rows to walk through" in ended.err
+    assert words in ended.err
+    assert "Traceback" not in ended.err
+    assert not list(tmp_path.iterdir())

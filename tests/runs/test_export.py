@@ -51,6 +51,7 @@ def test_the_file_gives_the_forecasts_of_predict(session, finished, call, data, 
     assert notes == {
         "task": "index_returns",
         "model": summary["chosen"],
+        "targets": '["A", "B", "C"]',
         "units": "log returns in decimals",
         "metric": "mse",
         "val": repr(summary["val"]),

@@ -14,8 +14,9 @@ from grownas.config.loading import load
 from grownas.errors import ConfigError, DataError
 from grownas.evaluation.backtest import summarise
 from grownas.experiments.backtesting import backtest, blocks, check, walk
+from grownas.experiments.timeline import SeriesTimeline
 from grownas.experiments.updating import Learner
-from grownas.experiments.walking import Trained
+from grownas.experiments.walking import TaskSetting, Trained
 from grownas.genotype import Genotype, Node, Op
 from grownas.protocols import Verdict
 from grownas.runs.journal import Journal
@@ -193,10 +194,11 @@ def trained(judge, **given):
     model = task.model(GrownRNN(genotype, 3, 4), generator=torch.Generator().manual_seed(0))
     for parameter in model.parameters():
         parameter.data.zero_()
-    first = Learner(model.eval(), Recipe())
-    told = {"how": "refit", "settings": None, "task": task, "origin": ORIGIN, "holdout": 20, "evidence": 40}
-    given = {**told, "window": None, "backend": "auto", "again": None, **given}
-    return Trained(first=lambda: (first, "squared", dict.fromkeys(COSTS, 0)), judge=judge, **given)
+    first, setting = Learner(model.eval(), Recipe()), TaskSetting("squared", {})
+    told = {"how": "refit", "settings": None, "again": None, "backend": "auto", "window": None}
+    told |= {"timeline": SeriesTimeline(task), "origin": ORIGIN, "holdout": 20, "evidence": 40}
+    first_of_all = (first, setting, dict.fromkeys(COSTS, 0))
+    return Trained(first=lambda: first_of_all, judge=judge, **{**told, **given})
 
 
 COSTS = ("seconds", "cpu_seconds", "gradients")
@@ -225,7 +227,7 @@ def again(bias):
 
 
 def course_of(walker, every=10):
-    return walk("one", walker, Journal.in_memory(), walker.task.targets, blocks(ORIGIN, ROWS, every))
+    return walk("one", walker, Journal.in_memory(), blocks(ORIGIN, ROWS, every))
 
 
 def test_a_model_that_learned_forecasts_only_once_it_was_better_on_rows_that_it_had_not_learned():
@@ -234,7 +236,7 @@ def test_a_model_that_learned_forecasts_only_once_it_was_better_on_rows_that_it_
     shifted_up = values.copy()
     shifted_up[ORIGIN:] += 0.03
     _, task = load_both(shifted_up)
-    course = course_of(replace(trained(judge, again=again(1.0)), task=task))
+    course = course_of(replace(trained(judge, again=again(1.0)), timeline=SeriesTimeline(task)))
     firsts = [entry["forecasts"][0, 0] for entry in course.entries]
     assert firsts == [0, 0, 0, 1, 1]  # learned before block 1; judged on 20 rows, those of the blocks 1 and 2
     assert judge.rows == [20, 20, 30, 30]  # twice a block: against it, then for it
@@ -277,8 +279,8 @@ def test_on_noise_continued_learning_is_seldom_followed():
 class Scripted:
     """A walker whose forecasts are zero; it remembers before which blocks it learned."""
 
-    def __init__(self, known):
-        self.known, self.learned = known, []
+    def __init__(self, known, values):
+        self.known, self.values, self.learned = known, values, []
 
     def begin(self):
         return {"params": 1, "seconds": 0.0, "cpu_seconds": 0.0, "gradients": 0, "known": self.known}
@@ -287,7 +289,7 @@ class Scripted:
         if learns:
             self.learned.append(number)
         told = {"params": 1, "gradients": 0, "accepted": learns or None, "growth": []}
-        return {"forecasts": np.zeros((rows.stop - rows.start, 2)), **told}
+        return {"losses": (self.values[rows] ** 2).mean(axis=1), **told}
 
 
 def shifted(rows=200, shift=100):
@@ -299,8 +301,8 @@ def shifted(rows=200, shift=100):
 @pytest.mark.parametrize("detector", ["page_hinkley", "adwin"])
 def test_on_drift_a_model_learns_only_after_its_losses_have_risen(detector):
     values = shifted()
-    walker = Scripted((np.random.default_rng(1).normal(size=(60, 2)) ** 2).mean(axis=1))
-    course = walk("one", walker, Journal.in_memory(), values, blocks(0, 200, 20), when="drift", detector=detector)
+    walker = Scripted((np.random.default_rng(1).normal(size=(60, 2)) ** 2).mean(axis=1), values)
+    course = walk("one", walker, Journal.in_memory(), blocks(0, 200, 20), when="drift", detector=detector)
     assert 100 <= course.alarms[0] < 120
     assert walker.learned == [alarm // 20 + 1 for alarm in course.alarms]
     dates = [str(day.date()) for day in pd.bdate_range("2020-01-01", periods=200)]
@@ -309,8 +311,8 @@ def test_on_drift_a_model_learns_only_after_its_losses_have_risen(detector):
 
 
 def test_without_drift_a_model_learns_after_every_block_but_the_last():
-    walker = Scripted(None)
-    walk("one", walker, Journal.in_memory(), shifted(), blocks(0, 200, 20))
+    walker = Scripted(None, shifted())
+    walk("one", walker, Journal.in_memory(), blocks(0, 200, 20))
     assert walker.learned == list(range(1, 10))
 
 
