@@ -80,8 +80,11 @@ def speed_ups(measured: Sequence[float], *, each_s: float = 0.0, seed: int = 1) 
 
 
 def main(folder: Path, each_s: float = 0.0) -> None:
-    """Print the table for the trials of a run folder."""
-    lines = [json.loads(line) for line in (folder / "trials.jsonl").read_text("utf-8").splitlines()]
+    """Print the table for the trials of a run folder; end with an error message if it has none."""
+    file = folder / "trials.jsonl"
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+    if not lines:
+        sys.exit(f"{file}: no trials; give the folder of a search that trains genotypes one by one, such as evolution")
     lengths = [line["seconds"] for line in lines]
     mean, most = sum(lengths) / len(lengths), max(lengths)
     print(

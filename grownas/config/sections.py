@@ -429,13 +429,11 @@ class LanguageBacktest(BacktestSection):
     """How `grownas backtest` walks through a text, in rows of 100 words."""
 
     every: Annotated[Count, about("rows of 100 words in a block; models are trained between two blocks")] = 500
-    origin: Annotated[  # type: ignore[assignment]  # a text has no days
-        Count | None, about("number of the first row that is forecast; null: half of the rows")
-    ] = None
+    origin: Annotated[Count | None, about("number of the first row that is forecast; null: half of the rows")] = None  # type: ignore[assignment]  # a text has no days
     then: Annotated[
         str | None, about("a further text to walk through after that of `task.data`: a folder or a file; null: none")
     ] = None
-    models: Annotated[  # type: ignore[assignment]  # fewer than those of series
+    models: Annotated[
         tuple[TextModel, ...],
         OneOrMore,
         Field(min_length=1),
@@ -562,7 +560,11 @@ class Config(Section):
         ),
     ] = None
     workers: Annotated[
-        Count | None, about("parallel runs of `grownas compare`; null: one per core, or per thread of dask's workers")
+        Count | None,
+        about(
+            "parallel runs of `grownas compare`, null: one per core, or per thread of dask's workers; models that "
+            "`grownas backtest` walks with at the same time, each in a process, null: one after the other in this one"
+        ),
     ] = None
     cluster: Annotated[
         str,

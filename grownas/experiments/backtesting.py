@@ -71,33 +71,45 @@ def check(config: Config, task: Any) -> tuple[int, int]:
     return train, origin
 
 
-def backtest(config: Config, folder: Folder, journal: Journal, task: Any) -> Tree:
+def backtest(config: Config, folder: Folder, journals: Mapping[str, Journal], task: Any) -> Tree:
     """Walk through the rows with all models; write forecasts and losses, and return the content of `backtest.json`.
 
     Args:
         config: models, blocks and learning are in the section `backtest`.
         folder: where to write.
-        journal: runs and stores the work.
+        journals: for each of `backtest.models` the journal that runs and stores its work; it may be the same for all.
         task: all rows, see `timeline`.
 
     Raises:
         GrownasError: see `check`.
         TrainingError: training diverges.
     """
-    train, origin = check(config, task)
-    first = timeline_of(config, task).until(train, origin, origin)
-    timeline = timeline_of(config, task).read_as(first)
-    cuts = blocks(origin, timeline.length, config.backtest.every)
-    given = {"when": config.backtest.when, "detector": config.backtest.detector}
-    courses = {
-        name: walk(name, make(), journal, cuts, **given)
-        for name, make in _walkers(config, journal, timeline, first, origin).items()
-    }
+    origin, timeline, courses = courses_of(config, journals, task)
     labels, periods = timeline.labels(origin)
     _write(folder, timeline, courses, labels, origin)
     about = {"task": task.name, "metric": task.metric, "seed": config.seed, "source": task.source}
     told = summarise(courses, labels, config.backtest.every, periods=periods, score=timeline.score)
     return {**about, **config.backtest.model_dump(), "period": timeline.period, **told}
+
+
+def courses_of(config: Config, journals: Mapping[str, Journal], task: Any) -> tuple[int, Timeline, dict[str, Course]]:
+    """Walk through the rows with the models that have a journal; arguments and errors as of `backtest`.
+
+    Returns:
+        The first row that is forecast, all rows, and the models' courses by their names in tables.
+    """
+    train, origin = check(config, task)
+    first = timeline_of(config, task).until(train, origin, origin)
+    timeline = timeline_of(config, task).read_as(first)
+    cuts = blocks(origin, timeline.length, config.backtest.every)
+    given = {"when": config.backtest.when, "detector": config.backtest.detector}
+    searches = {id(one): cache(partial(_searched, config, first, one)) for one in journals.values()}
+    courses = {
+        name: walk(name, make(), journal, cuts, **given)
+        for kind, journal in journals.items()
+        for name, make in _walkers(config, kind, journal, timeline, first, origin, searches[id(journal)]).items()
+    }
+    return origin, timeline, courses
 
 
 def walk(
@@ -146,18 +158,22 @@ def _alarm(known: Array | None, losses: Array, detector: str) -> int | None:
 
 
 def _walkers(
-    config: Config, journal: Journal, timeline: Timeline, first: Any, origin: int
+    config: Config,
+    kind: str,
+    journal: Journal,
+    timeline: Timeline,
+    first: Any,
+    origin: int,
+    grown: Callable[[], First],
 ) -> Mapping[str, Callable[[], Walker]]:
-    """Return what makes each model, by its name in tables; the grown cell is there once for each `how`."""
+    """Return what makes each model of a kind, by its name in tables: a grown cell for each `how`, else one model.
+
+    All work of a kind is in its journal, so that kinds can be in journals of their own. An `lstm` or `gru` has the size
+    of the cell that `grown` finds, so its journal holds the same search.
+    """
     own, judge = config.backtest, Acceptance(config.strategy.accept, config.strategy.threshold, guard=False)
 
-    @cache
-    def grown() -> First:
-        branch = journal.branch(SEARCH, logs=True)
-        learner, setting = searched(config, first, branch)
-        return learner, setting, _costs(branch)
-
-    def linear(kind: str) -> Linear:
+    def linear() -> Linear:
         every, orders = own.refit_every or own.every, range(1, config.start.max_order + 1)
         assert isinstance(timeline, SeriesTimeline), "the section of a text has no linear models"
         branch, task = journal.branch(kind, logs=False), timeline.task
@@ -167,7 +183,7 @@ def _walkers(
         told = {"timeline": timeline, "origin": origin, **own.model_dump(include={"holdout", "evidence", "window"})}
         return Trained(how=how, settings=Settings.of(config), backend=config.backend, **told, **given)
 
-    def recurrent(kind: str) -> Trained:
+    def recurrent() -> Trained:
         branch = journal.branch(kind, logs=True)
         of = EXPERIMENTS[first.kind].of(
             config, journal.branch(SEARCH, logs=False), first
@@ -185,13 +201,15 @@ def _walkers(
         again = partial(_search_again, config)
         return trained(how, first=grown, again=again, judge=judge)
 
-    made: dict[str, Callable[[], Walker]] = {}
-    for kind in own.models:
-        if kind == "grown":
-            made |= {f"grown_{how}": partial(found, how) for how in own.how}
-        else:
-            made[kind] = partial(linear if kind in LINEAR else recurrent, kind)
-    return made
+    if kind == "grown":
+        return {f"grown_{how}": partial(found, how) for how in own.how}
+    return {kind: linear if kind in LINEAR else recurrent}
+
+
+def _searched(config: Config, first: Any, journal: Journal) -> First:
+    branch = journal.branch(SEARCH, logs=True)
+    learner, setting = searched(config, first, branch)
+    return learner, setting, _costs(branch)
 
 
 def _search_again(config: Config, task: Task, journal: Journal) -> Learner:

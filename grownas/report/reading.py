@@ -20,6 +20,7 @@ from grownas.genotype import AnyGenotype, Genotype
 from grownas.report import damage
 
 CELLS = {"cell_before", "cell_after"}  # keys of growth.jsonl that hold cells
+PARTS = {"study": "study", "walk": "backtest"}  # command of a part -> what it is a part of
 Tree = dict[str, Any]
 
 
@@ -231,8 +232,8 @@ def read_run(path: Path) -> Run:
     mark = _json(path / "run.json", damage.RUN) or {}
     if mark.get("command") == "backtest":
         raise RunError(f"{path}: not finished; continue it with `grownas resume {path}`")
-    if mark.get("command") == "study":
-        raise RunError(f"{path}: a part of a study has no report; give the folder of the study")
+    if (command := mark.get("command")) in PARTS:
+        raise RunError(f"{path}: a part of a {PARTS[command]} has no report; give the folder of the {PARTS[command]}")
     data, summary = _data(path / "data.json"), _json(path / "summary.json", damage.SUMMARY)
     return Run(
         path=path,

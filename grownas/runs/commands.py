@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import os
 import platform
 import warnings
@@ -175,6 +176,8 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
         return run_update(config, rundir, task)
     if rundir.command == "backtest":
         return _backtest(config, rundir, task)
+    if rundir.command == "walk":
+        return _walk(config, rundir, task)
     what = rundir.what or Genotype.load(path / "genotype.json")
     return _work(config, rundir, task, partial(experiment.train, what=what))
 
@@ -214,19 +217,46 @@ def backtest_in_memory(config: Config, task: Task) -> tuple[dict[str, Any], Memo
     check_backtest(config, task)
     folder = MemoryFolder()
     with Progress(quiet=config.quiet) as progress, _threads(config.threads):
-        result = backtesting.backtest(config, folder, Journal.in_memory(progress), task)
+        journals = dict.fromkeys(config.backtest.models, Journal.in_memory(progress))
+        result = backtesting.backtest(config, folder, journals, task)
     if not config.quiet:
         print(backtest_report.text(result))
     return result, folder
 
 
 def _backtest(config: Config, rundir: RunDir, task: Task) -> Path:
-    with _at_work(config, rundir, f"{rundir.path}: backtest of {', '.join(config.backtest.models)}") as journal:
-        result = backtesting.backtest(config, rundir, journal, task)
+    models = config.backtest.models
+    is_parallel = (config.workers or 1) > 1 and len(models) > 1
+    with _at_work(config, rundir, f"{rundir.path}: backtest of {', '.join(models)}") as journal:
+        journals = dict.fromkeys(models, journal)
+        if is_parallel:
+            journals = _walked_apart(config, rundir)
+        result = backtesting.backtest(config, rundir, journals, task)
         rundir.write_json(BACKTEST, result)  # last: this file marks the backtest as finished
         report = _report(rundir.path)
     if not config.quiet:
         print(f"{backtest_report.text(result)}\nreport: {report}")
+    return rundir.path
+
+
+def _walked_apart(config: Config, rundir: RunDir) -> dict[str, Journal]:
+    """Walk with each model of a backtest in a process; return the journals of the finished walks, by model."""
+    from grownas.runs import sweep
+
+    with Progress(quiet=config.quiet) as progress:
+        folders = sweep.run_parts(config, rundir, progress, _launcher(config, progress))
+    return {
+        kind: Journal.in_folder(RunDir(folder), config.fingerprint(), progress=Progress(quiet=True), every_s=math.inf)
+        for kind, folder in zip(config.backtest.models, folders, strict=True)
+    }
+
+
+def _walk(config: Config, rundir: RunDir, task: Task) -> Path:
+    """Walk with one model of a backtest, in a folder of its own."""
+    kind = str(rundir.what)
+    with _at_work(config, rundir, f"{rundir.path}: backtest of {kind}") as journal:
+        _, _, courses = backtesting.courses_of(config, {kind: journal}, task)
+        rundir.write_json("summary.json", {"models": list(courses)})  # last: this file marks the walk as finished
     return rundir.path
 
 

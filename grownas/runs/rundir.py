@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MARK = "run.json"  # marks a run folder, and names the command that created it
 BACKTEST = "backtest.json"  # the result of a backtest
 FINISHED = ("summary.json", BACKTEST)  # either marks a folder as finished
-COMMANDS = ("search", "compare", "train", "update", "backtest", "study")  # study: a part of a study
+COMMANDS = ("search", "compare", "train", "update", "backtest", "study", "walk")  # the last two: parts
 
 
 class LockedError(RunError):
@@ -93,7 +93,7 @@ class RunDir:
 
     @property
     def what(self) -> str | None:
-        """The baseline that `train` trains; None for a genotype."""
+        """The baseline that `train` trains, None for a genotype; or the model of a part of a backtest."""
         what = self._mark().get("what")
         return None if what is None else str(what)
 

@@ -32,7 +32,7 @@ def summary_of(path: Path) -> dict[str, Any]:
     """
     if RunDir.open(path).command == "study" or (path / "study.json").exists():
         raise RunError(f"{path}: a study keeps no model; give the folder of a search")
-    if RunDir.open(path).command == "backtest":
+    if RunDir.open(path).command in ("backtest", "walk"):
         raise RunError(f"{path}: a backtest keeps forecasts and losses, but no model; give the folder of a search")
     if RunDir.open(path).command == "compare":
         panels = sorted(folder.name for folder in path.glob("panel-*/"))

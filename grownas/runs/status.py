@@ -52,7 +52,8 @@ def text(path: Path, *, now: float | None = None) -> str:
     """
     now = time.time() if now is None else now
     if RunDir.open(path).command != "compare":
-        return _table([of_run(path)], now)
+        run = of_run(path)  # nothing else would begin it
+        return _table([run._replace(state="interrupted") if run.state in ("stopped", "waiting") else run], now)
     events = _lines(path / sweep.LOG_OF_RUNS)
     last = {line["run"]: line for line in events}
     names = [name for group in sweep.members(configs.load(path / "config.yaml")) for name in group]

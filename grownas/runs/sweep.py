@@ -1,4 +1,4 @@
-"""Runs a comparison: each seed or panel is a separate run, which a launcher runs."""
+"""Runs a comparison or a backtest: each seed, panel or model is a separate run, which a launcher runs."""
 
 from __future__ import annotations
 
@@ -131,6 +131,42 @@ def run_all(config: Config, rundir: RunDir, progress: Progress, launcher: Launch
     return folders
 
 
+def run_parts(config: Config, rundir: RunDir, progress: Progress, launcher: Launcher) -> list[Path]:
+    """Walk with each model of a backtest in a run of its own, or go on; return their folders when all are finished.
+
+    Args:
+        config: the backtest's config.
+        rundir: the backtest's folder, which gets a folder for each model.
+        progress: shows which runs start and end.
+        launcher: runs the runs.
+
+    Raises:
+        Interrupted: a signal arrived; the runs have saved their state.
+        RunError: a run's folder cannot be written to; or a run found its input wrong (the other runs finish first).
+        TrainingError: a run failed in another way (the other runs finish first).
+    """
+    folders = [_part(config, rundir, kind) for kind in config.backtest.models]
+    with launcher:
+        failed = _run_group(folders, rundir, progress, launcher)
+    if failed:
+        raise _error_of(failed)(
+            f"{len(failed)} of {len(folders)} models failed: {_logs_of(failed)}. Resume the backtest to try them again"
+        )
+    return folders
+
+
+def _part(config: Config, rundir: RunDir, kind: str) -> Path:
+    """Return the folder of a model in a backtest; create it if it does not exist."""
+    path = rundir.path / kind
+    if not (path / "config.yaml").exists():
+        own = config.model_copy(update={"runs": str(rundir.path), "name": kind})
+        path.mkdir(exist_ok=True)
+        made = RunDir(path)
+        made.write_json("run.json", {"command": "walk", "what": kind})
+        made.write_text("config.yaml", own.dump(configs.notes_of(rundir.path / "config.yaml")))
+    return path
+
+
 def runs_of(config: Config, rundir: RunDir) -> list[list[Path]]:
     """Return the run folders of a comparison, grouped by seed or panel; the first strategy comes first."""
     first, rest = members(config)
@@ -203,16 +239,22 @@ def _failure(
     config: Config, folders: list[Path], failed: dict[Path, Ended], missing: list[str]
 ) -> RunError | TrainingError:
     """Return the error that says which runs of a comparison are missing."""
-    logs = ", ".join(f"{folder} ({_words(ended)}; see {folder / LOG})" for folder, ended in failed.items())
-    kind = RunError if {ended.status for ended in failed.values()} == {USER_ERROR} else TrainingError
     what = "runs" if config.is_study else "seeds" if config.panels is None else "panels"
     if any(len(group) for group in members(config)[1:]):
         what = "runs"
     lacking = f"; not run, because they take their number of steps from these: {', '.join(missing)}" if missing else ""
-    return kind(
-        f"{len(failed)} of {len(folders) + len(missing)} {what} failed: {logs}{lacking}. Nothing was compared; resume "
-        "the comparison to try them again"
+    return _error_of(failed)(
+        f"{len(failed)} of {len(folders) + len(missing)} {what} failed: {_logs_of(failed)}{lacking}. Nothing was "
+        "compared; resume the comparison to try them again"
     )
+
+
+def _logs_of(failed: dict[Path, Ended]) -> str:
+    return ", ".join(f"{folder} ({_words(ended)}; see {folder / LOG})" for folder, ended in failed.items())
+
+
+def _error_of(failed: dict[Path, Ended]) -> type[RunError] | type[TrainingError]:
+    return RunError if {ended.status for ended in failed.values()} == {USER_ERROR} else TrainingError
 
 
 def _takes_steps(config: Config) -> bool:

@@ -60,6 +60,22 @@ def test_a_killed_backtest_goes_on_as_if_nothing_had_been(broken_off, call, whol
     assert_same(whole, folder)
 
 
+@pytest.mark.usefixtures("forked_seeds")
+def test_models_that_walk_in_processes_of_their_own_give_the_same_bits(runs, call, whole, assert_same):
+    ended = call("backtest", *runs.options("name=apart", *OPTIONS, "workers=3"))
+    assert ended.code == 0, ended.err
+    folder = runs.folder / "apart"
+    assert sorted(one.name for one in folder.glob("*/summary.json")) == ["summary.json"] * 4
+    assert_same(whole, folder)
+    ended = call("report", folder / "lstm")
+    assert (ended.code, "a part of a backtest has no report" in ended.err) == (2, True)
+    (folder / "backtest.json").unlink()
+    for name in ("summary.json", "checkpoint/lstm-block-1.done"):  # as after a kill
+        (folder / "lstm" / name).unlink()
+    assert call("resume", folder).code == 0
+    assert_same(whole, folder)
+
+
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_backtest_killed_again_and_again_at_random_moments_ends_the_same(
     broken_off, fork, call, whole, assert_same, kills

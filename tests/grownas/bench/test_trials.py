@@ -57,3 +57,8 @@ def test_a_run_is_simulated(tmp_path, capsys, monkeypatch):
     (first, *_) = speed_ups([0.5, 1.0, 3.0])
     assert first == pytest.approx([1.0] * len(trials.COLUMNS))
     assert f"| {trials.WORKERS[-1]} |" in printed
+
+
+def test_a_folder_without_trials_ends_in_one_line(tmp_path):
+    with pytest.raises(SystemExit, match=r"trials.jsonl: no trials; give the folder of a search"):
+        trials.main(tmp_path / "nowhere")

@@ -354,7 +354,8 @@ def test_an_empty_file_stands_for_all_defaults(tmp_path):
 CHANGES = {  # another valid value for every key
     "task": {
         "data": "planted", "tickers": ["^X"], "start": "2011-01-01", "end": "2012-01-01", "cache": "/c",
-        "data_seed": 2, "subpanel": 3, "planted_nodes": 2, "planted_units": 32, "replay": "/table.jsonl",
+        "data_seed": 2, "subpanel": 3, "planted_nodes": 2, "planted_units": 32, "inputs": ["a"],
+        "replay": "/table.jsonl",
         "values": "returns", "units": "prices",
         "difference": ["a"], "longest_still": 20, "train": 0.6, "val": 0.1, "loss": "huber", "batches": "windows",
         "least_rows": 50, "streams": 8, "bptt": 10, "context": 50, "recent": 30,
@@ -401,7 +402,7 @@ CHANGES = {  # another valid value for every key
     "update": {"how": "grow", "epochs": 9, "l2_sp": 0.5, "block": 30, "parent": "before"},
     "backtest": {
         "every": 5, "origin": "2021-01-01", "models": ["zero"], "how": ["grow"], "when": "drift", "detector": "adwin",
-        "recurrent": "refit", "holdout": 30, "refit_every": 1, "window": 500,
+        "recurrent": "refit", "holdout": 30, "evidence": 99, "refit_every": 1, "window": 500,
     },
     "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "cluster": "tcp://a:1",
     "trial_workers": 4, "worker_timeout": 9.0, "threads": 2, "device": "cuda", "bf16": True,

@@ -72,7 +72,8 @@ def run(values, **overrides):
     """Return the result of a backtest in memory, and its forecasts in the units of the series."""
     config, task = load_both(values, **overrides)
     folder = MemoryFolder()
-    result = backtest(config, folder, Journal.in_memory(), task)
+    journals = dict.fromkeys(config.backtest.models, Journal.in_memory())
+    result = backtest(config, folder, journals, task)
     return result, {name: one.numpy() for name, one in folder.files["forecasts.safetensors"][0].items()}
 
 

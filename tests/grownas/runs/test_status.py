@@ -118,6 +118,6 @@ def test_the_command_prints_a_run_and_refuses_another_folder(tmp_path):
     rundir.write_text("config.yaml", configs.load("index_returns/growing").dump({}))
     ended = CliRunner().invoke(cli.cli, ["status", str(rundir.path)])
     assert ended.exit_code == 0
-    assert ended.output.splitlines()[1].split()[:3] == ["run", "waiting", "0"]
+    assert ended.output.splitlines()[1].split()[:3] == ["run", "interrupted", "0"]
     with pytest.raises(RunError, match="not a run folder"):
         status.text(tmp_path)
