@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
@@ -171,7 +171,7 @@ def dated(index: pd.Index[Any], returns: Array, names: Iterable[str]) -> pd.Data
     return pd.DataFrame(returns, index=dates[len(index) - len(returns) :].rename(None), columns=list(names))
 
 
-def inputs_of(X: Any, index: pd.Index[Any], names: Sequence[str]) -> pd.DataFrame:
+def inputs_of(X: Any, index: pd.Index[Any], names: Collection[Any]) -> pd.DataFrame:
     """Return the rows of exogenous series X for the rows of y, as a data frame of float64.
 
     Args:

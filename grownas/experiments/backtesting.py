@@ -64,10 +64,12 @@ def check(config: Config, task: Any) -> tuple[int, int]:
     held_out = origin - own.holdout
     for end, since in ((train, 0), (held_out, max(0, held_out - (own.window or held_out)))):
         try:
-            known = timeline.until(end, origin, timeline.length, since=since)
+            known = timeline.until(end, origin, origin, since=since)
             known.windows("train", seed=config.seed)
         except DataError as error:
             raise DataError(f"the first row to forecast is row {origin} of {timeline.length}: {error}") from error
+    first = timeline.until(train, origin, origin)
+    timeline.read_as(first).until(train, origin, timeline.length)  # raises if the models do not know a later word
     return train, origin
 
 
@@ -185,9 +187,8 @@ def _walkers(
 
     def recurrent() -> Trained:
         branch = journal.branch(kind, logs=True)
-        of = EXPERIMENTS[first.kind].of(
-            config, journal.branch(SEARCH, logs=False), first
-        )  # a linear start is not counted
+        before = journal.branch(SEARCH, logs=False)  # a linear start is not counted
+        of: Any = EXPERIMENTS[first.kind].of(config, before, first)
         params = count_parameters(grown()[0].model) if "grown" in own.models else None
         with branch.of_model(kind):
             choice = chosen_setting(kind, replace(of, journal=branch, params=params))

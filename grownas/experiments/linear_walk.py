@@ -132,7 +132,7 @@ class Linear:
         kept = {"chosen": before["chosen"], "fitted": fitted, "var": var, "params": model.params}
         found = np.concatenate(forecasts)
         losses = ((self.values[rows, : self.outputs] - found) ** 2).mean(axis=1)
-        told = {"gradients": 0, "accepted": None, "growth": []}
+        told: Tree = {"gradients": 0, "accepted": None, "growth": []}
         return {**kept, **told, "forecasts": found, "losses": losses}
 
 

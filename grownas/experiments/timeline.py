@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,17 +20,22 @@ CONTEXT = 1000  # words that are read before a block of a text, so that its firs
 
 
 class Timeline(Protocol):
-    """Data in the order of time.
+    """Data in the order of time."""
 
-    Attributes:
-        length: number of rows.
-        source: where the data come from, for messages.
-        period: what the means of a report are over, `year` or `text`.
-    """
+    @property
+    def length(self) -> int:
+        """Number of rows."""
+        ...
 
-    length: int
-    source: str
-    period: str
+    @property
+    def source(self) -> str:
+        """Where the data come from, for messages."""
+        ...
+
+    @property
+    def period(self) -> str:
+        """What the means of a report are over, `year` or `text`."""
+        ...
 
     def origin(self, config: Config) -> tuple[int, int]:
         """Return the first row of the first validation part, and the first row that is forecast.
@@ -51,7 +56,7 @@ class Timeline(Protocol):
         """
         ...
 
-    def read_as(self, first: Any) -> Self:
+    def read_as(self, first: Any) -> Timeline:
         """Return the same data in the scaling or with the vocabulary of a task that `until` returned."""
         ...
 

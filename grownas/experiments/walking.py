@@ -25,6 +25,7 @@ from grownas.evaluation.groups import rows_of
 from grownas.evaluation.models import SEARCH
 from grownas.experiments.choosing import Choice, Setting
 from grownas.experiments.search import derived_genotype, tuned, tuned_search
+from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.text import TextExperiment
 from grownas.experiments.timeline import Timeline
 from grownas.experiments.updating import How, Learner, Settings, learn
@@ -151,7 +152,7 @@ class Trained:
         learners = [from_tree(one, task, self.backend) for one in (kept, learning)]
         found, size = [task.evaluate(one.model, "test") for one in learners], rows.stop - rows.start
         if differ:
-            gains = np.concatenate([gains, self._gains(task, *found, size)])[-self.evidence :]
+            gains = np.concatenate([gains, self._gains(task, found[0], found[1], size)])[-self.evidence :]
         models = {"kept": kept, "learning": learning, "differ": differ, "gains": gains, "setting": setting}
         return {
             **models,
@@ -251,7 +252,7 @@ def searched(config: Config, task: Task, journal: Journal) -> tuple[Learner, Tas
     return learner, setting
 
 
-def chosen_setting(kind: str, experiment: Any) -> Choice:
+def chosen_setting(kind: str, experiment: SeriesExperiment | TextExperiment) -> Choice:
     """Choose and train an `lstm`, a `gru` or a `fixed_size_random` as a baseline of a search does."""
     if isinstance(experiment, TextExperiment):
         return experiment.choose(recurrent_words(experiment, kind))

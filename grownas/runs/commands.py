@@ -217,7 +217,8 @@ def backtest_in_memory(config: Config, task: Task) -> tuple[dict[str, Any], Memo
     check_backtest(config, task)
     folder = MemoryFolder()
     with Progress(quiet=config.quiet) as progress, _threads(config.threads):
-        journals = dict.fromkeys(config.backtest.models, Journal.in_memory(progress))
+        journal = Journal.in_memory(progress)
+        journals: dict[str, Journal] = dict.fromkeys(config.backtest.models, journal)
         result = backtesting.backtest(config, folder, journals, task)
     if not config.quiet:
         print(backtest_report.text(result))
@@ -228,7 +229,7 @@ def _backtest(config: Config, rundir: RunDir, task: Task) -> Path:
     models = config.backtest.models
     is_parallel = (config.workers or 1) > 1 and len(models) > 1
     with _at_work(config, rundir, f"{rundir.path}: backtest of {', '.join(models)}") as journal:
-        journals = dict.fromkeys(models, journal)
+        journals: dict[str, Journal] = dict.fromkeys(models, journal)
         if is_parallel:
             journals = _walked_apart(config, rundir)
         result = backtesting.backtest(config, rundir, journals, task)

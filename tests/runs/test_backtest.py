@@ -251,3 +251,15 @@ def test_what_a_text_lacks_is_refused_in_words(call, texts, tmp_path, option, wo
     assert words in ended.err
     assert "Traceback" not in ended.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_later_word_that_no_model_can_know_is_refused_before_work(call, tmp_path):
+    (tmp_path / "known").mkdir()
+    for part in ("train", "valid", "test"):
+        (tmp_path / "known" / f"{part}.txt").write_text("the cat sat on the mat\n" * 120)
+    (tmp_path / "later.txt").write_text("a dog\n" * 40)
+    options = (f"task.data={tmp_path / 'known'}", f"then={tmp_path / 'later.txt'}", f"runs={tmp_path / 'runs'}")
+    ended = call("backtest", "penn_treebank/growing_cpu", *options, *WORDS_QUICK)
+    assert ended.code == 2
+    assert "the word 'a' (token" in ended.err
+    assert not (tmp_path / "runs").exists()
