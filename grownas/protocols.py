@@ -223,6 +223,8 @@ class Window(NamedTuple):
 
     def to(self, device: torch.device) -> Window:
         """Return the window on a device."""
+        if self.x.device == device:  # all its tensors are on one device
+            return self
         weight, taught = (None if one is None else one.to(device) for one in (self.weight, self.taught))
         return self._replace(x=self.x.to(device), target=self.target.to(device), weight=weight, taught=taught)
 

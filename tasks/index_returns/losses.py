@@ -35,11 +35,21 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "huber": huber,
     "volatility": squared,  # weighted by `calmness`
 }
-SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # their derivatives by the output
-    "squared": lambda output, target: output - target,
-    "huber": lambda output, target: (output - target).clamp(-DELTA, DELTA),
-    "volatility": lambda output, target: output - target,
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # their derivatives by the output, from the error
+    "squared": lambda error: error,
+    "huber": lambda error: error.clamp(-DELTA, DELTA),
+    "volatility": lambda error: error,
 }
+
+
+def with_slope(name: str, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a loss of `LOSSES`, with the same bits, and its derivative by the output.
+
+    With the slope s of the error e all of them are s (e - s / 2).
+    """
+    error = output - target
+    slope = SLOPES[name](error)
+    return slope * (error - 0.5 * slope), slope
 
 
 def calmness(values: np.ndarray[Any, Any], train_end: int) -> np.ndarray[Any, Any]:

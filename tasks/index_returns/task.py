@@ -22,7 +22,7 @@ from grownas.readout import LinearReadout, readout_of
 from grownas.tasks.index_returns import metrics, sources, synthetic
 from grownas.tasks.index_returns.cleaning import Panel, clean_moving, only_series, returns_for
 from grownas.tasks.index_returns.frequency import Moment, Step, frequencies_apart, next_step
-from grownas.tasks.index_returns.losses import LOSSES, SLOPES, calmness
+from grownas.tasks.index_returns.losses import LOSSES, calmness, with_slope
 from grownas.tasks.index_returns.merging import merged
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.reading import Table, days_if_midnight
@@ -384,8 +384,8 @@ class IndexReturns:
 
     def loss_and_slope(self, window: Window, predictions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of predictions `(T, B, I)` and its gradient by them, without autograd."""
-        losses = LOSSES[self.loss_name](predictions, window.target)
-        slope, each = SLOPES[self.loss_name](predictions, window.target), 1 / losses.numel()
+        losses, slope = with_slope(self.loss_name, predictions, window.target)
+        each = 1 / losses.numel()
         if window.weight is None:
             return losses.mean(), slope * each
         return (losses * window.weight).mean(), slope * (torch.full_like(losses, each) * window.weight)

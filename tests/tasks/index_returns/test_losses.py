@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from grownas.tasks.index_returns.losses import DECAY, DELTA, FLOOR, LOSSES, calmness
+from grownas.tasks.index_returns.losses import DECAY, DELTA, FLOOR, LOSSES, calmness, with_slope
 
 THEIRS = {
     "squared": lambda output, target: 0.5 * nn.MSELoss(reduction="none")(output, target),
@@ -32,6 +32,17 @@ def test_values_and_gradients_are_pytorchs(name):
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
         results.append((value.detach(), gradient))
     torch.testing.assert_close(results[0], results[1], rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_slopes_are_those_of_autograd_and_losses_have_the_same_bits(name):
+    output, target = draw(4, 5, 3, seed=1).float(), draw(4, 5, 3, seed=2).float()
+    leaf = output.clone().requires_grad_()
+    wanted = LOSSES[name](leaf, target)
+    (gradient,) = torch.autograd.grad(wanted.sum(), leaf)
+    value, slope = with_slope(name, output, target)
+    assert torch.equal(value, wanted.detach())
+    assert torch.equal(slope, gradient)
 
 
 def test_huber_is_squared_near_zero_and_linear_beyond():
