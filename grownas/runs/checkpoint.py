@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 FORMAT, VERSION = "grownas.checkpoint", 2
+PLAIN = (type(None), bool, str, int)
 METADATA = "checkpoint"  # a single key: safetensors does not guarantee the order of several
 
 
@@ -129,21 +130,21 @@ def _encode(value: Any, arrays: dict[str, Tensor], place: str) -> Any:
 
     Plain values and lists stay as they are; other values become `{kind: content}`.
     """
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        name = str(len(arrays))
-        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
-        arrays[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {"tensor" if isinstance(value, Tensor) else "array" if isinstance(value, np.ndarray) else "scalar": name}
     kind = type(value)  # the exact type: a subclass would be loaded as its base class
-    if kind in (type(None), bool, str, int):
+    if kind in PLAIN or (kind is float and math.isfinite(value)):  # first, since logs are long
         return value
     if kind is float:
-        return value if math.isfinite(value) else {"float": str(value)}
+        return {"float": str(value)}
     if kind in (list, tuple):
         items = [_encode(item, arrays, f"{place}[{number}]") for number, item in enumerate(value)]
         return items if kind is list else {"tuple": items}
     if kind is dict and {type(key) for key in value} <= {str, int}:
         return {"dict": [[key, _encode(item, arrays, f"{place}[{key!r}]")] for key, item in value.items()]}
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        name = str(len(arrays))
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, order="C"))
+        arrays[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor" if isinstance(value, Tensor) else "array" if isinstance(value, np.ndarray) else "scalar": name}
     raise TypeError(f"{place}: a {type(value).__name__} cannot be saved: {value!r:.80}")
 
 

@@ -39,6 +39,10 @@ class Log(Protocol):
         """Add a line."""
         ...
 
+    def extend(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines."""
+        ...
+
     def truncate(self) -> None:
         """Empty the log."""
         ...
@@ -400,13 +404,11 @@ class Journal:
             done = _to_tree(finished, watcher.lines)
             self.store.save(f"{key}.done", done)
         else:
-            for line in done["lines"]:
-                self.metrics.append(line)
+            self.metrics.extend(done["lines"])
             finished = _from_tree(done, model, recipe, optimizers)
         self.store.remove(f"{key}.part")  # a killed process may leave it beside the finished fit
         logged = shorter["epochs"] + 1 if shorter and not repeats_log else 0
-        for line in _share_lines(finished, logged):
-            self.shares.append({"stage": stage, "part": key, **line})
+        self.shares.extend({"stage": stage, "part": key, **line} for line in _share_lines(finished, logged))
         self._count(finished, counted)
         return finished
 
@@ -459,8 +461,8 @@ class _Watcher:
         self.nodes = len(model.core.nodes) if hasattr(model.core, "nodes") else None
         self.lines: list[dict[str, Any]] = list(part["lines"]) if part else []
         self.best, self.speed = float("inf"), ""
+        journal.metrics.extend(self.lines)
         for line in self.lines:
-            journal.metrics.append(line)
             self._note_best(line)
         self.saved = time.monotonic()
 

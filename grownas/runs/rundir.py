@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,7 +222,11 @@ class JsonLines:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line with a single write."""
-        text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n"
+        self.extend([line])
+
+    def extend(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines with a single write."""
+        text = "".join(f"{_dumped(line)}\n" for line in lines)
         with self.path.open("ab", buffering=0) as file:
             file.write(text.encode())
 
@@ -230,6 +234,13 @@ class JsonLines:
         """Cut the log to a size in bytes; create the file if it does not exist."""
         with self.path.open("ab") as file:
             file.truncate(size)
+
+
+def _dumped(line: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(line, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):  # seldom: a number that is not finite
+        return json.dumps(_finite(line), ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

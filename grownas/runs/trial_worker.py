@@ -15,7 +15,7 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ class Nowhere:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Forget a line."""
+
+    def extend(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Forget lines."""
 
     def truncate(self) -> None:
         """Do nothing."""

@@ -8,10 +8,13 @@ ALWAYS, NEVER = -1.0, 1e9  # seconds between snapshots
 
 
 class Log(list):
-    """A log in memory, with the two methods of `rundir.JsonLines`."""
+    """A log in memory, with the methods of `rundir.JsonLines`."""
 
     def append(self, line):
         super().append(dict(line))
+
+    def extend(self, lines):
+        super().extend(dict(line) for line in lines)
 
     def truncate(self, size=0):
         del self[size:]
