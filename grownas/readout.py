@@ -50,31 +50,9 @@ class LinearReadout(nn.Module):
         """Return the core's output `(T, B, H)` and last state."""
         return self.core(self.encode(x), hidden)
 
-    @torch.no_grad()
-    def backpropagate(self, x: Tensor, hidden: Any, loss: LossAndSlope) -> tuple[Tensor, Any] | None:
-        """Set the gradients of all parameters without autograd, which on small models takes longer than the rest.
-
-        Args:
-            x: inputs, `(T, B, I)`.
-            hidden: the core's state, or None.
-            loss: maps predictions `(T, B, O)` to the loss, a scalar, and its gradient by the predictions.
-
-        Returns:
-            The loss and the core's last state, with the bits of autograd's; None if the core needs autograd: nothing is
-            set then.
-        """
-        vjp = getattr(self.core, "vjp", None)
-        found = None if vjp is None else vjp(self.encode(x), hidden)
-        if found is None:
-            return None
-        out, last, set_gradients = found
-        weight, bias, flat = self.readout.weight, self.readout.bias, out.flatten(0, 1)
-        predictions = torch.addmm(bias, flat, weight.t()).view(*out.shape[:2], -1)
-        value, slope = loss(predictions)
-        slope = slope.flatten(0, 1)
-        bias.grad, weight.grad = slope.sum(0), slope.t() @ flat
-        set_gradients((slope @ weight).view_as(out))
-        return value, last
+    def backpropagation(self) -> Backpropagation:
+        """Return a function that sets the gradients of all parameters without autograd."""
+        return Backpropagation(self)
 
     def decode(self, out: Tensor) -> Tensor:
         """Map the core's output `(T, B, H)` to predictions `(T, B, O)`."""
@@ -98,6 +76,50 @@ def begin_at_core(model: AnyModel) -> AnyModel:
         nn.init.eye_(readout.weight)
         nn.init.zeros_(readout.bias)
     return model
+
+
+class Backpropagation:
+    """Sets the gradients of a model's parameters without autograd, which on small models takes longer than the rest.
+
+    It is for training: the parameters stay at their addresses. What the core prepares for windows of a shape is kept.
+    """
+
+    def __init__(self, model: LinearReadout) -> None:
+        """Take the model; nothing is prepared yet."""
+        self.core, self.weight, self.bias = model.core, model.readout.weight, model.readout.bias
+        self._prepared: dict[torch.Size, Any] = {}  # shape of x -> `vjp` of the core; None if it has none
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, hidden: Any, loss: LossAndSlope) -> tuple[Tensor, Any] | None:
+        """Set the gradients.
+
+        Args:
+            x: inputs, `(T, B, I)`.
+            hidden: the core's state, or None.
+            loss: maps predictions `(T, B, O)` to the loss, a scalar, and its gradient by the predictions.
+
+        Returns:
+            The loss and the core's last state, with the bits of autograd's; None if the core needs autograd: nothing is
+            set then.
+        """
+        weight, bias, vjp = self.weight, self.bias, self._vjp(x.shape)
+        found = None if vjp is None else vjp(x.to(weight), hidden)
+        if found is None:
+            return None
+        out, last, set_gradients = found
+        flat = out.flatten(0, 1)
+        value, slope = loss(torch.addmm(bias, flat, weight.t()).view(*x.shape[:2], -1))
+        slope = slope.flatten(0, 1)
+        bias.grad, weight.grad = slope.sum(0), slope.t() @ flat
+        set_gradients((slope @ weight).view_as(out))
+        return value, last
+
+    def _vjp(self, shape: torch.Size) -> Any:
+        if shape not in self._prepared:
+            prepare = getattr(self.core, "prepare", None)
+            prepared = None if prepare is None else prepare(*shape[:2])
+            self._prepared[shape] = prepared or getattr(self.core, "vjp", None)
+        return self._prepared[shape]
 
 
 def readout_of(model: Model) -> nn.Linear:

@@ -91,7 +91,7 @@ LAYERS = """
     cells.dag  cells.packed  cells.dag_supernet  cells.blocks  cost
     cells.chain  baselines.recurrent
     cells.backends  cells.gated
-    cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop
+    cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop  cells.native_pass
     cells.dag_supernet_torch_loop  cells.dag_supernet_native_loop
     cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence  cells.dag_supernet_sequence
     cells.sequence  cells.triton_pointwise

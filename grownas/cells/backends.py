@@ -27,6 +27,7 @@ from grownas.cells import (
     dag_supernet_torch_loop,
     dag_torch_loop,
     native_loop,
+    native_pass,
     reference,
     sequence,
     torch_loop,
@@ -42,6 +43,7 @@ RunDag = Callable[..., Tensor]
 RunDagSupernet = Callable[[DagPlan, DagTensors, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 MakeTracer = Callable[[Sequence[Node], Sequence[Tensor]], Tracer]
 MakeVJP = Callable[[Sequence[Node], Sequence[Tensor], Tensor, Tensor], tuple[Tensor, sequence.Pullback] | None]
+MakePass = Callable[[Sequence[Node], int, int], native_pass.Pass | None]
 Multiply = Callable[[Tensor, Tensor, Tensor], object]
 
 
@@ -59,6 +61,7 @@ class Backend(NamedTuple):
             None likewise.
         vjp: returns the states and the function of their gradient without autograd, see `sequence.vjp`; None if only
             autograd can.
+        prepare: returns what `vjp` computes, for windows of one shape, see `native_pass.prepare`; None if it cannot.
     """
 
     run: Run
@@ -68,6 +71,7 @@ class Backend(NamedTuple):
     run_dag: RunDag | None = None
     run_dag_supernet: RunDagSupernet | None = None
     vjp: MakeVJP | None = None
+    prepare: MakePass | None = None
 
 
 def _always(device: torch.device, dtype: torch.dtype, activations: set[str]) -> None:
@@ -79,6 +83,7 @@ def _engine(
     unsupported: Callable[[torch.device, torch.dtype, set[str]], str | None],
     dag: dag_sequence.DagLoop | None = None,
     supernet: dag_supernet_sequence.SupernetLoop | None = None,
+    prepare: MakePass | None = None,
 ) -> Backend:
     sequence.LOOPS[loop.name] = loop
     if dag is not None:
@@ -94,6 +99,7 @@ def _engine(
         dag and functools.partial(dag_sequence.run, dag),
         supernet and functools.partial(dag_supernet_sequence.run, supernet),
         functools.partial(sequence.vjp, loop),
+        prepare,
     )
 
 
@@ -102,7 +108,13 @@ BACKENDS: dict[str, Backend] = {
         reference.run, _always, run_dag=reference.run_dag, run_dag_supernet=reference.run_dag_supernet
     ),
     "torch": _engine(torch_loop.LOOP, _always, dag_torch_loop.LOOP, dag_supernet_torch_loop.LOOP),
-    "native": _engine(native_loop.LOOP, native_loop.unsupported, dag_native_loop.LOOP, dag_supernet_native_loop.LOOP),
+    "native": _engine(
+        native_loop.LOOP,
+        native_loop.unsupported,
+        dag_native_loop.LOOP,
+        dag_supernet_native_loop.LOOP,
+        native_pass.prepare,
+    ),
     "triton": _engine(triton_loop.LOOP, triton_loop.unsupported),
 }
 AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, fastest first; torch on other devices

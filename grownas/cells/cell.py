@@ -155,6 +155,27 @@ class GrownRNN(nn.Module):
 
         return out, out[-1:].clone(), set_gradients
 
+    def prepare(self, T: int, B: int) -> Callable[..., tuple[Tensor, Tensor, Callable[[Tensor], None]]] | None:
+        """Return `vjp` for windows of T steps and B streams, with buffers that each call overwrites.
+
+        It is for training: the parameters must stay at their addresses, without autograd. None if nothing can be
+        prepared, see `chain.prepare`.
+        """
+        layer = self.layer(0)
+        if self._state_count > 1 or self.batch_first or isinstance(layer, DagLayer):
+            return None
+        prepared = chain.prepare(self.backend, layer.nodes(), T, B)
+        if prepared is None:
+            return None
+        for node, shares in zip(layer.nodes(), prepared.shares, strict=True):
+            shares.copy_(node.shares)
+
+        def vjp(x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor, Callable[[Tensor], None]]:
+            out = prepared.forward(x, h_0)
+            return out, out[-1:].clone(), prepared.backward
+
+        return vjp
+
     def _run(self, x: Tensor, states: Tensor, batch_sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Run all layers over `(T, B, I)` or over packed rows; return outputs and last states."""
         last, first = [], iter(states)

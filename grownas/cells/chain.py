@@ -9,8 +9,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from grownas.cells.backends import BACKENDS, choose
+from grownas.cells.native_pass import Pass
 from grownas.cells.node import FixedNode, Node
-from grownas.cells.sequence import Packed, Pullback
+from grownas.cells.sequence import Packed, Pullback, is_plain
 from grownas.genotype import Genotype
 from grownas.modules import with_parameters
 
@@ -46,6 +47,18 @@ def vjp(
     if make is None or autocast_dtype(x.device.type, nodes[0].W_x.dtype) is not None:
         return None
     return make(nodes, shares, x, h_0)
+
+
+def prepare(backend: str, nodes: Sequence[Node], T: int, B: int) -> Pass | None:
+    """Return a backend's pass over windows of T steps and B streams; None if it has none, or the chain is not plain.
+
+    See `native_pass.Pass` and `sequence.is_plain`.
+    """
+    weight = nodes[0].W_x
+    make = BACKENDS[choose(backend, nodes)].prepare
+    if make is None or autocast_dtype(weight.device.type, weight.dtype) is not None:
+        return None
+    return make(nodes, T, B) if is_plain(nodes, weight, weight) else None
 
 
 def set_gradients(node: Node, gradients: Packed) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,23 +58,17 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     if torch.get_num_threads() > 2:
         torch.mm(a, b, out=out)
         return
-    _native.multiply(
-        a.dtype == torch.float64,
-        len(a),
-        b.shape[1],
-        len(b),
-        a.data_ptr(),
-        a.stride(0),
-        a.stride(1),
-        b.data_ptr(),
-        b.stride(0),
-        b.stride(1),
-        out.data_ptr(),
-        out.stride(0),
-    )
+    _native.multiply(*product(a, b, out))
 
 
 LOOP = Loop("native", forward, backward, multiply)
+
+
+def product(a: Tensor, b: Tensor, out: Tensor) -> tuple[int, ...]:
+    """Return the arguments of `_native.multiply`."""
+    sizes = len(a), b.shape[1], len(b)
+    matrices = a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride()
+    return a.dtype == torch.float64, *sizes, *matrices, out.data_ptr(), out.stride(0)
 
 
 def _run(
@@ -85,30 +80,30 @@ def _run(
     dh_0: Tensor | None = None,
     sums: Sequence[NodeGradients] | None = None,
 ) -> None:
-    """Pass addresses to C. The contiguous copies made here must stay alive until the call returns."""
+    """Call C. The contiguous copies made here must stay alive until the call returns."""
+    packed, h_0 = [Packed(*(tensor.contiguous() for tensor in node)) for node in packed], h_0.contiguous()
+    _native.loop(*loop_arguments(plans, packed, buffers, h_0, grad, dh_0, sums))
+
+
+def loop_arguments(
+    plans: Sequence[Plan],
+    packed: Sequence[Packed],
+    buffers: Buffers,
+    h_0: Tensor,
+    grad: Tensor | None = None,
+    dh_0: Tensor | None = None,
+    sums: Sequence[NodeGradients] | None = None,
+) -> tuple[Any, ...]:
+    """Return the arguments of `_native.loop`: sizes and addresses of contiguous tensors; `grad`: backward."""
     (T, B, H), (A, Q) = buffers.states[-1].shape, buffers[:2]
-    h_0 = h_0.contiguous()
-    inputs = [[tensor.contiguous() for tensor in node[1:]] for node in packed]
     nodes = []
     for j, plan in enumerate(plans):
-        addresses = [tensor.data_ptr() for tensor in (*inputs[j], buffers.states[j])]
+        addresses = [tensor.data_ptr() for tensor in (*packed[j][1:], buffers.states[j])]
         gradients = (0, 0, 0) if sums is None else [tensor.data_ptr() for tensor in sums[j]]
         nodes.append((*plan.kernel_layout, *addresses, address(buffers.mixed[j]), *gradients))
-    _native.loop(
-        grad is not None,
-        A.dtype == torch.float64,
-        T,
-        B,
-        H,
-        A.data_ptr(),
-        A.shape[2],
-        address(Q),
-        0 if Q is None else Q.shape[2],
-        h_0.data_ptr(),
-        address(grad),
-        address(dh_0),
-        tuple(nodes),
-    )
+    rows = A.data_ptr(), A.shape[2], address(Q), 0 if Q is None else Q.shape[2]
+    states = h_0.data_ptr(), address(grad), address(dh_0)
+    return grad is not None, A.dtype == torch.float64, T, B, H, *rows, *states, tuple(nodes)
 
 
 def address(tensor: Tensor | None) -> int:

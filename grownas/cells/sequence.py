@@ -127,6 +127,16 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
     return states
 
 
+def is_plain(nodes: Sequence[Node], x: Tensor, h_0: Tensor) -> bool:
+    """Return whether `vjp` can run a chain; `run` also has gates, blends, skips and ops out of the engine's order."""
+    return (
+        all(node.plan.is_natural and not node.plan.gate for node in nodes)
+        and all(node.blend is None and node.skip is None for node in nodes)
+        and all(node.W_x.dtype == x.dtype == h_0.dtype for node in nodes)
+        and not is_traced([x, h_0])
+    )
+
+
 def vjp(
     loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, h_0: Tensor
 ) -> tuple[Tensor, Pullback] | None:
@@ -136,16 +146,12 @@ def vjp(
 
     Returns:
         The states, `(T, B, H)`, and a function from the loss's gradient by them, called once, to those of each node;
-        None if only `run` can do it: nodes with a gate, a blend or a skip, ops out of the engine's order, other dtypes.
+        None if the chain is not plain, see `is_plain`.
     """
+    if not is_plain(nodes, x, h_0):
+        return None
     plans = [node.plan for node in nodes]
-    if any(plan.gate or not plan.is_natural for plan in plans):
-        return None
-    if any(node.blend is not None or node.skip is not None for node in nodes):
-        return None
     packed = [Packed(node.W_x, node.W_h, node.b_x, node.b_h, one) for node, one in zip(nodes, shares, strict=True)]
-    if x.dtype != h_0.dtype or any(node.W_x.dtype != x.dtype for node in packed) or is_traced([x, h_0]):
-        return None
     with torch.no_grad():
         buffers = _forward(loop, plans, packed, x, h_0, keep=True)
 
@@ -338,7 +344,7 @@ def _side_by_side(weights: list[Tensor]) -> Tensor:
     return (weights[0] if len(weights) == 1 else torch.cat(weights, 1)).flatten(1)
 
 
-def _widths(plans: Sequence[Plan], H: int) -> tuple[int, int]:
+def widths(plans: Sequence[Plan], H: int) -> tuple[int, int]:
     """Return the number of columns of A and of Q."""
     return sum(plan.blocks for plan in plans) * H, sum(plan.hadamard_projections for plan in plans) * H
 
@@ -355,7 +361,7 @@ def _forward(
 ) -> Buffers:
     T, B, _ = x.shape
     H = h_0.shape[1]
-    in_A, in_Q = _widths(plans, H)
+    in_A, in_Q = widths(plans, H)
     if memory is None:
         memory = x.new_empty(T * B * (in_A + in_Q * keep))  # one allocation: malloc reuses it more often
     A = memory[: T * B * in_A].view(T * B, in_A)
@@ -435,7 +441,7 @@ def _read(inputs: Sequence[Tensor], text: str) -> tuple[Loop, list[Plan], list[P
 def _operator_forward(inputs: Sequence[Tensor], text: str, keep: bool) -> list[Tensor]:
     loop, plans, packed = _read(inputs, text)
     x, h_0 = inputs[:2]
-    in_A, in_Q = _widths(plans, h_0.shape[1])
+    in_A, in_Q = widths(plans, h_0.shape[1])
     memory = x.new_empty(x.shape[0] * x.shape[1] * (in_A + in_Q * keep))  # A and Q as one result
     _, _, states, mixed = _forward(loop, plans, packed, x, h_0, keep=keep, memory=memory)
     kept = [memory, *states[:-1], *(one for one in mixed if one is not None)]
@@ -445,14 +451,14 @@ def _operator_forward(inputs: Sequence[Tensor], text: str, keep: bool) -> list[T
 def _operator_shapes(inputs: Sequence[Tensor], text: str, keep: bool) -> list[tuple[int, ...]]:
     _, plans, _ = _read(inputs, text)
     (T, B, _), H = inputs[0].shape, inputs[1].shape[1]
-    kept = [(T * B * sum(_widths(plans, H)),), *[(T, B, H)] * (len(plans) - 1 + sum(plan.gate for plan in plans))]
+    kept = [(T * B * sum(widths(plans, H)),), *[(T, B, H)] * (len(plans) - 1 + sum(plan.gate for plan in plans))]
     return [(T, B, H), *(kept if keep else [])]
 
 
 def _operator_backward(inputs: Sequence[Tensor], text: str, kept: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
     loop, plans, packed = _read(inputs, text)
     (out, memory, *rest), J = kept, len(plans)
-    (T, B), (in_A, in_Q) = out.shape[:2], _widths(plans, out.shape[2])
+    (T, B), (in_A, in_Q) = out.shape[:2], widths(plans, out.shape[2])
     A, Q = torch.split(memory, [T * B * in_A, T * B * in_Q])
     gated = iter(rest[J - 1 :])
     mixed = [next(gated) if plan.gate else None for plan in plans]

@@ -36,11 +36,11 @@ from grownas.training.recipe import (
     DECAYS,
     AveragedSGD,
     Recipe,
+    Updater,
     clip_gradients,
     device_of,
     make_optimizers,
     split_parameters,
-    update,
 )
 
 Tree = dict[str, Any]
@@ -174,12 +174,13 @@ class Trainer:
         self.task, self.recipe, self.seed, self.monitor = task, recipe, seed, monitor
         self.device = device_of(model)
         self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
+        self.updaters = [Updater(optimizer) for optimizer in self.optimizers]
         self.weights, self.alphas = split_parameters(self.model)
         self.supernet = cast("Supernet", self.model.core)  # where the recipe has `skip` or `perturb`
         self.core: Any = self.model.core  # has `done` where the recipe has `tells_done`
         self.trained = [p for group in self._groups() for p in group["params"]]
         self.anchor = [[p.detach().clone() for p in group["params"]] for group in self._groups()]
-        self.rates = [group["lr"] for group in self._groups()]  # before the schedule
+        self.rates, self.factor = [group["lr"] for group in self._groups()], 1.0  # before the schedule, and by it
         self.averaging = [o for o in self.optimizers if isinstance(o, AveragedSGD)]
         for optimizer in self.averaging:
             optimizer.set_averaging(False)  # the optimiser of an earlier stage may have averaged
@@ -268,16 +269,14 @@ class Trainer:
                 "optimizer": _detached(self.optimizers[1].state_dict()),
             }
             self._alpha_step(window)
-        for p in self.trained:
-            p.grad = None
         loss, hidden = self._backpropagate(window, done)
         self.gradients += 1
         value, norm = loss.item(), clip_gradients(self.weights, self.recipe.clip)
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise self._error(f"the loss is {value:g}, its gradient's norm {norm:g}")
         self.hidden = hidden
-        for optimizer in self.optimizers[: 1 if self.searching else None]:
-            update(optimizer)
+        for updater in self.updaters[: 1 if self.searching else None]:
+            updater()
         self._l2_sp()
         for optimizer in self.averaging:
             optimizer.average()
@@ -287,10 +286,12 @@ class Trainer:
 
     def _backpropagate(self, window: Window, done: float) -> tuple[Tensor, Any]:
         """Set the gradients of the loss on a window; return the loss and the state after it."""
-        if self.direct is not None:
+        if self.direct is not None and not self.blending:
             found: tuple[Tensor, Any] | None = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
             if found is not None:
                 return found
+        for p in self.trained:
+            p.grad = None
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self.recipe.bf16 else nullcontext()
         with self._perturbed(window, done), autocast:
             loss, hidden = window_loss(self.model, self.task, window, self.hidden)
@@ -323,7 +324,7 @@ class Trainer:
         self.gradients += GRADIENTS[self.recipe.bilevel]
         for parameter, gradient in zip(self.alphas, gradients, strict=True):
             parameter.grad = gradient
-        update(self.optimizers[1])
+        self.updaters[1]()
 
     def _undo_alpha_step(self) -> None:
         """Undo this step's update of alpha, if any: the loss of the weights may fail after it."""
@@ -336,9 +337,11 @@ class Trainer:
 
     def _direct(self) -> Callable[..., tuple[Tensor, Any] | None] | None:
         """Return the model's function that sets gradients without autograd; None if the fit needs autograd."""
-        plain = self.recipe.perturb == "none" and not self.recipe.bf16 and self.loss_and_slope is not None
+        recipe = self.recipe
+        plain = recipe.perturb == "none" and not recipe.skip and not recipe.bf16 and self.loss_and_slope is not None
         whole = len(self.trained) == sum(1 for _ in self.model.parameters())
-        return getattr(self.model, "backpropagate", None) if plain and whole else None
+        make = getattr(self.model, "backpropagation", None) if plain and whole else None
+        return None if make is None else make()
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of all optimisers."""
@@ -370,6 +373,9 @@ class Trainer:
         return float(first + (last - first) * Fraction(self.data.done) / recipe.epochs)
 
     def _set_rates(self, factor: float) -> None:
+        if factor == self.factor:
+            return
+        self.factor = factor
         for group, rate in zip(self._groups(), self.rates, strict=True):
             group["lr"] = rate * factor
 
@@ -636,8 +642,8 @@ def _to(hidden: Any, device: torch.device) -> Any:
 def _detached(tree: Any) -> Any:
     """Return a deep copy of a state dict with detached tensors."""
     if isinstance(tree, Tensor):
-        return tree.detach().clone()
-    if isinstance(tree, Mapping):
+        return (tree.detach() if tree.requires_grad else tree).clone()
+    if isinstance(tree, dict):
         return {key: _detached(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return type(tree)(_detached(value) for value in tree)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -274,50 +274,87 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
     of one device and dtype, and on small models the sorting takes longer than the rest.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    factor = limit / (norm + CLIP_EPS)
+    total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = float(total)
+    if norm < 0.999 * limit:  # the factor is above 1, however it is rounded
+        return norm
+    factor = limit / (total + CLIP_EPS)
     if factor < 1:
         torch._foreach_mul_(gradients, factor)
-    return float(norm)
+    return norm
 
 
-@torch.no_grad()
-def update(optimizer: torch.optim.Optimizer) -> None:
-    """Do `optimizer.step()`, with the same bits.
+class Updater:
+    """Does an optimiser's steps, with the bits of `optimizer.step()`.
 
-    AdamW's kernel is called directly once all parameters have state: the optimiser's own preparations take several
-    times longer than the kernel on small models. Hooks of the optimiser are then not called.
+    AdamW's kernel is called directly: on small models the optimiser's own preparations take several times longer than
+    the kernel. Hooks of the optimiser are then not called. A group's step counts become views of one tensor, since
+    PyTorch takes a microsecond for each number that it raises.
     """
-    groups = [
-        (group, parameters)
-        for group in optimizer.param_groups
-        if (parameters := [p for p in group["params"] if p.grad is not None])
-    ]
-    if type(optimizer) is not torch.optim.AdamW or not all(
-        group["fused"] and not group["amsgrad"] and all(p in optimizer.state for p in parameters)
-        for group, parameters in groups
-    ):
-        optimizer.step()
-        return
-    for group, parameters in groups:
-        states = [optimizer.state[p] for p in parameters]
-        steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
-        torch._fused_adamw_(
-            parameters,
-            [p.grad for p in parameters],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            steps,
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=group["maximize"],
-        )
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the optimiser; its state and its groups may be replaced later."""
+        self.optimizer = optimizer
+        self._groups: list[_Group] = []
+        self._of: tuple[Any, Any] = (None, None)  # the optimiser's state and groups that `_groups` was made of
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Do a step."""
+        optimizer = self.optimizer
+        if optimizer.state is not self._of[0] or optimizer.param_groups is not self._of[1]:
+            self._prepare()
+        gradients = [[p.grad for p in one.parameters] for one in self._groups]
+        if not gradients or any(gradient is None for group in gradients for gradient in group):
+            optimizer.step()
+            return
+        for one, found in zip(self._groups, gradients, strict=True):
+            one.count.add_(1)
+            torch._fused_adamw_(
+                one.parameters,
+                found,
+                one.exp_avgs,
+                one.exp_avg_sqs,
+                [],
+                one.steps,
+                lr=one.settings["lr"],
+                beta1=one.settings["betas"][0],
+                beta2=one.settings["betas"][1],
+                weight_decay=one.settings["weight_decay"],
+                eps=one.settings["eps"],
+                amsgrad=False,
+                maximize=one.settings["maximize"],
+            )
+
+    def _prepare(self) -> None:
+        """Collect the tensors of AdamW's kernel once all parameters have state, that is after the first step."""
+        self._groups, self._of = [], (None, None)
+        state, groups = self.optimizer.state, self.optimizer.param_groups
+        if type(self.optimizer) is torch.optim.AdamW and all(
+            group["fused"] and not group["amsgrad"] and all(p in state for p in group["params"]) for group in groups
+        ):
+            self._groups = [_Group.of(group, state) for group in groups if group["params"]]
+            self._of = state, groups
+
+
+class _Group(NamedTuple):
+    """A parameter group of AdamW: its settings, and the tensors of the kernel."""
+
+    settings: Mapping[str, Any]
+    parameters: list[nn.Parameter]
+    exp_avgs: list[Tensor]
+    exp_avg_sqs: list[Tensor]
+    steps: list[Tensor]  # views of `count`
+    count: Tensor
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> _Group:
+        states = [state[p] for p in group["params"]]
+        count = torch.stack([one["step"] for one in states])
+        for one, step in zip(states, count.unbind(), strict=True):
+            one["step"] = step
+        moments = ([one[key] for one in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+        return cls(group, group["params"], *moments, count)
 
 
 def device_of(model: Module) -> torch.device:

@@ -13,7 +13,7 @@ from grownas.training import loop
 from grownas.training.bilevel import architecture_gradient_first, architecture_gradient_second, window_loss
 from grownas.training.loop import fit
 from grownas.training.perturb import perturbed_shares
-from grownas.training.recipe import OptimizerRecipe, Recipe, make_optimizers, set_rates, split_parameters, update
+from grownas.training.recipe import OptimizerRecipe, Recipe, make_optimizers, set_rates, split_parameters
 
 SEED = 5
 
@@ -108,12 +108,12 @@ def test_every_step_of_a_fit_has_the_exact_gradient_at_the_rate_of_that_very_ste
         asked.append(rate[0])
         return found, after
 
-    def noting(optimizer):
-        if len(optimizer.param_groups[0]["params"]) > 1:  # not alpha's
-            taken.append(optimizer.param_groups[0]["lr"])
-        update(optimizer)
+    def noting(updater):
+        if len(updater.optimizer.param_groups[0]["params"]) > 1:  # not alpha's
+            taken.append(updater.optimizer.param_groups[0]["lr"])
+        updater.optimizer.step()
 
-    monkeypatch.setattr(loop, "update", noting)
+    monkeypatch.setattr(loop.Updater, "__call__", noting)
     monkeypatch.setattr(loop, "architecture_gradient_second", checking)
     task = copy_task(dropout=0.3)
     weights = OptimizerRecipe(optimizer, 0.5 if optimizer == "sgd" else 0.05, momentum)

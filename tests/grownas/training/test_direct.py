@@ -79,7 +79,7 @@ def test_gradients_are_those_of_autograd(panel, name, loss):
     before, window = two_windows(task)
     with torch.no_grad():
         _, hidden = model.states(before.x)
-    value, after = model.backpropagate(window.x, hidden, partial(task.loss_and_slope, window))
+    value, after = model.backpropagation()(window.x, hidden, partial(task.loss_and_slope, window))
     found = gradients(model)
     model.zero_grad()
     wanted, last = window_loss(model, task, window, hidden)
@@ -95,7 +95,7 @@ def test_no_two_gradients_share_memory(panel, name):
     task = panel.with_loss("huber")
     model = model_of(task, name)
     _, window = two_windows(task)
-    model.backpropagate(window.x, None, partial(task.loss_and_slope, window))
+    model.backpropagation()(window.x, None, partial(task.loss_and_slope, window))
     kept = {key: one.clone() for key, one in gradients(model).items()}
     for parameter in model.parameters():
         parameter.grad.mul_(2)  # as clipping does, one after the other
@@ -128,7 +128,7 @@ def test_other_cores_are_left_to_autograd(panel, name):
     task = panel.with_loss("squared")
     model = task.model(NEED_AUTOGRAD[name](task.input_size))
     _, window = two_windows(task)
-    assert model.backpropagate(window.x, None, partial(task.loss_and_slope, window)) is None
+    assert model.backpropagation()(window.x, None, partial(task.loss_and_slope, window)) is None
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -16,9 +16,9 @@ from grownas.training.recipe import (
     OPTIMIZERS,
     OptimizerRecipe,
     Recipe,
+    Updater,
     clip_gradients,
     set_rates,
-    update,
 )
 
 
@@ -121,10 +121,11 @@ def test_an_update_has_the_bits_of_the_optimizers_step(name, assert_equal):
         return parameters, optimizer
 
     (ours, updated), (theirs, stepped) = made(), made()
+    update = Updater(updated)
     for step in range(5):  # in step 2 a parameter has no gradient, in step 3 a group
         with_gradients(ours, step)
         with_gradients(theirs, step)
-        update(updated)
+        update()
         stepped.step()
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert_equal(updated.state_dict(), stepped.state_dict())
@@ -134,8 +135,9 @@ def test_adamw_is_updated_by_its_kernel(monkeypatch):
     parameters = small()
     optimizer = OPTIMIZERS["adam"](parameters, OptimizerRecipe())
     with_gradients(parameters, 0)
-    update(optimizer)  # makes the state
+    update = Updater(optimizer)
+    update()  # makes the state
     monkeypatch.setattr(torch.optim.AdamW, "step", None)
     before = [parameter.detach().clone() for parameter in parameters]
-    update(optimizer)
+    update()
     assert any((a != b).any() for a, b in zip(before, parameters, strict=True))

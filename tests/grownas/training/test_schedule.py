@@ -30,7 +30,6 @@ from grownas.training.recipe import (
     make_optimizers,
     set_rates,
     split_parameters,
-    update,
 )
 
 RATE, ALPHA_RATE, UNCLIPPED = 0.01, 0.02, 1e9
@@ -72,12 +71,12 @@ def watched_rates():
     """Keep the rates of all groups at each step of each optimiser within the context."""
     seen = []
 
-    def noting(optimizer):
-        seen.append([group["lr"] for group in optimizer.param_groups])
-        update(optimizer)
+    def noting(updater):
+        seen.append([group["lr"] for group in updater.optimizer.param_groups])
+        updater.optimizer.step()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "update", noting)
+        patch.setattr(loop.Updater, "__call__", noting)
         yield seen
 
 
