@@ -105,7 +105,7 @@ LAYERS = """
     training.loop
     training.perturb  training.distil  training.moments  training.pricing
     training.bilevel  criteria.early_stop
-    training.recipe
+    training.recipe  training.uncompiled
     evaluation.panels
     evaluation.comparison  evaluation.studies  evaluation.replays  evaluation.backtest
     evaluation.statistics  evaluation.fronts  config.listing  criteria.lanczos  criteria.threshold

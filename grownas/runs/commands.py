@@ -41,6 +41,7 @@ from grownas.runs.rundir import BACKTEST, RunDir, write_file
 from grownas.runs.signals import stop_signals
 from grownas.runs.trial_processes import LocalWorkers, WorkerOptions
 from grownas.runs.trials import Pool, Workers
+from grownas.training.uncompiled import optimizers_uncompiled
 
 STUDY = "study.json"  # in a study's folder
 Work = Callable[..., tuple[experiment.Summary, Model | None]]  # `experiment.search`, `experiment.train`
@@ -552,7 +553,7 @@ def threads_kept() -> Iterator[None]:
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     """Set the number of PyTorch threads temporarily: the last digits of results depend on it."""
-    with threads_kept():
+    with threads_kept(), optimizers_uncompiled():
         torch.set_num_threads(count)
         yield
 

@@ -30,6 +30,7 @@ from grownas.runs import requests as saved
 from grownas.runs.journal import LOGS, FolderStore, Journal, Log, MemoryLog
 from grownas.runs.progress import Progress
 from grownas.runs.trials import REQUEST
+from grownas.training.uncompiled import optimizers_uncompiled
 
 Say = Callable[[Mapping[str, Any]], None]  # writes a line of JSON
 
@@ -120,10 +121,11 @@ def main(folder: Path) -> None:
     orders: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     try:
-        trials = Trials.of(folder, say)
-        say({"versions": commands.versions(), "host": socket.gethostname()})
-        while True:
-            say({"ended": trials.train(json.loads(orders.get()))})
+        with optimizers_uncompiled():
+            trials = Trials.of(folder, say)
+            say({"versions": commands.versions(), "host": socket.gethostname()})
+            while True:
+                say({"ended": trials.train(json.loads(orders.get()))})
     except GrownasError as error:
         say({"refused": str(error)})
         raise SystemExit(USER_ERROR) from error
