@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -78,6 +78,21 @@ def begin_at_core(model: AnyModel) -> AnyModel:
     return model
 
 
+class Backpropagated(NamedTuple):
+    """The result of a `Backpropagation`.
+
+    Attributes:
+        loss: a scalar.
+        hidden: the core's last state.
+        together: tensors that hold the gradients of all weights, and more: their norm is not below that of the
+            gradients. Empty if the gradients lie apart.
+    """
+
+    loss: Tensor
+    hidden: Any
+    together: tuple[Tensor, ...] = ()
+
+
 class Backpropagation:
     """Sets the gradients of a model's parameters without autograd, which on small models takes longer than the rest.
 
@@ -90,7 +105,7 @@ class Backpropagation:
         self._prepared: dict[torch.Size, Any] = {}  # shape of x -> `vjp` of the core; None if it has none
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, hidden: Any, loss: LossAndSlope) -> tuple[Tensor, Any] | None:
+    def __call__(self, x: Tensor, hidden: Any, loss: LossAndSlope) -> Backpropagated | None:
         """Set the gradients.
 
         Args:
@@ -99,8 +114,7 @@ class Backpropagation:
             loss: maps predictions `(T, B, O)` to the loss, a scalar, and its gradient by the predictions.
 
         Returns:
-            The loss and the core's last state, with the bits of autograd's; None if the core needs autograd: nothing is
-            set then.
+            What has the bits of autograd's results; None if the core needs autograd: nothing is set then.
         """
         weight, bias, vjp = self.weight, self.bias, self._vjp(x.shape)
         found = None if vjp is None else vjp(x.to(weight), hidden)
@@ -111,8 +125,8 @@ class Backpropagation:
         value, slope = loss(torch.addmm(bias, flat, weight.t()).view(*x.shape[:2], -1))
         slope = slope.flatten(0, 1)
         bias.grad, weight.grad = slope.sum(0), slope.t() @ flat
-        set_gradients((slope @ weight).view_as(out))
-        return value, last
+        memory = set_gradients((slope @ weight).view_as(out))
+        return Backpropagated(value, last, () if memory is None else (memory, weight.grad, bias.grad))
 
     def _vjp(self, shape: torch.Size) -> Any:
         if shape not in self._prepared:

@@ -197,11 +197,12 @@ class Backbone(nn.Module):
 
         return out, out[-1:].clone(), set_gradients
 
-    def prepare(self, T: int, B: int) -> Callable[..., tuple[Tensor, Tensor, Callable[[Tensor], None]]] | None:
+    def prepare(self, T: int, B: int) -> Callable[..., tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]] | None:
         """Return `vjp` for windows of T steps and B streams, with buffers that each call overwrites.
 
-        It is for training: the parameters must stay at their addresses and the nodes as they are, without autograd.
-        None if nothing can be prepared, see `chain.prepare`, or if shares were set.
+        It is for training: the parameters must stay at their addresses and the nodes as they are, without autograd. The
+        function of the gradient also returns a tensor that holds the gradients of all weights, and more. None if
+        nothing can be prepared, see `chain.prepare`, or if shares were set.
         """
         nodes = self.mixed_nodes()
         prepared = None if any(node.given for node in nodes) else chain.prepare(self.backend, nodes, T, B)
@@ -209,16 +210,17 @@ class Backbone(nn.Module):
             return None
         mixtures = list(zip(self.alpha, prepared.shares, prepared.shares_gradients, strict=True))
 
-        def vjp(x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor, Callable[[Tensor], None]]:
+        def vjp(x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
             for alpha, shares, _ in mixtures:
                 torch.softmax(alpha, 0, out=shares)
             out = prepared.forward(x, h_0)
             return out, out[-1:].clone(), set_gradients
 
-        def set_gradients(grad: Tensor) -> None:
-            prepared.backward(grad)
+        def set_gradients(grad: Tensor) -> Tensor:
+            memory = prepared.backward(grad)
             for alpha, shares, gradient in mixtures:
                 alpha.grad = torch._softmax_backward_data(gradient, shares, 0, shares.dtype)
+            return memory
 
         return vjp
 

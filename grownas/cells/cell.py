@@ -155,11 +155,11 @@ class GrownRNN(nn.Module):
 
         return out, out[-1:].clone(), set_gradients
 
-    def prepare(self, T: int, B: int) -> Callable[..., tuple[Tensor, Tensor, Callable[[Tensor], None]]] | None:
+    def prepare(self, T: int, B: int) -> Callable[..., tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]] | None:
         """Return `vjp` for windows of T steps and B streams, with buffers that each call overwrites.
 
-        It is for training: the parameters must stay at their addresses, without autograd. None if nothing can be
-        prepared, see `chain.prepare`.
+        It is for training: the parameters must stay at their addresses, without autograd. The function of the gradient
+        also returns a tensor that holds all gradients, and more. None if nothing can be prepared, see `chain.prepare`.
         """
         layer = self.layer(0)
         if self._state_count > 1 or self.batch_first or isinstance(layer, DagLayer):
@@ -170,7 +170,7 @@ class GrownRNN(nn.Module):
         for node, shares in zip(layer.nodes(), prepared.shares, strict=True):
             shares.copy_(node.shares)
 
-        def vjp(x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor, Callable[[Tensor], None]]:
+        def vjp(x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
             out = prepared.forward(x, h_0)
             return out, out[-1:].clone(), prepared.backward
 

@@ -44,7 +44,7 @@ class Pass:
         self.x, self.before, self.out, self.grad = (empty(T, B, size) for size in (inputs, H, H, H))
         self.h_0 = self.before[:1]  # the last node's states before each step
         self.shares = [empty(len(node.ops)) for node in nodes]
-        gradients, self.sums = _gradients(nodes)
+        gradients, self.memory = _gradients(nodes)
         self.shares_gradients = [node.shares for node in gradients]
         self.gradients = [pair for node, own in zip(nodes, gradients, strict=True) for pair in _pairs(node, own)]
         packed = [Packed(n.W_x, n.W_h, n.b_x, n.b_h, own) for n, own in zip(nodes, self.shares, strict=True)]
@@ -72,27 +72,32 @@ class Pass:
         self.before[1:] = self.out[:-1]
         return self.out
 
-    def backward(self, grad: Tensor) -> None:
-        """Set the gradients of the parameters from that of the states, `(T, B, H)`, once after each `forward`."""
+    def backward(self, grad: Tensor) -> Tensor:
+        """Set the gradients of the parameters from that of the states, `(T, B, H)`, once after each `forward`.
+
+        Returns:
+            The memory of all gradients, those of the shares included.
+        """
         self.grad.copy_(grad)
-        self.sums.zero_()  # the loop adds to them
+        self.memory.zero_()  # the loop adds to some of the gradients
         native_loop._native.loop(*self._backward)
         for arguments in self._products[1]:
             native_loop._native.multiply(*arguments)
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
+        return self.memory
 
 
 def _gradients(nodes: Sequence[Node]) -> tuple[list[Packed], Tensor]:
-    """Return tensors for the gradients of each node, and the memory of all but those of W_x and W_h."""
-    shapes = [[node.b_x.shape, node.b_h.shape, torch.Size([len(node.ops)])] for node in nodes]
+    """Return tensors for the gradients of each node, which lie side by side, and the whole memory."""
+    shapes = [
+        [*(one.shape for one in (node.W_x, node.W_h, node.b_x, node.b_h)), torch.Size([len(node.ops)])]
+        for node in nodes
+    ]
     sizes = [shape.numel() for node in shapes for shape in node]
     memory = nodes[0].W_x.new_empty(sum(sizes))
     parts = iter(memory.split(sizes))
-    return [
-        Packed(*map(torch.empty_like, (node.W_x.data, node.W_h.data)), *(next(parts).view(shape) for shape in own))
-        for node, own in zip(nodes, shapes, strict=True)
-    ], memory
+    return [Packed(*(next(parts).view(shape) for shape in node)) for node in shapes], memory
 
 
 def _pairs(node: Node, gradients: Packed) -> list[tuple[nn.Parameter, Tensor]]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from grownas.criteria.early_stop import Patience
 from grownas.errors import TrainingError
 from grownas.protocols import AnyModel, Evaluation, Model, Module, Supernet, Task, Window
+from grownas.readout import Backpropagated
 from grownas.training.bilevel import (
     architecture_gradient_first,
     architecture_gradient_second,
@@ -269,9 +270,9 @@ class Trainer:
                 "optimizer": _detached(self.optimizers[1].state_dict()),
             }
             self._alpha_step(window)
-        loss, hidden = self._backpropagate(window, done)
+        loss, hidden, together = self._backpropagate(window, done)
         self.gradients += 1
-        value, norm = loss.item(), clip_gradients(self.weights, self.recipe.clip)
+        value, norm = loss.item(), clip_gradients(self.weights, self.recipe.clip, together)
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise self._error(f"the loss is {value:g}, its gradient's norm {norm:g}")
         self.hidden = hidden
@@ -284,10 +285,10 @@ class Trainer:
         self._average()
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
 
-    def _backpropagate(self, window: Window, done: float) -> tuple[Tensor, Any]:
+    def _backpropagate(self, window: Window, done: float) -> Backpropagated:
         """Set the gradients of the loss on a window; return the loss and the state after it."""
         if self.direct is not None and not self.blending:
-            found: tuple[Tensor, Any] | None = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
+            found = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
             if found is not None:
                 return found
         for p in self.trained:
@@ -296,7 +297,7 @@ class Trainer:
         with self._perturbed(window, done), autocast:
             loss, hidden = window_loss(self.model, self.task, window, self.hidden)
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss, hidden
+        return Backpropagated(loss, hidden)
 
     def _alpha_step(self, window: Window) -> None:
         """Do a step of alpha on the architecture part."""
@@ -335,7 +336,7 @@ class Trainer:
                 alpha.copy_(kept)
         self.optimizers[1].load_state_dict(self.alpha_before["optimizer"])
 
-    def _direct(self) -> Callable[..., tuple[Tensor, Any] | None] | None:
+    def _direct(self) -> Callable[..., Backpropagated | None] | None:
         """Return the model's function that sets gradients without autograd; None if the fit needs autograd."""
         recipe = self.recipe
         plain = recipe.perturb == "none" and not recipe.skip and not recipe.bf16 and self.loss_and_slope is not None

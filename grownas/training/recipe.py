@@ -267,16 +267,25 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[tuple[list[nn.Pa
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> float:
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, together: Sequence[Tensor] = ()) -> float:
     """Scale the gradients so that their total norm is at most `limit`; return the norm before scaling.
 
     Equals `nn.utils.clip_grad_norm_` bit for bit. That function also sorts gradients by device and dtype; here all are
     of one device and dtype, and on small models the sorting takes longer than the rest.
+
+    Args:
+        parameters: parameters; those without a gradient are ignored.
+        limit: largest norm.
+        together: a few tensors that hold all gradients, and perhaps more. If their norm is below the limit, nothing is
+            scaled, and their norm is returned.
     """
+    enough = 0.999 * limit  # below it the factor is above 1, however it is rounded
+    if together and (bound := math.hypot(*(float(torch.linalg.vector_norm(one)) for one in together))) < enough:
+        return bound
     gradients = [p.grad for p in parameters if p.grad is not None]
     total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     norm = float(total)
-    if norm < 0.999 * limit:  # the factor is above 1, however it is rounded
+    if norm < enough:
         return norm
     factor = limit / (total + CLIP_EPS)
     if factor < 1:
@@ -327,14 +336,22 @@ class Updater:
             )
 
     def _prepare(self) -> None:
-        """Collect the tensors of AdamW's kernel once all parameters have state, that is after the first step."""
+        """Collect the tensors of AdamW's kernel, unless a parameter has neither state nor a gradient."""
         self._groups, self._of = [], (None, None)
         state, groups = self.optimizer.state, self.optimizer.param_groups
         if type(self.optimizer) is torch.optim.AdamW and all(
-            group["fused"] and not group["amsgrad"] and all(p in state for p in group["params"]) for group in groups
+            group["fused"] and not group["amsgrad"] and all(p in state or p.grad is not None for p in group["params"])
+            for group in groups
         ):
             self._groups = [_Group.of(group, state) for group in groups if group["params"]]
             self._of = state, groups
+
+
+def _first(parameter: nn.Parameter) -> dict[str, Tensor]:
+    """Return a parameter's state before AdamW's first step."""
+    zeros = torch.zeros_like(parameter)
+    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+    return {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
 
 class _Group(NamedTuple):
@@ -348,7 +365,10 @@ class _Group(NamedTuple):
     count: Tensor
 
     @classmethod
-    def of(cls, group: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> _Group:
+    def of(cls, group: Mapping[str, Any], state: dict[Tensor, dict[str, Any]]) -> _Group:
+        for p in group["params"]:
+            if p not in state:
+                state[p] = _first(p)
         states = [state[p] for p in group["params"]]
         count = torch.stack([one["step"] for one in states])
         for one, step in zip(states, count.unbind(), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pytest
@@ -11,13 +12,14 @@ from grownas.backbones.chain import Backbone
 from grownas.baselines.recurrent import recurrent_core
 from grownas.cells import native_loop
 from grownas.cells.cell import GrownRNN
+from grownas.cells.native_pass import MOST_THREADS
 from grownas.genotype import Genotype, Node, Op
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.options import Options
 from grownas.tasks.index_returns.task import IndexReturns
 from grownas.training.bilevel import window_loss
 from grownas.training.loop import Trainer, fit
-from grownas.training.recipe import OptimizerRecipe, Recipe
+from grownas.training.recipe import OptimizerRecipe, Recipe, split_parameters
 
 GENOTYPE = Genotype((Node((Op("add", "tanh"),)), Node((Op("hadamard", "sigmoid", 0.5), Op("hadamard", "relu", 0.5)))))
 CORES = {
@@ -29,6 +31,7 @@ CORES = {
     "lstm": lambda inputs, seed: recurrent_core("lstm", inputs, 5, generator=seed),
     "gru": lambda inputs, seed: recurrent_core("gru", inputs, 5, generator=seed),
 }
+PREPARED = ["one node", "two nodes", "shared projections", "cell"]
 NEED_AUTOGRAD = {
     "reference": lambda inputs: Backbone(inputs, 5, backend="reference"),
     "highway": lambda inputs: Backbone(inputs, 5, highway=True),
@@ -68,7 +71,7 @@ def two_windows(task):
 
 
 def gradients(model):
-    return {name: p.grad for name, p in model.named_parameters()}
+    return {name: p.grad for name, p in model.named_parameters() if p.numel()}
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -79,7 +82,7 @@ def test_gradients_are_those_of_autograd(panel, name, loss):
     before, window = two_windows(task)
     with torch.no_grad():
         _, hidden = model.states(before.x)
-    value, after = model.backpropagation()(window.x, hidden, partial(task.loss_and_slope, window))
+    value, after, _ = model.backpropagation()(window.x, hidden, partial(task.loss_and_slope, window))
     found = gradients(model)
     model.zero_grad()
     wanted, last = window_loss(model, task, window, hidden)
@@ -88,6 +91,45 @@ def test_gradients_are_those_of_autograd(panel, name, loss):
     torch.testing.assert_close(after, last, rtol=0, atol=1e-13)
     torch.testing.assert_close(found, gradients(model), rtol=0, atol=1e-13)
     assert all(grad.abs().max() > 0 for grad in found.values() if grad.numel())
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_a_prepared_pass_has_the_values_and_gradients_of_the_reference(panel, name):
+    """Windows of two shapes in turn, with and without a state, so that each pass finds what the other one left."""
+    task = panel.with_loss("huber")
+    model = model_of(task, name).double()
+    judge = copy.deepcopy(model)
+    judge.core.backend = "reference"
+    backpropagate, (_, window) = model.backpropagation(), two_windows(task)
+    hidden = torch.randn(1, window.x.shape[1], model.core.hidden_size, dtype=torch.float64)
+    for cut, state in ((window, None), (window.cut(0, 3), hidden), (window, hidden), (window.cut(2, 3), None)):
+        value, after, together = backpropagate(cut.x, state, partial(task.loss_and_slope, cut))
+        judge.zero_grad()
+        wanted, last = window_loss(judge, task, cut, state)
+        wanted.backward()
+        torch.testing.assert_close(value, wanted.detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(after, last, rtol=0, atol=1e-12)
+        torch.testing.assert_close(gradients(model), gradients(judge), rtol=0, atol=1e-12)
+        weights, _ = split_parameters(model)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in weights])
+        assert norm <= torch.nn.utils.get_total_norm(together) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_a_prepared_pass_is_used_unless_pytorch_has_more_threads(panel, name):
+    core = model_of(panel, name).core
+    assert core.prepare(4, 3) is not None
+    before = torch.get_num_threads()
+    torch.set_num_threads(MOST_THREADS + 1)
+    try:
+        assert core.prepare(4, 3) is None
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", NEED_AUTOGRAD)
+def test_cores_that_need_autograd_prepare_nothing(panel, name):
+    assert NEED_AUTOGRAD[name](panel.input_size).prepare(4, 3) is None
 
 
 @pytest.mark.parametrize("name", CORES)
@@ -112,6 +154,16 @@ def test_a_fit_without_autograd_has_the_bits_of_a_fit_with_it(panel, name, monke
     monkeypatch.delattr(IndexReturns, "loss_and_slope")
     wanted = fit(model_of(task, name), task, recipe, seed=0)
     assert_equal(dict(direct.model.state_dict()), dict(wanted.model.state_dict()))
+
+
+def test_a_fit_with_a_node_that_is_blended_in_has_the_bits_of_autograd(panel, monkeypatch, assert_equal):
+    task = panel.with_loss("huber")
+    model = model_of(task, "two nodes")
+    model.core.nodes[1].set_blend(0.1)
+    recipe = Recipe(epochs=2, patience=None, blend_steps=4, weights=OptimizerRecipe(rate=0.01))
+    direct = fit(model, task, recipe, seed=0)
+    monkeypatch.delattr(IndexReturns, "loss_and_slope")
+    assert_equal(dict(direct.model.state_dict()), dict(fit(model, task, recipe, seed=0).model.state_dict()))
 
 
 def test_a_fit_calls_no_autograd(panel, monkeypatch):

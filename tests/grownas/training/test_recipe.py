@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -109,6 +110,34 @@ def test_clipping_has_the_bits_of_pytorchs(limit):
     assert norm == nn.utils.clip_grad_norm_(theirs, limit).item()
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours, theirs, strict=True))
     assert math.sqrt(sum(p.grad.square().sum().item() for p in ours)) == pytest.approx(min(norm, limit), rel=1e-5)
+
+
+@pytest.mark.parametrize("limit", [0.1, 5.3, 1e9])
+def test_a_bound_on_the_norm_does_not_change_what_is_clipped(limit):
+    ours, theirs = small(), small()
+    with_gradients(ours, 0)
+    with_gradients(theirs, 0)
+    norm, bound = clip_gradients(theirs, limit), torch.full((40,), 0.5)
+    found = clip_gradients(ours, limit, [torch.cat([p.grad.flatten() for p in ours]), bound])
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours, theirs, strict=True))
+    assert found == (pytest.approx(math.hypot(norm, 0.5 * math.sqrt(40))) if limit == 1e9 else norm)
+
+
+def test_an_update_goes_on_with_a_state_that_was_loaded(assert_equal):
+    def trained(update_of):
+        parameters = small()
+        optimizer = OPTIMIZERS["adam"](parameters, OptimizerRecipe(rate=0.01))
+        update, saved = update_of(optimizer), {}
+        for step in range(6):
+            if step == 3:
+                optimizer.load_state_dict(saved)
+            with_gradients(parameters, 10 + step)
+            update()
+            if step == 1:
+                saved = copy.deepcopy(optimizer.state_dict())
+        return [p.detach() for p in parameters], optimizer.state_dict()
+
+    assert_equal(trained(Updater), trained(lambda optimizer: optimizer.step))
 
 
 @pytest.mark.parametrize("name", ["adam", "sgd", "nt_asgd"])
