@@ -217,9 +217,10 @@ class Window(NamedTuple):
 
     def cut(self, begin: int, length: int) -> Window:
         """Return at most `length` of the time steps, from `begin` on, as views."""
+        x, target, weight, fresh, burn_in, rate, taught = self
         steps = slice(begin, begin + length)
-        weight, taught = (None if one is None else one[steps] for one in (self.weight, self.taught))
-        return self._replace(x=self.x[steps], target=self.target[steps], weight=weight, taught=taught)
+        weight, taught = None if weight is None else weight[steps], None if taught is None else taught[steps]
+        return Window(x[steps], target[steps], weight, fresh, burn_in, rate, taught)
 
     def to(self, device: torch.device) -> Window:
         """Return the window on a device."""

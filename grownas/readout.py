@@ -102,6 +102,7 @@ class Backpropagation:
     def __init__(self, model: LinearReadout) -> None:
         """Take the model; nothing is prepared yet."""
         self.core, self.weight, self.bias = model.core, model.readout.weight, model.readout.bias
+        self.transposed = self.weight.detach().t()  # a view, which follows the weight
         self._prepared: dict[torch.Size, Any] = {}  # shape of x -> `vjp` of the core; None if it has none
 
     @torch.no_grad()
@@ -122,11 +123,18 @@ class Backpropagation:
             return None
         out, last, set_gradients = found
         flat = out.flatten(0, 1)
-        value, slope = loss(torch.addmm(bias, flat, weight.t()).view(*x.shape[:2], -1))
+        value, slope = loss(torch.addmm(bias, flat, self.transposed).view(*x.shape[:2], -1))
         slope = slope.flatten(0, 1)
         bias.grad, weight.grad = slope.sum(0), slope.t() @ flat
         memory = set_gradients((slope @ weight).view_as(out))
         return Backpropagated(value, last, () if memory is None else (memory, weight.grad, bias.grad))
+
+    @torch.no_grad()
+    def last_state(self, x: Tensor, hidden: Any) -> Any:
+        """Return the core's state after x alone; None if the core needs autograd."""
+        vjp = self._vjp(x.shape)
+        found = None if vjp is None else vjp(x.to(self.weight), hidden)
+        return None if found is None else found[1]
 
     def _vjp(self, shape: torch.Size) -> Any:
         if shape not in self._prepared:

@@ -230,7 +230,8 @@ class Trainer:
                     self._judge_epoch()
                 else:
                     began = time.perf_counter()
-                    self._raise_blend()
+                    if self.blending:
+                        self._raise_blend()
                     self._set_rates(self._schedule(window))
                     self._train_on(window)
                     self._set_rates(1.0)  # snapshots, which are made between steps, hold the unscheduled rates
@@ -261,8 +262,7 @@ class Trainer:
         if self.recipe.tells_done:
             self.core.done = done
         if window.burn_in:
-            with torch.no_grad():
-                _, self.hidden = self.model.states(window.x, self.hidden)
+            self.hidden = self._burn_in(window)
             return
         if self.architecture is not None and self.data.epoch >= self.recipe.alpha_after:
             self.alpha_before = {
@@ -282,8 +282,16 @@ class Trainer:
         for optimizer in self.averaging:
             optimizer.average()
         self.step += 1
-        self._average()
+        if self.recipe.average:
+            self._average()
         self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
+
+    @torch.no_grad()
+    def _burn_in(self, window: Window) -> Any:
+        """Return the state after a window."""
+        is_direct = self.direct is not None and not self.blending
+        last = self.direct.last_state(window.x, self.hidden) if is_direct else None
+        return self.model.states(window.x, self.hidden)[1] if last is None else last
 
     def _backpropagate(self, window: Window, done: float) -> Backpropagated:
         """Set the gradients of the loss on a window; return the loss and the state after it."""
@@ -336,7 +344,7 @@ class Trainer:
                 alpha.copy_(kept)
         self.optimizers[1].load_state_dict(self.alpha_before["optimizer"])
 
-    def _direct(self) -> Callable[..., Backpropagated | None] | None:
+    def _direct(self) -> Any:
         """Return the model's function that sets gradients without autograd; None if the fit needs autograd."""
         recipe = self.recipe
         plain = recipe.perturb == "none" and not recipe.skip and not recipe.bf16 and self.loss_and_slope is not None
@@ -398,8 +406,6 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         """Update the moving average of the parameters; the decay is smaller in the first steps."""
-        if not self.recipe.average:
-            return
         if self.means is None:
             self.means = [p.detach().clone() for p in self.trained]
             return
@@ -644,11 +650,13 @@ def _detached(tree: Any) -> Any:
     """Return a deep copy of a state dict with detached tensors."""
     if isinstance(tree, Tensor):
         return (tree.detach() if tree.requires_grad else tree).clone()
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
     if isinstance(tree, dict):
         return {key: _detached(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(_detached(value) for value in tree)
-    return tree if tree is None or isinstance(tree, bool | int | float | str) else copy.deepcopy(tree)
+        return type(tree)(map(_detached, tree))
+    return copy.deepcopy(tree)
 
 
 def _copy_together(

@@ -266,7 +266,6 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[tuple[list[nn.Pa
     optimizer.param_groups = [{**settings, "params": parameters, "lr": rate} for parameters, rate in rates]
 
 
-@torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, together: Sequence[Tensor] = ()) -> float:
     """Scale the gradients so that their total norm is at most `limit`; return the norm before scaling.
 
@@ -314,7 +313,7 @@ class Updater:
         if optimizer.state is not self._of[0] or optimizer.param_groups is not self._of[1]:
             self._prepare()
         gradients = [[p.grad for p in one.parameters] for one in self._groups]
-        if not gradients or any(gradient is None for group in gradients for gradient in group):
+        if not gradients or [one for group in gradients for one in group if one is None]:
             optimizer.step()
             return
         for one, found in zip(self._groups, gradients, strict=True):
