@@ -16,42 +16,17 @@ from grownas.errors import ConfigError
 from grownas.protocols import AnyModel
 from grownas.readout import readout_of
 
-KINDS: dict[str, tuple[type[LSTM | GRU], int]] = {
-    "lstm": (LSTM, 4),
-    "gru": (GRU, 3),
-}  # name -> module, number of gates
+KINDS: dict[str, type[LSTM | GRU]] = {"lstm": LSTM, "gru": GRU}
 
 
 def recurrent_core(kind: str, input_size: int, hidden_size: int, *, generator: Generator) -> LSTM | GRU:
     """Return a one-layer LSTM or GRU, T first, initialised from `generator` with PyTorch's distribution."""
-    module, _ = KINDS[kind]
-    core = module(input_size, hidden_size, device="meta").to_empty(device="cpu")
+    core = KINDS[kind](input_size, hidden_size, device="meta").to_empty(device="cpu")
     bound = 1 / math.sqrt(hidden_size)
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.uniform_(-bound, bound, generator=generator)
     return core
-
-
-def hidden_size_for_parameters(kind: str, input_size: int, outputs: int, parameters: int, *, register: int = 0) -> int:
-    """Return the hidden size for which core and linear readout have about `parameters` parameters.
-
-    Args:
-        kind: `lstm` or `gru`.
-        input_size: number of inputs of the core.
-        outputs: number of outputs of the readout.
-        parameters: target number of parameters.
-        register: further inputs of the readout, (p + L)*I for `GRUOnVAR`.
-    """
-    _, gates = KINDS[kind]
-
-    def total(hidden: int) -> int:  # two biases per gate, as in PyTorch
-        return gates * hidden * (input_size + hidden + 2) + outputs * (register + hidden + 1)
-
-    above = 1
-    while total(above) < parameters:
-        above += 1
-    return min((max(1, above - 1), above), key=lambda hidden: abs(total(hidden) - parameters))
 
 
 class GRUOnVAR(nn.Module):

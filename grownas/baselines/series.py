@@ -19,7 +19,7 @@ from grownas.baselines.har import parameters as har_parameters
 from grownas.baselines.lru import LRU
 from grownas.baselines.min_gru import MinGRU
 from grownas.baselines.naive import zero_forecast
-from grownas.baselines.recurrent import GRUOnVAR, hidden_size_for_parameters, recurrent_core, start_gru_at_var
+from grownas.baselines.recurrent import GRUOnVAR, recurrent_core, start_gru_at_var
 from grownas.baselines.tsmixer import UNITS, TSMixer
 from grownas.baselines.var import VAR, Selection, fit_var, prefixed, select_by_folds, select_by_validation
 from grownas.baselines.window import fix_readout
@@ -227,19 +227,16 @@ def _sized(
 def gru_var(experiment: SeriesExperiment) -> Score:
     """Train a GRU beside the same VAR, with the same criterion: a control for the topology of the cell."""
     task, var = experiment.task, experiment.selection.var
-    units = max(experiment.hidden_sizes)
-    if experiment.params:
-        register = var.blocks * task.input_size
-        units = hidden_size_for_parameters(
-            "gru", task.input_size, experiment.outputs, experiment.params, register=register
-        )
 
-    def build(var: VAR) -> Model:
+    def build(var: VAR, units: int) -> Model:
         generator = experiment.draw("gru_var")
         core = GRUOnVAR(task.input_size, units, var.order, var.centres, generator=generator)
         return start_gru_at_var(task.model(core, generator=generator), var)
 
-    start = build(var)
+    units = max(experiment.hidden_sizes)
+    if experiment.params:
+        units = experiment.matched_size(partial(build, var), experiment.params)
+    start = build(var, units)
     choice = experiment.choose(
         experiment.by_rate(
             "gru_var",
@@ -253,7 +250,7 @@ def gru_var(experiment: SeriesExperiment) -> Score:
     accepted = experiment.accept(untrained, choice.fit, task).accepted
     model, seconds, steps = choice.fit.model if accepted else start, choice.seconds, choice.steps
     if experiment.refit:
-        model = build(experiment.selection.refit(task.values[: experiment.fit_end]))
+        model = build(experiment.selection.refit(task.values[: experiment.fit_end]), units)
         if accepted:
             recipe = choice.setting.recipe.refit(choice.fit.best_epoch)
             again = experiment.journal.fit("gru_var-refit", model, task.with_refit(), recipe, seed=experiment.seed)

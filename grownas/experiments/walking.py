@@ -208,7 +208,7 @@ def to_tree(learner: Learner) -> Tree:
     if isinstance(core, GrownRNN):
         kind: Tree = {"genotype": core.genotype.to_dict()}
     else:
-        kind = {"kind": next(name for name, (module, _) in KINDS.items() if isinstance(core, module))}
+        kind = {"kind": next(name for name, module in KINDS.items() if isinstance(core, module))}
     return {
         "core": {**kind, "input_size": core.input_size, "hidden_size": core.hidden_size},
         "weights": dict(learner.model.state_dict()),

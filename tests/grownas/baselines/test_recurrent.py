@@ -14,12 +14,12 @@ from torch import nn
 from grownas.baselines.recurrent import (
     KINDS,
     GRUOnVAR,
-    hidden_size_for_parameters,
     recurrent_core,
     start_gru_at_var,
 )
 from grownas.baselines.var import VAR, fit_var
 from grownas.errors import ConfigError
+from grownas.experiments.experiment import Experiment
 
 
 class Model(nn.Module):
@@ -77,29 +77,27 @@ def test_a_core_leaves_the_global_generator_alone_and_computes_as_pytorch_does(k
 # Sizes
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("hidden", [1, 4, 23])
-@pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (12, 3)])
-def test_the_size_for_a_cores_own_count_is_its_size(kind, hidden, inputs, outputs):
-    wanted = count(recurrent_core(kind, inputs, hidden, generator=seeded()), nn.Linear(hidden, outputs))
-    assert hidden_size_for_parameters(kind, inputs, outputs, wanted) == hidden
+def of_size(kind, series, order):
+    """The function that builds a model with a number of units, as the baselines do."""
+    if kind in KINDS:
+        return lambda units: Model(recurrent_core(kind, series, units, generator=seeded()), series)
+    return lambda units: made(series, units, order)
 
 
-@pytest.mark.parametrize(("series", "units", "order"), [(4, 7, 1), (3, 16, 5)])
-def test_the_size_beside_a_var_counts_the_readout_of_the_register(series, units, order):
-    wanted = count(made(series, units, order))
-    assert hidden_size_for_parameters("gru", series, series, wanted, register=order * series) == units
+@pytest.mark.parametrize("kind", [*KINDS, "gru_var"])
+@pytest.mark.parametrize("units", [1, 4, 23])
+@pytest.mark.parametrize(("series", "order"), [(4, 1), (3, 5)])
+def test_the_size_for_a_models_own_count_is_its_size(kind, units, series, order):
+    build = of_size(kind, series, order)
+    assert Experiment.matched_size(None, build, count(build(units))) == units
 
 
 @settings(max_examples=60)
-@given(kind=st.sampled_from(sorted(KINDS)), wanted=st.integers(0, 6000))
+@given(kind=st.sampled_from([*sorted(KINDS), "gru_var"]), wanted=st.integers(0, 6000))
 def test_no_neighbour_comes_nearer(kind, wanted):
-    def total(hidden):
-        module = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](4, hidden, device="meta")
-        return count(module, nn.Linear(hidden, 4, device="meta"))
-
-    found = hidden_size_for_parameters(kind, 4, 4, wanted)
-    distances = {hidden: abs(total(hidden) - wanted) for hidden in range(max(1, found - 2), found + 3)}
+    build = of_size(kind, 4, 2)
+    found = Experiment.matched_size(None, build, wanted)
+    distances = {units: abs(count(build(units)) - wanted) for units in range(max(1, found - 2), found + 3)}
     assert distances[found] == min(distances.values())
 
 
