@@ -64,7 +64,7 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 LOOP = Loop("native", forward, backward, multiply)
 
 
-def product(a: Tensor, b: Tensor, out: Tensor) -> tuple[int, ...]:
+def product(a: Tensor, b: Tensor, out: Tensor) -> tuple[Any, ...]:
     """Return the arguments of `_native.multiply`."""
     sizes = len(a), b.shape[1], len(b)
     matrices = a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride()

@@ -8,12 +8,16 @@ On small chains it takes several times longer to allocate tensors and to collect
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from grownas.cells import native_loop
-from grownas.cells.native_loop import loop_arguments, product
+from grownas.cells.native_loop import (
+    _native,  # type: ignore[attr-defined]  # imported there, where a missing extension is handled
+    loop_arguments,
+    product,
+)
 from grownas.cells.node import Node
 from grownas.cells.sequence import Buffers, NodeGradients, Packed, columns, widths
 
@@ -54,7 +58,7 @@ class Pass:
         sums = [NodeGradients(node.b_x, node.b_h, node.shares) for node in gradients]
         self._forward = loop_arguments(plans, packed, buffers, self.h_0)
         self._backward = loop_arguments(plans, packed, buffers, self.h_0, self.grad, dh_0, sums)
-        self._products = list[tuple[int, ...]](), list[tuple[int, ...]]()  # before the loop forward, after it backward
+        self._products = list[tuple[Any, ...]](), list[tuple[Any, ...]]()  # before the loop forward, after it backward
         x, read = self.x.flatten(0, 1), [self.before, *inner]
         for node, own, s, places in zip(packed, gradients, read, columns(plans, H), strict=True):
             from_A, from_Q = A[..., places[0]].flatten(0, 1), Q[..., places[1]].flatten(0, 1)
@@ -67,8 +71,8 @@ class Pass:
         self.x.copy_(x)
         self.h_0.zero_() if h_0 is None else self.h_0.copy_(h_0)
         for arguments in self._products[0]:
-            native_loop._native.multiply(*arguments)
-        native_loop._native.loop(*self._forward)
+            _native.multiply(*arguments)
+        _native.loop(*self._forward)
         self.before[1:] = self.out[:-1]
         return self.out
 
@@ -80,9 +84,9 @@ class Pass:
         """
         self.grad.copy_(grad)
         self.memory.zero_()  # the loop adds to some of the gradients
-        native_loop._native.loop(*self._backward)
+        _native.loop(*self._backward)
         for arguments in self._products[1]:
-            native_loop._native.multiply(*arguments)
+            _native.multiply(*arguments)
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
         return self.memory
@@ -96,7 +100,7 @@ def _gradients(nodes: Sequence[Node]) -> tuple[list[Packed], Tensor]:
     ]
     sizes = [shape.numel() for node in shapes for shape in node]
     memory = nodes[0].W_x.new_empty(sum(sizes))
-    parts = iter(memory.split(sizes))
+    parts = iter(torch.split(memory, sizes))
     return [Packed(*(next(parts).view(shape) for shape in node)) for node in shapes], memory
 
 
@@ -105,7 +109,7 @@ def _pairs(node: Node, gradients: Packed) -> list[tuple[nn.Parameter, Tensor]]:
     return list(zip((node.W_x, node.W_h, node.b_x, node.b_h), gradients[:4], strict=True))
 
 
-def _weight_products(x: Tensor, s: Tensor, A: Tensor, Q: Tensor, gradients: Packed) -> list[tuple[int, ...]]:
+def _weight_products(x: Tensor, s: Tensor, A: Tensor, Q: Tensor, gradients: Packed) -> list[tuple[Any, ...]]:
     """Return the products for a node's dW_x and dW_h, as in `sequence`."""
     dW_x, dW_h = gradients.W_x.flatten(1), gradients.W_h.flatten(1)
     additive = A.shape[1] - Q.shape[1]  # columns of W_h whose gradient is in A; that of the others is in Q

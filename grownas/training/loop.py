@@ -296,7 +296,7 @@ class Trainer:
     def _backpropagate(self, window: Window, done: float) -> Backpropagated:
         """Set the gradients of the loss on a window; return the loss and the state after it."""
         if self.direct is not None and not self.blending:
-            found = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
+            found: Backpropagated | None = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
             if found is not None:
                 return found
         for p in self.trained:

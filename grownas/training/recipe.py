@@ -312,12 +312,12 @@ class Updater:
         optimizer = self.optimizer
         if optimizer.state is not self._of[0] or optimizer.param_groups is not self._of[1]:
             self._prepare()
-        gradients = [[p.grad for p in one.parameters] for one in self._groups]
+        gradients: list[list[Any]] = [[p.grad for p in one.parameters] for one in self._groups]
         if not gradients or [one for group in gradients for one in group if one is None]:
             optimizer.step()
             return
         for one, found in zip(self._groups, gradients, strict=True):
-            one.count.add_(1)
+            one.counts.add_(1)
             torch._fused_adamw_(
                 one.parameters,
                 found,
@@ -357,11 +357,11 @@ class _Group(NamedTuple):
     """A parameter group of AdamW: its settings, and the tensors of the kernel."""
 
     settings: Mapping[str, Any]
-    parameters: list[nn.Parameter]
+    parameters: list[Any]  # nn.Parameter
     exp_avgs: list[Tensor]
     exp_avg_sqs: list[Tensor]
-    steps: list[Tensor]  # views of `count`
-    count: Tensor
+    steps: list[Tensor]  # views of `counts`
+    counts: Tensor
 
     @classmethod
     def of(cls, group: Mapping[str, Any], state: dict[Tensor, dict[str, Any]]) -> _Group:
@@ -369,11 +369,11 @@ class _Group(NamedTuple):
             if p not in state:
                 state[p] = _first(p)
         states = [state[p] for p in group["params"]]
-        count = torch.stack([one["step"] for one in states])
-        for one, step in zip(states, count.unbind(), strict=True):
+        counts = torch.stack([one["step"] for one in states])
+        for one, step in zip(states, counts.unbind(), strict=True):
             one["step"] = step
-        moments = ([one[key] for one in states] for key in ("exp_avg", "exp_avg_sq", "step"))
-        return cls(group, group["params"], *moments, count)
+        exp_avgs, exp_avg_sqs, steps = ([one[key] for one in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+        return cls(group, group["params"], exp_avgs, exp_avg_sqs, steps, counts)
 
 
 def device_of(model: Module) -> torch.device:
