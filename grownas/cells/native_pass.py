@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grownas.cells.native_loop import (
-    _native,  # type: ignore[attr-defined]  # imported there, where a missing extension is handled
+from grownas.cells.native_loop import (  # type: ignore[attr-defined]  # `_native`: it may be missing, see there
+    _native,
     loop_arguments,
     product,
 )
