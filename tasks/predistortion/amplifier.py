@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 import grownas
 from grownas.errors import DataError
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL
-from grownas.tasks.predistortion.polynomial import Polynomial
+from grownas.tasks.predistortion.polynomial_fit import choose
 from grownas.tasks.predistortion.polynomial_path import path_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+MOST, RIDGE = 200, 1e-4  # parameters, and ridge, see `polynomial_fit`, of the amplifier that is fitted
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,17 @@ class Amplifier:
         return output
 
 
-def amplifier_of(polynomial: Polynomial, x: Any, y: Any) -> Amplifier:
-    """Return a fitted polynomial as an amplifier.
+def amplifier_of(x: Array, y: Array) -> Amplifier:
+    """Fit a generalised memory polynomial as an amplifier; folds choose its shape.
+
+    A predistorted signal has a wider band than the recorded input. With a ridge that is best for the recorded input,
+    the polynomial is arbitrary in the rest of the band, and its output can be far too large, hence `RIDGE`.
 
     Args:
-        polynomial: fitted to x and y.
         x: scaled input of the training part, complex, shape `(n,)`.
         y: scaled output, shape `(n,)`.
     """
+    polynomial = choose(x, y, "gmp", most=MOST, ridges=(RIDGE,))
     module = path_of(polynomial, x, y)[0].float().requires_grad_(False)
     return Amplifier(module, polynomial.context, f"generalised memory polynomial of {polynomial.params} parameters")
 

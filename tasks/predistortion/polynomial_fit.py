@@ -62,7 +62,9 @@ def fit(x: np.ndarray, y: np.ndarray, shape: Shape) -> Polynomial:
     return equations.solve(min((_Choice(shape, ridge) for ridge in RIDGES), key=equations.error))
 
 
-def choose(x: np.ndarray, y: np.ndarray, family: str, *, most: int | None = None) -> Polynomial:
+def choose(
+    x: np.ndarray, y: np.ndarray, family: str, *, most: int | None = None, ridges: Sequence[float] = RIDGES
+) -> Polynomial:
     """Choose shape and ridge of a polynomial on folds, and fit it.
 
     The search climbs from the smallest shape and the largest ridge. A step changes one field of the shape, or the
@@ -75,11 +77,12 @@ def choose(x: np.ndarray, y: np.ndarray, family: str, *, most: int | None = None
         y: output, shape `(n,)`.
         family: a key of `GRIDS`.
         most: largest number of real parameters; None: no limit.
+        ridges: the ridges to choose from, the largest first.
 
     Raises:
         DataError: the training part is too short for the largest shape of the family.
     """
-    grid: dict[str, Sequence[float]] = {**GRIDS[family], "ridge": RIDGES}
+    grid: dict[str, Sequence[float]] = {**GRIDS[family], "ridge": ridges}
     largest = Shape(**{field: values[-1] for field, values in GRIDS[family].items()})
     equations = _Equations(x, y, context_of(largest.terms))
     here = dict.fromkeys(grid, 0)

@@ -85,7 +85,7 @@ class Predistortion(Task):
         """
         options = self.options
         if options.amplifier == POLYNOMIAL:
-            amplifier = amplifier_of(choose(*self.scaled("train"), "gmp"), *self.scaled("train"))
+            amplifier = amplifier_of(*self.scaled("train"))
         else:
             amplifier = amplifier_of_run(options.amplifier, self.recording.checksum)
         if options.learning == "direct" and options.bptt <= amplifier.memory:

@@ -12,6 +12,7 @@ from grownas import Backbone
 from grownas.errors import DataError
 from grownas.protocols import Starting, Task
 from grownas.tasks.predistortion import metrics
+from grownas.tasks.predistortion.amplifier import MOST, RIDGE
 from grownas.tasks.predistortion.model import as_complex, as_pairs
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
 from grownas.tasks.predistortion.polynomial import context_of
@@ -112,7 +113,7 @@ def test_a_perfect_model_has_the_scores_of_the_recording(task):
 def test_a_predistorter_that_does_nothing_leaves_the_amplifier_as_it_is(predistort):
     x, _ = predistort.scaled("test")
     found = predistort.evaluate_signal(predistort.delayed(x)[..., :2], "test")
-    polynomial = choose(*predistort.scaled("train"), "gmp")
+    polynomial = choose(*predistort.scaled("train"), "gmp", most=MOST, ridges=(RIDGE,))
     output, first = polynomial.predict(x), MEMORY + polynomial.context
     assert found.metric == pytest.approx(metrics.nmse(output[first:], x[first:]), abs=1e-4)
     assert predistort.amplifier.memory == polynomial.context
