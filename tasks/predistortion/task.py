@@ -110,6 +110,11 @@ class Predistortion(Task):
         """Number of features that a core reads."""
         return len(self.options.features) * (self.options.taps + 1)
 
+    @property
+    def reads_samples(self) -> bool:
+        """Whether a core reads I and Q of the present sample alone, see `protocols.OnSamples`."""
+        return self.options.features == ("i", "q") and self.options.taps == 0
+
     @cached_property
     def scales(self) -> tuple[float, float]:
         """Largest magnitude of the input and of the output in the training part, in their own units."""
