@@ -336,11 +336,8 @@ class Task(Protocol):
         source: where the data come from, for messages.
         checksum: checksum of the data as read.
         input_size: I, the number of inputs of a core; None if a core may have any number.
-        reads_samples: a core's inputs are I and Q of complex samples, and its predictions are the same, so that it may
-            be a network of blocks.
     """
 
-    reads_samples: bool = False
     name: ClassVar[str]
     kind: ClassVar[str] = "plain"
     metric: ClassVar[str]
@@ -467,6 +464,20 @@ class Starting(Protocol):
 
     def rebuilt(self, core: Recurrent, tensors: Mapping[str, Tensor]) -> Model:
         """Build the model of a finished run around its core; the run's weights, `tensors`, are loaded into it then."""
+        ...
+
+
+@runtime_checkable
+class OnSamples(Protocol):
+    """A task on complex samples, whose cores may be networks of blocks.
+
+    Attributes:
+        reads_samples: with the present options a core reads I and Q of each sample and nothing else.
+    """
+
+    @property
+    def reads_samples(self) -> bool:
+        """See the class."""
         ...
 
 

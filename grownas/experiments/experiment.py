@@ -27,7 +27,7 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Choice, Halving, Setting, choose
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Budget, Folder, Journal, Model, Origin, Problem, Starting, Strategy, Task
+from grownas.protocols import Budget, Folder, Journal, Model, OnSamples, Origin, Problem, Starting, Strategy, Task
 from grownas.readout import begin_at_core, readout_of
 from grownas.space import SearchSpace
 from grownas.starts.random import Ops, random_start
@@ -410,7 +410,7 @@ def check_inputs(backbone: str, task: Task) -> None:
     Raises:
         ConfigError: blocks are given other inputs than I and Q of complex samples.
     """
-    if backbone == "blocks" and not task.reads_samples:
+    if backbone == "blocks" and not (isinstance(task, OnSamples) and task.reads_samples):
         raise ConfigError(
             f"space.backbone=blocks reads complex samples, I and Q, which task.use={task.name} does not give it as set "
             "here; choose a task and features with the two inputs I and Q, or set space.backbone=chain"

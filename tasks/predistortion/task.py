@@ -217,11 +217,11 @@ class Predistortion(Task):
     # --- scores ---
 
     def evaluate(self, model: Model, part: str) -> Evaluation:
-        """Score a model on a part, which it reads from a zero state; the first `MEMORY` samples are not scored."""
-        x = self.delayed(self.scaled(part)[0])
+        """Score a model on a part, which it reads from its first sample on; the first `MEMORY` samples are not scored."""
+        x = self.delayed(np.concatenate([np.zeros(MEMORY), self.scaled(part)[0]]))
         with torch.no_grad(), evaluating(model):
             output, _ = model(x)
-        return self.evaluate_signal(output, part)
+        return self.evaluate_signal(output[MEMORY:], part)
 
     def evaluate_signal(self, output: Tensor, part: str) -> Evaluation:
         """Score predictions of a part from sample `MEMORY` on, scaled, shape `(n - MEMORY, 1, 2)`.
