@@ -106,6 +106,11 @@ class BlocksBackbone(nn.Module):
         return [edge for node in self._mixtures() for edge in node]
 
     @property
+    def edges(self) -> list[tuple[int, int]]:
+        """Node and source of each edge: (0, 0), (0, 1), (1, 0), and so on; nodes are counted from 0."""
+        return [(node, source) for node in range(len(self.nodes)) for source in range(node + INPUTS)]
+
+    @property
     def alpha(self) -> list[nn.Parameter]:
         """One parameter `(K,)` an edge."""
         return [edge.alpha for edge in self.mixed_edges()]

@@ -2,8 +2,8 @@
 
 A share says how much of an op's value is taken, not how large that value is: one of an unbounded op can be small and
 yet make most of the output. Ablation asks the score instead, at its price: about (N K)^2 / 2 scores, N mixtures of K
-ops. A mixture is a node of a chain or an edge of a DAG, as in `protocols.Supernet`; the op `none` of a DAG is neither
-counted nor removed.
+ops. A mixture is a node of a chain or an edge of a DAG or of blocks, as in `protocols.Supernet`; the op `none` is
+neither counted nor removed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from grownas.backbones.blocks import BlocksBackbone
 from grownas.backbones.chain import Backbone, shares_of
 from grownas.backbones.dag import DagBackbone
+from grownas.blocks_genotype import EDGES
 from grownas.genotype import NONE
 
 AnyBackbone = Backbone | DagBackbone | BlocksBackbone
@@ -89,24 +91,35 @@ def all_ops(core: AnyBackbone) -> Kept:
 def surplus(core: AnyBackbone, kept: Kept, top_k: int) -> list[tuple[int, int]]:
     """Return mixture and op of all that may be removed: the ops of each node that has more than `top_k`.
 
-    A node of a DAG has the ops of all its edges.
+    A node of a DAG has the ops of all its edges. A node of blocks keeps `EDGES` edges with one op each, whatever
+    `top_k` is.
 
     Raises:
         ValueError: `top_k` is below 1.
     """
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    return [place for own in _by_node(core, kept) if len(own) > top_k for place in own]
+    nodes = _by_node(core, kept)
+    if isinstance(core, BlocksBackbone):
+        return [place for own in nodes for place in _beside_an_edge_of_each(own)]
+    return [place for own in nodes if len(own) > top_k for place in own]
+
+
+def _beside_an_edge_of_each(own: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the ops of a node of blocks without which it still has `EDGES` edges."""
+    edges = Counter(mixture for mixture, _ in own)
+    return [(mixture, op) for mixture, op in own if edges[mixture] > 1 or len(edges) > EDGES]
 
 
 def count_surplus(core: AnyBackbone, kept: Kept, top_k: int) -> int:
     """Return how many ops must be removed before no node has more than `top_k`."""
-    return sum(max(0, len(own) - top_k) for own in _by_node(core, kept))
+    most = EDGES if isinstance(core, BlocksBackbone) else top_k
+    return sum(max(0, len(own) - most) for own in _by_node(core, kept))
 
 
 def _by_node(core: AnyBackbone, kept: Kept) -> list[list[tuple[int, int]]]:
     """Return mixture and op of all kept ops of each node."""
-    owners = [node for node, _ in core.edges] if isinstance(core, DagBackbone) else list(range(len(kept)))
+    owners = list(range(len(kept))) if isinstance(core, Backbone) else [node for node, _ in core.edges]
     places = [(mixture, op) for mixture, ops in enumerate(kept) for op in ops]
     return [list(own) for _, own in itertools.groupby(places, key=lambda place: owners[place[0]])]
 

@@ -31,9 +31,8 @@ from grownas.criteria.readout import (
     with_only,
     without,
 )
-from grownas.errors import ConfigError, TrainingError
+from grownas.errors import TrainingError
 from grownas.protocols import Budget, Evaluation, Found, Problem, SearchResult
-from grownas.space import SearchSpace
 from grownas.strategies import following
 from grownas.strategies.cores import derived, genotype_of, supernet_of, with_core
 from grownas.strategies.supernet_options import SupernetSection
@@ -78,15 +77,6 @@ class SupernetStrategy:
     def __init__(self, options: Any) -> None:
         """Store the options."""
         self.options = options
-
-    def check_space(self, space: SearchSpace) -> None:
-        """Refuse an option that does not fit the space.
-
-        Raises:
-            ConfigError: ablation in the space of blocks, whose nodes keep two edges with one op each.
-        """
-        if space.backbone == "blocks" and self.options.readout == "ablation":
-            raise ConfigError("strategy.readout=ablation: blocks are read out by their shares; set readout=share")
 
     @abstractmethod
     def method(self) -> Mapping[str, Any]:
@@ -279,8 +269,8 @@ class SupernetSearch:
         """Remove op after op, each time the one least missed on the validation part; return the model that is left.
 
         After each removal the weights are trained for `tune_epochs` on their own part of the data, with alpha fixed. A
-        node keeps `top_k` ops, of a DAG one op of one edge. Where the budget ends before, the cell is read out by share
-        from the ops that are left, and `reason` says so.
+        node keeps `top_k` ops, of a DAG one op of one edge, of blocks one op of each of two edges. Where the budget
+        ends before, the cell is read out by share from the ops that are left, and `reason` says so.
 
         Reference:
             Wang, Cheng, Chen, Tang & Hsieh (2021), Rethinking Architecture Selection in Differentiable NAS, algorithm

@@ -344,7 +344,7 @@ def _evaluates_to_summary(folder: Path) -> None:
     summary, ended = read_json(folder / "summary.json"), call("evaluate", folder)
     assert ended.code == 0, ended.err
     printed = [line.split() for line in ended.out.splitlines() if not line.startswith(" ")]
-    assert printed == [[part, "mse", repr(summary[part])] for part in ("val", "test")]
+    assert printed == [[part, summary["metric"], repr(summary[part])] for part in ("val", "test")]
 
 
 BROKEN_TENSORS = {  # what each does to one tensor; None: it is left out

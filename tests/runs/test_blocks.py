@@ -22,8 +22,8 @@ SPACE = (
 STRATEGIES = {
     "darts": "strategy={use: darts, max_nodes: 2, max_epochs: 2, unit_epochs: 1, fine_tune_epochs: 2, accept: better, "
     "guard: false, weights: {rate: 0.01, weight_decay: 0}}",
-    "darts_second": "strategy={use: darts, order: second, max_nodes: 1, max_epochs: 1, fine_tune_epochs: 1, accept: "
-    "better, guard: false}",
+    "darts_second": "strategy={use: darts, order: second, readout: ablation, tune_epochs: 1, max_nodes: 1, max_epochs: "
+    "1, fine_tune_epochs: 1, accept: better, guard: false}",
     "random": "strategy={use: random, max_nodes: 2, max_epochs: 2, genotypes: 2, accept: better, guard: false}",
     "evolution": "strategy={use: evolution, max_nodes: 2, max_epochs: 1, genotypes: 3, population: 2, tournament: 1, "
     "accept: better, guard: false}",
@@ -103,10 +103,6 @@ def test_the_genotype_is_trained_again_and_is_not_exported(searched, tmp_path, c
         (["strategy={use: growing}"], "strategy.use=growing searches chain and dag only"),
         (["strategy={use: pdarts}"], "strategy.use=pdarts searches chain and dag only"),
         (["strategy={use: enas}"], "strategy.use=enas searches chain and dag only"),
-        (
-            ["strategy={use: darts, readout: ablation}"],
-            "readout=ablation: blocks are read out by their shares",
-        ),
         (["strategy={use: darts}", "task.features=[i,q,abs]"], "space.backbone=blocks reads complex samples, I and Q"),
         (["strategy={use: darts}", "backend=native"], "backend=native: PyTorch alone runs blocks; set backend=auto"),
         (["strategy={use: darts}", "space.cells=4"], "space.cells: expected 1, 2 or 3, got 4"),
@@ -115,7 +111,7 @@ def test_the_genotype_is_trained_again_and_is_not_exported(searched, tmp_path, c
             "I and Q, which task.use=index_returns does not",
         ),
     ],
-    ids=["growing", "pdarts", "enas", "ablation", "features", "backend", "cells", "task"],
+    ids=["growing", "pdarts", "enas", "features", "backend", "cells", "task"],
 )
 def test_what_does_not_fit_blocks_is_said_in_one_line(changes, message, tmp_path, call):
     ended = call("search", "predistortion/growing", *SPACE, *changes, "start={use: random}", f"runs={tmp_path}")

@@ -10,9 +10,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grownas.backbones.blocks import BlocksBackbone
 from grownas.backbones.chain import Backbone
 from grownas.backbones.dag import DagBackbone
-from grownas.criteria.readout import CHOICES, all_ops, by_ablation, by_share, surplus, with_only
+from grownas.criteria.readout import (
+    CHOICES,
+    all_ops,
+    by_ablation,
+    by_share,
+    count_surplus,
+    surplus,
+    with_only,
+    without,
+)
 from grownas.ops import DEFAULT_OPS
 
 OPS = [("add", "identity"), ("add", "tanh"), ("hadamard", "sigmoid"), ("add", "relu")]
@@ -142,3 +152,19 @@ def test_of_a_dags_node_the_one_op_that_is_kept_is_read_out_whatever_its_share(o
             torch.testing.assert_close(rest(x)[0], rest.derive()(x)[0], rtol=0, atol=1e-12)
     assert surplus(core, every, 1) == first + second
     assert surplus(core, [every[0][:1], [], every[2]], 1) == [(2, op) for op in every[2]]
+
+
+def test_ablation_of_blocks_leaves_two_edges_with_one_op_each():
+    core = BlocksBackbone([("none", "delay(1)", "fir(2)"), ("delay(1)", "fir(2)", "polynomial(3)")])
+    kept, removals = all_ops(core), 0
+    assert count_surplus(core, kept, 1) == (2 * 2 - 2) + (3 * 3 - 2)
+    while places := surplus(core, kept, 1):
+        kept = without(kept, *places[0])  # the first op that may go: an edge may lose its last one
+        removals += 1
+    assert removals == 9
+    assert kept == [[2], [2], [], [2], [2]]
+    derived = with_only(core, kept).derive()
+    assert [[(edge.reads, edge.op) for edge in node.edges] for node in derived.genotype.nodes] == [
+        [(0, "fir(2)"), (1, "fir(2)")],
+        [(1, "polynomial(3)"), (2, "polynomial(3)")],
+    ]
