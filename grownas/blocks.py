@@ -28,6 +28,7 @@ class Kind(NamedTuple):
         memory: number of earlier samples that the output depends on.
         coefficients: number of complex parameters.
         multiplications: real multiplications a sample. A complex product takes 4; a square root is not counted.
+        additions: real additions and subtractions a sample.
     """
 
     size: str | None
@@ -36,11 +37,17 @@ class Kind(NamedTuple):
     memory: Callable[[int], int] = lambda size: 0
     coefficients: Callable[[int], int] = lambda size: 0
     multiplications: Callable[[int], int] = lambda size: 0
+    additions: Callable[[int], int] = lambda size: 0
 
 
 def _products(terms: int) -> int:
     """Return the multiplications of x (c_0 + r (c_1 + r (..))) with so many c; r = |x| or |x|^2 takes 2 of them."""
     return 4 + (2 + 2 * (terms - 1) if terms > 1 else 0)
+
+
+def _sums(terms: int) -> int:
+    """Return the additions of the same: one for |x|^2, two for each complex sum and for the product with x."""
+    return 2 + (1 + 2 * (terms - 1) if terms > 1 else 0)
 
 
 KINDS: dict[str, Kind] = {
@@ -52,6 +59,7 @@ KINDS: dict[str, Kind] = {
         memory=lambda taps: taps - 1,
         coefficients=lambda taps: taps,
         multiplications=lambda taps: 4 * taps,
+        additions=lambda taps: 4 * taps - 2,
     ),
     "polynomial": Kind(
         "order",
@@ -59,8 +67,9 @@ KINDS: dict[str, Kind] = {
         2,
         coefficients=lambda order: (order + 1) // 2,
         multiplications=lambda order: _products((order + 1) // 2),
+        additions=lambda order: _sums((order + 1) // 2),
     ),
-    "polynomial_all": Kind("order", 1, coefficients=lambda order: order, multiplications=_products),
+    "polynomial_all": Kind("order", 1, coefficients=lambda order: order, multiplications=_products, additions=_sums),
 }
 POLYNOMIALS = ("polynomial", "polynomial_all")
 FORMS = ", ".join(f"{name}({kind.size})" if kind.size else name for name, kind in KINDS.items())
@@ -90,6 +99,11 @@ class Block(NamedTuple):
     parts: tuple[Part, ...]
 
     @property
+    def name(self) -> str:
+        """The op as written in configs and genotypes."""
+        return "-".join(part.name for part in self.parts)
+
+    @property
     def memory(self) -> int:
         """Number of earlier samples that the output depends on."""
         return sum(KINDS[part.kind].memory(part.size) for part in self.parts)
@@ -98,6 +112,11 @@ class Block(NamedTuple):
     def multiplications(self) -> int:
         """Real multiplications a sample."""
         return sum(KINDS[part.kind].multiplications(part.size) for part in self.parts)
+
+    @property
+    def additions(self) -> int:
+        """Real additions and subtractions a sample."""
+        return sum(KINDS[part.kind].additions(part.size) for part in self.parts)
 
     @property
     def firs(self) -> int:

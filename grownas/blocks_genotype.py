@@ -83,12 +83,15 @@ class BlocksGenotype(Saved):
 
     @property
     def figures(self) -> dict[str, int]:
-        """FIRs, polynomials and real multiplications a sample of the whole network, without a readout."""
+        """FIRs, polynomials and real multiplications a sample of the whole network, without a readout.
+
+        The mean of several nodes takes 2 multiplications.
+        """
         ops = list(self._ops())
         return {
             "firs": self.cells * sum(op.firs for op in ops),
             "polynomials": self.cells * sum(op.polynomials for op in ops),
-            "multiplications": self.cells * sum(op.multiplications for op in ops),
+            "multiplications": self.cells * (sum(op.multiplications for op in ops) + 2 * (len(self.nodes) > 1)),
         }
 
     def _ops(self) -> Iterator[Block]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from grownas.blocks import INPUTS, Block
 from grownas.combine import COMBINE
-from grownas.genotype import AnyGenotype, BlocksGenotype, DagGenotype, Node, projections
+from grownas.genotype import AnyGenotype, BlocksGenotype, DagGenotype, Genotype, Node, projections
 
 FREE = "identity"  # the activation that computes nothing
 
@@ -67,18 +68,16 @@ RECURRENT: dict[str, Callable[[int, int], Cost]] = {"lstm": lstm, "gru": gru}  #
 def costs_of(genotype: AnyGenotype, input_size: int, hidden_size: int) -> Costs:
     """Return the cost of each unit in a step of a derived cell.
 
-    Of a network of blocks only all multiplications are counted, as those of one unit.
-
     Args:
         genotype: the cell.
         input_size: I.
         hidden_size: H.
     """
-    if isinstance(genotype, DagGenotype):
-        return _dag(genotype, input_size, hidden_size)
-    if isinstance(genotype, BlocksGenotype):
-        return {("network", ""): Cost(products=genotype.figures["multiplications"])}
-    sizes = input_size, hidden_size
+    return COSTS[type(genotype)](genotype, input_size, hidden_size)
+
+
+def _chain(genotype: Genotype, *sizes: int) -> Costs:
+    """Return the costs of a chain's nodes."""
     return {
         (f"node {number}", unit): cost
         for number, node in enumerate(genotype.nodes, start=1)
@@ -116,6 +115,33 @@ def _dag(genotype: DagGenotype, input_size: int, hidden_size: int) -> Costs:
     if len(genotype.concat) > 1:
         found["mean", ""] = Cost(pointwise=H, additions=(len(genotype.concat) - 1) * H)
     return found
+
+
+def _blocks(genotype: BlocksGenotype, *sizes: int) -> Costs:
+    """Return the costs of the ops of a network of blocks, of each node's sum and of each cell's mean."""
+    found = Costs()
+    for cell in range(1, genotype.cells + 1):
+        for i, reads in enumerate(genotype.reads, start=INPUTS):
+            place = f"cell {cell} state {i}"
+            found |= {(place, f"{op.name} of state {source}"): _block(op) for source, op in reads}
+            found[place, "sum"] = Cost(additions=2)
+        if (count := len(genotype.nodes)) > 1:
+            found[f"cell {cell}", "mean"] = Cost(pointwise=2, additions=2 * (count - 1))
+    return found
+
+
+def _block(op: Block) -> Cost:
+    """Return the cost of an op on complex samples; a square root counts as an activation."""
+    filtered = 4 * sum(part.size for part in op.parts if part.kind == "fir")
+    roots = sum(part.kind == "polynomial_all" and part.size > 1 for part in op.parts)
+    return Cost(filtered, op.multiplications - filtered, op.additions, roots)
+
+
+COSTS: dict[type[AnyGenotype], Callable[..., Costs]] = {
+    Genotype: _chain,
+    DagGenotype: _dag,
+    BlocksGenotype: _blocks,
+}
 
 
 def _leaky(hidden_size: int) -> Cost:

@@ -217,7 +217,7 @@ class Predistortion(Task):
     # --- scores ---
 
     def evaluate(self, model: Model, part: str) -> Evaluation:
-        """Score a model on a part, which it reads from its first sample on; the first `MEMORY` samples are not scored."""
+        """Score a model on a part; it reads the first `MEMORY` samples, too, which are not scored."""
         x = self.delayed(np.concatenate([np.zeros(MEMORY), self.scaled(part)[0]]))
         with torch.no_grad(), evaluating(model):
             output, _ = model(x)

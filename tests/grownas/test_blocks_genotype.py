@@ -86,7 +86,7 @@ def test_the_figures_of_ops():
 
 
 def test_the_figures_of_a_network():
-    assert SMALL.figures == {"firs": 6, "polynomials": 4, "multiplications": 2 * (12 + 34 + 0 + 12)}
+    assert SMALL.figures == {"firs": 6, "polynomials": 4, "multiplications": 2 * (12 + 34 + 0 + 12 + 2)}
     assert SMALL.memory == 8  # in each cell 4, through the parts in a row
     assert "state 3: delay(2) of state 1 + polynomial_all(4) of state 2" in SMALL.in_words()
     assert SMALL.op_count == 4

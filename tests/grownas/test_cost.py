@@ -11,6 +11,7 @@ from grownas.blocks_genotype import BlockEdge, BlockNode
 from grownas.cells.cell import GrownRNN
 from grownas.cost import RECURRENT, Cost, costs_of, gru, linear, lstm, total
 from grownas.genotype import BlocksGenotype, DagGenotype, DagNode, Genotype, Node, Op
+from support.blocks import SMALL
 
 INPUTS, H = 3, 5
 ADD, TIMES = Op("add", "tanh", 0.5), Op("hadamard", "identity", 0.5)
@@ -68,12 +69,6 @@ def test_ops_that_share_a_projection_pay_for_it_once():
     assert found["node 1", "op 2"] == Cost(additions=2 * H, activations=H)
 
 
-def test_a_network_of_blocks_counts_its_multiplications():
-    fir, delay = BlockEdge(0, "fir(3)"), BlockEdge(1, "delay(2)")
-    cell = BlocksGenotype((BlockNode((fir, delay)),), cells=2)
-    assert total(costs_of(cell, 2, 2).values()).multiplications == 2 * 3 * 4  # a complex product takes 4
-
-
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_products_are_those_that_pytorch_counts(cell):
     model = GrownRNN(cell, INPUTS, H, backend="reference")
@@ -86,3 +81,16 @@ def test_products_are_those_that_pytorch_counts(cell):
 def test_products_are_the_weights_of_recurrent_modules(name, module):
     weights = [parameter for key, parameter in module(INPUTS, H).named_parameters() if key.startswith("weight")]
     assert RECURRENT[name](INPUTS, H).products == sum(weight.numel() for weight in weights)
+
+
+def test_blocks_by_hand():
+    """A complex product takes 4 products and 2 sums; the second power of |x| 2 and 1."""
+    node = BlockNode((BlockEdge(0, "fir(3)"), BlockEdge(1, "polynomial(5)-delay(2)")))
+    assert costs_of(BlocksGenotype((node,)), 2, 2) == {
+        ("cell 1 state 2", "fir(3) of state 0"): Cost(products=12, additions=3 * 2 + 2 * 2),
+        ("cell 1 state 2", "polynomial(5)-delay(2) of state 1"): Cost(pointwise=2 + 2 + 2 + 4, additions=1 + 2 + 2 + 2),
+        ("cell 1 state 2", "sum"): Cost(additions=2),
+    }
+    for genotype in (BlocksGenotype((node,)), SMALL):
+        assert total(costs_of(genotype, 2, 2).values()).multiplications == genotype.figures["multiplications"]
+    assert total(costs_of(SMALL, 2, 2).values()).activations == 2  # the root in polynomial_all(4) of each cell
