@@ -41,7 +41,7 @@ def figures_of(task: Predistortion, model: Model, scores: Sequence[Mapping[str, 
         am_pm(pairs),
         spectra(outputs, task.band),
         nmse_against("parameters", sizes),
-        nmse_against("real multiplications per sample", products),
+        *([nmse_against("real multiplications per sample", products)] if products else []),  # `train` scores one model
     ]
 
 
