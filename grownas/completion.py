@@ -280,7 +280,7 @@ def _values(config: str, given: Sequence[str], key: str, incomplete: str) -> Ite
     if field is None:
         return
     words = list(words_of(field.annotation)) or ["true", "false"] * (field.annotation is bool)
-    if not words and parent in ("space", "baselines"):
+    if not words and parent in ("space", "baselines", "start"):
         task: Any = class_for(config, given).model_fields["task"].annotation
         known = known_names(outline(task.model_fields["use"].default))
         words = list(known[key]()) if key in known else []

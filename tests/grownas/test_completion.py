@@ -96,6 +96,8 @@ def test_the_task_decides_which_keys_there_are():
     assert offered(*SEARCH, "retrain.la") == []
     assert offered("search", "penn_treebank/growing", "retrain.la") == ["retrain.layers="]
     assert offered("search", "penn_treebank/growing", "task.use=index_returns", "retrain.la") == []
+    assert offered("search", "predistortion/growing", "start.use=p") == ["start.use=polynomial"]
+    assert offered("search", "predistortion/growing", "baselines.use=[gmp,dg") == ["baselines.use=[gmp,dgru"]
 
 
 def test_the_strategy_decides_which_keys_it_has():
