@@ -165,7 +165,7 @@ class RunDir:
         from safetensors.torch import save
 
         copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        self._write(name, save(copies, dict(notes or {})))
+        self._write(name, _in_order(save(copies, dict(notes or {}))))
 
     def log(self, name: str) -> JsonLines:
         """Return the log file of this name."""
@@ -181,6 +181,17 @@ class RunDir:
             os.replace(part, self.path / name)
         except OSError as error:
             raise RunError(f"{self.path / name}: cannot be written: {error.strerror}") from error
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sort the notes of a safetensors file, which the library writes in an order that changes between processes."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def write_file(path: Path, content: bytes) -> None:

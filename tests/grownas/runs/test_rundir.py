@@ -150,6 +150,20 @@ def test_tensors_come_back_with_their_notes(rundir):
             assert file.get_tensor(name).dtype == tensor.dtype
 
 
+def test_the_same_tensors_and_notes_are_the_same_bytes(rundir):
+    """The library keeps notes in a hash map, so two equal files would differ by their order."""
+    notes = {f"note {number}": "é" * number for number in range(12)}
+    tensors = {"b": torch.ones(3), "a": torch.zeros(2, dtype=torch.float64)}
+    written = set()
+    for _ in range(5):
+        rundir.write_tensors("file", tensors, notes)
+        written.add((rundir.path / "file").read_bytes())
+    assert len(written) == 1
+    with safe_open(rundir.path / "file", "pt") as file:
+        assert file.metadata() == notes
+        assert torch.equal(file.get_tensor("b"), tensors["b"])
+
+
 # ---- JSON
 
 
