@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 import grownas
 from grownas.genotype import BlocksGenotype, Genotype
@@ -84,11 +83,8 @@ def test_a_search_that_was_killed_goes_on_to_the_same_bits(searched, tmp_path, f
     assert not (folder / "summary.json").exists()
     ended = call("resume", folder)
     assert ended.code == 0, ended.err
-    one, other = (load_file(run / "weights.safetensors") for run in (searched("darts"), folder))
-    assert one.keys() == other.keys()
-    assert all(np.array_equal(one[key], other[key]) for key in one)
-    for name in ("genotype.json", "equations.txt"):
-        assert (searched("darts") / name).read_text() == (folder / name).read_text()
+    for name in ("weights.safetensors", "genotype.json", "equations.txt"):
+        assert (searched("darts") / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_the_genotype_is_trained_again_and_is_not_exported(searched, tmp_path, call, read_json):
