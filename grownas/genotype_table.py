@@ -103,7 +103,7 @@ class GenotypeTable:
             if found != {"format": FORMAT, "version": VERSION}:
                 raise ValueError(f"expected {FORMAT} of version {VERSION}, got {found}")
             fields: dict[str, Any] = about.pop("space")
-            fields |= {key: tuple(fields[key]) for key in ("combine", "activation")}
+            fields |= {key: tuple(own) for key, own in fields.items() if isinstance(own, list)}
             full = SearchSpace(**fields)
             table = cls(about, full, tuple(_entry(json.loads(line), full) for line in rest))
             table._check()

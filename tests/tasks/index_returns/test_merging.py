@@ -92,7 +92,7 @@ def long(rows):
 
 
 def task_of(rows, monkeypatch, new, **options):
-    monkeypatch.setattr(sources, "read", lambda data, kind, only, **rest: long(new))
+    monkeypatch.setattr(sources, "read", lambda data, kind, only, inputs, **rest: long(new))
     return IndexReturns._of_table(long(rows), Options(data="new.csv", bptt=5, **options), architecture_share=0.2)
 
 
