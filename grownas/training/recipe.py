@@ -278,7 +278,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, together: S
         together: a few tensors that hold all gradients, and perhaps more. If their norm is below the limit, nothing is
             scaled, and their norm is returned.
     """
-    enough = 0.999 * limit  # below it the factor is above 1, however it is rounded
+    enough = 0.999 * limit - CLIP_EPS  # below it the factor is above 1, however it is rounded
     if together and (bound := math.hypot(*(float(torch.linalg.vector_norm(one)) for one in together))) < enough:
         return bound
     gradients = [p.grad for p in parameters if p.grad is not None]

@@ -123,6 +123,24 @@ def test_a_bound_on_the_norm_does_not_change_what_is_clipped(limit):
     assert found == (pytest.approx(math.hypot(norm, 0.5 * math.sqrt(40))) if limit == 1e9 else norm)
 
 
+@pytest.mark.parametrize("share", [1.0, 0.9995, 0.9985, 0.99, 0.5])  # of the norm in the limit
+@pytest.mark.parametrize("limit", [1e-6, 1e-4, 1e-3, 1.0])
+def test_clipping_near_the_limit_has_the_bits_of_pytorchs(limit, share):
+    """A limit as small as the constant that PyTorch adds to the norm clips norms that are below it."""
+    ours, bounded, theirs = small(), small(), small()
+    for parameters in (ours, bounded, theirs):
+        with_gradients(parameters, 0)
+        norm = math.sqrt(sum(p.grad.double().square().sum().item() for p in parameters))
+        for p in parameters:
+            p.grad *= share * limit / norm
+    clip_gradients(ours, limit)
+    clip_gradients(bounded, limit, [torch.cat([p.grad.flatten() for p in bounded])])
+    nn.utils.clip_grad_norm_(theirs, limit)
+    for a, b, c in zip(ours, bounded, theirs, strict=True):
+        assert torch.equal(a.grad, c.grad)
+        assert torch.equal(b.grad, c.grad)
+
+
 def test_an_update_goes_on_with_a_state_that_was_loaded(assert_equal):
     def trained(update_of):
         parameters = small()
