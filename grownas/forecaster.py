@@ -215,10 +215,10 @@ class GrownForecaster:
         self._check_fitted()
         self._check_how()
         frame = self._given(y)
-        inputs = self._inputs(X, frame.index)
-        frame = frame.loc[frame.index > self.y_.index[-1]]
-        if not len(frame):
+        later = frame.index > self.y_.index[-1]
+        if not later.any():
             return self
+        inputs, frame = self._inputs(X, frame.index), frame.loc[later]
         known, exogenous = _followed_by(self.y_, frame), None
         if self.X_ is not None:
             exogenous = _followed_by(self.X_, inputs.loc[frame.index])
@@ -257,8 +257,7 @@ class GrownForecaster:
             return None
         if X is None:
             raise DataError(f"X: missing; the model reads {', '.join(self.X_.columns)}, at {index[0]} and later")
-        given = X[: len(index)] if isinstance(X, np.ndarray) else X
-        frame = inputs_of(given, index, self.y_.columns)
+        frame = inputs_of(X, index, self.y_.columns)
         if missing := [name for name in self.X_.columns if name not in frame.columns]:
             raise DataError(f"X: {', '.join(missing)} missing; its columns are {', '.join(frame.columns)}")
         return frame[list(self.X_.columns)]
@@ -345,7 +344,8 @@ class GrownForecaster:
     def _path(self, steps: int, X: Any = None) -> Array:
         """Return forecasts from the last row as `path_of` does, shape `(h, O)`."""
         between = self._labels(range(1, steps)) if steps > 1 else self.y_.index[:0]
-        future = None if X is None and steps == 1 else self._inputs(X, between)
+        needed = X[: len(between)] if isinstance(X, np.ndarray) else X
+        future = None if X is None and steps == 1 else self._inputs(needed, between)
         return path_of(_ahead(self.runs_, self._rows, len(self._rows) - 1, steps, future)[0], self.values)
 
     def _labels(self, steps: Sequence[int]) -> pd.Index[Any]:

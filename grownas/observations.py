@@ -175,29 +175,35 @@ def inputs_of(X: Any, index: pd.Index[Any], names: Collection[Any]) -> pd.DataFr
     """Return the rows of exogenous series X for the rows of y, as a data frame of float64.
 
     Args:
-        X: a Series or DataFrame whose index has all labels of y, or an array with as many rows as y.
+        X: a Series or DataFrame whose index has all labels of y, or an array with as many rows as y. Only these rows
+            are checked.
         index: labels of the rows of y.
         names: names of the columns of y.
 
     Raises:
-        DataError: X lacks a row, has no rows, or has a column with the name of a column of y.
+        DataError: X lacks a row, a value is missing or not a number, or a column has the name of a column of y.
     """
-    frame = as_frame(X, "X")
+    frame = as_frame(rows_at(X, index) if hasattr(X, "loc") else X, "X")
     if isinstance(X, np.ndarray):
         if len(frame) != len(index):
-            raise DataError(f"X: {len(frame)} rows, but y has {len(index)}; give a row of X for each row of y")
+            raise DataError(f"X: {len(frame)} rows, expected {len(index)}, for {index[0]} to {index[-1]}")
         frame = frame.set_axis(index).rename(columns=lambda name: f"X{name}")
     if both := [name for name in frame.columns if name in names]:
         raise DataError(f"X: {both[0]!r} is also the name of a column of y; rename it")
-    return rows_at(frame, index)
+    return frame
 
 
-def rows_at(X: pd.DataFrame, index: pd.Index[Any]) -> pd.DataFrame:
-    """Return the rows of exogenous series with these labels.
+def rows_at(X: Any, index: pd.Index[Any]) -> Any:
+    """Return the rows of a Series or DataFrame X with these labels of y.
 
     Raises:
-        DataError: a row is missing.
+        DataError: a row is missing, or the index of X is of another kind.
     """
+    if not len(index):
+        return X.iloc[:0]
+    if not len(X):
+        raise DataError(f"X: it has no rows, but row {index[0]} is needed")
+    check_continues(X.index, index, "X", "y")
     if len(missing := index.difference(X.index)):
         raise DataError(f"X: no row {missing[0]}, which is needed; X has the rows {X.index[0]} to {X.index[-1]}")
     return X.loc[index]
@@ -290,8 +296,14 @@ def wide(values: Array, index: pd.Index[Any], names: Sequence[tuple[Any, ...]]) 
     return pd.DataFrame(values, index=index, columns=pd.MultiIndex.from_tuples(names))
 
 
-def check_continues(index: pd.Index[Any], known: pd.Index[Any]) -> None:
+def check_continues(index: pd.Index[Any], known: pd.Index[Any], what: str = "y", of: str = "fit") -> None:
     """Check that labels can be compared with those of the known rows.
+
+    Args:
+        index: the labels.
+        known: labels of the known rows.
+        what: the argument that has the labels, with which the message begins.
+        of: what has the known rows, for the message.
 
     Raises:
         DataError: they are of another kind, or have another time zone or frequency.
@@ -304,7 +316,9 @@ def check_continues(index: pd.Index[Any], known: pd.Index[Any]) -> None:
         are_whole = all(pd.api.types.is_integer_dtype(one) for one in (index, known))
         same = are_whole or index.dtype == known.dtype
     if not same:
-        raise DataError(f"y: its index holds {index.dtype}, that of fit {known.dtype}; convert it to the same kind")
+        raise DataError(
+            f"{what}: its index holds {index.dtype}, that of {of} {known.dtype}; convert it to the same kind"
+        )
 
 
 def index_to_numbers(index: pd.Index[Any]) -> tuple[np.ndarray, dict[str, Any]]:

@@ -67,6 +67,25 @@ def test_later_rows_of_x_change_no_fit(fitted, data):
     pd.testing.assert_frame_equal(again.predict_interval(), fitted.predict_interval())
 
 
+def test_values_in_rows_that_are_not_read_may_be_missing(fitted, data):
+    """Such as those of a moving mean before y begins, or of days that nobody knows yet."""
+    y, X = data
+    given = X.shift(1, freq="B")
+    given = pd.concat([given.mul(np.nan).iloc[[0]].set_axis([X.index[0]]), given]).iloc[: ROWS + 1]
+    given.iloc[ROWS] = np.nan
+    made = GrownForecaster(overrides=TINY).fit(y.iloc[1:ROWS], given)
+    pd.testing.assert_frame_equal(made.X_, X.iloc[: ROWS - 1].set_axis(X.index[1:ROWS]), check_freq=False)
+    known = X.copy()
+    known.iloc[ROWS + 1 :] = np.nan
+    pd.testing.assert_frame_equal(fitted.predict([1, 2], X=known), fitted.predict([1, 2], X=X))
+
+
+def test_an_update_without_a_new_row_needs_no_x(fitted, data):
+    made, (y, _) = copy.deepcopy(fitted), data
+    for rows in (y.iloc[:0], y.iloc[ROWS - 2 : ROWS]):
+        assert made.update(rows).cutoff_ == y.index[ROWS - 1]
+
+
 def test_intervals_at_several_steps_hold_the_values(fitted, data):
     y, X = data
     bounds = fitted.predict_interval([1, 2, 3], X=X, coverage=0.95)["y"][0.95]
@@ -127,13 +146,21 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(fitted, data):
     refused("X: no row 2021-02-23 .*which is needed", lambda: fit(short, X.iloc[: ROWS - 1]))
     refused("X: missing or infinite values in idle", lambda: fit(short, X.mask(X.iloc[5, 1] == X)))
     refused("X: got list, expected a pandas Series or DataFrame", lambda: fit(short, [1.0]))
-    refused("X: 299 rows, but y has 300", lambda: fit(short, X.to_numpy()[1:ROWS]))
+    refused("X: 299 rows, expected 300, for 2020-01-01", lambda: fit(short, X.to_numpy()[1:ROWS]))
     refused("X: 'y' is also the name of a column of y; rename it", lambda: fit(short, X.rename(columns={"idle": "y"})))
     refused("column idle: constant", lambda: fit(short, X.assign(idle=1.0).iloc[:ROWS]))
     refused("X: missing; the model reads drive, idle, at 2021-02-24", lambda: fitted.predict(2))
     refused("X: no row 2021-02-24", lambda: fitted.predict(2, X=X.iloc[:ROWS]))
     refused("X: idle missing; its columns are drive", lambda: fitted.predict(2, X=X[["drive"]]))
     refused("X: missing; the model reads drive, idle", lambda: copy.deepcopy(fitted).update(y.iloc[ROWS:]))
+    refused("X: it has no rows, but row 2021-02-24", lambda: fitted.predict(2, X=X.iloc[:0]))
+    refused(
+        "X: its index holds datetime64.*UTC], that of y datetime64", lambda: fitted.predict(2, X=X.tz_localize("UTC"))
+    )
+    refused("X: its index holds int64, that of y datetime64", lambda: fitted.predict(2, X=X.reset_index(drop=True)))
+    arrays = GrownForecaster(overrides=TINY).fit(short.to_numpy(), X.to_numpy()[:ROWS])
+    refused("X: 1 rows, expected 2, for 300 to 301", lambda: arrays.predict(3, X=X.to_numpy()[:1]))
+    refused("X: 5 rows, expected 2, for 300 to 301", lambda: arrays.update(y.to_numpy()[:2], X.to_numpy()[:5]))
     plain = GrownForecaster(overrides=TINY).fit(short)
     refused("X: fit got no exogenous series", lambda: plain.predict(X=X), ConfigError)
     refused(
