@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,11 @@ class Timeline(Protocol):
     @property
     def source(self) -> str:
         """Where the data come from, for messages."""
+        ...
+
+    @property
+    def checksum(self) -> str:
+        """Checksum of all data."""
         ...
 
     @property
@@ -91,6 +97,11 @@ class SeriesTimeline:
         """Where the data come from."""
         return str(self.task.source)
 
+    @property
+    def checksum(self) -> str:
+        """Checksum of the series."""
+        return str(self.task.checksum)
+
     def origin(self, config: Config) -> tuple[int, int]:
         """Return the rows that `Timeline` names; `backtest.origin` is a day, by default that of the test part."""
         train, known, day = self.task.rows("val").start, self.task.rows("test").start, config.backtest.origin
@@ -135,12 +146,16 @@ class TextTimeline:
         task: builds the tasks; has the method `of_words`.
         words: all words.
         starts: number of words before each text, by its name.
+        source: where the texts come from.
+        checksum: checksum of all texts.
         vocabulary: the words that all models know; None: those of the training part.
     """
 
     task: Any
     words: Sequence[str]
     starts: Mapping[str, int]
+    source: str
+    checksum: str
     vocabulary: tuple[str, ...] | None = None
 
     period = "text"
@@ -149,11 +164,6 @@ class TextTimeline:
     def length(self) -> int:
         """Number of rows."""
         return len(self.words) // WORDS
-
-    @property
-    def source(self) -> str:
-        """Where the first text comes from."""
-        return str(self.task.source)
 
     def origin(self, config: Config) -> tuple[int, int]:
         """Return the rows that `Timeline` names; `backtest.origin` is a number of rows, by default half of them.
@@ -215,11 +225,12 @@ def timeline_of(config: Config, task: Task) -> Timeline:
 
 
 def _of_text(config: Config, task: Any) -> TextTimeline:
-    words, starts = list(task.text), {task.corpus.name: 0}
+    words, starts, source, checksum = list(task.text), {task.corpus.name: 0}, task.source, task.checksum
     if then := config.backtest.then:  # type: ignore[attr-defined]  # the section of a text has it
         name, further = task.further(then)
-        starts[name], words = len(words), [*words, *further]
-    return TextTimeline(task, words, starts)
+        starts[name], words, source = len(words), [*words, *further], f"{source}, then {then}"
+        checksum = f"sha256:{hashlib.sha256(' '.join([checksum, *further]).encode()).hexdigest()}"
+    return TextTimeline(task, words, starts, source, checksum)
 
 
 TIMELINES: dict[str, Callable[[Config, Any], Timeline]] = {  # kind of task -> what makes its timeline

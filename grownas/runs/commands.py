@@ -27,7 +27,7 @@ from grownas.errors import ConfigError, DataError, Interrupted, RunError
 from grownas.experiments import backtesting, quantising, replay, updating
 from grownas.experiments import search as experiment
 from grownas.experiments.experiment import check_backbone, check_inputs, space_of
-from grownas.experiments.timeline import timeline_of
+from grownas.experiments.timeline import Timeline, timeline_of
 from grownas.genotype import AnyGenotype, Genotype, published
 from grownas.genotype_table import GenotypeTable
 from grownas.protocols import Folder, Launcher, Model, Task
@@ -162,8 +162,9 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
     if rundir.command == "compare":
         return _compare(config, rundir)
     task = _read_data(config)
-    if before["data_checksum"] != task.checksum:
-        raise DataError(f"{path}: the data have changed since the run began ({task.source}); start a new run")
+    read = _data_of(config, rundir.command, task)
+    if before["data_checksum"] != read.checksum:
+        raise DataError(f"{path}: the data have changed since the run began ({read.source}); start a new run")
     then = before["versions"]
     changed = {name: (old, new) for name, new in versions().items() if (old := then.get(name)) != new}
     if changed:
@@ -388,10 +389,16 @@ def new_folder(config: Config, command: str, checksum: str, what: str | None = N
 
 def _begin_folder(config: Config, command: str, task: Task, rundir: RunDir | None) -> RunDir:
     """Write the config to the given run folder, or to a new one; return the folder."""
+    checksum = _data_of(config, command, task).checksum
     if rundir is None:
-        return new_folder(config, command, task.checksum)
-    write_config(config, rundir, task.checksum)
+        return new_folder(config, command, checksum)
+    write_config(config, rundir, checksum)
     return rundir
+
+
+def _data_of(config: Config, command: str, task: Task) -> Task | Timeline:
+    """Return what has source and checksum of all data that a command reads: a backtest may read a further text."""
+    return timeline_of(config, task) if command in ("backtest", "walk") else task
 
 
 def write_config(config: Config, folder: Folder, checksum: str) -> None:

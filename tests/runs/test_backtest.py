@@ -233,6 +233,23 @@ def test_a_backtest_of_a_text_goes_on_after_an_interruption(read_on, call, tmp_p
     assert (folder / "losses.csv").read_bytes() == (read_on / "losses.csv").read_bytes()
 
 
+@pytest.mark.parametrize("changed", ["texts", "then-text"])
+def test_a_backtest_does_not_go_on_with_other_texts(read_on, call, texts, tmp_path, changed):
+    folder, (first, then) = tmp_path / "again", texts
+    shutil.copytree(read_on, folder)
+    (folder / "backtest.json").unlink()
+    file = next(place for place in texts if place.name == changed) / "test.txt"
+    whole = file.read_text()
+    file.write_text(f"{whole} the cat \n")
+    try:
+        ended = call("resume", folder)
+    finally:
+        file.write_text(whole)
+    assert ended.code == 2
+    assert f"the data have changed since the run began ({first}, then {then})" in ended.err
+    assert call("resume", folder).code == 0
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [
