@@ -60,6 +60,11 @@ def check(config: Config, task: Any) -> tuple[int, int]:
         raise ConfigError("backtest.how=grow: only a chain can grow on; set how=continue, or how=refit")
     if getattr(config.retrain, "layers", 1) > 1:
         raise ConfigError(f"retrain.layers={config.retrain.layers}: a backtest has models of one layer; set it to 1")  # type: ignore[attr-defined]
+    if own.evidence < own.holdout:
+        raise ConfigError(
+            f"backtest.evidence={own.evidence}: models are compared on backtest.holdout={own.holdout} rows or more, so "
+            "no model that learns would ever be followed; raise evidence or lower holdout"
+        )
     train, origin = timeline.origin(config)
     held_out = origin - own.holdout
     for end, since in ((train, 0), (held_out, max(0, held_out - (own.window or held_out)))):

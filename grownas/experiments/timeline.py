@@ -228,7 +228,8 @@ def _of_text(config: Config, task: Any) -> TextTimeline:
     words, starts, source, checksum = list(task.text), {task.corpus.name: 0}, task.source, task.checksum
     if then := config.backtest.then:  # type: ignore[attr-defined]  # the section of a text has it
         name, further = task.further(then)
-        starts[name], words, source = len(words), [*words, *further], f"{source}, then {then}"
+        starts[then if name in starts else name], source = len(words), f"{source}, then {then}"
+        words.extend(further)
         checksum = f"sha256:{hashlib.sha256(' '.join([checksum, *further]).encode()).hexdigest()}"
     return TextTimeline(task, words, starts, source, checksum)
 

@@ -259,6 +259,7 @@ def test_a_backtest_does_not_go_on_with_other_texts(read_on, call, texts, tmp_pa
         ("origin=900", "rows of 100 words; choose a lower one"),
         ("retrain.layers=2", "a backtest has models of one layer"),
         ("then=nowhere", "nowhere"),
+        ("holdout=5", "no model that learns would ever be followed; raise evidence"),
     ],
 )
 def test_what_a_text_lacks_is_refused_in_words(call, texts, tmp_path, option, words):
