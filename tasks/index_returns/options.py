@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from grownas.config.schema import Count, OneOrMore, Section, Share, Whole, about
+from grownas.config.schema import Count, Names, OneOrMore, Section, Share, Whole, about
 from grownas.protocols import FRAME
 from grownas.tasks.index_returns import packaged, synthetic
 from grownas.tasks.index_returns.cleaning import LEAST_ROWS, LONGEST_STILL
@@ -60,7 +60,7 @@ class Options(Section):
         about("content of a file: prices; returns, used unchanged; or levels such as yields, which are differenced"),
     ] = "prices"
     inputs: Annotated[
-        Series,
+        Names,
         about("columns that are inputs only, used as they are (changes of those in `difference`) and not forecast"),
     ] = ()
     tickers: Annotated[

@@ -58,6 +58,7 @@ def test_a_shipped_table_brings_its_panel_and_a_path_does_not(tmp_path, monkeypa
         ({"streams": 0}, "greater than or equal to 1"),
         ({"batches": "both"}, "'streams' or 'windows'"),
         ({"tickers": []}, "at least 1 item"),
+        ({"inputs": ("rain", "wind", "rain")}, "expected each value once, but .rain. is repeated"),
         ({"train": 0}, "greater than 0"),
         ({"dat": "x"}, "Extra inputs"),
         ({"start": "01.02.2020"}, "expected a day such as 2024-12-31"),
