@@ -188,9 +188,16 @@ class GrownForecaster:
         given = dict(self.overrides or {})
         if clash := [f"{key} (set {OWN_KEYS[key]})" for key in given if key in OWN_KEYS]:
             raise ConfigError(f"overrides: an argument of the forecaster sets {', '.join(clash)}; leave it out")
-        task = loading.load(self.config, given).task.use
-        if loading.outline(task).kind != "series":
-            raise ConfigError(f"config={self.config!r}: its task, {task}, is not on series; choose a config that is")
+        task = loading.load(self.config, given).task
+        if loading.outline(task.use).kind != "series":
+            raise ConfigError(
+                f"config={self.config!r}: its task, {task.use}, is not on series; choose a config that is"
+            )
+        if changes := getattr(task, "difference", ()):
+            raise ConfigError(
+                f"task.difference={list(changes)}: the forecaster reads rows as they are given; leave it out, and give "
+                "the changes, such as X.diff(), or for y set values='levels'"
+            )
         return {**given, "task.values": "returns"}
 
     def _check_how(self) -> None:

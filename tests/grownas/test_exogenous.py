@@ -161,6 +161,8 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(fitted, data):
     arrays = GrownForecaster(overrides=TINY).fit(short.to_numpy(), X.to_numpy()[:ROWS])
     refused("X: 1 rows, expected 2, for 300 to 301", lambda: arrays.predict(3, X=X.to_numpy()[:1]))
     refused("X: 5 rows, expected 2, for 300 to 301", lambda: arrays.update(y.to_numpy()[:2], X.to_numpy()[:5]))
+    differenced = GrownForecaster(overrides={**TINY, "task.difference": ["drive"]})
+    refused(r"task.difference=\['drive'\].*give the changes", lambda: differenced.fit(short, X), ConfigError)
     plain = GrownForecaster(overrides=TINY).fit(short)
     refused("X: fit got no exogenous series", lambda: plain.predict(X=X), ConfigError)
     refused(
