@@ -106,10 +106,13 @@ def _means(name: str, losses: Mapping[str, Array], rows: Any, score: Callable[[f
 
 
 def _events(name: str, course: Course, dates: Sequence[str], every: int) -> list[Tree]:
-    """Return drift alarms, changes of the weights and moves of growth that were accepted, in the order of rows."""
+    """Return drift alarms, moves of growth, and learned weights that forecast the next block, in the order of rows.
+
+    A model that learns may grow some blocks before it is better than the one kept and forecasts in its place.
+    """
     found: list[Tree] = [{"row": row, "kind": "drift"} for row in course.alarms]
     for number, entry in enumerate(course.entries):
-        moves = [move["kind"] for move in entry["growth"] if move["accepted"]] if entry["accepted"] else []
-        kinds = [*moves, *(["learned"] if entry["accepted"] and not moves else [])]
+        moves = [move["kind"] for move in entry["growth"] if move["accepted"]]
+        kinds = [*moves, *(["learned"] if entry["accepted"] else [])]
         found += [{"row": number * every, "kind": kind} for kind in kinds]
     return [{"model": name, "date": dates[one["row"]], **one} for one in sorted(found, key=lambda one: one["row"])]
