@@ -486,8 +486,8 @@ class Quantise(Section):
     tolerance: Annotated[
         NonNegative,
         about(
-            "with several prices, the cheapest cell is chosen whose validation figure is at most this share above that "
-            "of the cell in real numbers; the best one if there is none"
+            "with several prices, the cheapest cell is chosen whose validation error is at most this share above that "
+            "of the cell in real numbers; the best one if there is none. Of a metric in dB: 0.07 is 0.3 dB"
         ),
     ] = 0.01
 

@@ -25,6 +25,7 @@ from grownas.cells.quantiser import Grid
 from grownas.cells.widths import MixedCell, Sample, observe, quantised
 from grownas.config.sections import Config, Quantise
 from grownas.errors import ConfigError, TrainingError
+from grownas.evaluation.fronts import rise
 from grownas.evaluation.models import QUANTISED, UNIFORM, UNTRAINED
 from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
@@ -109,7 +110,7 @@ def quantise(experiment: Experiment, options: Quantise, score: Score, model: Mod
             front.append(_entry(rows[-1], "mixed", _cell(trained.fit.model).genotype, work.real))
     if not found:
         raise TrainingError("quantise: training diverges at every price; lower quantise.rate or quantise.alpha_rate")
-    winner, trained = _choice(found, front, options.tolerance)
+    winner, trained = _choice(found, front, options.tolerance, experiment.task.metric)
     return Quantised(rows, winner, trained.fit.model, trained.fit, work.recipe(options.fine_tune_epochs), front)
 
 
@@ -255,11 +256,11 @@ def _entry(score: Score, kind: str, genotype: AnyGenotype, cell: GrownRNN) -> di
 
 
 def _choice(
-    found: Sequence[tuple[Score, Trained]], front: Sequence[dict[str, Any]], tolerance: float
+    found: Sequence[tuple[Score, Trained]], front: Sequence[dict[str, Any]], tolerance: float, metric: str
 ) -> tuple[Score, Trained]:
     """Return the cheapest cell whose validation figure is within the tolerance; the best if there is none."""
     real, cost = front[0]["val"], {one["model"]: one["bit_operations"] for one in front}
-    near = [one for one in found if one[0].val.metric <= (1 + tolerance) * real]
+    near = [one for one in found if rise(one[0].val.metric, real, metric) <= tolerance]
     if near:
         return min(near, key=lambda one: cost[one[0].model])
     return min(found, key=lambda one: one[0].val.metric)

@@ -21,15 +21,15 @@ LOOKS = {  # kind -> colour, marker, words
 SHOWN = 60.0  # per cent: higher points are left out of the figure
 
 
-def table(fronts: Sequence[Front]) -> Table:
+def table(fronts: Sequence[Front], metric: str) -> Table:
     """Return a row for each cell, the cheapest first, and below it what the kinds need at equal quality."""
     columns = (
         Column("model", figures=False),
         Column("bit operations", "of a multiplication: bits of weights times bits of inputs, mean over products"),
-        Column("val %", "rise of the validation figure over that of the cell in real numbers, mean ± sd over seeds"),
-        Column("test %", "the same of the test figure"),
+        Column("val %", "rise of the validation error over that of the cell in real numbers, mean ± sd over seeds"),
+        Column("test %", "the same of the test error"),
     )
-    found = sorted(points(fronts), key=lambda one: float(np.mean(one["cost"])))
+    found = sorted(points(fronts, metric), key=lambda one: float(np.mean(one["cost"])))
     rows = tuple(
         Row(
             (one["model"], _spread(one["cost"], 1), _spread(one["val"]), _spread(one["test"])),
@@ -67,7 +67,7 @@ def draw(fronts: Sequence[Front], metric: str, width: float) -> str | None:
     Returns:
         The SVG, or None if there are no cells with bit widths.
     """
-    found = points(fronts)
+    found = points(fronts, metric)
     if not found:
         return None
     with drawing(width, 3.0) as (canvas, axes):

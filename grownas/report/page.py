@@ -216,7 +216,7 @@ def _fronts(runs: Sequence[Run]) -> Tree:
     if not fronts:
         return {"front": None, "front_drawing": None}
     return {
-        "front": front.table(fronts),
+        "front": front.table(fronts, runs[0].metric),
         "front_drawing": _both(lambda width: front.draw(fronts, runs[0].metric, width)),
     }
 

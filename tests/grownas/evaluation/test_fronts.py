@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grownas.evaluation.fronts import TOLERANCES, cheapest, points
+from grownas.evaluation.fronts import TOLERANCES, cheapest, points, rise
 
 
 def entry(model, kind, operations, val, test):
@@ -26,7 +26,7 @@ SEEDS = [front(10, 0.5, 24), front(30, 0.8, 32)]
 
 
 def test_costs_are_for_each_multiplication_and_changes_are_in_per_cent():
-    found = {one["model"]: one for one in points(SEEDS)}
+    found = {one["model"]: one for one in points(SEEDS, "mse")}
     assert list(found) == ["ptq_4", "uniform_4", "uniform_8", "quantised"]
     assert found["uniform_8"]["cost"] == [64, 64]
     assert found["quantised"]["cost"] == [24, 32]
@@ -39,7 +39,7 @@ def test_the_cheapest_within_a_tolerance():
     assert TOLERANCES["0.3 dB"] == pytest.approx(7.1519, abs=1e-4)
 
     def named(most):
-        return {kind: one and one["model"] for kind, one in cheapest(points(SEEDS), most).items()}
+        return {kind: one and one["model"] for kind, one in cheapest(points(SEEDS, "mse"), most).items()}
 
     assert named(1.0) == {"mixed": "quantised", "uniform": "uniform_8", "ptq": None}
     assert named(TOLERANCES["0.3 dB"]) == {"mixed": "quantised", "uniform": "uniform_4", "ptq": None}
@@ -47,4 +47,23 @@ def test_the_cheapest_within_a_tolerance():
 
 
 def test_a_seed_without_a_row_has_no_figure():
-    assert {one["model"]: len(one["cost"]) for one in points([SEEDS[0], SEEDS[1][:-1]])}["quantised"] == 1
+    assert {one["model"]: len(one["cost"]) for one in points([SEEDS[0], SEEDS[1][:-1]], "mse")}["quantised"] == 1
+
+
+def test_errors_in_decibels_are_compared_as_powers():
+    assert rise(-30, -40, "nmse_db") == pytest.approx(9)
+    assert rise(-43, -40, "nmse_db") == pytest.approx(10**-0.3 - 1)
+    assert rise(1, -1, "nmse_db") == pytest.approx(10**0.2 - 1)
+    found = points(
+        [
+            [
+                entry("grown", "real", 1024, -40, -30),
+                entry("uniform_4", "uniform", 16, -39.6, -30),
+                entry("uniform_8", "uniform", 64, -39.8, -30),
+            ]
+        ],
+        "nmse_db",
+    )
+    nearest = cheapest(found, TOLERANCES["0.3 dB"])["uniform"]
+    assert nearest is not None
+    assert nearest["model"] == "uniform_8"

@@ -34,5 +34,14 @@ FRONT = [
 )
 def test_the_cheapest_cell_within_the_tolerance_is_chosen(tolerance, names, chosen):
     found = [(score(one["model"], one["val"]), None) for one in FRONT if one["model"] in names]
-    winner, _ = _choice(found, FRONT, tolerance)
+    winner, _ = _choice(found, FRONT, tolerance, "mse")
     assert winner.model == chosen
+
+
+@pytest.mark.parametrize(("tolerance", "expected"), [(0.07, "cheap"), (0.03, "good")])
+def test_a_tolerance_is_a_share_of_the_error_for_a_metric_in_decibels(tolerance, expected):
+    front = [{"model": "grown", "val": -40.0, "bit_operations": 1024}]
+    front += [{"model": model, "bit_operations": count} for model, count in (("cheap", 16), ("good", 64))]
+    found = [(score("good", -40.1), None), (score("cheap", -39.75), None)]
+    winner, _ = _choice(found, front, tolerance, "nmse_db")
+    assert winner.model == expected

@@ -17,7 +17,7 @@ FRONT = [
 
 
 def test_the_table_is_sorted_by_cost_and_says_what_equal_quality_needs():
-    text = as_text(front.table([FRONT, FRONT]))
+    text = as_text(front.table([FRONT, FRONT], "mse"))
     rows = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()[2:6]]
     assert rows == [
         ["uniform_4", "16.0 ± 0.0", "20.00 ± 0.00", "20.00 ± 0.00"],
@@ -30,7 +30,7 @@ def test_the_table_is_sorted_by_cost_and_says_what_equal_quality_needs():
 
 
 def test_a_kind_that_is_never_near_enough_is_told():
-    assert "widths from a search: none;" in front.table([FRONT[:-2]]).notes[0]
+    assert "widths from a search: none;" in front.table([FRONT[:-2]], "mse").notes[0]
 
 
 def test_the_figure_leaves_out_what_is_far_above():
