@@ -1,7 +1,8 @@
 """Scores of amplifier models and of predistorters, by the definitions of the benchmark OpenDPD (Wu et al., 2024).
 
 A signal is cut into frames of `nperseg` samples, the last of which is padded with zeros. All scores are in dB; lower is
-better. EVM here is the benchmark's spectral error, without demodulation; do not compare it with the EVM of a standard.
+better. Means over frames leave out frames in which the actual signal is 0 throughout, such as pauses between bursts.
+EVM here is the benchmark's spectral error, without demodulation; do not compare it with the EVM of a standard.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+
+LEAST = float(np.finfo(float).eps)  # smallest ratio that is told from 0: -156.5 dB of power
 
 
 class Band(NamedTuple):
@@ -55,6 +58,12 @@ class Spectrum(NamedTuple):
     power: np.ndarray
 
 
+def decibels(ratio: float | np.ndarray) -> np.ndarray:
+    """Return ratios of powers in dB; those below `LEAST` count as `LEAST`, so that a perfect prediction has a score."""
+    found: np.ndarray = 10 * np.log10(np.maximum(ratio, LEAST))
+    return found
+
+
 def frames(signal: np.ndarray, nperseg: int) -> np.ndarray:
     """Cut a signal of shape `(n,)` into frames `(frames, nperseg)`; zeros fill the last frame."""
     return np.pad(signal, (0, -len(signal) % nperseg)).reshape(-1, nperseg)
@@ -70,7 +79,8 @@ def nmse(predicted: np.ndarray, actual: np.ndarray, nperseg: int | None = None) 
     """
     cut = [frames(one, nperseg or len(one)) for one in (predicted - actual, actual)]
     error, energy = (np.sum(np.abs(one) ** 2, axis=1) for one in cut)
-    return float(np.mean(10 * np.log10(error / energy)))
+    heard = energy > 0
+    return float(np.mean(decibels(error[heard] / energy[heard])))
 
 
 def evm(predicted: np.ndarray, actual: np.ndarray, band: Band) -> float:
@@ -88,7 +98,8 @@ def evm(predicted: np.ndarray, actual: np.ndarray, band: Band) -> float:
     first, _, width = band.places
     inside = slice(first, first + band.channels * width)
     error, size = (np.abs(one[:, inside]).reshape(len(one), band.channels, width).mean(-1) for one in cut)
-    return float(20 * np.log10(np.mean(error / size)))
+    heard = (size > 0).all(1)
+    return float(2 * decibels(np.mean(error[heard] / size[heard])))
 
 
 def spectrum(signal: np.ndarray, band: Band) -> Spectrum:

@@ -7,7 +7,6 @@ the linear gain at which a predistorter aims is 1. All scores are of signals in 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -235,7 +234,7 @@ class Predistortion(Task):
         wanted = self._wanted(part)
         error = np.abs(as_complex(found) - wanted) ** 2
         return Evaluation(
-            10 * math.log10(float(error.sum() / np.sum(np.abs(wanted) ** 2))),
+            float(metrics.decibels(error.sum() / np.sum(np.abs(wanted) ** 2))),
             error / (UNIT * self._power),
             found * self.scales[1],
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grownas.tasks.predistortion.metrics import Band, aclr, evm, frames, nmse, noise_floor, spectrum
+from grownas.tasks.predistortion.metrics import LEAST, Band, aclr, evm, frames, nmse, noise_floor, spectrum
 from grownas.tasks.predistortion.simulated import simulated
 
 RATE, SIZE = 800.0, 80  # so that a place of a spectrum is 10 Hz
@@ -37,6 +37,20 @@ def test_nmse_pools_samples_or_averages_the_frames_decibels():
     error = np.array([0.1, 0.1, 0.01, 0.01])
     assert nmse(y + error, y) == pytest.approx(10 * np.log10((0.01 + 0.0001) / 2))
     assert nmse(y + error, y, 2) == pytest.approx((-20 - 40) / 2)
+
+
+def test_frames_without_a_signal_are_left_out_of_means():
+    y = noise(2 * SIZE)
+    paused = np.concatenate([y, np.zeros(SIZE)])
+    error = 0.1 * noise(3 * SIZE, seed=1)
+    assert nmse(paused + error, paused, SIZE) == nmse(y + error[: 2 * SIZE], y, SIZE)
+    assert evm(paused + error, paused, BAND) == evm(y + error[: 2 * SIZE], y, BAND)
+
+
+def test_a_perfect_prediction_has_finite_scores():
+    y = noise(250)
+    assert nmse(y, y) == nmse(y, y, 100) == pytest.approx(10 * np.log10(LEAST))
+    assert evm(y, y, BAND) == pytest.approx(20 * np.log10(LEAST))
 
 
 def test_evm_counts_errors_in_the_main_channel_only():

@@ -110,6 +110,11 @@ def test_a_perfect_model_has_the_scores_of_the_recording(task):
     assert scores["evm_db"] < -120
 
 
+def test_predictions_without_any_error_have_a_finite_score(task):
+    exact = torch.view_as_real(torch.from_numpy(task.scaled("test")[1]))[MEMORY:, None]
+    assert task.evaluate_signal(exact, "test").metric == pytest.approx(10 * np.log10(metrics.LEAST))
+
+
 def test_a_predistorter_that_does_nothing_leaves_the_amplifier_as_it_is(predistort):
     x, _ = predistort.scaled("test")
     found = predistort.evaluate_signal(predistort.delayed(x)[..., :2], "test")
