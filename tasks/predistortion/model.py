@@ -23,13 +23,14 @@ FEATURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # of I, Q a
     "q": lambda i, q, size: q,
     "abs": lambda i, q, size: size,
     "abs3": lambda i, q, size: size**3,
-    "cos": lambda i, q, size: i / _above_zero(size),
-    "sin": lambda i, q, size: q / _above_zero(size),
+    "cos": lambda i, q, size: _over_size(i, size),
+    "sin": lambda i, q, size: _over_size(q, size),
 }
 
 
-def _above_zero(size: Tensor) -> Tensor:
-    return size.clamp_min(torch.finfo(size.dtype).tiny)  # a sample of 0 then has the features 0
+def _over_size(part: Tensor, size: Tensor) -> Tensor:
+    """Return I or Q over |x|; a sample of 0 has the feature 0 and the gradient 0, where cosine and sine jump."""
+    return torch.where(size > 0, part / size.where(size > 0, 1.0), 0.0)
 
 
 def delayed(signal: Tensor, memory: int) -> Tensor:
