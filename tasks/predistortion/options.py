@@ -83,7 +83,7 @@ class Options(Section):
     start_family: Annotated[
         Literal["mp", "gmp"], about("of the start `polynomial`: the memory polynomial, or the generalised one")
     ] = "gmp"
-    start_params: Annotated[Count | None, about("most parameters of the start `polynomial`; null: no limit")] = 200
+    start_params: Annotated[Several | None, about("most parameters of the start `polynomial`; null: no limit")] = 200
     streams: Annotated[Count, about("parallel streams of the training part, which carry the state")] = 16
     bptt: Annotated[Several, about("samples after which the gradient is cut")] = 50
 
@@ -94,9 +94,9 @@ class Options(Section):
         words = {"data": NAMES, "output": (None,), "amplifier": (POLYNOMIAL,)}[str(info.field_name)]
         return value if value is None or value in words else os.path.abspath(os.path.expanduser(value))
 
-    @field_validator("learning")
+    @field_validator("learning", "amplifier")
     @classmethod
     def _of_a_predistorter(cls, value: str, info: ValidationInfo) -> str:
-        if value == "indirect" and info.data.get("job") == "model":
+        if value not in ("direct", POLYNOMIAL) and info.data.get("job") == "model":
             raise ValueError("applies to task.job=predistort only; leave it out")
         return value

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import math
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -228,7 +229,7 @@ def _spec(folder: Path, given: Mapping[str, float | None]) -> _Spec:
     if path.exists():
         try:
             document = json.loads(_text(path))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not JSON: {error}") from error
         if not isinstance(document, dict):
             raise DataError(f"{path}: got a {type(document).__name__}, expected an object with {', '.join(SPEC)}")
@@ -237,7 +238,7 @@ def _spec(folder: Path, given: Mapping[str, float | None]) -> _Spec:
         value = document.get(key) if given.get(field) is None else given[field]
         if value is None:
             raise DataError(f"{path}: no {key}; add it to the file, or set task.{field}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
             raise DataError(f"{path}: {key} is {value!r}, expected a number above 0")
         if field in ("channels", "nperseg") and value != int(value):
             raise DataError(f"{path}: {key} is {value!r}, expected a whole number")
@@ -249,7 +250,7 @@ def _shares(path: Path, shares: Any) -> Mapping[str, float]:
     """Check the shares of the parts."""
     try:
         found = {part: float(shares[part]) for part in PARTS}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{path}: split_ratios is {shares!r}, expected a share for each of {', '.join(PARTS)}"
         ) from error

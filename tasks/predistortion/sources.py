@@ -35,8 +35,8 @@ def read(data: str, *, output: str | None = None, data_seed: int = 1, **given: f
             `reading.from_files`.
         output: the CSV of the output, if `data` is the CSV of the input; else None.
         data_seed: seed of the simulation.
-        given: `sample_rate` and `bandwidth` in Hz, `channels`, `nperseg`: for folders and files, numbers that replace
-            those of `spec.json`.
+        given: `sample_rate` and `bandwidth` in Hz, `channels`, `nperseg`: for folders and files only, numbers that
+            replace those of `spec.json`.
 
     Raises:
         DataError: the recording cannot be read or used.
@@ -44,6 +44,9 @@ def read(data: str, *, output: str | None = None, data_seed: int = 1, **given: f
     path = Path(os.path.expanduser(data))  # unchanged if `~USER` names no user; then the file does not exist
     if output is not None and (data in NAMES or not path.is_file()):
         raise DataError(f"task.output={output}: task.data={data} is no CSV of an input; leave task.output out")
+    for name, number in given.items():
+        if data in NAMES and number is not None:
+            raise DataError(f"task.{name}={number:g}: task.data={data} has its own; leave task.{name} out")
     if data == "simulated":
         return simulated(data_seed)
     if data in MEASURED:

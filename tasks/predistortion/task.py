@@ -67,11 +67,12 @@ class Predistortion(Task):
         o = options
         given = {"sample_rate": o.sample_rate, "bandwidth": o.bandwidth, "channels": o.channels, "nperseg": o.nperseg}
         recording = read(o.data, output=o.output, data_seed=o.data_seed, **given)
+        least = max(LEAST, recording.nperseg)
         for part, signal in recording.x.items():
-            if len(signal) < LEAST:
+            if len(signal) < least:
                 raise DataError(
-                    f"{recording.source}: the part {part} has {len(signal)} samples, but at least {LEAST} are needed; "
-                    "give a longer recording"
+                    f"{recording.source}: the part {part} has {len(signal)} samples, but {least} are needed "
+                    f"(at least {LEAST}, and a frame of nperseg={recording.nperseg}); give a longer recording or shorter frames"
                 )
         task = cls(options, recording, architecture_share)
         return task if options.job == "model" else task._with_amplifier()

@@ -13,7 +13,7 @@ from grownas.tasks.predistortion.options import Options
 
 
 def test_paths_are_absolute_and_names_are_kept():
-    options = Options(data="rec", output="out.csv", amplifier="runs/one")
+    options = Options(data="rec", output="out.csv", job="predistort", amplifier="runs/one")
     assert [options.data, options.output, options.amplifier] == [
         os.path.abspath(one) for one in ("rec", "out.csv", "runs/one")
     ]
@@ -25,6 +25,8 @@ def test_paths_are_absolute_and_names_are_kept():
     ("given", "words"),
     [
         ({"learning": "indirect"}, "applies to task.job=predistort only"),
+        ({"amplifier": "runs/one"}, "applies to task.job=predistort only"),
+        ({"start_params": 1}, "greater than or equal to 2"),
         ({"taps": 40}, "less than or equal to 39"),
         ({"features": ["i", "i"]}, "'i' is repeated"),
         ({"features": []}, "at least 1"),

@@ -188,6 +188,7 @@ def test_a_missing_file_and_a_file_too_many_are_named(folder):
         ({"bw_main_ch": -1}, "bw_main_ch is -1, expected a number above 0"),
         ({"bw_main_ch": True}, "bw_main_ch is True, expected a number above 0"),
         ({"nperseg": "16"}, "nperseg is '16', expected a number above 0"),
+        ({"bw_main_ch": 10**309}, f"bw_main_ch is {10**309}, expected a number above 0"),
         ({"nperseg": 16.5}, "nperseg is 16.5, expected a whole number"),
         ({"split_ratios": {"train": 1}}, "split_ratios is {'train': 1}, expected a share for each of train, val, test"),
     ],
@@ -202,7 +203,7 @@ def test_shares_that_do_not_sum_to_1_are_refused(folder):
     assert refusal(from_folder, folder).endswith("expected shares above 0 that sum to 1")
 
 
-@pytest.mark.parametrize("document", ["[1]", "{"])
+@pytest.mark.parametrize("document", ["[1]", "{", "[" * 100_000])
 def test_a_spec_that_is_no_object_is_refused(folder, document):
     (folder / "spec.json").write_text(document)
     assert refusal(from_folder, folder).startswith(f"{folder / 'spec.json'}: ")

@@ -100,6 +100,12 @@ def test_an_unknown_name_suggests_the_nearest():
     )
 
 
+def test_numbers_of_a_known_recording_cannot_be_replaced():
+    assert refusal("simulated", nperseg=100) == (
+        "task.nperseg=100: task.data=simulated has its own; leave task.nperseg out"
+    )
+
+
 def test_an_output_without_an_input_is_refused(fake):
     for data in ("simulated", str(fake)):
         assert refusal(data, output="y.csv") == (

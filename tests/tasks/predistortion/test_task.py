@@ -178,5 +178,5 @@ def test_a_part_that_only_fills_memories_is_refused(task, monkeypatch):
     monkeypatch.setattr(
         "grownas.tasks.predistortion.task.read", lambda *_, **__: dataclasses.replace(recording, **short)
     )
-    with pytest.raises(DataError, match="the part val has 100 samples, but at least 156 are needed"):
+    with pytest.raises(DataError, match="the part val has 100 samples, but 1000 are needed .at least 156, and a frame"):
         Predistortion.load(Options())
