@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 import grownas
 from grownas.errors import DataError
+from grownas.tasks.predistortion.model import delayed
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL
 from grownas.tasks.predistortion.polynomial_fit import choose
 from grownas.tasks.predistortion.polynomial_path import path_of
@@ -25,22 +27,36 @@ class Amplifier:
     """A frozen model of an amplifier, of scaled signals.
 
     Attributes:
-        module: maps the delayed input `(T, B, 2 * L)` to the output `(T, B, 2)`.
+        module: maps the delayed input `(T, B, 2 * L)` to the output `(T, B, 2)`, and to its last state if it has one.
         memory: L - 1, the number of earlier samples that it reads.
         words: what it is, for the report.
         checksum: of its weights, if they do not follow from the recording; else empty.
+        has_state: whether the module carries a state. It then reads the first `memory` samples, too, from a zero state
+            and after zeros, as in `Predistortion.evaluate`.
     """
 
     module: nn.Module
     memory: int
     words: str
     checksum: str = ""
+    has_state: bool = False
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the output; gradients reach the input only."""
-        found = self.module(x.to(next(self.module.parameters())))
-        output: Tensor = found[0] if isinstance(found, tuple) else found
-        return output
+    def __call__(self, signal: Tensor) -> Tensor:
+        """Return the output from sample `memory` on; gradients reach the signal only.
+
+        Args:
+            signal: input, shape `(T, B, 2)`.
+
+        Returns:
+            Shape `(T - memory, B, 2)`.
+        """
+        signal = signal.to(next(self.module.parameters()))
+        if not self.has_state:
+            output: Tensor = self.module(delayed(signal, self.memory))
+            return output
+        zeros = signal.new_zeros(self.memory, *signal.shape[1:])
+        output, _ = self.module(delayed(torch.cat([zeros, signal]), self.memory))
+        return output[self.memory :]
 
 
 def amplifier_of(x: Array, y: Array) -> Amplifier:
@@ -82,4 +98,5 @@ def amplifier_of_run(folder: str, recording: str) -> Amplifier:
             "learned from the same recording"
         )
     weights = hashlib.sha256((Path(folder) / "weights.safetensors").read_bytes()).hexdigest()
-    return Amplifier(model.eval().requires_grad_(False), MEMORY, f"the model of {folder}", f" amplifier:{weights}")
+    model.eval().requires_grad_(False)
+    return Amplifier(model, MEMORY, f"the model of {folder}", f" amplifier:{weights}", has_state=True)

@@ -71,8 +71,8 @@ class Predistortion(Task):
         for part, signal in recording.x.items():
             if len(signal) < least:
                 raise DataError(
-                    f"{recording.source}: the part {part} has {len(signal)} samples, but {least} are needed "
-                    f"(at least {LEAST}, and a frame of nperseg={recording.nperseg}); give a longer recording or shorter frames"
+                    f"{recording.source}: the part {part} has {len(signal)} samples, but at least {least} are needed: "
+                    f"{LEAST}, and a frame of nperseg={recording.nperseg}; give a longer recording or a lower nperseg"
                 )
         task = cls(options, recording, architecture_share)
         return task if options.job == "model" else task._with_amplifier()
@@ -210,8 +210,7 @@ class Predistortion(Task):
         predicted, target = model.predictions(out, window.x), window.target
         if self.is_direct:
             assert self.amplifier is not None
-            memory = self.amplifier.memory
-            predicted, target = self.amplifier(delayed(predicted, memory)), target[memory:]
+            predicted, target = self.amplifier(predicted), target[self.amplifier.memory :]
         return (predicted - target).square().sum(-1).mean() / (UNIT * self._power)
 
     # --- scores ---
@@ -230,7 +229,7 @@ class Predistortion(Task):
         """
         if self.amplifier is not None:
             with torch.no_grad():
-                output = self.amplifier(delayed(output, self.amplifier.memory))
+                output = self.amplifier(output)
         found = output[:, 0].double().numpy()
         wanted = self._wanted(part)
         error = np.abs(as_complex(found) - wanted) ** 2

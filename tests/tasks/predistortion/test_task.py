@@ -12,7 +12,7 @@ from grownas import Backbone
 from grownas.errors import DataError
 from grownas.protocols import Starting, Task
 from grownas.tasks.predistortion import metrics
-from grownas.tasks.predistortion.amplifier import MOST, RIDGE
+from grownas.tasks.predistortion.amplifier import MOST, RIDGE, Amplifier
 from grownas.tasks.predistortion.model import as_complex, as_pairs
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
 from grownas.tasks.predistortion.polynomial import context_of
@@ -157,6 +157,14 @@ def test_indirect_learning_learns_the_inverse(predistort):
     assert task.evaluate(model, "val").metric == predistort.evaluate(model, "val").metric  # both through the amplifier
 
 
+def test_an_amplifier_with_a_state_fills_it_before_the_first_output(task):
+    model = drawn(task)
+    x = as_pairs(task.scaled("val")[0])[:, None]
+    output = Amplifier(model.eval(), MEMORY, "a model", has_state=True)(x)
+    expected = as_complex(task.evaluate(model, "val").forecasts) / task.scales[1]
+    torch.testing.assert_close(output[:, 0], as_pairs(expected))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -178,5 +186,5 @@ def test_a_part_that_only_fills_memories_is_refused(task, monkeypatch):
     monkeypatch.setattr(
         "grownas.tasks.predistortion.task.read", lambda *_, **__: dataclasses.replace(recording, **short)
     )
-    with pytest.raises(DataError, match="the part val has 100 samples, but 1000 are needed .at least 156, and a frame"):
+    with pytest.raises(DataError, match="the part val has 100 samples, but at least 1000 are needed: 156, and a frame"):
         Predistortion.load(Options())
