@@ -280,3 +280,7 @@ def _check_part(where: str, x: np.ndarray, y: np.ndarray) -> None:
             raise DataError(f"{where}: the {side} has a sample that is not finite; expected finite numbers")
         if not signal.any():
             raise DataError(f"{where}: every sample of the {side} is 0; expected a signal")
+        with np.errstate(over="ignore", under="ignore"):
+            energy = np.sum(np.abs(signal) ** 2)
+        if not 0 < energy < math.inf:
+            raise DataError(f"{where}: the squares of the {side} sum to {energy}; give the signal in another unit")

@@ -74,6 +74,11 @@ class Predistortion(Task):
                     f"{recording.source}: the part {part} has {len(signal)} samples, but at least {least} are needed: "
                     f"{LEAST}, and a frame of nperseg={recording.nperseg}; give a longer recording or a lower nperseg"
                 )
+            if not (signal[2 * MEMORY :].any() and recording.y[part][2 * MEMORY :].any()):
+                raise DataError(
+                    f"{recording.source}: the part {part} is 0 from sample {2 * MEMORY} on, after those that fill "
+                    "memories; give a recording with a signal there"
+                )
         task = cls(options, recording, architecture_share)
         return task if options.job == "model" else task._with_amplifier()
 

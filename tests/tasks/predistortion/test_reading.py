@@ -215,6 +215,9 @@ def test_signals_that_cannot_be_scored_are_refused(folder):
     where = f"{folder}, part val:"
     assert refusal(replace, found, y=short) == f"{where} the input has 10 samples, the output 9; expected as many"
     assert refusal(replace, found, y=still) == f"{where} every sample of the output is 0; expected a signal"
+    for size, energy in ((1e200, "inf"), (1e-200, "0.0")):
+        words = f"{where} the squares of the output sum to {energy}; give the signal in another unit"
+        assert refusal(replace, found, y={**found.y, "val": np.full(10, size)}) == words
     assert refusal(replace, found, y=wild).startswith(f"{where} the output has a sample that is not finite")
 
 

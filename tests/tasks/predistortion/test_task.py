@@ -188,3 +188,12 @@ def test_a_part_that_only_fills_memories_is_refused(task, monkeypatch):
     )
     with pytest.raises(DataError, match="the part val has 100 samples, but at least 1000 are needed: 156, and a frame"):
         Predistortion.load(Options())
+
+
+def test_a_part_whose_scored_samples_are_silent_is_refused(task, monkeypatch):
+    silent = task.recording.y["test"].copy()
+    silent[2 * MEMORY :] = 0
+    recording = dataclasses.replace(task.recording, y={**task.recording.y, "test": silent})
+    monkeypatch.setattr("grownas.tasks.predistortion.task.read", lambda *_, **__: recording)
+    with pytest.raises(DataError, match="the part test is 0 from sample 78 on"):
+        Predistortion.load(Options())
