@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +96,13 @@ def amplifier_of_run(folder: str, recording: str) -> Amplifier:
             f"task.amplifier={folder}: its recording has the checksum {known}, this one {recording}; give a run that "
             "learned from the same recording"
         )
-    weights = hashlib.sha256((Path(folder) / "weights.safetensors").read_bytes()).hexdigest()
     model.eval().requires_grad_(False)
-    return Amplifier(model, MEMORY, f"the model of {folder}", f" amplifier:{weights}", has_state=True)
+    return Amplifier(model, MEMORY, f"the model of {folder}", f" amplifier:{_checksum(model)}", has_state=True)
+
+
+def _checksum(model: nn.Module) -> str:
+    """Return the sha256 of all weights; the bytes of their file differ between runs that find the same weights."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from grownas.tasks.predistortion.amplifier import amplifier_of_run
 from grownas.tasks.predistortion.simulated import simulated
 
 SMALL = (
@@ -151,6 +152,20 @@ def test_a_predistorter_learns_through_the_model_of_a_run(searched, folder, smal
     other = call("search", *small, *options, "task.data=simulated")
     assert other.code == 2
     assert "give a run that learned from the same recording" in other.err
+
+
+def test_an_amplifier_is_known_by_its_weights_alone(searched, tmp_path, read_json):
+    copied = Path(shutil.copytree(searched, tmp_path / "copied"))
+    file, recording = copied / "weights.safetensors", read_json(searched / "data.json")["checksum"]
+    raw = file.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    file.write_bytes((size + 8).to_bytes(8, "little") + raw[8 : 8 + size] + b" " * 8 + raw[8 + size :])
+    first = amplifier_of_run(str(searched), recording).checksum
+    assert amplifier_of_run(str(copied), recording).checksum == first
+    tensors = load_file(file)
+    tensors["readout.bias"] = tensors["readout.bias"] + 1
+    save_file(tensors, file, {"names": "[]", "input_size": "6", "hidden_size": "4"})
+    assert amplifier_of_run(str(copied), recording).checksum != first
 
 
 def test_baselines_are_trained_on_their_own(folder, small, call, read_json):
