@@ -6,7 +6,8 @@
       -> quantised    a mixture over widths, trained for `epochs` with a price on bit operations, read out, then trained
                       for fine_tune_epochs at the widths read out
 
-All trainings start from the weights of the chosen cell; validation chooses the epoch. The rows differ in nothing else.
+All trainings start from the weights of the chosen cell. Validation chooses the epoch, except in the search, whose last
+epoch is read out. The rows differ in nothing else.
 """
 
 from __future__ import annotations
