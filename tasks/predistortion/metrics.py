@@ -7,6 +7,7 @@ EVM here is the benchmark's spectral error, without demodulation; do not compare
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -134,7 +135,7 @@ def aclr(signal: np.ndarray, band: Band) -> tuple[float, float]:
     """Return the adjacent channel leakage ratio on the left and on the right, in dBc.
 
     The power in the adjacent channel over the power of the strongest sub-channel. With one sub-channel this ratio is
-    also called ACPR.
+    also called ACPR. It is nan if the main channel has no power, as that of a constant signal.
 
     Args:
         signal: complex, shape `(n,)`.
@@ -144,5 +145,7 @@ def aclr(signal: np.ndarray, band: Band) -> tuple[float, float]:
     first, last, width = band.places
     strongest = power[first : first + band.channels * width].reshape(band.channels, width).sum(1).max()
     sides = power[first - width : first].sum(), power[last : last + width].sum()
-    left, right = (float(10 * np.log10(side / strongest)) for side in sides)
+    if not strongest:
+        return math.nan, math.nan
+    left, right = (float(decibels(side / strongest)) for side in sides)
     return left, right

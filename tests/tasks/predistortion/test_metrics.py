@@ -103,6 +103,10 @@ def test_the_noise_floor_is_the_nmse_of_a_perfect_model():
     assert noise_floor(noisy, BAND) == pytest.approx(nmse(tones, noisy), abs=0.1)
 
 
+def test_a_constant_signal_has_no_leakage_ratio():
+    assert np.isnan(aclr(np.ones(4 * SIZE, complex), BAND)).all()
+
+
 @pytest.fixture(scope="module")
 def benchmark():
     """The module of the benchmark's scores."""
