@@ -134,6 +134,11 @@ def wait_for(true, process: subprocess.Popen | None = None, timeout: float = 60)
         time.sleep(0.01)
 
 
+def has_begun(fit: Path) -> bool:
+    """Return whether a file of a checkpoint is there; a fit's `.part` is there for a moment only, then its `.done`."""
+    return any(fit.with_suffix(end).exists() for end in (fit.suffix, ".done"))
+
+
 def kill(process: subprocess.Popen) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -234,7 +239,7 @@ def broken_off(runner, fork, wait_for):
     def begin(until: str, *overrides, command: str = "search") -> Path:
         folder = runner.folder / "broken"
         process = fork(command, *runner.options("name=broken", "checkpoint_seconds=0", *overrides))
-        wait_for(lambda: (folder / until).exists() or process.exitcode is not None)
+        wait_for(lambda: has_begun(folder / until) or process.exitcode is not None)
         process.kill()
         process.join()
         return folder
@@ -249,10 +254,10 @@ def killed_search(runner, fork, wait_for):
     def begin(name: str, until: str, *options) -> Path:
         folder = runner.folder / name
         process = fork("search", *runner.options(f"name={name}", "checkpoint_seconds=0", *options))
-        wait_for(lambda: (folder / "checkpoint" / until).exists() or process.exitcode is not None)
+        wait_for(lambda: has_begun(folder / "checkpoint" / until) or process.exitcode is not None)
         process.kill()
         process.join()
-        assert (folder / "checkpoint" / until).exists()
+        assert has_begun(folder / "checkpoint" / until)
         assert not (folder / "summary.json").exists()
         return folder
 
