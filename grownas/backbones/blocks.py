@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.backbones.mixture import Mixture, check_no_skip, given_shares
+from grownas.backbones.mixture import Mixture, OfMixtures, check_no_skip
 from grownas.blocks import BLOCK, INPUTS, NONE, block, memory_of
 from grownas.blocks_genotype import EDGES, BlockEdge, BlockNode, BlocksGenotype
 from grownas.cells.blocks import BlockOp, BlocksNetwork, Node, run_with_state
@@ -18,7 +18,7 @@ from grownas.cells.node import check_skip, write_parameters
 from grownas.errors import GenotypeError
 
 
-class BlocksBackbone(nn.Module):
+class BlocksBackbone(OfMixtures):
     """The supernet of blocks; it offers what `Backbone` offers, see `protocols.Supernet`.
 
     Node i of a cell, counted from 0, reads the i + 2 states before it, each through a mixture of ops, and sums them.
@@ -110,24 +110,9 @@ class BlocksBackbone(nn.Module):
         """Node and source of each edge: (0, 0), (0, 1), (1, 0), and so on; nodes are counted from 0."""
         return [(node, source) for node in range(len(self.nodes)) for source in range(node + INPUTS)]
 
-    @property
-    def alpha(self) -> list[nn.Parameter]:
-        """One parameter `(K,)` an edge."""
-        return [edge.alpha for edge in self.mixed_edges()]
-
-    @property
-    def shares(self) -> list[Tensor]:
-        """The weights that each edge computes with, `(K,)`: softmax(alpha), or those of `set_shares`."""
-        return [edge.shares for edge in self.mixed_edges()]
-
-    def set_shares(self, shares: Sequence[Tensor] | None) -> None:
-        """Compute with these weights, `(K,)` an edge, instead of softmax(alpha); None goes back to that.
-
-        Raises:
-            ValueError: their number or a shape does not fit.
-        """
-        for edge, given in zip(self.mixed_edges(), given_shares(self.alpha, shares), strict=True):
-            edge.given = given
+    def mixtures(self) -> Sequence[Mixture]:
+        """Return the mixtures: those of the edges."""
+        return self.mixed_edges()
 
     def set_skip(self, beta: float) -> None:
         """Add beta times the state that is read to each edge's mixture (DARTS-); 0 takes it away.

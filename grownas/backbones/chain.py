@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.backbones.mixture import Blend, check_no_skip, given_shares
+from grownas.backbones.mixture import Blend, OfMixtures, check_no_skip
 from grownas.cells import backends, chain
 from grownas.cells.cell import GrownRNN
 from grownas.cells.node import Node
@@ -52,7 +52,7 @@ class MixedNode(Node):
         return self.given[0] if self.given else torch.softmax(self.alpha, 0)
 
 
-class Backbone(nn.Module):
+class Backbone(OfMixtures):
     """The supernet. Nodes may have different ops and different numbers of ops.
 
     Args:
@@ -242,27 +242,9 @@ class Backbone(nn.Module):
     def blend(self, values: Sequence[float]) -> None:
         Blend(self.mixed_nodes()).assign(values)
 
-    @property
-    def alpha(self) -> list[nn.Parameter]:
-        """One parameter `(K,)` per node."""
-        return [node.alpha for node in self.mixed_nodes()]
-
-    @property
-    def shares(self) -> list[Tensor]:
-        """The mixture weights in use, `(K,)` per node: softmax(alpha), or the shares set by `set_shares`."""
-        return [node.shares for node in self.mixed_nodes()]
-
-    def set_shares(self, shares: Sequence[Tensor] | None) -> None:
-        """Use these mixture weights, `(K,)` per node, instead of softmax(alpha); None restores softmax(alpha).
-
-        Gradients flow to the given tensors. They are not saved, and a derived cell takes its shares from alpha.
-
-        Raises:
-            ValueError: the number of shares or their shapes differ from those of alpha.
-        """
-        nodes = self.mixed_nodes()
-        for node, given in zip(nodes, given_shares(self.alpha, shares), strict=True):
-            node.given = given
+    def mixtures(self) -> Sequence[MixedNode]:
+        """Return the mixtures: the nodes."""
+        return self.mixed_nodes()
 
     def set_skip(self, beta: float) -> None:
         """Add beta times its input to each node's mixture, see `Node.skip`; 0 removes the skip.

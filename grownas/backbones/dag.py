@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.backbones.mixture import Blend, Mixture, check_no_skip, given_shares
+from grownas.backbones.mixture import Blend, Mixture, OfMixtures, check_no_skip
 from grownas.cells import backends, chain, dag_supernet
 from grownas.cells.cell import GrownRNN
 from grownas.cells.dag import gate_and_op
@@ -85,7 +85,7 @@ class MixedDagNode(nn.Module):
         self.blend = None if blend == 1 else self.W_h.new_tensor(blend)
 
 
-class DagBackbone(nn.Module):
+class DagBackbone(OfMixtures):
     """The DAG supernet, the search cell of DARTS; it offers what `Backbone` offers, see `protocols.Supernet`.
 
     The input node, number 0, reads `x_t` and `h_(t-1)`. Node i = 1..N reads every earlier state: each edge is a mixture
@@ -294,26 +294,9 @@ class DagBackbone(nn.Module):
     def blend(self, values: Sequence[float]) -> None:
         Blend(self.mixed_nodes()).assign(values)
 
-    @property
-    def alpha(self) -> list[nn.Parameter]:
-        """One parameter `(K,)` an edge."""
-        return [edge.alpha for edge in self.mixed_edges()]
-
-    @property
-    def shares(self) -> list[Tensor]:
-        """The mixture weights that it computes with, `(K,)` an edge: softmax(alpha), or those of `set_shares`."""
-        return [edge.shares for edge in self.mixed_edges()]
-
-    def set_shares(self, shares: Sequence[Tensor] | None) -> None:
-        """Compute with these mixture weights, `(K,)` an edge, instead of softmax(alpha); None goes back to that.
-
-        Gradients reach the given tensors. They are not saved, and reading out takes alpha, not them.
-
-        Raises:
-            ValueError: their number or a shape does not fit.
-        """
-        for edge, given in zip(self.mixed_edges(), given_shares(self.alpha, shares), strict=True):
-            edge.given = given
+    def mixtures(self) -> Sequence[Mixture]:
+        """Return the mixtures: those of the edges."""
+        return self.mixed_edges()
 
     def set_skip(self, beta: float) -> None:
         """Add beta times the state that is read to each edge's mixture (DARTS-); 0 takes it away.

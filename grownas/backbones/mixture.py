@@ -55,6 +55,47 @@ class Mixture(nn.Module):
         return ", ".join(self.ops)
 
 
+class OfOps(Protocol):
+    """A mixture of ops: a `Mixture`, or a node of a chain."""
+
+    alpha: nn.Parameter
+    given: tuple[Tensor, ...]
+
+    @property
+    def shares(self) -> Tensor:
+        """Mixture weights, shape `(K,)`."""
+        ...
+
+
+class OfMixtures(nn.Module):
+    """What all supernets do with their mixtures: one a node in a chain, one an edge elsewhere."""
+
+    def mixtures(self) -> Sequence[OfOps]:
+        """Return the mixtures, in the order of alpha."""
+        raise NotImplementedError
+
+    @property
+    def alpha(self) -> list[nn.Parameter]:
+        """One parameter `(K,)` a mixture."""
+        return [mixture.alpha for mixture in self.mixtures()]
+
+    @property
+    def shares(self) -> list[Tensor]:
+        """The weights in use, `(K,)` a mixture: softmax(alpha), or those of `set_shares`."""
+        return [mixture.shares for mixture in self.mixtures()]
+
+    def set_shares(self, shares: Sequence[Tensor] | None) -> None:
+        """Use these weights, `(K,)` a mixture, instead of softmax(alpha); None restores softmax(alpha).
+
+        Gradients flow to the given tensors. They are not saved, and a derived cell is read out from alpha.
+
+        Raises:
+            ValueError: the number of shares or their shapes differ from those of alpha.
+        """
+        for mixture, given in zip(self.mixtures(), given_shares(self.alpha, shares), strict=True):
+            mixture.given = given
+
+
 class Blendable(Protocol):
     """A node that has a blend."""
 
