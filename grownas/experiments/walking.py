@@ -149,17 +149,18 @@ class Trained:
             learner, told = self._learned(learning, self._known(setting, rows.start, rows.start), number)
             learning, differ, told["accepted"] = to_tree(learner), True, follows
         task = self._known(setting, rows.start, rows.stop)
-        learners = [from_tree(one, task, self.backend) for one in (kept, learning)]
+        learners = [from_tree(one, task, self.backend) for one in ((kept, learning) if differ else (kept,))]
         found, size = [task.evaluate(one.model, "test") for one in learners], rows.stop - rows.start
         if differ:
             gains = np.concatenate([gains, self._gains(task, found[0], found[1], size)])[-self.evidence :]
+        shown = -1 if follows else 0
         models = {"kept": kept, "learning": learning, "differ": differ, "gains": gains, "setting": setting}
         return {
             **models,
             **told,
-            "params": count_parameters(learners[follows].model),
-            "forecasts": found[follows].forecasts,
-            "losses": self.timeline.losses(task, found[follows], "test", size),
+            "params": count_parameters(learners[shown].model),
+            "forecasts": found[shown].forecasts,
+            "losses": self.timeline.losses(task, found[shown], "test", size),
         }
 
     def _prefers(self, gains: Array) -> bool:
