@@ -98,19 +98,26 @@ class DagBackbone(OfMixtures):
         nodes: N, without the input node.
         ops: the ops of every edge: activations or "none", alone or as `("gated", activation)`; by default `none`,
             `tanh`, `relu`, `sigmoid`, `identity`.
-        norm: normalise every state over the batch, without a learned scale or bias, in training; and by running moments
-            of mean and variance in evaluation. Each state has moments of its own, where DARTS' code has one set for
-            all. They are saved; a derived cell has none.
+        norm: normalise every state, without a learned scale or bias: in training over the batch, in evaluation by
+            running moments of mean and variance, limited as a batch limits it (see below). Each state has moments of
+            its own, where DARTS' code has one set for all. They are saved; a derived cell has none.
         edge_reduction: how a node combines its edges: "sum" as published, or "mean". A sum's scale grows with every
             node, so that many nodes overflow without `norm`; a mean has the scale of the derived cell.
         generator: draws the weights.
         backend: see `GrownRNN`.
 
+    A state that is normalised over B streams lies within +-sqrt(B - 1). Running moments have no such limit: a single
+    large input moves the state to where no training step has been, from which identity, relu and the states that pass
+    the gates grow from step to step until they overflow. So in evaluation a state is cut to +-sqrt(B - 1), B the most
+    streams of a training pass so far. The published code has no limit. Like it, we take no moments over the streams of
+    an evaluation: a forecast would depend on other streams, hence on later rows, and one stream has no variance.
+
     Reference:
-        Liu, Simonyan & Yang (2019), DARTS: Differentiable Architecture Search.
+        Liu, Simonyan & Yang (2019), DARTS: Differentiable Architecture Search; code in quark0/darts.
     """
 
     moments: Tensor | None
+    limit: Tensor | None
     skip: Tensor
 
     def __init__(
@@ -235,6 +242,7 @@ class DagBackbone(OfMixtures):
             mean=self._mean(len(nodes)),
             skip=self.skip,
             moments=None if self.moments is None or self.training else self.moments.clone(),  # they move in place
+            limit=None if self.limit is None or self.training else self.limit.clone(),
         )
 
     def _mean(self, count: int) -> Tensor:
@@ -251,16 +259,19 @@ class DagBackbone(OfMixtures):
         As `nn.BatchNorm1d` does, it keeps the variance that is divided by the batch's size less 1.
         """
         assert self.moments is not None
+        assert self.limit is not None
+        self.limit.clamp_(min=math.sqrt(batch - 1))
         ages = torch.arange(len(seen) - 1, -1, -1, dtype=self.moments.dtype, device=self.moments.device)
         moved = torch.einsum("t,tsnh->snh", MOMENTUM * (1 - MOMENTUM) ** ages, seen.to(self.moments))
         moved[1] *= batch / (batch - 1)
         self.moments.mul_((1 - MOMENTUM) ** len(seen)).add_(moved)
 
     def _make_moments(self) -> None:
-        """Begin with mean 0 and variance 1 of each state, where states are normalised."""
+        """Begin with mean 0, variance 1 and the limit of 2 streams, where states are normalised."""
         shape = (len(self.nodes) + 1, self.hidden_size)
         moments = torch.stack([self.W_x.new_zeros(shape), self.W_x.new_ones(shape)]).detach() if self.norm else None
         self.register_buffer("moments", moments)
+        self.register_buffer("limit", self.W_x.new_ones(()).detach() if self.norm else None)
 
     @property
     def chosen_backend(self) -> str:

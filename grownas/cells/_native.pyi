@@ -57,6 +57,7 @@ def supernet(
     states: int,
     out: int,
     moments: int,
+    limit: int,
     W_h: int,
     shares: int,
     mean: int,

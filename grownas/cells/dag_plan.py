@@ -46,6 +46,8 @@ class DagTensors(NamedTuple):
         mean: weights of the states in h_t, shape `(N + 1,)`. A constant: the engine computes no gradient for it.
         skip: scalar, shape `()`: skip times the state that an edge reads is added to its output. 0: none. A constant.
         moments: running mean and variance of each state, shape `(2, N + 1, H)`, for the norm "running"; a constant.
+        limit: scalar, shape `()`: states that are normalised by `moments` are cut to +-limit; None: they are not. A
+            constant.
     """
 
     W_x: Tensor
@@ -54,14 +56,15 @@ class DagTensors(NamedTuple):
     mean: Tensor
     skip: Tensor
     moments: Tensor | None
+    limit: Tensor | None = None
 
 
 def check(plan: DagPlan, tensors: DagTensors, x: Tensor) -> None:
     """Check that a plan, its tensors and a sequence `(T, B, I)` fit together.
 
     Raises:
-        ValueError: the number of edges, shares or states does not fit, moments are missing, the norm is unknown, or the
-            batch is too small for a variance.
+        ValueError: the number of edges, shares or states does not fit, moments are missing, there is a limit without
+            moments, the norm is unknown, or the batch is too small for a variance.
     """
     N = len(tensors.W_h) - 1
     if len(plan.ops) != N * (N + 1) // 2:
@@ -77,6 +80,8 @@ def check(plan: DagPlan, tensors: DagTensors, x: Tensor) -> None:
         raise ValueError(f"unknown norm {plan.norm!r}; choose one of {', '.join(NORMS)}")
     if plan.norm == "running" and tensors.moments is None:
         raise ValueError("norm='running' needs moments of shape (2, N + 1, H), got None")
+    if tensors.limit is not None and tensors.moments is None:
+        raise ValueError("limit bounds the states that moments normalise, got a limit without moments")
     if plan.norm == "batch" and x.shape[1] < 2:
         raise ValueError(
             f"norm='batch' needs a batch of at least 2 to take a variance of, got {x.shape[1]}; "

@@ -9,7 +9,8 @@ At a step t, with x_t `(B, I)` and h the previous step's states `(B, H)`:
     h_t = sum_i mean_i s_i
 
 The op `none` adds nothing. These are the formulas of `model_search.py` of DARTS for recurrent cells (Liu et al. 2019),
-with one difference: each state has its own moments; in the published code all states share one batch norm module.
+with two differences: each state has its own moments, where all states of the published code share one batch norm
+module; and with running moments `norm` cuts its result to +-limit.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def run_on(backend: str, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Ten
         return _run(backend, plan, tensors, x, h_0)
     with torch.autocast(x.device.type, enabled=False):
         W_x, W_h, shares, mean, skip = (one.to(dtype) for one in tensors[:5])
-        moments = None if tensors.moments is None else tensors.moments.to(dtype)
-        cast = DagTensors(W_x, W_h, shares, mean, skip, moments)
+        moments, limit = (None if one is None else one.to(dtype) for one in tensors[5:])
+        cast = DagTensors(W_x, W_h, shares, mean, skip, moments, limit)
         return _run(backend, plan, cast, x.to(dtype), h_0.to(dtype))
 
 

@@ -54,7 +54,8 @@ def _run(
     """Hand addresses over. Whatever is made contiguous here must live until the call is over."""
     T, B, H = buffers.out.shape
     moments = buffers.moments if plan.norm == "batch" else tensors.moments
-    inputs = [one if one is None else one.contiguous() for one in (moments, *tensors[1:5], h_0)]
+    constants = (moments, tensors.limit, *tensors[1:5], h_0)
+    inputs = [one if one is None else one.contiguous() for one in constants]
     addressed = (*buffers[:4], *inputs, grad, dh_0, dshares)
     native_loop._native.supernet(  # type: ignore[attr-defined]  # it was imported there, where its absence is seen to
         grad is not None,

@@ -7,7 +7,7 @@ columns are `[gate | op]`. The data's way, for node i:
     before      A_0 = x W_x                       (T*B, 2H)    one product for all steps
     forward     A_i = [s_0 .. s_(i-1)] W_h[i]     (i*B, 2H)    one product a node and step: the loop; A_0 += h W_h[0]
                 M = sum_k p_k o_k(A_i[op]), c = sigmoid(A_i[gate]), P = sum_k p_k           for each edge, one pass
-                s_i = norm(sum_j (c M + (P (1 - c) + skip) s_j))
+                s_i = norm(sum_j (c M + (P (1 - c) + skip) s_j)), with running moments cut to +-limit
                 h_t = sum_i mean_i s_i
     backward    G = gradient of s_i before norm
                 A_i := [G c (1 - c) (M - P s_j) | G c sum_k p_k o_k']      in place; M and c are computed again
@@ -103,8 +103,9 @@ def run(loop: SupernetLoop, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: 
 
 def _grouped(flat: Sequence[Tensor]) -> DagTensors:
     """Return an engine's inputs behind x and h_0 as what they are."""
-    W_x, W_h, shares, mean, skip, *moments = flat[2:]
-    return DagTensors(W_x, W_h, shares, mean, skip, moments[0] if moments else None)
+    W_x, W_h, shares, mean, skip, *moments_and_limit = flat[2:]
+    moments, limit, *_ = [*moments_and_limit, None, None]
+    return DagTensors(W_x, W_h, shares, mean, skip, moments, limit)
 
 
 class _Supernet(torch.autograd.Function):

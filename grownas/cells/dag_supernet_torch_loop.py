@@ -155,6 +155,8 @@ def _put(
         assert tensors.moments is not None
         mean, variance = tensors.moments[:, i]
     states[i] = s if plan.norm == "none" else (s - mean) * torch.rsqrt(variance + EPSILON)
+    if plan.norm == "running" and tensors.limit is not None:
+        states[i].clamp_(-tensors.limit, tensors.limit)
 
 
 def backward(
@@ -181,7 +183,7 @@ def backward(
         for i in range(N, -1, -1):
             own = g[i]
             if scale is not None:
-                own = _before_norm(plan, own, states[t, i], scale[t if len(scale) == T else 0, i])
+                own = _before_norm(plan, tensors, own, states[t, i], scale[t if len(scale) == T else 0, i])
             G[t, i] = own
             A = products[i - 1][t] if i else buffers.A_0[t]
             A.view(max(i, 1), B, 2, H).mul_(own.unsqueeze(1))
@@ -211,10 +213,10 @@ def _variances(tensors: DagTensors, buffers: SupernetBuffers) -> Tensor:
     return tensors.moments[1:]
 
 
-def _before_norm(plan: DagPlan, g: Tensor, s: Tensor, scale: Tensor) -> Tensor:
+def _before_norm(plan: DagPlan, tensors: DagTensors, g: Tensor, s: Tensor, scale: Tensor) -> Tensor:
     """Return the gradient of a state before it was normalised, from that of the normalised state s."""
     if plan.norm == "running":
-        return g * scale
+        return g * scale if tensors.limit is None else g * scale * (s.abs() < tensors.limit)
     return scale * (g - g.mean(0) - s * (g * s).mean(0))
 
 

@@ -143,7 +143,9 @@ def run_dag_supernet(plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor)
                 moments.append(torch.stack([s.mean(0), s.var(0, correction=0)]))
             elif plan.norm == "running" and tensors.moments is not None:
                 moments.append(tensors.moments[:, i])
-            states.append((s - moments[i][0]) / (moments[i][1] + EPSILON).sqrt() if moments else s)
+            s = (s - moments[i][0]) / (moments[i][1] + EPSILON).sqrt() if moments else s
+            has_limit = plan.norm == "running" and tensors.limit is not None
+            states.append(s.clamp(-tensors.limit, tensors.limit) if has_limit else s)
         h = functools.reduce(torch.add, [weight * s for weight, s in zip(tensors.mean, states, strict=True)])
         out.append(h)
         if plan.norm == "batch":

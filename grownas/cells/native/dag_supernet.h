@@ -98,8 +98,9 @@ INLINE vec NAME(inverse_root)(vec variance) {
     return found;
 }
 
-/* Normalise a chunk of a state (B, WIDTH); mean and variance (H,) are given, or with `sees` found over the batch. */
-static void NAME(normalise)(Py_ssize_t B, Chunk c, REAL *s, REAL *mean, REAL *variance, int sees) {
+/* Normalise a chunk of a state (B, WIDTH); mean and variance (H,) are given, or with `sees` found over the batch. Where they
+ * are given, cut it to +-limit, unless that is NULL. */
+static void NAME(normalise)(Py_ssize_t B, Chunk c, REAL *s, REAL *mean, REAL *variance, const REAL *limit, int sees) {
     for (int v = 0; v < c.vectors; v++) {
         REAL *at = s + v * LANES;
         if (sees) {
@@ -115,11 +116,16 @@ static void NAME(normalise)(Py_ssize_t B, Chunk c, REAL *s, REAL *mean, REAL *va
         }
         vec centre = NAME(row_vector)(mean, c, v), scale = NAME(inverse_root)(NAME(row_vector)(variance, c, v));
         for (Py_ssize_t b = 0; b < B; b++) STORE(at + b * WIDTH, (LOAD(at + b * WIDTH) - centre) * scale);
+        for (Py_ssize_t b = 0; b < B && limit && !sees; b++) {
+            const vec most = SPLAT(*limit), one = LOAD(at + b * WIDTH), capped = SELECT(one > most, most, one);
+            STORE(at + b * WIDTH, SELECT(capped < -most, -most, capped));
+        }
     }
 }
 
 /* Turn the gradient of a normalised state s (B, H) into that of the state before. */
-static void NAME(normalise_backward)(Py_ssize_t B, Py_ssize_t H, const REAL *s, const REAL *variance, REAL *grad, int sees) {
+static void NAME(normalise_backward)(Py_ssize_t B, Py_ssize_t H, const REAL *s, const REAL *variance, REAL *grad,
+                                     const REAL *limit, int sees) {
     for (Py_ssize_t first = 0; first < H; first += WIDTH) {
         Chunk c = NAME(chunk)(first, H);
         for (int v = 0; v < c.vectors; v++) {
@@ -131,7 +137,9 @@ static void NAME(normalise_backward)(Py_ssize_t B, Py_ssize_t H, const REAL *s, 
             }
             mean /= SPLAT(B), along /= SPLAT(B);
             for (Py_ssize_t b = 0; b < B; b++) {
-                vec g = NAME(row_vector)(grad + b * H, c, v) - mean - along * NAME(row_vector)(s + b * H, c, v);
+                const vec own = NAME(row_vector)(s + b * H, c, v);
+                vec g = NAME(row_vector)(grad + b * H, c, v) - mean - along * own;
+                if (limit && !sees) g = SELECT((own < SPLAT(*limit)) & (own > -SPLAT(*limit)), g, SPLAT(0));
                 NAME(set_row)(grad + b * H, c, v, g * scale);
             }
         }
@@ -246,7 +254,7 @@ static void NAME(mixture_forward)(const Run *run, Py_ssize_t i, Py_ssize_t t, co
         }
         if (net->norm) {
             REAL *mean = NAME(moments_at)(net, i, t);
-            NAME(normalise)(B, c, sum.at, mean, mean + net->nodes * H, net->norm == BATCH);
+            NAME(normalise)(B, c, sum.at, mean, mean + net->nodes * H, net->limit, net->norm == BATCH);
         }
         NAME(copy)(B, c.units, sum.at, WIDTH, out + first, H);
     }
@@ -261,7 +269,7 @@ static void NAME(mixture_backward)(const Run *run, Py_ssize_t i, Py_ssize_t t, c
     REAL *A = NAME(products)(net, i, t), *scratch = run->scratch;
     if (net->norm)
         NAME(normalise_backward)(B, H, NAME(states_at)(net, t) + i * B * H, NAME(moments_at)(net, i, t) + net->nodes * H,
-                                 grad, net->norm == BATCH);
+                                 grad, net->limit, net->norm == BATCH);
     for (Py_ssize_t first = 0; first < H; first += WIDTH) {
         const Chunk c = NAME(chunk)(first, H);
         Tile half[2];

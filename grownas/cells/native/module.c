@@ -56,6 +56,7 @@ typedef struct { /* a DAG supernet, see ../dag_supernet_sequence.py; its node 0 
     int norm;
     void *A_0, *A, *states, *out, *moments; /* (T, B, 2H), of each node i (kept, i, B, 2H), (kept, nodes, B, H), (T, B, H);
                                                moments (T, 2, nodes, H), written forward, or (2, nodes, H), given */
+    const void *limit;                      /* (): of a state normalised by given moments; may be NULL */
     const void *W_h, *shares, *mean, *skip; /* (nodes, H, 2H), (all ops and nones,), (nodes,), () */
     const void *h_0, *grad;                 /* (B, H), (T, B, H) */
     void *dh_0, *dshares;                   /* (B, H); written at the places in `share` */
@@ -286,31 +287,32 @@ static PyObject *dag(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* supernet(is_backward, is_double, T, kept, B, H, nodes, norm, first, share, activations, A_0, A, states, out, moments, W_h,
- *          shares, mean, skip, h_0, grad, dh_0, dshares) */
+/* supernet(is_backward, is_double, T, kept, B, H, nodes, norm, first, share, activations, A_0, A, states, out, moments,
+ *          limit, W_h, shares, mean, skip, h_0, grad, dh_0, dshares) */
 static PyObject *supernet(PyObject *self, PyObject *args) {
     (void)self;
     int is_backward, is_double, failed;
     Py_ssize_t firsts, shares, activations;
     const char *first, *share, *activation;
-    unsigned long long at[13];
+    unsigned long long at[14];
     Supernet net;
-    if (!PyArg_ParseTuple(args, "ppnnnnniy#y#y#KKKKKKKKKKKKK", &is_backward, &is_double, &net.T, &net.kept, &net.B, &net.H,
+    if (!PyArg_ParseTuple(args, "ppnnnnniy#y#y#KKKKKKKKKKKKKK", &is_backward, &is_double, &net.T, &net.kept, &net.B, &net.H,
                           &net.nodes, &net.norm, &first, &firsts, &share, &shares, &activation, &activations, at, at + 1,
-                          at + 2, at + 3, at + 4, at + 5, at + 6, at + 7, at + 8, at + 9, at + 10, at + 11, at + 12))
+                          at + 2, at + 3, at + 4, at + 5, at + 6, at + 7, at + 8, at + 9, at + 10, at + 11, at + 12,
+                          at + 13))
         return NULL;
     if (firsts != (net.nodes * (net.nodes - 1) / 2 + 1) * (Py_ssize_t)sizeof(int) ||
         shares != activations * (Py_ssize_t)sizeof(int)) {
         PyErr_SetString(PyExc_ValueError, "a first op is needed for each edge, an activation and a share's place for each op");
         return NULL;
     }
-    void *buffers[13];
-    for (int i = 0; i < 13; i++) buffers[i] = (void *)(uintptr_t)at[i];
+    void *buffers[14];
+    for (int i = 0; i < 14; i++) buffers[i] = (void *)(uintptr_t)at[i];
     net.first = (const int *)(const void *)first, net.share = (const int *)(const void *)share;
     net.activation = (const unsigned char *)activation;
     net.A_0 = buffers[0], net.A = buffers[1], net.states = buffers[2], net.out = buffers[3], net.moments = buffers[4];
-    net.W_h = buffers[5], net.shares = buffers[6], net.mean = buffers[7], net.skip = buffers[8];
-    net.h_0 = buffers[9], net.grad = buffers[10], net.dh_0 = buffers[11], net.dshares = buffers[12];
+    net.limit = buffers[5], net.W_h = buffers[6], net.shares = buffers[7], net.mean = buffers[8], net.skip = buffers[9];
+    net.h_0 = buffers[10], net.grad = buffers[11], net.dh_0 = buffers[12], net.dshares = buffers[13];
     const size_t size = is_double ? sizeof(double) : sizeof(float);
     const size_t products = (size_t)net.kept * net.nodes * (net.nodes - 1) / 2 * net.B * 2 * net.H;
     if (!is_backward) want_large_pages(net.A, products * size);

@@ -44,7 +44,7 @@ def randn(*shape, seed=1):
 
 
 def search_cell(backbone, shares, x, h, *, skip=0.0, mean=None):
-    """Liu et al. (2019), `model_search.py` for recurrent cells, with a module of batch norm for each state.
+    """Liu et al. (2019), `model_search.py` for recurrent cells, a module of batch norm for each state, with a limit.
 
     The published line of an edge is `unweighted = states[:i] + c (fn(h) - states[:i]); s = sum(p * unweighted)`.
     """
@@ -55,11 +55,16 @@ def search_cell(backbone, shares, x, h, *, skip=0.0, mean=None):
     if norms and not backbone.training:
         for number, norm in enumerate(norms):
             norm.running_mean, norm.running_var = backbone.moments[:, number]
+    limit = backbone.limit if norms and not backbone.training else torch.tensor(math.inf)
+
+    def normalised(number, s):
+        return norms[number](s).clamp(-limit, limit) if norms else s
+
     W_0, Ws, out = torch.cat([backbone.W_x, backbone.W_h]), [node.W_h for node in backbone.nodes], []
     for x_t in x:
         c_0, h_0 = torch.split(torch.cat([x_t, h], 1) @ W_0, H, 1)
         s = h + c_0.sigmoid() * (h_0.tanh() - h)
-        states = [norms[0](s) if norms else s]
+        states = [normalised(0, s)]
         at = 0
         for i, W in enumerate(Ws, start=1):
             total = 0
@@ -72,7 +77,7 @@ def search_cell(backbone, shares, x, h, *, skip=0.0, mean=None):
                         total = total + share * gated
                 at += 1
             total = total / i if backbone.edge_reduction == "mean" else total
-            states.append(norms[i](total) if norms else total)
+            states.append(normalised(i, total))
         weights = [0, *[1 / N] * N] if mean is None else mean
         h = sum(weight * s for weight, s in zip(weights, states, strict=True))
         out.append(h)
@@ -132,6 +137,7 @@ def test_states_are_normalised_as_by_batch_norm(backend, training):
     with torch.no_grad():
         backbone.moments[0].normal_(generator=torch.Generator().manual_seed(3))
         backbone.moments[1].uniform_(0.5, 2, generator=torch.Generator().manual_seed(4))
+        backbone.limit.fill_(1.5)
     compare(backbone, [torch.softmax(alpha, 0) for alpha in backbone.alpha], *inputs(4, 5))
 
 
@@ -164,6 +170,19 @@ def test_a_training_pass_between_leaves_an_evaluations_backward_alone():
     expected = torch.autograd.grad(backbone(x)[0].sum(), backbone.W_x)[0]
     backbone.train()(x)
     assert torch.equal(torch.autograd.grad(out.sum(), backbone.W_x)[0], expected)
+
+
+@torch.no_grad()
+def test_an_evaluated_state_stays_within_what_a_batch_allows():
+    """A value of a batch of B that is normalised by its own moments lies within +-sqrt(B - 1)."""
+    backbone, x = make([["identity"]], norm=True), randn(300, 1, I)
+    assert backbone.limit == 1  # as after a batch of 2
+    for batch, limit in ((5, 2.0), (17, 4.0), (2, 4.0)):  # the largest so far counts
+        assert backbone.train()(randn(9, batch, I))[0].abs().max() <= math.sqrt(batch - 1)
+        backbone.moments[1] = 0.01  # of a calm time: later states are too large for it, and grow from step to step
+        assert backbone.eval()(x)[0].abs().max() == limit
+    backbone.limit.fill_(math.inf)
+    assert backbone(x)[0].abs().max() > 100
 
 
 def test_a_batch_of_one_has_no_variance():

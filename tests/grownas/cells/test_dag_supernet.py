@@ -21,13 +21,19 @@ from support.sequences import ENGINES, FLOAT32, TIGHT
 
 DARTS = ("none", "tanh", "relu", "sigmoid", "identity")
 NAMES = ("inputs", "out", "moments", "W_x", "W_h", "shares", "x", "h_0")
+NORMS = ("none", "batch", "running", "limited")
 TOLERANCE = {torch.float64: TIGHT, torch.float32: FLOAT32}
 
 
 class Case:
-    """A supernet with drawn weights, and a sequence. Shares are small enough that no state grows from step to step."""
+    """A supernet with drawn weights, and a sequence. Shares are small enough that no state grows from step to step.
+
+    The norm "limited" is "running" with a limit that some states exceed.
+    """
 
     def __init__(self, ops, T, B, I, H, norm="none", skip=0.0, seed=0, dtype=torch.float64):  # noqa: E741
+        limit = torch.tensor(0.7, dtype=dtype) if norm == "limited" else None
+        norm = "running" if norm == "limited" else norm
         generator = torch.Generator().manual_seed(seed)
 
         def randn(*shape):
@@ -40,11 +46,13 @@ class Case:
         mean = torch.full((N + 1,), 1 / N, dtype=dtype)
         mean[0] = 0
         moments = torch.stack([randn(N + 1, H) / 3, 0.5 + randn(N + 1, H).square()]) if norm == "running" else None
-        self.constants = [mean, torch.tensor(skip, dtype=dtype), moments]
+        self.constants = [mean, torch.tensor(skip, dtype=dtype), moments, limit]
+
+    def tensors(self):
+        return DagTensors(*self.leaves[:3], *self.constants)
 
     def run(self, backend, plan=None):
-        *tensors, x, h_0 = self.leaves
-        return dag_supernet.run_on(backend, plan or self.plan, DagTensors(*tensors, *self.constants), x, h_0)
+        return dag_supernet.run_on(backend, plan or self.plan, self.tensors(), *self.leaves[3:])
 
     def gradients(self, backend):
         """Values and gradients of a loss in which every entry of the states has a weight of its own."""
@@ -75,7 +83,7 @@ def cases(draw):
     N = draw(st.integers(1, 8))
     op = st.sampled_from(["none", *ACTIVATION])
     ops = draw(st.lists(st.lists(op, max_size=4), min_size=N * (N + 1) // 2, max_size=N * (N + 1) // 2))
-    norm = draw(st.sampled_from(["none", "batch", "running"]))
+    norm = draw(st.sampled_from(NORMS))
     T, B, inputs, hidden = [draw(st.integers(low, high)) for low, high in ((1, 4), (1, 6), (1, 4), (1, 6))]
     B = max(B, 4) if norm == "batch" else B  # of two rows the normalised ones are 1 and -1, all gradients differences
     case = Case(ops, T, B, inputs, hidden, norm, draw(st.sampled_from([0.0, 0.3])), draw(st.integers(0, 99)))
@@ -94,7 +102,7 @@ def test_any_supernet_is_the_reference_in_values_and_all_gradients(case):
 SIZES = [(1, 1, 1, 1), (1, 4, 3, 5), (6, 1, 3, 5), (4, 7, 11, 13), (3, 15, 2, 16), (3, 11, 2, 17), (2, 70, 40, 37)]
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "running"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_sizes_below_at_and_past_those_of_vectors_and_blocks(sizes, norm):
     if norm == "batch" and sizes[1] == 1:
@@ -111,7 +119,7 @@ def test_every_activation(name):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("norm", ["none", "batch", "running"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_each_dtype_agrees_to_its_precision(dtype, norm):
     case = Case([DARTS] * 10, 5, 12, 3, 37, norm, dtype=dtype)
     compare(case, tolerance=TOLERANCE[dtype])
@@ -178,7 +186,7 @@ def test_a_step_is_that_of_the_published_search_cell(backend, norm):
         np.testing.assert_allclose(found, h, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "running"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_gradients_are_finite_differences(engine, norm):
     case = Case([DARTS, ("silu",), ("tanh", "none")], 3, 3, 2, 2, norm, 0.3)
@@ -216,7 +224,7 @@ def test_a_further_node_of_no_weight_changes_no_bit(backend, norm):
     assert torch.equal(grown.run(backend)[0], small.run(backend)[0])
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "running"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_without_gradients_it_computes_the_same_and_the_future_never_changes_the_past(engine, norm):
     """There the buffers hold one step at a time."""
@@ -232,7 +240,7 @@ def test_without_gradients_it_computes_the_same_and_the_future_never_changes_the
     assert not torch.equal(changed[3], out[3])
 
 
-@pytest.mark.parametrize("norm", ["none", "running"])
+@pytest.mark.parametrize("norm", ["none", "running", "limited"])
 def test_a_row_of_the_batch_is_independent_of_its_neighbours(norm):
     case = Case([DARTS] * 10, 4, 13, 3, 37, norm, dtype=torch.float32)
     whole, _ = case.run("native")
@@ -254,6 +262,18 @@ def test_moments_are_those_of_the_states_before_they_are_normalised(backend):
     torch.testing.assert_close(moments[0, :, 0], torch.stack([s_0.mean(0), s_0.var(0, correction=0)]))
     torch.testing.assert_close(out[0], nn.BatchNorm1d(5, affine=False, dtype=torch.float64)(s_0))
     assert case.run(backend, case.plan._replace(norm="none"))[1] is None
+
+
+@pytest.mark.parametrize("backend", ["reference", *ENGINES])
+def test_a_limit_cuts_normalised_states(backend):
+    case = Case([DARTS], 1, 6, 3, 5, "limited")
+    case.constants[0] = torch.tensor([1.0, 0.0], dtype=torch.float64)  # h_t is s_0
+    free = Case([DARTS], 1, 6, 3, 5, "running")
+    free.constants[0] = case.constants[0]
+    unlimited, _ = free.run(backend)
+    is_cut = unlimited.abs() > 0.7
+    assert 5 < is_cut.sum() < 25
+    torch.testing.assert_close(case.run(backend)[0], unlimited.clamp(-0.7, 0.7))
 
 
 @pytest.mark.parametrize("backend", ["reference", *ENGINES])
@@ -307,6 +327,8 @@ def test_what_does_not_fit_together_is_named(backend):
         case.run(backend, case.plan._replace(norm="batch"))
     with pytest.raises(ValueError, match=r"norm='running' needs moments of shape \(2, N \+ 1, H\), got None"):
         case.run(backend, case.plan._replace(norm="running"))
+    with pytest.raises(ValueError, match="limit bounds the states that moments normalise, got a limit without moments"):
+        dag_supernet.run_on(backend, case.plan, case.tensors()._replace(limit=torch.ones(())), *case.leaves[3:])
     with pytest.raises(ValueError, match="unknown norm 'layer'; choose one of none, batch, running"):
         case.run(backend, case.plan._replace(norm="layer"))
     with pytest.raises(ValueError, match=r"W_h has weights of 2 node\(s\), which have 3 edges; the plan has 2"):
@@ -334,7 +356,7 @@ def test_an_empty_batch_is_a_batch(backend):
 
 
 @pytest.mark.parametrize("backend", ["reference", *ENGINES])
-@pytest.mark.parametrize("norm", ["none", "batch", "running"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_autocast_is_taken_and_the_answer_has_the_weights_dtype(backend, norm):
     case = Case([DARTS] * 3, 4, 3, 3, 5, norm, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -360,7 +382,7 @@ def test_auto_takes_the_fastest_that_can_run_it_and_says_where_that_is_not_the_f
         backends._choose("auto", *arguments)
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "running"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_compilers_and_function_transforms_see_an_operator(engine, norm):
     case = Case([DARTS] * 3, 3, 4, 3, 5, norm)
