@@ -29,7 +29,7 @@ class Score:
         speed: training speed in the task's unit per second; None if the task has no unit or nothing was trained.
         steps: weight steps of all fits; None if nothing was trained.
         cpu_seconds: processor time of all fits; None if it was not measured.
-        gradients: forward and backward passes on a window in all fits; None if they were not counted.
+        gradients: forward and backward passes on a window in all work; None if they were not counted.
         capped: whether the chosen fit reached the epoch limit before patience ran out, so that it might have improved
             with more epochs.
     """

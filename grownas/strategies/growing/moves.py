@@ -163,11 +163,16 @@ class Proposals(NamedTuple):
 
 
 class Batches:
-    """The windows of a part with their first states, as batches for criteria; can be iterated several times."""
+    """The windows of a part with their first states, as batches for criteria; can be iterated several times.
+
+    Attributes:
+        gradients: batches yielded so far: a criterion computes a forward and a backward pass on each, as a step does.
+    """
 
     def __init__(self, model: Model, task: Task, part: str) -> None:
         """Copy the model in evaluation mode, without dropout; nothing is computed yet."""
         self.model, self.task, self.part = copy.deepcopy(model).eval(), task, part
+        self.gradients = 0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Window, Tensor | None]]:
         """Yield `(x, window, h_0)`."""
@@ -176,6 +181,7 @@ class Batches:
             if window.fresh:
                 hidden = None
             if not window.burn_in:
+                self.gradients += 1
                 yield x, window, hidden
             with torch.no_grad():
                 _, hidden = self.model.core(x, hidden)
@@ -286,7 +292,7 @@ def _gains(context: Context, positions: Sequence[int]) -> Tree:
         return _blend_gains(context, positions, batches)
     cores = [_add_node(context, position, 0, 0.0, context.source, context.chain).backbone for position in positions]
     gains = [first_order_gain(core, batches.loss, batches, place) for place, core in zip(positions, cores, strict=True)]
-    return {"gains": gains, "draws": [0] * len(gains)}
+    return {"gains": gains, "draws": [0] * len(gains), "gradients": batches.gradients}
 
 
 def _blend_gains(context: Context, positions: Sequence[int], batches: Batches) -> Tree:
@@ -300,7 +306,8 @@ def _blend_gains(context: Context, positions: Sequence[int], batches: Batches) -
     gains = blend_gains(core, batches.loss, batches)
     found = dict(zip(tried, gains, strict=True))
     best = [max(range(context.options.candidates), key=lambda draw: found[position, draw]) for position in positions]
-    return {"gains": [found[place] for place in zip(positions, best, strict=True)], "draws": best}
+    best_gains = [found[place] for place in zip(positions, best, strict=True)]
+    return {"gains": best_gains, "draws": best, "gradients": batches.gradients}
 
 
 # --- ops ---
@@ -400,11 +407,15 @@ def _groups(context: Context, ranked: Sequence[tuple[int, int]]) -> Iterator[lis
 
 
 def _judge_ops(context: Context) -> Tree:
-    """Return eigenvalues and eigenvectors of all ops that may be split; a search of fewer ops has other last digits."""
+    """Return eigenvalues and eigenvectors of all ops that may be split; a search of fewer ops has other last digits.
+
+    Its `gradients` are the passes over all ops at once, however many vectors each multiplies.
+    """
     options, places = context.options.splitting, _places(context)
     batches = Batches(context.best.model, context.task, options.part)
     found = splitting.judge_ops(context.chain, batches.loss, batches, places, curvature=options.curvature).values()
-    return {"values": [one.eigenvalues for one in found], "vectors": [one.eigenvectors for one in found]}
+    values, vectors = [one.eigenvalues for one in found], [one.eigenvectors for one in found]
+    return {"values": values, "vectors": vectors, "gradients": batches.gradients}
 
 
 def _split_by_step(context: Context, rank: int, chosen: dict[tuple[int, int], Splitting]) -> list[Change] | None:

@@ -20,6 +20,7 @@ from grownas.criteria.first_order import first_order_gain
 from grownas.criteria.splitting import Splitting, Step
 from grownas.criteria.threshold import Thresholds, Watched
 from grownas.protocols import Window
+from grownas.runs.journal import Journal
 from grownas.strategies.growing.moves import (
     MOVES,
     Batches,
@@ -611,3 +612,31 @@ def test_making_a_proposal_leaves_the_candidate_alone(context, assert_equal):
                 assert change.make(one.core).backbone is not one.core
         assert_equal(dict(one.best.model.state_dict()), before)
         assert torch.equal(torch.get_rng_state(), random)
+
+
+# ---- what a ranking takes
+
+
+@pytest.mark.parametrize(
+    ("ranking", "options"),
+    [
+        ("positions", but(TRAINED, position="best")),
+        ("positions", but(TRAINED, position="best", birth="blend", candidates=3, blend_steps=2)),
+        ("splitting", but(TRAINED, mode="ops_split")),
+    ],
+    ids=["carrier", "blend", "split"],
+)
+def test_gradients_of_a_ranking_are_counted_as_they_are_made(copy_task, make_model, ranking, options):
+    class Counting(copy_task):
+        gradients = 0
+
+        def loss(self, model, out, window):
+            type(self).gradients += torch.is_grad_enabled()
+            return super().loss(model, out, window)
+
+    task, journal = Counting(), Journal.in_memory()
+    found = grow(make_model(task), task, journal, options, seed=2)
+    ranked = [tree["gradients"] for key, tree in journal.store.trees.items() if ranking in key]
+    assert ranked
+    assert min(ranked) > 0
+    assert journal.gradients == Counting.gradients == found.steps + sum(ranked)
