@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,10 +23,12 @@ class DagLayer(nn.Module):
         W_x: weights of x in the input node, shape `(I, 2H)`; H columns of the gate, then H columns of the op.
         W_h: weights of the state that each node reads, input node first, shape `(N + 1, H, 2H)`, same column order.
             The published W_0 is `[W_x; W_h[0]]`, and W_i is `W_h[i]`.
+        state_axis: axis of W_h that belongs to the units of the state, for dropout of the state.
         quantised: a list with the quantised products of each node, input node first; None: products of real numbers.
     """
 
     quantised: nn.ModuleList | None
+    state_axis: ClassVar[int] = 1
 
     def __init__(self, genotype: DagGenotype, input_size: int, hidden_size: int, **where: Any) -> None:
         """Create the weights and draw them; `where` is device and dtype."""

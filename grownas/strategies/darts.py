@@ -20,6 +20,9 @@ class Darts(SupernetStrategy):
     weights are trained (`patience: null` trains all epochs, as published); there is no L2 penalty on activations; the
     look-ahead step has no momentum and no weight decay. It is clipped as the step is, as published.
 
+    The dropouts of the published search on texts are options of the task: `dropout_input`, `dropout_output` and
+    `dropout_state`. The last has one mask for all streams of a window; published, each stream has one.
+
     `readout: ablation` removes the least missed op of all nodes; DARTS-PT takes the nodes in random order.
 
     Reference:

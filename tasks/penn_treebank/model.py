@@ -18,7 +18,13 @@ from torch import Generator, Tensor, nn
 from grownas.errors import ConfigError
 from grownas.modules import as_module
 from grownas.protocols import Recurrent, Window
-from grownas.tasks.penn_treebank.regularise import Regularisation, locked_dropout, weight_drop, word_dropout
+from grownas.tasks.penn_treebank.regularise import (
+    Regularisation,
+    locked_dropout,
+    state_dropout,
+    weight_drop,
+    word_dropout,
+)
 from grownas.tasks.penn_treebank.softmax import SampledSoftmax, cross_entropy
 
 BOUND = 0.1  # initial weights of embedding and decoder are in [-BOUND, BOUND], as in AWD-LSTM
@@ -152,12 +158,13 @@ class LanguageModel(nn.Module):
     def states(self, ids: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map ids `(T, B)` and a state to the core's output `(T, B, H)` and its last state.
 
-        In training with weight drop, with one mask per window.
+        In training with weight drop and dropout of the state, with one mask per window.
         """
         x = self.encode(ids)
         if not self.training:
             return self.core(x, hidden)
         core = weight_drop(as_module(self.core), self.regularisation.weight_drop)
+        core = state_dropout(core, self.regularisation.dropout_state)
         between = {"dropout": self.regularisation.dropout_hidden} if isinstance(core, Stack) else {}
         return core(x, hidden, **between)  # type: ignore[no-any-return]
 

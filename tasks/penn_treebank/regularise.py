@@ -1,4 +1,4 @@
-"""The regularisers of AWD-LSTM (Merity et al., 2018), for grown cells, LSTM and GRU.
+"""The regularisers of AWD-LSTM (Merity et al., 2018), and DARTS' dropout of states, for grown cells, LSTM and GRU.
 
 Every mask is drawn once per window from PyTorch's global generator of its device, so restoring that generator
 reproduces the masks exactly. A rate of 0 draws nothing.
@@ -7,6 +7,7 @@ reproduces the masks exactly. A rate of 0 draws nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ class Regularisation:
         dropout_input: rate of locked dropout on the core's input.
         dropout_hidden: rate of locked dropout between the layers of a `Stack`.
         dropout_output: rate of locked dropout on the core's output.
+        dropout_state: rate of locked dropout on the state where a recurrent matrix reads it, see `state_dropout`.
         weight_drop: rate at which single weights of the recurrent matrices are dropped; other weights are scaled up.
         activation: weight of the mean square of the output after dropout in the loss, AWD-LSTM's alpha.
         temporal: weight of the mean square of the output's change from step to step in the loss, AWD-LSTM's beta.
@@ -43,6 +45,7 @@ class Regularisation:
     dropout_input: float = 0.0
     dropout_hidden: float = 0.0
     dropout_output: float = 0.0
+    dropout_state: float = 0.0
     weight_drop: float = 0.0
     activation: float = 0.0
     temporal: float = 0.0
@@ -89,18 +92,69 @@ def weight_drop(core: AnyModule, rate: float) -> AnyModule:
     """
     if not rate:
         return core
-    if not any(RECURRENT.fullmatch(name.rpartition(".")[2]) for name, _ in core.named_parameters()):
+    _check_recurrent(core, "weight_drop", rate)
+    return _twin(core, lambda _, weight: nn.functional.dropout(weight, rate))
+
+
+def state_dropout(core: AnyModule, rate: float) -> AnyModule:
+    """Return a copy of a core that drops units of the state wherever a recurrent matrix reads it.
+
+    Each layer has one mask m for all time steps, nodes and streams of a window. Since (s * m) W = s (diag(m) W), it is
+    the rows of the matrices that are multiplied by it, so that every backend computes it. What passes a gate past the
+    matrices is not dropped. The core itself is unchanged; gradients reach its own parameters through the mask.
+
+    Raises:
+        ConfigError: the core has no recurrent matrix with a known name.
+
+    Reference:
+        Gal & Ghahramani (2016); `dropouth` of the published code of DARTS, whose streams have a mask each.
+    """
+    if not rate:
+        return core
+    _check_recurrent(core, "dropout_state", rate)
+    layers = core._modules.get("layers")
+    if layers is not None:
+        parts = {name: state_dropout(layer, rate) for name, layer in layers.named_children()}
+        return with_parameters(core, {}, {"layers": with_parameters(layers, {}, parts)})
+    found = ((module, weight) for module in core.modules() for weight in _recurrent(module).values())
+    module, weight = next(found)
+    mask = nn.functional.dropout(weight.new_ones(weight.shape[_state_axis(module)]), rate)
+
+    def masked(module: nn.Module, weight: Tensor) -> Tensor:
+        shape = [1] * weight.dim()
+        shape[_state_axis(module)] = -1
+        return weight * mask.view(shape)
+
+    return _twin(core, masked)
+
+
+def _state_axis(module: nn.Module) -> int:
+    """Return the axis of a module's recurrent matrices that belongs to the units of the state that is read.
+
+    PyTorch's layers multiply from the left; of all others it is the first, unless the module names another.
+    """
+    axis: int = 1 if isinstance(module, nn.RNNBase) else getattr(module, "state_axis", 0)
+    return axis
+
+
+def _recurrent(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's own recurrent matrices by name, without those of its parts."""
+    own = module._parameters.items()
+    return {name: weight for name, weight in own if weight is not None and RECURRENT.fullmatch(name)}
+
+
+def _check_recurrent(core: nn.Module, option: str, rate: float) -> None:
+    if not any(map(_recurrent, core.modules())):
         raise ConfigError(
-            f"weight_drop = {rate} finds no recurrent matrix in {type(core).__name__}: no parameter name matches "
-            f"{RECURRENT.pattern}. Add the name to RECURRENT, or set weight_drop to 0"
+            f"{option} = {rate} finds no recurrent matrix in {type(core).__name__}: no parameter name matches "
+            f"{RECURRENT.pattern}. Add the name to RECURRENT, or set {option} to 0"
         )
-    return _twin(core, rate)
 
 
-def _twin(module: AnyModule, rate: float) -> AnyModule:
+def _twin(module: AnyModule, change: Callable[[nn.Module, Tensor], Tensor]) -> AnyModule:
     own = {name: one for name, one in module._parameters.items() if one is not None}
-    replaced = {name: nn.functional.dropout(one, rate) for name, one in own.items() if RECURRENT.fullmatch(name)}
+    replaced = {name: change(module, one) for name, one in _recurrent(module).items()}
     if isinstance(module, nn.RNNBase):  # on CUDA cuDNN flattens the weights in place, so the copy needs its own
         replaced |= {name: one.clone() for name, one in own.items() if name not in replaced}
-    parts = {name: None if one is None else _twin(one, rate) for name, one in module._modules.items()}
+    parts = {name: None if one is None else _twin(one, change) for name, one in module._modules.items()}
     return with_parameters(module, replaced, parts)

@@ -23,6 +23,7 @@ EVERYTHING = Regularisation(
     dropout_input=0.2,
     dropout_hidden=0.25,
     dropout_output=0.4,
+    dropout_state=0.35,
     weight_drop=0.5,
     activation=2.0,
     temporal=1.5,
@@ -206,6 +207,12 @@ def by_hand(model, ids, layers):
             for name, one in layer.named_parameters():
                 if name.rpartition(".")[2] in {"weight_hh_l0", "W_h", "gate_h"}:
                     one *= mask(one.shape, r.weight_drop)
+    with torch.no_grad():
+        for layer in masked:
+            units = mask((E,), r.dropout_state)
+            for name, one in layer.named_parameters():
+                if name.rpartition(".")[2] in {"weight_hh_l0", "W_h", "gate_h"}:
+                    one *= units if name == "weight_hh_l0" else units.view(-1, *[1] * (one.dim() - 1))
     for number, layer in enumerate(masked):
         x, _ = layer(x * mask((1, B, E), r.dropout_hidden) if number else x)
     return x, x * mask((1, B, E), r.dropout_output)
@@ -231,7 +238,8 @@ def test_training_drops_what_it_should_and_adds_the_penalties(core):
 
 
 def test_forward_in_training_is_the_same_by_the_same_masks():
-    model = made(regularisation=Regularisation(dropout_input=0.2, dropout_output=0.4, weight_drop=0.5)).train()
+    rates = {"dropout_input": 0.2, "dropout_output": 0.4, "dropout_state": 0.3, "weight_drop": 0.5}
+    model = made(regularisation=Regularisation(**rates)).train()
     torch.manual_seed(6)
     logits, _ = model(words())
     torch.manual_seed(6)

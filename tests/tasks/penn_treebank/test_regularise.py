@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import math
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -17,12 +18,14 @@ from grownas.cells import triton_loop
 from grownas.cells.cell import GrownRNN
 from grownas.errors import ConfigError
 from grownas.genotype import Genotype, Node, Op
+from grownas.ops import ACTIVATION
 from grownas.tasks.penn_treebank.model import Stack
 from grownas.tasks.penn_treebank.regularise import (
     PENALTIES,
     RECURRENT,
     Regularisation,
     locked_dropout,
+    state_dropout,
     weight_drop,
     word_dropout,
 )
@@ -38,7 +41,7 @@ RATES = sorted(set(Regularisation.__dataclass_fields__) - set(PENALTIES))
 
 def test_all_is_off_unless_switched_on():
     assert {getattr(Regularisation(), name) for name in Regularisation.__dataclass_fields__} == {0.0}
-    assert len(RATES) == 5
+    assert len(RATES) == 6
 
 
 @pytest.mark.parametrize("name", RATES)
@@ -91,11 +94,11 @@ def test_what_is_off_draws_nothing():
     state, x, core = torch.get_rng_state(), torch.randn(2, 2, 2), nn.GRU(2, 2)
     state = torch.get_rng_state()
     assert locked_dropout(x, 0.0) is x
-    assert weight_drop(core, 0.0) is core
+    assert weight_drop(core, 0.0) is core is state_dropout(core, 0.0)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# --------------------------------------------------------------------------------------------------- weight drop ----
+# ------------------------------------------------------------------------- dropout of the state and weight drop ----
 
 MIXED = [[("add", "identity"), ("hadamard", "tanh"), ("add", "sigmoid"), ("hadamard", "relu")], [("add", "tanh")]]
 GENOTYPE = Genotype((Node((Op("add", "tanh", 0.4), Op("hadamard", "sigmoid", 0.6))), Node((Op("add", "relu", 1.0),))))
@@ -203,6 +206,95 @@ def test_of_a_nodes_parameters_those_that_multiply_a_state_are_dropped():
     assert {name for name in names if RECURRENT.fullmatch(name)} == {"W_h", "gate_h"}
 
 
+def gated(s, read, W, function):
+    c, z = (read @ W).chunk(2, -1)
+    return s + torch.sigmoid(c) * (function(z) - s)
+
+
+def supernet_by_hand(core, x, h, mask):
+    """DARTS' search cell: the states that the matrices read are masked, those that pass the gates are not."""
+    c, z = (x @ core.W_x + (h * mask) @ core.W_h).chunk(2, -1)
+    states, shares = [h + torch.sigmoid(c) * (torch.tanh(z) - h)], iter(core.shares)
+    for node in core.nodes:
+        s = 0
+        for source, edge in zip(list(states), node.edges, strict=True):
+            for op, share in zip(edge.ops, next(shares), strict=True):
+                s = s if op == "none" else s + share * gated(source, source * mask, node.W_h, ACTIVATION[op].f)
+        states.append(s)
+    return torch.stack(states[1:]).mean(0)
+
+
+def derived_by_hand(core, x, h, mask):
+    (layer,) = core.layers
+    c, z = (x @ layer.W_x + (h * mask) @ layer.W_h[0]).chunk(2, -1)
+    states = [h + torch.sigmoid(c) * (torch.tanh(z) - h)]
+    for node, W in zip(core.genotype.nodes, layer.W_h[1:], strict=True):
+        s = states[node.reads]
+        states.append(gated(s, s * mask, W, ACTIVATION[node.activation].f))
+    return torch.stack([states[i] for i in core.genotype.concat]).mean(0)
+
+
+def chain_by_hand(core, x, s, mask):
+    for node, shares in enumerate(core.shares):
+        read, mixed = s * mask, 0
+        for op, ((combine, activation), share) in enumerate(zip(core.op_names(node), shares, strict=True)):
+            own = core.op_parameters(node, op)
+            a, b = x @ own["W_x"] + own["b_x"], read @ own["W_h"]
+            z = a + b if combine == "add" else a * (b + own["b_h"])
+            mixed = mixed + share * ACTIVATION[activation].f(z)
+        s = mixed
+    return s
+
+
+def gru_by_hand(core, x, h, mask):
+    a = x @ core.weight_ih_l0.T + core.bias_ih_l0
+    b = (h * mask) @ core.weight_hh_l0.T + core.bias_hh_l0
+    (a_r, a_z, a_n), (b_r, b_z, b_n) = a.chunk(3, -1), b.chunk(3, -1)
+    z = torch.sigmoid(a_z + b_z)
+    return (1 - z) * torch.tanh(a_n + torch.sigmoid(a_r + b_r) * b_n) + z * h
+
+
+@pytest.mark.parametrize(
+    ("make", "by_hand"),
+    [
+        *((partial(DagBackbone, 3, 5, 3, backend=backend), supernet_by_hand) for backend in BACKENDS[:3]),
+        *((partial(backbone, backend, highway=False), chain_by_hand) for backend in BACKENDS[:3]),
+        (partial(GrownRNN, Genotype.load("darts_v2"), 3, 5), derived_by_hand),
+        (partial(nn.GRU, 3, 5), gru_by_hand),
+    ],
+    ids=[f"{kind}-{backend}" for kind in ("dag", "chain") for backend in BACKENDS[:3]] + ["derived dag", "gru"],
+)
+def test_units_of_the_state_are_dropped_where_matrices_read_it(make, by_hand):
+    core, rate = seeded(make).double(), 0.4
+    x = torch.randn(6, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(9)
+    out, _ = state_dropout(core, rate)(x)
+    torch.manual_seed(9)
+    mask = torch.empty(5, dtype=torch.float64).bernoulli_(1 - rate) / (1 - rate)
+    assert 0 < (mask == 0).sum() < 5
+    h, wanted = torch.zeros(4, 5, dtype=torch.float64), []
+    for x_t in x:
+        h = by_hand(core, x_t, h, mask)
+        wanted.append(h)
+    torch.testing.assert_close(out, torch.stack(wanted), rtol=1e-11, atol=1e-13)
+    weights = list(core.parameters())
+    losses = [states.square().sum() for states in (out, torch.stack(wanted))]
+    found, true = (torch.autograd.grad(loss, weights, materialize_grads=True) for loss in losses)
+    for one, other in zip(found, true, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+def test_each_layer_draws_a_mask_of_its_own():
+    core = seeded(lambda: Stack([nn.GRU(3, 40), GrownRNN(GENOTYPE, 40, 40)]))
+    dropped = state_dropout(core, 0.5)
+    rows = [(one.layers[0].weight_hh_l0 == 0).all(0) for one in (core, dropped)]
+    below = [(node.W_h == 0).flatten(1).all(1) for node in dropped.layers[1].layers[0]]
+    assert not rows[0].any()
+    assert all(10 < one.sum() < 30 for one in (rows[1], *below))
+    assert torch.equal(*below)
+    assert not torch.equal(rows[1], below[0])
+
+
 def test_an_optimizer_moves_the_raw_weights():
     """A dropped weight has no gradient; the others are those that the optimiser and a checkpoint know."""
     core = seeded(lambda: nn.LSTM(3, 5))
@@ -228,5 +320,6 @@ def test_pytorchs_layers_get_memory_of_their_own(kind):
 
 
 def test_a_core_without_recurrent_matrices_is_refused():
-    with pytest.raises(ConfigError, match=r"weight_drop = 0\.5 finds no recurrent matrix in Linear"):
-        weight_drop(nn.Linear(3, 3), 0.5)
+    for name, drop in (("weight_drop", weight_drop), ("dropout_state", state_dropout)):
+        with pytest.raises(ConfigError, match=rf"{name} = 0\.5 finds no recurrent matrix in Linear"):
+            drop(nn.Linear(3, 3), 0.5)
