@@ -118,9 +118,9 @@ def test_a_node_may_take_the_mean_over_its_edges(backend):
     compare(backbone, [torch.softmax(alpha, 0) for alpha in backbone.alpha], *inputs(5, 3))
 
 
-def test_the_mean_over_edges_stays_bounded_where_the_sum_overflows():
-    for reduction, is_bounded in (("mean", True), ("sum", False)):
-        backbone = make([DEFAULT_ACTIVATIONS] * 8, edge_reduction=reduction, spread=0.1)
+def test_the_mean_over_edges_or_a_norm_stays_bounded_where_the_sum_overflows():
+    for reduction, norm, is_bounded in (("mean", False, True), ("sum", False, False), ("sum", True, True)):
+        backbone = make([DEFAULT_ACTIVATIONS] * 8, edge_reduction=reduction, norm=norm, spread=0.1).eval()
         largest = backbone(randn(60, 2, I))[0].abs().max()
         assert bool(largest < 10) == is_bounded
 
