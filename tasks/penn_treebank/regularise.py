@@ -116,13 +116,12 @@ def state_dropout(core: AnyModule, rate: float) -> AnyModule:
     if layers is not None:
         parts = {name: state_dropout(layer, rate) for name, layer in layers.named_children()}
         return with_parameters(core, {}, {"layers": with_parameters(layers, {}, parts)})
-    found = ((module, weight) for module in core.modules() for weight in _recurrent(module).values())
-    module, weight = next(found)
+    module, weight = next((module, weight) for module in core.modules() for weight in _recurrent(module).values())
     mask = nn.functional.dropout(weight.new_ones(weight.shape[_state_axis(module)]), rate)
 
-    def masked(module: nn.Module, weight: Tensor) -> Tensor:
+    def masked(part: nn.Module, weight: Tensor) -> Tensor:
         shape = [1] * weight.dim()
-        shape[_state_axis(module)] = -1
+        shape[_state_axis(part)] = -1
         return weight * mask.view(shape)
 
     return _twin(core, masked)

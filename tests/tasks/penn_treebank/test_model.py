@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -10,12 +11,13 @@ import torch
 from torch import nn
 
 from grownas.backbones.chain import Backbone
+from grownas.backbones.dag import DagBackbone
 from grownas.errors import ConfigError
 from grownas.protocols import Window
 from grownas.tasks.penn_treebank.model import LanguageModel, Stack, training_loss
 from grownas.tasks.penn_treebank.regularise import Regularisation
 from grownas.tasks.penn_treebank.softmax import SampledSoftmax
-from grownas.training.bilevel import detach
+from grownas.training.bilevel import architecture_gradient_second, detach
 
 V, E = 11, 4
 EVERYTHING = Regularisation(
@@ -245,6 +247,29 @@ def test_forward_in_training_is_the_same_by_the_same_masks():
     torch.manual_seed(6)
     out, _ = model.states(words())
     assert torch.equal(model.logits(model.features(out)), logits)
+
+
+def test_alpha_of_second_order_sees_the_same_units_of_the_state_on_both_sides():
+    core = DagBackbone(E, E, 2, generator=seeded(), backend="reference")
+    model = made(core, regularisation=Regularisation(dropout_state=0.5)).train()
+    own, held_out, rate = window(), Window(words(seed=7), words(seed=8)), 0.5
+    named = dict(model.named_parameters())
+    alphas = {name: one for name, one in named.items() if name.endswith("alpha")}
+    weights = {name: one for name, one in named.items() if name not in alphas}
+
+    def loss(values, at):
+        logits, _ = torch.func.functional_call(model, values, (at.x,))
+        return nn.functional.cross_entropy(logits.flatten(0, 1), at.target.flatten())
+
+    torch.manual_seed(6)
+    slopes = torch.autograd.grad(loss(named, own), list(weights.values()), create_graph=True)
+    stepped = {name: one - rate * slope for (name, one), slope in zip(weights.items(), slopes, strict=True)}
+    exact = torch.autograd.grad(loss({**stepped, **alphas}, held_out), list(alphas.values()))
+    torch.manual_seed(6)
+    task = SimpleNamespace(loss=training_loss)
+    found, _ = architecture_gradient_second(model, task, own, None, held_out, None, rate=rate)
+    for one, true in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, true, rtol=1e-4, atol=1e-8)
 
 
 def test_without_dropout_the_loss_is_the_nll_and_the_penalties():
