@@ -129,6 +129,7 @@ def run_dag_supernet(plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor)
     """
     check(plan, tensors, x)
     shares = torch.split(tensors.shares, [len(ops) for ops in plan.ops])
+    limit = tensors.limit if plan.norm == "running" else None
     out, seen, h = [], [], h_0
     for x_t in x:
         states: list[Tensor] = []
@@ -144,8 +145,7 @@ def run_dag_supernet(plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor)
             elif plan.norm == "running" and tensors.moments is not None:
                 moments.append(tensors.moments[:, i])
             s = (s - moments[i][0]) / (moments[i][1] + EPSILON).sqrt() if moments else s
-            has_limit = plan.norm == "running" and tensors.limit is not None
-            states.append(s.clamp(-tensors.limit, tensors.limit) if has_limit else s)
+            states.append(s if limit is None else s.clamp(-limit, limit))
         h = functools.reduce(torch.add, [weight * s for weight, s in zip(tensors.mean, states, strict=True)])
         out.append(h)
         if plan.norm == "batch":
