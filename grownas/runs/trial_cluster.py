@@ -174,6 +174,9 @@ def train_there(
     except RunError as error:
         worker.end()
         return json.dumps({"refused": str(error)})
+    except Exception as error:  # such as a process that this machine cannot start: another one may
+        worker.end()
+        answer = Answer(name, lost=f"raised {type(error).__name__}: {error}")
     with _lock:
         _kept.setdefault(folder, []).append((worker, events))
     timer = threading.Timer(IDLE_S, _end_idle, (folder, worker))

@@ -142,7 +142,7 @@ class Worker:
             return None
         name = self.name
         self.end()
-        return Answer(name, lost=f"was killed: it ended no epoch for worker_timeout={self.timeout_s:g} s")
+        return self._lost(name, f"was killed: it ended no epoch for worker_timeout={self.timeout_s:g} s")
 
     def end(self) -> None:
         """Kill the process."""
@@ -177,7 +177,7 @@ class Worker:
         was_ready, name = self.is_ready, self.name
         self.end()
         if was_ready:
-            return None if name is None else Answer(name, lost=f"ended with status {status}")
+            return None if name is None else self._lost(name, f"ended with status {status}")
         if self.starts == STARTS:
             raise RunError(
                 f"a worker ended with status {status} before it was ready, {STARTS} times in a row; "
@@ -186,6 +186,9 @@ class Worker:
         if name is not None:  # nothing of the trial was begun
             self.submit(name, self.order)
         return None
+
+    def _lost(self, name: str, words: str) -> Answer:
+        return Answer(name, lost=f"{words}; see {self.folder / LOG}")
 
     def _check(self, versions: Mapping[str, str], host: str) -> None:
         differ = [f"{name} {versions.get(name)}" for name in self.versions if versions.get(name) != self.versions[name]]

@@ -125,7 +125,12 @@ def main(folder: Path) -> None:
             trials = Trials.of(folder, say)
             say({"versions": commands.versions(), "host": socket.gethostname()})
             while True:
-                say({"ended": trials.train(json.loads(orders.get()))})
+                order = json.loads(orders.get())
+                try:
+                    say({"ended": trials.train(order)})
+                except Exception as error:
+                    error.add_note(f"This error ended the training of {order['key']}.")  # in the traceback in log.txt
+                    raise
     except GrownasError as error:
         say({"refused": str(error)})
         raise SystemExit(USER_ERROR) from error

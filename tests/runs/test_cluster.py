@@ -274,14 +274,29 @@ def answers_of(made, count):
     return sorted(found)
 
 
-def test_trials_go_to_the_cluster_and_their_answers_come_back(trial_workers):
+def test_trials_go_to_the_cluster_and_their_answers_come_back(trial_workers, folder):
     made, submit = trial_workers
     assert made.count == 2  # threads
     submit(made, "one")
     submit(made, "two", {"message": "nan"})
     assert answers_of(made, 2) == [trials.Answer("one"), trials.Answer("two", {"message": "nan"})]
     submit(made, "dies")
-    assert answers_of(made, 1) == [trials.Answer("dies", lost="ended with status 3")]
+    assert answers_of(made, 1) == [trials.Answer("dies", lost=f"ended with status 3; see {folder / 'log.txt'}")]
+
+
+@pytest.mark.parametrize("command", [["/no/such/program"], [sys.executable, "-c", "print('no JSON')"]])
+def test_an_error_that_nobody_expects_loses_the_trial_alone(trial_workers, folder, monkeypatch, command):
+    made, submit = trial_workers
+    with monkeypatch.context() as patch:
+        patch.setattr(trial_processes, "COMMAND", command)
+        submit(made, "one")
+        ((name, error, lost),) = answers_of(made, 1)
+    assert (name, error) == ("one", None)
+    assert lost.startswith(("raised FileNotFoundError: ", "raised JSONDecodeError: "))
+    ((worker, _),) = trial_cluster._kept[str(folder)]
+    assert worker.process is None
+    submit(made, "one")
+    assert answers_of(made, 1) == [trials.Answer("one")]
 
 
 def test_a_trial_that_is_dropped_is_left_by_its_worker(trial_workers, folder, wait_for):

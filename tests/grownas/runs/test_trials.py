@@ -252,15 +252,34 @@ def test_a_worker_answers_when_its_trial_has_ended(answer):
     assert answer(ECHO, '{"error": {"message": "nan", "steps": 3}}') == [Answer("one", {"message": "nan", "steps": 3})]
 
 
-def test_a_worker_that_dies_loses_its_trial(answer):
-    assert answer(READY + "sys.stdin.readline(); os.kill(os.getpid(), 9)") == [
-        Answer("one", lost=f"ended with status {-signal.SIGKILL}")
+def test_a_worker_that_dies_loses_its_trial(answer, tmp_path):
+    assert answer(READY + "sys.stdin.readline(); raise ValueError('odd')") == [
+        Answer("one", lost=f"ended with status 1; see {tmp_path / 'log.txt'}")
     ]
+    assert "ValueError: odd" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_worker_that_hangs_is_killed(answer):
+ODD = """
+from pathlib import Path
+from grownas.runs import trial_worker
+class Odd:
+    def train(self, order): raise ValueError("odd")
+trial_worker.Trials.of = lambda *_: Odd()
+trial_worker.commands.versions = lambda: {"torch": "2"}
+trial_worker.main(Path())
+"""
+
+
+def test_the_log_names_the_trial_that_an_unexpected_error_ended(answer, tmp_path):
+    (found,) = answer(ODD, '{"key": "random-3"}')
+    assert found.lost.startswith("ended with status 1; see ")
+    assert (tmp_path / "log.txt").read_text().endswith("ValueError: odd\nThis error ended the training of random-3.\n")
+
+
+def test_a_worker_that_hangs_is_killed(answer, tmp_path):
     (found,) = answer(READY + "time.sleep(60)", timeout_s=0.5)
-    assert found == Answer("one", lost="was killed: it ended no epoch for worker_timeout=0.5 s")
+    words = "was killed: it ended no epoch for worker_timeout=0.5 s"
+    assert found == Answer("one", lost=f"{words}; see {tmp_path / 'log.txt'}")
 
 
 def test_a_worker_that_ends_epochs_does_not_hang(answer):
