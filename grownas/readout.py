@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +29,10 @@ class LinearReadout(nn.Module):
     Attributes:
         core: maps `(T, B, I)` to `(T, B, H)`; has `hidden_size`.
         readout: maps the core's output to predictions.
+        prepared: computes the core's states inside `Backpropagation.in_use`; None outside.
     """
+
+    prepared: Backpropagation | None = None
 
     def __init__(self, core: Recurrent, outputs: int, *, generator: Generator | None = None) -> None:
         """Initialise the readout as PyTorch initialises `nn.Linear`, from `generator`.
@@ -48,7 +52,9 @@ class LinearReadout(nn.Module):
 
     def states(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Return the core's output `(T, B, H)` and last state."""
-        return self.core(self.encode(x), hidden)
+        x = self.encode(x)
+        found = None if self.prepared is None else self.prepared.states(x, hidden)
+        return self.core(x, hidden) if found is None else found
 
     def backpropagation(self) -> Backpropagation:
         """Return a function that sets the gradients of all parameters without autograd."""
@@ -101,9 +107,10 @@ class Backpropagation:
 
     def __init__(self, model: LinearReadout) -> None:
         """Take the model; nothing is prepared yet."""
-        self.core, self.weight, self.bias = model.core, model.readout.weight, model.readout.bias
+        self.model, self.core = model, model.core
+        self.weight, self.bias = model.readout.weight, model.readout.bias
         self.transposed = self.weight.detach().t()  # a view, which follows the weight
-        self._prepared: dict[torch.Size, Any] = {}  # shape of x -> `vjp` of the core; None if it has none
+        self._prepared: dict[torch.Size, Any] = {}  # shape of x -> `prepare` of the core; None if it has none
 
     @torch.no_grad()
     def __call__(self, x: Tensor, hidden: Any, loss: LossAndSlope) -> Backpropagated | None:
@@ -136,11 +143,31 @@ class Backpropagation:
         found = None if vjp is None else vjp(x.to(self.weight), hidden)
         return None if found is None else found[1]
 
+    @torch.no_grad()
+    def states(self, x: Tensor, hidden: Any) -> tuple[Tensor, Any] | None:
+        """Return the core's output `(T, B, H)`, a copy, and last state; None if nothing is prepared for such inputs."""
+        prepared = self._prepare(x.shape)
+        if prepared is None:
+            return None
+        out, last, _ = prepared(x, hidden)
+        return out.clone(), last
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Have the model compute its states by what is prepared, as evaluations do, which need no gradients."""
+        self.model.prepared = self
+        try:
+            yield
+        finally:
+            self.model.prepared = None
+
     def _vjp(self, shape: torch.Size) -> Any:
+        return self._prepare(shape) or getattr(self.core, "vjp", None)
+
+    def _prepare(self, shape: torch.Size) -> Any:
         if shape not in self._prepared:
             prepare = getattr(self.core, "prepare", None)
-            prepared = None if prepare is None else prepare(*shape[:2])
-            self._prepared[shape] = prepared or getattr(self.core, "vjp", None)
+            self._prepared[shape] = None if prepare is None else prepare(*shape[:2])
         return self._prepared[shape]
 
 

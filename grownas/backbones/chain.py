@@ -214,7 +214,7 @@ class Backbone(OfMixtures):
             for alpha, shares, _ in mixtures:
                 torch.softmax(alpha, 0, out=shares)
             out = prepared.forward(x, h_0)
-            return out, out[-1:].clone(), set_gradients
+            return out, prepared.last.clone(), set_gradients
 
         def set_gradients(grad: Tensor) -> Tensor:
             memory = prepared.backward(grad)

@@ -172,7 +172,7 @@ class GrownRNN(nn.Module):
 
         def vjp(x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
             out = prepared.forward(x, h_0)
-            return out, out[-1:].clone(), prepared.backward
+            return out, prepared.last.clone(), prepared.backward
 
         return vjp
 

@@ -38,6 +38,7 @@ class Pass:
     Attributes:
         shares: mixture weights of each node, `(K,)`; the caller sets them before `forward`.
         shares_gradients: their gradients, set by `backward`.
+        last: the last state, `(1, B, H)`, set by `forward`.
     """
 
     def __init__(self, nodes: Sequence[Node], T: int, B: int) -> None:
@@ -46,7 +47,8 @@ class Pass:
         inputs, H = nodes[0].input_size, nodes[0].hidden_size
         (in_A, in_Q), dh_0 = widths(plans, H), empty(B, H)
         self.x, self.before, self.out, self.grad = (empty(T, B, size) for size in (inputs, H, H, H))
-        self.h_0 = self.before[:1]  # the last node's states before each step
+        self.h_0, self.last = self.before[:1], self.out[-1:]  # before: the last node's states before each step
+        self._later, self._earlier = self.before[1:], self.out[:-1]
         self.shares = [empty(len(node.ops)) for node in nodes]
         gradients, self.memory = _gradients(nodes)
         self.shares_gradients = [node.shares for node in gradients]
@@ -73,7 +75,7 @@ class Pass:
         for arguments in self._products[0]:
             _native.multiply(*arguments)
         _native.loop(*self._forward)
-        self.before[1:] = self.out[:-1]
+        self._later.copy_(self._earlier)
         return self.out
 
     def backward(self, grad: Tensor) -> Tensor:

@@ -289,13 +289,12 @@ class Trainer:
     @torch.no_grad()
     def _burn_in(self, window: Window) -> Any:
         """Return the state after a window."""
-        is_direct = self.direct is not None and not self.blending
-        last = self.direct.last_state(window.x, self.hidden) if is_direct else None
+        last = self.direct.last_state(window.x, self.hidden) if self._is_direct else None
         return self.model.states(window.x, self.hidden)[1] if last is None else last
 
     def _backpropagate(self, window: Window, done: float) -> Backpropagated:
         """Set the gradients of the loss on a window; return the loss and the state after it."""
-        if self.direct is not None and not self.blending:
+        if self._is_direct:
             found: Backpropagated | None = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
             if found is not None:
                 return found
@@ -351,6 +350,11 @@ class Trainer:
         whole = len(self.trained) == sum(1 for _ in self.model.parameters())
         make = getattr(self.model, "backpropagation", None) if plain and whole else None
         return None if make is None else make()
+
+    @property
+    def _is_direct(self) -> bool:
+        """Whether `direct` can be used now."""
+        return self.direct is not None and not self.blending
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of all optimisers."""
@@ -464,7 +468,8 @@ class Trainer:
     def _evaluate(self) -> float:
         if self.recipe.skip:
             self.supernet.set_skip(0.0)  # the skip helps training only: a derived cell has none
-        evaluation = self.task.evaluate(self.model, "val")
+        with self.direct.in_use() if self._is_direct else nullcontext():
+            evaluation = self.task.evaluate(self.model, "val")
         value = float(evaluation.losses.mean())
         if not math.isfinite(value):
             raise self._error(f"the validation loss is {value:g}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -125,6 +126,38 @@ def test_a_prepared_pass_is_used_unless_pytorch_has_more_threads(panel, name):
         assert core.prepare(4, 3) is None
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_an_evaluation_by_prepared_passes_has_the_same_bits(panel, name):
+    """In turn with training, whose passes overwrite their own buffers only."""
+    task = panel.with_loss("huber")
+    model = model_of(task, name)
+    backpropagate, (_, window) = model.backpropagation(), two_windows(task)
+    for shift in (0.0, 0.1):
+        with torch.no_grad():
+            model.readout.weight += shift
+            next(model.core.parameters()).add_(shift)
+        backpropagate(window.x, None, partial(task.loss_and_slope, window))
+        with backpropagate.in_use():
+            found = task.evaluate(model, "val")
+            states, last = model.states(window.x)
+            model.states(window.x + 1.0)
+        wanted = task.evaluate(model, "val")
+        assert np.array_equal(found.losses, wanted.losses)
+        assert np.array_equal(found.forecasts, wanted.forecasts)
+        torch.testing.assert_close((states, last), model.states(window.x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["two nodes", "cell"])
+def test_a_fit_evaluates_by_prepared_passes(panel, name, monkeypatch):
+    task, model = panel.with_loss("huber"), model_of(panel, name)
+    core, calls = type(model.core), []
+    forward = core.forward
+    monkeypatch.setattr(core, "forward", lambda *args: calls.append(len(args)) or forward(*args))
+    done = fit(model, task, Recipe(epochs=2, patience=None), seed=0)
+    assert len(calls) == 1  # the evaluation of the result, after training
+    assert done.model.prepared is None
 
 
 @pytest.mark.parametrize("name", NEED_AUTOGRAD)
