@@ -74,14 +74,14 @@ class Score:
 @contextmanager
 def evaluating(*models: Module) -> Iterator[None]:
     """Put models into evaluation mode; at the end restore the previous mode of each module."""
-    training = [part for model in models for part in model.modules() if part.training]
-    for part in training:
-        part.training = False
+    training = [vars(part) for model in models for part in model.modules() if part.training]
+    for attributes in training:  # `nn.Module.__setattr__` takes a microsecond, as long as a time step of a small cell
+        attributes["training"] = False
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        for attributes in training:
+            attributes["training"] = True
 
 
 @torch.no_grad()
