@@ -7,7 +7,7 @@ the samples before it, newest first, as `(T, B, 2 * L)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,21 +57,56 @@ def as_complex(pairs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return signal
 
 
-def features_of(x: Tensor, names: Sequence[str], taps: int) -> Tensor:
+def features_of(x: Tensor, names: Sequence[str], taps: int, *, is_relative: bool = False) -> Tensor:
     """Return features of a sample and of `taps` samples before it, `(T, B, len(names) * (taps + 1))`.
 
     Args:
         x: shape `(T, B, 2 * L)`, see `delayed`.
         names: keys of `FEATURES`.
         taps: number of earlier samples, below L.
+        is_relative: measure phases from that of the present sample.
     """
     samples = x[..., : 2 * (taps + 1)].reshape(*x.shape[:-1], -1, 2)
+    if is_relative:
+        samples = turned(samples, (phase_of(x) * x.new_tensor([1, -1])).unsqueeze(-2))
     (i, q), size = samples.unbind(-1), torch.linalg.vector_norm(samples, dim=-1)
     return torch.cat([FEATURES[name](i, q, size) for name in names], dim=-1)
 
 
+def phase_of(x: Tensor) -> Tensor:
+    """Return the present sample over its magnitude, `(T, B, 2)`; 1 if the sample is 0. `x`: see `delayed`."""
+    sample = x[..., :2]
+    size = torch.linalg.vector_norm(sample, dim=-1, keepdim=True)
+    return torch.where(size > 0, sample / size.where(size > 0, 1.0), x.new_tensor([1, 0]))
+
+
+def turned(samples: Tensor, phase: Tensor) -> Tensor:
+    """Multiply complex numbers that are given as pairs, `(.., 2)`, elementwise."""
+    (i, q), (cos, sin) = samples.unbind(-1), phase.unbind(-1)
+    return torch.stack([i * cos - q * sin, i * sin + q * cos], dim=-1)
+
+
+class Streamed(NamedTuple):
+    """The state of a model between two samples.
+
+    Attributes:
+        register: the samples before the next one, newest first, `(B, 2 * memory)`.
+        hidden: state of the core.
+    """
+
+    register: Tensor
+    hidden: Any
+
+
 class SignalModel(nn.Module):
     """A core, its linear readout, and perhaps a polynomial whose output is added (see `grownas.protocols.Model`).
+
+    With `is_relative` the core sees a signal turned so that the present sample has phase 0, and its output is turned
+    back. Turning the input of an amplifier turns its output likewise, and the model need not learn that.
+
+    Reference:
+        Wang, Aziz, Helaoui & Ghannouchi (2019), Augmented Real-Valued Time-Delay Neural Network, for magnitudes of
+        delayed samples as inputs. Phases from the present sample as in vector-decomposed networks (Zhang et al., 2019).
 
     Attributes:
         core: reads `features_of` each sample.
@@ -83,11 +118,17 @@ class SignalModel(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, core: Recurrent, features: Sequence[str], taps: int, *, generator: Generator | None = None
+        self,
+        core: Recurrent,
+        features: Sequence[str],
+        taps: int,
+        *,
+        is_relative: bool = False,
+        generator: Generator | None = None,
     ) -> None:
-        """Draw the readout from `generator`; the model has no polynomial."""
+        """Draw the readout from `generator`; the model has no polynomial. For the rest see `features_of`."""
         super().__init__()
-        self.features, self.taps = tuple(features), taps
+        self.features, self.taps, self.is_relative = tuple(features), taps, is_relative
         self.core = core
         self.readout = drawn_linear(core.hidden_size, 2, generator=generator)
         self.register_buffer("scale", torch.ones(()))
@@ -95,7 +136,7 @@ class SignalModel(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the features that the core reads, `(T, B, I)`, in the dtype of the weights."""
-        return features_of(x.to(self.readout.weight), self.features, self.taps)
+        return features_of(x.to(self.readout.weight), self.features, self.taps, is_relative=self.is_relative)
 
     def states(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Return the core's output `(T, B, H)` and last state."""
@@ -108,12 +149,36 @@ class SignalModel(nn.Module):
 
     def predictions(self, out: Tensor, x: Tensor) -> Tensor:
         """Map the core's output `(T, B, H)` and the `x` from which it comes to I and Q, `(T, B, 2)`."""
-        return self.decode(out) if self.polynomial is None else self.polynomial(x) + self.decode(out)
+        found = self.decode(out)
+        if self.is_relative:
+            found = turned(found, phase_of(x.to(found)))
+        return found if self.polynomial is None else self.polynomial(x) + found
 
     def forward(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map delayed samples `(T, B, 2 * L)` to I and Q `(T, B, 2)` and the last state."""
         out, hidden = self.states(x, hidden)
         return self.predictions(out, x), hidden
+
+    @property
+    def memory(self) -> int:
+        """How many samples before the present one the features and the polynomial read."""
+        return max(self.taps, 0 if self.polynomial is None else int(self.polynomial.terms[:, :2].max()))
+
+    def step(self, sample: Tensor, state: Streamed | None = None) -> tuple[Tensor, Streamed]:
+        """Do one time step, for streaming.
+
+        Args:
+            sample: I and Q, `(B, 2)`.
+            state: as the step before returned it; None: silence before, and the core's first state.
+
+        Returns:
+            I and Q, `(B, 2)`, and the next state.
+        """
+        if state is None:
+            state = Streamed(sample.new_zeros(len(sample), 2 * self.memory), None)
+        x = torch.cat([sample, state.register], dim=-1)
+        found, hidden = self(x.unsqueeze(0), state.hidden)
+        return found[0], Streamed(x[:, : 2 * self.memory], hidden)
 
 
 @torch.no_grad()

@@ -78,8 +78,12 @@ class Options(Section):
         about("inputs of every trained model: I, Q, |x|, |x|^3, cosine and sine of the phase"),
     ] = FEATURES
     taps: Annotated[
-        int, Field(strict=True, ge=0, le=MEMORY), about("earlier samples whose features are inputs too")
+        int, Field(strict=True, ge=0, le=MEMORY), about("register: earlier samples whose features are inputs too")
     ] = 0
+    phase: Annotated[
+        Literal["absolute", "relative"],
+        about("of features and outputs of every trained model; relative: measured from that of the present sample"),
+    ] = "absolute"
     start_family: Annotated[
         Literal["mp", "gmp"], about("of the start `polynomial`: the memory polynomial, or the generalised one")
     ] = "gmp"

@@ -118,7 +118,8 @@ class Predistortion(Task):
     @property
     def reads_samples(self) -> bool:
         """Whether a core reads I and Q of the present sample alone, see `protocols.OnSamples`."""
-        return self.options.features == ("i", "q") and self.options.taps == 0
+        options = self.options
+        return (options.features, options.taps, options.phase) == (("i", "q"), 0, "absolute")
 
     @cached_property
     def scales(self) -> tuple[float, float]:
@@ -139,7 +140,9 @@ class Predistortion(Task):
 
     def model(self, core: Recurrent, /, *, generator: Generator | None = None) -> SignalModel:
         """Return a model around a core, without a polynomial."""
-        return SignalModel(core, self.options.features, self.options.taps, generator=generator)
+        options = self.options
+        is_relative = options.phase == "relative"
+        return SignalModel(core, options.features, options.taps, is_relative=is_relative, generator=generator)
 
     def started(self, model: Model, name: str) -> SignalModel:
         """Return a copy of a model that computes the polynomial chosen by blocked folds, see `protocols.Starting`."""

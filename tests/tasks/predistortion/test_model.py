@@ -7,7 +7,7 @@ import torch
 
 from grownas import Backbone
 from grownas.tasks.predistortion.dgru import DGRU
-from grownas.tasks.predistortion.model import SignalModel, delayed, features_of, rebuild, start_at
+from grownas.tasks.predistortion.model import SignalModel, delayed, features_of, phase_of, rebuild, start_at, turned
 from grownas.tasks.predistortion.options import FEATURES
 from grownas.tasks.predistortion.polynomial import Shape
 from grownas.tasks.predistortion.polynomial_fit import fit
@@ -39,6 +39,10 @@ def test_features_are_those_of_the_benchmark():
     expected = {"i": 3.0, "q": -4.0, "abs": 5.0, "abs3": 125.0, "cos": 0.6, "sin": -0.8}
     torch.testing.assert_close(features_of(x, FEATURES, 0)[0, 0], torch.tensor([expected[name] for name in FEATURES]))
     assert features_of(x, ["q", "abs"], 1)[0, 0].tolist() == [-4.0, 0.0, 5.0, 0.0]
+    x = torch.tensor([[[3.0, -4.0, 0.0, 2.0]]])  # (3 - 4i) and 2i; turned by -phase: 5 and -1.6 + 1.2i
+    torch.testing.assert_close(
+        features_of(x, ["i", "q", "abs"], 1, is_relative=True)[0, 0], torch.tensor([5.0, -1.6, 0.0, 1.2, 5.0, 2.0])
+    )
 
 
 def test_features_of_silence_are_zero_and_have_finite_gradients():
@@ -58,6 +62,63 @@ def test_the_start_computes_the_polynomial_to_the_last_bit(signals, drawn):
     assert torch.equal(start(x)[0], expected)
     assert not torch.equal(before, expected)
     assert start.scale.item() == left
+
+
+@pytest.mark.parametrize("phase", ["absolute", "relative"])
+@pytest.mark.parametrize("taps", [0, 4, 39])
+def test_a_register_of_features_leaves_the_start_as_it_is(signals, taps, phase):
+    path, left = path_of(fit(*signals, Shape(3, 3, 3, 2, 1)), *signals)
+    generator = torch.Generator().manual_seed(0)
+    core = Backbone(6 * (taps + 1), 4, generator=generator)
+    model = SignalModel(core, FEATURES, taps, is_relative=phase == "relative", generator=generator).double()
+    x = delayed(torch.view_as_real(torch.from_numpy(signals[0]))[:, None], 39)
+    assert torch.equal(start_at(model, path, left)(x)[0], path(x))
+
+
+@pytest.mark.parametrize("phase", ["absolute", "relative"])
+@pytest.mark.parametrize("taps", [0, 3])
+def test_steps_are_the_sequence_after_silence(signals, taps, phase):
+    model = registered(taps, phase)
+    start_at(model, *path_of(fit(*signals, Shape(3, 3)), *signals))
+    with torch.no_grad():
+        model.readout.weight.normal_(generator=torch.Generator().manual_seed(1))
+    samples = torch.rand(30, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) - 0.5
+    samples[5:9] = 0
+    whole, _ = model(delayed(torch.cat([torch.zeros(model.memory, 2, 2, dtype=torch.float64), samples]), model.memory))
+    state, found = None, []
+    for sample in samples:
+        one, state = model.step(sample, state)
+        found.append(one)
+    assert model.memory == max(taps, 2)
+    torch.testing.assert_close(torch.stack(found), whole, rtol=0, atol=1e-14)
+
+
+def test_a_model_of_relative_phases_turns_its_output_with_its_input():
+    model = registered(3, "relative")
+    with torch.no_grad():
+        model.scale.fill_(0.3)
+    x = torch.randn(20, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    angle = torch.tensor(0.7).double()
+    quarter = torch.stack([angle.cos(), angle.sin()])
+    by_angle = turned(x.unflatten(-1, (4, 2)), quarter).flatten(-2)
+    torch.testing.assert_close(model(by_angle)[0], turned(model(x)[0], quarter))
+    absolute = registered(3, "absolute")
+    assert not torch.allclose(absolute(by_angle)[0], turned(absolute(x)[0], quarter))
+
+
+def test_the_phase_of_silence_is_zero_and_has_a_finite_gradient():
+    x = torch.zeros(1, 1, 4, requires_grad=True)
+    assert phase_of(x)[0, 0].tolist() == [1, 0]
+    features_of(x, FEATURES, 1, is_relative=True).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def registered(taps: int, phase: str) -> SignalModel:
+    """Return a model with drawn weights that reads I, Q and magnitude of `taps` earlier samples too, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    core = Backbone(3 * (taps + 1), 4, generator=generator)
+    features = ["i", "q", "abs"]
+    return SignalModel(core, features, taps, is_relative=phase == "relative", generator=generator).double()
 
 
 def test_the_start_can_learn_in_its_readout_and_its_polynomial_at_once(signals, drawn):
