@@ -66,6 +66,7 @@ LAYERS = """
     equations
     export.cells
     export.graph
+    export.ends
     baselines.series  baselines.text  baselines.plain
     strategies.growing.strategy
     strategies.darts  strategies.gaea  strategies.sdarts  strategies.darts_minus  strategies.rdarts
@@ -229,6 +230,7 @@ TASKS_MAY_KNOW = {
     "grownas.errors",
     "grownas.config.schema",
     "grownas.evaluation.scoring",
+    "grownas.export.ends",
     "grownas.modules",
     "grownas.readout",
     "grownas.cost",

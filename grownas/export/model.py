@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from grownas.errors import ConfigError
 from grownas.evaluation.scoring import evaluating
 from grownas.export import FORMS
 from grownas.export.cells import Named, as_array, layers_of, step
+from grownas.export.ends import Ends, Exportable
 from grownas.export.graph import OPSET, QUANTISED_OPSET, Array, Graph, Sizes, Value, evaluate
 from grownas.modules import as_module
 from grownas.protocols import Model
@@ -36,31 +37,6 @@ TOLERANCE = 1e-4  # of the check, relative: rounding in a few steps is far below
 OTHER_SIDE = 0.5  # most predictions that may differ because a number with few bits is rounded to the other side
 
 
-class Ends(NamedTuple):
-    """What comes before and after the cell.
-
-    Attributes:
-        given, result: names of the model's input and output.
-        types: their NumPy dtypes.
-        sizes: their axes after T and B.
-        encode: adds the cell's input to a graph, from the model's input.
-        decode: adds the model's output to a graph, from the cell's output.
-        sample: inputs of the PyTorch model for the check, `(T, B)` or `(T, B, I)`.
-        scaled: converts the PyTorch model's inputs and predictions to the units of the graph's.
-        unit: 1 in these units, for each output.
-    """
-
-    given: str
-    result: str
-    types: tuple[Any, Any]
-    sizes: tuple[tuple[int, ...], tuple[int, ...]]
-    encode: Callable[[Graph, Value], Value]
-    decode: Callable[[Graph, Value], Value]
-    sample: Tensor
-    scaled: Callable[[Array], Array] = lambda values: values
-    unit: Array | float = 1.0
-
-
 def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
     """Return a trained model as ONNX, after a check against PyTorch on a few random steps.
 
@@ -70,10 +46,13 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
       of the first O series, the others being inputs only
     - a model of words: `words`, int64 `(T, B)`, ids; `logits` of the next word, `(T, B, V)`
     - another model with a linear readout: `x`, `(T, B, I)`; `predictions`, `(T, B, O)`
+    - a model with ends of its own: see `ends.Exportable`
     - `next_state`, `(L, B, H)`: the state of each layer after the last step; the first state is zero
 
-    The form `step` has them without T, and the input `state`, `(L, B, H)`: zeros, or the last `next_state`. Numbers
-    without a dtype here have that of the weights, float32 unless the model was converted.
+    The form `step` has them without T, and the input `state`, `(L, B, H)`: zeros, or the last `next_state`. If the
+    model also reads M earlier inputs, it has the input `register`, `(B, M * I)`, and the output `next_register`
+    likewise; the form `sequence` has zeros before the first input. Numbers without a dtype here have that of the
+    weights, float32 unless the model was converted.
 
     Args:
         model: the model; its core is a derived cell or a stack of derived cells.
@@ -95,8 +74,11 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
     graph = Graph(dtype, opset=QUANTISED_OPSET if has_bits else OPSET)
     add(graph, ends, layers, sizes)
     proto = graph.model("grownas", {**notes, "form": form})
-    zero = np.zeros((len(layers), STREAMS, sizes.hidden), graph.dtype)
-    _check(module, ends, lambda given: run(proto, given, zero), OTHER_SIDE if has_bits else 0.0)
+    streams = ends.sample.shape[1]
+    first = [np.zeros((len(layers), streams, sizes.hidden), graph.dtype)]
+    if ends.memory:
+        first.append(np.zeros((streams, ends.memory * ends.sizes[0][0]), ends.types[0]))
+    _check(module, ends, lambda given: run(proto, given, first), OTHER_SIDE if has_bits else 0.0)
     return proto
 
 
@@ -105,10 +87,20 @@ def _sequence(graph: Graph, ends: Ends, layers: Sequence[Named], sizes: Sizes) -
     given = graph.input(ends.given, ends.types[0], ("T", "B", *ends.sizes[0]))
     batch = graph.add("Shape", given, start=1, end=2)
     zero = graph.add("Expand", 0.0, graph.add("Concat", batch, graph.ints(sizes.hidden), axis=0))
-    x, states = ends.encode(graph, given), [zero] * len(layers)
-    out, last = graph.scan(functools.partial(step, layers), x, states, sizes)
-    graph.output(ends.result, ends.decode(graph, out), ends.types[1], ("T", "B", *ends.sizes[1]))
+    read = _with_earlier(graph, given, batch, ends) if ends.memory else given
+    out, last = graph.scan(functools.partial(step, layers), ends.encode(graph, read), [zero] * len(layers), sizes)
+    graph.output(ends.result, ends.decode(graph, out, read), ends.types[1], ("T", "B", *ends.sizes[1]))
     _add_next_state(graph, last, sizes)
+
+
+def _with_earlier(graph: Graph, given: Value, batch: Value, ends: Ends) -> Value:
+    """Return each input of a sequence followed by those before it, `(T, B, (M + 1) * I)`; zeros come before all."""
+    shape = graph.add("Concat", graph.ints(ends.memory), batch, graph.ints(*ends.sizes[0]), axis=0)
+    silence = graph.add("Expand", graph.tensor("silence", np.zeros((), ends.types[0])), shape)
+    padded, steps = graph.add("Concat", silence, given, axis=0), graph.add("Shape", given, start=0, end=1)
+    begins = [graph.ints(ends.memory - delay) for delay in range(ends.memory + 1)]
+    delayed = [graph.add("Slice", padded, begin, graph.add("Add", begin, steps), graph.ints(0)) for begin in begins]
+    return graph.add("Concat", *delayed, axis=-1)
 
 
 def _step(graph: Graph, ends: Ends, layers: Sequence[Named], sizes: Sizes) -> None:
@@ -116,9 +108,16 @@ def _step(graph: Graph, ends: Ends, layers: Sequence[Named], sizes: Sizes) -> No
     given = graph.input(ends.given, ends.types[0], ("B", *ends.sizes[0]))
     state = graph.input("state", graph.dtype, (len(layers), "B", sizes.hidden))
     states = [graph.add("Squeeze", one, graph.ints(0)) for one in state.split(len(layers), axis=0)]
-    after = step(layers, graph, ends.encode(graph, given), states)
-    graph.output(ends.result, ends.decode(graph, after[-1]), ends.types[1], ("B", *ends.sizes[1]))
+    read = given
+    if ends.memory:
+        kept = ends.memory * ends.sizes[0][0]
+        read = graph.add("Concat", given, graph.input("register", ends.types[0], ("B", kept)), axis=-1)
+    after = step(layers, graph, ends.encode(graph, read), states)
+    graph.output(ends.result, ends.decode(graph, after[-1], read), ends.types[1], ("B", *ends.sizes[1]))
     _add_next_state(graph, after, sizes)
+    if ends.memory:
+        after_next = graph.add("Slice", read, graph.ints(0), graph.ints(kept), graph.ints(-1))
+        graph.output("next_register", after_next, ends.types[0], ("B", kept))
 
 
 def _add_next_state(graph: Graph, states: Sequence[Value], sizes: Sizes) -> None:
@@ -127,40 +126,49 @@ def _add_next_state(graph: Graph, states: Sequence[Value], sizes: Sizes) -> None
 
 
 def _ends(module: nn.Module) -> Ends:
+    if isinstance(module, Exportable):
+        return module.ends()
     if isinstance(module, WordModel):
         return _words(module)
     if isinstance(module, LinearReadout):
         plain = _readout(module)
         return _in_own_units(plain, module) if hasattr(module, "mean") else plain
     raise ConfigError(
-        f"a {type(module).__name__} cannot be written as ONNX; expected a LinearReadout or a model of words"
+        f"a {type(module).__name__} cannot be written as ONNX; expected a LinearReadout, a model of words, or a model "
+        "with the method `ends`"
     )
 
 
 def _words(model: WordModel) -> Ends:
     """Return embedding and decoder; a tied decoder is stored once, as the embedding."""
     words, dtype = len(model.bias), as_array(model.bias).dtype
-    sample = torch.randint(words, (STEPS, STREAMS), generator=torch.Generator().manual_seed(0)).to(model.bias.device)
+    sample = torch.randint(words, (STEPS, STREAMS), generator=torch.Generator().manual_seed(0)).numpy()
+
+    def read(ids: Array) -> Tensor:
+        return torch.from_numpy(ids).to(model.bias.device)
 
     def encode(graph: Graph, ids: Value) -> Value:
         return graph.add("Gather", _stored(graph, model, model.embedding.weight), ids)
 
-    def decode(graph: Graph, out: Value) -> Value:
+    def decode(graph: Graph, out: Value, ids: Value) -> Value:
         return _linear(graph, model, out * _stored(graph, model, model.gain), model.weight, model.bias)
 
-    return Ends("words", "logits", (np.int64, dtype), ((), (words,)), encode, decode, sample)
+    return Ends("words", "logits", (np.int64, dtype), ((), (words,)), encode, decode, sample, read)
 
 
 def _readout(model: LinearReadout) -> Ends:
     """Return no encoding, and the linear readout."""
     linear, dtype = model.readout, as_array(model.readout.weight).dtype
     sizes = (model.core.input_size,), (linear.out_features,)
-    sample = torch.randn(STEPS, STREAMS, *sizes[0], generator=torch.Generator().manual_seed(0)).to(linear.weight)
+    sample = torch.randn(STEPS, STREAMS, *sizes[0], generator=torch.Generator().manual_seed(0)).numpy().astype(dtype)
 
-    def decode(graph: Graph, out: Value) -> Value:
+    def read(x: Array) -> Tensor:
+        return torch.from_numpy(x).to(linear.weight)
+
+    def decode(graph: Graph, out: Value, x: Value) -> Value:
         return _linear(graph, model, out, linear.weight, linear.bias)
 
-    return Ends("x", "predictions", (dtype, dtype), sizes, lambda graph, x: x, decode, sample)
+    return Ends("x", "predictions", (dtype, dtype), sizes, lambda graph, x: x, decode, sample, read)
 
 
 def _in_own_units(plain: Ends, model: Any) -> Ends:
@@ -178,9 +186,9 @@ def _in_own_units(plain: Ends, model: Any) -> Ends:
     def encode(graph: Graph, values: Value) -> Value:
         return ((values - _stored(graph, model, model.mean)) / _stored(graph, model, model.sd)).cast(dtype)
 
-    def decode(graph: Graph, out: Value) -> Value:
+    def decode(graph: Graph, out: Value, values: Value) -> Value:
         own_mean, own_sd = (of_outputs(graph, _stored(graph, model, one)) for one in (model.mean, model.sd))
-        return own_sd * plain.decode(graph, out).cast(mean.dtype) + own_mean
+        return own_sd * plain.decode(graph, out, values).cast(mean.dtype) + own_mean
 
     return plain._replace(
         given="values",
@@ -188,6 +196,8 @@ def _in_own_units(plain: Ends, model: Any) -> Ends:
         types=(mean.dtype, mean.dtype),
         encode=encode,
         decode=decode,
+        sample=scaled(plain.sample),
+        read=lambda values: plain.read((values - mean) / sd),
         scaled=scaled,
         unit=sd[:outputs],
     )
@@ -210,24 +220,24 @@ def _check(model: nn.Module, ends: Ends, run: Callable[[Array], Array], most: fl
         ConfigError: they differ: the model overrides a part of its class, or an activation has a wrong formula.
     """
     with torch.no_grad(), evaluating(model):
-        wanted = ends.scaled(as_array(model(ends.sample)[0]))
-    found = run(ends.scaled(as_array(ends.sample)))
+        wanted = ends.scaled(as_array(model(ends.read(ends.sample))[0]))
+    found = run(ends.sample)
     if not np.isclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE * ends.unit).mean() >= 1 - most:
         raise ConfigError(
-            f"a {type(model).__name__} cannot be written as ONNX: in {STEPS} random steps its {ends.result} differ by "
+            f"a {type(model).__name__} cannot be written as ONNX: in {len(found)} random steps its {ends.result} differ by "
             f"{np.abs(found - wanted).max():g} from those of the graph; the model computes more than its class, or the "
             "formula of an activation is wrong"
         )
 
 
-def _run_sequence(proto: ModelProto, given: Array, zero: Array) -> Array:
+def _run_sequence(proto: ModelProto, given: Array, first: Sequence[Array]) -> Array:
     return evaluate(proto, given)[0]
 
 
-def _run_steps(proto: ModelProto, given: Array, state: Array) -> Array:
+def _run_steps(proto: ModelProto, given: Array, kept: Sequence[Array]) -> Array:
     results = []
     for one in given:
-        result, state = evaluate(proto, one, state)
+        result, *kept = evaluate(proto, one, *kept)
         results.append(result)
     return np.stack(results)
 

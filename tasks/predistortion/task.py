@@ -126,6 +126,11 @@ class Predistortion(Task):
         """Largest magnitude of the input and of the output in the training part, in their own units."""
         return float(np.abs(self.recording.x["train"]).max()), float(np.abs(self.recording.y["train"]).max())
 
+    @property
+    def units(self) -> tuple[float, float]:
+        """What a scaled 1 is at the input and at the output of a model; a predistorter's output is an input."""
+        return self.scales if self.options.job == "model" else (self.scales[0], self.scales[0])
+
     def scaled(self, part: str) -> tuple[Array, Array]:
         """Return the scaled input and output of a part, complex128, shape `(n,)`."""
         return self.recording.x[part] / self.scales[0], self.recording.y[part] / self.scales[1]
@@ -142,7 +147,9 @@ class Predistortion(Task):
         """Return a model around a core, without a polynomial."""
         options = self.options
         is_relative = options.phase == "relative"
-        return SignalModel(core, options.features, options.taps, is_relative=is_relative, generator=generator)
+        model = SignalModel(core, options.features, options.taps, is_relative=is_relative, generator=generator)
+        model.units = self.units
+        return model
 
     def started(self, model: Model, name: str) -> SignalModel:
         """Return a copy of a model that computes the polynomial chosen by blocked folds, see `protocols.Starting`."""

@@ -1,0 +1,55 @@
+"""What comes before and after the cell in an ONNX file; a task's model may bring its own, see `Exportable`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from grownas.export.graph import Graph, Value
+
+Array = np.ndarray[Any, Any]
+
+
+class Ends(NamedTuple):
+    """What comes before and after the cell.
+
+    Some models read earlier inputs too. Such a graph keeps them in a register: `encode` and `decode` then get each
+    input followed by the `memory` inputs before it, newest first, as `(.., (memory + 1) * I)`.
+
+    Attributes:
+        given, result: names of the model's input and output.
+        types: their NumPy dtypes.
+        sizes: their axes after T and B.
+        encode: adds the cell's input to a graph, from the model's input.
+        decode: adds the model's output to a graph, from the cell's output and the model's input.
+        sample: inputs for the check against PyTorch, in the units of the graph's, `(T, B)` or `(T, B, I)`.
+        read: converts the sample to the input of the PyTorch model.
+        scaled: converts the PyTorch model's predictions to the units of the graph's.
+        unit: 1 in these units, for each output.
+        memory: number of earlier inputs that the model reads.
+    """
+
+    given: str
+    result: str
+    types: tuple[Any, Any]
+    sizes: tuple[tuple[int, ...], tuple[int, ...]]
+    encode: Callable[[Graph, Value], Value]
+    decode: Callable[[Graph, Value, Value], Value]
+    sample: Array
+    read: Callable[[Array], Tensor]
+    scaled: Callable[[Array], Array] = lambda values: values
+    unit: Array | float = 1.0
+    memory: int = 0
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A model of a task that computes more than a linear readout of its core, and can write that."""
+
+    def ends(self) -> Ends:
+        """Return what comes before and after the cell."""
+        ...

@@ -1,0 +1,127 @@
+"""The model of a signal as ONNX, apart from its cell: features of samples in their own units, polynomial, readout."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grownas.export.ends import Ends
+from grownas.tasks.predistortion.model import SignalModel, delayed
+from grownas.tasks.predistortion.options import MEMORY
+from grownas.tasks.predistortion.polynomial_path import PolynomialPath
+
+if TYPE_CHECKING:
+    from grownas.export.graph import Graph, Value
+
+STREAMS = 2  # of the check against PyTorch, whose steps fill the register and some more
+Array = np.ndarray[Any, Any]
+
+
+class Pair(NamedTuple):
+    """Complex values of a graph: real and imaginary parts."""
+
+    i: Value
+    q: Value
+
+    @property
+    def size(self) -> Value:
+        """Their magnitudes."""
+        return self.i.graph.add("Sqrt", self.i * self.i + self.q * self.q)
+
+    def __mul__(self, other: Pair) -> Pair:
+        return Pair(self.i * other.i - self.q * other.q, self.i * other.q + self.q * other.i)
+
+
+FEATURES: dict[str, Callable[[Pair, Value], Value]] = {  # of samples and their magnitudes, see `model.FEATURES`
+    "i": lambda one, size: one.i,
+    "q": lambda one, size: one.q,
+    "abs": lambda one, size: size,
+    "abs3": lambda one, size: size * size * size,
+    "cos": lambda one, size: _over(one.i, size, 0.0),
+    "sin": lambda one, size: _over(one.q, size, 0.0),
+}
+
+
+def ends_of(model: SignalModel) -> Ends:
+    """Return what comes before and after the cell of a model.
+
+    The graph reads `samples`, I and Q of the input, and gives `output`, both in the signals' own units.
+    """
+    dtype = model.readout.weight.detach().numpy().dtype
+    (unit_in, unit_out), memory = model.units, model.memory
+    generator = np.random.default_rng(0)
+    sample = (unit_in * generator.uniform(-0.7, 0.7, (memory + 3, STREAMS, 2))).astype(dtype)
+
+    def read(samples: Array) -> Tensor:
+        before = np.zeros((MEMORY, *samples.shape[1:]), dtype)
+        return delayed(torch.from_numpy(np.concatenate([before, samples / dtype.type(unit_in)])), MEMORY)
+
+    def encode(graph: Graph, samples: Value) -> Value:
+        seen = _samples(graph, samples / unit_in, range(model.taps + 1))
+        if model.is_relative:
+            phase = _phase(graph, samples / unit_in)
+            seen = seen * phase._replace(q=-phase.q)
+        size = seen.size
+        return graph.add("Concat", *(FEATURES[name](seen, size) for name in model.features), axis=-1)
+
+    def decode(graph: Graph, out: Value, samples: Value) -> Value:
+        weight, bias = (model.scale * one for one in (model.readout.weight.T, model.readout.bias))
+        found = out @ _stored(graph, "readout.weight", weight) + _stored(graph, "readout.bias", bias)
+        if model.is_relative:
+            found = graph.add("Concat", *(Pair(*found.split(2)) * _phase(graph, samples / unit_in)), axis=-1)
+        if model.polynomial is not None:
+            found = _polynomial(graph, model.polynomial, samples / unit_in) + found
+        return found * unit_out
+
+    return Ends(
+        "samples",
+        "output",
+        (dtype, dtype),
+        ((2,), (2,)),
+        encode,
+        decode,
+        sample,
+        read,
+        scaled=lambda found: found * dtype.type(unit_out),
+        unit=unit_out,
+        memory=memory,
+    )
+
+
+def _samples(graph: Graph, x: Value, delays: Any) -> Pair:
+    """Return the samples with these delays, each part `(.., K)`; x has pairs, newest first, see `model.delayed`."""
+    places = [np.asarray(delays, np.int64) * 2 + part for part in (0, 1)]
+    named = (graph.tensor(f"places_{'_'.join(map(str, one))}", one) for one in places)
+    return Pair(*(graph.add("Gather", x, one, axis=-1) for one in named))
+
+
+def _over(part: Value, size: Value, silent: float) -> Value:
+    """Return I or Q over the magnitude; of silence the value `silent`."""
+    where = functools.partial(part.graph.add, "Where", part.graph.add("Greater", size, 0.0))
+    return where(part / where(size, 1.0), silent)
+
+
+def _phase(graph: Graph, x: Value) -> Pair:
+    """Return the phase of the present sample as a unit number, see `model.phase_of`."""
+    present = _samples(graph, x, [0])
+    size = present.size
+    return Pair(_over(present.i, size, 1.0), _over(present.q, size, 0.0))
+
+
+def _polynomial(graph: Graph, path: PolynomialPath, x: Value) -> Value:
+    """Return the sum of the terms, see `polynomial_path`: real and imaginary part, `(.., 2)`."""
+    delays, envelopes, powers = path.terms.numpy().T
+    a, b = path.coefficients.unbind(-1)  # (a + b i) (I + Q i) = (a I - b Q) + (b I + a Q) i
+    coefficients = torch.stack([torch.cat([a, -b]), torch.cat([b, a])], dim=1)
+    factor = _samples(graph, x, envelopes).size ** graph.tensor("polynomial.powers", powers)
+    i, q = (part * factor for part in _samples(graph, x, delays))
+    return graph.add("Concat", i, q, axis=-1) @ _stored(graph, "polynomial.coefficients", coefficients)
+
+
+def _stored(graph: Graph, name: str, tensor: Tensor) -> Value:
+    return graph.tensor(name, tensor.detach().numpy())
