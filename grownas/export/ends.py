@@ -1,4 +1,4 @@
-"""What comes before and after the cell in an ONNX file; a task's model may bring its own, see `Exportable`."""
+"""What comes before and after the cell in an ONNX file; a task may bring those of its models, see `Exporting`."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Ends(NamedTuple):
 
 
 @runtime_checkable
-class Exportable(Protocol):
-    """A model of a task that computes more than a linear readout of its core, and can write that."""
+class Exporting(Protocol):
+    """A task whose models compute more than a linear readout of their core, and that can write the rest."""
 
-    def ends(self) -> Ends:
-        """Return what comes before and after the cell."""
+    def ends(self, model: Any) -> Ends:
+        """Return what comes before and after the cell of a model."""
         ...

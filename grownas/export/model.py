@@ -23,7 +23,7 @@ from grownas.errors import ConfigError
 from grownas.evaluation.scoring import evaluating
 from grownas.export import FORMS
 from grownas.export.cells import Named, as_array, layers_of, step
-from grownas.export.ends import Ends, Exportable
+from grownas.export.ends import Ends
 from grownas.export.graph import OPSET, QUANTISED_OPSET, Array, Graph, Sizes, Value, evaluate
 from grownas.modules import as_module
 from grownas.protocols import Model
@@ -37,7 +37,7 @@ TOLERANCE = 1e-4  # of the check, relative: rounding in a few steps is far below
 OTHER_SIDE = 0.5  # most predictions that may differ because a number with few bits is rounded to the other side
 
 
-def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
+def onnx_model(model: Model, form: str, notes: Mapping[str, str], ends: Ends | None = None) -> ModelProto:
     """Return a trained model as ONNX, after a check against PyTorch on a few random steps.
 
     Inputs and outputs of the form `sequence`, for any T and B:
@@ -46,7 +46,7 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
       of the first O series, the others being inputs only
     - a model of words: `words`, int64 `(T, B)`, ids; `logits` of the next word, `(T, B, V)`
     - another model with a linear readout: `x`, `(T, B, I)`; `predictions`, `(T, B, O)`
-    - a model with ends of its own: see `ends.Exportable`
+    - with `ends`: as they say
     - `next_state`, `(L, B, H)`: the state of each layer after the last step; the first state is zero
 
     The form `step` has them without T, and the input `state`, `(L, B, H)`: zeros, or the last `next_state`. If the
@@ -58,6 +58,7 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
         model: the model; its core is a derived cell or a stack of derived cells.
         form: a name in `FORMS`.
         notes: text for the metadata, by key.
+        ends: what comes before and after the cell; None: what is known of the model's class.
 
     Raises:
         ConfigError: the model does something else than embedding or scaling, cells and readout; or it has bit widths
@@ -66,7 +67,7 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str]) -> ModelProto:
     """
     add, run = FORM[form]
     module, sizes = as_module(model), Sizes(model.core.input_size, model.core.hidden_size)
-    ends, layers = _ends(module), layers_of(module)
+    ends, layers = ends or _ends(module), layers_of(module)
     dtype = as_array(next(module.parameters())).dtype
     has_bits = any(isinstance(one, GrownRNN) and one.genotype.bits for one in module.modules())
     if has_bits and dtype != np.float32:
@@ -126,16 +127,13 @@ def _add_next_state(graph: Graph, states: Sequence[Value], sizes: Sizes) -> None
 
 
 def _ends(module: nn.Module) -> Ends:
-    if isinstance(module, Exportable):
-        return module.ends()
     if isinstance(module, WordModel):
         return _words(module)
     if isinstance(module, LinearReadout):
         plain = _readout(module)
         return _in_own_units(plain, module) if hasattr(module, "mean") else plain
     raise ConfigError(
-        f"a {type(module).__name__} cannot be written as ONNX; expected a LinearReadout, a model of words, or a model "
-        "with the method `ends`"
+        f"a {type(module).__name__} cannot be written as ONNX; expected a LinearReadout or a model of words"
     )
 
 
@@ -224,9 +222,9 @@ def _check(model: nn.Module, ends: Ends, run: Callable[[Array], Array], most: fl
     found = run(ends.sample)
     if not np.isclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE * ends.unit).mean() >= 1 - most:
         raise ConfigError(
-            f"a {type(model).__name__} cannot be written as ONNX: in {len(found)} random steps its {ends.result} differ by "
-            f"{np.abs(found - wanted).max():g} from those of the graph; the model computes more than its class, or the "
-            "formula of an activation is wrong"
+            f"a {type(model).__name__} cannot be written as ONNX: in {len(found)} random steps its {ends.result} "
+            f"differ by {np.abs(found - wanted).max():g} from those of the graph; the model computes more than its class, "
+            "or the formula of an activation is wrong"
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from grownas.errors import ConfigError
 from grownas.export import FORMS
+from grownas.export.ends import Exporting
 from grownas.genotype import Genotype
 from grownas.runs.commands import threads_kept
 from grownas.runs.reload import Reloaded, reload
@@ -55,7 +56,8 @@ def export(path: Path, out: Path, overrides: Sequence[str] = (), *, form: str = 
         raise ConfigError(f"export needs onnx ({error}); install it with `pip install 'grownas[onnx]'`") from error
     with threads_kept():
         used = reload(path, overrides, data)
-        found = onnx_model(used.model, form, _notes(path, used))
+        ends = used.task.ends(used.model) if isinstance(used.task, Exporting) else None
+        found = onnx_model(used.model, form, _notes(path, used), ends)
     write_file(out, found.SerializeToString())
     return Exported(out, in_words(found.graph.input), in_words(found.graph.output))
 

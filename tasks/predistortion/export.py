@@ -47,13 +47,17 @@ FEATURES: dict[str, Callable[[Pair, Value], Value]] = {  # of samples and their 
 }
 
 
-def ends_of(model: SignalModel) -> Ends:
+def ends_of(model: SignalModel, units: tuple[float, float]) -> Ends:
     """Return what comes before and after the cell of a model.
 
     The graph reads `samples`, I and Q of the input, and gives `output`, both in the signals' own units.
+
+    Args:
+        model: a model of scaled signals.
+        units: what a scaled 1 is at its input and at its output.
     """
     dtype = model.readout.weight.detach().numpy().dtype
-    (unit_in, unit_out), memory = model.units, model.memory
+    (unit_in, unit_out), memory = units, model.memory
     generator = np.random.default_rng(0)
     sample = (unit_in * generator.uniform(-0.7, 0.7, (memory + 3, STREAMS, 2))).astype(dtype)
 

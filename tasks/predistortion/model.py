@@ -7,7 +7,7 @@ the samples before it, newest first, as `(T, B, 2 * L)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,6 @@ from grownas.protocols import Recurrent
 from grownas.readout import drawn_linear
 from grownas.tasks.predistortion.options import MEMORY
 from grownas.tasks.predistortion.polynomial_path import PolynomialPath
-
-if TYPE_CHECKING:
-    from grownas.export.ends import Ends
 
 FEATURES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {  # of I, Q and |x|; those of Wu et al. (2024)
     "i": lambda i, q, size: i,
@@ -116,11 +113,9 @@ class SignalModel(nn.Module):
         readout: maps the core's output to I and Q, in units of `scale`.
         scale: 1; with a polynomial the root mean square of what the polynomial leaves on the training part.
         polynomial: None if the model has none.
-        units: 1 at the input and at the output, in the signals' own units.
     """
 
     scale: Tensor
-    units: tuple[float, float] = (1.0, 1.0)
 
     def __init__(
         self,
@@ -184,12 +179,6 @@ class SignalModel(nn.Module):
         x = torch.cat([sample, state.register], dim=-1)
         found, hidden = self(x.unsqueeze(0), state.hidden)
         return found[0], Streamed(x[:, : 2 * self.memory], hidden)
-
-    def ends(self) -> Ends:
-        """Return what comes before and after the cell in an ONNX file, see `export`."""
-        from grownas.tasks.predistortion.export import ends_of
-
-        return ends_of(self)
 
 
 @torch.no_grad()

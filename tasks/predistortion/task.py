@@ -18,9 +18,11 @@ from torch import Generator, Tensor
 
 from grownas.errors import DataError
 from grownas.evaluation.scoring import evaluating
+from grownas.export.ends import Ends
 from grownas.protocols import Evaluation, Figure, Model, Recurrent, Task, Window
 from grownas.tasks.predistortion import metrics
 from grownas.tasks.predistortion.amplifier import Amplifier, amplifier_of, amplifier_of_run
+from grownas.tasks.predistortion.export import ends_of
 from grownas.tasks.predistortion.model import SignalModel, as_complex, as_pairs, delayed, rebuild, start_at
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
 from grownas.tasks.predistortion.polynomial_fit import choose
@@ -147,9 +149,7 @@ class Predistortion(Task):
         """Return a model around a core, without a polynomial."""
         options = self.options
         is_relative = options.phase == "relative"
-        model = SignalModel(core, options.features, options.taps, is_relative=is_relative, generator=generator)
-        model.units = self.units
-        return model
+        return SignalModel(core, options.features, options.taps, is_relative=is_relative, generator=generator)
 
     def started(self, model: Model, name: str) -> SignalModel:
         """Return a copy of a model that computes the polynomial chosen by blocked folds, see `protocols.Starting`."""
@@ -161,6 +161,10 @@ class Predistortion(Task):
     def rebuilt(self, core: Recurrent, tensors: Mapping[str, Tensor]) -> SignalModel:
         """Build the model of a finished run, see `protocols.Starting`."""
         return rebuild(self.model(core), tensors)
+
+    def ends(self, model: SignalModel) -> Ends:
+        """Return what comes before and after the cell in an ONNX file, see `export.ends.Exporting`."""
+        return ends_of(model, self.units)
 
     # --- training ---
 

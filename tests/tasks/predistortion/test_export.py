@@ -8,6 +8,7 @@ import torch
 
 from grownas import Genotype, GrownRNN
 from grownas.genotype import DagGenotype, DagNode, Node, Op
+from grownas.tasks.predistortion.export import ends_of
 from grownas.tasks.predistortion.model import SignalModel, delayed, start_at
 from grownas.tasks.predistortion.options import FEATURES
 from grownas.tasks.predistortion.polynomial import Shape
@@ -37,7 +38,6 @@ def model(request) -> SignalModel:
     core = GrownRNN(genotype, len(FEATURES) * (taps + 1), 5)
     core.reset_parameters(generator)
     drawn = SignalModel(core, FEATURES, taps, is_relative=is_relative, generator=generator).eval()
-    drawn.units = UNITS
     if shape is not None:
         recording = simulated(1)
         signals = recording.x["train"][:1000], recording.y["train"][:1000]
@@ -73,7 +73,7 @@ def truth(model: SignalModel, samples: np.ndarray) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize("T", [1, 35, 200])
 def test_a_sequence_of_any_length_gives_the_output_of_pytorch(session, model, T, B):
     samples = drawn_samples(T, B)
-    run = session(onnx_model(model, "sequence", {}))
+    run = session(onnx_model(model, "sequence", {}, ends_of(model, UNITS)))
     assert [one.name for one in run.get_inputs()] == ["samples"]
     (found, state), (wanted, last) = run.run(None, {"samples": samples}), truth(model, samples)
     assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
@@ -82,7 +82,7 @@ def test_a_sequence_of_any_length_gives_the_output_of_pytorch(session, model, T,
 
 def test_one_sample_after_the_other_gives_the_output_of_the_sequence(session, model):
     samples = drawn_samples(35, 2)
-    run = session(onnx_model(model, "step", {}))
+    run = session(onnx_model(model, "step", {}, ends_of(model, UNITS)))
     state, register = np.zeros((1, 2, 5), np.float32), np.zeros((2, 2 * model.memory), np.float32)
     kept = {"state": state, **({"register": register} if model.memory else {})}
     assert {one.name for one in run.get_inputs()} == {"samples", *kept}
