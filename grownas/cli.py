@@ -229,10 +229,17 @@ def predict(run: Path, overrides: tuple[str, ...]) -> None:
     task.data=NEW forecasts other data with any number of rows: older rows serve as context, and columns that the model
     does not read are ignored. The file is forecasts.csv in the run folder, or forecasts-NEW.csv for other data;
     out=FILE writes another file. task.units=prices gives prices instead of returns, or levels instead of their changes.
+
+    A model of an amplifier or a predistorter filters a signal instead: input=FILE.csv, with the columns I and Q, gives
+    FILE-output.csv in the working folder, or out=FILE.
     """
     from grownas.runs import reload
 
+    given, overrides = _taken("input", overrides)
     out, overrides = _taken("out", overrides)
+    if given:
+        click.echo(reload.write_filtered(run, Path(given), overrides, out=Path(out) if out else None))
+        return
     written = reload.write_forecasts(run, overrides, out=Path(out) if out else None)
     click.echo(written.path)
     click.echo(f"units: {written.units}")
@@ -252,10 +259,11 @@ def export(run: Path, file: Path, overrides: tuple[str, ...]) -> None:
 
     Programs without Python or PyTorch can run the file, which contains the whole model. A model of series reads the
     series' own returns and gives forecasts in the same units. A model of words reads ids, places in the list `names`
-    of the file's metadata, and gives logits. Both read sequences of any length in batches of any size, from a zero
-    state, and also return the last state.
+    of the file's metadata, and gives logits. A model of signals reads and gives I and Q in their own units. All read
+    sequences of any length in batches of any size, from a zero state, and also return the last state.
 
-    form=step writes a model of one time step, which has the state as input and output. Prints the file, its inputs
+    form=step writes a model of one time step, which has the state as input and output, and a register of earlier
+    samples if it reads them. Prints the file, its inputs
     and its outputs. Needs the extra onnx: pip install 'grownas[onnx]'. If the run's own data have moved or changed,
     task.data=NEW names other data with the same columns.
     """

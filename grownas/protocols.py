@@ -468,6 +468,23 @@ class Starting(Protocol):
 
 
 @runtime_checkable
+class Filtering(Protocol):
+    """A task whose models filter a signal, for `grownas predict RUN input=FILE`."""
+
+    def filtered(self, model: Model, path: Path) -> str:
+        """Return the output of a model, as the text of a CSV.
+
+        Args:
+            model: the model of a finished run.
+            path: a CSV of the input, in its own units.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
 class OnSamples(Protocol):
     """A task on complex samples, whose cores may be networks of blocks.
 

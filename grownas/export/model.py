@@ -223,8 +223,8 @@ def _check(model: nn.Module, ends: Ends, run: Callable[[Array], Array], most: fl
     if not np.isclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE * ends.unit).mean() >= 1 - most:
         raise ConfigError(
             f"a {type(model).__name__} cannot be written as ONNX: in {len(found)} random steps its {ends.result} "
-            f"differ by {np.abs(found - wanted).max():g} from those of the graph; the model computes more than its class, "
-            "or the formula of an activation is wrong"
+            f"differ by {np.abs(found - wanted).max():g} from those of the graph; the model computes more than its "
+            "class, or the formula of an activation is wrong"
         )
 
 

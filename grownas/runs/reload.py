@@ -21,9 +21,9 @@ from grownas.config import loading as configs
 from grownas.config.sections import COMPUTING, Config
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
-from grownas.protocols import FRAME, Model
+from grownas.protocols import FRAME, Filtering, Model
 from grownas.runs.commands import kept_notes, load_task, threads_kept
-from grownas.runs.rundir import RunDir
+from grownas.runs.rundir import RunDir, write_file
 from grownas.runs.saved import layers_of, model_from, summary_of, weights_of
 
 if TYPE_CHECKING:
@@ -157,6 +157,33 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
     if task.kind != "series":
         return Written(out, "the task's own", rows[-1][0], "", next_step)
     return Written(out, task.units, task.next_day, task.next_step.frequency, next_step)
+
+
+def write_filtered(path: Path, given: Path, overrides: Sequence[str] = (), *, out: Path | None = None) -> Path:
+    """Write the output of a run's model for the signal in a CSV to another CSV with the same columns.
+
+    Args:
+        path: a finished run folder.
+        given: the CSV of the input.
+        overrides: see `evaluate`.
+        out: the file. None: `NAME-output.csv` in the working folder, for an input NAME.csv.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: the task's models filter no signal.
+        RunError: the file cannot be written.
+        GrownasError: as `evaluate`.
+    """
+    with threads_kept():
+        used = reload(path, overrides)
+        if not isinstance(used.task, Filtering):
+            raise ConfigError(f"input={given}: {used.task.name} filters no signals; use task.data= to forecast a table")
+        text = used.task.filtered(used.model, given)
+    out = out or Path(f"{given.name.split('.')[0]}-output.csv")
+    write_file(out, text.encode())
+    return out
 
 
 def _made_from(path: Path, used: Reloaded) -> dict[str, str]:

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from grownas.tasks.predistortion.model import SignalModel, as_complex, as_pairs,
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
 from grownas.tasks.predistortion.polynomial_fit import choose
 from grownas.tasks.predistortion.polynomial_path import path_of
-from grownas.tasks.predistortion.reading import Recording
+from grownas.tasks.predistortion.reading import PAIR, Recording, read_csv
 from grownas.tasks.predistortion.shown import figures_of
 from grownas.tasks.predistortion.sources import read
 
@@ -161,6 +162,30 @@ class Predistortion(Task):
     def rebuilt(self, core: Recurrent, tensors: Mapping[str, Tensor]) -> SignalModel:
         """Build the model of a finished run, see `protocols.Starting`."""
         return rebuild(self.model(core), tensors)
+
+    def predict(self, model: Model) -> Any:
+        """Refuse: see `filtered`.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            f"{self.name} makes no forecasts; a model filters the columns I and Q of a CSV: give input=FILE.csv"
+        )
+
+    def filtered(self, model: Model, path: Path) -> str:
+        """Return the output of a model for an input, both with the columns I and Q in their own units, as a CSV.
+
+        The first samples come after silence. The output of a predistorter is the input for the amplifier.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        signal = read_csv(path, PAIR)[:, 0] / self.units[0]
+        with torch.no_grad(), evaluating(model):
+            output, _ = model(self.delayed(np.concatenate([np.zeros(MEMORY), signal])))
+        lines = [",".join(map(repr, pair)) for pair in (output[:, 0].double() * self.units[1]).tolist()]
+        return "\n".join([",".join(PAIR), *lines, ""])
 
     def ends(self, model: SignalModel) -> Ends:
         """Return what comes before and after the cell in an ONNX file, see `export.ends.Exporting`."""

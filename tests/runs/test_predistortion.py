@@ -11,6 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from grownas.tasks.predistortion.amplifier import amplifier_of_run
+from grownas.tasks.predistortion.metrics import nmse
+from grownas.tasks.predistortion.options import MEMORY
+from grownas.tasks.predistortion.reading import PAIR, read_csv
 from grownas.tasks.predistortion.simulated import simulated
 
 SMALL = (
@@ -77,18 +80,47 @@ def test_its_model_is_scored_again_to_the_last_bit(searched, call, read_json):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (("predict",), "predistortion makes no forecasts; `grownas evaluate` scores its model"),
-        (("export", "model.onnx"), "a SignalModel cannot be written as ONNX; expected a LinearReadout or a model"),
+        (("predict",), "a model filters the columns I and Q of a CSV: give input=FILE.csv"),
+        (("predict", "input=none.csv"), "none.csv: cannot be read: No such file"),
         (("evaluate", "task.job=predistort"), "only task.data, task.output, task.data_seed"),
         (("update", "task.data=DPA_200MHz"), "predistortion cannot be updated"),
     ],
 )
 def test_what_its_runs_cannot_do_is_refused_in_one_line(searched, call, tmp_path, monkeypatch, command, words):
-    pytest.importorskip("onnx", reason="the extra onnx is not installed")
     monkeypatch.chdir(tmp_path)
     ended = call(command[0], searched, *command[1:])
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert words in ended.err
+
+
+def test_its_model_filters_a_signal_as_it_was_scored(searched, small, call, tmp_path, monkeypatch, read_json):
+    monkeypatch.chdir(tmp_path)
+    data = Path(small[1].removeprefix("task.data="))
+    ended = call("predict", searched, f"input={data / 'test_input.csv'}")
+    assert (ended.code, ended.out.strip()) == (0, "test_input-output.csv"), ended.err
+    found, actual = (read_csv(one, PAIR)[:, 0] for one in (Path("test_input-output.csv"), data / "test_output.csv"))
+    assert len(found) == len(actual) == 400
+    assert nmse(found[MEMORY:], actual[MEMORY:]) == pytest.approx(
+        read_json(searched / "summary.json")["test"], abs=1e-6
+    )
+    assert call("predict", searched, f"input={data / 'test_input.csv'}", "out=other.csv").out.strip() == "other.csv"
+    assert Path("other.csv").read_bytes() == Path("test_input-output.csv").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["sequence", "step"])
+def test_its_model_is_exported_with_its_polynomial(searched, small, call, tmp_path, form):
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    ended = call("export", searched, tmp_path / "model.onnx", f"form={form}")
+    assert ended.code == 0, ended.err
+    assert f"inputs: samples float32 ({'T, ' if form == 'sequence' else ''}B, 2)" in ended.out
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    if form == "sequence":
+        data = Path(small[1].removeprefix("task.data="))
+        call("predict", searched, f"input={data / 'test_input.csv'}", f"out={tmp_path / 'filtered.csv'}")
+        given, wanted = (read_csv(one, PAIR) for one in (data / "test_input.csv", tmp_path / "filtered.csv"))
+        found = session.run(["output"], {"samples": given.view(float)[:, None].astype(np.float32)})[0][:, 0]
+        np.testing.assert_allclose(found, wanted.view(float), rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(
