@@ -88,6 +88,9 @@ class Options(Section):
         Literal["mp", "gmp"], about("of the start `polynomial`: the memory polynomial, or the generalised one")
     ] = "gmp"
     start_params: Annotated[Several | None, about("most parameters of the start `polynomial`; null: no limit")] = 200
+    polynomial_params: Annotated[
+        Several | None, about("most parameters of the baselines `fir`, `mp` and `gmp`; null: no limit")
+    ] = None
     streams: Annotated[Count, about("parallel streams of the training part, which carry the state")] = 16
     bptt: Annotated[Several, about("samples after which the gradient is cut")] = 50
 

@@ -11,6 +11,7 @@ from grownas.cost import costs_of, gru, lstm, total
 from grownas.protocols import Figure, Model
 from grownas.tasks.predistortion.figures import am_am, am_pm, nmse_against, spectra
 from grownas.tasks.predistortion.model import SignalModel, as_complex
+from grownas.tasks.predistortion.polynomial import COMPLEX
 
 if TYPE_CHECKING:
     from grownas.tasks.predistortion.task import Predistortion
@@ -61,15 +62,16 @@ def _signals(task: Predistortion, model: Model) -> tuple[np.ndarray, dict[str, n
 def _products(task: Predistortion, model: Model, entry: Mapping[str, Any]) -> int:
     """Return the real multiplications per sample of a model, with its readout; 0 if its size is not in the summary.
 
-    Features are not counted.
+    Features are not counted, but the turns of relative phases are: of each sample that is read, and of the output.
     """
-    name, chosen = entry["model"], entry["chosen"]
+    name, chosen, options = entry["model"], entry["chosen"], task.options
+    turns = COMPLEX * (options.taps + 2) if options.phase == "relative" else 0
     if name == OURS:
         assert isinstance(model, SignalModel)
         core: Any = model.core
         cell = total(costs_of(core.genotype, core.input_size, core.hidden_size).values()).multiplications
         path = 0 if model.polynomial is None else model.polynomial.multiplications
-        return int(cell + 2 * core.hidden_size + path)
+        return int(cell + 2 * core.hidden_size + path + turns)
     if name in RECURRENT:
-        return RECURRENT[name](task.input_size, chosen["hidden_size"])
+        return RECURRENT[name](task.input_size, chosen["hidden_size"]) + turns
     return int(chosen.get(PRODUCTS, 0))

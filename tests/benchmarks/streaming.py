@@ -19,7 +19,6 @@ import grownas
 from grownas.baselines.recurrent import recurrent_core
 from grownas.tasks.predistortion.dgru import DGRU
 from grownas.tasks.predistortion.model import SignalModel
-from grownas.tasks.predistortion.options import MEMORY
 from grownas.training.recipe import count_parameters
 
 SAMPLES, REPEATS = 2000, 7
@@ -47,11 +46,11 @@ def main(folder: str) -> None:
     torch.set_num_threads(1)
     run, generator = grownas.load(folder), torch.Generator().manual_seed(0)
     ours: Any = run.model
-    x, inputs, cell = torch.rand(1, 1, 2 * (MEMORY + 1), generator=generator), ours.core.input_size, run.cell()
+    sample, inputs, cell = torch.rand(1, 2, generator=generator), ours.core.input_size, run.cell()
     features, params = torch.rand(1, inputs, generator=generator), run.summary["params"]
 
     def model_of(core: Any) -> SignalModel:
-        return SignalModel(core, ours.features, ours.taps, generator=generator)
+        return SignalModel(core, ours.features, ours.taps, is_relative=ours.is_relative, generator=generator)
 
     rivals = {
         "GRU": nearest(lambda units: model_of(recurrent_core("gru", inputs, units, generator=generator)), params),
@@ -60,7 +59,7 @@ def main(folder: str) -> None:
     models = {"chosen model": ours, **rivals}
     print(f"{'chosen cell alone':<18}{per_second(lambda state: cell.step(features, state)[1]):>10,.0f} samples/s")
     for name, model in models.items():
-        rate = per_second(lambda state, model=model: model(x, state)[1])
+        rate = per_second(lambda state, model=model: model.step(sample, state)[1])
         print(f"{name:<18}{rate:>10,.0f} samples/s, {count_parameters(model):,} parameters")
 
 

@@ -208,6 +208,15 @@ def test_baselines_are_trained_on_their_own(folder, small, call, read_json):
         assert [entry["model"] for entry in summary["scores"]] == [name]
 
 
+def test_polynomials_keep_to_a_number_of_parameters(folder, small, call, read_json):
+    ended = call("train", *small, "genotype=gmp", "task.polynomial_params=12", "name=capped")
+    assert ended.code == 0, ended.err
+    free, capped = (
+        read_json(folder / name / "summary.json")["params"] for name in ("predistortion-train-gmp-1", "capped")
+    )
+    assert capped <= 12 < free
+
+
 def test_seeds_are_compared(folder, small, call, read_json):
     options = ("seeds=[1,2]", "strategies=growing", "baselines.use=[gmp,gru]", "retrain.grown=false", "workers=1")
     ended = call("compare", *small, *options, "name=compared", "cluster=in_process")

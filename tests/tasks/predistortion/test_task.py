@@ -44,6 +44,14 @@ def test_it_is_a_task_that_offers_a_start(task):
     assert Predistortion.load(Options(taps=2, features=["i", "q"])).input_size == 6
 
 
+def test_blocks_read_samples_as_they_are():
+    plain = {"features": ["i", "q"]}
+    assert Predistortion.load(Options(**plain)).reads_samples
+    assert not any(
+        Predistortion.load(Options(**plain, **one)).reads_samples for one in ({"taps": 1}, {"phase": "relative"})
+    )
+
+
 def test_the_memory_is_that_of_the_largest_polynomial():
     largest = [Shape(**{field: values[-1] for field, values in grid.items()}) for grid in GRIDS.values()]
     assert max(context_of(shape.terms) for shape in largest) == MEMORY
