@@ -47,54 +47,64 @@ FEATURES: dict[str, Callable[[Pair, Value], Value]] = {  # of samples and their 
 }
 
 
-def ends_of(model: SignalModel, units: tuple[float, float]) -> Ends:
+def ends_of(model: SignalModel, units: tuple[float, float], signal: Array) -> Ends:
     """Return what comes before and after the cell of a model.
 
-    The graph reads `samples`, I and Q of the input, and gives `output`, both in the signals' own units.
+    The graph reads `samples`, I and Q of the input, and gives `output`, both in the signals' own units and in float64.
 
     Args:
         model: a model of scaled signals.
         units: what a scaled 1 is at its input and at its output.
+        signal: an input in its own units, complex, shape `(n,)`, for the check against PyTorch. It must be like those
+            of the training part, because a fitted polynomial may be arbitrary outside of their band.
     """
-    dtype = model.readout.weight.detach().numpy().dtype
     (unit_in, unit_out), memory = units, model.memory
-    generator = np.random.default_rng(0)
-    sample = (unit_in * generator.uniform(-0.7, 0.7, (memory + 3, STREAMS, 2))).astype(dtype)
+    steps = memory + 3
+    first = min(int(np.abs(signal).argmax()), len(signal) - STREAMS * steps)
+    sample = signal[first:][: STREAMS * steps].reshape(STREAMS, steps).T
 
     def read(samples: Array) -> Tensor:
-        before = np.zeros((MEMORY, *samples.shape[1:]), dtype)
-        return delayed(torch.from_numpy(np.concatenate([before, samples / dtype.type(unit_in)])), MEMORY)
+        before = np.zeros((MEMORY, *samples.shape[1:]))
+        scaled = torch.from_numpy(np.concatenate([before, samples / unit_in]))
+        return delayed(scaled.to(model.readout.weight), MEMORY)
 
     def encode(graph: Graph, samples: Value) -> Value:
-        seen = _samples(graph, samples / unit_in, range(model.taps + 1))
+        x = _scaled(graph, samples, unit_in)
+        seen = _samples(graph, x, range(model.taps + 1))
         if model.is_relative:
-            phase = _phase(graph, samples / unit_in)
+            phase = _phase(graph, x)
             seen = seen * phase._replace(q=-phase.q)
         size = seen.size
         return graph.add("Concat", *(FEATURES[name](seen, size) for name in model.features), axis=-1)
 
     def decode(graph: Graph, out: Value, samples: Value) -> Value:
+        x = _scaled(graph, samples, unit_in)
         weight, bias = (model.scale * one for one in (model.readout.weight.T, model.readout.bias))
         found = out @ _stored(graph, "readout.weight", weight) + _stored(graph, "readout.bias", bias)
         if model.is_relative:
-            found = graph.add("Concat", *(Pair(*found.split(2)) * _phase(graph, samples / unit_in)), axis=-1)
+            found = graph.add("Concat", *(Pair(*found.split(2)) * _phase(graph, x)), axis=-1)
         if model.polynomial is not None:
-            found = _polynomial(graph, model.polynomial, samples / unit_in) + found
-        return found * unit_out
+            found = _polynomial(graph, model.polynomial, x) + found
+        return found.cast(np.float64) * graph.tensor("unit_out", np.array(unit_out))
 
     return Ends(
         "samples",
         "output",
-        (dtype, dtype),
+        (np.float64, np.float64),
         ((2,), (2,)),
         encode,
         decode,
-        sample,
+        np.stack([sample.real, sample.imag], axis=-1),
         read,
-        scaled=lambda found: found * dtype.type(unit_out),
+        scaled=lambda found: found * np.float64(unit_out),
         unit=unit_out,
         memory=memory,
     )
+
+
+def _scaled(graph: Graph, samples: Value, unit: float) -> Value:
+    """Return samples in the model's units and dtype; the division is in float64, as in the task."""
+    return (samples / graph.tensor("unit_in", np.array(unit))).cast(graph.dtype)
 
 
 def _samples(graph: Graph, x: Value, delays: Any) -> Pair:
@@ -122,9 +132,11 @@ def _polynomial(graph: Graph, path: PolynomialPath, x: Value) -> Value:
     delays, envelopes, powers = path.terms.numpy().T
     a, b = path.coefficients.unbind(-1)  # (a + b i) (I + Q i) = (a I - b Q) + (b I + a Q) i
     coefficients = torch.stack([torch.cat([a, -b]), torch.cat([b, a])], dim=1)
-    factor = _samples(graph, x, envelopes).size ** graph.tensor("polynomial.powers", powers)
-    i, q = (part * factor for part in _samples(graph, x, delays))
-    return graph.add("Concat", i, q, axis=-1) @ _stored(graph, "polynomial.coefficients", coefficients)
+    exact = x.cast(np.float64)
+    factor = _samples(graph, exact, envelopes).size ** graph.tensor("polynomial.powers", powers.astype(np.float64))
+    i, q = (part * factor for part in _samples(graph, exact, delays))
+    found = graph.add("Concat", i, q, axis=-1) @ _stored(graph, "polynomial.coefficients", coefficients.double())
+    return found.cast(graph.dtype)
 
 
 def _stored(graph: Graph, name: str, tensor: Tensor) -> Value:

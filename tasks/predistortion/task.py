@@ -189,7 +189,7 @@ class Predistortion(Task):
 
     def ends(self, model: SignalModel) -> Ends:
         """Return what comes before and after the cell in an ONNX file, see `export.ends.Exporting`."""
-        return ends_of(model, self.units)
+        return ends_of(model, self.units, self.recording.x["train"])
 
     # --- training ---
 

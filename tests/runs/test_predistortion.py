@@ -113,13 +113,13 @@ def test_its_model_is_exported_with_its_polynomial(searched, small, call, tmp_pa
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     ended = call("export", searched, tmp_path / "model.onnx", f"form={form}")
     assert ended.code == 0, ended.err
-    assert f"inputs: samples float32 ({'T, ' if form == 'sequence' else ''}B, 2)" in ended.out
+    assert f"inputs: samples float64 ({'T, ' if form == 'sequence' else ''}B, 2)" in ended.out
     session = runtime.InferenceSession(tmp_path / "model.onnx")
     if form == "sequence":
         data = Path(small[1].removeprefix("task.data="))
         call("predict", searched, f"input={data / 'test_input.csv'}", f"out={tmp_path / 'filtered.csv'}")
         given, wanted = (read_csv(one, PAIR) for one in (data / "test_input.csv", tmp_path / "filtered.csv"))
-        found = session.run(["output"], {"samples": given.view(float)[:, None].astype(np.float32)})[0][:, 0]
+        found = session.run(["output"], {"samples": given.view(float)[:, None]})[0][:, 0]
         np.testing.assert_allclose(found, wanted.view(float), rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 

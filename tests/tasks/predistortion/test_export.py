@@ -22,6 +22,8 @@ from grownas.export.model import onnx_model  # only with onnx
 CHAIN = Genotype((Node((Op("add", "tanh", 0.6), Op("hadamard", "sigmoid", 0.4))), Node((Op("add", "relu"),))))
 DAG = DagGenotype((DagNode(0, "tanh"), DagNode(1, "sigmoid")), (1, 2))
 UNITS = (0.25, 40.0)
+RECORDING = simulated(1)
+SIGNAL = UNITS[0] * RECORDING.x["train"][:1000] / np.abs(RECORDING.x["train"][:1000]).max()
 CASES = {
     "no register": (CHAIN, 0, False, None),
     "register": (CHAIN, 4, False, Shape(3, 3)),
@@ -39,8 +41,7 @@ def model(request) -> SignalModel:
     core.reset_parameters(generator)
     drawn = SignalModel(core, FEATURES, taps, is_relative=is_relative, generator=generator).eval()
     if shape is not None:
-        recording = simulated(1)
-        signals = recording.x["train"][:1000], recording.y["train"][:1000]
+        signals = RECORDING.x["train"][:1000], RECORDING.y["train"][:1000]
         start_at(drawn, *path_of(fit(*signals, shape), *signals))
         with torch.no_grad():
             drawn.readout.weight.normal_(generator=generator)
@@ -56,24 +57,24 @@ def session():
 
 def drawn_samples(T: int, B: int) -> np.ndarray:
     """Return samples in their own units, `(T, B, 2)`, some of which are silent."""
-    samples = UNITS[0] * np.random.default_rng(1).uniform(-0.7, 0.7, (T, B, 2)).astype(np.float32)
+    samples = UNITS[0] * np.random.default_rng(1).uniform(-0.7, 0.7, (T, B, 2))
     samples[T // 2 : T // 2 + 3] = 0
     return samples
 
 
 def truth(model: SignalModel, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return PyTorch's output in its own units, and the last state."""
-    x = torch.cat([torch.zeros(model.memory, *samples.shape[1:]), torch.from_numpy(samples) / UNITS[0]])
+    x = torch.cat([torch.zeros(model.memory, *samples.shape[1:]), torch.from_numpy(samples / UNITS[0]).float()])
     with torch.no_grad():
         out, state = model(delayed(x, model.memory))
-    return UNITS[1] * out.numpy(), state.numpy()
+    return UNITS[1] * out.double().numpy(), state.numpy()
 
 
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("T", [1, 35, 200])
 def test_a_sequence_of_any_length_gives_the_output_of_pytorch(session, model, T, B):
     samples = drawn_samples(T, B)
-    run = session(onnx_model(model, "sequence", {}, ends_of(model, UNITS)))
+    run = session(onnx_model(model, "sequence", {}, ends_of(model, UNITS, SIGNAL)))
     assert [one.name for one in run.get_inputs()] == ["samples"]
     (found, state), (wanted, last) = run.run(None, {"samples": samples}), truth(model, samples)
     assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
@@ -82,8 +83,8 @@ def test_a_sequence_of_any_length_gives_the_output_of_pytorch(session, model, T,
 
 def test_one_sample_after_the_other_gives_the_output_of_the_sequence(session, model):
     samples = drawn_samples(35, 2)
-    run = session(onnx_model(model, "step", {}, ends_of(model, UNITS)))
-    state, register = np.zeros((1, 2, 5), np.float32), np.zeros((2, 2 * model.memory), np.float32)
+    run = session(onnx_model(model, "step", {}, ends_of(model, UNITS, SIGNAL)))
+    state, register = np.zeros((1, 2, 5), np.float32), np.zeros((2, 2 * model.memory))
     kept = {"state": state, **({"register": register} if model.memory else {})}
     assert {one.name for one in run.get_inputs()} == {"samples", *kept}
     found = []
