@@ -9,7 +9,7 @@ import torch
 from grownas.tasks.predistortion.model import as_complex, delayed
 from grownas.tasks.predistortion.polynomial import Shape, basis
 from grownas.tasks.predistortion.polynomial_fit import fit
-from grownas.tasks.predistortion.polynomial_path import path_of
+from grownas.tasks.predistortion.polynomial_path import PolynomialPath, path_of
 from grownas.tasks.predistortion.simulated import simulated
 
 SHAPES = [Shape(1, 4), Shape(4, 3), Shape(3, 3, 4, 2, 2)]
@@ -62,3 +62,13 @@ def test_a_change_moves_the_output_along_the_directions(signals):
         after = path(x)
     slope = (after.square().sum() - before.square().sum()) / 2e-6
     assert slope.item() == pytest.approx((gradient * step).sum().item(), rel=1e-4)
+
+
+def test_large_terms_cancel_in_float32_too():
+    """In float32 a product of 3,333 and a sample is only known to 2e-4."""
+    terms, fitted = torch.tensor([[0.0, 0, 0], [1, 1, 0]]), torch.tensor([[3333.0, 0], [-3333.0, 0]])
+    path = PolynomialPath(terms, fitted, torch.zeros(2, 2, 2))
+    now = torch.linspace(0.1, 0.9, 50).view(-1, 1, 1).expand(50, 1, 2)
+    x = torch.cat([now, now - 1e-3], dim=-1)
+    expected = (3333 * (x[..., :2].double() - x[..., 2:].double())).float()
+    torch.testing.assert_close(path(x), expected, rtol=1e-6, atol=0)
