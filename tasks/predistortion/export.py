@@ -33,7 +33,8 @@ class Pair(NamedTuple):
         """Their magnitudes."""
         return self.i.graph.add("Sqrt", self.i * self.i + self.q * self.q)
 
-    def __mul__(self, other: Pair) -> Pair:
+    def times(self, other: Pair) -> Pair:
+        """Return the complex products."""
         return Pair(self.i * other.i - self.q * other.q, self.i * other.q + self.q * other.i)
 
 
@@ -73,7 +74,7 @@ def ends_of(model: SignalModel, units: tuple[float, float], signal: Array) -> En
         seen = _samples(graph, x, range(model.taps + 1))
         if model.is_relative:
             phase = _phase(graph, x)
-            seen = seen * phase._replace(q=-phase.q)
+            seen = seen.times(phase._replace(q=-phase.q))
         size = seen.size
         return graph.add("Concat", *(FEATURES[name](seen, size) for name in model.features), axis=-1)
 
@@ -82,7 +83,7 @@ def ends_of(model: SignalModel, units: tuple[float, float], signal: Array) -> En
         weight, bias = (model.scale * one for one in (model.readout.weight.T, model.readout.bias))
         found = out @ _stored(graph, "readout.weight", weight) + _stored(graph, "readout.bias", bias)
         if model.is_relative:
-            found = graph.add("Concat", *(Pair(*found.split(2)) * _phase(graph, x)), axis=-1)
+            found = graph.add("Concat", *Pair(*found.split(2)).times(_phase(graph, x)), axis=-1)
         if model.polynomial is not None:
             found = _polynomial(graph, model.polynomial, x) + found
         return found.cast(np.float64) * graph.tensor("unit_out", np.array(unit_out))
