@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-FORECASTS, LOSSES = FILES = ("forecasts.safetensors", "losses.safetensors")
+FORECASTS, INTERVALS, LOSSES = FILES = ("forecasts.safetensors", "intervals.safetensors", "losses.safetensors")
 
 
 class Backtest:
@@ -47,7 +47,7 @@ class Backtest:
         try:
             result = json.loads((folder / BACKTEST).read_text("utf-8"))
             for name in FILES:
-                if name == FORECASTS and not (folder / name).exists():  # a text has none
+                if name != LOSSES and not (folder / name).exists():  # a text has losses only
                     continue
                 with safe_open(folder / name, framework="pt") as file:
                     tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -94,6 +94,29 @@ class Backtest:
             for model in ("actual", *self._models)
         }
         return pd.concat(frames, axis=1)
+
+    @property
+    def intervals(self) -> pd.DataFrame:
+        """Prediction intervals in the units of the series; columns are (model, series, lower or upper).
+
+        Each is the adaptive conformal interval formed before the row, see `evaluation.intervals`; their coverages and
+        widths are in `result["intervals"]`.
+
+        Raises:
+            RunError: the task is not on series, or the version before intervals made the folder.
+        """
+        import pandas as pd
+
+        if INTERVALS not in self._files:
+            raise RunError(f"{self}: it has no intervals; run a backtest on series again to have them")
+        tensors, names = self._files[INTERVALS][0], self._axes["names"]
+        columns = {
+            (model, name, side): tensors[model][place, :, number].numpy()
+            for model in self._models
+            for number, name in enumerate(names)
+            for place, side in enumerate(("lower", "upper"))
+        }
+        return pd.DataFrame(columns, index=self._dates)
 
     @property
     def years(self) -> pd.DataFrame:

@@ -121,7 +121,7 @@ LAYERS = """
     genotype_json  blocks
     ops
     combine
-    evaluation.past_errors  evaluation.horizons  observations
+    evaluation.past_errors  evaluation.horizons  evaluation.intervals  observations
     evaluation.conformal  evaluation.ranks
     evaluation.scoring  runs.rundir  runs.checkpoint  runs.progress  runs.signals
     evaluation.groups  evaluation.models  readout  modules

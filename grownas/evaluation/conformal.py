@@ -17,21 +17,21 @@ DECAY = 0.94  # decay of the variance's moving average, as in RiskMetrics (1996)
 FLOOR = 0.1  # least variance, as a share of the mean variance, so that small errors do not make an interval vanish
 
 
-def volatility(errors: Array, *, decay: float = DECAY) -> Array:
+def volatility(errors: Array, *, typical: Array | None = None, decay: float = DECAY) -> Array:
     """Return the standard deviation that an exponentially weighted average of earlier squared errors predicts.
-
-    The average starts at the mean of all squared errors.
 
     Args:
         errors: one-step forecast errors, shape `(n, I)`.
+        typical: mean squared error at which the average starts and from which its floor is computed, shape `(I,)`;
+            None: that of all errors.
         decay: weight of the past in each step.
 
     Returns:
-        Shape `(n + 1, I)`: row t depends on the errors before row t, except for its start and its floor; the last row
-        is for the step after the last error.
+        Shape `(n + 1, I)`: row t depends on the errors before row t and on `typical`; the last row is for the step
+        after the last error.
     """
     squares = errors**2
-    typical = squares.mean(axis=0)
+    typical = squares.mean(axis=0) if typical is None else typical
     variances = np.empty((len(errors) + 1, errors.shape[1]))
     variances[0] = typical
     for series, column in enumerate(squares.T.tolist()):  # plain numbers: ten times as fast as rows of an array

@@ -22,6 +22,7 @@ from grownas.criteria.acceptance import Acceptance
 from grownas.criteria.drift import DETECTORS, first_alarm
 from grownas.errors import ConfigError, DataError
 from grownas.evaluation.backtest import Course, summarise
+from grownas.evaluation.intervals import Intervals
 from grownas.evaluation.models import SEARCH
 from grownas.experiments.linear_walk import LINEAR, Linear
 from grownas.experiments.search import EXPERIMENTS
@@ -79,7 +80,7 @@ def check(config: Config, task: Any) -> tuple[int, int]:
 
 
 def backtest(config: Config, folder: Folder, journals: Mapping[str, Journal], task: Any) -> Tree:
-    """Walk through the rows with all models; write forecasts and losses, and return the content of `backtest.json`.
+    """Walk through the rows with all models; write the figures of each row and return the content of `backtest.json`.
 
     Args:
         config: models, blocks and learning are in the section `backtest`.
@@ -93,9 +94,12 @@ def backtest(config: Config, folder: Folder, journals: Mapping[str, Journal], ta
     """
     origin, timeline, courses = courses_of(config, journals, task)
     labels, periods = timeline.labels(origin)
-    _write(folder, timeline, courses, labels, origin)
+    intervals = _intervals(timeline, courses, origin, config.backtest.coverage)
+    _write(folder, timeline, courses, intervals, labels, origin)
     about = {"task": task.name, "metric": task.metric, "seed": config.seed, "source": task.source}
     told = summarise(courses, labels, config.backtest.every, periods=periods, score=timeline.score)
+    names = timeline.task.target_names if isinstance(timeline, SeriesTimeline) else []
+    about |= {"names": names, "intervals": {name: one.told for name, one in intervals.items()}}
     return {**about, **config.backtest.model_dump(), "period": timeline.period, **told}
 
 
@@ -184,7 +188,8 @@ def _walkers(
         every, orders = own.refit_every or own.every, range(1, config.start.max_order + 1)
         assert isinstance(timeline, SeriesTimeline), "the section of a text has no linear models"
         branch, task = journal.branch(kind, logs=False), timeline.task
-        return Linear(kind, branch, task.values, len(task.target_names), origin, every, own.window, orders)
+        rows = {"origin": origin, "every": every, "holdout": own.holdout, "window": own.window}
+        return Linear(kind, branch, task.values, len(task.target_names), orders=orders, **rows)
 
     def trained(how: How, **given: Any) -> Trained:
         told = {"timeline": timeline, "origin": origin, **own.model_dump(include={"holdout", "evidence", "window"})}
@@ -226,17 +231,32 @@ def _costs(journal: Journal) -> Tree:
     return {"seconds": journal.elapsed, "cpu_seconds": journal.cpu_seconds, "gradients": journal.gradients}
 
 
+def _intervals(timeline: Timeline, courses: Mapping[str, Course], origin: int, coverage: float) -> dict[str, Intervals]:
+    """Return each model's intervals; none for a text."""
+    if not isinstance(timeline, SeriesTimeline):
+        return {}
+    actual = timeline.task.targets[origin:]
+    return {name: Intervals.of(one.begun["errors"], actual - one.forecasts, coverage) for name, one in courses.items()}
+
+
 def _write(
-    folder: Folder, timeline: Timeline, courses: Mapping[str, Course], dates: Sequence[str], origin: int
+    folder: Folder,
+    timeline: Timeline,
+    courses: Mapping[str, Course],
+    intervals: Mapping[str, Intervals],
+    dates: Sequence[str],
+    origin: int,
 ) -> None:
-    """Write the losses of each row, and the forecasts of series in their own units."""
+    """Write the losses of each row, and the forecasts and intervals of series in their own units."""
     axes: Tree = {"names": [], "dates": list(dates)}
     if isinstance(timeline, SeriesTimeline):
         task = timeline.task
         tables = {"actual": task.targets[origin:], **{name: one.forecasts for name, one in courses.items()}}
-        own = {name: torch.from_numpy(task.in_own_units(table)) for name, table in tables.items()}
+        bounds = {name: tables[name] + np.stack([-one.half, one.half]) for name, one in intervals.items()}
         axes["names"] = task.target_names
-        folder.write_tensors("forecasts.safetensors", own, {"table": json.dumps(axes)})
+        for name, found in {"forecasts": tables, "intervals": bounds}.items():
+            own = {model: torch.from_numpy(task.in_own_units(values)) for model, values in found.items()}
+            folder.write_tensors(f"{name}.safetensors", own, {"table": json.dumps(axes)})
     losses = {name: torch.from_numpy(one.losses) for name, one in courses.items()}
     folder.write_tensors("losses.safetensors", losses, {"table": json.dumps(axes)})  # one key: a file keeps no order
     columns = [one.losses.tolist() for one in courses.values()]

@@ -91,6 +91,7 @@ class Linear:
         outputs: number of columns O, the first ones, that are forecast.
         origin: first row that is forecast.
         every: rows between two fits.
+        holdout: rows before the first block that a first fit leaves out; its errors on them are known before the walk.
         window: fit on so many latest rows; None: on all rows before.
         orders: VAR orders to choose from.
     """
@@ -101,6 +102,7 @@ class Linear:
     outputs: int
     origin: int
     every: int
+    holdout: int
     window: int | None
     orders: range
 
@@ -109,13 +111,23 @@ class Linear:
         known = self.values[: self.origin]
         chosen = self.journal.remember("settings", lambda: {"chosen": self._choice(known)})
         model = self._model(chosen["chosen"])
-        return {"gradients": 0, **chosen, "params": model.params, "known": None, "fitted": None, "var": None}
+        held_out = slice(self.origin - self.holdout, self.origin)
+        forecasts = _ahead(self._fitted(model, held_out.start), self.values, held_out)
+        told = {"gradients": 0, "params": model.params, "known": None, "errors": self._errors(forecasts, held_out)}
+        return {**chosen, **told, "fitted": None, "var": None}
 
     def _choice(self, known: Array) -> Tree:
         return LINEAR[self.kind].choose(known, self.outputs, self.orders)
 
     def _model(self, chosen: Tree) -> Fitted:
         return LINEAR[self.kind].fit(chosen, self.values.shape[1], self.outputs)
+
+    def _fitted(self, model: Fitted, end: int) -> VAR:
+        return model.fit(self.values[0 if self.window is None else max(0, end - self.window) : end])
+
+    def _errors(self, forecasts: Array, rows: slice) -> Array:
+        errors: Array = self.values[rows, : self.outputs] - forecasts
+        return errors
 
     def block(self, number: int, rows: slice, before: Tree, *, learns: bool) -> Tree:
         """Fit the coefficients at each row where a fit is due, and forecast up to the next such row."""
@@ -124,14 +136,13 @@ class Linear:
         while row < rows.stop:
             due = self.origin + (row - self.origin) // self.every * self.every
             if due != fitted:
-                first = 0 if self.window is None else max(0, due - self.window)
-                fitted, var = due, model.fit(self.values[first:due]).to_tree()
+                fitted, var = due, self._fitted(model, due).to_tree()
             stop = min(rows.stop, due + self.every)
             forecasts.append(_ahead(VAR.from_tree(var), self.values, slice(row, stop)))
             row = stop
         kept = {"chosen": before["chosen"], "fitted": fitted, "var": var, "params": model.params}
         found = np.concatenate(forecasts)
-        losses = ((self.values[rows, : self.outputs] - found) ** 2).mean(axis=1)
+        losses = (self._errors(found, rows) ** 2).mean(axis=1)
         told: Tree = {"gradients": 0, "accepted": None, "growth": []}
         return {**kept, **told, "forecasts": found, "losses": losses}
 

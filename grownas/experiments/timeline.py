@@ -70,6 +70,10 @@ class Timeline(Protocol):
         """Return the losses of a part's last rows, shape `(n,)`: squared errors, mean over series, or nats per word."""
         ...
 
+    def errors(self, task: Any, evaluation: Evaluation, part: str, rows: int) -> Array | None:
+        """Return actual minus forecast of a part's last rows, standardised, shape `(n, O)`; None for a text."""
+        ...
+
     def score(self, loss: float) -> float:
         """Return the task's metric from a mean loss."""
         ...
@@ -125,7 +129,12 @@ class SeriesTimeline:
 
     def losses(self, task: Any, evaluation: Evaluation, part: str, rows: int) -> Array:
         """See `Timeline`."""
-        errors: Array = ((task.targets[task.rows(part)] - evaluation.forecasts) ** 2).mean(axis=1)
+        losses: Array = (self.errors(task, evaluation, part, rows) ** 2).mean(axis=1)
+        return losses
+
+    def errors(self, task: Any, evaluation: Evaluation, part: str, rows: int) -> Array:
+        """See `Timeline`."""
+        errors: Array = task.targets[task.rows(part)] - evaluation.forecasts
         return errors[-rows:]
 
     def score(self, loss: float) -> float:
@@ -197,6 +206,9 @@ class TextTimeline:
         each = evaluation.losses[-rows * WORDS :]
         means: Array = each[len(each) % WORDS :].reshape(-1, WORDS).mean(axis=1)
         return means
+
+    def errors(self, task: Any, evaluation: Evaluation, part: str, rows: int) -> None:
+        """Return None: a forecast of a text is a distribution."""
 
     def score(self, loss: float) -> float:
         """Return the perplexity."""

@@ -72,7 +72,8 @@ class Walker(Protocol):
         """Return the model as fitted on the rows before the first block.
 
         Keys: `params`, its number of parameters; `seconds`, `cpu_seconds` and `gradients` of the work; `known`, its
-        losses on the last rows before the first block, shape `(n,)`, or None if no drift is looked for.
+        losses on the last rows before the first block, shape `(n,)`, or None if no drift is looked for; `errors`, its
+        errors on rows before the first block that it had not learned, standardised, shape `(m, O)`, or None for a text.
         """
         ...
 
@@ -126,6 +127,7 @@ class Trained:
         """Fit the model on the rows before the first block, or read the fit from the journal."""
         learner, setting, costs = self.first()
         known, kept = self._known(setting._asdict(), self.origin, self.origin), to_tree(learner)
+        held_out = known, known.evaluate(learner.model, "val"), "val", self.holdout
         return {
             "kept": kept,
             "learning": kept,
@@ -133,7 +135,8 @@ class Trained:
             "gains": np.zeros(0),
             "setting": setting._asdict(),
             "params": count_parameters(learner.model),
-            "known": self.timeline.losses(known, known.evaluate(learner.model, "val"), "val", self.holdout),
+            "known": self.timeline.losses(*held_out),
+            "errors": self.timeline.errors(*held_out),
             **costs,
         }
 

@@ -8,19 +8,34 @@ from typing import Any
 import numpy as np
 
 from grownas.report.canvas import ACCENT, FOURTH, MUTED, OTHER, PANEL, THIRD, as_svg, drawing
-from grownas.report.plots import date_ticks
-from grownas.report.tables import METRICS, NONE, Column, Row, Table, as_text, figure, probability, seconds, size_words
+from grownas.report.plots import date_ticks, forecast_panel
+from grownas.report.reading import Forecast
+from grownas.report.tables import (
+    METRICS,
+    NONE,
+    Column,
+    Row,
+    Table,
+    as_text,
+    figure,
+    percent,
+    probability,
+    seconds,
+    size_words,
+)
 
 Tree = Mapping[str, Any]
 COLOURS = (ACCENT, OTHER, THIRD, FOURTH)
 MEANING = {"perplexity": "of all words, each block before it is learned"}  # by metric
+SHOWN_DAYS, SHOWN_SERIES = 120, 4  # in the drawings of intervals
 MARKS = {"drift": "x", "learned": "o"}  # kind of event -> marker; a move of growth is a triangle
 TEST_NOTE = "The Diebold-Mariano test compares two given forecasts over all rows and says nothing about other seeds."
 
 
 def text(result: Tree) -> str:
-    """Return a backtest as text: one row per model, then the means per year."""
-    return f"{as_text(models(result))}\n\n{as_text(means(result, 'years', period(result)))}"
+    """Return a backtest as text: one row per model, its intervals, then the means per year."""
+    tables = (models(result), intervals(result), means(result, "years", period(result)))
+    return "\n\n".join(as_text(one) for one in tables if one is not None)
 
 
 def period(result: Tree) -> str:
@@ -71,6 +86,51 @@ def _row(one: Tree, own: float, tests: Mapping[str, Tree], result: Tree) -> Row:
         str(one["drifts"]),
     )
     return Row(cells, marked=one["model"] == result["reference"])
+
+
+def intervals(result: Tree) -> Table | None:
+    """Return one row per model on its prediction intervals; None if there are none."""
+    if not (found := result.get("intervals")):
+        return None
+    columns = (
+        Column("model", figures=False),
+        Column("coverage", "share of the values that lie within the intervals, mean over series"),
+        Column("of a series", "lowest and highest coverage of a series"),
+        Column("width", "mean width, in standard deviations of the first training part"),
+        Column("joint", "share of the rows that have all series within the joint intervals"),
+        Column("joint width"),
+        Column("Gaussian", "coverage of normal quantiles times the root mean square of all errors before"),
+        Column("Gaussian width"),
+        Column("infinite", "share of the intervals that are infinite, which the widths leave out"),
+    )
+    rows = (Row((name, *_interval(one)), marked=name == result["reference"]) for name, one in found.items())
+    words = f"Adaptive conformal intervals for {100 * result['coverage']:g} %, formed before each row."
+    return Table(columns, tuple(rows), (words,))
+
+
+def _interval(one: Tree) -> tuple[str, ...]:
+    least, most = min(one["coverages"]), max(one["coverages"])
+    return (
+        percent(one["coverage"]),
+        f"{100 * least:.1f} to {percent(most)}",
+        figure(one["width"]),
+        percent(one["joint_coverage"]),
+        figure(one["joint_width"]),
+        percent(one["gaussian_coverage"]),
+        figure(one["gaussian_width"]),
+        percent(one["unbounded"]),
+    )
+
+
+def bands(rows: Forecast, dates: Sequence[str]) -> list[str]:
+    """Draw the reference model's forecasts and intervals over the last days, for the first series."""
+    shown = slice(-SHOWN_DAYS, None)
+    return [
+        forecast_panel(
+            dates[shown], rows.actual[shown, i], rows.forecast[shown, i], title=name, bounds=rows.bounds[:, shown, i]
+        )
+        for i, name in enumerate(rows.names[:SHOWN_SERIES])
+    ]
 
 
 def means(result: Tree, key: str, title: str) -> Table:

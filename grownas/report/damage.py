@@ -165,6 +165,13 @@ BACKTEST = {
     "sizes": [{"test": str, "nominal": NUMBER, "lowest": NUMBER, "highest": NUMBER, "source": str}],
     "years": [OF_MODELS], "blocks": [OF_MODELS],
     "events": [{"model": str, "row": int, "kind": str, "date": str}],
+    "coverage?": NUMBER, "names?": [str],
+    "intervals?": Each(
+        {
+            "coverages": [NUMBER], "coverage": NUMBER, "width": FIGURE, "joint_coverage": NUMBER, "joint_width": FIGURE,
+            "gaussian_coverage": NUMBER, "gaussian_width": NUMBER, "unbounded": NUMBER,
+        }
+    ),
 }  # fmt: skip
 
 

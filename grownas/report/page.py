@@ -201,11 +201,14 @@ def _backtest(of: Backtest) -> Tree:
         "title": of.name,
         "kicker": f"backtest in blocks of {result['every']} rows",
         "models": backtest.models(result),
+        "intervals": backtest.intervals(result),
+        "panels": [_safe(one) for one in backtest.bands(of.rows, of.dates)] if of.rows else [],
         "period": backtest.period(result),
         "years": backtest.means(result, "years", backtest.period(result)),
         "blocks": backtest.means(result, "blocks", "first row"),
         "figure": _both(partial(backtest.draw, result, of.losses, of.dates)),
         "rival": backtest.rival_of(result),
+        "reference": result["reference"],
         "repeat": _repeat(of, "backtest", {}),
     }
 

@@ -217,13 +217,25 @@ def _held(course: Course, at: np.ndarray) -> np.ndarray:
 
 
 def forecast_panel(
-    dates: Sequence[str], actual: np.ndarray, forecast: np.ndarray, *, title: str, width: float = PANEL
+    dates: Sequence[str],
+    actual: np.ndarray,
+    forecast: np.ndarray,
+    *,
+    title: str,
+    bounds: np.ndarray | None = None,
+    width: float = PANEL,
 ) -> str:
-    """Draw one series and its forecasts over some days, each of shape `(n,)`, in the units of the data."""
+    """Draw one series and its forecasts over some days, each of shape `(n,)`, in the units of the data.
+
+    `bounds`, shape `(2, n)`, are those of prediction intervals; where they are infinite, there is a gap.
+    """
     with drawing(width, 1.9) as (canvas, axes):
         days = np.arange(len(actual))
         if min(actual.min(), forecast.min()) <= 0 <= max(actual.max(), forecast.max()):
             axes.axhline(0, color=GRID, linewidth=0.7)
+        if bounds is not None:
+            low, high = np.where(np.isfinite(bounds), bounds, np.nan)
+            axes.fill_between(days, low, high, color=ACCENT, alpha=0.15, linewidth=0)
         axes.plot(days, actual, color=MUTED, linewidth=0.9)
         axes.plot(days, forecast, color=ACCENT, linewidth=1.5)
         axes.set_title(shorten(title), loc="left", fontsize=9, color=INK)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -167,6 +167,22 @@ class Study:
         return self.path.resolve().name
 
 
+class Forecast(NamedTuple):
+    """Forecasts of a model in a backtest, in the units of the series.
+
+    Attributes:
+        names: of the series.
+        actual: shape `(n, O)`.
+        forecast: shape `(n, O)`.
+        bounds: of the intervals, lower and upper, shape `(2, n, O)`; may be infinite.
+    """
+
+    names: list[str]
+    actual: np.ndarray
+    forecast: np.ndarray
+    bounds: np.ndarray
+
+
 @dataclass(frozen=True)
 class Backtest:
     """A folder of a finished backtest.
@@ -175,6 +191,7 @@ class Backtest:
         result: the content of `backtest.json`.
         dates: of the rows, ISO.
         losses: by model, one per row, shape `(n,)`.
+        rows: the forecasts of the reference model; None if there are no intervals.
     """
 
     path: Path
@@ -183,6 +200,7 @@ class Backtest:
     result: Tree
     dates: list[str]
     losses: dict[str, np.ndarray]
+    rows: Forecast | None
 
     @property
     def name(self) -> str:
@@ -209,7 +227,7 @@ def read(path: Path) -> Run | Comparison | Study | Backtest:
         damage.check(studied, form, str(path / "study.json"))
         return Study(path, *_config(path), studied)
     if (walked := _json(path / "backtest.json", damage.BACKTEST)) is not None:
-        return Backtest(path, *_config(path), walked, *_rows(path / "losses.csv", walked))
+        return Backtest(path, *_config(path), walked, *_rows(path / "losses.csv", walked), _bands(path, walked))
     seeds = sorted(path.glob("seed-*/"), key=lambda folder: (len(folder.name), folder.name))
     if (path / "comparison.json").exists() or seeds:
         runs, others = list[Run](), dict[str, list[Run]]()
@@ -267,6 +285,19 @@ def _rows(path: Path, result: Tree) -> tuple[list[str], dict[str, np.ndarray]]:
         }
     except ValueError as error:
         raise RunError(f"{path}: damaged: {error}") from error
+
+
+def _bands(path: Path, result: Tree) -> Forecast | None:
+    """Read the forecasts and the intervals of a backtest's reference model."""
+    if not (names := result.get("names")):
+        return None
+    reference, shape = result["reference"], (result["rows"], len(names))
+    forecasts, intervals = (_tensors(path / f"{name}.safetensors") for name in ("forecasts", "intervals"))
+    wanted = {"actual": forecasts, reference: forecasts}
+    found = [*(table.get(name) for name, table in wanted.items()), intervals.get(reference)]
+    if [None if one is None else one.shape for one in found] != [shape, shape, (2, *shape)]:
+        raise RunError(f"{path}: damaged: forecasts and intervals of {reference} do not fit backtest.json")
+    return Forecast(names, *found)
 
 
 def _is_run(path: Path) -> bool:
@@ -379,16 +410,21 @@ def _genotype(path: Path) -> AnyGenotype | None:
         raise RunError(str(error)) from error
 
 
-def _forecasts(path: Path, data: Tree) -> dict[str, np.ndarray]:
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    """Read the tensors of a file as float64; none if there is no such file."""
     if not path.exists():
         return {}
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        found = {name: np.asarray(values, dtype=np.float64) for name, values in load_file(path).items()}
+        return {name: np.asarray(values, dtype=np.float64) for name, values in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: damaged: {error}") from error
+
+
+def _forecasts(path: Path, data: Tree) -> dict[str, np.ndarray]:
+    found = _tensors(path)
     shape = (data["n_val"] + data["n_test"], len(data["names"])) if "names" in data else None
     for name, values in found.items():
         if values.ndim != 2 or values.shape != (shape or next(iter(found.values())).shape):

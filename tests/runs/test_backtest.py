@@ -13,7 +13,7 @@ import grownas
 from grownas.errors import RunError
 from support.slow import mostly_slow
 
-NAMES = ("forecasts.safetensors", "losses.safetensors", "losses.csv")
+NAMES = ("forecasts.safetensors", "intervals.safetensors", "losses.safetensors", "losses.csv")
 MODELS = "models=[grown,var_robust,lstm,zero]"
 OPTIONS = ("every=20", "how=[continue,grow]", MODELS, "backtest.holdout=30", "strategy.first_epochs=3")
 UNTIL = {  # what must exist when the kill comes
@@ -106,7 +106,7 @@ def from_python(runs, data):
 
 def test_python_gives_the_bits_of_the_command_line(whole, from_python):
     loaded = grownas.load(whole)
-    for name in ("forecasts", "losses", "events", "years", "blocks"):
+    for name in ("forecasts", "intervals", "losses", "events", "years", "blocks"):
         pd.testing.assert_frame_equal(getattr(from_python, name), getattr(loaded, name), check_exact=True)
     assert from_python.folder is None
     assert loaded.folder == whole
@@ -118,6 +118,13 @@ def test_the_data_frames_fit_each_other(from_python):
     np.testing.assert_allclose(table["loss"], losses.mean(), rtol=1e-12)
     assert forecasts["actual"].shape == (45, 3) == forecasts["lstm"].shape
     assert forecasts.index.equals(losses.index)
+    assert from_python.intervals.index.equals(losses.index)
+    held = [
+        ((forecasts["actual"] >= one["lower"]) & (forecasts["actual"] <= one["upper"])).to_numpy().mean()
+        for one in (from_python.intervals[name].swaplevel(axis=1) for name in table.index)
+    ]
+    told = from_python.result["intervals"]
+    np.testing.assert_allclose(held, [told[name]["coverage"] for name in table.index], rtol=1e-12)
     assert pd.isna(table.loc["grown_continue", "p_value"])
     assert table.loc["zero", "p_value"] >= 0
     assert from_python.blocks.shape == (3, 5)
@@ -127,7 +134,13 @@ def test_the_data_frames_fit_each_other(from_python):
 def test_the_report_draws_the_curves_and_shows_every_table(whole, drawn, call):
     assert call("report", whole).code == 0
     page = (whole / "report.html").read_text()
-    for words in ("grown_continue", "cumulative loss minus", "Models</h2>", "grownas backtest whole-backtest/config"):
+    for words in (
+        "grown_continue",
+        "cumulative loss minus",
+        "Models</h2>",
+        "Intervals</h2>",
+        "grownas backtest whole-backtest/config",
+    ):
         assert words in page
 
 
@@ -212,6 +225,8 @@ def test_a_growing_text_gives_the_perplexity_of_each_block_before_it_is_learned(
     assert "perplexity" in (read_on / "report.html").read_text()
     with pytest.raises(RunError, match="only a backtest on series has forecasts"):
         grownas.load(read_on).forecasts  # noqa: B018
+    with pytest.raises(RunError, match="it has no intervals"):
+        grownas.load(read_on).intervals  # noqa: B018
 
 
 def test_the_later_text_changes_no_earlier_loss(read_on, call, texts, tmp_path):

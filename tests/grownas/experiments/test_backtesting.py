@@ -13,6 +13,7 @@ from grownas.cells.cell import GrownRNN
 from grownas.config.loading import load
 from grownas.errors import ConfigError, DataError
 from grownas.evaluation.backtest import summarise
+from grownas.evaluation.intervals import Intervals
 from grownas.experiments.backtesting import backtest, blocks, check, walk
 from grownas.experiments.timeline import SeriesTimeline
 from grownas.experiments.updating import Learner
@@ -69,12 +70,16 @@ def load_both(values, **overrides):
 
 
 def run(values, **overrides):
-    """Return the result of a backtest in memory, and its forecasts in the units of the series."""
+    """Return the result of a backtest in memory, its forecasts and its intervals in the units of the series."""
     config, task = load_both(values, **overrides)
     folder = MemoryFolder()
     journals = dict.fromkeys(config.backtest.models, Journal.in_memory())
     result = backtest(config, folder, journals, task)
-    return result, {name: one.numpy() for name, one in folder.files["forecasts.safetensors"][0].items()}
+    forecasts, intervals = (
+        {model: one.numpy() for model, one in folder.files[f"{name}.safetensors"][0].items()}
+        for name in ("forecasts", "intervals")
+    )
+    return result, forecasts, intervals
 
 
 def test_blocks_are_contiguous_and_the_last_may_be_shorter():
@@ -92,7 +97,7 @@ def by_least_squares(known):
 @pytest.mark.parametrize(("every", "window"), [(None, None), (1, None), (63, None), (5, 100)])
 def test_var1_equals_a_walk_forward_by_hand(every, window):
     values = products()
-    result, forecasts = run(values, backtest__models=["var1"], backtest__refit_every=every, backtest__window=window)
+    result, forecasts, _ = run(values, backtest__models=["var1"], backtest__refit_every=every, backtest__window=window)
     expected, between = [], every or 20
     for row in range(ORIGIN, ROWS):
         if (row - ORIGIN) % between == 0:
@@ -109,7 +114,7 @@ def test_var1_equals_a_walk_forward_by_hand(every, window):
 
 def test_zero_forecasts_the_mean_of_the_first_training_part():
     values = products()
-    _, forecasts = run(values, backtest__models=["zero"])
+    _, forecasts, _ = run(values, backtest__models=["zero"])
     np.testing.assert_allclose(forecasts["zero"], np.tile(values[:210].mean(axis=0), (45, 1)), atol=1e-15)
 
 
@@ -130,14 +135,18 @@ def whole():
     return run(products(), **ALL)
 
 
-def test_changing_the_future_changes_no_earlier_forecast_and_no_earlier_decision(whole):
+def test_changing_the_future_changes_no_earlier_forecast_interval_or_decision(whole):
     changed, row = products(), 20 + 7  # in the second block
     changed[ORIGIN + row :] = 0.05 * np.random.default_rng(5).normal(size=(45 - row, 3))
-    result, forecasts = run(changed, **ALL)
+    result, forecasts, intervals = run(changed, **ALL)
     for name, one in whole[1].items():
         if name != "actual":
             np.testing.assert_array_equal(forecasts[name][: row + 1], one[: row + 1], err_msg=name)
             assert not np.array_equal(forecasts[name][row + 1 :], one[row + 1 :]), name
+    for name, one in whole[2].items():
+        np.testing.assert_array_equal(intervals[name][:, : row + 1], one[:, : row + 1], err_msg=name)
+        width, before = (np.diff(bounds, axis=0)[0] for bounds in (intervals[name], one))
+        assert not np.isclose(width[row + 1], before[row + 1]).any(), name
     before = [[event for event in found["events"] if event["row"] <= row] for found in (result, whole[0])]
     assert before[0] == before[1]
 
@@ -171,6 +180,20 @@ def test_every_way_to_learn_is_a_model_and_only_state_never_changes(whole):
     assert not np.array_equal(forecasts["grown_state"][20:], forecasts["grown_continue"][20:])
 
 
+def test_the_intervals_of_a_model_start_from_rows_that_it_had_not_learned():
+    values = products()
+    result, forecasts, intervals = run(values, backtest__models=["var1"], backtest__holdout=50)
+    beta = by_least_squares(values[: ORIGIN - 50])
+    past = values[ORIGIN - 50 : ORIGIN] - np.column_stack([np.ones(50), values[ORIGIN - 51 : ORIGIN - 1]]) @ beta
+    found = Intervals.of(past, values[ORIGIN:] - forecasts["var1"], 0.9)
+    np.testing.assert_allclose(intervals["var1"], forecasts["var1"] + np.stack([-found.half, found.half]), atol=1e-12)
+    told = result["intervals"]["var1"]
+    assert told["coverages"] == found.told["coverages"]
+    sd = values[:210].std(axis=0)  # of the first training part
+    finite = np.isfinite(found.half)
+    assert told["width"] == pytest.approx((2 * found.half / sd)[finite].mean())
+
+
 def test_all_work_is_counted_and_the_search_once_for_each_way_to_learn(whole):
     models = {one["model"]: one for one in whole[0]["models"]}
     first = {models[f"grown_{how}"]["first_seconds"] for how in ALL["backtest__how"]}
@@ -182,7 +205,7 @@ def test_all_work_is_counted_and_the_search_once_for_each_way_to_learn(whole):
 @pytest.mark.parametrize("recurrent", ["continue", "refit"])
 @pytest.mark.parametrize("kind", ["gru", "fixed_size_random"])
 def test_a_trained_baseline_trains_on_or_is_trained_anew_at_each_block(kind, recurrent):
-    result, _ = run(products(), backtest__models=[kind], backtest__recurrent=recurrent)
+    result, *_ = run(products(), backtest__models=[kind], backtest__recurrent=recurrent)
     row = result["models"][0]
     assert row["learned"] == 2
     assert row["accepted"] == 2 or recurrent == "continue"
@@ -271,7 +294,7 @@ def test_on_noise_continued_learning_is_seldom_followed():
     given = {"strategy__accept": "significant", "backtest__every": 15, "update__epochs": 4}
     rows = []
     for seed in range(6):
-        result, _ = run(np.random.default_rng(seed).normal(size=(600, 3)), backtest__models=["grown"], **given)
+        result, *_ = run(np.random.default_rng(seed).normal(size=(600, 3)), backtest__models=["grown"], **given)
         rows += result["models"]
     assert [row["learned"] for row in rows] == [5] * 6
     assert sum(row["accepted"] for row in rows) <= 0.1 * 5 * 6
