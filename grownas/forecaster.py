@@ -293,10 +293,12 @@ class GrownForecaster:
         return self._form.shape(self._from_path(path), self._labels(steps))
 
     def predict_interval(self, fh: Any = None, X: Any = None, coverage: float | Sequence[float] = 0.9) -> pd.DataFrame:
-        """Return prediction intervals by split conformal, scaled by the current volatility of each series.
+        """Return adaptive conformal prediction intervals, scaled by the current volatility of each series.
 
         The errors are those of rows that the model has not learned from when it forecast them: the validation part
-        (which chose the epochs), the test part, and the rows of updates.
+        (which chose the epochs), the test part, and the rows of updates. The intervals are wider if those before held
+        fewer of these rows than they should, and narrower if they held more (Gibbs & Candes 2021); each coverage and
+        number of steps is adapted by itself. Many misses in a row make an interval infinite.
 
         Args:
             fh: see `predict`; at most 20 steps ahead.

@@ -7,6 +7,8 @@ that the intervals are wide in turbulent times and narrow in calm times.
 from __future__ import annotations
 
 import math
+from bisect import insort
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +65,7 @@ def quantile(scores: Array, coverage: float) -> Array:
         Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), Distribution-Free Predictive Inference for Regression,
         algorithm 2.
     """
-    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 1e-9: (99 + 1) * 0.99 is 99, whatever the last bit
+    rank = _rank(len(scores), coverage)
     if rank <= 0:
         return np.zeros(scores.shape[1:])
     if rank > len(scores):
@@ -72,13 +74,17 @@ def quantile(scores: Array, coverage: float) -> Array:
     return found
 
 
+def _rank(count: int, coverage: float) -> int:
+    return math.ceil((count + 1) * coverage - 1e-9)  # 1e-9: (99 + 1) * 0.99 is 99, whatever the last bit
+
+
 class Adaptive(NamedTuple):
     """The result of adaptive conformal intervals on a sequence of scores.
 
     Attributes:
         bounds: largest score that each interval holds, shape `(n,)`; infinity, or -1 for an empty interval.
         missed: whether each score lies outside of its interval, shape `(n,)`, bool.
-        misses: the adapted miscoverage before each step and after the last, shape `(n + 1,)`.
+        misses: the adapted miscoverage of each step, shape `(n,)`.
     """
 
     bounds: Array
@@ -101,35 +107,41 @@ def adapt(miss: float, missed: bool, *, target: float, rate: float) -> float:
     return miss + rate * (target - missed)
 
 
-def adaptive(past: Array, scores: Array, *, coverage: float, rate: float = 0.005, window: int = 500) -> Adaptive:
+def adaptive(past: Array, scores: Array, *, coverage: float, ahead: int = 1, rate: float = 0.005) -> Adaptive:
     """Form an interval before each score from the scores before it, with a miscoverage that follows the misses.
 
-    For any sequence of scores the share of misses is within (1 - coverage + rate) / (n rate) of 1 - coverage, or within
-    (coverage + rate) / (n rate) if that is more (their proposition 4.1).
+    One step ahead, the share of misses is within (1 - coverage + rate) / (n rate) of 1 - coverage, or within
+    (coverage + rate) / (n rate) if that is more, for any sequence of scores (their proposition 4.1).
 
     Args:
         past: scores before the first interval, shape `(m,)`.
-        scores: scores in the order of time, shape `(n,)`, at least 0.
+        scores: scores in the order of time, shape `(n,)`, at least 0; nan for the last ones if they are not known yet.
         coverage: the coverage wanted in the long run.
+        ahead: steps from a forecast to the value that it forecasts: an interval is formed, and its miscoverage is
+            adapted, from the scores that are known so many steps before.
         rate: see `adapt`; 0.005 is the authors' value.
-        window: number of latest scores of which the quantile is taken.
 
     Reference:
         Gibbs & Candes (2021), Adaptive Conformal Inference Under Distribution Shift, equation 2.
     """
-    known, first = np.concatenate([past, scores]), len(past)
-    bounds, missed, misses = np.empty(len(scores)), np.empty(len(scores), bool), np.empty(len(scores) + 1)
-    misses[0] = 1 - coverage
-    for t, score in enumerate(scores):
-        recent = known[max(0, first + t - window) : first + t]
-        bounds[t] = _bound(recent, 1 - misses[t])
-        missed[t] = score > bounds[t]
-        misses[t + 1] = adapt(misses[t], bool(missed[t]), target=1 - coverage, rate=rate)
+    values, first, target = np.concatenate([past, scores]).tolist(), len(past), 1 - coverage
+    known = sorted(values[: max(0, first - ahead)])
+    bounds, missed, misses = np.empty(len(scores)), np.zeros(len(scores), bool), np.empty(len(scores))
+    miss = target
+    for t in range(len(scores)):
+        if first + t >= ahead:
+            insort(known, values[first + t - ahead])
+        if t >= ahead:
+            miss = adapt(miss, bool(missed[t - ahead]), target=target, rate=rate)
+        misses[t] = miss
+        bounds[t] = _bound(known, 1 - miss)
+        missed[t] = values[first + t] > bounds[t]
     return Adaptive(bounds, missed, misses)
 
 
-def _bound(scores: Array, coverage: float) -> float:
-    """Return the bound for an adapted coverage: infinity from 1 on, and -1, an empty interval, up to 0."""
-    if coverage >= 1:
-        return math.inf
-    return -1.0 if coverage <= 0 else float(quantile(scores, coverage))
+def _bound(known: Sequence[float], coverage: float) -> float:
+    """Return the quantile of ascending scores for an adapted coverage: -1, an empty interval, if it is 0 or less."""
+    rank = _rank(len(known), coverage)
+    if rank <= 0:
+        return -1.0
+    return known[rank - 1] if rank <= len(known) else math.inf

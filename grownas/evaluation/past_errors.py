@@ -1,4 +1,4 @@
-"""The errors of past forecasts at several steps ahead, and the half-widths of conformal intervals from them."""
+"""The errors of past forecasts at several steps ahead, and half the widths of conformal intervals from them."""
 
 from __future__ import annotations
 
@@ -70,6 +70,10 @@ class PastErrors:
     def half_widths(self, step: int, coverage: float, *, joint: bool = False) -> Array:
         """Return half the width of each series' interval, for a forecast from the last row, shape `(I,)`.
 
+        The interval is adaptive conformal: its miscoverage has followed the misses of the intervals that would have
+        been formed at the same number of steps before, from the first with enough scores on. Half the width may be
+        infinite after many misses.
+
         Args:
             step: steps ahead, from 1 to h.
             coverage: probability that the interval holds the value.
@@ -85,15 +89,19 @@ class PastErrors:
                 f"fh={step}: intervals reach at most {self.ahead.shape[1]} steps ahead; predict has no such limit"
             )
         scale = conformal.volatility(self.one_step)  # row t: known after row t
-        scores = np.abs(self.ahead[:, step - 1]) / scale[self.first - 1 :]
-        scores = scores[~np.isnan(scores).any(axis=1)]
-        if len(scores) < (least := conformal.least_scores(coverage)):
+        scores = np.abs(self.ahead[:, step - 1]) / scale[self.first - 1 :]  # nan: not known yet
+        known, least = len(scores) - step, conformal.least_scores(coverage)
+        if known < least:
             raise DataError(
-                f"coverage={coverage:g} needs {least} or more rows that the model has not learned from, got "
-                f"{len(scores)} at {step} step{'s' * (step > 1)} ahead; give more rows, lower the coverage or lower "
-                "task.train"
+                f"coverage={coverage:g} needs {least} or more rows that the model has not learned from, got {known} at "
+                f"{step} step{'s' * (step > 1)} ahead; give more rows, lower the coverage or lower task.train"
             )
-        half: Array = conformal.quantile(scores.max(axis=1, keepdims=True) if joint else scores, coverage) * scale[-1]
+        first = least + step - 1  # the first forecast before which enough scores are known
+        found = [
+            conformal.adaptive(one[:first], one[first:], coverage=coverage, ahead=step).bounds[-1]
+            for one in (scores.max(axis=1, keepdims=True) if joint else scores).T
+        ]
+        half: Array = np.maximum(found, 0) * scale[-1]
         return half
 
 

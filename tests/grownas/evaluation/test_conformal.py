@@ -97,6 +97,21 @@ def test_adaptive_conformal_recovers_from_a_change_of_regime():
     assert abs(found.missed[1000:].mean() - 0.1) < 0.03
 
 
+@pytest.mark.parametrize("ahead", [1, 5])
+def test_an_interval_several_steps_ahead_reads_and_follows_only_scores_known_then(ahead):
+    scores = np.abs(np.random.default_rng(3).normal(size=60)).cumsum()  # each but few are misses
+    found = conformal.adaptive(scores[:20], scores[20:], coverage=0.8, ahead=ahead, rate=0.05)
+    for t in range(40):
+        known, misses = np.sort(scores[: 20 + t - ahead + 1]), found.missed[: max(0, t - ahead + 1)]
+        miss = 0.2 + 0.05 * (0.2 * len(misses) - misses.sum())
+        assert found.misses[t] == pytest.approx(miss)
+        rank = int(np.ceil((len(known) + 1) * (1 - miss) - 1e-9))
+        assert found.bounds[t] == (known[rank - 1] if rank <= len(known) else np.inf)
+    unknown = conformal.adaptive(scores[:20], np.append(scores[20:], [np.nan] * ahead), coverage=0.8, ahead=ahead)
+    assert np.isfinite(unknown.bounds[:40]).any()
+    assert not np.isnan(unknown.bounds).any()
+
+
 def test_an_adaptive_interval_reads_only_earlier_scores():
     rng = np.random.default_rng(2)
     past, scores = np.abs(rng.normal(size=100)), np.abs(rng.normal(size=50))

@@ -73,6 +73,24 @@ def test_half_widths_are_the_quantile_times_the_current_volatility(actual):
     np.testing.assert_allclose(found.half_widths(1, 0.8, joint=True), joint)
 
 
+def test_half_widths_follow_the_misses_that_are_known_at_the_step(actual):
+    """By hand: the interval for step k is formed and adapted from the scores of forecasts k and more rows before."""
+    rng, step, target = np.random.default_rng(1), 3, 0.2
+    later = np.concatenate([actual, 4 * rng.normal(size=(160, 2))])  # errors four times as large as before
+    found = PastErrors.of(forecasts(later), later, 20, summed=False)
+    scale = conformal.volatility(found.one_step)
+    scores = (np.abs(found.ahead[:, step - 1]) / scale[19:])[:, 0]
+    miss, missed = target, {}
+    for t in range(4 + step - 1, len(scores)):  # coverage .8 needs 4 scores
+        if t - step in missed:
+            miss += 0.005 * (target - missed[t - step])
+        known = np.sort(scores[: t - step + 1])
+        bound = known[int(np.ceil((len(known) + 1) * (1 - miss))) - 1]
+        missed[t] = scores[t] > bound
+    assert abs(miss - target) > 0.005
+    np.testing.assert_allclose(found.half_widths(step, 0.8)[0], bound * scale[-1, 0], rtol=1e-12)
+
+
 def test_what_is_out_of_range_is_refused(actual):
     found = PastErrors.of(forecasts(actual), actual, 30, summed=False)
     with pytest.raises(DataError, match="coverage=1: expected a probability below 1"):
