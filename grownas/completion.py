@@ -36,6 +36,8 @@ OWN_KEYS = {  # command -> its key that is not a key of the config
     "update": "how",  # short for update.how
 }
 
+SAME_VALUES = {"how": "update.how", "panels": "task.data"}  # key -> the key that takes the same values
+
 # The shell adds no space after a completion that ends in `=`, `.` or `/`. fish does this without help.
 BASH = """\
 %(complete_func)s() {
@@ -275,7 +277,7 @@ def _values(config: str, given: Sequence[str], key: str, incomplete: str) -> Ite
     if key in ("task.use", "strategy.use"):
         yield from _starting(plugin_names(key.partition(".")[0]), incomplete)
         return
-    parent, _, leaf = ("update.how" if key == "how" else key).rpartition(".")
+    parent, _, leaf = SAME_VALUES.get(key, key).rpartition(".")
     field = _fields(config, given, parent).get(leaf)
     if field is None:
         return

@@ -212,7 +212,8 @@ class GrownForecaster:
 
         Args:
             y: rows of the same series, in the same type as in `fit`. Rows of an array follow the last row.
-            X: exogenous series in the rows of y, as in `fit`; None if `fit` got none.
+            X: exogenous series in the rows of y after `cutoff_`, as in `fit`; an array has as many rows as y. None if
+                `fit` got none.
             update_params: whether to learn; False: only the state moves on, as with `how="state"`.
 
         Raises:
@@ -225,7 +226,8 @@ class GrownForecaster:
         later = frame.index > self.y_.index[-1]
         if not later.any():
             return self
-        inputs, frame = self._inputs(X, frame.index), frame.loc[later]
+        inputs = self._inputs(X, frame.index if isinstance(X, np.ndarray) else frame.index[later])
+        frame = frame.loc[later]
         known, exogenous = _followed_by(self.y_, frame), None
         if self.X_ is not None:
             exogenous = _followed_by(self.X_, inputs.loc[frame.index])

@@ -155,6 +155,8 @@ def test_keys_of_a_single_command_and_names_of_panels_and_tables_are_offered(fol
     assert offered("update", "runs/first", "how=") == [f"how={how}" for how in ("state", "continue", "grow", "refit")]
     assert offered("tabulate", "index_returns/growing", "ou") == ["out="]
     assert offered(*SEARCH, "task.data=sk") == ["task.data=skfolio_sp500"]
+    assert offered("compare", SEARCH[1], "panels=[bundled,sk") == ["panels=[bundled,skfolio_sp500"]
+    assert "panels=[closes.csv" in offered("compare", SEARCH[1], "panels=[clo")
     assert offered(*SEARCH, "task.replay=")[:2] == ["task.replay=planted", "task.replay=nonlinear"]
     assert "task.replay=closes.csv" in offered(*SEARCH, "task.replay=")
 

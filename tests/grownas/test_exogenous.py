@@ -95,6 +95,18 @@ def test_intervals_at_several_steps_hold_the_values(fitted, data):
     assert quantiles[0.1].iloc[0] < fitted.predict([2], X=X)["y"].iloc[0] < quantiles[0.9].iloc[0]
 
 
+def test_an_update_needs_no_x_of_the_rows_that_it_ignores(fitted, data):
+    y, X = data
+    unknown = X.copy()
+    unknown.iloc[:ROWS] = np.nan
+    for given in (X.iloc[ROWS:], unknown):
+        made = copy.deepcopy(fitted).update(y.iloc[ROWS - 3 : ROWS + 6], given, update_params=False)
+        pd.testing.assert_frame_equal(made.X_, X.iloc[: ROWS + 6], check_freq=False)
+    by_place = GrownForecaster(overrides=TINY).fit(y.iloc[:ROWS], X.to_numpy()[:ROWS])
+    by_place.update(y.iloc[ROWS - 3 : ROWS + 6], X.to_numpy()[ROWS - 3 : ROWS + 6], update_params=False)
+    np.testing.assert_array_equal(by_place.X_.to_numpy(), X.to_numpy()[: ROWS + 6])
+
+
 @pytest.mark.parametrize("how", ["state", "continue"])
 def test_an_update_takes_further_rows_of_both(fitted, data, how):
     y, X = data
