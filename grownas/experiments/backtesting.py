@@ -188,7 +188,7 @@ def _walkers(
         every, orders = own.refit_every or own.every, range(1, config.start.max_order + 1)
         assert isinstance(timeline, SeriesTimeline), "the section of a text has no linear models"
         branch, task = journal.branch(kind, logs=False), timeline.task
-        rows = {"origin": origin, "every": every, "holdout": own.holdout, "window": own.window}
+        rows: Tree = {"origin": origin, "every": every, "holdout": own.holdout, "window": own.window}
         return Linear(kind, branch, task.values, len(task.target_names), orders=orders, **rows)
 
     def trained(how: How, **given: Any) -> Trained:

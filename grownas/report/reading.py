@@ -293,11 +293,12 @@ def _bands(path: Path, result: Tree) -> Forecast | None:
         return None
     reference, shape = result["reference"], (result["rows"], len(names))
     forecasts, intervals = (_tensors(path / f"{name}.safetensors") for name in ("forecasts", "intervals"))
-    wanted = {"actual": forecasts, reference: forecasts}
-    found = [*(table.get(name) for name, table in wanted.items()), intervals.get(reference)]
-    if [None if one is None else one.shape for one in found] != [shape, shape, (2, *shape)]:
+    missing = np.empty(0)
+    actual, forecast = (forecasts.get(name, missing) for name in ("actual", reference))
+    bounds = intervals.get(reference, missing)
+    if (actual.shape, forecast.shape, bounds.shape) != (shape, shape, (2, *shape)):
         raise RunError(f"{path}: damaged: forecasts and intervals of {reference} do not fit backtest.json")
-    return Forecast(names, *found)
+    return Forecast(names, actual, forecast, bounds)
 
 
 def _is_run(path: Path) -> bool:

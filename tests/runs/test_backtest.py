@@ -144,6 +144,15 @@ def test_the_report_draws_the_curves_and_shows_every_table(whole, drawn, call):
         assert words in page
 
 
+def test_a_report_without_the_forecasts_that_it_draws_is_refused_in_words(whole, call, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(whole, folder)
+    (folder / "intervals.safetensors").unlink()
+    ended = call("report", folder)
+    assert ended.code == 2
+    assert "forecasts and intervals of grown_continue do not fit backtest.json" in ended.err
+
+
 def test_a_backtest_is_done_and_keeps_no_model(whole, call):
     assert "done" in call("status", whole).out
     ended = call("predict", whole)

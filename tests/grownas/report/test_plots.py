@@ -141,6 +141,16 @@ def test_a_series_far_from_zero_fills_its_panel():
     assert min(float(text) for text in shown if re.fullmatch(r"\d\.\d+", text)) > 4.5
 
 
+@pytest.mark.parametrize(("infinite", "pieces"), [([], 1), ([15], 2), (range(30), 0)])
+def test_intervals_are_shaded_with_gaps_where_they_are_infinite(infinite, pieces):
+    values = np.random.default_rng(0).normal(size=30)
+    bounds = np.stack([values - 1, values + 1])
+    bounds[:, infinite] = [[-np.inf], [np.inf]]
+    svg = plots.forecast_panel(DATES, values, values, title="A", bounds=bounds)
+    assert svg.count("fill-opacity: 0.15") == pieces
+    assert "nan" not in svg
+
+
 @pytest.mark.parametrize("days", [30, 300])
 @pytest.mark.parametrize("width", [canvas.WIDE, canvas.NARROW])
 def test_dates_do_not_touch(days, width):
