@@ -164,6 +164,7 @@ def _continued(learner: Learner, task: Task, settings: Settings, journal: Journa
     recipe = Recipe(
         epochs=settings.epochs,
         patience=None,
+        last_only=given.weights.optimizer != "nt_asgd",
         clip=given.clip,
         l2_sp=settings.l2_sp / given.weights.rate,
         bf16=settings.bf16,

@@ -460,6 +460,8 @@ class Trainer:
 
     def _judge_epoch(self) -> None:
         """Evaluate on the validation part and keep the model if it is the best so far."""
+        if self.recipe.last_only and self.data.epoch < self.recipe.epochs:
+            return
         with self._averaged():
             value = self._evaluate()
         if self.data.epoch and not self.blending:

@@ -124,6 +124,20 @@ def test_all_epochs_are_trained_without_patience_and_the_last_is_kept(copy_task,
     assert (done.epochs, done.best_epoch, done.reason) == (3, 3, "3 epochs reached")
 
 
+def test_evaluating_the_last_epoch_only_gives_the_same_model_and_goes_on_after_a_break(
+    copy_task, make_model, assert_equal
+):
+    task, recipe, watch = copy_task(), replace(QUICK, epochs=3), Watch()
+    model = make_model(task)
+    every = fit(model, task, recipe, seed=1)
+    last = fit(model, task, replace(recipe, last_only=True), seed=1, monitor=watch)
+    assert_equal(last.model.state_dict(), every.model.state_dict())
+    assert [line["epoch"] for line in watch.lines if line["split"] == "val"] == [3, 3]  # loss and metric
+    assert (last.epochs, last.best_epoch, last.reason) == (3, 3, every.reason)
+    again = fit(model, task, replace(recipe, last_only=True), seed=1, resume=watch.snapshots[2])
+    assert_equal(again.model.state_dict(), every.model.state_dict())
+
+
 def test_lines_say_epoch_step_split_and_metric(copy_task, make_model):
     task, watch = copy_task(), Watch()
     fit(make_model(task), task, QUICK, seed=0, monitor=watch)
