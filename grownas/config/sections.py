@@ -420,6 +420,10 @@ class BacktestSection(Section):
         Several | None,
         about("models learn from so many latest rows, not counting those held out; null: from all rows before"),
     ] = None
+    continue_window: Annotated[
+        Several | None,
+        about("`window` of how=continue and how=grow, whose weights remember earlier rows; null: `window`"),
+    ] = None
     coverage: Annotated[
         float, Field(gt=0, lt=1), about("share of the rows that prediction intervals of series hold, each and jointly")
     ] = 0.9

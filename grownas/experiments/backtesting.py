@@ -68,7 +68,8 @@ def check(config: Config, task: Any) -> tuple[int, int]:
         )
     train, origin = timeline.origin(config)
     held_out = origin - own.holdout
-    for end, since in ((train, 0), (held_out, max(0, held_out - (own.window or held_out)))):
+    shortest = min(own.window or held_out, own.continue_window or held_out)
+    for end, since in ((train, 0), (held_out, max(0, held_out - shortest))):
         try:
             known = timeline.until(end, origin, origin, since=since)
             known.windows("train", seed=config.seed)
@@ -192,7 +193,9 @@ def _walkers(
         return Linear(kind, branch, task.values, len(task.target_names), orders=orders, **rows)
 
     def trained(how: How, **given: Any) -> Trained:
-        told = {"timeline": timeline, "origin": origin, **own.model_dump(include={"holdout", "evidence", "window"})}
+        window = own.window if how == "refit" else own.continue_window or own.window
+        told = {"timeline": timeline, "origin": origin, "holdout": own.holdout, "evidence": own.evidence}
+        told |= {"window": window}
         return Trained(how=how, settings=Settings.of(config), backend=config.backend, **told, **given)
 
     def recurrent() -> Trained:

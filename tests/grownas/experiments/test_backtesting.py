@@ -167,6 +167,20 @@ def test_a_window_hides_older_rows_from_what_is_learnt():
     assert not np.array_equal(one[20:], two[20:])
 
 
+def test_continued_learning_may_have_a_window_of_its_own():
+    given = {"backtest__models": ["gru"], "backtest__window": 150}
+    both = [
+        [
+            run(products(), backtest__recurrent=how, **given, **own)[1]["gru"]
+            for own in ({}, {"backtest__continue_window": 100})
+        ]
+        for how in ("continue", "refit")
+    ]
+    for name, (one, other), changes in zip(("continue", "refit"), both, (True, False), strict=True):
+        np.testing.assert_array_equal(one[:20], other[:20], err_msg=name)
+        assert np.array_equal(one[20:], other[20:]) != changes, name
+
+
 def test_every_way_to_learn_is_a_model_and_only_state_never_changes(whole):
     models = {one["model"]: one for one in whole[0]["models"]}
     assert list(models) == [f"grown_{how}" for how in ALL["backtest__how"]] + ["var_robust", "har", "lstm"]
@@ -348,12 +362,13 @@ def test_without_drift_a_model_learns_after_every_block_but_the_last():
         ({"backtest.origin": "soon"}, DataError, "soon: not a date"),
         ({"backtest.holdout": 250}, DataError, "row 255 of 300: .* 250 validation rows are too few"),
         ({"backtest.window": 30}, DataError, "30 training and 20 validation rows are too few"),
+        ({"backtest.continue_window": 30}, DataError, "30 training and 20 validation rows are too few"),
         ({"backtest.every": 0}, ConfigError, "backtest.every"),
         ({"backtest.models": ["lsmt"]}, ConfigError, "lsmt"),
         ({"backtest.how": []}, ConfigError, "backtest.how"),
         ({"backtest.how": "grow", "space.backbone": "dag"}, ConfigError, "only a chain can grow on"),
     ],
-    ids=["early", "late", "no date", "holdout", "window", "every", "model", "no how", "dag"],
+    ids=["early", "late", "no date", "holdout", "window", "continue window", "every", "model", "no how", "dag"],
 )
 def test_wrong_input_is_refused_in_words(overrides, error, words):
     with pytest.raises(error, match=words):
