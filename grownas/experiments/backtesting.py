@@ -194,9 +194,8 @@ def _walkers(
 
     def trained(how: How, **given: Any) -> Trained:
         window = own.window if how == "refit" else own.continue_window or own.window
-        told = {"timeline": timeline, "origin": origin, "holdout": own.holdout, "evidence": own.evidence}
-        told |= {"window": window}
-        return Trained(how=how, settings=Settings.of(config), backend=config.backend, **told, **given)
+        told = {"timeline": timeline, "origin": origin, **own.model_dump(include={"holdout", "evidence"})}
+        return Trained(how=how, window=window, settings=Settings.of(config), backend=config.backend, **told, **given)
 
     def recurrent() -> Trained:
         branch = journal.branch(kind, logs=True)
