@@ -403,6 +403,7 @@ CHANGES = {  # another valid value for every key
     "backtest": {
         "every": 5, "origin": "2021-01-01", "models": ["zero"], "how": ["grow"], "when": "drift", "detector": "adwin",
         "recurrent": "refit", "holdout": 30, "evidence": 99, "refit_every": 1, "window": 500,
+        "continue_window": 200, "coverage": 0.8,
     },
     "refit": True, "seed": 9, "seeds": [8, 9], "panels": 7, "workers": 3, "cluster": "tcp://a:1",
     "trial_workers": 4, "worker_timeout": 9.0, "threads": 2, "device": "cuda", "bf16": True,
