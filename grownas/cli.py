@@ -110,6 +110,7 @@ def backtest(config: str, overrides: tuple[str, ...]) -> None:
       every=21            rows of a block
       how=[continue,grow] how the grown cell learns, see `grownas update`
       when=drift          learn only when the losses have risen
+      coverage=0.9        share of the rows that prediction intervals hold
       origin=2021-06-01   first day to forecast; default: the test part
 
     A text is read in rows of 100 words: origin is the number of a row, by default half of them, and then=PATH adds a
