@@ -115,7 +115,9 @@ class BlocksBackbone(OfMixtures):
         return self.mixed_edges()
 
     def set_skip(self, beta: float) -> None:
-        """Add beta times the state that is read to each edge's mixture (DARTS-); 0 takes it away.
+        """Add beta times the state that is read to each edge's mixture (DARTS-); 0 removes the skip.
+
+        The skip is not saved: a resumed search sets it again.
 
         Raises:
             ValueError: `beta` is not finite.

@@ -99,18 +99,19 @@ class DagBackbone(OfMixtures):
         ops: the ops of every edge: activations or "none", alone or as `("gated", activation)`; by default `none`,
             `tanh`, `relu`, `sigmoid`, `identity`.
         norm: normalise every state, without a learned scale or bias: in training over the batch, in evaluation by
-            running moments of mean and variance, limited as a batch limits it (see below). Each state has moments of
-            its own, where DARTS' code has one set for all. They are saved; a derived cell has none.
+            running moments of mean and variance, cut to the range of a batch (see below). Each state has moments of its
+            own, where DARTS' code has one set for all. They are saved; a derived cell has none.
         edge_reduction: how a node combines its edges: "sum" as published, or "mean". A sum's scale grows with every
             node, so that many nodes overflow without `norm`; a mean has the scale of the derived cell.
         generator: draws the weights.
         backend: see `GrownRNN`.
 
     A state that is normalised over B streams lies within +-sqrt(B - 1). Running moments have no such limit: a single
-    large input moves the state to where no training step has been, from which identity, relu and the states that pass
-    the gates grow from step to step until they overflow. So in evaluation a state is cut to +-sqrt(B - 1), B the most
-    streams of a training pass so far. The published code has no limit. Like it, we take no moments over the streams of
-    an evaluation: a forecast would depend on other streams, hence on later rows, and one stream has no variance.
+    large input moves the state to values that training never reached, from which identity, relu and the states that
+    pass the gates grow from step to step until they overflow. So evaluation cuts a state to +-sqrt(B - 1), where B is
+    the largest number of streams in a training pass so far. The published code has no limit. Like it, we take no
+    moments over the streams of an evaluation: a forecast would depend on other streams, hence on later rows, and the
+    variance of a single stream is 0.
 
     Reference:
         Liu, Simonyan & Yang (2019), DARTS: Differentiable Architecture Search; code in quark0/darts.
@@ -254,7 +255,7 @@ class DagBackbone(OfMixtures):
 
     @torch.no_grad()
     def _follow(self, seen: Tensor, batch: int) -> None:
-        """Move the running moments by those of a sequence, `(T, 2, N + 1, H)`, one step after the other.
+        """Update the running moments by those of a sequence, `(T, 2, N + 1, H)`, step by step, and raise the limit.
 
         As `nn.BatchNorm1d` does, it keeps the variance that is divided by the batch's size less 1.
         """
@@ -310,9 +311,9 @@ class DagBackbone(OfMixtures):
         return self.mixed_edges()
 
     def set_skip(self, beta: float) -> None:
-        """Add beta times the state that is read to each edge's mixture (DARTS-); 0 takes it away.
+        """Add beta times the state that is read to each edge's mixture (DARTS-); 0 removes the skip.
 
-        It is not saved: who resumes a search sets it again.
+        The skip is not saved: a resumed search sets it again.
 
         Raises:
             ValueError: `beta` is not finite.

@@ -55,7 +55,7 @@ class DagTensors(NamedTuple):
     shares: Tensor
     mean: Tensor
     skip: Tensor
-    moments: Tensor | None
+    moments: Tensor | None = None
     limit: Tensor | None = None
 
 

@@ -38,9 +38,7 @@ def run_on(backend: str, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Ten
     if dtype is None:
         return _run(backend, plan, tensors, x, h_0)
     with torch.autocast(x.device.type, enabled=False):
-        W_x, W_h, shares, mean, skip = (one.to(dtype) for one in tensors[:5])
-        moments, limit = (None if one is None else one.to(dtype) for one in tensors[5:])
-        cast = DagTensors(W_x, W_h, shares, mean, skip, moments, limit)
+        cast = DagTensors._make(None if one is None else one.to(dtype) for one in tensors)
         return _run(backend, plan, cast, x.to(dtype), h_0.to(dtype))
 
 

@@ -102,10 +102,8 @@ def run(loop: SupernetLoop, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: 
 
 
 def _grouped(flat: Sequence[Tensor]) -> DagTensors:
-    """Return an engine's inputs behind x and h_0 as what they are."""
-    W_x, W_h, shares, mean, skip, *moments_and_limit = flat[2:]
-    moments, limit, *_ = [*moments_and_limit, None, None]
-    return DagTensors(W_x, W_h, shares, mean, skip, moments, limit)
+    """Return an engine's inputs behind x and h_0 by name; a limit never comes without moments, see `dag_plan.check`."""
+    return DagTensors(*flat[2:])
 
 
 class _Supernet(torch.autograd.Function):
