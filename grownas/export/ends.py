@@ -1,4 +1,4 @@
-"""What comes before and after the cell in an ONNX file; a task may bring those of its models, see `Exporting`."""
+"""What comes before and after the cell in an ONNX file; a task may provide its own, see `Exporting`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Ends(NamedTuple):
         sizes: their axes after T and B.
         encode: adds the cell's input to a graph, from the model's input.
         decode: adds the model's output to a graph, from the cell's output and the model's input.
-        sample: inputs for the check against PyTorch, in the units of the graph's, `(T, B)` or `(T, B, I)`.
-        read: converts the sample to the input of the PyTorch model.
-        scaled: converts the PyTorch model's predictions to the units of the graph's.
-        unit: 1 in these units, for each output.
+        sample: inputs of the graph for the check against PyTorch, `(T, B)` or `(T, B, I)`.
+        read: converts such inputs to those of the PyTorch model.
+        scaled: converts the PyTorch model's predictions to the units of the graph's output.
+        unit: a prediction of 1 in these units, for each output.
         memory: number of earlier inputs that the model reads.
     """
 

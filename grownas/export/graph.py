@@ -223,7 +223,7 @@ class Graph:
 def evaluate(model: onnx.ModelProto, *inputs: Array) -> list[Array]:
     """Return a model's outputs, by ONNX's own slow reference evaluator."""
     evaluator = ReferenceEvaluator(model)
-    with np.errstate(over="ignore", invalid="ignore"):  # its sigmoid computes exp(-x) for x far below 0, too
+    with np.errstate(over="ignore", invalid="ignore"):  # its sigmoid computes exp(-x), also for x far below 0
         return list(evaluator.run(None, dict(zip(evaluator.input_names, inputs, strict=True))))
 
 

@@ -46,7 +46,7 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str], ends: Ends | N
       of the first O series, the others being inputs only
     - a model of words: `words`, int64 `(T, B)`, ids; `logits` of the next word, `(T, B, V)`
     - another model with a linear readout: `x`, `(T, B, I)`; `predictions`, `(T, B, O)`
-    - with `ends`: as they say
+    - with `ends`: their names, dtypes and sizes
     - `next_state`, `(L, B, H)`: the state of each layer after the last step; the first state is zero
 
     The form `step` has them without T, and the input `state`, `(L, B, H)`: zeros, or the last `next_state`. If the
@@ -58,7 +58,7 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str], ends: Ends | N
         model: the model; its core is a derived cell or a stack of derived cells.
         form: a name in `FORMS`.
         notes: text for the metadata, by key.
-        ends: what comes before and after the cell; None: what is known of the model's class.
+        ends: what comes before and after the cell; None: that of the model's class.
 
     Raises:
         ConfigError: the model does something else than embedding or scaling, cells and readout; or it has bit widths
@@ -76,10 +76,10 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str], ends: Ends | N
     add(graph, ends, layers, sizes)
     proto = graph.model("grownas", {**notes, "form": form})
     streams = ends.sample.shape[1]
-    first = [np.zeros((len(layers), streams, sizes.hidden), graph.dtype)]
+    initial = [np.zeros((len(layers), streams, sizes.hidden), graph.dtype)]
     if ends.memory:
-        first.append(np.zeros((streams, ends.memory * ends.sizes[0][0]), ends.types[0]))
-    _check(module, ends, lambda given: run(proto, given, first), OTHER_SIDE if has_bits else 0.0)
+        initial.append(np.zeros((streams, ends.memory * ends.sizes[0][0]), ends.types[0]))
+    _check(module, ends, lambda given: run(proto, given, initial), OTHER_SIDE if has_bits else 0.0)
     return proto
 
 
@@ -117,8 +117,8 @@ def _step(graph: Graph, ends: Ends, layers: Sequence[Named], sizes: Sizes) -> No
     graph.output(ends.result, ends.decode(graph, after[-1], read), ends.types[1], ("B", *ends.sizes[1]))
     _add_next_state(graph, after, sizes)
     if ends.memory:
-        after_next = graph.add("Slice", read, graph.ints(0), graph.ints(kept), graph.ints(-1))
-        graph.output("next_register", after_next, ends.types[0], ("B", kept))
+        register = graph.add("Slice", read, graph.ints(0), graph.ints(kept), graph.ints(-1))
+        graph.output("next_register", register, ends.types[0], ("B", kept))
 
 
 def _add_next_state(graph: Graph, states: Sequence[Value], sizes: Sizes) -> None:
@@ -228,12 +228,12 @@ def _check(model: nn.Module, ends: Ends, run: Callable[[Array], Array], most: fl
         )
 
 
-def _run_sequence(proto: ModelProto, given: Array, first: Sequence[Array]) -> Array:
+def _run_sequence(proto: ModelProto, given: Array, initial: Sequence[Array]) -> Array:
     return evaluate(proto, given)[0]
 
 
-def _run_steps(proto: ModelProto, given: Array, kept: Sequence[Array]) -> Array:
-    results = []
+def _run_steps(proto: ModelProto, given: Array, initial: Sequence[Array]) -> Array:
+    results, kept = list[Array](), initial
     for one in given:
         result, *kept = evaluate(proto, one, *kept)
         results.append(result)

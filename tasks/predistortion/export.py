@@ -1,9 +1,9 @@
-"""The model of a signal as ONNX, apart from its cell: features of samples in their own units, polynomial, readout."""
+"""The model of a signal around its cell as ONNX: features of samples in their own units, readout, polynomial."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -59,48 +59,67 @@ def ends_of(model: SignalModel, units: tuple[float, float], signal: Array) -> En
         signal: an input in its own units, complex, shape `(n,)`, for the check against PyTorch. It must be like those
             of the training part, because a fitted polynomial may be arbitrary outside of their band.
     """
-    (unit_in, unit_out), memory = units, model.memory
-    steps = memory + 3
+    around, unit_out = _Around(model, *units), units[1]
+    return Ends(
+        given="samples",
+        result="output",
+        types=(np.float64, np.float64),
+        sizes=((2,), (2,)),
+        encode=around.encode,
+        decode=around.decode,
+        sample=_loudest(signal, model.memory + 3),
+        read=around.read,
+        scaled=lambda found: found * np.float64(unit_out),
+        unit=unit_out,
+        memory=model.memory,
+    )
+
+
+def _loudest(signal: Array, steps: int) -> Array:
+    """Return pieces of a complex signal from its largest magnitude on, `(steps, STREAMS, 2)`."""
     first = min(int(np.abs(signal).argmax()), len(signal) - STREAMS * steps)
-    sample = signal[first:][: STREAMS * steps].reshape(STREAMS, steps).T
+    pieces = signal[first:][: STREAMS * steps].reshape(STREAMS, steps).T
+    return np.stack([pieces.real, pieces.imag], axis=-1)
 
-    def read(samples: Array) -> Tensor:
-        before = np.zeros((MEMORY, *samples.shape[1:]))
-        scaled = torch.from_numpy(np.concatenate([before, samples / unit_in]))
-        return delayed(scaled.to(model.readout.weight), MEMORY)
 
-    def encode(graph: Graph, samples: Value) -> Value:
-        x = _scaled(graph, samples, unit_in)
-        seen = _samples(graph, x, range(model.taps + 1))
-        if model.is_relative:
+class _Around(NamedTuple):
+    """The parts of a model around its cell.
+
+    Attributes:
+        model: a model of scaled signals.
+        unit_in, unit_out: what a scaled 1 is at its input and at its output.
+    """
+
+    model: SignalModel
+    unit_in: float
+    unit_out: float
+
+    def read(self, samples: Array) -> Tensor:
+        """Return the input of the PyTorch model for samples after silence, `(T, B, 2)` in their own units."""
+        silence = np.zeros((MEMORY, *samples.shape[1:]))
+        scaled = torch.from_numpy(np.concatenate([silence, samples / self.unit_in]))
+        return delayed(scaled.to(self.model.readout.weight), MEMORY)
+
+    def encode(self, graph: Graph, samples: Value) -> Value:
+        """Add the features that the cell reads."""
+        x = _scaled(graph, samples, self.unit_in)
+        seen = _samples(graph, x, range(self.model.taps + 1))
+        if self.model.is_relative:
             phase = _phase(graph, x)
             seen = seen.times(phase._replace(q=-phase.q))
         size = seen.size
-        return graph.add("Concat", *(FEATURES[name](seen, size) for name in model.features), axis=-1)
+        return graph.add("Concat", *(FEATURES[name](seen, size) for name in self.model.features), axis=-1)
 
-    def decode(graph: Graph, out: Value, samples: Value) -> Value:
-        x = _scaled(graph, samples, unit_in)
+    def decode(self, graph: Graph, out: Value, samples: Value) -> Value:
+        """Add the readout and the polynomial."""
+        model, x = self.model, _scaled(graph, samples, self.unit_in)
         weight, bias = (model.scale * one for one in (model.readout.weight.T, model.readout.bias))
         found = out @ _stored(graph, "readout.weight", weight) + _stored(graph, "readout.bias", bias)
         if model.is_relative:
             found = graph.add("Concat", *Pair(*found.split(2)).times(_phase(graph, x)), axis=-1)
         if model.polynomial is not None:
             found = _polynomial(graph, model.polynomial, x) + found
-        return found.cast(np.float64) * graph.tensor("unit_out", np.array(unit_out))
-
-    return Ends(
-        "samples",
-        "output",
-        (np.float64, np.float64),
-        ((2,), (2,)),
-        encode,
-        decode,
-        np.stack([sample.real, sample.imag], axis=-1),
-        read,
-        scaled=lambda found: found * np.float64(unit_out),
-        unit=unit_out,
-        memory=memory,
-    )
+        return found.cast(np.float64) * graph.tensor("unit_out", np.array(self.unit_out))
 
 
 def _scaled(graph: Graph, samples: Value, unit: float) -> Value:
@@ -108,7 +127,7 @@ def _scaled(graph: Graph, samples: Value, unit: float) -> Value:
     return (samples / graph.tensor("unit_in", np.array(unit))).cast(graph.dtype)
 
 
-def _samples(graph: Graph, x: Value, delays: Any) -> Pair:
+def _samples(graph: Graph, x: Value, delays: Sequence[int]) -> Pair:
     """Return the samples with these delays, each part `(.., K)`; x has pairs, newest first, see `model.delayed`."""
     places = [np.asarray(delays, np.int64) * 2 + part for part in (0, 1)]
     named = (graph.tensor(f"places_{'_'.join(map(str, one))}", one) for one in places)
@@ -116,7 +135,7 @@ def _samples(graph: Graph, x: Value, delays: Any) -> Pair:
 
 
 def _over(part: Value, size: Value, silent: float) -> Value:
-    """Return I or Q over the magnitude; of silence the value `silent`."""
+    """Return I or Q over the magnitude; `silent` where the magnitude is 0."""
     where = functools.partial(part.graph.add, "Where", part.graph.add("Greater", size, 0.0))
     return where(part / where(size, 1.0), silent)
 

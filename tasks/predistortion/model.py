@@ -68,7 +68,7 @@ def features_of(x: Tensor, names: Sequence[str], taps: int, *, is_relative: bool
     """
     samples = x[..., : 2 * (taps + 1)].reshape(*x.shape[:-1], -1, 2)
     if is_relative:
-        samples = turned(samples, (phase_of(x) * x.new_tensor([1, -1])).unsqueeze(-2))
+        samples = rotated(samples, (phase_of(x) * x.new_tensor([1, -1])).unsqueeze(-2))
     (i, q), size = samples.unbind(-1), torch.linalg.vector_norm(samples, dim=-1)
     return torch.cat([FEATURES[name](i, q, size) for name in names], dim=-1)
 
@@ -80,8 +80,8 @@ def phase_of(x: Tensor) -> Tensor:
     return torch.where(size > 0, sample / size.where(size > 0, 1.0), x.new_tensor([1, 0]))
 
 
-def turned(samples: Tensor, phase: Tensor) -> Tensor:
-    """Multiply complex numbers that are given as pairs, `(.., 2)`, elementwise."""
+def rotated(samples: Tensor, phase: Tensor) -> Tensor:
+    """Rotate samples by phases of magnitude 1, both `(.., 2)`: the complex product, elementwise."""
     (i, q), (cos, sin) = samples.unbind(-1), phase.unbind(-1)
     return torch.stack([i * cos - q * sin, i * sin + q * cos], dim=-1)
 
@@ -101,8 +101,8 @@ class Streamed(NamedTuple):
 class SignalModel(nn.Module):
     """A core, its linear readout, and perhaps a polynomial whose output is added (see `grownas.protocols.Model`).
 
-    With `is_relative` the core sees a signal turned so that the present sample has phase 0, and its output is turned
-    back. Turning the input of an amplifier turns its output likewise, and the model need not learn that.
+    With `is_relative` the core sees a signal rotated so that the present sample has phase 0, and its output is rotated
+    back. An amplifier rotates its output with its input, so the model need not learn that.
 
     Reference:
         Wang, Aziz, Helaoui & Ghannouchi (2019), Augmented Real-Valued Time-Delay Neural Network, for magnitudes of
@@ -126,7 +126,7 @@ class SignalModel(nn.Module):
         is_relative: bool = False,
         generator: Generator | None = None,
     ) -> None:
-        """Draw the readout from `generator`; the model has no polynomial. For the rest see `features_of`."""
+        """Draw the readout from `generator`; the model has no polynomial. For the other arguments see `features_of`."""
         super().__init__()
         self.features, self.taps, self.is_relative = tuple(features), taps, is_relative
         self.core = core
@@ -151,7 +151,7 @@ class SignalModel(nn.Module):
         """Map the core's output `(T, B, H)` and the `x` from which it comes to I and Q, `(T, B, 2)`."""
         found = self.decode(out)
         if self.is_relative:
-            found = turned(found, phase_of(x.to(found)))
+            found = rotated(found, phase_of(x.to(found)))
         return found if self.polynomial is None else self.polynomial(x) + found
 
     def forward(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
@@ -161,7 +161,7 @@ class SignalModel(nn.Module):
 
     @property
     def memory(self) -> int:
-        """How many samples before the present one the features and the polynomial read."""
+        """Number of samples before the present one that the features and the polynomial read."""
         return max(self.taps, 0 if self.polynomial is None else int(self.polynomial.terms[:, :2].max()))
 
     def step(self, sample: Tensor, state: Streamed | None = None) -> tuple[Tensor, Streamed]:
@@ -169,7 +169,7 @@ class SignalModel(nn.Module):
 
         Args:
             sample: I and Q, `(B, 2)`.
-            state: as the step before returned it; None: silence before, and the core's first state.
+            state: the state that the step before returned; None: silence before, and the core's first state.
 
         Returns:
             I and Q, `(B, 2)`, and the next state.

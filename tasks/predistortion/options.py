@@ -82,7 +82,9 @@ class Options(Section):
     ] = 0
     phase: Annotated[
         Literal["absolute", "relative"],
-        about("of features and outputs of every trained model; relative: measured from that of the present sample"),
+        about(
+            "phases of every trained model's features and output; relative: measured from that of the present sample"
+        ),
     ] = "absolute"
     start_family: Annotated[
         Literal["mp", "gmp"], about("of the start `polynomial`: the memory polynomial, or the generalised one")

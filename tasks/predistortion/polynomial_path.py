@@ -60,9 +60,8 @@ class PolynomialPath(nn.Module):
         for _ in range(int(power.max())):
             powers.append(powers[-1] * size)
         factor = torch.stack(powers, dim=-1)[..., envelope, power]  # (T, B, K)
-        return complex_product(samples[..., delay, :] * factor.unsqueeze(-1), self.coefficients.double()).to(
-            self.fitted
-        )
+        terms = samples[..., delay, :] * factor.unsqueeze(-1)
+        return complex_product(terms, self.coefficients.double()).to(self.fitted)
 
 
 def complex_product(matrix: Tensor, vector: Tensor) -> Tensor:

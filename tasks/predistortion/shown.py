@@ -62,16 +62,16 @@ def _signals(task: Predistortion, model: Model) -> tuple[np.ndarray, dict[str, n
 def _products(task: Predistortion, model: Model, entry: Mapping[str, Any]) -> int:
     """Return the real multiplications per sample of a model, with its readout; 0 if its size is not in the summary.
 
-    Features are not counted, but the turns of relative phases are: of each sample that is read, and of the output.
+    Features are not counted. With relative phases the rotations of each sample read and of the output are counted.
     """
     name, chosen, options = entry["model"], entry["chosen"], task.options
-    turns = COMPLEX * (options.taps + 2) if options.phase == "relative" else 0
+    rotations = COMPLEX * (options.taps + 2) if options.phase == "relative" else 0
     if name == OURS:
         assert isinstance(model, SignalModel)
         core: Any = model.core
         cell = total(costs_of(core.genotype, core.input_size, core.hidden_size).values()).multiplications
         path = 0 if model.polynomial is None else model.polynomial.multiplications
-        return int(cell + 2 * core.hidden_size + path + turns)
+        return int(cell + 2 * core.hidden_size + path + rotations)
     if name in RECURRENT:
-        return RECURRENT[name](task.input_size, chosen["hidden_size"]) + turns
+        return RECURRENT[name](task.input_size, chosen["hidden_size"]) + rotations
     return int(chosen.get(PRODUCTS, 0))

@@ -131,7 +131,7 @@ class Predistortion(Task):
 
     @property
     def units(self) -> tuple[float, float]:
-        """What a scaled 1 is at the input and at the output of a model; a predistorter's output is an input."""
+        """What a scaled 1 is at a model's input and output; the output of a predistorter is an amplifier's input."""
         return self.scales if self.options.job == "model" else (self.scales[0], self.scales[0])
 
     def scaled(self, part: str) -> tuple[Array, Array]:
@@ -174,9 +174,9 @@ class Predistortion(Task):
         )
 
     def filtered(self, model: Model, path: Path) -> str:
-        """Return the output of a model for an input, both with the columns I and Q in their own units, as a CSV.
+        """Return a model's output for the input in a CSV, as the text of a CSV; see `protocols.Filtering`.
 
-        The first samples come after silence. The output of a predistorter is the input for the amplifier.
+        Both have the columns I and Q, in their own units. Silence is assumed before the first sample.
 
         Raises:
             DataError: the file cannot be read.

@@ -7,7 +7,7 @@ import torch
 
 from grownas import Backbone
 from grownas.tasks.predistortion.dgru import DGRU
-from grownas.tasks.predistortion.model import SignalModel, delayed, features_of, phase_of, rebuild, start_at, turned
+from grownas.tasks.predistortion.model import SignalModel, delayed, features_of, phase_of, rebuild, rotated, start_at
 from grownas.tasks.predistortion.options import FEATURES
 from grownas.tasks.predistortion.polynomial import Shape
 from grownas.tasks.predistortion.polynomial_fit import fit
@@ -39,7 +39,7 @@ def test_features_are_those_of_the_benchmark():
     expected = {"i": 3.0, "q": -4.0, "abs": 5.0, "abs3": 125.0, "cos": 0.6, "sin": -0.8}
     torch.testing.assert_close(features_of(x, FEATURES, 0)[0, 0], torch.tensor([expected[name] for name in FEATURES]))
     assert features_of(x, ["q", "abs"], 1)[0, 0].tolist() == [-4.0, 0.0, 5.0, 0.0]
-    x = torch.tensor([[[3.0, -4.0, 0.0, 2.0]]])  # (3 - 4i) and 2i; turned by -phase: 5 and -1.6 + 1.2i
+    x = torch.tensor([[[3.0, -4.0, 0.0, 2.0]]])  # (3 - 4i) and 2i; rotated by -phase: 5 and -1.6 + 1.2i
     torch.testing.assert_close(
         features_of(x, ["i", "q", "abs"], 1, is_relative=True)[0, 0], torch.tensor([5.0, -1.6, 0.0, 1.2, 5.0, 2.0])
     )
@@ -100,10 +100,10 @@ def test_a_model_of_relative_phases_turns_its_output_with_its_input():
     x = torch.randn(20, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     angle = torch.tensor(0.7).double()
     quarter = torch.stack([angle.cos(), angle.sin()])
-    by_angle = turned(x.unflatten(-1, (4, 2)), quarter).flatten(-2)
-    torch.testing.assert_close(model(by_angle)[0], turned(model(x)[0], quarter))
+    by_angle = rotated(x.unflatten(-1, (4, 2)), quarter).flatten(-2)
+    torch.testing.assert_close(model(by_angle)[0], rotated(model(x)[0], quarter))
     absolute = registered(3, "absolute")
-    assert not torch.allclose(absolute(by_angle)[0], turned(absolute(x)[0], quarter))
+    assert not torch.allclose(absolute(by_angle)[0], rotated(absolute(x)[0], quarter))
 
 
 def test_the_phase_of_silence_is_zero_and_has_a_finite_gradient():
