@@ -99,16 +99,18 @@ class Backtest:
     def intervals(self) -> pd.DataFrame:
         """Prediction intervals in the units of the series; columns are (model, series, lower or upper).
 
-        Each is the adaptive conformal interval formed before the row, see `evaluation.intervals`; their coverages and
-        widths are in `result["intervals"]`.
+        They are adaptive conformal intervals, each formed before its row, see `evaluation.intervals`. Their coverages
+        and widths are in `result["intervals"]`.
 
         Raises:
-            RunError: the task is not on series, or the version before intervals made the folder.
+            RunError: the task is not on series, or an older version of grownas wrote the folder.
         """
         import pandas as pd
 
         if INTERVALS not in self._files:
-            raise RunError(f"{self}: it has no intervals; run a backtest on series again to have them")
+            raise RunError(
+                f"{self}: no intervals; only a backtest on series has them: run it again if the folder is older"
+            )
         tensors, names = self._files[INTERVALS][0], self._axes["names"]
         columns = {
             (model, name, side): tensors[model][place, :, number].numpy()

@@ -418,14 +418,14 @@ class BacktestSection(Section):
     refit_every: Annotated[Count | None, about("rows between two fits of a linear model; null: `every`")] = None
     window: Annotated[
         Several | None,
-        about("models learn from so many latest rows, not counting those held out; null: from all rows before"),
+        about("latest rows that models learn from, not counting those held out; null: all rows before"),
     ] = None
     continue_window: Annotated[
         Several | None,
         about("`window` of how=continue and how=grow, whose weights remember earlier rows; null: `window`"),
     ] = None
     coverage: Annotated[
-        float, Field(gt=0, lt=1), about("share of the rows that prediction intervals of series hold, each and jointly")
+        float, Field(gt=0, lt=1), about("nominal coverage of the prediction intervals, per series and joint")
     ] = 0.9
 
 

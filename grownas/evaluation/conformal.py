@@ -115,10 +115,10 @@ def adaptive(past: Array, scores: Array, *, coverage: float, ahead: int = 1, rat
 
     Args:
         past: scores before the first interval, shape `(m,)`.
-        scores: scores in the order of time, shape `(n,)`, at least 0; nan for the last ones if they are not known yet.
+        scores: scores in the order of time, shape `(n,)`, at least 0; nan for the latest, if they are not known yet.
         coverage: the coverage wanted in the long run.
-        ahead: steps from a forecast to the value that it forecasts: an interval is formed, and its miscoverage is
-            adapted, from the scores that are known so many steps before.
+        ahead: steps from a forecast to the value that it forecasts. An interval is formed, and its miscoverage is
+            adapted, from the scores that are known this number of steps earlier.
         rate: see `adapt`; 0.005 is the authors' value.
 
     Reference:

@@ -55,18 +55,18 @@ class Intervals(NamedTuple):
 
     Attributes:
         half: half the width of each series' interval, shape `(n, O)`; see `adaptive`.
-        told: entry of `backtest.json`: coverages as shares of all rows, widths in units of standardised series.
+        summary: entry of `backtest.json`: coverages as shares of all rows, widths in units of standardised series.
     """
 
     half: Array
-    told: Tree
+    summary: Tree
 
     @classmethod
     def of(cls, past: Array, errors: Array, coverage: float) -> Intervals:
         """Form the intervals of a model from its errors; arguments as of `adaptive`."""
         half, normal = adaptive(past, errors, coverage), gaussian(past, errors, coverage)
         together = adaptive(past, errors, coverage, joint=True)
-        told = {
+        summary = {
             "coverages": _held(errors, half).mean(axis=0).tolist(),
             "coverage": float(_held(errors, half).mean()),
             "width": _width(half),
@@ -76,7 +76,7 @@ class Intervals(NamedTuple):
             "gaussian_width": _width(normal),
             "unbounded": float(np.isinf(half).mean()),
         }
-        return cls(half, told)
+        return cls(half, summary)
 
 
 def _held(errors: Array, half: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -70,9 +70,8 @@ class PastErrors:
     def half_widths(self, step: int, coverage: float, *, joint: bool = False) -> Array:
         """Return half the width of each series' interval, for a forecast from the last row, shape `(I,)`.
 
-        The interval is adaptive conformal: its miscoverage has followed the misses of the intervals that would have
-        been formed at the same number of steps before, from the first with enough scores on. Half the width may be
-        infinite after many misses.
+        The interval is adaptive conformal: its miscoverage follows the misses of the earlier intervals for the same
+        number of steps, from the first row with enough scores. After many misses half the width may be infinite.
 
         Args:
             step: steps ahead, from 1 to h.

@@ -100,7 +100,7 @@ def backtest(config: Config, folder: Folder, journals: Mapping[str, Journal], ta
     about = {"task": task.name, "metric": task.metric, "seed": config.seed, "source": task.source}
     told = summarise(courses, labels, config.backtest.every, periods=periods, score=timeline.score)
     names = timeline.task.target_names if isinstance(timeline, SeriesTimeline) else []
-    about |= {"names": names, "intervals": {name: one.told for name, one in intervals.items()}}
+    about |= {"names": names, "intervals": {name: one.summary for name, one in intervals.items()}}
     return {**about, **config.backtest.model_dump(), "period": timeline.period, **told}
 
 

@@ -104,8 +104,8 @@ def intervals(result: Tree) -> Table | None:
         Column("infinite", "share of the intervals that are infinite, which the widths leave out"),
     )
     rows = (Row((name, *_interval(one)), marked=name == result["reference"]) for name, one in found.items())
-    words = f"Adaptive conformal intervals for {100 * result['coverage']:g} %, formed before each row."
-    return Table(columns, tuple(rows), (words,))
+    note = f"Adaptive conformal intervals for {100 * result['coverage']:g} %, formed before each row."
+    return Table(columns, tuple(rows), (note,))
 
 
 def _interval(one: Tree) -> tuple[str, ...]:
@@ -122,14 +122,12 @@ def _interval(one: Tree) -> tuple[str, ...]:
     )
 
 
-def bands(rows: Forecast, dates: Sequence[str]) -> list[str]:
-    """Draw the reference model's forecasts and intervals over the last days, for the first series."""
-    shown = slice(-SHOWN_DAYS, None)
+def bands(of: Forecast, dates: Sequence[str]) -> list[str]:
+    """Draw forecasts and intervals over the last days, as one SVG for each of the first series."""
+    days = slice(-SHOWN_DAYS, None)
     return [
-        forecast_panel(
-            dates[shown], rows.actual[shown, i], rows.forecast[shown, i], title=name, bounds=rows.bounds[:, shown, i]
-        )
-        for i, name in enumerate(rows.names[:SHOWN_SERIES])
+        forecast_panel(dates[days], of.actual[days, i], of.forecast[days, i], title=name, bounds=of.bounds[:, days, i])
+        for i, name in enumerate(of.names[:SHOWN_SERIES])
     ]
 
 

@@ -202,7 +202,7 @@ def _backtest(of: Backtest) -> Tree:
         "kicker": f"backtest in blocks of {result['every']} rows",
         "models": backtest.models(result),
         "intervals": backtest.intervals(result),
-        "panels": [_safe(one) for one in backtest.bands(of.rows, of.dates)] if of.rows else [],
+        "panels": [_safe(one) for one in backtest.bands(of.forecast, of.dates)] if of.forecast else [],
         "period": backtest.period(result),
         "years": backtest.means(result, "years", backtest.period(result)),
         "blocks": backtest.means(result, "blocks", "first row"),

@@ -191,7 +191,7 @@ class Backtest:
         result: the content of `backtest.json`.
         dates: of the rows, ISO.
         losses: by model, one per row, shape `(n,)`.
-        rows: the forecasts of the reference model; None if there are no intervals.
+        forecast: of the reference model; None if there are no intervals.
     """
 
     path: Path
@@ -200,7 +200,7 @@ class Backtest:
     result: Tree
     dates: list[str]
     losses: dict[str, np.ndarray]
-    rows: Forecast | None
+    forecast: Forecast | None
 
     @property
     def name(self) -> str:
@@ -227,7 +227,9 @@ def read(path: Path) -> Run | Comparison | Study | Backtest:
         damage.check(studied, form, str(path / "study.json"))
         return Study(path, *_config(path), studied)
     if (walked := _json(path / "backtest.json", damage.BACKTEST)) is not None:
-        return Backtest(path, *_config(path), walked, *_rows(path / "losses.csv", walked), _bands(path, walked))
+        return Backtest(
+            path, *_config(path), walked, *_rows(path / "losses.csv", walked), _reference_forecast(path, walked)
+        )
     seeds = sorted(path.glob("seed-*/"), key=lambda folder: (len(folder.name), folder.name))
     if (path / "comparison.json").exists() or seeds:
         runs, others = list[Run](), dict[str, list[Run]]()
@@ -287,8 +289,12 @@ def _rows(path: Path, result: Tree) -> tuple[list[str], dict[str, np.ndarray]]:
         raise RunError(f"{path}: damaged: {error}") from error
 
 
-def _bands(path: Path, result: Tree) -> Forecast | None:
-    """Read the forecasts and the intervals of a backtest's reference model."""
+def _reference_forecast(path: Path, result: Tree) -> Forecast | None:
+    """Read the forecasts and the intervals of a backtest's reference model; None if there are no intervals.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
     if not (names := result.get("names")):
         return None
     reference, shape = result["reference"], (result["rows"], len(names))

@@ -234,7 +234,7 @@ def test_a_growing_text_gives_the_perplexity_of_each_block_before_it_is_learned(
     assert "perplexity" in (read_on / "report.html").read_text()
     with pytest.raises(RunError, match="only a backtest on series has forecasts"):
         grownas.load(read_on).forecasts  # noqa: B018
-    with pytest.raises(RunError, match="it has no intervals"):
+    with pytest.raises(RunError, match="no intervals; only a backtest on series has them"):
         grownas.load(read_on).intervals  # noqa: B018
 
 

@@ -51,17 +51,17 @@ def test_a_later_error_changes_no_earlier_interval(form):
 @pytest.mark.parametrize("coverage", [0.8, 0.9])
 def test_coverage_is_within_two_points_though_the_volatility_changes(coverage):
     past, errors = np.split(turbulent(660, 3), [60])
-    told = Intervals.of(past, errors, coverage).told
-    assert abs(told["coverage"] - coverage) < 0.02
-    assert max(abs(one - coverage) for one in told["coverages"]) < 0.02
-    assert abs(told["joint_coverage"] - coverage) < 0.02
-    assert abs(told["gaussian_coverage"] - coverage) > 0.02
-    assert told["joint_width"] > told["width"] > 0
+    summary = Intervals.of(past, errors, coverage).summary
+    assert abs(summary["coverage"] - coverage) < 0.02
+    assert max(abs(one - coverage) for one in summary["coverages"]) < 0.02
+    assert abs(summary["joint_coverage"] - coverage) < 0.02
+    assert abs(summary["gaussian_coverage"] - coverage) > 0.02
+    assert summary["joint_width"] > summary["width"] > 0
 
 
 def test_infinite_intervals_are_counted_and_left_out_of_the_width():
     errors = np.random.default_rng(0).normal(size=(20, 1))
-    told = Intervals.of(errors[:5], errors[5:], 0.9).told  # 9 scores or more make a finite interval
-    assert told["unbounded"] == 4 / 15
-    assert np.isfinite(told["width"])
-    assert Intervals.of(errors[:2], errors[2:4], 0.9).told["width"] is None
+    summary = Intervals.of(errors[:5], errors[5:], 0.9).summary  # 9 scores or more make a finite interval
+    assert summary["unbounded"] == 4 / 15
+    assert np.isfinite(summary["width"])
+    assert Intervals.of(errors[:2], errors[2:4], 0.9).summary["width"] is None

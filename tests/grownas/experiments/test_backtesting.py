@@ -202,7 +202,7 @@ def test_the_intervals_of_a_model_start_from_rows_that_it_had_not_learned():
     found = Intervals.of(past, values[ORIGIN:] - forecasts["var1"], 0.9)
     np.testing.assert_allclose(intervals["var1"], forecasts["var1"] + np.stack([-found.half, found.half]), atol=1e-12)
     told = result["intervals"]["var1"]
-    assert told["coverages"] == found.told["coverages"]
+    assert told["coverages"] == found.summary["coverages"]
     sd = values[:210].std(axis=0)  # of the first training part
     finite = np.isfinite(found.half)
     assert told["width"] == pytest.approx((2 * found.half / sd)[finite].mean())
