@@ -110,7 +110,7 @@ def backtest(config: str, overrides: tuple[str, ...]) -> None:
       every=21            rows of a block
       how=[continue,grow] how the grown cell learns, see `grownas update`
       when=drift          learn only when the losses have risen
-      coverage=0.9        share of the rows that prediction intervals hold
+      coverage=0.9        nominal coverage of the prediction intervals
       origin=2021-06-01   first day to forecast; default: the test part
 
     A text is read in rows of 100 words: origin is the number of a row, by default half of them, and then=PATH adds a
@@ -231,15 +231,15 @@ def predict(run: Path, overrides: tuple[str, ...]) -> None:
     does not read are ignored. The file is forecasts.csv in the run folder, or forecasts-NEW.csv for other data;
     out=FILE writes another file. task.units=prices gives prices instead of returns, or levels instead of their changes.
 
-    A model of an amplifier or a predistorter filters a signal instead: input=FILE.csv, with the columns I and Q, gives
-    FILE-output.csv in the working folder, or out=FILE.
+    A model of an amplifier or a predistorter filters a signal instead: input=FILE.csv names a file with the columns I
+    and Q. The output is written to FILE-output.csv in the working folder, or to out=FILE.
     """
     from grownas.runs import reload
 
-    given, overrides = _taken("input", overrides)
+    signal, overrides = _taken("input", overrides)
     out, overrides = _taken("out", overrides)
-    if given:
-        click.echo(reload.write_filtered(run, Path(given), overrides, out=Path(out) if out else None))
+    if signal:
+        click.echo(reload.write_filtered(run, Path(signal), overrides, out=Path(out) if out else None))
         return
     written = reload.write_forecasts(run, overrides, out=Path(out) if out else None)
     click.echo(written.path)
@@ -264,9 +264,8 @@ def export(run: Path, file: Path, overrides: tuple[str, ...]) -> None:
     sequences of any length in batches of any size, from a zero state, and also return the last state.
 
     form=step writes a model of one time step, which has the state as input and output, and a register of earlier
-    samples if it reads them. Prints the file, its inputs
-    and its outputs. Needs the extra onnx: pip install 'grownas[onnx]'. If the run's own data have moved or changed,
-    task.data=NEW names other data with the same columns.
+    samples if it reads them. Prints the file, its inputs and its outputs. Needs the extra onnx: pip install
+    'grownas[onnx]'. If the run's own data have moved or changed, task.data=NEW names other data with the same columns.
     """
     from grownas.runs import exporting
 

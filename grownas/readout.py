@@ -145,7 +145,7 @@ class Backpropagation:
 
     @torch.no_grad()
     def states(self, x: Tensor, hidden: Any) -> tuple[Tensor, Any] | None:
-        """Return the core's output `(T, B, H)`, a copy, and last state; None if nothing is prepared for such inputs."""
+        """Return a copy of the core's output `(T, B, H)` and its last state; None if no pass is prepared for `x`."""
         prepared = self._prepare(x.shape)
         if prepared is None:
             return None
@@ -154,7 +154,7 @@ class Backpropagation:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Have the model compute its states by what is prepared, as evaluations do, which need no gradients."""
+        """Let the model compute its states by prepared passes inside this context, as for an evaluation."""
         self.model.prepared = self
         try:
             yield

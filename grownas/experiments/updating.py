@@ -8,10 +8,10 @@ block of recent rows from which neither model has learned. A changed model is ke
 prefers it to the model before the update on that block; otherwise the old weights stay. A later update, with newer
 rows, learns from the block itself; until then the model reads it, as all rows, by its recurrent state.
 
-A backtest judges otherwise, see `walking.Trained`: it keeps the old model beside the one that learns, and compares the
-forecasts that both made of each row before the second learned it. This wastes no row and is the better rule over many
-blocks, but it needs forecasts of a model that has already learned. A single update has none: by that rule a first
-update could never be used.
+A backtest judges differently, see `walking.Trained`: it keeps the old model beside the one that learns, and compares
+the forecasts that both made of each row before the second learned it. Over many blocks this rule is better, because it
+holds back no rows, but it needs forecasts of a model that has already learned. A single update has none, so by that
+rule a first update could never be accepted.
 """
 
 from __future__ import annotations

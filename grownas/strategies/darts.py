@@ -21,7 +21,7 @@ class Darts(SupernetStrategy):
     look-ahead step has no momentum and no weight decay. It is clipped as the step is, as published.
 
     The dropouts of the published search on texts are options of the task: `dropout_input`, `dropout_output` and
-    `dropout_state`. The last has one mask for all streams of a window; published, each stream has one.
+    `dropout_state`. With `dropout_state` all streams of a window share a mask; published, each stream has its own.
 
     `readout: ablation` removes the least missed op of all nodes; DARTS-PT takes the nodes in random order.
 

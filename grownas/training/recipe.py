@@ -141,7 +141,7 @@ class Recipe:
         epochs: most epochs.
         patience: epochs without a lower validation loss before training stops; None trains all `epochs` and keeps the
             last epoch, for a refit on training and validation data.
-        last_only: evaluate the last epoch only, which saves time, where nothing depends on the losses between.
+        last_only: evaluate the last epoch only. This saves time if nothing depends on the losses of earlier epochs.
         clip: largest norm of the weights' gradient.
         l2_sp: strength of the decoupled penalty on the distance from the stage's first parameters p_0 (L2-SP):
             p += rate * l2_sp * (p_0 - p) after each weight step, with the rate of the parameter's group; 0: no penalty.
@@ -205,7 +205,9 @@ class Recipe:
         if self.patience is not None:
             _check_numbers(self, ("patience",))
         if self.last_only and (self.patience is not None or self.weights.optimizer == "nt_asgd"):
-            raise ConfigError("last_only: patience and nt_asgd need the loss of each epoch; leave them out")
+            raise ConfigError(
+                "last_only=True evaluates no epoch but the last, which patience and nt_asgd need; leave them out"
+            )
         if not all(0 <= size < math.inf for size in self.perturb_size):
             raise ConfigError(f"perturb_size must be two numbers from 0 on, got {self.perturb_size}")
         first, last = self.decay_span

@@ -158,7 +158,7 @@ class LanguageModel(nn.Module):
     def states(self, ids: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map ids `(T, B)` and a state to the core's output `(T, B, H)` and its last state.
 
-        In training with weight drop and dropout of the state, with one mask per window.
+        In training, weight drop and dropout of the state apply, with one mask each per window.
         """
         x = self.encode(ids)
         if not self.training:

@@ -53,7 +53,7 @@ class Options(Section):
     dropout_hidden: Annotated[Rate, about("rate of locked dropout between layers")] = 0.0
     dropout_output: Annotated[Rate, about("rate of locked dropout on the core's output")] = 0.0
     dropout_state: Annotated[
-        Rate, about("rate of locked dropout on the state where weights read it, with one mask for all streams")
+        Rate, about("rate of locked dropout on the state that recurrent matrices read; all streams share a mask")
     ] = 0.0
     weight_drop: Annotated[Rate, about("dropout rate of recurrent weights")] = 0.0
     activation: Annotated[NonNegative, about("weight of the mean square of the core's output in the loss")] = 0.0

@@ -99,15 +99,16 @@ def weight_drop(core: AnyModule, rate: float) -> AnyModule:
 def state_dropout(core: AnyModule, rate: float) -> AnyModule:
     """Return a copy of a core that drops units of the state wherever a recurrent matrix reads it.
 
-    Each layer has one mask m for all time steps, nodes and streams of a window. Since (s * m) W = s (diag(m) W), it is
-    the rows of the matrices that are multiplied by it, so that every backend computes it. What passes a gate past the
-    matrices is not dropped. The core itself is unchanged; gradients reach its own parameters through the mask.
+    Each layer has one mask m for all time steps, nodes and streams of a window. Since (s * m) W = s (diag(m) W), the
+    mask multiplies the rows of the matrices, before any backend reads them. The part of the state that a gate passes on
+    without a matrix is not dropped. The core itself is unchanged; gradients reach its own parameters through the mask.
 
     Raises:
         ConfigError: the core has no recurrent matrix with a known name.
 
     Reference:
-        Gal & Ghahramani (2016); `dropouth` of the published code of DARTS, whose streams have a mask each.
+        Gal & Ghahramani (2016), A Theoretically Grounded Application of Dropout in Recurrent Neural Networks;
+        `dropouth` of the published code of DARTS, which draws a mask for each stream.
     """
     if not rate:
         return core
@@ -128,9 +129,10 @@ def state_dropout(core: AnyModule, rate: float) -> AnyModule:
 
 
 def _state_axis(module: nn.Module) -> int:
-    """Return the axis of a module's recurrent matrices that belongs to the units of the state that is read.
+    """Return the axis of a module's recurrent matrices that belongs to the units of the state that they read.
 
-    PyTorch's layers multiply from the left; of all others it is the first, unless the module names another.
+    It is the second of PyTorch's layers, which multiply from the left, and `state_axis` of a module that has one. For
+    all others it is the first.
     """
     axis: int = 1 if isinstance(module, nn.RNNBase) else getattr(module, "state_axis", 0)
     return axis

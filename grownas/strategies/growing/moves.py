@@ -166,7 +166,7 @@ class Batches:
     """The windows of a part with their first states, as batches for criteria; can be iterated several times.
 
     Attributes:
-        gradients: batches yielded so far: a criterion computes a forward and a backward pass on each, as a step does.
+        gradients: batches yielded so far; a criterion computes a forward and a backward pass on each, as a step does.
     """
 
     def __init__(self, model: Model, task: Task, part: str) -> None:
@@ -409,7 +409,7 @@ def _groups(context: Context, ranked: Sequence[tuple[int, int]]) -> Iterator[lis
 def _judge_ops(context: Context) -> Tree:
     """Return eigenvalues and eigenvectors of all ops that may be split; a search of fewer ops has other last digits.
 
-    Its `gradients` are the passes over all ops at once, however many vectors each multiplies.
+    `gradients` counts each pass over all ops once, however many vectors it multiplies.
     """
     options, places = context.options.splitting, _places(context)
     batches = Batches(context.best.model, context.task, options.part)
