@@ -16,6 +16,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 DECAY = 0.94  # decay of the variance's moving average, as in RiskMetrics (1996) for daily data
+TINY = 1e-300  # least variance of a series whose errors are all zero, so that scores are finite
 FLOOR = 0.1  # least variance, as a share of the mean variance, so that small errors do not make an interval vanish
 
 
@@ -39,7 +40,7 @@ def volatility(errors: Array, *, typical: Array | None = None, decay: float = DE
     for series, column in enumerate(squares.T.tolist()):  # plain numbers: ten times as fast as rows of an array
         variance = float(typical[series])
         variances[1:, series] = [variance := decay * variance + (1 - decay) * square for square in column]
-    scale: Array = np.sqrt(np.maximum(variances, FLOOR * typical))
+    scale: Array = np.sqrt(np.maximum(variances, np.maximum(FLOOR * typical, TINY)))
     return scale
 
 

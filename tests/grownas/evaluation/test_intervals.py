@@ -65,3 +65,13 @@ def test_infinite_intervals_are_counted_and_left_out_of_the_width():
     assert summary["unbounded"] == 4 / 15
     assert np.isfinite(summary["width"])
     assert Intervals.of(errors[:2], errors[2:4], 0.9).summary["width"] is None
+
+
+def test_a_series_without_errors_before_gets_intervals_once_it_has_errors():
+    """As a rate of interest that was held for long, forecast as unchanged."""
+    past, errors = np.zeros((60, 1)), np.zeros((40, 1))
+    errors[10] = 0.25
+    half = adaptive(past, errors, 0.9)
+    assert np.isfinite(half).all()
+    assert not half[:11].any()
+    assert Intervals.of(past, errors, 0.9).summary["coverage"] == 39 / 40
