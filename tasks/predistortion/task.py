@@ -179,11 +179,16 @@ class Predistortion(Task):
         Both have the columns I and Q, in their own units. Silence is assumed before the first sample.
 
         Raises:
-            DataError: the file cannot be read.
+            DataError: the file cannot be read, or the output is not finite.
         """
         signal = read_csv(path, PAIR)[:, 0] / self.units[0]
         with torch.no_grad(), evaluating(model):
             output, _ = model(self.delayed(np.concatenate([np.zeros(MEMORY), signal])))
+        if not output.isfinite().all():
+            raise DataError(
+                f"{path}: the output is not finite; the largest sample is {np.abs(signal).max():g} times that of the "
+                "training part; scale the signal to the units of the recording"
+            )
         lines = [",".join(map(repr, pair)) for pair in (output[:, 0].double() * self.units[1]).tolist()]
         return "\n".join([",".join(PAIR), *lines, ""])
 

@@ -205,3 +205,10 @@ def test_a_part_whose_scored_samples_are_silent_is_refused(task, monkeypatch):
     monkeypatch.setattr("grownas.tasks.predistortion.task.read", lambda *_, **__: recording)
     with pytest.raises(DataError, match="the part test is 0 from sample 78 on"):
         Predistortion.load(Options())
+
+
+def test_a_signal_of_other_units_that_overflows_is_refused(task, tmp_path):
+    path = tmp_path / "signal.csv"
+    path.write_text("I,Q\n1e300,0\n")
+    with pytest.raises(DataError, match=r"signal\.csv: the output is not finite; the largest sample is .* times that"):
+        task.filtered(drawn(task), path)
