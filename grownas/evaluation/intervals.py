@@ -46,7 +46,7 @@ def gaussian(past: Array, errors: Array, coverage: float) -> Array:
     """
     squares = np.concatenate([past, errors[:-1]]) ** 2
     means = squares.cumsum(axis=0) / np.arange(1, len(squares) + 1)[:, None]
-    half: Array = NormalDist().inv_cdf((1 + coverage) / 2) * np.sqrt(means[len(past) - 1 :])
+    half: Array = -NormalDist().inv_cdf((1 - coverage) / 2) * np.sqrt(means[len(past) - 1 :])
     return half
 
 

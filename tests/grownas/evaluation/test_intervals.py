@@ -75,3 +75,8 @@ def test_a_series_without_errors_before_gets_intervals_once_it_has_errors():
     assert np.isfinite(half).all()
     assert not half[:11].any()
     assert Intervals.of(past, errors, 0.9).summary["coverage"] == 39 / 40
+
+
+def test_the_highest_coverage_has_gaussian_intervals_too():
+    errors = turbulent(20, seed=0)
+    assert np.isfinite(gaussian(errors, errors, np.nextafter(1, 0))).all()
