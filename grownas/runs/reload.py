@@ -181,7 +181,7 @@ def write_filtered(path: Path, given: Path, overrides: Sequence[str] = (), *, ou
         if not isinstance(used.task, Filtering):
             raise ConfigError(f"input={given}: {used.task.name} filters no signals; use task.data= to forecast a table")
         text = used.task.filtered(used.model, given)
-    out = out or Path(f"{given.name.split('.')[0]}-output.csv")
+    out = out or Path(f"{given.name.removesuffix('.gz').removesuffix('.csv')}-output.csv")
     write_file(out, text.encode())
     return out
 

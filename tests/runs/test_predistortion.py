@@ -96,15 +96,17 @@ def test_what_its_runs_cannot_do_is_refused_in_one_line(searched, call, tmp_path
 def test_its_model_filters_a_signal_as_it_was_scored(searched, small, call, tmp_path, monkeypatch, read_json):
     monkeypatch.chdir(tmp_path)
     data = Path(small[1].removeprefix("task.data="))
-    ended = call("predict", searched, f"input={data / 'test_input.csv'}")
-    assert (ended.code, ended.out.strip()) == (0, "test_input-output.csv"), ended.err
-    found, actual = (read_csv(one, PAIR)[:, 0] for one in (Path("test_input-output.csv"), data / "test_output.csv"))
+    given = tmp_path / "test.v2.csv"
+    shutil.copy(data / "test_input.csv", given)
+    ended = call("predict", searched, f"input={given}")
+    assert (ended.code, ended.out.strip()) == (0, "test.v2-output.csv"), ended.err
+    found, actual = (read_csv(one, PAIR)[:, 0] for one in (Path("test.v2-output.csv"), data / "test_output.csv"))
     assert len(found) == len(actual) == 400
     assert nmse(found[MEMORY:], actual[MEMORY:]) == pytest.approx(
         read_json(searched / "summary.json")["test"], abs=1e-6
     )
-    assert call("predict", searched, f"input={data / 'test_input.csv'}", "out=other.csv").out.strip() == "other.csv"
-    assert Path("other.csv").read_bytes() == Path("test_input-output.csv").read_bytes()
+    assert call("predict", searched, f"input={given}", "out=other.csv").out.strip() == "other.csv"
+    assert Path("other.csv").read_bytes() == Path("test.v2-output.csv").read_bytes()
 
 
 @pytest.mark.parametrize("form", ["sequence", "step"])
