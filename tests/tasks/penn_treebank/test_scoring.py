@@ -174,7 +174,8 @@ def test_a_fresh_window_starts_from_zero():
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("core", [*CORES, "stack"])
 def test_scoring_drops_nothing_and_leaves_the_model_as_it_was(core, training):
-    everything = Regularisation(0.3, 0.3, 0.0, 0.3, 0.3, 2.0, 1.0)
+    rates = dict.fromkeys(("dropout_embedding", "dropout_input", "dropout_output", "dropout_state", "weight_drop"), 0.3)
+    everything = Regularisation(**rates, activation=2.0, temporal=1.0)
     model = (
         made(core, regularisation=everything) if core in CORES else LanguageModel(Stack([grown(), nn.LSTM(E, E)]), V)
     )
