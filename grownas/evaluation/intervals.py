@@ -65,10 +65,10 @@ class Intervals(NamedTuple):
     def of(cls, past: Array, errors: Array, coverage: float) -> Intervals:
         """Form the intervals of a model from its errors; arguments as of `adaptive`."""
         half, normal = adaptive(past, errors, coverage), gaussian(past, errors, coverage)
-        together = adaptive(past, errors, coverage, joint=True)
+        together, held = adaptive(past, errors, coverage, joint=True), _held(errors, half)
         summary = {
-            "coverages": _held(errors, half).mean(axis=0).tolist(),
-            "coverage": float(_held(errors, half).mean()),
+            "coverages": held.mean(axis=0).tolist(),
+            "coverage": float(held.mean()),
             "width": _width(half),
             "joint_coverage": float(_held(errors, together).all(axis=1).mean()),
             "joint_width": _width(together),
