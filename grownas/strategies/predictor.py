@@ -22,22 +22,25 @@ HIDDEN, STEPS, RATE, DECAY = 32, 100, 1e-2, 3.0  # units of the one hidden layer
 class Ensemble:
     """Networks with one hidden layer of ReLU, all computed at once, in float64.
 
+    Codes are mostly zeros, so the first layer is a product of a sparse matrix.
+
     Attributes:
-        parameters: weights and biases of both layers, `(members, I, HIDDEN)`, `(members, 1, HIDDEN)`,
-            `(members, HIDDEN, 1)` and `(members, 1, 1)`.
+        parameters: weights and biases of both layers, `(I, members * HIDDEN)`, `(members * HIDDEN,)`,
+            `(members, HIDDEN)` and `(members,)`. Columns of the first layer belong to one member after the other.
     """
 
     parameters: Sequence[Tensor]
 
     def outputs(self, codes: Tensor) -> Tensor:
-        """Map codes `(n, I)` to each member's prediction, `(members, n)`."""
+        """Map sparse codes `(n, I)` to each member's prediction, `(n, members)`."""
         w_1, b_1, w_2, b_2 = self.parameters
-        return (torch.relu(codes @ w_1 + b_1) @ w_2 + b_2).squeeze(-1)
+        hidden = torch.relu(torch.sparse.mm(codes, w_1) + b_1)
+        return (hidden.unflatten(1, w_2.shape) * w_2).sum(2) + b_2
 
     @torch.no_grad()
     def predict(self, codes: Array) -> Array:
         """Return each member's prediction for codes of shape `(n, I)`; shape `(members, n)`."""
-        predictions: Array = self.outputs(torch.from_numpy(codes)).numpy()
+        predictions: Array = self.outputs(torch.from_numpy(codes).to_sparse()).T.numpy()
         return predictions
 
 
@@ -59,13 +62,15 @@ def fit_ensemble(codes: Array, losses: Array, *, members: int, seed: int) -> Ens
         return sd * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     first = normal(members, size, HIDDEN, sd=(2 / max(1.0, codes.sum(1).mean())) ** 0.5)  # so many inputs are 1
-    second = normal(members, HIDDEN, 1, sd=HIDDEN**-0.5)
-    biases = [torch.zeros(members, 1, width, dtype=torch.float64) for width in (HIDDEN, 1)]
-    ensemble = Ensemble([one.requires_grad_() for one in (first, biases[0], second, biases[1])])
+    second = normal(members, HIDDEN, sd=HIDDEN**-0.5)
+    biases = [torch.zeros(width, dtype=torch.float64) for width in (members * HIDDEN, members)]
+    parameters = [first.transpose(0, 1).flatten(1), biases[0], second, biases[1]]
+    ensemble = Ensemble([one.requires_grad_() for one in parameters])
     picks = torch.multinomial(torch.ones(members, count), count, replacement=True, generator=generator)
-    weights = torch.nn.functional.one_hot(picks, count).double().mean(1)  # (members, n)
-    x, target = torch.from_numpy(codes), torch.from_numpy(2 * ranks(losses) / max(1, count - 1) - 1)
-    optimizer = torch.optim.AdamW(ensemble.parameters, lr=RATE, weight_decay=DECAY)
+    weights = torch.nn.functional.one_hot(picks, count).double().mean(1).T  # (n, members)
+    target = torch.from_numpy(2 * ranks(losses) / max(1, count - 1) - 1)[:, None]
+    x = torch.from_numpy(codes).to_sparse()
+    optimizer = torch.optim.AdamW(ensemble.parameters, lr=RATE, weight_decay=DECAY, fused=True)
     for _ in range(STEPS):
         optimizer.zero_grad()
         (weights * (ensemble.outputs(x) - target).square()).sum().backward()  # type: ignore[no-untyped-call]

@@ -123,7 +123,7 @@ class _Search:
                 return
 
     def _drawn(self, count: int) -> list[AnyGenotype]:
-        """Draw different genotypes that were not trained yet; fewer, or a trained one, in a space with too few."""
+        """Draw different genotypes that were not trained yet; fewer, or trained ones, in a space with too few."""
         trained, found = {code.tobytes() for code in self.codes}, dict[bytes, AnyGenotype]()
         for _ in range(DRAWS * count):
             genotype = self.problem.space.sample(self.rng)
@@ -132,7 +132,7 @@ class _Search:
                 found.setdefault(code, genotype)
             if len(found) == count:
                 break
-        return list(found.values()) or [self.problem.space.sample(self.rng)]
+        return list(found.values()) or [self.problem.space.sample(self.rng) for _ in range(count)]
 
     def _chosen(self, number: int) -> list[Choice]:
         """Return the genotypes that the predictors choose for a round."""

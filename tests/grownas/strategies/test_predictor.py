@@ -44,8 +44,9 @@ def test_each_member_is_a_network_of_its_own():
     found = ensemble.predict(codes)
     w_1, b_1, w_2, b_2 = (one.detach().numpy() for one in ensemble.parameters)
     for member in range(3):
-        hidden = np.maximum(codes @ w_1[member] + b_1[member], 0)
-        assert found[member] == pytest.approx((hidden @ w_2[member] + b_2[member])[:, 0], abs=1e-12)
+        columns = slice(32 * member, 32 * (member + 1))
+        hidden = np.maximum(codes @ w_1[:, columns] + b_1[columns], 0)
+        assert found[member] == pytest.approx(hidden @ w_2[member] + b_2[member], abs=1e-12)
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
