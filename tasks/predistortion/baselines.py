@@ -20,7 +20,7 @@ def _polynomial(family: str, experiment: Any) -> Score:
 
     def work() -> dict[str, Any]:
         given, wanted = task.learned("train")
-        fitted = choose(given, wanted, family, most=task.options.polynomial_params)
+        fitted = choose(given, wanted, family, used=task.compared("train"), most=task.options.polynomial_params)
         signals = {part: fitted.predict(task.scaled(part)[0]) for part in ("val", "test")}
         outputs = {part: torch.view_as_real(torch.from_numpy(signal)) for part, signal in signals.items()}
         chosen = {**fitted.shape._asdict(), "ridge": fitted.ridge, "multiplications": fitted.multiplications}

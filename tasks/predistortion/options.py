@@ -42,6 +42,7 @@ class Options(Section):
         "bandwidth",
         "channels",
         "nperseg",
+        "repeats",
     )
 
     use: Literal["predistortion"] = "predistortion"
@@ -59,6 +60,10 @@ class Options(Section):
     bandwidth: Annotated[Positive | None, about("of the main channel, in Hz; null: that of spec.json")] = None
     channels: Annotated[Count | None, about("sub-channels of the main channel; null: those of spec.json")] = None
     nperseg: Annotated[Several | None, about("samples in a frame of a spectrum; null: those of spec.json")] = None
+    repeats: Annotated[
+        bool,
+        about("each frame of nperseg samples was played again and again while it was measured: its end precedes it"),
+    ] = False
     job: Annotated[
         Job, about("model: predict the amplifier's output; predistort: drive an amplifier so that it is linear")
     ] = "model"

@@ -63,7 +63,13 @@ def fit(x: np.ndarray, y: np.ndarray, shape: Shape) -> Polynomial:
 
 
 def choose(
-    x: np.ndarray, y: np.ndarray, family: str, *, most: int | None = None, ridges: Sequence[float] = RIDGES
+    x: np.ndarray,
+    y: np.ndarray,
+    family: str,
+    *,
+    used: np.ndarray | None = None,
+    most: int | None = None,
+    ridges: Sequence[float] = RIDGES,
 ) -> Polynomial:
     """Choose shape and ridge of a polynomial on folds, and fit it.
 
@@ -76,6 +82,7 @@ def choose(
         x: input of the training part, complex, shape `(n,)`.
         y: output, shape `(n,)`.
         family: a key of `GRIDS`.
+        used: which samples of the output are compared, bool, shape `(n,)`; None: all whose terms x holds.
         most: largest number of real parameters; None: no limit.
         ridges: the ridges to choose from, the largest first.
 
@@ -84,7 +91,7 @@ def choose(
     """
     grid: dict[str, Sequence[float]] = {**GRIDS[family], "ridge": ridges}
     largest = Shape(**{field: values[-1] for field, values in GRIDS[family].items()})
-    equations = _Equations(x, y, context_of(largest.terms))
+    equations = _Equations(x, y, context_of(largest.terms), used)
     here = dict.fromkeys(grid, 0)
     lowest = equations.error(_at(grid, here))
     while True:
@@ -131,8 +138,9 @@ class _Equations:
         energy: sum of the squares of the output, shape `(folds,)`.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, skipped: int) -> None:
+    def __init__(self, x: np.ndarray, y: np.ndarray, skipped: int, used: np.ndarray | None = None) -> None:
         self.x, self.y = x, y
+        self.used = np.arange(len(x)) >= skipped if used is None else used & (np.arange(len(x)) >= skipped)
         if len(x) - skipped < 2 * FOLDS:
             raise DataError(
                 f"the training part has {len(x)} samples; a polynomial that reads {skipped} earlier samples needs at "
@@ -140,8 +148,8 @@ class _Equations:
             )
         edges = np.linspace(skipped, len(x), FOLDS + 1).astype(int)
         self.folds = [slice(*ends) for ends in pairwise(edges)]
-        self.count = len(x) - skipped
-        self.energy = np.array([np.sum(np.abs(y[fold]) ** 2) for fold in self.folds])
+        self.count = int(self.used.sum())
+        self.energy = np.array([np.sum(np.abs(y[fold][self.used[fold]]) ** 2) for fold in self.folds])
         self.places: dict[Term, int] = {}
         self.gram, self.moment = np.zeros((FOLDS, 0, 0), complex), np.zeros((FOLDS, 0), complex)
         self.errors: dict[_Choice, float] = {}
@@ -188,8 +196,9 @@ class _Equations:
         for fold, rows in enumerate(self.folds):
             for begin in range(rows.start, rows.stop, ROWS):
                 end = min(begin + ROWS, rows.stop)
-                columns = basis(self.x[begin:end], every, self.x[:begin])
+                used = self.used[begin:end]
+                columns = basis(self.x[begin:end], every, self.x[:begin])[used]
                 right = columns[:, old:]
                 self.gram[fold, :, old:] += columns.conj().T @ right
-                self.moment[fold, old:] += right.conj().T @ self.y[begin:end]
+                self.moment[fold, old:] += right.conj().T @ self.y[begin:end][used]
             self.gram[fold, old:, :old] = self.gram[fold, :old, old:].conj().T

@@ -70,7 +70,9 @@ def complex_product(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.stack([a @ c - b @ d, a @ d + b @ c], dim=-1)
 
 
-def path_of(polynomial: Polynomial, x: Array, y: Array) -> tuple[PolynomialPath, float]:
+def path_of(
+    polynomial: Polynomial, x: Array, y: Array, used: Array | slice = slice(None)
+) -> tuple[PolynomialPath, float]:
     """Return a fitted polynomial as a module in float64, and the root mean square of what it leaves of y.
 
     The power of a direction on the training part is that of what the polynomial leaves; less where its ridge counts.
@@ -79,10 +81,12 @@ def path_of(polynomial: Polynomial, x: Array, y: Array) -> tuple[PolynomialPath,
         polynomial: fitted to x and y.
         x: input of the training part, complex, shape `(n,)`.
         y: output, shape `(n,)`.
+        used: which samples of the output were compared, bool, shape `(n,)`.
     """
-    terms, first = polynomial.shape.terms, polynomial.context
-    left = float(np.sqrt(np.mean(np.abs(y - polynomial.predict(x))[first:] ** 2)))
-    columns = basis(x, terms)[first:]
+    terms, rows = polynomial.shape.terms, np.arange(len(x))[used]
+    rows = rows[rows >= polynomial.context]
+    left = float(np.sqrt(np.mean(np.abs(y - polynomial.predict(x))[rows] ** 2)))
+    columns = basis(x, terms)[rows]
     power = np.sqrt(np.mean(np.abs(columns) ** 2, axis=0))
     gram = (columns.conj().T @ columns) / len(columns) / np.multiply.outer(power, power)
     lower = np.linalg.cholesky(gram + polynomial.ridge * np.eye(len(terms)))  # the ridge bounds the weakest directions

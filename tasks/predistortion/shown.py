@@ -50,13 +50,13 @@ def _signals(task: Predistortion, model: Model) -> tuple[np.ndarray, dict[str, n
     """Return the input of the test part and outputs by name, in their own units."""
     found = task.evaluate(model, "test").forecasts
     assert found is not None
-    output, x, y = as_complex(found), task.recording.x["test"], task.recording.y["test"]
-    first = len(x) - len(output)  # earlier samples fill memories
+    scored = task.scored("test")
+    output, (x, y) = as_complex(found), (one[scored] for one in task.signals("test"))
     if task.amplifier is None:
-        return x[first:], {"measured": y[first:], "model": output, "error of the model": output - y[first:]}
+        return x, {"measured": y, "model": output, "error of the model": output - y}
     plain = task.evaluate_signal(task.delayed(task.scaled("test")[0])[..., :2], "test").forecasts
     assert plain is not None
-    return x[first:], {"without predistorter": as_complex(plain), "with predistorter": output}
+    return x, {"without predistorter": as_complex(plain), "with predistorter": output}
 
 
 def _products(task: Predistortion, model: Model, entry: Mapping[str, Any]) -> int:

@@ -35,6 +35,7 @@ from grownas.tasks.predistortion.sources import read
 Array = np.ndarray[Any, np.dtype[Any]]
 UNIT = 1e-4  # of the loss, -40 dB: near what good models reach, so that losses and gradients are near 1
 LEAST = 4 * MEMORY  # samples of a part: half of it fills memories
+LEAD = 3 * MEMORY  # samples before a repeated frame: they fill the memory, the state, and the memory of an amplifier
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ class Predistortion(Task):
                     f"{recording.source}: the part {part} is 0 from sample {2 * MEMORY} on, after those that fill "
                     "memories; give a recording with a signal there"
                 )
+            if options.repeats and len(signal) % recording.nperseg:
+                raise DataError(
+                    f"{recording.source}: the part {part} has {len(signal)} samples, which is no whole number of "
+                    f"frames of nperseg={recording.nperseg}; set task.nperseg to the length of a repeated frame, or "
+                    "task.repeats=false"
+                )
         task = cls(options, recording, architecture_share)
         return task if options.job == "model" else task._with_amplifier()
 
@@ -93,7 +100,7 @@ class Predistortion(Task):
         """
         options = self.options
         if options.amplifier == POLYNOMIAL:
-            amplifier = amplifier_of(*self.scaled("train"))
+            amplifier = amplifier_of(*self.scaled("train"), self.compared("train"))
         else:
             amplifier = amplifier_of_run(options.amplifier, self.recording.checksum)
         if options.learning == "direct" and options.bptt <= amplifier.memory:
@@ -134,9 +141,39 @@ class Predistortion(Task):
         """What a scaled 1 is at a model's input and output; the output of a predistorter is an amplifier's input."""
         return self.scales if self.options.job == "model" else (self.scales[0], self.scales[0])
 
+    def signals(self, part: str) -> tuple[Array, Array]:
+        """Return the input and output of a part in their own units, complex128, shape `(n,)`.
+
+        With `repeats` each frame comes after a lead-in: its own last `LEAD` samples.
+        """
+        x, y = self.recording.x[part], self.recording.y[part]
+        if not self.options.repeats:
+            return x, y
+        size = self.recording.nperseg
+        places = np.arange(0, len(x), size)[:, None] + np.arange(-LEAD, size) % size
+        return x[places.ravel()], y[places.ravel()]
+
     def scaled(self, part: str) -> tuple[Array, Array]:
-        """Return the scaled input and output of a part, complex128, shape `(n,)`."""
-        return self.recording.x[part] / self.scales[0], self.recording.y[part] / self.scales[1]
+        """Return the `signals` of a part, scaled."""
+        x, y = self.signals(part)
+        return x / self.scales[0], y / self.scales[1]
+
+    def compared(self, part: str) -> Array:
+        """Return to which samples of a part models are fitted, bool, shape `(n,)`: not the first `MEMORY` of a lead-in.
+
+        Of a recording that does not repeat they are all; a model leaves out those before which it reads nothing.
+        """
+        place = self._places_in_frame(part)
+        return place >= (MEMORY if self.options.repeats else 0)
+
+    def scored(self, part: str) -> Array:
+        """Return which samples of a part are scored, bool, shape `(n,)`: those behind full memories, no lead-in."""
+        memory = MEMORY if self.amplifier is None else MEMORY + self.amplifier.memory
+        return self._places_in_frame(part) >= (LEAD if self.options.repeats else memory)
+
+    def _places_in_frame(self, part: str) -> Array:
+        place = np.arange(len(self.signals(part)[0]))
+        return place % (LEAD + self.recording.nperseg) if self.options.repeats else place
 
     def learned(self, part: str) -> tuple[Array, Array]:
         """Return what a fitted model of a part reads and what it returns, scaled, complex128, shape `(n,)`.
@@ -156,8 +193,9 @@ class Predistortion(Task):
         """Return a copy of a model that computes the polynomial chosen by blocked folds, see `protocols.Starting`."""
         assert isinstance(model, SignalModel)
         given, wanted = self.learned("train")
-        chosen = choose(given, wanted, self.options.start_family, most=self.options.start_params)
-        return start_at(copy.deepcopy(model), *path_of(chosen, given, wanted))
+        used = self.compared("train")
+        chosen = choose(given, wanted, self.options.start_family, used=used, most=self.options.start_params)
+        return start_at(copy.deepcopy(model), *path_of(chosen, given, wanted, used))
 
     def rebuilt(self, core: Recurrent, tensors: Mapping[str, Tensor]) -> SignalModel:
         """Build the model of a finished run, see `protocols.Starting`."""
@@ -235,7 +273,8 @@ class Predistortion(Task):
         given, wanted = self.learned("train")
         if self.is_direct:  # learns from the output behind the amplifier, which is to be the input
             given, wanted = wanted, wanted
-        return self.delayed(given)[:, 0], as_pairs(wanted)[MEMORY:]
+        used = torch.from_numpy(self.compared("train")[MEMORY:])
+        return self.delayed(given)[used, 0], as_pairs(wanted)[MEMORY:][used]
 
     @property
     def is_direct(self) -> bool:
@@ -265,21 +304,21 @@ class Predistortion(Task):
     # --- scores ---
 
     def evaluate(self, model: Model, part: str) -> Evaluation:
-        """Score a model on a part; it reads the first `MEMORY` samples, too, which are not scored."""
+        """Score a model on a part; it reads the samples that are not scored, too, and carries its state through all."""
         x = self.delayed(np.concatenate([np.zeros(MEMORY), self.scaled(part)[0]]))
         with torch.no_grad(), evaluating(model):
             output, _ = model(x)
         return self.evaluate_signal(output[MEMORY:], part)
 
     def evaluate_signal(self, output: Tensor, part: str) -> Evaluation:
-        """Score predictions of a part from sample `MEMORY` on, scaled, shape `(n - MEMORY, 1, 2)`.
+        """Score predictions of a part from sample `MEMORY` on, scaled, shape `(n - MEMORY, 1, 2)`; see `scored`.
 
         Those of a predistorter drive the amplifier, whose output is scored once its memory is full.
         """
         if self.amplifier is not None:
             with torch.no_grad():
                 output = self.amplifier(output)
-        found = output[:, 0].double().numpy()
+        found = output[:, 0].double().numpy()[self.scored(part)[-len(output) :]]
         wanted = self._wanted(part)
         error = np.abs(as_complex(found) - wanted) ** 2
         return Evaluation(
@@ -289,9 +328,9 @@ class Predistortion(Task):
         )
 
     def _wanted(self, part: str) -> Array:
-        """Return the signal that predictions of a part are compared with: scaled, from the first scored sample on."""
+        """Return the scored samples of the signal with which predictions of a part are compared, scaled."""
         x, y = self.scaled(part)
-        return y[MEMORY:] if self.amplifier is None else x[MEMORY + self.amplifier.memory :]
+        return (y if self.amplifier is None else x)[self.scored(part)]
 
     def score(self, evaluation: Evaluation, part: str) -> dict[str, Any]:
         """Return EVM, leakage into the adjacent channels, and NMSE as mean over frames, all in dB."""
