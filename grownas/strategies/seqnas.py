@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from grownas.protocols import Array
 
 DRAWS = 10  # draws for each genotype that is wanted, before a space counts as used up
+KNOWN = 4096  # codes of genotypes that are kept
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class SeqNas(SamplingStrategy):
     (a) `initial` different genotypes are drawn at random and trained.
     (b) In each further round `predictors` small networks learn the validation losses of all trained genotypes from
         their codes (`grownas.encoding`). They predict the losses of `candidates` random genotypes that were not trained
-        yet, and Thompson sampling chooses `per_round` of them.
+        yet, and Thompson sampling chooses `per_round` of them. If all of a space are trained, random ones are trained
+        again.
     (c) The chosen genotypes are trained. With `distil`, the loss has a further term: `distillation` times the distance
         from the mean prediction of the `teachers` best models of earlier rounds (`training.distil`): the squared
         error, for texts KL(teacher || student) at a `temperature`. The genotypes of a round may be trained at once.
@@ -87,7 +90,8 @@ class _Search:
 
     def __init__(self, sampling: Sampling, options: Options) -> None:
         self.sampling, self.options, self.problem = sampling, options, sampling.problem
-        self.encoding, self.rng = Encoding(self.problem.space), random.Random(self.problem.seed)
+        self.rng = random.Random(self.problem.seed)
+        self.encode = lru_cache(KNOWN)(Encoding(self.problem.space).encode)  # a small space is drawn again and again
         self.codes: list[Array] = []  # of all trials
         self.models: list[tuple[float, Any]] = []  # loss and model of the best trials, the best first
 
@@ -110,12 +114,12 @@ class _Search:
         ]
         for trial in self.sampling.go_on_all(batch, self.options.trial_epochs):
             done.append(trial)
-            self.codes.append(self.encoding.encode(trial.genotype))
+            self.codes.append(self.encode(trial.genotype))
             if trial.fit is not None:
                 self.models = sorted([*self.models, (trial.loss, trial.fit.model)], key=lambda one: one[0])
                 del self.models[self.options.teachers :]
-            if number and (len(done) == len(batch) or self.sampling.limit):
-                predicted, true = ([one.notes["predicted"] for one in done], [one.loss for one in done])
+            predicted, true = ([one.notes["predicted"] for one in done], [one.loss for one in done])
+            if predicted[0] is not None and (len(done) == len(batch) or self.sampling.limit):
                 trial.notes["rank_correlation"] = rank_correlation(np.array(predicted), np.array(true))
             self.sampling.end(trial)
             yield trial
@@ -123,26 +127,28 @@ class _Search:
                 return
 
     def _drawn(self, count: int) -> list[AnyGenotype]:
-        """Draw different genotypes that were not trained yet; fewer, or trained ones, in a space with too few."""
+        """Draw different genotypes that were not trained yet; fewer in a space with too few."""
         trained, found = {code.tobytes() for code in self.codes}, dict[bytes, AnyGenotype]()
         for _ in range(DRAWS * count):
             genotype = self.problem.space.sample(self.rng)
-            code = self.encoding.encode(genotype).tobytes()
+            code = self.encode(genotype).tobytes()
             if code not in trained:
                 found.setdefault(code, genotype)
             if len(found) == count:
                 break
-        return list(found.values()) or [self.problem.space.sample(self.rng) for _ in range(count)]
+        return list(found.values())
 
     def _chosen(self, number: int) -> list[Choice]:
-        """Return the genotypes that the predictors choose for a round."""
+        """Return the genotypes that the predictors choose for a round; random ones if all are trained."""
         options, candidates = self.options, self._drawn(self.options.candidates)
+        if not candidates:
+            return [Choice(self.problem.space.sample(self.rng), None) for _ in range(options.per_round)]
         losses = np.array([trial.loss for trial in self.sampling.trials])
         seed = int(np.random.SeedSequence([self.problem.seed, number]).generate_state(1)[0])
 
         def choose() -> dict[str, Any]:
             ensemble = fit_ensemble(np.stack(self.codes), losses, members=options.predictors, seed=seed)
-            predictions = ensemble.predict(np.stack([self.encoding.encode(one) for one in candidates]))
+            predictions = ensemble.predict(np.stack([self.encode(one) for one in candidates]))
             return {"chosen": thompson_sample(predictions, options.per_round, seed=seed), "mean": predictions.mean(0)}
 
         found = self.problem.journal.remember(f"{self.sampling.name}-round-{number}", choose)
