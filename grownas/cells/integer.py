@@ -48,7 +48,7 @@ class IntegerProduct(NamedTuple):
     def of(cls, product: Product, weights: torch.Tensor) -> list[IntegerProduct]:
         """Take the whole numbers of matrices `(U, I, H)` and the step sizes; return a product for each matrix."""
         inputs = product.inputs
-        whole = product.weights.whole(weights).to(torch.int64)
+        whole = product.weights.whole()(weights).to(torch.int64)
         parts = [one.cpu().numpy() for one in (whole, inputs.step, inputs.limit, product.scale)]
         return [cls(*own) for own in zip(*parts, strict=True)]
 

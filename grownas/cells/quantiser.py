@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from grownas.genotype_bits import Bits
 
 Times = Callable[[Tensor], Sequence[Tensor]]  # multiplies inputs (B, I) by the matrix of each unit; (B, H) each
+Rounding = Callable[[Tensor], Tensor]  # rounds values (U, .., ..), or (.., ..) that all U grids read; (U, .., ..)
 INPUT_RANGE = 4.0  # largest input of a new grid: of standardised inputs and of states
 
 
@@ -108,14 +109,16 @@ class Grid(nn.Module):
         """Share of each width, `(U, n)`."""
         return torch.stack([mixture.shares for mixture in self.mixtures])
 
-    def whole(self, values: Tensor) -> Tensor:
-        """Return values `(U, .., ..)` in units of their steps, for one width; `(.., ..)` are read by all U grids."""
-        return to_whole(values, self.step.unsqueeze(-1), self.limit.unsqueeze(-1))
+    def whole(self) -> Rounding:
+        """Return the function that maps values to units of their steps, for one width; see `Rounding`."""
+        step, limit = self.step.unsqueeze(-1), self.limit.unsqueeze(-1)
+        return lambda values: to_whole(values, step, limit)
 
-    def mixed(self, values: Tensor) -> Tensor:
-        """Return the mean of the quantised values `(U, .., ..)`, weighted by the shares of the widths."""
+    def mixed(self) -> Rounding:
+        """Return the function that maps values to the mean of the quantised values, weighted by the widths' shares."""
         step, limit, shares = (one.t()[..., None, None] for one in (self.step, self.limit, self.shares))
-        return (shares * step * to_whole(values, step, limit)).sum(0)
+        scale = shares * step
+        return lambda values: (scale * to_whole(values, step, limit)).sum(0)
 
     def chosen(self) -> Grid:
         """Return the grids of the widths with the largest shares, with their step sizes."""
@@ -136,10 +139,10 @@ class Product(nn.Module):
     def times(self, weights: Tensor) -> Times:
         """Return the function that multiplies by matrices `(U, I, H)`, which are quantised once."""
         if self.weights.mixtures:
-            mixed = self.weights.mixed(weights)
-            return lambda x: self.inputs.mixed(x) @ mixed  # type: ignore[return-value]  # (U, B, H) is a sequence of U
-        whole, scale = self.weights.whole(weights).double(), self.scale
-        return lambda x: (scale * (self.inputs.whole(x).double() @ whole)).to(x.dtype)  # type: ignore[return-value]
+            mixed, of_inputs = self.weights.mixed()(weights), self.inputs.mixed()
+            return lambda x: of_inputs(x) @ mixed  # type: ignore[return-value]  # (U, B, H) is a sequence of U
+        whole, of_inputs, scale = self.weights.whole()(weights).double(), self.inputs.whole(), self.scale
+        return lambda x: (scale * (of_inputs(x).double() @ whole)).to(x.dtype)  # type: ignore[return-value]
 
     @property
     def scale(self) -> Tensor:

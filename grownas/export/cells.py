@@ -68,7 +68,7 @@ def step(layers: Sequence[Named], graph: Graph, x: Value, states: Sequence[Value
 
 def _quantised(graph: Graph, name: str, product: Product, weights: Tensor, x: Value) -> list[Value]:
     """Return x times each of the matrices `(U, I, H)`, all on their grids, by QuantizeLinear and DequantizeLinear."""
-    whole, steps = as_array(product.weights.whole(weights)), as_array(product.weights.step)
+    whole, steps = as_array(product.weights.whole()(weights)), as_array(product.weights.step)
     grids, limits = as_array(product.inputs.step), as_array(product.inputs.step * product.inputs.limit)
     found = []
     for unit, ((wide,), (bits,)) in enumerate(zip(product.weights.bits, product.inputs.bits, strict=True)):

@@ -25,7 +25,7 @@ def grid(bits, step=STEP):
 
 def whole(one, values):
     """Of the only tensor of a grid, for values of any shape."""
-    return one.whole(values.reshape(1, 1, -1)).reshape(values.shape)
+    return one.whole()(values.reshape(1, 1, -1)).reshape(values.shape)
 
 
 @widths
@@ -83,7 +83,7 @@ def test_a_mixture_is_the_weighted_mean_of_its_widths():
     mixed = Grid([mixture.widths], [mixture]).double()
     each = [grid(bits, step) for bits, step in zip(mixed.bits[0], mixed.step[0].tolist(), strict=True)]
     expected = sum(p * one.step[0] * whole(one, VALUES) for p, one in zip(mixture.shares, each, strict=True))
-    torch.testing.assert_close(mixed.mixed(VALUES.view(1, -1))[0, 0], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mixed.mixed()(VALUES.view(1, -1))[0, 0], expected, rtol=1e-12, atol=1e-12)
     assert float(mixture.shares.sum().detach()) == pytest.approx(1, abs=1e-12)
     assert mixed.chosen().bits == ((8,),)
     torch.testing.assert_close(mixed.chosen().step, mixed.step[:, 2:])
