@@ -210,13 +210,14 @@ def _random_words(comparison: Tree) -> str:
         for test in tests:
             side = "neither" if test["p_holm"] >= LEVEL else "lower" if test["loss_difference"] < 0 else "higher"
             found[side].append(test["baseline"])
-        parts = [f"{_have(found['lower'])} a lower {what}"]
+        parts = [f"{_have(found['lower'])} a lower {what}"] * bool(found["lower"] or len(tests) > 1)
         parts += [f"{_have(found['higher'])} a higher {what}"] * bool(found["higher"])
         rest = len(found["neither"])
         who = f"all {rest}" if rest == len(tests) else f"the other {rest}"
-        parts += [f"{who} {'are' if rest > 1 else 'is'} not told apart"] * bool(rest)
-        count = f"{len(tests)} model{'s' * (len(tests) > 1)}"
-        sentences.append(f"Against {reference}, by both tests with p corrected for {count} (Holm): {'; '.join(parts)}.")
+        parts += [f"{who} are not told apart"] * (rest > 1)
+        parts += [f"{name} is not told apart" for name in found["neither"] if rest == 1]
+        how = f" with p corrected for {len(tests)} models (Holm)" * (len(tests) > 1)
+        sentences.append(f"Against {reference}, by both tests{how}: {'; '.join(parts)}.")
     return " ".join(sentences)
 
 

@@ -211,11 +211,15 @@ def test_it_says_what_beats_random_search_and_what_does_not():
     assert (
         "Against random, by both tests with p corrected for 3 models (Holm): none has a lower error; darts has a "
         "higher error; the other 2 are not told apart. Against random_retrained, by both tests with p corrected for 3 "
-        "models (Holm): grown_retrained and darts_retrained have a lower error; the other 1 is not told apart."
+        "models (Holm): grown_retrained and darts_retrained have a lower error; one_retrained is not told apart."
     ) in words
     alike = against_random([(name, "random", 0.9, -0.1) for name in ("grown", "darts")])
     words = verdicts.of_comparison(comparison_of(MEANS, FOUND, tests_against_random=alike))
     assert "for 2 models (Holm): none has a lower error; all 2 are not told apart." in words
+    single = against_random([("grown", "random", 0.9, -0.1), ("grown_retrained", again, 0.01, -0.1)])
+    words = verdicts.of_comparison(comparison_of(MEANS, FOUND, tests_against_random=single))
+    assert "Against random, by both tests: grown is not told apart." in words
+    assert "Against random_retrained, by both tests: grown_retrained has a lower error." in words
     untested = against_random([("grown", "random", None, -0.1)])
     assert "Against" not in verdicts.of_comparison(comparison_of(MEANS, FOUND, tests_against_random=untested))
 
