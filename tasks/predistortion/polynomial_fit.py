@@ -140,7 +140,8 @@ class _Equations:
 
     def __init__(self, x: np.ndarray, y: np.ndarray, skipped: int, used: np.ndarray | None = None) -> None:
         self.x, self.y = x, y
-        self.used = np.arange(len(x)) >= skipped if used is None else used & (np.arange(len(x)) >= skipped)
+        known = np.arange(len(x)) >= skipped
+        self.used = known if used is None else known & used
         if len(x) - skipped < 2 * FOLDS:
             raise DataError(
                 f"the training part has {len(x)} samples; a polynomial that reads {skipped} earlier samples needs at "

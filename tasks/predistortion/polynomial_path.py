@@ -70,9 +70,7 @@ def complex_product(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.stack([a @ c - b @ d, a @ d + b @ c], dim=-1)
 
 
-def path_of(
-    polynomial: Polynomial, x: Array, y: Array, used: Array | slice = slice(None)
-) -> tuple[PolynomialPath, float]:
+def path_of(polynomial: Polynomial, x: Array, y: Array, used: Array | None = None) -> tuple[PolynomialPath, float]:
     """Return a fitted polynomial as a module in float64, and the root mean square of what it leaves of y.
 
     The power of a direction on the training part is that of what the polynomial leaves; less where its ridge counts.
@@ -81,10 +79,10 @@ def path_of(
         polynomial: fitted to x and y.
         x: input of the training part, complex, shape `(n,)`.
         y: output, shape `(n,)`.
-        used: which samples of the output were compared, bool, shape `(n,)`.
+        used: which samples of the output were compared, bool, shape `(n,)`; None: all whose terms x holds.
     """
-    terms, rows = polynomial.shape.terms, np.arange(len(x))[used]
-    rows = rows[rows >= polynomial.context]
+    terms, known = polynomial.shape.terms, np.arange(len(x)) >= polynomial.context
+    rows = known if used is None else known & used
     left = float(np.sqrt(np.mean(np.abs(y - polynomial.predict(x))[rows] ** 2)))
     columns = basis(x, terms)[rows]
     power = np.sqrt(np.mean(np.abs(columns) ** 2, axis=0))
