@@ -59,7 +59,8 @@ class SeqNas(SamplingStrategy):
     - The published teachers are an ensemble of models from the search, for classes. Ours are the best three of earlier
       rounds, for forecasts and words; the mean is that of predictions or logits. The initial genotypes have no
       teachers, and their losses are compared with those of taught ones.
-    - A refit trains the best genotype without teachers.
+    - With `trial_epochs` the best genotype is trained to its end without teachers, since theirs was a brief training
+      too. A refit trains it without teachers.
 
     The teachers' forward passes and the fits of the predictors are not counted as steps; their seconds are.
 
@@ -80,6 +81,8 @@ class SeqNas(SamplingStrategy):
         search = _Search(Sampling(self.name, problem, self.options), self.options)
         for _ in search.rounds():
             yield search.sampling.result()
+        if search.sampling.best is not None:
+            search.sampling.best.task = problem.task
         yield from search.sampling.finish()
         if not search.sampling.trials[-1].notes["round"]:
             search.sampling.warn_random("initial")

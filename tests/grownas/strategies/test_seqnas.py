@@ -82,6 +82,15 @@ def test_the_best_models_of_earlier_rounds_teach(copy_task):
             assert all(a.equal(b) for a, b in zip(teacher.parameters(), model.parameters(), strict=True))
 
 
+def test_the_best_genotype_is_trained_to_its_end_without_teachers(copy_task):
+    problem = problem_of(copy_task, Rigged(lambda genotype: 1.5 - 0.01 * len(problem.journal.fits)))
+    _, lines = search(problem, genotypes=8, trial_epochs=2, patience=50)
+    assert min(lines, key=lambda line: line["val"])["number"] == 7  # a taught one
+    fits = problem.journal.fits
+    assert isinstance(fits["seqnas-7-to-2"][1], Distilled)
+    assert fits["seqnas-7"][1] is problem.task
+
+
 def test_distillation_is_a_switch(copy_task):
     problem = rigged_problem_of(copy_task, "chain", 1)
     search(problem, genotypes=8, distil=False)
