@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -37,6 +38,9 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {  # by the ki
 }
 
 
+AT_ONCE = 1 << 18  # predictions of a teacher that are computed at once, if its windows are smaller
+
+
 class MeanOf(nn.Module):
     """Several models of a task as one teacher: it predicts the mean of their predictions, of texts of their logits."""
 
@@ -58,7 +62,9 @@ class Distilled:
         loss = the task's loss + weight * mean distance of the model's predictions from its teacher's
 
     The teacher reads the part's windows in order, in evaluation mode and without gradient. Its state is carried from
-    window to window; it is zero at the start of each epoch and before a fresh window. Everything else is the task's.
+    window to window; it is zero at the start of each epoch and before a fresh window. Small windows are read several at
+    once. Everything else is the task's. If the task gives the slope of its loss, so does this one, for training
+    without autograd.
 
     Attributes:
         task: the task.
@@ -74,6 +80,8 @@ class Distilled:
         self.metric, self.unit = task.metric, task.unit
         self.teacher: Any = None
         self.learn_from(teacher)
+        if hasattr(task, "loss_and_slope") and DISTANCES[task.kind] is squared_difference:
+            self.loss_and_slope = self._loss_and_slope
 
     def learn_from(self, teacher: Any) -> None:
         """Take a copy of another teacher."""
@@ -89,11 +97,32 @@ class Distilled:
         return windows if self.teacher is None or part != self.part else self._taught(windows)
 
     def _taught(self, windows: Iterator[Window]) -> Iterator[Window]:
-        hidden, device = None, device_of(self.teacher)
-        for window in windows:
-            with torch.no_grad():
-                predictions, hidden = self.teacher(window.x.to(device), None if window.fresh else hidden)
-            yield window if window.burn_in else window._replace(taught=predictions)
+        hidden, most, group = None, 1, list[Window]()  # windows that are read at once: at first one
+        for window in itertools.chain(windows, [None]):
+            if group and (window is None or window.fresh or _shape(window) != _shape(group[0]) or len(group) == most):
+                predictions, hidden = self._read(group, hidden)
+                most = max(1, AT_ONCE * len(group) // predictions.numel())
+                for one, taught in zip(group, predictions.split([len(one.x) for one in group]), strict=True):
+                    yield one if one.burn_in else one._replace(taught=taught)
+                group = []
+            if window is not None:
+                group.append(window)
+
+    @torch.no_grad()
+    def _read(self, group: Sequence[Window], hidden: Any) -> tuple[Tensor, Any]:
+        x = torch.cat([window.x for window in group]).to(device_of(self.teacher))
+        predictions, hidden = self.teacher(x, None if group[0].fresh else hidden)
+        return predictions, hidden
+
+    def _loss_and_slope(self, window: Window, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of predictions `(T, B, O)` and its gradient by them, without autograd."""
+        loss, slope = self.task.loss_and_slope(window, predictions)  # type: ignore[attr-defined]
+        if window.taught is None:
+            return loss, slope
+        apart = predictions - window.taught
+        weighted = apart if window.weight is None else apart * window.weight
+        distance = (weighted * apart).mean()
+        return loss + self.weight * distance, slope + (2 * self.weight / apart.numel()) * weighted
 
     def loss(self, model: Any, out: Tensor, window: Window) -> Tensor:
         """Return a window's mean loss from the core's output `(T, B, H)`, a scalar."""
@@ -109,3 +138,8 @@ class Distilled:
     def evaluate(self, model: Any, part: str) -> Evaluation:
         """Score a model on a part, as the task does."""
         return self.task.evaluate(model, part)
+
+
+def _shape(window: Window) -> torch.Size:
+    """Return the shape of a window's time step."""
+    return window.x.shape[1:]
