@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from grownas.cells.derived import Derived
 from grownas.config.sections import Config
@@ -28,6 +28,7 @@ from grownas.starts.random import Ops
 from grownas.training.moments import moments_of
 
 Summary = dict[str, Any]
+T = TypeVar("T")
 
 EXPERIMENTS: dict[str, type[Experiment]] = {  # kind of task -> experiment
     "plain": Experiment,
@@ -56,21 +57,23 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     scores = _score_found(experiment, result, config)
     scores.append(experiment.score_start(problem.start))
     winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, with alpha fixed
-    model, retrain_seconds = result.model, None
+    model, spent, front = result.model, scores[:1], []
     moments, recipe = found.moments, strategy.recipe()
+    choice, name = None, rows_of(config.strategy.row)[1]
     if config.retrain.grown:
-        before, name = _costs(journal), rows_of(config.strategy.row)[1]
+        before = _costs(journal)
         with journal.of_model(name):
-            choice = experiment.choose(experiment.settings_of(derived_genotype(model)))
+            choice = _unless_diverged(name, lambda: experiment.choose(experiment.settings_of(derived_genotype(model))))
+    if choice is not None:
+        with journal.of_model(name):
             retrained, retrained_model = experiment.score_choice(name, choice)
         retrained = replace(retrained, **_costs(journal, **before))
         scores.append(retrained)
-        retrain_seconds = round(retrained.seconds, 3)
+        spent.append(retrained)
         by_search_loss = Untrained(choice.fit.model, task.evaluate(choice.fit.model, "val"))
         if not result.is_start and Acceptance.of(config.strategy)(found, by_search_loss, task).accepted:
             winner, model = retrained, retrained_model
             moments, recipe = moments_of(choice.fit.model, choice.fit.optimizers), choice.setting.recipe
-    spent, front = [scores[0], *(scores[-1:] if config.retrain.grown else [])], []
     if config.quantise.widths:
         with journal.of_model(QUANTISED):
             done = quantise(experiment, config.quantise, winner, model)
@@ -78,14 +81,16 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
         winner, model, front = done.winner, done.model, done.front
         moments, recipe = moments_of(done.fit.model, done.fit.optimizers), done.recipe
     scores.insert(0, _as_chosen(winner, spent))
-    scores += [_timed(journal, partial(run_baseline, experiment, name)) for name in config.baselines.use]
+    for name in config.baselines.use:
+        row = _unless_diverged(name, partial(_timed, journal, partial(run_baseline, experiment, name)))
+        scores += [] if row is None else [row]
     stages = [line for line in result.log if "stage" in line]  # of growth; others log only what `refit` needs
     about = {
         "chosen": winner.model,
         "search_seconds": round(scores[1].seconds, 3),
         # steps of a single search without the refit, so that another strategy can use it as its budget
         "search_steps": found.steps // max(1, len(config.search_rates)),
-        "retrain_seconds": retrain_seconds,
+        "retrain_seconds": None if choice is None else round(retrained.seconds, 3),
         "stages": len({line["stage"] for line in stages}),
         "stage_log": stages,
         "genotypes": list(result.scores),
@@ -224,6 +229,15 @@ def _as_chosen(winner: Score, spent: Sequence[Score]) -> Score:
         gradients=sum(one.gradients or 0 for one in spent),
         chosen={"model": winner.model, **winner.chosen},
     )
+
+
+def _unless_diverged(name: str, work: Callable[[], T]) -> T | None:
+    """Do some training; if it diverges with every setting, warn that a row is missing and return None."""
+    try:
+        return work()
+    except TrainingError as error:
+        warnings.warn(f"no row {name}: {error}", stacklevel=2)
+        return None
 
 
 def _timed(journal: Journal, work: Callable[[], Score]) -> Score:

@@ -474,6 +474,29 @@ class TestForms:
         assert growth == []
 
 
+@pytest.mark.filterwarnings("ignore:skipped a setting")
+def test_models_whose_training_diverges_have_no_row_and_the_run_goes_on(runner, call, read_json):
+    options = runner.options(
+        "name=lost", "baselines.rates=[1e25]", "baselines.losses=[squared]", "baselines.weight_decays=[1]"
+    )
+    with pytest.warns(UserWarning, match="no row") as told:
+        ended = call("search", *options)
+    assert ended.code == 0
+    missing = [str(one.message).split(":")[0] for one in told if str(one.message).startswith("no row")]
+    assert missing == ["no row grown_retrained", "no row gru"]
+    summary = read_json(runner.folder / "lost" / "summary.json")
+    assert [entry["model"] for entry in summary["scores"]] == [
+        "chosen",
+        "grown",
+        "first_stage",
+        "start",
+        "zero",
+        "var1",
+    ]
+    assert summary["retrain_seconds"] is None
+    assert call("report", runner.folder / "lost").code == 0
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(runner, call):
     options = runner.options(
         "name=bad", "strategy.weights.optimizer=sgd", "strategy.weights.rate=1e9", "strategy.l2_sp=0"
