@@ -58,7 +58,7 @@ class Amplifier:
         return output[self.memory :]
 
 
-def amplifier_of(x: Array, y: Array, used: Array) -> Amplifier:
+def amplifier_of(x: Array, y: Array, used: Array | None = None) -> Amplifier:
     """Fit a generalised memory polynomial as an amplifier; folds choose its shape.
 
     A predistorted signal has a wider band than the recorded input. With a ridge that is best for the recorded input,
@@ -67,7 +67,7 @@ def amplifier_of(x: Array, y: Array, used: Array) -> Amplifier:
     Args:
         x: scaled input of the training part, complex, shape `(n,)`.
         y: scaled output, shape `(n,)`.
-        used: which samples of the output are compared, bool, shape `(n,)`.
+        used: see `choose`.
     """
     polynomial = choose(x, y, "gmp", used=used, most=MOST, ridges=(RIDGE,))
     module = path_of(polynomial, x, y, used)[0].float().requires_grad_(False)

@@ -140,8 +140,7 @@ class _Equations:
 
     def __init__(self, x: np.ndarray, y: np.ndarray, skipped: int, used: np.ndarray | None = None) -> None:
         self.x, self.y = x, y
-        known = np.arange(len(x)) >= skipped
-        self.used = known if used is None else known & used
+        self.used = used
         if len(x) - skipped < 2 * FOLDS:
             raise DataError(
                 f"the training part has {len(x)} samples; a polynomial that reads {skipped} earlier samples needs at "
@@ -149,11 +148,15 @@ class _Equations:
             )
         edges = np.linspace(skipped, len(x), FOLDS + 1).astype(int)
         self.folds = [slice(*ends) for ends in pairwise(edges)]
-        self.count = int(self.used.sum())
-        self.energy = np.array([np.sum(np.abs(y[fold][self.used[fold]]) ** 2) for fold in self.folds])
+        self.count = sum(len(self._kept(y, fold)) for fold in self.folds)
+        self.energy = np.array([np.sum(np.abs(self._kept(y, fold)) ** 2) for fold in self.folds])
         self.places: dict[Term, int] = {}
         self.gram, self.moment = np.zeros((FOLDS, 0, 0), complex), np.zeros((FOLDS, 0), complex)
         self.errors: dict[_Choice, float] = {}
+
+    def _kept(self, signal: np.ndarray, rows: slice) -> np.ndarray:
+        """Return the samples in some rows that are compared."""
+        return signal[rows] if self.used is None else signal[rows][self.used[rows]]
 
     def error(self, choice: _Choice) -> float:
         """Return the squared error on left-out folds over the energy of the output."""
@@ -197,9 +200,9 @@ class _Equations:
         for fold, rows in enumerate(self.folds):
             for begin in range(rows.start, rows.stop, ROWS):
                 end = min(begin + ROWS, rows.stop)
-                used = self.used[begin:end]
-                columns = basis(self.x[begin:end], every, self.x[:begin])[used]
+                columns = basis(self.x[begin:end], every, self.x[:begin])
+                columns = columns if self.used is None else columns[self.used[begin:end]]
                 right = columns[:, old:]
                 self.gram[fold, :, old:] += columns.conj().T @ right
-                self.moment[fold, old:] += right.conj().T @ self.y[begin:end][used]
+                self.moment[fold, old:] += right.conj().T @ self._kept(self.y, slice(begin, end))
             self.gram[fold, old:, :old] = self.gram[fold, :old, old:].conj().T

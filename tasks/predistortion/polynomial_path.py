@@ -81,8 +81,8 @@ def path_of(polynomial: Polynomial, x: Array, y: Array, used: Array | None = Non
         y: output, shape `(n,)`.
         used: which samples of the output were compared, bool, shape `(n,)`; None: all whose terms x holds.
     """
-    terms, known = polynomial.shape.terms, np.arange(len(x)) >= polynomial.context
-    rows = known if used is None else known & used
+    terms, first = polynomial.shape.terms, polynomial.context
+    rows = slice(first, None) if used is None else used & (np.arange(len(x)) >= first)
     left = float(np.sqrt(np.mean(np.abs(y - polynomial.predict(x))[rows] ** 2)))
     columns = basis(x, terms)[rows]
     power = np.sqrt(np.mean(np.abs(columns) ** 2, axis=0))

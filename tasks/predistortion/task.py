@@ -158,13 +158,12 @@ class Predistortion(Task):
         x, y = self.signals(part)
         return x / self.scales[0], y / self.scales[1]
 
-    def compared(self, part: str) -> Array:
-        """Return to which samples of a part models are fitted, bool, shape `(n,)`: not the first `MEMORY` of a lead-in.
+    def compared(self, part: str) -> Array | None:
+        """Return to which samples of a part models are fitted, bool, shape `(n,)`; None: all that have enough before.
 
-        Of a recording that does not repeat they are all; a model leaves out those before which it reads nothing.
+        They are all but the first `MEMORY` of each lead-in, before which the end of another frame is read.
         """
-        place = self._places_in_frame(part)
-        return place >= (MEMORY if self.options.repeats else 0)
+        return self._places_in_frame(part) >= MEMORY if self.options.repeats else None
 
     def scored(self, part: str) -> Array:
         """Return which samples of a part are scored, bool, shape `(n,)`: those behind full memories, no lead-in."""
@@ -273,8 +272,10 @@ class Predistortion(Task):
         given, wanted = self.learned("train")
         if self.is_direct:  # learns from the output behind the amplifier, which is to be the input
             given, wanted = wanted, wanted
-        used = torch.from_numpy(self.compared("train")[MEMORY:])
-        return self.delayed(given)[used, 0], as_pairs(wanted)[MEMORY:][used]
+        x, target = self.delayed(given)[:, 0], as_pairs(wanted)[MEMORY:]
+        if (used := self.compared("train")) is not None:
+            x, target = x[used[MEMORY:]], target[used[MEMORY:]]
+        return x, target
 
     @property
     def is_direct(self) -> bool:
