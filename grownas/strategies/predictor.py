@@ -35,7 +35,7 @@ class Ensemble:
         """Map sparse codes `(n, I)` to each member's prediction, `(n, members)`."""
         w_1, b_1, w_2, b_2 = self.parameters
         hidden = torch.relu(torch.sparse.mm(codes, w_1) + b_1)
-        return (hidden.unflatten(1, w_2.shape) * w_2).sum(2) + b_2
+        return (hidden.view(-1, *w_2.shape) * w_2).sum(2) + b_2
 
     @torch.no_grad()
     def predict(self, codes: Array) -> Array:

@@ -102,7 +102,8 @@ class Distilled:
             if group and (window is None or window.fresh or _shape(window) != _shape(group[0]) or len(group) == most):
                 predictions, hidden = self._read(group, hidden)
                 most = max(1, AT_ONCE * len(group) // predictions.numel())
-                for one, taught in zip(group, predictions.split([len(one.x) for one in group]), strict=True):
+                lengths = [len(one.x) for one in group]
+                for one, taught in zip(group, torch.split(predictions, lengths), strict=True):
                     yield one if one.burn_in else one._replace(taught=taught)
                 group = []
             if window is not None:
