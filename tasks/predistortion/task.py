@@ -171,8 +171,8 @@ class Predistortion(Task):
         return self._places_in_frame(part) >= (LEAD if self.options.repeats else memory)
 
     def _places_in_frame(self, part: str) -> Array:
-        place = np.arange(len(self.signals(part)[0]))
-        return place % (LEAD + self.recording.nperseg) if self.options.repeats else place
+        count, size = len(self.recording.x[part]), self.recording.nperseg
+        return np.tile(np.arange(LEAD + size), count // size) if self.options.repeats else np.arange(count)
 
     def learned(self, part: str) -> tuple[Array, Array]:
         """Return what a fitted model of a part reads and what it returns, scaled, complex128, shape `(n,)`.
