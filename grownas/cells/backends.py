@@ -140,7 +140,7 @@ def choose(name: str, nodes: Sequence[Node]) -> str:
     """
     weight = nodes[0].W_x
     pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
-    quantised = any(node.quantised is not None for node in nodes)
+    quantised = any(node.is_quantised for node in nodes)
     return pick(name, weight.device, weight.dtype, tuple([node.plan.activations for node in nodes]), "chain", quantised)
 
 

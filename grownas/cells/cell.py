@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -179,10 +180,10 @@ class GrownRNN(nn.Module):
     def _run(self, x: Tensor, states: Tensor, batch_sizes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Run all layers over `(T, B, I)` or over packed rows; return outputs and last states."""
         last, first = [], iter(states)
-        for number in range(self.num_layers):
+        for number, layer in enumerate(cast("Iterable[Layer]", self.layers)):
             if number and self.dropout:
                 x = nn.functional.dropout(x, self.dropout, self.training)
-            out, h = _run_layer(self.layer(number), self.backend, x, next(first), batch_sizes)
+            out, h = _run_layer(layer, self.backend, x, next(first), batch_sizes)
             last.append(h)
             if self.bidirectional:
                 layer = self.layer(number, reverse=True)

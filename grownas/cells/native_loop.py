@@ -66,9 +66,9 @@ LOOP = Loop("native", forward, backward, multiply)
 
 def product(a: Tensor, b: Tensor, out: Tensor) -> tuple[Any, ...]:
     """Return the arguments of `_native.multiply`."""
-    sizes = len(a), b.shape[1], len(b)
+    (rows, _), (inner, columns) = a.shape, b.shape
     matrices = a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride()
-    return a.dtype == torch.float64, *sizes, *matrices, out.data_ptr(), out.stride(0)
+    return a.dtype == torch.float64, rows, columns, inner, *matrices, out.data_ptr(), out.stride(0)
 
 
 def _run(
@@ -81,24 +81,27 @@ def _run(
     sums: Sequence[NodeGradients] | None = None,
 ) -> None:
     """Call C. The contiguous copies made here must stay alive until the call returns."""
-    packed, h_0 = [Packed(*(tensor.contiguous() for tensor in node)) for node in packed], h_0.contiguous()
-    _native.loop(*loop_arguments(plans, packed, buffers, h_0, grad, dh_0, sums))
+    own, h_0 = [[tensor.contiguous() for tensor in node[1:]] for node in packed], h_0.contiguous()
+    _native.loop(*loop_arguments(plans, own, buffers, h_0, grad, dh_0, sums))
 
 
 def loop_arguments(
     plans: Sequence[Plan],
-    packed: Sequence[Packed],
+    own: Sequence[Sequence[Tensor]],
     buffers: Buffers,
     h_0: Tensor,
     grad: Tensor | None = None,
     dh_0: Tensor | None = None,
     sums: Sequence[NodeGradients] | None = None,
 ) -> tuple[Any, ...]:
-    """Return the arguments of `_native.loop`: sizes and addresses of contiguous tensors; `grad`: backward."""
+    """Return the arguments of `_native.loop`: sizes and addresses of contiguous tensors; `grad`: backward.
+
+    `own` has each node's `Packed` without W_x.
+    """
     (T, B, H), (A, Q) = buffers.states[-1].shape, buffers[:2]
     nodes = []
     for j, plan in enumerate(plans):
-        addresses = [tensor.data_ptr() for tensor in (*packed[j][1:], buffers.states[j])]
+        addresses = [tensor.data_ptr() for tensor in (*own[j], buffers.states[j])]
         gradients = (0, 0, 0) if sums is None else [tensor.data_ptr() for tensor in sums[j]]
         nodes.append((*plan.kernel_layout, *addresses, address(buffers.mixed[j]), *gradients))
     rows = A.data_ptr(), A.shape[2], address(Q), 0 if Q is None else Q.shape[2]

@@ -54,12 +54,13 @@ class Pass:
         self.shares_gradients = [node.shares for node in gradients]
         self.gradients = [pair for node, own in zip(nodes, gradients, strict=True) for pair in _pairs(node, own)]
         packed = [Packed(n.W_x, n.W_h, n.b_x, n.b_h, own) for n, own in zip(nodes, self.shares, strict=True)]
+        rest = [node[1:] for node in packed]
         inner = [empty(T, B, H) for _ in nodes[1:]]  # states of all nodes but the last
         A, Q = empty(T, B, in_A), empty(T, B, in_Q)
         buffers = Buffers(A, Q, [*inner, self.out], [None for _ in nodes])
         sums = [NodeGradients(node.b_x, node.b_h, node.shares) for node in gradients]
-        self._forward = loop_arguments(plans, packed, buffers, self.h_0)
-        self._backward = loop_arguments(plans, packed, buffers, self.h_0, self.grad, dh_0, sums)
+        self._forward = loop_arguments(plans, rest, buffers, self.h_0)
+        self._backward = loop_arguments(plans, rest, buffers, self.h_0, self.grad, dh_0, sums)
         self._products = list[tuple[Any, ...]](), list[tuple[Any, ...]]()  # before the loop forward, after it backward
         x, read = self.x.flatten(0, 1), [self.before, *inner]
         for node, own, s, places in zip(packed, gradients, read, columns(plans, H), strict=True):

@@ -131,7 +131,7 @@ def is_plain(nodes: Sequence[Node], x: Tensor, h_0: Tensor) -> bool:
     """Return whether `vjp` can run a chain; `run` also has gates, blends, skips and ops out of the engine's order."""
     return (
         all(node.plan.is_natural and not node.plan.gate for node in nodes)
-        and all(node.blend is None and node.skip is None for node in nodes)
+        and all(not node.is_blended for node in nodes)
         and all(node.W_x.dtype == x.dtype == h_0.dtype for node in nodes)
         and not is_traced([x, h_0])
     )
@@ -151,7 +151,7 @@ def vjp(
     if not is_plain(nodes, x, h_0):
         return None
     plans = [node.plan for node in nodes]
-    packed = [Packed(node.W_x, node.W_h, node.b_x, node.b_h, one) for node, one in zip(nodes, shares, strict=True)]
+    packed = [Packed(*node.tensors(), one) for node, one in zip(nodes, shares, strict=True)]
     with torch.no_grad():
         buffers = _forward(loop, plans, packed, x, h_0, keep=True)
 
@@ -213,7 +213,7 @@ def _blended(nodes: Sequence[Node], shares: Sequence[Tensor]) -> tuple[list[Node
     """
     made, weights = list(nodes), list(shares)
     for number, (node, own) in enumerate(zip(nodes, shares, strict=True)):
-        if node.blend is None and node.skip is None:
+        if not node.is_blended:
             continue
         m = own.new_ones(()) if node.blend is None else node.blend.to(own)
         kept = 1 - m if node.skip is None else 1 - m + m * node.skip.to(own)
@@ -226,10 +226,9 @@ def _blended(nodes: Sequence[Node], shares: Sequence[Tensor]) -> tuple[list[Node
 def pack(node: Node, shares: Tensor) -> Packed:
     """Return a node's parameters in the plan's order, differentiably; without a copy if they already are in order."""
     plan = node.plan
-    tensors: tuple[Tensor, ...] = (node.W_x, node.W_h, node.b_x, node.b_h)
-    W_x, W_h, b_x, b_h = tensors
+    W_x, W_h, b_x, b_h = node.tensors()
     if not plan.is_natural:
-        make = _indices.__wrapped__ if is_symbolic(tensors) else _indices
+        make = _indices.__wrapped__ if is_symbolic((W_x, W_h, b_x, b_h)) else _indices
         order, rows, places = make(plan, W_x.device)
         b_x, b_h, shares = b_x[order], b_h[rows], shares[order]
         # the derivative of index_select takes less than half the time of that of indexing
@@ -346,7 +345,7 @@ def _side_by_side(weights: list[Tensor]) -> Tensor:
 
 def widths(plans: Sequence[Plan], H: int) -> tuple[int, int]:
     """Return the number of columns of A and of Q."""
-    return sum(plan.blocks for plan in plans) * H, sum(plan.hadamard_projections for plan in plans) * H
+    return sum([plan.blocks for plan in plans]) * H, sum([plan.hadamard_projections for plan in plans]) * H
 
 
 def _forward(
@@ -364,7 +363,7 @@ def _forward(
     in_A, in_Q = widths(plans, H)
     if memory is None:
         memory = x.new_empty(T * B * (in_A + in_Q * keep))  # one allocation: malloc reuses it more often
-    A = memory[: T * B * in_A].view(T * B, in_A)
+    A = (memory[: T * B * in_A] if keep else memory).view(T * B, in_A)
     _read_x(loop, plans, packed, x, A, H)
     buffers = Buffers(
         A.view(T, B, in_A),

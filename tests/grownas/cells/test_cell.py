@@ -106,6 +106,19 @@ def test_a_sequence_in_two_parts_is_the_whole(cut):
     torch.testing.assert_close(h, last, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+def test_weights_may_be_parametrised(backend):
+    class Double(nn.Module):
+        def forward(self, W):
+            return 2 * W
+
+    cell, doubled, x = make(backend=backend), make(backend=backend), randn(5, 2, I)
+    with torch.no_grad():
+        doubled.layers[0].nodes()[1].W_h.mul_(2)
+    torch.nn.utils.parametrize.register_parametrization(cell.layers[0].nodes()[1], "W_h", Double())
+    torch.testing.assert_close(cell(x), doubled(x), rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("batched", [False, True])
 def test_steps_are_the_sequence(batch_first, batched):
