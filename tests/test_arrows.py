@@ -128,7 +128,7 @@ LAYERS = """
     strategies.policy_options  strategies.supernet_options
     strategies.random_options  strategies.evolution_options  strategies.seqnas_options  strategies.shared_options
     strategies.sampling_options
-    protocols  config.schema  baselines.table  export  grownas
+    protocols  config.schema  baselines.table  export  grownas  text_files
     errors
 """
 EMPTY = {
@@ -234,6 +234,7 @@ TASKS_MAY_KNOW = {
     "grownas.modules",
     "grownas.readout",
     "grownas.cost",
+    "grownas.text_files",
 }
 SLOW = (
     "torch", "statsmodels", "arch", "matplotlib", "pandas", "yfinance", "numpy", "pydantic", "yaml", "rich", "pooch",

@@ -51,7 +51,7 @@ class Options(Section):
         str,
         about(
             f"{', '.join(name for name in NAMES if name not in packaged.PANELS)}; {', '.join(packaged.PANELS)} (extra "
-            "`panels`); or the path of a CSV, parquet file or spreadsheet",
+            "`panels`); or the path of a CSV (`.gz` too), parquet file or spreadsheet",
             NAMES,
         ),
     ] = "bundled"

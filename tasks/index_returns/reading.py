@@ -20,6 +20,7 @@ import numpy as np
 
 from grownas.errors import DataError
 from grownas.tasks.index_returns.frequency import Moment
+from grownas.text_files import read_text
 
 Kind = Literal["prices", "returns", "levels"]
 
@@ -119,20 +120,12 @@ def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = Non
 
 
 def _text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
+    if not path.exists():
         raise DataError(
             f"{path}: no such file; give task.data a CSV of closes, bundled, yfinance, or the name of a package's or a "
             "synthetic panel"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start}); expected a CSV of closes") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if "\0" in text:
-        raise DataError(f"{path}: a binary file; expected a CSV of closes")
-    return text
+        )
+    return read_text(path, "a CSV of closes")
 
 
 def _separator(path: Path, text: str) -> str:

@@ -7,18 +7,17 @@ Tables show the `name` of a text; only the Penn Treebank itself gets that name.
 from __future__ import annotations
 
 import difflib
-import gzip
 import hashlib
 import os
 import platform
 import re
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from grownas.errors import DataError
+from grownas.text_files import read_text
 
 NAMES = ("embedded", "download", "torchtext")  # sources other than a folder
 EOS, UNK = "<eos>", "<unk>"
@@ -245,17 +244,7 @@ def _find(folder: Path, file: str) -> Path:
 
 def _words(path: Path) -> list[str]:
     """Return a file's words with `<eos>` at the end of each line, also of blank lines, as is usual for this text."""
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:  # before OSError, since BadGzipFile is an OSError
-        raise DataError(f"{path}: damaged gzip file: {error}; compress it again, or give a plain .txt file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if "\0" in text:
-        raise DataError(f"{path}: a binary file; expected a text in UTF-8")
+    text = read_text(path, "a text with blanks between words")
     words = [word for line in text.removesuffix("\n").split("\n") for word in (*line.split(), EOS)]
     if set(words) == {EOS}:
         raise DataError(f"{path}: no words; expected a text with blanks between words")

@@ -6,12 +6,10 @@ likewise for `val` and `test`, with the columns I and Q, or a single CSV with th
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import math
 import sys
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 
 from grownas.errors import DataError
 from grownas.tasks.predistortion.metrics import Band
+from grownas.text_files import read_text
 
 PARTS = ("train", "val", "test")
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}  # of the samples, in time order, where a recording is not split
@@ -163,7 +162,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> np.ndarray:
         DataError: the file cannot be read, its header differs, or a cell is no finite number; the message names the
             row, where the header is row 1.
     """
-    lines = _text(path).splitlines()
+    lines = read_text(path, "a CSV").splitlines()
     header = [name.strip() for name in lines[0].split(",")] if lines else []
     if header != list(columns):
         raise DataError(f"{path}, row 1: got the columns {', '.join(header) or '(none)'}; expected {','.join(columns)}")
@@ -187,18 +186,6 @@ def _row(path: Path, number: int, line: str, columns: int) -> list[float]:
         if not math.isfinite(row[-1]):
             raise DataError(f"{path}, row {number}: got {cell.strip()!r}, expected a finite number")
     return row
-
-
-def _text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:  # before OSError, since BadGzipFile is an OSError
-        raise DataError(f"{path}: damaged gzip file: {error}; compress it again, or give a plain .csv file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file in UTF-8 (byte {error.start}); expected a CSV") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _find(folder: Path, file: str) -> Path:
@@ -228,7 +215,7 @@ def _spec(folder: Path, given: Mapping[str, float | None]) -> _Spec:
     path, document = folder / "spec.json", {}
     if path.exists():
         try:
-            document = json.loads(_text(path))
+            document = json.loads(read_text(path, "JSON"))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not JSON: {error}") from error
         if not isinstance(document, dict):

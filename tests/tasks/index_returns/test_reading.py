@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gzip
 import io
 import warnings
 import zipfile
@@ -155,6 +156,13 @@ def test_refuses_what_is_no_table(write, content, reason):
     with pytest.raises(DataError, match=reason) as caught:
         read_csv(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_reads_a_compressed_file(tmp_path, write):
+    plain = write(["date,a", "2020-01-01,1", "2020-01-02,2"])
+    packed = tmp_path / "closes.csv.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    np.testing.assert_array_equal(read_csv(packed).values, read_csv(plain).values)
 
 
 def test_refuses_a_missing_file_and_says_what_else_may_stand_there(tmp_path):

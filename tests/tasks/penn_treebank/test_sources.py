@@ -125,9 +125,9 @@ def test_two_files_for_a_part_are_refused(folder):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("naïve a b\n".encode("latin-1"), r"not a text file in UTF-8 \(byte 2\); save it as UTF-8"),
+        ("naïve a b\n".encode("latin-1"), r"not a text file in UTF-8 \(byte 2\); expected a text"),
         ("a b\n".encode("utf-16"), r"not a text file in UTF-8 \(byte 0\)"),
-        ("a b\n".encode("utf-16-le"), "a binary file; expected a text in UTF-8"),
+        ("a b\n".encode("utf-16-le"), "a binary file; expected a text with blanks"),
         (b"", "no words; expected"),
         (b"\n \n\n", "no words; expected"),
     ],
