@@ -116,12 +116,14 @@ def courses_of(config: Config, journals: Mapping[str, Journal], task: Any) -> tu
     cuts = blocks(origin, timeline.length, config.backtest.every)
     given = {"when": config.backtest.when, "detector": config.backtest.detector}
     searches = {id(one): cache(partial(_searched, config, first, one)) for one in journals.values()}
-    courses = {
-        name: walk(name, make(), journal, cuts, **given)
+    made = {
+        name: (make, journal)
         for kind, journal in journals.items()
         for name, make in _walkers(config, kind, journal, timeline, first, origin, searches[id(journal)]).items()
     }
-    return origin, timeline, courses
+    quick_first = sorted(made, key=lambda name: name not in LINEAR)  # they refuse too few rows before a search begins
+    courses = {name: walk(name, made[name][0](), made[name][1], cuts, **given) for name in quick_first}
+    return origin, timeline, {name: courses[name] for name in made}
 
 
 def walk(

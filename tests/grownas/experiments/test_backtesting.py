@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from grownas.config.loading import load
 from grownas.errors import ConfigError, DataError
 from grownas.evaluation.backtest import summarise
 from grownas.evaluation.intervals import Intervals
+from grownas.experiments import backtesting
 from grownas.experiments.backtesting import backtest, blocks, check, walk
 from grownas.experiments.timeline import SeriesTimeline
 from grownas.experiments.updating import Learner
@@ -65,7 +67,8 @@ def products(rows=ROWS, seed=0):
 def load_both(values, **overrides):
     given = {**QUICK, **{key.replace("__", "."): value for key, value in overrides.items()}}
     config = load("index_returns/growing", given)
-    frame = pd.DataFrame(values, columns=list("abc"), index=pd.bdate_range("2020-01-01", periods=len(values)))
+    days = pd.bdate_range("2020-01-01", periods=len(values))
+    frame = pd.DataFrame(values, columns=list(string.ascii_lowercase[: values.shape[1]]), index=days)
     return config, IndexReturns.load(config.task, frame=frame)
 
 
@@ -373,3 +376,14 @@ def test_without_drift_a_model_learns_after_every_block_but_the_last():
 def test_wrong_input_is_refused_in_words(overrides, error, words):
     with pytest.raises(error, match=words):
         check(*load_both(products(), **overrides))
+
+
+def test_a_linear_model_refuses_too_few_rows_before_a_search(monkeypatch):
+    def search(*_):
+        raise AssertionError("the search came first")
+
+    monkeypatch.setattr(backtesting, "searched", search)
+    values = np.random.default_rng(0).normal(0, 0.01, (130, 20))
+    config, task = load_both(values, backtest__models=["grown", "har"], backtest__origin="2020-05-12")
+    with pytest.raises(DataError, match="too few to choose a HAR"):
+        backtest(config, MemoryFolder(), dict.fromkeys(("grown", "har"), Journal.in_memory()), task)
