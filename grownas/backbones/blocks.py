@@ -11,9 +11,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from grownas.backbones.mixture import Mixture, OfMixtures, check_no_skip
-from grownas.blocks import BLOCK, INPUTS, NONE, block, memory_of
+from grownas.blocks import BLOCK, INPUTS, NONE, block
 from grownas.blocks_genotype import EDGES, BlockEdge, BlockNode, BlocksGenotype
-from grownas.cells.blocks import BlockOp, BlocksNetwork, Node, run_with_state
+from grownas.cells.blocks import BlockOp, BlocksNetwork, DelayLines, Node, kept_by, run_with_state
 from grownas.cells.node import check_skip, write_parameters
 from grownas.errors import GenotypeError
 
@@ -31,7 +31,7 @@ class BlocksBackbone(OfMixtures):
 
     Attributes:
         input_size, hidden_size: 2, I and Q of the complex samples.
-        memory: number of earlier samples that the output depends on.
+        kept: D, the number of samples in the delay lines of all ops.
         nodes: the mixtures of each node's edges, in the order of the states that they read.
         cells: for each cell, edge and op the `BlockOp`.
         backend, predicts: see `BlocksNetwork`.
@@ -60,10 +60,7 @@ class BlocksBackbone(OfMixtures):
             nn.ModuleList(nn.ModuleList(BlockOp(block(op)) for op in edge.ops) for edge in self.mixed_edges())
             for _ in range(cells)
         )
-        self.memory = memory_of(
-            [[(source, block(op)) for source, edge in enumerate(node) for op in edge.ops] for node in self._mixtures()],
-            cells,
-        )
+        self.kept = kept_by(self)
         self._skip = 0.0
         self.register_buffer("skip", torch.zeros(()), persistent=False)
         self._draw(generator)
@@ -77,7 +74,7 @@ class BlocksBackbone(OfMixtures):
                     cast("BlockOp", op).draw(1 / count, generator)
 
     def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map I and Q `(T, B, 2)` and the last M inputs `(M, B, 2)`, zeros if None, to outputs and the last M inputs.
+        """Map I and Q `(T, B, 2)` to as many; the state is `(D, B, 2)`, see `BlocksNetwork.forward`.
 
         Raises:
             TypeError: `x` or `h_0` is not a tensor.
@@ -85,7 +82,7 @@ class BlocksBackbone(OfMixtures):
         """
         shares = self.shares
         cells = [self._cell(cast("nn.ModuleList", cell), shares) for cell in self.cells]
-        return run_with_state(cells, self.memory, x, h_0)
+        return run_with_state(cells, self.kept, x, h_0)
 
     def _cell(self, cell: nn.ModuleList, shares: Sequence[Tensor]) -> list[Node]:
         edges = iter(zip(cell, shares, strict=True))
@@ -93,8 +90,8 @@ class BlocksBackbone(OfMixtures):
             [(source, partial(self._mixed, *next(edges))) for source in range(len(node))] for node in self._mixtures()
         ]
 
-    def _mixed(self, ops: Any, shares: Tensor, x: Tensor) -> Tensor:
-        outputs = torch.stack([op(x) for op in ops])
+    def _mixed(self, ops: Any, shares: Tensor, x: Tensor, lines: DelayLines) -> Tensor:
+        outputs = torch.stack([op(x, lines) for op in ops])
         mixed: Tensor = torch.tensordot(shares.to(outputs), outputs, 1)
         return mixed + self.skip * x
 
@@ -208,7 +205,7 @@ class BlocksBackbone(OfMixtures):
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
-        return f"cells={len(self.cells)}, nodes={len(self.nodes)}, memory={self.memory}"
+        return f"cells={len(self.cells)}, nodes={len(self.nodes)}"
 
 
 def _name(op: str | tuple[str, str]) -> str:

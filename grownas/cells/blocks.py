@@ -1,12 +1,14 @@
 """Blocks on complex samples in PyTorch: the ops, cells of them, and the derived network of a genotype.
 
-Samples are complex tensors `(T, B)` within a network and pairs I, Q `(T, B, 2)` outside. An op is causal and maps zeros
-to zeros, so a network whose memory is M samples needs the last M inputs and nothing else to go on: its state.
+Samples are complex tensors `(T, B)` within a network and pairs I, Q `(T, B, 2)` outside. Each delay and each FIR keeps
+its last inputs in a delay line. All delay lines together are the state of a network, so that a sequence may be cut
+anywhere, down to single samples, and no sample is computed twice.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,45 +20,75 @@ from grownas.blocks_genotype import EDGES, BlocksGenotype
 from grownas.cells import chain
 
 NOISE = 0.01  # standard deviation of the noise on drawn coefficients
-Node = Sequence[tuple[int, Callable[[Tensor], Tensor]]]  # what a node sums: numbers of earlier states, each with an op
 
 
-def delayed(x: Tensor, count: int) -> Tensor:
-    """Return a sequence `(T, B)` delayed by so many samples; it begins with zeros."""
-    return torch.cat([x.new_zeros(count, x.shape[1]), x])[: len(x)]
+class DelayLines:
+    """Delay lines of a network: each part that reads earlier inputs has its own, in the order in which the parts run.
+
+    Attributes:
+        before: the samples in all lines before a sequence, oldest first in each line, complex, shape `(D, B)`.
+        after: for each line so far its samples after the sequence, as many.
+    """
+
+    def __init__(self, before: Tensor) -> None:
+        """Begin with the first line."""
+        self.before, self.after = before, list[Tensor]()
+        self._read = 0
+
+    def extended(self, x: Tensor, count: int) -> Tensor:
+        """Return the inputs of a part after the `count` samples of its line, and go on to the next line.
+
+        Args:
+            x: the inputs, complex, shape `(T, B)`.
+            count: length of the line.
+
+        Returns:
+            Shape `(count + T, B)`.
+        """
+        seen = torch.cat([self.before[self._read : self._read + count], x])
+        self._read += count
+        self.after.append(seen[x.shape[0] :])
+        return seen
 
 
 def fir(x: Tensor, taps: Tensor) -> Tensor:
-    """Return y_t = sum_k taps_k x_(t-k), `(T, B)`; `taps` is complex, `(K,)`."""
-    past = torch.cat([x.new_zeros(len(taps) - 1, x.shape[1]), x])
-    lags = torch.stack([past[len(past) - len(x) - k : len(past) - k] for k in range(len(taps))])
-    y: Tensor = torch.tensordot(taps, lags, 1)
-    return y
+    """Return y_t = sum_k taps_k x_(t-k) for all t that have so many samples before them.
+
+    Args:
+        x: shape `(K - 1 + T, B)`.
+        taps: complex, shape `(K,)`.
+
+    Returns:
+        Shape `(T, B)`.
+    """
+    lags = x.unfold(0, x.shape[0] - taps.shape[0] + 1, 1).mT  # (K, T, B), the oldest first
+    return (taps.flip(0) @ lags.flatten(1)).view(lags.shape[1:])
 
 
 def polynomial(x: Tensor, coefficients: Tensor) -> Tensor:
     """Return x sum_k c_k |x|^(2k): the odd orders 1, 3, 5, .. of a memoryless amplifier."""
-    return x * _horner(x.real.square() + x.imag.square(), coefficients)
+    return x * _horner(x * x.conj(), coefficients)
 
 
 def polynomial_all(x: Tensor, coefficients: Tensor) -> Tensor:
     """Return x sum_k c_k |x|^k: all orders 1, 2, 3, .."""
-    return x * _horner(x.abs(), coefficients)
+    return x * _horner(x.abs().to(x.dtype), coefficients)
 
 
 def _horner(r: Tensor, coefficients: Tensor) -> Tensor:
-    value = coefficients[-1]
-    for coefficient in coefficients[:-1].flip(0):
-        value = coefficient + r * value
+    *others, value = coefficients.unbind()
+    for coefficient in reversed(others):
+        value = torch.addcmul(coefficient, r, value)
     return value
 
 
-RUN: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {  # kind of part -> output of x, coefficients and size
-    "none": lambda x, _, size: torch.zeros_like(x),
-    "delay": lambda x, _, size: delayed(x, size),
-    "fir": lambda x, taps, _: fir(x, taps),
-    "polynomial": lambda x, coefficients, _: polynomial(x, coefficients),
-    "polynomial_all": lambda x, coefficients, _: polynomial_all(x, coefficients),
+Run = Callable[[Tensor, Tensor, int, DelayLines], Tensor]
+RUN: dict[str, Run] = {  # kind of part -> output of x, coefficients, size and delay lines
+    "none": lambda x, _, size, lines: torch.zeros_like(x),
+    "delay": lambda x, _, size, lines: lines.extended(x, size)[: x.shape[0]],
+    "fir": lambda x, taps, size, lines: fir(lines.extended(x, size - 1), taps),
+    "polynomial": lambda x, coefficients, size, lines: polynomial(x, coefficients),
+    "polynomial_all": lambda x, coefficients, size, lines: polynomial_all(x, coefficients),
 }
 assert RUN.keys() == KINDS.keys()
 
@@ -78,11 +110,11 @@ class BlockOp(nn.Module):
             {str(i): nn.Parameter(torch.zeros(part.coefficients, 2)) for i, part in enumerate(op.parts) if _has(part)}
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lines: DelayLines) -> Tensor:
         """Map complex samples `(T, B)` to as many."""
         for i, part in enumerate(self.block.parts):
             own = torch.view_as_complex(self.coefficients[str(i)]) if _has(part) else x
-            x = RUN[part.kind](x, own, part.size)
+            x = RUN[part.kind](x, own, part.size, lines)
         return x
 
     @torch.no_grad()
@@ -102,8 +134,13 @@ def _has(part: Part) -> bool:
     return part.coefficients > 0
 
 
-def run_cells(cells: Sequence[Sequence[Node]], x: Tensor) -> Tensor:
-    """Return the output of cells in a row, complex `(T, B)`, from zeros before the first sample.
+Node = Sequence[tuple[int, Callable[[Any, Any], Any]]]  # what it sums: states, each with an op of x and lines
+
+
+def run_cells(cells: Sequence[Sequence[Node]], x: Any, lines: Any) -> Any:
+    """Return the output of cells in a row.
+
+    Samples are complex tensors `(T, B)`, or values of an ONNX graph: they are added, and divided by numbers.
 
     A cell's first states are the outputs of the two cells before, or the network's input. Each node sums what it reads.
     The cell's output is the mean of its nodes: it has the scale of the input whatever their number, and as wide as it
@@ -111,7 +148,8 @@ def run_cells(cells: Sequence[Sequence[Node]], x: Tensor) -> Tensor:
 
     Args:
         cells: the nodes of each cell, in order.
-        x: complex samples `(T, B)`.
+        x: inputs.
+        lines: the delay lines, from which the ops read earlier samples.
 
     Reference:
         Liu, Simonyan & Yang (2019), DARTS: Differentiable Architecture Search, section 2.1.
@@ -120,30 +158,29 @@ def run_cells(cells: Sequence[Sequence[Node]], x: Tensor) -> Tensor:
     for nodes in cells:
         states = list(before)
         for reads in nodes:
-            states.append(_sum([op(states[source]) for source, op in reads]))
-        before = [before[1], _sum(states[INPUTS:]) / (len(states) - INPUTS)]
+            states.append(functools.reduce(operator.add, [op(states[source], lines) for source, op in reads]))
+        before = [before[1], functools.reduce(operator.add, states[INPUTS:]) / (len(states) - INPUTS)]
     return before[1]
 
 
-def _sum(terms: Sequence[Tensor]) -> Tensor:
-    return functools.reduce(torch.add, terms)
+def kept_by(network: nn.Module) -> int:
+    """Return D, the number of samples in all delay lines of the ops of a network."""
+    return sum(op.block.memory for op in network.modules() if isinstance(op, BlockOp))
 
 
-def run_with_state(
-    cells: Sequence[Sequence[Node]], memory: int, x: Tensor, h_0: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def run_with_state(cells: Sequence[Sequence[Node]], kept: int, x: Tensor, h_0: Tensor | None) -> tuple[Tensor, Tensor]:
     """Run cells over pairs of I and Q that follow on a state.
 
     Windows in a row, each with the state of the one before, give what the whole sequence gives, up to rounding.
 
     Args:
         cells: see `run_cells`.
-        memory: M, see `blocks.memory_of`.
+        kept: D, see `kept_by`.
         x: inputs, shape `(T, B, 2)`.
-        h_0: the last M inputs, shape `(M, B, 2)`; zeros if None.
+        h_0: I and Q of the samples in the delay lines, shape `(D, B, 2)`; zeros if None.
 
     Returns:
-        Outputs `(T, B, 2)` and the last M inputs.
+        Outputs `(T, B, 2)`, and the samples in the delay lines after them, `(D, B, 2)`.
 
     Raises:
         TypeError: `x` or `h_0` is not a tensor.
@@ -152,12 +189,14 @@ def run_with_state(
     chain.check_types(x, h_0)
     if x.dim() != 3 or x.shape[2] != 2:
         raise ValueError(f"x has shape {tuple(x.shape)}, expected (T, B, 2): I and Q of complex samples")
-    wanted = (memory, x.shape[1], 2)
-    if h_0 is not None and h_0.shape != wanted:
-        raise ValueError(f"h_0 has shape {tuple(h_0.shape)}, expected {wanted}: the last {memory} inputs")
-    seen = torch.cat([x.new_zeros(wanted) if h_0 is None else h_0, x])
-    out = torch.view_as_real(run_cells(cells, torch.view_as_complex(seen)))
-    return out[memory:], seen[len(seen) - memory :].clone()  # a copy: a kept state does not keep the sequence
+    wanted = (kept, x.shape[1], 2)
+    if h_0 is None:
+        h_0 = x.new_zeros(wanted)
+    elif h_0.shape != wanted:
+        raise ValueError(f"h_0 has shape {tuple(h_0.shape)}, expected {wanted}: the {kept} samples in the delay lines")
+    lines = DelayLines(torch.complex(*h_0.unbind(-1)))
+    out = run_cells(cells, torch.complex(*x.unbind(-1)), lines)
+    return torch.view_as_real(out), torch.view_as_real(torch.cat([*lines.after, lines.before[:0]]))
 
 
 class BlocksNetwork(nn.Module):
@@ -166,7 +205,7 @@ class BlocksNetwork(nn.Module):
     Attributes:
         genotype: its cells.
         input_size, hidden_size: 2, I and Q.
-        memory: M, the number of earlier samples that the output depends on.
+        kept: D, the number of samples in all delay lines.
         backend: `torch`; blocks have no kernels of their own.
         predicts: the output is a prediction itself, see `readout.begin_at_core`.
     """
@@ -183,11 +222,12 @@ class BlocksNetwork(nn.Module):
             generator: draws the noise on the coefficients.
         """
         super().__init__()
-        self.genotype, self.memory = genotype, genotype.memory
+        self.genotype = genotype
         self.cells = nn.ModuleList(
             nn.ModuleList(nn.ModuleList(BlockOp(block(edge.op)) for edge in node.edges) for node in genotype.nodes)
             for _ in range(genotype.cells)
         )
+        self.kept = kept_by(self)
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
@@ -197,16 +237,23 @@ class BlocksNetwork(nn.Module):
                 op.draw(1 / EDGES, generator)
 
     def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map I and Q `(T, B, 2)` and the last M inputs `(M, B, 2)`, zeros if None, to outputs and the last M inputs.
+        """Map I and Q `(T, B, 2)` to as many.
+
+        Args:
+            x: inputs.
+            h_0: I and Q of the samples in the delay lines, `(D, B, 2)`; zeros if None.
+
+        Returns:
+            Outputs, and the samples in the delay lines after them.
 
         Raises:
             TypeError: `x` or `h_0` is not a tensor.
             ValueError: a shape does not fit.
         """
-        return run_with_state(self.wiring(), self.memory, x, h_0)
+        return run_with_state(self.wiring(), self.kept, x, h_0)
 
     def step(self, x_t: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Do one sample, for streaming: `(B, 2), (M, B, 2) -> (B, 2), (M, B, 2)`."""
+        """Do one sample, for streaming: `(B, 2), (D, B, 2) -> (B, 2), (D, B, 2)`."""
         out, h = self(x_t[None], h)
         return out[0], h
 
@@ -225,4 +272,4 @@ class BlocksNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
-        return f"cells={self.genotype.cells}, nodes={len(self.genotype.nodes)}, memory={self.memory}"
+        return f"cells={self.genotype.cells}, nodes={len(self.genotype.nodes)}, memory={self.genotype.memory}"

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-FORMAT, VERSION = "grownas.checkpoint", 2
+FORMAT, VERSION = "grownas.checkpoint", 3
 PLAIN = (type(None), bool, str, int)
 METADATA = "checkpoint"  # a single key: safetensors does not guarantee the order of several
 

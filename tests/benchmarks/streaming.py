@@ -46,7 +46,7 @@ def main(folder: str) -> None:
     torch.set_num_threads(1)
     run, generator = grownas.load(folder), torch.Generator().manual_seed(0)
     ours: Any = run.model
-    sample, inputs, cell = torch.rand(1, 2, generator=generator), ours.core.input_size, run.cell()
+    sample, cell, inputs = torch.rand(1, 2, generator=generator), ours.core, ours.core.input_size
     features, params = torch.rand(1, inputs, generator=generator), run.summary["params"]
 
     def model_of(core: Any) -> SignalModel:

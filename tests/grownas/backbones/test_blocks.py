@@ -31,7 +31,7 @@ def test_it_is_a_supernet(backbone):
     assert isinstance(backbone, Supernet)
     assert len(backbone.alpha) == 2 + 3 + 4
     assert backbone.op_names(8) == [("block", op) for op in OPS]
-    assert backbone.memory == 2 * 3 * 2
+    assert backbone.kept == 2 * (2 + 3 + 4) * (1 + 2 + 2)  # in each cell and edge: the delay, fir(3) and two fir(2)
 
 
 def test_windows_in_a_row_equal_the_whole_sequence(backbone):

@@ -8,7 +8,8 @@ import torch
 
 from grownas.blocks_equations import blocks_equations
 from grownas.blocks_genotype import BlockEdge, BlockNode, BlocksGenotype
-from grownas.cells.blocks import BlockOp, BlocksNetwork
+from grownas.cells import blocks
+from grownas.cells.blocks import BlockOp, BlocksNetwork, fir
 from grownas.equations import for_people
 from grownas.readout import LinearReadout
 from support.blocks import SMALL
@@ -50,24 +51,51 @@ def test_another_program_follows_its_equations(network):
     assert "  y = (s_2 + s_3) / 2" in shown
 
 
-@pytest.mark.parametrize("lengths", [(60,), (25, 35), (1, 2, 3, 54), (8, 8, 8, 8, 28), (1,) * 60], ids=len)
-def test_windows_in_a_row_equal_the_whole_sequence(network, lengths):
+@pytest.mark.parametrize(
+    "lengths", [(60,), (25, 35), (1, 2, 3, 54), (20, 1, 1, 30, 1, 7), (8, 8, 8, 8, 28), (1,) * 60], ids=len
+)
+def test_windows_and_steps_in_a_row_equal_the_whole_sequence(network, lengths):
     x = drawn(T, B, 2)
     whole, last = network(x)
     parts, hidden = [], None
     for window in x.split(lengths):
-        out, hidden = network(window, hidden)
+        if len(window) > 1:
+            out, hidden = network(window, hidden)
+        else:
+            sample, hidden = network.step(window[0], hidden)
+            out = sample[None]
         parts.append(out)
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-13, rtol=1e-12)
-    assert torch.equal(hidden, last)
-    assert torch.equal(last, x[-SMALL.memory :])
+    torch.testing.assert_close(hidden, last, atol=1e-13, rtol=1e-12)
 
 
-def test_steps_equal_the_whole_sequence(network):
-    x, hidden = drawn(T, B, 2), None
-    for t in range(T):
-        out, hidden = network.step(x[t], hidden)
-        torch.testing.assert_close(out, network(x)[0][t], atol=1e-13, rtol=1e-12)
+def test_the_state_holds_the_last_inputs_of_each_delay_line(network):
+    x = drawn(T, B, 2)
+    last = network(x)[1]
+    in_a_cell = 2 + (1 + 3) + 2
+    assert last.shape == (network.kept, B, 2) == (2 * in_a_cell, B, 2)
+    assert torch.equal(last[:2], x[-2:])  # fir(3) of the input
+    assert torch.equal(last[2:3], x[-1:])  # the first FIR of the second edge
+    assert torch.equal(last[6:8], x[-2:])  # delay(2)
+
+
+def test_a_step_computes_no_earlier_sample_again(network, monkeypatch):
+    _, hidden = network(drawn(T, B, 2))
+    sizes = []
+    monkeypatch.setattr(blocks, "fir", lambda x, taps: sizes.append(fir(x, taps).shape) or fir(x, taps))
+    network.step(drawn(B, 2), hidden)
+    assert sizes == [(1, B)] * SMALL.figures["firs"]
+
+
+def test_a_network_without_memory_has_an_empty_state():
+    node = BlockNode((BlockEdge(0, "polynomial(3)"), BlockEdge(1, "delay(0)")))
+    out, last = BlocksNetwork(BlocksGenotype((node,)))(drawn(T, B, 2).float())
+    assert (out.shape, last.shape) == ((T, B, 2), (0, B, 2))
+
+
+def test_views_of_larger_tensors_are_read_as_their_copies(network):
+    x, h_0 = drawn(T, B, 3)[..., :2], drawn(B, network.kept, 2).transpose(0, 1)
+    assert torch.equal(network(x, h_0)[0], network(x.clone(), h_0.contiguous())[0])
 
 
 def test_an_output_depends_on_as_many_samples_as_the_memory_says(network):
@@ -98,8 +126,8 @@ def test_the_coefficients_are_counted(network):
 
 
 def test_gradients_are_those_of_differences(network):
-    x = drawn(12, 1, 2)
-    assert torch.autograd.gradcheck(lambda x: network(x)[0], (x.requires_grad_(),))
+    x, h_0 = drawn(12, 1, 2), drawn(network.kept, 1, 2, seed=1)
+    assert torch.autograd.gradcheck(network, (x.requires_grad_(), h_0.requires_grad_()))
     first = next(one for one in network.modules() if isinstance(one, BlockOp) and len(one.coefficients) == 3)
     for own in first.coefficients.values():
         assert torch.autograd.gradcheck(lambda _: network(x.detach())[0], (own,))
@@ -110,7 +138,11 @@ def test_gradients_are_those_of_differences(network):
     [
         (torch.zeros(4, 2), None, r"x has shape \(4, 2\), expected \(T, B, 2\): I and Q of complex samples"),
         (torch.zeros(4, 1, 3), None, r"x has shape \(4, 1, 3\)"),
-        (torch.zeros(4, 1, 2), torch.zeros(1, 1, 2), r"h_0 has shape \(1, 1, 2\), expected \(8, 1, 2\)"),
+        (
+            torch.zeros(4, 1, 2),
+            torch.zeros(1, 1, 2),
+            r"h_0 has shape \(1, 1, 2\), expected \(16, 1, 2\): the 16 samples in the",
+        ),
     ],
     ids=["no batch", "features", "state"],
 )

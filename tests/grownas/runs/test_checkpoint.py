@@ -111,7 +111,7 @@ def test_same_tree_same_bytes(tmp_path):
 def test_the_first_line_gives_the_checksum_of_the_rest(tmp_path):
     checkpoint.save(tmp_path / "a", SMALL, "me")
     line, rest = (tmp_path / "a").read_bytes().split(b"\n", 1)
-    assert line.decode() == f"grownas.checkpoint 2 {hashlib.sha256(rest).hexdigest()}"
+    assert line.decode() == f"grownas.checkpoint 3 {hashlib.sha256(rest).hexdigest()}"
 
 
 class Text(str):
@@ -173,8 +173,8 @@ def test_another_identity_or_version_is_refused_by_name(tmp_path):
     checkpoint.save(path, SMALL, "their config")
     with pytest.warns(UserWarning, match="it belongs to 'their config', not to 'my config'; there is no other valid"):
         assert checkpoint.load(path, "my config") is None
-    path.write_bytes(path.read_bytes().replace(b"checkpoint 2 ", b"checkpoint 3 ", 1))
-    with pytest.warns(UserWarning, match="it has version 3, this program reads version 2"):
+    path.write_bytes(path.read_bytes().replace(b"checkpoint 3 ", b"checkpoint 4 ", 1))
+    with pytest.warns(UserWarning, match="it has version 4, this program reads version 3"):
         assert checkpoint.load(path, "their config") is None
 
 
