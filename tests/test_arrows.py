@@ -64,6 +64,7 @@ LAYERS = """
     export.model
     blocks_equations
     equations
+    export.blocks
     export.cells
     export.graph
     export.ends

@@ -1,11 +1,11 @@
-"""One time step of a cell as ONNX, from its genotype and weights; the arithmetic is that of `cells.reference`."""
+"""Derived cells as ONNX, from genotype and weights; the arithmetic is that of `cells.reference`."""
 
 from __future__ import annotations
 
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,8 +18,25 @@ from grownas.cells.dag_sequence import INPUT_OP
 from grownas.cells.node import FixedNode
 from grownas.cells.quantiser import Product
 from grownas.errors import ConfigError
-from grownas.export.graph import Array, Graph, Value
+from grownas.export.graph import Array, Graph, Sizes, Value
 from grownas.ops import COMBINE
+
+
+class Core(Protocol):
+    """The core of a model in a graph. `sequence` has the axes T and B, `step` has B alone."""
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Sizes of the state's axes before and after B."""
+        ...
+
+    def sequence(self, graph: Graph, x: Value, state: Value) -> tuple[Value, Value]:
+        """Add the core over inputs `(T, B, I)`; return its outputs `(T, B, H)` and the state after them."""
+        ...
+
+    def step(self, graph: Graph, x: Value, state: Value) -> tuple[Value, Value]:
+        """Add one time step: from `(B, I)` to `(B, H)` and the next state."""
+        ...
 
 
 class Named(NamedTuple):
@@ -29,7 +46,49 @@ class Named(NamedTuple):
     layer: Layer
 
 
-def layers_of(model: nn.Module) -> list[Named]:
+class Layers(NamedTuple):
+    """All layers of the derived cells in a model as a `Core`. Its state is `(L, B, H)`; its output is the last layer's.
+
+    Attributes:
+        layers: the first reads x, each other the layer before it.
+        sizes: I and H.
+    """
+
+    layers: Sequence[Named]
+    sizes: Sizes
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """L and H."""
+        return len(self.layers), self.sizes.hidden
+
+    def sequence(self, graph: Graph, x: Value, state: Value) -> tuple[Value, Value]:
+        """Add a Scan over the time steps."""
+        out, last = graph.scan(self._step, x, self._apart(state), self.sizes)
+        return out, _stacked(graph, last)
+
+    def step(self, graph: Graph, x: Value, state: Value) -> tuple[Value, Value]:
+        """Add one time step."""
+        after = self._step(graph, x, self._apart(state))
+        return after[-1], _stacked(graph, after)
+
+    def _apart(self, state: Value) -> list[Value]:
+        axis = state.graph.ints(0)
+        return [state.graph.add("Squeeze", one, axis) for one in state.split(len(self.layers), axis=0)]
+
+    def _step(self, graph: Graph, x: Value, states: Sequence[Value]) -> list[Value]:
+        """Return the next state of each layer, `(B, H)`; the last is the output of the step."""
+        after: list[Value] = []
+        for (name, layer), s in zip(self.layers, states, strict=True):
+            after.append(STEPS[type(layer)](graph, name, layer, after[-1] if after else x, s))
+        return after
+
+
+def _stacked(graph: Graph, states: Sequence[Value]) -> Value:
+    return graph.add("Concat", *(graph.add("Unsqueeze", one, graph.ints(0)) for one in states), axis=0)
+
+
+def layers_of(model: nn.Module, sizes: Sizes) -> Layers:
     """Return all layers of the derived cells in a model, in order.
 
     Raises:
@@ -38,32 +97,17 @@ def layers_of(model: nn.Module) -> list[Named]:
     cells = [(name, one) for name, one in model.named_modules() if isinstance(one, GrownRNN)]
     if not cells:
         core = type(getattr(model, "core", model)).__name__
-        raise ConfigError(f"{core}: it cannot be written as ONNX; cells of the backbones chain and dag can")
+        raise ConfigError(f"{core}: it cannot be written as ONNX; derived cells and networks of blocks can")
     if any(cell.bidirectional for _, cell in cells):
         raise ConfigError("a bidirectional cell also reads sequences backwards; it cannot be written as ONNX")
-    return [
-        Named(f"{name}.layers.{number}", cell.layer(number))
-        for name, cell in cells
-        for number in range(cell.num_layers)
-    ]
-
-
-def step(layers: Sequence[Named], graph: Graph, x: Value, states: Sequence[Value]) -> list[Value]:
-    """Add one time step of all layers.
-
-    Args:
-        layers: the first reads x, each other the layer before it.
-        graph: the graph to add to.
-        x: the input of the step, `(B, I)`.
-        states: the state of each layer, `(B, H)`.
-
-    Returns:
-        The next state of each layer, `(B, H)`; the last is the output of the step.
-    """
-    after: list[Value] = []
-    for (name, layer), s in zip(layers, states, strict=True):
-        after.append(STEPS[type(layer)](graph, name, layer, after[-1] if after else x, s))
-    return after
+    return Layers(
+        [
+            Named(f"{name}.layers.{number}", cell.layer(number))
+            for name, cell in cells
+            for number in range(cell.num_layers)
+        ],
+        sizes,
+    )
 
 
 def _quantised(graph: Graph, name: str, product: Product, weights: Tensor, x: Value) -> list[Value]:

@@ -1,14 +1,13 @@
 """The whole model as ONNX: what comes before the cell, the cell, what comes after it, and notes on all of it.
 
-    given -> encode -> (T, B, I) -> Scan over one step of the cell -> (T, B, H) -> decode -> result
+    given -> encode -> (T, B, I) -> core -> (T, B, H) -> decode -> result
 
-The form `step` has the same parts for one time step, with the state in and out instead of the Scan. The graph is
-written from the genotype, because tracing would fix the number of time steps.
+The form `step` has the same parts for one time step, with the state in and out. The graph is written from the
+genotype, because tracing would fix the number of time steps.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from grownas.cells.blocks import BlocksNetwork
 from grownas.cells.cell import GrownRNN
 from grownas.equations import WordModel
 from grownas.errors import ConfigError
 from grownas.evaluation.scoring import evaluating
 from grownas.export import FORMS
-from grownas.export.cells import Named, as_array, layers_of, step
+from grownas.export.blocks import Blocks
+from grownas.export.cells import Core, as_array, layers_of
 from grownas.export.ends import Ends
 from grownas.export.graph import OPSET, QUANTISED_OPSET, Array, Graph, Sizes, Value, evaluate
 from grownas.modules import as_module
@@ -47,15 +48,16 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str], ends: Ends | N
     - a model of words: `words`, int64 `(T, B)`, ids; `logits` of the next word, `(T, B, V)`
     - another model with a linear readout: `x`, `(T, B, I)`; `predictions`, `(T, B, O)`
     - with `ends`: their names, dtypes and sizes
-    - `next_state`, `(L, B, H)`: the state of each layer after the last step; the first state is zero
+    - `next_state`: the state after the last step, with the axes that it has in PyTorch, `(L, B, H)` of derived cells
+      and `(D, B, 2)` of networks of blocks; the first state is zero
 
-    The form `step` has them without T, and the input `state`, `(L, B, H)`: zeros, or the last `next_state`. If the
+    The form `step` has them without T, and the input `state` like `next_state`: zeros, or the last `next_state`. If the
     model also reads M earlier inputs, it has the input `register`, `(B, M * I)`, and the output `next_register`
     likewise; the form `sequence` has zeros before the first input. Numbers without a dtype here have that of the
     weights, float32 unless the model was converted.
 
     Args:
-        model: the model; its core is a derived cell or a stack of derived cells.
+        model: the model; its core is a derived cell, a stack of derived cells or a network of blocks.
         form: a name in `FORMS`.
         notes: text for the metadata, by key.
         ends: what comes before and after the cell; None: that of the model's class.
@@ -66,32 +68,39 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str], ends: Ends | N
         GenotypeError: an activation's formula cannot be written as ONNX.
     """
     add, run = FORM[form]
-    module, sizes = as_module(model), Sizes(model.core.input_size, model.core.hidden_size)
-    ends, layers = ends or _ends(module), layers_of(module)
+    module = as_module(model)
+    ends, core = ends or _ends(module), _core(model)
     dtype = as_array(next(module.parameters())).dtype
     has_bits = any(isinstance(one, GrownRNN) and one.genotype.bits for one in module.modules())
     if has_bits and dtype != np.float32:
         raise ConfigError(f"a cell with bit widths in {dtype} cannot be written as ONNX; convert it with .float()")
     graph = Graph(dtype, opset=QUANTISED_OPSET if has_bits else OPSET)
-    add(graph, ends, layers, sizes)
+    add(graph, ends, core)
     proto = graph.model("grownas", {**notes, "form": form})
-    streams = ends.sample.shape[1]
-    initial = [np.zeros((len(layers), streams, sizes.hidden), graph.dtype)]
+    streams, (first, last) = ends.sample.shape[1], core.state
+    initial = [np.zeros((first, streams, last), graph.dtype)]
     if ends.memory:
         initial.append(np.zeros((streams, ends.memory * ends.sizes[0][0]), ends.types[0]))
     _check(module, ends, lambda given: run(proto, given, initial), OTHER_SIDE if has_bits else 0.0)
     return proto
 
 
-def _sequence(graph: Graph, ends: Ends, layers: Sequence[Named], sizes: Sizes) -> None:
+def _core(model: Model) -> Core:
+    if isinstance(model.core, BlocksNetwork):
+        return Blocks("core", model.core)
+    return layers_of(as_module(model), Sizes(model.core.input_size, model.core.hidden_size))
+
+
+def _sequence(graph: Graph, ends: Ends, core: Core) -> None:
     """Write the form that reads a whole sequence from a zero state."""
     given = graph.input(ends.given, ends.types[0], ("T", "B", *ends.sizes[0]))
     batch = graph.add("Shape", given, start=1, end=2)
-    zero = graph.add("Expand", 0.0, graph.add("Concat", batch, graph.ints(sizes.hidden), axis=0))
+    first, last = core.state
+    zero = graph.add("Expand", 0.0, graph.add("Concat", graph.ints(first), batch, graph.ints(last), axis=0))
     read = _with_earlier(graph, given, batch, ends) if ends.memory else given
-    out, last = graph.scan(functools.partial(step, layers), ends.encode(graph, read), [zero] * len(layers), sizes)
+    out, state = core.sequence(graph, ends.encode(graph, read), zero)
     graph.output(ends.result, ends.decode(graph, out, read), ends.types[1], ("T", "B", *ends.sizes[1]))
-    _add_next_state(graph, last, sizes)
+    graph.output("next_state", state, graph.dtype, (first, "B", last))
 
 
 def _with_earlier(graph: Graph, given: Value, batch: Value, ends: Ends) -> Value:
@@ -104,26 +113,21 @@ def _with_earlier(graph: Graph, given: Value, batch: Value, ends: Ends) -> Value
     return graph.add("Concat", *delayed, axis=-1)
 
 
-def _step(graph: Graph, ends: Ends, layers: Sequence[Named], sizes: Sizes) -> None:
+def _step(graph: Graph, ends: Ends, core: Core) -> None:
     """Write the form that does one time step."""
     given = graph.input(ends.given, ends.types[0], ("B", *ends.sizes[0]))
-    state = graph.input("state", graph.dtype, (len(layers), "B", sizes.hidden))
-    states = [graph.add("Squeeze", one, graph.ints(0)) for one in state.split(len(layers), axis=0)]
+    axes = (core.state[0], "B", core.state[1])
+    state = graph.input("state", graph.dtype, axes)
     read = given
     if ends.memory:
         kept = ends.memory * ends.sizes[0][0]
         read = graph.add("Concat", given, graph.input("register", ends.types[0], ("B", kept)), axis=-1)
-    after = step(layers, graph, ends.encode(graph, read), states)
-    graph.output(ends.result, ends.decode(graph, after[-1], read), ends.types[1], ("B", *ends.sizes[1]))
-    _add_next_state(graph, after, sizes)
+    out, state = core.step(graph, ends.encode(graph, read), state)
+    graph.output(ends.result, ends.decode(graph, out, read), ends.types[1], ("B", *ends.sizes[1]))
+    graph.output("next_state", state, graph.dtype, axes)
     if ends.memory:
         register = graph.add("Slice", read, graph.ints(0), graph.ints(kept), graph.ints(-1))
         graph.output("next_register", register, ends.types[0], ("B", kept))
-
-
-def _add_next_state(graph: Graph, states: Sequence[Value], sizes: Sizes) -> None:
-    stacked = graph.add("Concat", *(graph.add("Unsqueeze", one, graph.ints(0)) for one in states), axis=0)
-    graph.output("next_state", stacked, graph.dtype, (len(states), "B", sizes.hidden))
 
 
 def _ends(module: nn.Module) -> Ends:

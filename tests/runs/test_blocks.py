@@ -87,15 +87,38 @@ def test_a_search_that_was_killed_goes_on_to_the_same_bits(searched, tmp_path, f
         assert (searched("darts") / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_the_genotype_is_trained_again_and_is_not_exported(searched, tmp_path, call, read_json):
+def test_the_genotype_is_trained_again(searched, tmp_path, call, read_json):
     genotype = searched("random") / "genotype.json"
     ended = call("train", "predistortion/growing", *SPACE, STRATEGIES["random"], "start={}", f"genotype={genotype}",
                  f"runs={tmp_path}", "name=again")  # fmt: skip
     assert ended.code == 0, ended.err
     assert read_json(tmp_path / "again" / "genotype.json") == read_json(genotype)
-    pytest.importorskip("onnx")
-    ended = call("export", searched("random"), tmp_path / "network.onnx")
-    assert (ended.code, "cannot be written as ONNX" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize("form", ["sequence", "step"])
+def test_its_file_gives_what_predict_gives(searched, tmp_path, call, form):
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    folder, given = searched("random"), tmp_path / "given.csv"
+    np.savetxt(given, np.random.default_rng(0).normal(0, 0.1, (50, 2)), delimiter=",", header="I,Q", comments="")
+    ended = call("predict", folder, f"input={given}", f"out={tmp_path / 'wanted.csv'}")
+    assert ended.code == 0, ended.err
+    x, wanted = (np.loadtxt(tmp_path / name, delimiter=",", skiprows=1) for name in ("given.csv", "wanted.csv"))
+    ended = call("export", folder, tmp_path / "network.onnx", f"form={form}")
+    assert ended.code == 0, ended.err
+    kept = grownas.load(folder).model.core.kept
+    assert (
+        f"outputs: output float64 ({'T, ' if form == 'sequence' else ''}B, 2), next_state float32 ({kept}, B, 2)"
+        in ended.out
+    )
+    session = runtime.InferenceSession(tmp_path / "network.onnx")
+    if form == "sequence":
+        found = session.run(["output"], {"samples": x[:, None]})[0][:, 0]
+    else:
+        found, state = np.empty_like(wanted), np.zeros((kept, 1, 2), np.float32)
+        for t, sample in enumerate(x):
+            found[t], state = session.run(None, {"samples": sample[None], "state": state})
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(
