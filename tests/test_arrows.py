@@ -95,7 +95,9 @@ LAYERS = """
     cells.backends  cells.gated
     cells.triton_loop  cells.dag_torch_loop  cells.dag_native_loop  cells.native_pass
     cells.dag_supernet_torch_loop  cells.dag_supernet_native_loop
+    cells.quantised_sequence
     cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence  cells.dag_supernet_sequence
+    cells.quantised_product
     cells.sequence  cells.triton_pointwise
     cells.node
     cells.quantiser

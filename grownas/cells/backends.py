@@ -3,10 +3,13 @@
     reference   plain autograd, step by step: defines the correct result; has second derivatives
     native      the engine's loop in C: float32 and float64 on the CPU
     triton      the engine's loop in kernels for CUDA devices, replayed as a CUDA graph: chains only
-    torch       the engine's loop in PyTorch calls: any device, always available
+    torch       the engine's loop in PyTorch calls: any device, always available; has a loop for chains with bit widths
 
-`auto` chooses the first backend of `AUTO` that supports the cell. It warns once if that is not the fastest backend of
-the device.
+`QUANTISES` lists who runs cells with bit widths: chains on `torch`, to the bits of `reference` at one width; DAGs on
+`reference` alone.
+
+`auto` chooses the first backend of `AUTO`, or of `QUANTISES`, that supports the cell. It warns once if that is not the
+fastest backend of the device.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from grownas.cells import (
     dag_torch_loop,
     native_loop,
     native_pass,
+    quantised_sequence,
     reference,
     sequence,
     torch_loop,
@@ -62,6 +66,7 @@ class Backend(NamedTuple):
         vjp: returns the states and the function of their gradient without autograd, see `sequence.vjp`; None if only
             autograd can.
         prepare: returns what `vjp` computes, for windows of one shape, see `native_pass.prepare`; None if it cannot.
+        run_quantised: as `run`, for chains with bit widths; None if it has no quantised products.
     """
 
     run: Run
@@ -72,10 +77,21 @@ class Backend(NamedTuple):
     run_dag_supernet: RunDagSupernet | None = None
     vjp: MakeVJP | None = None
     prepare: MakePass | None = None
+    run_quantised: Run | None = None
 
 
 def _always(device: torch.device, dtype: torch.dtype, activations: set[str]) -> None:
     return None
+
+
+def _tracer(loop: sequence.Loop, nodes: Sequence[Node], shares: Sequence[Tensor]) -> Tracer:
+    make = reference.tracer if is_quantised(nodes) else functools.partial(sequence.tracer, loop)
+    return make(nodes, shares)
+
+
+def is_quantised(nodes: Sequence[Node]) -> bool:
+    """Return whether a chain has bit widths."""
+    return any(node.is_quantised for node in nodes)
 
 
 def _engine(
@@ -90,7 +106,7 @@ def _engine(
         dag_sequence.LOOPS[dag.name] = dag
     if supernet is not None:
         dag_supernet_sequence.LOOPS[supernet.name] = supernet
-    run, tracer = functools.partial(sequence.run, loop), functools.partial(sequence.tracer, loop)
+    run, tracer = functools.partial(sequence.run, loop), functools.partial(_tracer, loop)
     return Backend(
         run,
         unsupported,
@@ -105,9 +121,15 @@ def _engine(
 
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(
-        reference.run, _always, run_dag=reference.run_dag, run_dag_supernet=reference.run_dag_supernet
+        reference.run,
+        _always,
+        run_dag=reference.run_dag,
+        run_dag_supernet=reference.run_dag_supernet,
+        run_quantised=reference.run,
     ),
-    "torch": _engine(torch_loop.LOOP, _always, dag_torch_loop.LOOP, dag_supernet_torch_loop.LOOP),
+    "torch": _engine(torch_loop.LOOP, _always, dag_torch_loop.LOOP, dag_supernet_torch_loop.LOOP)._replace(
+        run_quantised=quantised_sequence.run
+    ),
     "native": _engine(
         native_loop.LOOP,
         native_loop.unsupported,
@@ -118,7 +140,7 @@ BACKENDS: dict[str, Backend] = {
     "triton": _engine(triton_loop.LOOP, triton_loop.unsupported),
 }
 AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, fastest first; torch on other devices
-QUANTISES = ("reference",)  # of cells with bit widths, fastest first, on any device
+QUANTISES = {"chain": ("torch", "reference"), "dag": ("reference",)}  # of cells with bit widths, on any device
 
 
 def check_name(name: str) -> str:
@@ -140,8 +162,20 @@ def choose(name: str, nodes: Sequence[Node]) -> str:
     """
     weight = nodes[0].W_x
     pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
-    quantised = any(node.is_quantised for node in nodes)
-    return pick(name, weight.device, weight.dtype, tuple([node.plan.activations for node in nodes]), "chain", quantised)
+    activations = tuple([node.plan.activations for node in nodes])
+    return pick(name, weight.device, weight.dtype, activations, "chain", is_quantised(nodes))
+
+
+def runner(name: str, nodes: Sequence[Node]) -> Run:
+    """Return the function that runs a chain, with or without bit widths, on the backend of a name; see `choose`.
+
+    Raises:
+        BackendError: the named backend cannot run this chain.
+    """
+    backend = BACKENDS[choose(name, nodes)]
+    run = backend.run_quantised if is_quantised(nodes) else backend.run
+    assert run is not None  # `choose` refuses the others
+    return run
 
 
 def choose_dag(name: str, genotype: DagGenotype, weight: Tensor, *, quantised: bool = False) -> str:
@@ -180,7 +214,7 @@ def _choose(
     def unsupported(backend: str) -> str | None:
         if kind == "dag" and BACKENDS[backend].run_dag is None:
             return "it has no loop for the DAG backbone"
-        if quantised and backend not in QUANTISES:
+        if quantised and backend not in QUANTISES[kind]:
             return "it has no quantised products"
         return BACKENDS[backend].unsupported(device, dtype, used)
 
@@ -189,7 +223,7 @@ def _choose(
         if reason is not None:
             raise BackendError(f"backend {name!r} cannot run this {kind}: {reason}; backend='auto' finds one that can")
         return name
-    best, *others = QUANTISES if quantised else AUTO.get(device.type, ("torch",))
+    best, *others = QUANTISES[kind] if quantised else AUTO.get(device.type, ("torch",))
     reason = unsupported(best)
     if reason is None:
         return best

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.cells.backends import BACKENDS, choose
+from grownas.cells.backends import BACKENDS, choose, runner
 from grownas.cells.native_pass import Pass
 from grownas.cells.node import FixedNode, Node
 from grownas.cells.sequence import Packed, Pullback, is_plain
@@ -28,12 +28,11 @@ def run(backend: str, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor
     weights = nodes[0].W_x.dtype
     dtype = autocast_dtype(x.device.type, weights)
     if dtype is None:
-        return BACKENDS[choose(backend, nodes)].run(nodes, shares, x, h_0)
+        return runner(backend, nodes)(nodes, shares, x, h_0)
     if dtype != weights:
         nodes = [_in_dtype(node, dtype) for node in nodes]
     with torch.autocast(x.device.type, enabled=False):
-        chosen = BACKENDS[choose(backend, nodes)]
-        return chosen.run(nodes, [one.to(dtype) for one in shares], x.to(dtype), h_0.to(dtype))
+        return runner(backend, nodes)(nodes, [one.to(dtype) for one in shares], x.to(dtype), h_0.to(dtype))
 
 
 def vjp(

@@ -15,6 +15,9 @@ At one width a product is d_v d_W (q_v q_W): the sum of products of whole number
 and independent of the order of summation while n L_v L_W < 2^53, that is, for sums of up to 8 million terms at 16 bits.
 So `cells.integer` computes the same number in 64-bit integers.
 
+These modules multiply step by step under autograd, as `reference` does. `quantised_sequence` runs chains several times
+as fast from the same tensors (`Product.operands`), with the same bits at one width; DAGs have `reference` only.
+
 A mixture over widths is the product of the two mixed tensors, sum_b p_b d_b q_b each, as in EdMIPS: one product for all
 pairs of widths.
 
@@ -27,6 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +132,26 @@ class Grid(nn.Module):
         return made
 
 
+class Operands(NamedTuple):
+    """Products as plain tensors, for code with a derivative of its own: r W with r = sum_b c_b q_b(v), n widths b.
+
+    Attributes:
+        matrix: W, the matrices on their grids, `(U, I, H)`.
+        step: d of the inputs' grids, `(U, n)`.
+        factor: c, the share of each width times d, `(U, n)`.
+        limit: L of the inputs' grids, `(U, n)`.
+        whole: for one width, q_W in a dtype in which sums of q_v q_W are exact, `(U, I, H)`; None for mixtures.
+        scale: for one width, d_v d_W, float64, `(U, 1, 1)`; None for mixtures.
+    """
+
+    matrix: Tensor
+    step: Tensor
+    factor: Tensor
+    limit: Tensor
+    whole: Tensor | None = None
+    scale: Tensor | None = None
+
+
 class Product(nn.Module):
     """The products of inputs with U matrices, all on grids; every product has its own grid of the inputs."""
 
@@ -143,6 +167,24 @@ class Product(nn.Module):
             return lambda x: of_inputs(x) @ mixed  # type: ignore[return-value]  # (U, B, H) is a sequence of U
         whole, of_inputs, scale = self.weights.whole()(weights).double(), self.inputs.whole(), self.scale
         return lambda x: (scale * (of_inputs(x).double() @ whole)).to(x.dtype)  # type: ignore[return-value]
+
+    def operands(self, weights: Tensor) -> Operands:
+        """Return the tensors of the products with matrices `(U, I, H)`, which are quantised once."""
+        step, limit = self.inputs.step, self.inputs.limit
+        if self.weights.mixtures:
+            return Operands(self.weights.mixed()(weights), step, self.inputs.shares * step, limit)
+        whole = self.weights.whole()(weights)
+        matrix = self.weights.step.unsqueeze(-1) * whole
+        exact = whole.detach().to(self._dtype_of_sums(weights.shape[1]))
+        return Operands(matrix, step, step, limit, exact, self.scale.detach())
+
+    def _dtype_of_sums(self, count: int) -> torch.dtype:
+        """Return a dtype in which sums of `count` products of whole numbers are exact: the faster one, if it is."""
+        largest_weight, largest_input = (
+            largest(max(max(own) for own in grid.bits)) for grid in (self.weights, self.inputs)
+        )
+        is_exact = count * largest_weight * largest_input < 1 << 24  # unless PyTorch may shorten the factors
+        return torch.float32 if is_exact and torch.get_float32_matmul_precision() == "highest" else torch.float64
 
     @property
     def scale(self) -> Tensor:

@@ -128,10 +128,10 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
 
 
 def is_plain(nodes: Sequence[Node], x: Tensor, h_0: Tensor) -> bool:
-    """Return whether `vjp` can run a chain; `run` also has gates, blends, skips and ops out of the engine's order."""
+    """Return whether `vjp` can run a chain of real numbers without gates, blends and skips, in the engine's order."""
     return (
         all(node.plan.is_natural and not node.plan.gate for node in nodes)
-        and all(not node.is_blended for node in nodes)
+        and all(not node.is_blended and not node.is_quantised for node in nodes)
         and all(node.W_x.dtype == x.dtype == h_0.dtype for node in nodes)
         and not is_traced([x, h_0])
     )

@@ -19,7 +19,6 @@ from grownas.modules import as_module
 from grownas.protocols import Model, Window
 
 Per = Literal["op", "node"]
-RUNS = "reference"  # the backend that runs quantised cells
 PERCENTILES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 0.995, 0.999, 1.0)
 MOST_SEEN = 50_000  # values of a tensor to which a grid is fitted
 
@@ -78,7 +77,9 @@ def observe(model: Model, windows: Iterable[Window]) -> Sample:
         observed.append(_Observed(matrices))
         return observed[-1]
 
-    watched: Any = copy.deepcopy(model, {id(model.core): _with_units(_cell_of(model), make)}).eval()
+    core = _with_units(_cell_of(model), make)
+    core.backend = "reference"  # calls each product at each step
+    watched: Any = copy.deepcopy(model, {id(model.core): core}).eval()
     hidden = None
     for window in windows:
         _, hidden = watched.states(window.x, None if window.fresh else hidden)
@@ -270,12 +271,17 @@ def _install(layer: Any, made: Iterable[nn.Module]) -> None:
 
 
 def _with_units(cell: GrownRNN, make: Make) -> GrownRNN:
-    """Return a copy of a cell with other units, on the backend that runs them."""
+    """Return a copy of a cell with other units."""
     made = copy.deepcopy(cell)
-    made.backend = RUNS
+    made.backend = _backend(cell)
     for layer in _layers(made):
         _install(layer, [make(matrices) for matrices in _matrices(layer)])
     return made.to(_weight(cell))
+
+
+def _backend(cell: GrownRNN) -> str:
+    """Return the backend of a cell with widths; the reference stays, since it alone has second derivatives."""
+    return cell.backend if cell.backend == "reference" else "auto"
 
 
 def _rebuilt(cell: GrownRNN, bits: Sequence[Bits], made: Sequence[Units]) -> GrownRNN:
@@ -287,7 +293,7 @@ def _rebuilt(cell: GrownRNN, bits: Sequence[Bits], made: Sequence[Units]) -> Gro
         cell.num_layers,
         cell.batch_first,
         cell.dropout,
-        RUNS,
+        _backend(cell),
         bias=cell.bias,
         bidirectional=cell.bidirectional,
     )

@@ -57,10 +57,18 @@ def cell_of(genotype, inputs, hidden, layers, dtype, seed):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@given(genotype=chains() | dags(), inputs=sizes, hidden=sizes, layers=st.integers(1, 2), seed=st.integers(0, 2**16))
+@given(
+    genotype=chains() | dags(),
+    backend=st.sampled_from(["reference", "torch"]),
+    inputs=sizes,
+    hidden=sizes,
+    layers=st.integers(1, 2),
+    seed=st.integers(0, 2**16),
+)
 @settings(max_examples=60, deadline=None)
-def test_integers_give_the_states_of_pytorch_to_the_last_bit(dtype, genotype, inputs, hidden, layers, seed):
+def test_integers_give_the_states_of_pytorch_to_the_last_bit(dtype, backend, genotype, inputs, hidden, layers, seed):
     cell, x, generator = cell_of(genotype, inputs, hidden, layers, dtype, seed)
+    cell.backend = backend if isinstance(genotype, Genotype) else "reference"
     h_0 = torch.randn(layers, 3, hidden, generator=generator, dtype=dtype)
     wanted = cell(x, h_0)  # with gradients: training computes the same
     with torch.no_grad():
@@ -74,7 +82,7 @@ def test_integers_give_the_states_of_pytorch_to_the_last_bit(dtype, genotype, in
 def test_a_sum_that_float32_rounds_is_exact():
     """1,001 products of 16-bit numbers: their sum of 2^39.97 has more digits than float32 keeps."""
     genotype = Genotype((Node((Op("add", "identity", bits=(16, 16)),)),))
-    cell = GrownRNN(genotype, 1001, 1, backend="reference", dtype=torch.float64)
+    cell = GrownRNN(genotype, 1001, 1, dtype=torch.float64)
     units, top = cell.layer(0)[0].quantised, 2**15 - 1
     with torch.no_grad():
         for parameter in cell.parameters():

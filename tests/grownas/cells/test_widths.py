@@ -183,11 +183,22 @@ def test_the_given_cell_is_left_untouched_and_copies_share_their_own_mixtures(ge
 @both
 def test_other_backends_say_that_they_cannot(genotype):
     bits = genotype.with_bits([(4, 4)] * len(units(genotype)))
-    for name in ("native", "torch"):
+    chain = isinstance(genotype, Genotype)
+    for name in ("native", "triton") if chain else ("native", "torch"):
         cell = GrownRNN(bits, I, H, backend=name)
         with pytest.raises(BackendError, match=r"it has no quantised products; backend='auto' finds one that can"):
             cell(torch.zeros(1, 1, I))
-    assert GrownRNN(bits, I, H).chosen_backend == "reference"
+    assert GrownRNN(bits, I, H).chosen_backend == ("torch" if chain else "reference")
+
+
+@pytest.mark.parametrize(("own", "wanted"), [("reference", "reference"), ("native", "auto"), ("auto", "auto")])
+def test_only_the_reference_stays_the_backend_of_a_cell_with_widths(own, wanted):
+    model = model_of(CHAIN)
+    sample = sample_of(model)
+    model.core.backend = own
+    mixed = MixedCell(model.core, (2, 8), sample)
+    found = (mixed.cell, mixed.read_out(), quantised(model.core, [(4, 4)] * 3, sample))
+    assert [cell.backend for cell in found] == ([wanted] * 3)
 
 
 def test_a_model_without_a_derived_cell_is_refused():
