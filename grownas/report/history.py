@@ -420,8 +420,11 @@ class Course(NamedTuple):
 
 
 def course(summary: Mapping[str, Any]) -> Course | None:
-    """Return the course of a run's search; None if the run did not log when it scored each genotype."""
-    scored = [one for one in summary.get("genotypes", ()) if one.get("seconds") is not None]
+    """Return the course of a run's search; None if the run did not log when it scored each genotype.
+
+    Genotypes whose score is not finite, which is stored as None, are left out.
+    """
+    scored = [one for one in summary.get("genotypes", ()) if None not in (one.get("seconds"), one["val"])]
     if not scored:
         return None
     seconds = tuple(float(one["seconds"]) for one in scored)

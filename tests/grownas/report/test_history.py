@@ -375,3 +375,14 @@ def test_shares_go_through_what_was_trained_on_up_to_the_best_epoch_with_plain_n
 
 def test_without_logs_there_are_no_curves():
     assert history.curves([], "mse", ["grown", "gru"], [], []) == []
+
+
+def test_the_course_of_a_search_leaves_out_scores_that_are_not_finite():
+    genotypes = [
+        {"val": None, "seconds": 1.0},
+        {"val": 3.0, "seconds": 2.0, "accepted": True},
+        {"val": 4.0, "seconds": 3.0},
+        {"val": 2.0, "seconds": None},
+    ]
+    assert history.course({"genotypes": genotypes}) == history.Course((2.0, 3.0), (3.0, 3.0), (2.0,))
+    assert history.course({"genotypes": genotypes[:1]}) is None
