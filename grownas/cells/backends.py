@@ -140,7 +140,7 @@ BACKENDS: dict[str, Backend] = {
     "triton": _engine(triton_loop.LOOP, triton_loop.unsupported),
 }
 AUTO = {"cpu": ("native", "torch"), "cuda": ("triton", "torch")}  # by device, fastest first; torch on other devices
-QUANTISES = {"chain": ("torch", "reference"), "dag": ("reference",)}  # of cells with bit widths, on any device
+QUANTISES = {"chain": ("torch", "reference"), "dag": ("reference",)}  # with bit widths, fastest first, on any device
 
 
 def check_name(name: str) -> str:
@@ -160,10 +160,14 @@ def choose(name: str, nodes: Sequence[Node]) -> str:
     Raises:
         BackendError: the named backend cannot run this chain.
     """
+    return _choose_chain(name, nodes, is_quantised(nodes))
+
+
+def _choose_chain(name: str, nodes: Sequence[Node], quantised: bool) -> str:
     weight = nodes[0].W_x
     pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches
     activations = tuple([node.plan.activations for node in nodes])
-    return pick(name, weight.device, weight.dtype, activations, "chain", is_quantised(nodes))
+    return pick(name, weight.device, weight.dtype, activations, "chain", quantised)
 
 
 def runner(name: str, nodes: Sequence[Node]) -> Run:
@@ -172,9 +176,10 @@ def runner(name: str, nodes: Sequence[Node]) -> Run:
     Raises:
         BackendError: the named backend cannot run this chain.
     """
-    backend = BACKENDS[choose(name, nodes)]
-    run = backend.run_quantised if is_quantised(nodes) else backend.run
-    assert run is not None  # `choose` refuses the others
+    quantised = is_quantised(nodes)
+    backend = BACKENDS[_choose_chain(name, nodes, quantised)]
+    run = backend.run_quantised if quantised else backend.run
+    assert run is not None  # `_choose` refuses the others
     return run
 
 

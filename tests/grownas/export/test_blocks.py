@@ -63,12 +63,6 @@ def test_in_float64_it_is_the_model_exactly(model):
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-13)
 
 
-@pytest.fixture(scope="module")
-def session():
-    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    return lambda proto: runtime.InferenceSession(proto.SerializeToString())
-
-
 @pytest.mark.parametrize("B", [1, 64])
 @pytest.mark.parametrize("T", [1, 35, 200])
 def test_a_sequence_of_any_length_in_any_batch(session, model, T, B):

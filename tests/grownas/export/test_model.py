@@ -135,12 +135,6 @@ def assert_is_the_model(model):
 # ---- by ONNX Runtime, in the weights' own float32
 
 
-@pytest.fixture(scope="module")
-def session():
-    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    return lambda proto: runtime.InferenceSession(proto.SerializeToString())
-
-
 @pytest.mark.parametrize("B", [1, 64])
 @pytest.mark.parametrize("T", [1, 35, 200])
 def test_a_sequence_of_any_length_in_any_batch(session, model, T, B):
