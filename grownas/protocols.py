@@ -96,9 +96,9 @@ class Recurrent(Module, Protocol):
 
 @runtime_checkable
 class Supernet(Recurrent, Protocol):
-    """What both supernets offer, `Backbone` and `DagBackbone`, so that a strategy needs to know neither.
+    """The interface of all supernets: `Backbone`, `DagBackbone` and `BlocksBackbone`.
 
-    An `nn.Module` with T first. It has some mixtures of ops: one a node in the chain, one an edge in the DAG. Numbers
+    An `nn.Module` with T first. It has some mixtures of ops: one a node in the chain, one an edge elsewhere. Numbers
     of mixtures are those of `alpha`.
 
     Attributes:
@@ -110,7 +110,10 @@ class Supernet(Recurrent, Protocol):
     hidden_size: int
 
     def __call__(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map `(T, B, I)` and a state `(1, B, H)` (zeros if left out) to states `(T, B, H)` and the last one."""
+        """Map `(T, B, I)` and a state, zeros if None, to outputs `(T, B, H)` and the last state.
+
+        A state is `(1, B, H)`, of blocks `(D, B, 2)`.
+        """
         ...
 
     @property
@@ -131,7 +134,7 @@ class Supernet(Recurrent, Protocol):
         ...
 
     def set_skip(self, beta: float) -> None:
-        """Put an identity of weight beta beside each mixture; 0 takes it away. It is not saved."""
+        """Add beta times the state that is read to each mixture; 0 removes the skip. It is not saved."""
         ...
 
     @property
@@ -143,11 +146,17 @@ class Supernet(Recurrent, Protocol):
     def blend(self, values: Sequence[float]) -> None: ...
 
     def op_names(self, mixture: int, /) -> list[tuple[str, str]]:
-        """Return a mixture's ops in the order of alpha: `(combine, activation)`, in the DAG `("gated", activation)`."""
+        """Return a mixture's ops in the order of alpha.
+
+        An op is `(combine, activation)`, in the DAG `("gated", activation)`, of blocks `("block", name)`.
+        """
         ...
 
     def op_parameters(self, node: int, op: int) -> dict[str, Tensor]:
-        """Return live views of an op's parameters; in the DAG of its node's, which all ops of the node share."""
+        """Return live views of an op's parameters; in the DAG of its node's, which all ops of the node share.
+
+        Blocks number edges instead of nodes.
+        """
         ...
 
     def load_op_parameters(self, node: int, op: int, values: Mapping[str, Tensor]) -> None:
@@ -155,16 +164,16 @@ class Supernet(Recurrent, Protocol):
         ...
 
     def genotype(self, top_k: int | None = 1) -> AnyGenotype:
-        """Read out the cell of largest shares: `top_k` ops a node, all if None; in the DAG always one."""
+        """Read out the cell of largest shares: `top_k` ops a node, all if None; elsewhere one an edge."""
         ...
 
     def derive(self, top_k: int | None = None) -> Any:
-        """Return the derived cell, a `GrownRNN`, with the supernet's weights."""
+        """Return the derived cell, a `GrownRNN` or `BlocksNetwork`, with the supernet's weights."""
         ...
 
     @property
     def chosen_backend(self) -> str:
-        """Name of the backend that runs it where it lies now."""
+        """Name of the backend for its present device and dtype."""
         ...
 
 
@@ -181,8 +190,8 @@ class Model(Module, Protocol):
         """Return the core's output `(T, B, H)`, in training mode with dropout, and the last state."""
         ...
 
-    def decode(self, out: Tensor) -> Tensor:
-        """Map the core's output `(T, B, H)` to predictions `(T, B, O)`; logits where words are predicted."""
+    def predictions(self, out: Tensor, x: Tensor) -> Tensor:
+        """Map the core's output `(T, B, H)` and the `x` from which it comes to predictions `(T, B, O)`, or logits."""
         ...
 
     def __call__(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:

@@ -60,15 +60,15 @@ class LinearReadout(nn.Module):
         """Return a function that sets the gradients of all parameters without autograd."""
         return Backpropagation(self)
 
-    def decode(self, out: Tensor) -> Tensor:
-        """Map the core's output `(T, B, H)` to predictions `(T, B, O)`."""
+    def predictions(self, out: Tensor, x: Tensor) -> Tensor:
+        """Map the core's output `(T, B, H)` to predictions `(T, B, O)`; the inputs `x` do not matter."""
         predictions: Tensor = self.readout(out)
         return predictions
 
     def forward(self, x: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map inputs `(T, B, I)` to predictions `(T, B, O)` and the last state."""
         out, hidden = self.states(x, hidden)
-        return self.decode(out), hidden
+        return self.predictions(out, x), hidden
 
 
 @torch.no_grad()

@@ -10,15 +10,15 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.backbones.mixture import Mixture, OfMixtures, check_no_skip
+from grownas.backbones.mixture import Mixture, OfEdges, check_no_skip
 from grownas.blocks import BLOCK, INPUTS, NONE, block
 from grownas.blocks_genotype import EDGES, BlockEdge, BlockNode, BlocksGenotype
 from grownas.cells.blocks import BlockOp, BlocksNetwork, DelayLines, Node, kept_by, run_with_state
-from grownas.cells.node import check_skip, write_parameters
+from grownas.cells.node import write_parameters
 from grownas.errors import GenotypeError
 
 
-class BlocksBackbone(OfMixtures):
+class BlocksBackbone(OfEdges):
     """The supernet of blocks; it offers what `Backbone` offers, see `protocols.Supernet`.
 
     Node i of a cell, counted from 0, reads the i + 2 states before it, each through a mixture of ops, and sums them.
@@ -43,7 +43,6 @@ class BlocksBackbone(OfMixtures):
     input_size = hidden_size = 2
     predicts = True
     backend = "torch"
-    skip: Tensor
 
     def __init__(
         self, ops: Sequence[Sequence[str | tuple[str, str]]], *, cells: int = 1, generator: Generator | None = None
@@ -61,8 +60,6 @@ class BlocksBackbone(OfMixtures):
             for _ in range(cells)
         )
         self.kept = kept_by(self)
-        self._skip = 0.0
-        self.register_buffer("skip", torch.zeros(()), persistent=False)
         self._draw(generator)
 
     def _draw(self, generator: Generator | None) -> None:
@@ -106,22 +103,6 @@ class BlocksBackbone(OfMixtures):
     def edges(self) -> list[tuple[int, int]]:
         """Node and source of each edge: (0, 0), (0, 1), (1, 0), and so on; nodes are counted from 0."""
         return [(node, source) for node in range(len(self.nodes)) for source in range(node + INPUTS)]
-
-    def mixtures(self) -> Sequence[Mixture]:
-        """Return the mixtures: those of the edges."""
-        return self.mixed_edges()
-
-    def set_skip(self, beta: float) -> None:
-        """Add beta times the state that is read to each edge's mixture (DARTS-); 0 removes the skip.
-
-        The skip is not saved: a resumed search sets it again.
-
-        Raises:
-            ValueError: `beta` is not finite.
-        """
-        check_skip(beta)
-        self._skip = float(beta)
-        self.skip.fill_(beta)
 
     @property
     def blend(self) -> list[float]:

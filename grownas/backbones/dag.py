@@ -9,12 +9,12 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.backbones.mixture import Blend, Mixture, OfMixtures, check_no_skip
+from grownas.backbones.mixture import Blend, Mixture, OfEdges, check_no_skip
 from grownas.cells import backends, chain, dag_supernet
 from grownas.cells.cell import GrownRNN
 from grownas.cells.dag import gate_and_op
 from grownas.cells.dag_plan import DagPlan, DagTensors
-from grownas.cells.node import check_skip, write_parameters
+from grownas.cells.node import write_parameters
 from grownas.errors import GenotypeError
 from grownas.genotype import GATED, NONE, DagGenotype, DagNode
 from grownas.ops import ACTIVATION
@@ -85,12 +85,13 @@ class MixedDagNode(nn.Module):
         self.blend = None if blend == 1 else self.W_h.new_tensor(blend)
 
 
-class DagBackbone(OfMixtures):
+class DagBackbone(OfEdges):
     """The DAG supernet, the search cell of DARTS; it offers what `Backbone` offers, see `protocols.Supernet`.
 
     The input node, number 0, reads `x_t` and `h_(t-1)`. Node i = 1..N reads every earlier state: each edge is a mixture
     of ops that share the node's weights, and its state is the sum or the mean over its edges. `h_t` is the mean of the
-    nodes' states. The formulas stand in `cells.dag_supernet`; of a mean, each node's shares are divided by its edges.
+    nodes' states. The formulas stand in `cells.dag_supernet`; with `edge_reduction="mean"` a node's shares are divided
+    by the number of its edges.
 
     Args:
         input_size: I.
@@ -119,7 +120,6 @@ class DagBackbone(OfMixtures):
 
     moments: Tensor | None
     limit: Tensor | None
-    skip: Tensor
 
     def __init__(
         self,
@@ -143,8 +143,6 @@ class DagBackbone(OfMixtures):
         self.input_size, self.hidden_size = input_size, hidden_size
         self.norm, self.edge_reduction = norm, edge_reduction
         self.backend = backends.check_name(backend)
-        self._skip = 0.0
-        self.register_buffer("skip", torch.zeros(()), persistent=False)
         self.W_x = nn.Parameter(_drawn(input_size, hidden_size, generator))
         self.W_h = nn.Parameter(_drawn(hidden_size, hidden_size, generator))
         own = DEFAULT_ACTIVATIONS if ops is None else ops
@@ -276,7 +274,7 @@ class DagBackbone(OfMixtures):
 
     @property
     def chosen_backend(self) -> str:
-        """Name of the backend that runs this dag where it lies now: what `auto` stands for."""
+        """Name of the backend for its present device and dtype: what `auto` stands for."""
         return backends.choose_dag_supernet(self.backend, self.plan, self.W_x)
 
     def mixed_nodes(self) -> list[MixedDagNode]:
@@ -305,22 +303,6 @@ class DagBackbone(OfMixtures):
     @blend.setter
     def blend(self, values: Sequence[float]) -> None:
         Blend(self.mixed_nodes()).assign(values)
-
-    def mixtures(self) -> Sequence[Mixture]:
-        """Return the mixtures: those of the edges."""
-        return self.mixed_edges()
-
-    def set_skip(self, beta: float) -> None:
-        """Add beta times the state that is read to each edge's mixture (DARTS-); 0 removes the skip.
-
-        The skip is not saved: a resumed search sets it again.
-
-        Raises:
-            ValueError: `beta` is not finite.
-        """
-        check_skip(beta)
-        self._skip = float(beta)
-        self.skip.fill_(beta)
 
     def op_names(self, edge: int) -> list[tuple[str, str]]:
         """Return an edge's ops as `("gated", activation)`, "none" among the activations, in the order of alpha."""

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from grownas.cells.node import check_skip
 from grownas.errors import GenotypeError
 from grownas.genotype import NONE
 
@@ -94,6 +95,37 @@ class OfMixtures(nn.Module):
         """
         for mixture, given in zip(self.mixtures(), given_shares(self.alpha, shares), strict=True):
             mixture.given = given
+
+
+class OfEdges(OfMixtures):
+    """A supernet whose mixtures are those of edges, with a skip beside each."""
+
+    skip: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._skip = 0.0
+        self.register_buffer("skip", torch.zeros(()), persistent=False)
+
+    def mixed_edges(self) -> Sequence[Mixture]:
+        """Return the mixtures of all edges."""
+        raise NotImplementedError
+
+    def mixtures(self) -> Sequence[Mixture]:
+        """Return the mixtures: those of the edges."""
+        return self.mixed_edges()
+
+    def set_skip(self, beta: float) -> None:
+        """Add beta times the state that is read to each edge's mixture (DARTS-); 0 removes the skip.
+
+        The skip is not saved: a resumed search sets it again.
+
+        Raises:
+            ValueError: `beta` is not finite.
+        """
+        check_skip(beta)
+        self._skip = float(beta)
+        self.skip.fill_(beta)
 
 
 class Blendable(Protocol):

@@ -12,7 +12,7 @@ from torch.nn import functional
 from grownas.bench.settings import FLOOR, PUBLISHED, DagSetting
 from grownas.cells import dag_supernet
 from grownas.cells.backends import BACKENDS, choose_dag_supernet
-from grownas.cells.dag_supernet import DagPlan, DagTensors
+from grownas.cells.dag_plan import DagPlan, DagTensors
 from grownas.ops import ACTIVATION
 
 SHARE = 0.05  # of each op: at a fifth the states of a DAG without norms grow beyond all bounds within 35 steps

@@ -195,10 +195,10 @@ def choose_dag(name: str, genotype: DagGenotype, weight: Tensor, *, quantised: b
 
 
 def choose_dag_supernet(name: str, plan: DagPlan, weight: Tensor) -> str:
-    """Return the backend that a name stands for, for a DAG supernet whose weights lie where one of them does.
+    """Return the backend for a DAG supernet on the device of `weight`; `auto` is resolved.
 
     Raises:
-        BackendError: the backend that was asked for by name cannot run this supernet.
+        BackendError: the named backend cannot run this supernet.
     """
     used = ("tanh", "sigmoid", *sorted({op for ops in plan.ops for op in ops} - {NONE}))  # the input node's, the gates'
     pick = _choose.__wrapped__ if torch.compiler.is_compiling() else _choose  # a compiler warns of caches

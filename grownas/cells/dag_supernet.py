@@ -20,9 +20,7 @@ from torch import Tensor
 
 from grownas.cells.backends import BACKENDS, choose_dag_supernet
 from grownas.cells.chain import autocast_dtype
-from grownas.cells.dag_plan import DagPlan as DagPlan
-from grownas.cells.dag_plan import DagTensors as DagTensors
-from grownas.cells.dag_supernet_sequence import run as run
+from grownas.cells.dag_plan import DagPlan, DagTensors
 
 
 def run_on(backend: str, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -31,7 +29,7 @@ def run_on(backend: str, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: Ten
     `reference.run_dag_supernet` documents arguments and results. Under autocast it computes as `chain.run` does.
 
     Raises:
-        BackendError: the backend that was asked for by name cannot run this supernet.
+        BackendError: the named backend cannot run this supernet.
         ValueError: plan, tensors and batch do not fit together.
     """
     dtype = autocast_dtype(x.device.type, tensors.W_x.dtype)

@@ -51,13 +51,13 @@ def _run(
     dh_0: Tensor | None = None,
     dshares: Tensor | None = None,
 ) -> None:
-    """Hand addresses over. Whatever is made contiguous here must live until the call is over."""
+    """Pass addresses to C. The contiguous copies must stay alive until the call returns."""
     T, B, H = buffers.out.shape
     moments = buffers.moments if plan.norm == "batch" else tensors.moments
     constants = (moments, tensors.limit, *tensors[1:5], h_0)
     inputs = [one if one is None else one.contiguous() for one in constants]
     addressed = (*buffers[:4], *inputs, grad, dh_0, dshares)
-    native_loop._native.supernet(  # type: ignore[attr-defined]  # it was imported there, where its absence is seen to
+    native_loop._native.supernet(  # type: ignore[attr-defined]  # `native_loop` handles its absence
         grad is not None,
         buffers.out.dtype == torch.float64,
         T,

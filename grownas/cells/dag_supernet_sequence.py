@@ -30,13 +30,13 @@ from torch import Tensor
 
 from grownas.cells.dag_plan import DagPlan, DagTensors, check
 from grownas.cells.operators import Engine, define, is_traced
-from grownas.cells.sequence import first_only, full_precision, is_repeatable
+from grownas.cells.sequence import check_dtypes, first_only, full_precision, is_repeatable
 
 
 class SupernetBuffers(NamedTuple):
-    """What the loops read and write.
+    """The tensors that the loops read and write.
 
-    T' is T where a backward will follow, else 1: each step then takes the place of the one before. E edges.
+    T' is T if a backward pass follows, otherwise 1: each step overwrites the one before.
 
     Attributes:
         A_0: the input node's products, `(T, B, 2H)`; before the forward loop the input's part.
@@ -84,12 +84,7 @@ def run(loop: SupernetLoop, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: 
         RuntimeError: dtypes differ; or, when it is asked for, that only the reference backend has a second derivative.
     """
     check(plan, tensors, x)
-    dtypes = {one.dtype for one in (x, h_0, *tensors) if one is not None}
-    if len(dtypes) > 1:
-        raise RuntimeError(
-            "x, h_0, the weights, shares and constants must have the same dtype, "
-            f"got {' and '.join(sorted(map(str, dtypes)))}"
-        )
+    check_dtypes([x, h_0, *(one for one in tensors if one is not None)])
     constants = [one.detach() for one in tensors[3:] if one is not None]
     flat = [x, h_0, *tensors[:3], *constants]
     if is_traced(flat):
@@ -196,7 +191,7 @@ def _read(text: str) -> tuple[SupernetLoop, DagPlan]:
 
 
 def _together(buffers: SupernetBuffers) -> Tensor:
-    """Return out and moments as one tensor, for an operator has one result that has a gradient."""
+    """Return out and moments as one tensor: only one result of an operator has a gradient."""
     return buffers.out if buffers.moments is None else torch.cat([buffers.out.flatten(), buffers.moments.flatten()])
 
 

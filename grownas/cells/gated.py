@@ -22,13 +22,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from grownas.cells import native_loop
 from grownas.cells.native_loop import address, multiply
 from grownas.cells.operators import is_traced
-from grownas.cells.sequence import is_repeatable
+from grownas.cells.sequence import first_only, is_repeatable
 
+NO_SECOND = "LSTM and GRU in C have no second derivative; use those of torch.nn"
 State = TypeVar("State")
 VJP = tuple[Tensor, State, Callable[[Tensor], None]]
 
@@ -129,12 +129,16 @@ class _Gated(torch.autograd.Function):
         return kept.out, kept.last_cell()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_cell: Tensor | None) -> tuple[Tensor | None, ...]:
         kept = _Kept(*ctx.saved_tensors)
         if is_repeatable():  # otherwise the loop may overwrite what was kept
             kept = kept._replace(A=kept.A.clone(), side=kept.side.clone())
-        return _backward(kept, grad, grad_cell, needs_dx=ctx.needs_input_grad[0])
+        with torch.no_grad():
+            results = list(_backward(kept, grad, grad_cell, needs_dx=ctx.needs_input_grad[0]))
+        if torch.is_grad_enabled():  # create_graph
+            inputs = [one for one in (grad, grad_cell, *kept) if one is not None]
+            results = first_only(results, *inputs, message=NO_SECOND)
+        return tuple(results)
 
 
 class _Kept(NamedTuple):

@@ -64,17 +64,19 @@ def run(cell: GrownRNN, x: Array, h_0: Array | None = None) -> tuple[Array, Arra
 
     Args:
         cell: all its ops have bit widths; it has one direction.
-        x: `(T, B, I)`, of the cell's dtype.
+        x: `(T, B, I)`, of the cell's dtype, without NaN; also if the cell has `batch_first`.
         h_0: `(L, B, H)`; zeros if None.
 
     Returns:
-        The outputs `(T, B, H)` and the last states `(L, B, H)`, equal to `cell(x, h_0)`.
+        The outputs `(T, B, H)` and the last states `(L, B, H)`, equal to `cell(x, h_0)` with T first.
 
     Raises:
-        ValueError: the cell has no bit widths, or two directions.
+        ValueError: the cell has no bit widths, or two directions; or x has NaN, which no integer stands for.
     """
     if not cell.genotype.bits or cell.bidirectional:
         raise ValueError("only a cell with bit widths and one direction runs in integers; see `grownas.bits`")
+    if np.isnan(x).any():
+        raise ValueError("x has NaN, which no integer stands for")
     out, last = x, []
     for number in range(cell.num_layers):
         step = STEPS[type(cell.layer(number))](cell.layer(number))

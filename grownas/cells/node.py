@@ -196,7 +196,8 @@ class FixedNode(Node):
         """Mixture weights, shape `(K,)`, rounded once from the genotype's float64 values."""
         found, W_x = self._shares, self.W_x
         if found is None or found.dtype != W_x.dtype or found.device != W_x.device:
-            found = torch.tensor([op.share for op in self.ops], dtype=W_x.dtype, device=W_x.device)
+            with torch.inference_mode(False):  # cached, and autograd rejects inference tensors
+                found = torch.tensor([op.share for op in self.ops], dtype=W_x.dtype, device=W_x.device)
             if not is_symbolic([found]):
                 self._shares = found
         return found

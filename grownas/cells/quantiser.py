@@ -175,16 +175,18 @@ class Product(nn.Module):
             return Operands(self.weights.mixed()(weights), step, self.inputs.shares * step, limit)
         whole = self.weights.whole()(weights)
         matrix = self.weights.step.unsqueeze(-1) * whole
-        exact = whole.detach().to(self._dtype_of_sums(weights.shape[1]))
+        exact = whole.detach().to(self._dtype_of_sums(weights.shape[1], weights.device))
         return Operands(matrix, step, step, limit, exact, self.scale.detach())
 
-    def _dtype_of_sums(self, count: int) -> torch.dtype:
+    def _dtype_of_sums(self, count: int, device: torch.device) -> torch.dtype:
         """Return a dtype in which sums of `count` products of whole numbers are exact: the faster one, if it is."""
         largest_weight, largest_input = (
             largest(max(max(own) for own in grid.bits)) for grid in (self.weights, self.inputs)
         )
-        is_exact = count * largest_weight * largest_input < 1 << 24  # unless PyTorch may shorten the factors
-        return torch.float32 if is_exact and torch.get_float32_matmul_precision() == "highest" else torch.float64
+        backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+        keeps_factors = backend.matmul.fp32_precision in ("none", "ieee")  # PyTorch may be allowed to shorten them
+        is_exact = keeps_factors and count * largest_weight * largest_input < 1 << 24
+        return torch.float32 if is_exact else torch.float64
 
     @property
     def scale(self) -> Tensor:

@@ -114,17 +114,22 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
     plans = [node.plan for node in nodes]
     packed = [pack(node, weights) for node, weights in zip(nodes, shares, strict=True)]
     flat = [x, h_0, *(tensor for node in packed for tensor in node)]
-    dtypes = {tensor.dtype for tensor in flat}
-    if len(dtypes) > 1:
-        raise RuntimeError(
-            f"x, h_0 and the weights must have the same dtype, got {' and '.join(sorted(map(str, dtypes)))}"
-        )
+    check_dtypes(flat)
     if is_traced(flat):
         return _operator(flat, "\n".join([loop.name, *(plan.text for plan in plans)]))
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat)):
         return _forward(loop, plans, packed, x, h_0, keep=False).states[-1]
     states: Tensor = _Sequence.apply(loop, plans, *flat)  # type: ignore[no-untyped-call]
     return states
+
+
+def check_dtypes(tensors: Sequence[Tensor]) -> None:
+    """Raise RuntimeError if the tensors of an engine have different dtypes."""
+    dtypes = {tensor.dtype for tensor in tensors}
+    if len(dtypes) > 1:
+        raise RuntimeError(
+            f"inputs, states and weights must have the same dtype, got {', '.join(sorted(map(str, dtypes)))}"
+        )
 
 
 def is_plain(nodes: Sequence[Node], x: Tensor, h_0: Tensor) -> bool:
@@ -292,9 +297,9 @@ class _Sequence(torch.autograd.Function):
         return None, None, *results
 
 
-def first_only(results: list[Tensor | None], *inputs: Tensor) -> list[Tensor | None]:
+def first_only(results: list[Tensor | None], *inputs: Tensor, message: str = NO_SECOND) -> list[Tensor | None]:
     """Return first derivatives as functions of an engine's inputs; their own derivative raises RuntimeError."""
-    return list(_First.apply(results, *inputs))  # type: ignore[no-untyped-call]
+    return list(_First.apply(message, results, *inputs))  # type: ignore[no-untyped-call]
 
 
 class _First(torch.autograd.Function):
@@ -305,12 +310,13 @@ class _First(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, results: list[Tensor | None], *inputs: Tensor) -> tuple[Tensor | None, ...]:
+    def forward(ctx: Any, message: str, results: list[Tensor | None], *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.message = message
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError(NO_SECOND)
+        raise RuntimeError(ctx.message)
 
 
 def is_repeatable() -> bool:

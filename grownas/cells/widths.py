@@ -89,7 +89,10 @@ def observe(model: Model, windows: Iterable[Window]) -> Sample:
 def _thinned(seen: Sequence[Tensor]) -> Tensor:
     """Return at most about `MOST_SEEN` of the values, evenly spaced."""
     values = torch.cat(list(seen))
-    return values[:: max(1, len(values) // MOST_SEEN)]
+    if len(values) <= MOST_SEEN:
+        return values
+    places = torch.linspace(0, len(values) - 1, MOST_SEEN, dtype=torch.float64, device=values.device).long()
+    return values[places]  # a whole stride could share a factor with the width, and skip some units always
 
 
 def best_range(values: Tensor, bits: int) -> float:

@@ -95,44 +95,24 @@ def quantise(experiment: Experiment, options: Quantise, score: Score, model: Mod
     """
     work = Work.of(experiment, options, model)
     front = [_entry(score, "real", work.real.genotype, work.real)]
-    rows, found = list[Score](), list[tuple[Score, Trained]]()
+    rows, found = list[Score](), list[tuple[Score, Fit]]()
     for bits in options.uniform:
         cell = work.uniform(bits)
         rows.append(work.score(f"{UNTRAINED}{bits}", with_core(model, cell), 0.0, 0))
         front.append(_entry(rows[-1], "ptq", cell.genotype, cell))
-        if (trained := work.trained_uniform(bits)) is not None:
-            rows.append(work.score_of(f"{UNIFORM}{bits}", trained))
+        if (fit := work.trained_uniform(cell, bits)) is not None:
+            rows.append(work.score_of(f"{UNIFORM}{bits}", [fit]))
             front.append(_entry(rows[-1], "uniform", cell.genotype, cell))
     for eta in options.eta:
         name = QUANTISED if len(options.eta) == 1 else f"{QUANTISED}_{eta:g}"
-        if (trained := work.searched(eta)) is not None:
-            rows.append(work.score_of(name, trained))
-            found.append((rows[-1], trained))
-            front.append(_entry(rows[-1], "mixed", _cell(trained.fit.model).genotype, work.real))
+        if fits := work.searched(eta):
+            rows.append(work.score_of(name, fits))
+            found.append((rows[-1], fits[-1]))
+            front.append(_entry(rows[-1], "mixed", _cell(fits[-1].model).genotype, work.real))
     if not found:
         raise TrainingError("quantise: training diverges at every price; lower quantise.rate or quantise.alpha_rate")
-    winner, trained = _choice(found, front, options.tolerance, experiment.task.metric)
-    return Quantised(rows, winner, trained.fit.model, trained.fit, work.recipe(options.fine_tune_epochs), front)
-
-
-class Trained(NamedTuple):
-    """A trained cell with widths, and what all trainings that led to it took."""
-
-    fit: Fit
-    seconds: float
-    steps: int
-    gradients: int
-    cpu_seconds: float
-
-    def after(self, first: Fit) -> Trained:
-        """Return the same with what an earlier training took."""
-        return Trained(
-            self.fit,
-            self.seconds + first.seconds,
-            self.steps + first.steps,
-            self.gradients + first.gradients,
-            self.cpu_seconds + first.cpu_seconds,
-        )
+    winner, fit = _choice(found, front, options.tolerance, experiment.task.metric)
+    return Quantised(rows, winner, fit.model, fit, work.recipe(options.fine_tune_epochs), front)
 
 
 @dataclass(frozen=True)
@@ -175,13 +155,13 @@ class Work:
         """Return the cell with all products at one width, its grids fitted."""
         return quantised(self.real, [(bits, bits)] * len(units(self.real.genotype)), self.sample)
 
-    def trained_uniform(self, bits: int) -> Trained | None:
-        """Train the cell at a uniform width; None if training diverges."""
+    def trained_uniform(self, cell: GrownRNN, bits: int) -> Fit | None:
+        """Train a cell of `uniform`; None if training diverges."""
         epochs = self.options.epochs + self.options.fine_tune_epochs
-        return self._train(f"{UNIFORM}{bits}", self.uniform(bits), epochs)
+        return self._train(f"{UNIFORM}{bits}", cell, epochs)
 
-    def searched(self, eta: float) -> Trained | None:
-        """Search widths at a price, and train the cell at these widths; None if training diverges."""
+    def searched(self, eta: float) -> list[Fit]:
+        """Search widths at a price, then train the cell at these widths; return both fits, none if one diverges."""
         own, journal = self.options, self.experiment.journal
         mixed = MixedCell(self.real, own.widths, self.sample, per=own.per, tie=own.tie)
         task: Any = Priced(self.experiment.task, eta=eta, mu=own.mu)
@@ -191,19 +171,17 @@ class Work:
             first = journal.fit(key, self._with(mixed), task, recipe, seed=self.experiment.seed)
         except TrainingError as error:
             _tell(error)
-            return None
+            return []
         core: Any = first.model.core
         done = self._train(f"{key}-fixed", core.read_out(), own.fine_tune_epochs, first.model)
-        return done and done.after(first)
+        return [] if done is None else [first, done]
 
-    def score_of(self, name: str, trained: Trained) -> Score:
-        """Score a trained cell."""
-        return replace(
-            self.score(name, trained.fit.model, trained.seconds, 1),
-            steps=trained.steps,
-            gradients=trained.gradients,
-            cpu_seconds=trained.cpu_seconds,
-        )
+    def score_of(self, name: str, fits: Sequence[Fit]) -> Score:
+        """Score the cell of the last fit; all fits led to it, and count."""
+        spent = {
+            key: sum(getattr(fit, key) for fit in fits) for key in ("steps", "gradients", "cpu_seconds", "seconds")
+        }
+        return replace(self.score(name, fits[-1].model, spent["seconds"], 1), **spent)
 
     def score(self, name: str, model: Any, seconds: float, settings: int) -> Score:
         """Score a cell with widths; its settings are the mean width and the bit operations of a step."""
@@ -212,16 +190,15 @@ class Work:
         chosen = {"mean_bits": round(mean, 2), "bit_operations": _operations(_cell(model).genotype, self.real)}
         return self.experiment.score(name, model, seconds, settings, chosen)
 
-    def _train(self, key: str, cell: GrownRNN, epochs: int, model: Any = None) -> Trained | None:
+    def _train(self, key: str, cell: GrownRNN, epochs: int, model: Any = None) -> Fit | None:
         experiment = self.experiment
         try:
-            fit = experiment.journal.fit(
+            return experiment.journal.fit(
                 key, self._with(cell, model), experiment.task, self.recipe(epochs), seed=experiment.seed
             )
         except TrainingError as error:
             _tell(error)
             return None
-        return Trained(fit, fit.seconds, fit.steps, fit.gradients, fit.cpu_seconds)
 
     def _with(self, core: nn.Module, model: Any = None) -> Any:
         """Return the task's model, with the weights of another one outside the core, around a core."""
@@ -257,8 +234,8 @@ def _entry(score: Score, kind: str, genotype: AnyGenotype, cell: GrownRNN) -> di
 
 
 def _choice(
-    found: Sequence[tuple[Score, Trained]], front: Sequence[dict[str, Any]], tolerance: float, metric: str
-) -> tuple[Score, Trained]:
+    found: Sequence[tuple[Score, Fit]], front: Sequence[dict[str, Any]], tolerance: float, metric: str
+) -> tuple[Score, Fit]:
     """Return the cheapest cell whose validation figure is within the tolerance; the best if there is none."""
     real, cost = front[0]["val"], {one["model"]: one["bit_operations"] for one in front}
     near = [one for one in found if rise(one[0].val.metric, real, metric) <= tolerance]

@@ -105,7 +105,7 @@ def _curve(experiment: Experiment, config: Config, one: Combination) -> Tree:
     for rate in config.study.rates_of(one.weights):
         key = "-".join(f"{part}" for part in (*one, rate))
         branch = journal.branch(key, logs=False)
-        done = journal.remember(f"{key}-units", partial(_units, replace(experiment, journal=branch), config, one, rate))
+        done = journal.remember(f"units-{key}", partial(_units, replace(experiment, journal=branch), config, one, rate))
         branch.forget()  # hundreds of searches would leave gigabytes
         if done["error"]:
             warnings.warn(f"skipped the learning rate {rate:g} of {one}: {done['error']}", stacklevel=2)

@@ -147,11 +147,11 @@ class BranchStore:
         return self.store.load(f"{self.branch}-{name}")
 
     def save(self, name: str, tree: Tree) -> None:
-        """Keep a tree."""
+        """Store a tree."""
         self.store.save(f"{self.branch}-{name}", tree)
 
     def remove(self, name: str) -> None:
-        """Forget a tree."""
+        """Delete a tree."""
         self.store.remove(f"{self.branch}-{name}")
 
     def clear(self, beginning: str) -> None:
@@ -516,23 +516,10 @@ def _costs(done: Tree | None) -> dict[str, float]:
 
 def _to_tree(done: Fit, lines: list[dict[str, Any]]) -> Tree:
     return {
+        **{one.name: getattr(done, one.name) for one in fields(Fit)},
         "model": dict(done.model.state_dict()),
         "optimizers": [o.state_dict() for o in done.optimizers],
-        "evaluation": {
-            "metric": done.evaluation.metric,
-            "losses": done.evaluation.losses,
-            "forecasts": done.evaluation.forecasts,
-        },
-        "epochs": done.epochs,
-        "best_epoch": done.best_epoch,
-        "steps": done.steps,
-        "seconds": done.seconds,
-        "cpu_seconds": done.cpu_seconds,
-        "reason": done.reason,
-        "shares": done.shares,
-        "speed": done.speed,
-        "end": done.end,
-        "gradients": done.gradients,
+        "evaluation": done.evaluation._asdict(),
         "lines": lines,
     }
 
@@ -542,21 +529,9 @@ def _from_tree(tree: Tree, model: Model, recipe: Recipe, optimizers: list[torch.
     finish_blend(model).load_state_dict(tree["model"])
     for optimizer, state in zip(optimizers, tree["optimizers"], strict=True):
         optimizer.load_state_dict(state)
-    return Fit(
-        model=model,
-        optimizers=optimizers,
-        evaluation=Evaluation(**tree["evaluation"]),
-        epochs=tree["epochs"],
-        best_epoch=tree["best_epoch"],
-        steps=tree["steps"],
-        seconds=tree["seconds"],
-        cpu_seconds=tree["cpu_seconds"],
-        reason=tree["reason"],
-        shares=tree["shares"],
-        speed=tree["speed"],
-        end=tree["end"],
-        gradients=tree["gradients"],
-    )
+    kept = {one.name: tree[one.name] for one in fields(Fit)}
+    evaluation = Evaluation(**tree["evaluation"])
+    return Fit(**{**kept, "model": model, "optimizers": optimizers, "evaluation": evaluation})
 
 
 def _share_lines(done: Fit, first: int) -> Iterator[dict[str, Any]]:

@@ -133,7 +133,7 @@ class Distilled:
     def distance(self, model: Any, out: Tensor, window: Window) -> Tensor:
         """Return the mean distance of a model's predictions from `window.taught`, weighted as the window is."""
         assert window.taught is not None
-        each = DISTANCES[self.task.kind](model.decode(out), window.taught, self.temperature)
+        each = DISTANCES[self.task.kind](model.predictions(out, window.x), window.taught, self.temperature)
         return (each if window.weight is None else each * window.weight).mean()
 
     def evaluate(self, model: Any, part: str) -> Evaluation:

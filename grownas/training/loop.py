@@ -180,7 +180,8 @@ class Trainer:
         self.supernet = cast("Supernet", self.model.core)  # where the recipe has `skip` or `perturb`
         self.core: Any = self.model.core  # has `done` where the recipe has `tells_done`
         self.trained = [p for group in self._groups() for p in group["params"]]
-        self.anchor = [[p.detach().clone() for p in group["params"]] for group in self._groups()]
+        anchored = self._groups() if recipe.l2_sp else []  # parameters that `l2_sp` moves back
+        self.anchor = [[p.detach().clone() for p in group["params"]] for group in anchored]
         self.rates, self.factor = [group["lr"] for group in self._groups()], 1.0  # before the schedule, and by it
         self.averaging = [o for o in self.optimizers if isinstance(o, AveragedSGD)]
         for optimizer in self.averaging:
@@ -196,6 +197,7 @@ class Trainer:
         self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
         self.hidden: Any = None
         self.step, self.gradients, self.seconds, self.cpu_seconds = 0, 0, 0.0, 0.0
+        self.done = 0.0  # finished fraction of the schedule before the current step
         self.resumed: Tree | None = None  # the random states of a snapshot
         self.positions, self.busy = 0, 0.0  # targets trained on, and seconds spent, since the start or the resume
         self.patience = Patience(recipe.patience)
@@ -232,6 +234,7 @@ class Trainer:
                     began = time.perf_counter()
                     if self.blending:
                         self._raise_blend()
+                    self.done = self._done()
                     self._set_rates(self._schedule(window))
                     self._train_on(window)
                     self._set_rates(1.0)  # snapshots, which are made between steps, hold the unscheduled rates
@@ -256,11 +259,10 @@ class Trainer:
             self.hidden = None
         if not self.model.training:
             self.model.train()
-        done = self._done()
         if self.recipe.skip:
-            self.supernet.set_skip(self.recipe.skip * (1 - done))
+            self.supernet.set_skip(self.recipe.skip * (1 - self.done))
         if self.recipe.tells_done:
-            self.core.done = done
+            self.core.done = self.done
         if window.burn_in:
             self.hidden = self._burn_in(window)
             return
@@ -270,7 +272,7 @@ class Trainer:
                 "optimizer": _detached(self.optimizers[1].state_dict()),
             }
             self._alpha_step(window)
-        loss, hidden, together = self._backpropagate(window, done)
+        loss, hidden, together = self._backpropagate(window)
         self.gradients += 1
         value, norm = loss.item(), clip_gradients(self.weights, self.recipe.clip, together)
         if not (math.isfinite(value) and math.isfinite(norm)):
@@ -292,7 +294,7 @@ class Trainer:
         last = self.direct.last_state(window.x, self.hidden) if self._is_direct else None
         return self.model.states(window.x, self.hidden)[1] if last is None else last
 
-    def _backpropagate(self, window: Window, done: float) -> Backpropagated:
+    def _backpropagate(self, window: Window) -> Backpropagated:
         """Set the gradients of the loss on a window; return the loss and the state after it."""
         if self._is_direct:
             found: Backpropagated | None = self.direct(window.x, self.hidden, partial(self.loss_and_slope, window))
@@ -301,7 +303,7 @@ class Trainer:
         for p in self.trained:
             p.grad = None
         autocast = torch.autocast(self.device.type, torch.bfloat16) if self.recipe.bf16 else nullcontext()
-        with self._perturbed(window, done), autocast:
+        with self._perturbed(window), autocast:
             loss, hidden = window_loss(self.model, self.task, window, self.hidden)
         loss.backward()  # type: ignore[no-untyped-call]
         return Backpropagated(loss, hidden)
@@ -360,13 +362,18 @@ class Trainer:
         """Return the parameter groups of all optimisers."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
-    def _perturbed(self, window: Window, done: float) -> AbstractContextManager[None]:
+    def _perturbed(self, window: Window) -> AbstractContextManager[None]:
         """Return a context in which the core uses the perturbed shares of the weights' step."""
         if self.recipe.perturb == "none":
             return nullcontext()
         first, last = self.recipe.perturb_size
         shares, gradients = perturbed_shares(
-            self.model, self.task, window, self.hidden, kind=self.recipe.perturb, size=first + (last - first) * done
+            self.model,
+            self.task,
+            window,
+            self.hidden,
+            kind=self.recipe.perturb,
+            size=first + (last - first) * self.done,
         )
         self.gradients += gradients
         return with_shares(self.model.core, shares)
@@ -374,7 +381,7 @@ class Trainer:
     def _schedule(self, window: Window) -> float:
         """Return the factor on all rates for the next step."""
         rise = min(1.0, (self.step + 1) / self.recipe.warm_up) if self.recipe.warm_up else 1.0
-        decay = DECAYS[self.recipe.decay](self._done()) if self.recipe.decay != "none" else 1.0
+        decay = DECAYS[self.recipe.decay](self.done) if self.recipe.decay != "none" else 1.0
         return window.rate * rise * decay
 
     def _done(self) -> float:
@@ -603,17 +610,19 @@ class _Stream:
 
     def _open(self) -> Iterator[Window]:
         self.length = None
-        return itertools.islice(self._epoch(), self.index, None)
+        return itertools.islice(self._epoch(self.task), self.index, None)
 
-    def _epoch(self) -> Iterator[Window]:
+    def _epoch(self, task: Any) -> Iterator[Window]:
         seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
-        return self.task.windows(self.part, seed=seed)
+        windows: Iterator[Window] = task.windows(self.part, seed=seed)
+        return windows
 
     @property
     def done(self) -> float:
         """Epochs before the last returned window, with fractions."""
         if self.length is None:
-            self.length = sum(1 for _ in self._epoch())
+            untaught = getattr(self.task, "task", self.task)  # its windows are as many, without a teacher's pass
+            self.length = sum(1 for _ in self._epoch(untaught))
         return self.epoch + max(0, self.index - 1) / self.length
 
     def next(self) -> Window | None:

@@ -180,14 +180,14 @@ class LanguageModel(nn.Module):
         """Map features to logits `(T, B, V)`."""
         return nn.functional.linear(features, self.weight, self.bias)
 
-    def decode(self, out: Tensor) -> Tensor:
-        """Map the core's output `(T, B, H)` to logits `(T, B, V)`."""
+    def predictions(self, out: Tensor, ids: Tensor) -> Tensor:
+        """Map the core's output `(T, B, H)` to logits `(T, B, V)`; the `ids` before it do not matter."""
         return self.logits(self.features(out))
 
     def forward(self, ids: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
         """Map ids `(T, B)` and a state to logits `(T, B, V)` and the last state."""
         out, hidden = self.states(ids, hidden)
-        return self.decode(out), hidden
+        return self.predictions(out, ids), hidden
 
     def extra_repr(self) -> str:
         """Return the options for printing."""

@@ -142,14 +142,9 @@ class SignalModel(nn.Module):
         """Return the core's output `(T, B, H)` and last state."""
         return self.core(self.encode(x), hidden)
 
-    def decode(self, out: Tensor) -> Tensor:
-        """Map the core's output `(T, B, H)` to I and Q, without those of the polynomial."""
-        found: Tensor = self.scale * self.readout(out)
-        return found
-
     def predictions(self, out: Tensor, x: Tensor) -> Tensor:
         """Map the core's output `(T, B, H)` and the `x` from which it comes to I and Q, `(T, B, 2)`."""
-        found = self.decode(out)
+        found: Tensor = self.scale * self.readout(out)
         if self.is_relative:
             found = rotated(found, phase_of(x.to(found)))
         return found if self.polynomial is None else self.polynomial(x) + found

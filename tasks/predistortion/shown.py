@@ -40,7 +40,7 @@ def figures_of(task: Predistortion, model: Model, scores: Sequence[Mapping[str, 
     return [
         am_am(pairs),
         am_pm(pairs),
-        spectra(outputs, task.band),
+        spectra(outputs, task.recording.band),
         nmse_against("parameters", sizes),
         *([nmse_against("real multiplications per sample", products)] if products else []),  # `train` scores one model
     ]

@@ -337,7 +337,7 @@ class Predistortion(Task):
         """Return EVM, leakage into the adjacent channels, and NMSE as mean over frames, all in dB."""
         assert evaluation.forecasts is not None
         found, wanted = as_complex(evaluation.forecasts), self._wanted(part) * self.scales[1]
-        band = self.band
+        band = self.recording.band
         left, right = metrics.aclr(found, band)
         return {
             "evm_db": metrics.evm(found, wanted, band),
@@ -346,12 +346,6 @@ class Predistortion(Task):
             "nmse_frames_db": metrics.nmse(found, wanted, band.nperseg),
         }
 
-    @cached_property
-    def band(self) -> metrics.Band:
-        """The frequencies by which signals are scored."""
-        one = self.recording
-        return metrics.Band(one.sample_rate, one.bandwidth, one.channels, one.nperseg)
-
     def figures(self, model: Model, scores: Sequence[Mapping[str, Any]]) -> Sequence[Figure]:
         """Return the figures of a run for its report, see `shown.figures_of`."""
         return figures_of(self, model, scores)
@@ -359,7 +353,7 @@ class Predistortion(Task):
     def describe(self) -> dict[str, Any]:
         """Return the facts about the data: plain values."""
         one = self.recording
-        leak = metrics.aclr(one.y["test"], self.band)
+        leak = metrics.aclr(one.y["test"], one.band)
         return {
             "source": self.source,
             "checksum": self.checksum,

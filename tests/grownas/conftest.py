@@ -27,12 +27,12 @@ class CopyModel(nn.Module):
     def states(self, x, hidden=None):
         return self.core(self.encode(x), hidden)
 
-    def decode(self, out):
+    def predictions(self, out, x):
         return self.readout(nn.functional.dropout(out, self.dropout, self.training))
 
     def forward(self, x, hidden=None):
         out, hidden = self.states(x, hidden)
-        return self.decode(out), hidden
+        return self.predictions(out, x), hidden
 
 
 class CopyTask(Task):
@@ -68,7 +68,7 @@ class CopyTask(Task):
             yield Window(x[start : start + BPTT], target[start : start + BPTT])
 
     def loss(self, model, out, window):
-        return (model.decode(out) - window.target).square().mean()
+        return (model.predictions(out, window.x) - window.target).square().mean()
 
     @torch.no_grad()
     def evaluate(self, model, part):

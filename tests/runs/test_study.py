@@ -45,6 +45,12 @@ def test_a_study_has_a_row_for_each_combination_and_a_page(studied, read_json):
         assert words in page
 
 
+def test_only_the_results_of_finished_searches_are_kept(studied):
+    names = {path.name.split("-")[0] for path in (studied / "chain-darts-seed-1" / "checkpoint").iterdir()}
+    assert names == {"units", "cell", "selection.done"}  # a resumed study repeats none of them
+    assert len(list(studied.glob("*/checkpoint/units-*.done"))) == 2 * 2 * 2
+
+
 def test_a_study_that_lost_work_goes_on_to_the_same_bytes(studied, tmp_path, call, forked_seeds):
     folder = Path(shutil.copytree(studied, tmp_path / "again"))
     whole = {path.relative_to(studied): path.read_bytes() for path in studied.rglob("s*y.json")}

@@ -429,3 +429,11 @@ def test_it_learns_to_repeat_what_came_a_step_before():
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.2 * x.var().item()
+
+
+def test_a_cell_that_ran_without_gradients_can_be_trained():
+    cell = GrownRNN(Genotype((Node((Op("add", "tanh"),)),)), 2, 3)
+    with torch.inference_mode():
+        cell(torch.randn(5, 1, 2))
+    cell(torch.randn(5, 1, 2))[0].sum().backward()
+    assert cell.layer(0)[0].W_x.grad.abs().sum() > 0

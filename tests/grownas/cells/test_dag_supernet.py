@@ -13,7 +13,7 @@ from torch import nn
 
 from grownas.cells import backends, dag_supernet, native_loop, reference
 from grownas.cells.backends import BACKENDS
-from grownas.cells.dag_supernet import DagPlan, DagTensors
+from grownas.cells.dag_plan import DagPlan, DagTensors
 from grownas.errors import BackendError
 from grownas.genotype import Genotype
 from grownas.ops import ACTIVATION

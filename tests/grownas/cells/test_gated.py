@@ -162,3 +162,17 @@ def test_a_copy_has_weights_of_its_own(kind):
             parameter.zero_()
     assert torch.equal(ours(x)[0], before)
     assert not twin(x)[0].any()
+
+
+@needs_c
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_derivative_raises(kind):
+    ours, judge = pair(kind, 2, 3)
+    for core in (ours, judge):
+        x = torch.randn(4, 1, 2, dtype=torch.float64, requires_grad=True)
+        (first,) = torch.autograd.grad(core(x)[0].sum(), x, create_graph=True)  # the loss is linear in the outputs
+        if core is judge:
+            first.square().sum().backward()
+        else:
+            with pytest.raises(RuntimeError, match=r"no second derivative; use those of torch\.nn"):
+                first.square().sum().backward()

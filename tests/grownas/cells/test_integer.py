@@ -98,3 +98,9 @@ def test_a_sum_that_float32_rounds_is_exact():
 def test_a_cell_of_real_numbers_is_refused():
     with pytest.raises(ValueError, match="only a cell with bit widths"):
         integer.run(GrownRNN(Genotype((Node((Op("add", "tanh"),)),)), 2, 3), np.zeros((1, 1, 2), np.float32))
+
+
+def test_an_input_without_a_whole_number_is_refused():
+    cell = GrownRNN(Genotype((Node((Op("add", "tanh"),)),)).with_bits([(4, 4)]), 2, 3)
+    with pytest.raises(ValueError, match="x has NaN"):
+        integer.run(cell, np.full((1, 1, 2), np.nan, np.float32))

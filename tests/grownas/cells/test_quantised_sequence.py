@@ -252,3 +252,16 @@ def test_training_a_mixture_learns_what_the_reference_learns():
             optimizer.step()
         losses.append(loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_products_stay_exact_where_pytorch_may_shorten_factors():
+    """The setting is of one backend: PyTorch then refuses to name the precision of all."""
+    product, weights = Product(Grid([[4]]), Grid([[4]])), torch.zeros(1, 3, 5)
+    assert product.operands(weights).whole.dtype == torch.float32
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    try:
+        setting.fp32_precision = "bf16"
+        assert product.operands(weights).whole.dtype == torch.float64
+    finally:
+        setting.fp32_precision = before

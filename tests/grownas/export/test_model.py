@@ -260,8 +260,8 @@ def test_a_model_that_is_no_readout_of_cells_is_refused():
 
 def test_a_model_that_computes_something_else_is_refused():
     class Doubled(LinearReadout):
-        def decode(self, out):
-            return 2 * super().decode(out)
+        def predictions(self, out, x):
+            return 2 * super().predictions(out, x)
 
     refused(Doubled(GrownRNN(DAG, I, H), 2), r"Doubled .* its predictions differ by [\d.]+ from those of the graph")
 

@@ -30,7 +30,7 @@ def test_a_students_loss_draws_it_to_the_mean(copy_task, make_model):
     (before, plain), (_, window) = (list(one.windows("train", seed=0))[:2] for one in (task, taught))  # one of burn-in
     mean = sum(model(torch.cat([before.x, plain.x]))[0][len(before.x) :] for model in models) / 2
     out, _ = student.states(plain.x)
-    expected = task.loss(student, out, plain) + 0.3 * (student.decode(out) - mean).square().mean()
+    expected = task.loss(student, out, plain) + 0.3 * (student.predictions(out, plain.x) - mean).square().mean()
     assert torch.allclose(taught.loss(student, out, window), expected, rtol=0, atol=1e-12)
 
 

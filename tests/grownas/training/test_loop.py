@@ -228,7 +228,7 @@ def test_l2_sp_moves_each_parameter_back_by_its_own_rate_times_l2_sp(copy_task, 
 def test_with_a_constant_gradient_l2_sp_holds_a_parameter_within_one_over_l2_sp(copy_task, make_model):
     class Falling(copy_task):
         def loss(self, model, out, window):
-            return model.decode(out).sum(2).mean()  # the readout's bias has gradient 1, always
+            return model.predictions(out, window.x).sum(2).mean()  # the readout's bias has gradient 1, always
 
     task, l2_sp, rate = Falling(), 50.0, 0.002
     start = make_model(task)
@@ -288,7 +288,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_epoch(copy_task, make_mod
 def test_a_gradient_that_is_not_finite_stops(copy_task, make_model):
     class Edge(copy_task):
         def loss(self, model, out, window):
-            return (model.decode(out) * 0).abs().sum().sqrt()  # 0, with a slope without bound
+            return (model.predictions(out, window.x) * 0).abs().sum().sqrt()  # 0, with a slope without bound
 
     task = Edge()
     with pytest.raises(TrainingError, match="step 0, epoch 0: the loss is 0, its gradient's norm nan"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
 from grownas.tasks.predistortion.polynomial import context_of
 from grownas.tasks.predistortion.polynomial_fit import GRIDS, Shape, choose
 from grownas.tasks.predistortion.task import UNIT, Predistortion
+from grownas.training.distil import Distilled
 
 SMALL = {"start_family": "mp", "start_params": 30, "streams": 4}
 
@@ -114,7 +116,9 @@ def test_a_perfect_model_has_the_scores_of_the_recording(task):
     evaluation = task.evaluate_signal(as_pairs(task.scaled("test")[1])[MEMORY:, None].double(), "test")
     scores, y = task.score(evaluation, "test"), task.recording.y["test"][MEMORY:]
     assert evaluation.metric < -120  # float32
-    assert (scores["acpr_left_db"], scores["acpr_right_db"]) == pytest.approx(metrics.aclr(y, task.band), abs=1e-3)
+    assert (scores["acpr_left_db"], scores["acpr_right_db"]) == pytest.approx(
+        metrics.aclr(y, task.recording.band), abs=1e-3
+    )
     assert scores["evm_db"] < -120
 
 
@@ -212,3 +216,15 @@ def test_a_signal_of_other_units_that_overflows_is_refused(task, tmp_path):
     path.write_text("I,Q\n1e300,0\n")
     with pytest.raises(DataError, match=r"signal\.csv: the output is not finite; the largest sample is .* times that"):
         task.filtered(drawn(task), path)
+
+
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize("phase", ["absolute", "relative"])
+def test_a_model_is_at_no_distance_from_itself_as_a_teacher(phase, start):
+    task = Predistortion.load(Options(data="simulated", start_params=60, phase=phase))
+    model = task.model(torch.nn.GRU(6, 4), generator=torch.Generator().manual_seed(0)).eval()
+    model = task.started(model, "polynomial") if start else model
+    taught = Distilled(task, "train", weight=1.0, temperature=1.0, teacher=model)
+    before, window = itertools.islice(taught.windows("train", seed=0), 2)
+    out, _ = model.states(window.x, model.states(before.x)[1])
+    assert taught.distance(model, out, window).item() < 1e-12
