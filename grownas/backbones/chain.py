@@ -80,9 +80,7 @@ class Backbone(OfMixtures):
     ) -> None:
         """See the class."""
         super().__init__()
-        for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("nodes", nodes)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+        chain.check_sizes(input_size=input_size, hidden_size=hidden_size, nodes=nodes)
         self.input_size, self.hidden_size = input_size, hidden_size
         self.highway, self.share_projection = highway, share_projection
         self.backend = backends.check_name(backend)

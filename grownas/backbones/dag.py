@@ -135,9 +135,7 @@ class DagBackbone(OfEdges):
     ) -> None:
         """See the class."""
         super().__init__()
-        for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("nodes", nodes)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+        chain.check_sizes(input_size=input_size, hidden_size=hidden_size, nodes=nodes)
         if edge_reduction not in get_args(EdgeReduction):
             raise ValueError(f"edge_reduction must be 'sum' or 'mean', got {edge_reduction!r}")
         self.input_size, self.hidden_size = input_size, hidden_size

@@ -66,9 +66,7 @@ class GrownRNN(nn.Module):
             raise TypeError(
                 f"genotype is a {type(genotype).__name__}, expected a Genotype, a DagGenotype, a path or a name"
             )
-        for name, value in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+        chain.check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         if isinstance(dropout, bool) or not 0 <= dropout <= 1:
             raise ValueError(f"dropout must lie between 0 and 1, got {dropout!r}")
         for name, switch in (("batch_first", batch_first), ("bias", bias), ("bidirectional", bidirectional)):

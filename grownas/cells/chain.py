@@ -125,6 +125,13 @@ def _in_dtype(node: Node, dtype: torch.dtype) -> Node:
     return with_parameters(node, {name: one if one is None else one.to(dtype) for name, one in own})
 
 
+def check_sizes(**sizes: object) -> None:
+    """Raise ValueError if a size, given by its name, is not a whole number above 0."""
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+
+
 def check_types(x: object, h_0: object) -> None:
     """Check that `x` is a tensor, and `h_0` a tensor or None.
 
