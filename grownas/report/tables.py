@@ -16,8 +16,8 @@ from grownas.evaluation.models import main_of, named
 Entry = Mapping[str, Any]
 
 METRICS = {"mse": "MSE"}  # metric -> its name in tables; default: the metric itself
-WORDS = {"mse": "error"}  # metric -> its name in sentences; default: the metric itself
-DIGITS = {"perplexity": 2}  # metric -> number of decimals; default: 4
+WORDS = {"mse": "error", "nmse_db": "NMSE in dB"}  # metric -> its name in sentences; default: the metric itself
+DIGITS = {"perplexity": 2, "nmse_db": 2}  # metric -> number of decimals; default: 4
 FINDINGS = {  # finding about the reference -> word in the row of the other model
     "better": "worse",
     "worse": "better",

@@ -143,22 +143,23 @@ def _gains(
     first = best if nearest is None else nearest
     rank = "the best baseline" if nearest is None else "the best simple model"
 
-    def against(name: str) -> str:
-        return f"{_gap(ours, others[name])} {name}"
+    def ending(name: str) -> str:
+        found = "" if ours == others[name] else f", {chance(name)}"
+        return f"({score(others[name], metric)}){found}."
 
-    words = [f"{lead}, {against(first)}, {rank} ({score(others[first], metric)}), {chance(first)}."]
+    words = [f"{lead}, {_gap(ours, others[first], metric)} {first}, {rank} {ending(first)}"]
     if best != first:
-        words.append(
-            f"It is {against(best)}, the best of all baselines ({score(others[best], metric)}), {chance(best)}."
-        )
+        words.append(f"It is {_gap(ours, others[best], metric)} {best}, the best of all baselines {ending(best)}")
     return words
 
 
-def _gap(ours: float, theirs: float) -> str:
-    """Return the difference of two figures as text, in per cent if both are above 0."""
+def _gap(ours: float, theirs: float, metric: str) -> str:
+    """Return the difference of two figures as text: in dB if they are, else in per cent if both are above 0."""
     if ours == theirs:
         return "the same as"
     side = "lower than" if ours < theirs else "higher than"
+    if metric.endswith("_db"):
+        return f"less than 0.01 dB {side}" if abs(ours - theirs) < 0.01 else f"{abs(ours - theirs):.2f} dB {side}"
     if min(ours, theirs) <= 0:
         return f"{abs(ours - theirs):.3g} {side}"
     share = 100 * abs(ours / theirs - 1)

@@ -128,12 +128,31 @@ def test_what_another_strategy_found_is_no_part_of_ones_own():
         (1.0, 1.0001, "less than 0.1 % lower than"),
         (0.9, 1.0, "10.0 % lower than"),
         (1.5, 1.0, "50.0 % higher than"),
-        (-35.5, -34.0, "1.5 lower than"),  # decibels have no per cent
+        (-1.5, -1.0, "0.5 lower than"),
         (0.0, 0.5, "0.5 lower than"),
     ],
 )
 def test_a_gap_is_told_in_per_cent_where_that_means_something(ours, theirs, said):
     assert f", {said} zero," in verdicts.of_run(run_of({"grown": ours, "zero": theirs}))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        (-35.5, -34.0, "1.50 dB lower than"),
+        (46.6, 38.1, "8.50 dB higher than"),  # decibels have no per cent
+        (-35.5, -35.4999, "less than 0.01 dB lower than"),
+    ],
+)
+def test_a_gap_of_decibels_is_told_in_decibels(ours, theirs, said):
+    summary = run_of({"grown": ours, "zero": theirs}) | {"metric": "nmse_db"}
+    assert f"has a test NMSE in dB of {ours:.2f}, {said} zero, the best simple model ({theirs:.2f})" in (
+        verdicts.of_run(summary).replace("\N{MINUS SIGN}", "-")
+    )
+
+
+def test_nothing_is_said_of_chance_where_figures_are_equal():
+    assert "chance" not in verdicts.of_run(run_of({"grown": 1.0, "zero": 1.0}))
 
 
 # Comparisons
