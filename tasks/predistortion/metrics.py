@@ -1,7 +1,8 @@
 """Scores of amplifier models and of predistorters, by the definitions of the benchmark OpenDPD (Wu et al., 2024).
 
-A signal is cut into frames of `nperseg` samples, the last of which is padded with zeros. All scores are in dB; lower is
-better. Means over frames leave out frames in which the actual signal is 0 throughout, such as pauses between bursts.
+A signal is cut into frames of `nperseg` samples, the last of which is padded with zeros. Spectra leave it out, unless it
+is the only one: its hard end would leak into the adjacent channels (the benchmark's recordings have whole frames). All
+scores are in dB; lower is better. Means over frames leave out frames in which the actual signal is 0 throughout, such as pauses between bursts.
 EVM here is the benchmark's spectral error, without demodulation; do not compare it with the EVM of a standard.
 """
 
@@ -104,14 +105,15 @@ def evm(predicted: np.ndarray, actual: np.ndarray, band: Band) -> float:
 
 
 def spectrum(signal: np.ndarray, band: Band) -> Spectrum:
-    """Return the power spectrum by Welch's method: periodic Hann window, frames without their mean, no overlap.
+    """Return the power spectrum by Welch's method: periodic Hann window, whole frames without their mean, no overlap.
 
     Args:
         signal: complex, shape `(n,)`.
         band: the sample rate and the length of a frame.
     """
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(band.nperseg) / band.nperseg)
-    cut = frames(signal, band.nperseg)
+    whole = len(signal) - len(signal) % band.nperseg
+    cut = frames(signal[: whole or None], band.nperseg)
     levels = np.fft.fft((cut - cut.mean(1, keepdims=True)) * window) / window.sum()
     return Spectrum(band.frequencies, np.fft.fftshift(np.mean(np.abs(levels) ** 2, axis=0)))
 

@@ -162,8 +162,8 @@ def read_csv(path: Path, columns: Sequence[str]) -> np.ndarray:
         DataError: the file cannot be read, its header differs, or a cell is no finite number; the message names the
             row, where the header is row 1.
     """
-    lines = read_text(path, "a CSV").splitlines()
-    header = [name.strip() for name in lines[0].split(",")] if lines else []
+    lines = read_text(path, "a CSV").rstrip().splitlines()
+    header = [name.strip(' "') for name in lines[0].split(",")] if lines else []
     if header != list(columns):
         raise DataError(f"{path}, row 1: got the columns {', '.join(header) or '(none)'}; expected {','.join(columns)}")
     rows = [_row(path, number, line, len(columns)) for number, line in enumerate(lines[1:], start=2)]

@@ -85,6 +85,13 @@ def test_aclr_is_the_ratio_of_the_powers_of_tones():
     assert right == pytest.approx(10 * np.log10(0.0004 / 4))
 
 
+def test_a_last_frame_that_is_not_whole_does_not_leak():
+    signal = 2 * tone(-50, 1.0, 8 * SIZE)  # in the main channel, and nothing beside it
+    whole = aclr(signal, BAND)
+    assert max(whole) < -120
+    assert aclr(signal[: 5 * SIZE + SIZE // 3], BAND) == pytest.approx(whole, abs=1e-6)
+
+
 def test_aclr_of_noise_with_known_levels():
     bins = np.fft.fftfreq(SIZE * 500, 1 / RATE)
     levels = np.select([np.abs(bins) <= 90, np.abs(bins) <= 110, bins < 0], [1.0, 0.0, 1e-2], 1e-3)

@@ -157,6 +157,11 @@ def test_a_wrong_cell_is_named_with_its_row(tmp_path, rows, reason):
     assert refusal(read_csv, path, PAIR) == f"{path}, {reason}"
 
 
+def test_a_quoted_header_and_blank_lines_at_the_end_are_read(tmp_path):
+    (tmp_path / "a.csv").write_text('"I","Q"\n1,2\n3,4\n\n \n')
+    assert read_csv(tmp_path / "a.csv", ("I", "Q"))[:, 0].tolist() == [1 + 2j, 3 + 4j]
+
+
 def test_a_file_without_samples_is_refused(tmp_path):
     path = tmp_path / "signal.csv"
     path.write_text("I,Q\n")
