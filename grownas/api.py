@@ -152,8 +152,8 @@ class Run:
 
         Args:
             data: a data frame (a `DatetimeIndex` or a column `date`, and one column per series), a path, or a name that
-                the task knows, such as `bundled`. Any number of rows; older rows serve as context. None: the run's own
-                validation and test rows.
+                the task knows, such as `bundled`. Any number of rows; older rows serve as context. None, or the run's
+                own data: only the validation and test rows.
             overrides: config values by dotted key, such as `{"task.units": "prices"}`.
 
         Returns:
@@ -556,8 +556,9 @@ def _config(
         overrides = {**overrides, "task.data": os.fspath(data)}
     elif data is not None:
         if not hasattr(data, "columns"):
+            hint = "; give data.to_frame()" if hasattr(data, "to_frame") else ""
             raise ConfigError(
-                f"data: got a {type(data).__name__}, expected a data frame, a path or a name such as bundled"
+                f"data: got a {type(data).__name__}, expected a data frame, a path or a name such as bundled{hint}"
             )
         frame, overrides = data, {**overrides, "task.data": FRAME}
     return loading.load(config, overrides), frame

@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import pandas as pd
-from sktime.forecasting.base import BaseForecaster
+
+try:
+    from sktime.forecasting.base import BaseForecaster
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}; install the extra: pip install 'grownas[sktime]'", name=error.name) from error
 
 from grownas import forecaster
 from grownas.observations import Kind

@@ -266,14 +266,24 @@ def update(
     return _write(config, folder, before, learned)
 
 
-def _write(config: Config, folder: Folder, before: Parent, learned: Learned) -> tuple[searching.Summary, Model]:
-    """Score the models before and after an update, write the files of the run and return its summary and its model."""
+def _write(
+    config: Config, folder: Folder, before: Parent, learned: Learned, refitted: Score | None = None
+) -> tuple[searching.Summary, Model]:
+    """Score the models before and after an update, write the files of the run and return its summary and its model.
+
+    Args:
+        config, folder, before: see `update`.
+        learned: the result.
+        refitted: the score of a model that was fitted anew and rejected, in the scaling of the model before.
+    """
     task, now = before.task, learned.learner
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
     scores = [_score(BEFORE, before.learner.model, task, Learned(now, learned.evaluation))]
     if learned.candidate is not None:
         scores.insert(0, _score(UPDATED, learned.candidate, task, learned))
     chosen = scores[0] if learned.accepted else scores[-1]
+    if refitted is not None:
+        scores.insert(0, refitted)
     scores.insert(0, replace(chosen, model="chosen", chosen={"model": chosen.model}))
     Experiment.write_optimizer(folder, now.moments, now.recipe)
     about = {"chosen": chosen.model, **_about(config, before, learned.verdict, learned.reason)}
@@ -319,7 +329,9 @@ def _refit(
     verdict = accept(known, Untrained(model, data.evaluate(model, "val")), data)
     if verdict.accepted:
         return {**summary, **_about(config, before, verdict)}, model
-    return _write(config, folder, before, Learned(before.learner, old, verdict=verdict))
+    own = [in_scaling_of(before.task, data, data.evaluate(model, part), part) for part in ("val", "test")]
+    refitted = Score(UPDATED, count_parameters(model), *own, summary["scores"][0]["seconds"])
+    return _write(config, folder, before, Learned(before.learner, old, verdict=verdict), refitted)
 
 
 def in_scaling_of(task: Task, other: Any, evaluation: Evaluation, part: str) -> Evaluation:

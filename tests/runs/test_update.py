@@ -139,7 +139,12 @@ def test_a_rejected_refit_keeps_the_weights_and_the_scaling(finished, longer, ca
     ended = call("update", finished, *places, "how=refit", *never)
     assert ended.code == 0, ended.err
     assert "rejected, so the old weights stay" in ended.out
-    assert read_json(tmp_path / "refit" / "summary.json")["chosen"] == "not_updated"
+    summary = read_json(tmp_path / "refit" / "summary.json")
+    assert summary["chosen"] == "not_updated"
+    refitted, kept = (one for one in summary["scores"] if one["model"] in ("updated", "not_updated"))
+    assert refitted["params"] > 0
+    assert 0.5 < refitted["val"] / kept["val"] < 2  # in the same scaling
+    assert refitted["val"] != kept["val"]
     assert same_weights(tmp_path / "refit", finished)
     assert (tmp_path / "refit" / "genotype.json").read_bytes() == (finished / "genotype.json").read_bytes()
 
