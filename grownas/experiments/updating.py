@@ -272,7 +272,9 @@ def _write(
     """Score the models before and after an update, write the files of the run and return its summary and its model.
 
     Args:
-        config, folder, before: see `update`.
+        config: see `update`.
+        folder: likewise.
+        before: the run before.
         learned: the result.
         refitted: the score of a model that was fitted anew and rejected, in the scaling of the model before.
     """

@@ -1,9 +1,10 @@
 """Scores of amplifier models and of predistorters, by the definitions of the benchmark OpenDPD (Wu et al., 2024).
 
-A signal is cut into frames of `nperseg` samples, the last of which is padded with zeros. Spectra leave it out, unless it
-is the only one: its hard end would leak into the adjacent channels (the benchmark's recordings have whole frames). All
-scores are in dB; lower is better. Means over frames leave out frames in which the actual signal is 0 throughout, such as pauses between bursts.
-EVM here is the benchmark's spectral error, without demodulation; do not compare it with the EVM of a standard.
+A signal is cut into frames of `nperseg` samples, the last of which is padded with zeros. Spectra leave it out, unless
+it is the only one: its hard end would leak into the adjacent channels (the benchmark's recordings have whole frames).
+All scores are in dB; lower is better. Means over frames leave out frames in which the actual signal is 0 throughout,
+such as pauses between bursts. EVM here is the benchmark's spectral error, without demodulation; do not compare it with
+the EVM of a standard.
 """
 
 from __future__ import annotations
