@@ -331,8 +331,8 @@ def _refit(
     verdict = accept(known, Untrained(model, data.evaluate(model, "val")), data)
     if verdict.accepted:
         return {**summary, **_about(config, before, verdict)}, model
-    own = [in_scaling_of(before.task, data, data.evaluate(model, part), part) for part in ("val", "test")]
-    refitted = Score(UPDATED, count_parameters(model), *own, summary["scores"][0]["seconds"])
+    val, test = (in_scaling_of(before.task, data, data.evaluate(model, part), part) for part in ("val", "test"))
+    refitted = Score(UPDATED, count_parameters(model), val, test, summary["scores"][0]["seconds"])
     return _write(config, folder, before, Learned(before.learner, old, verdict=verdict), refitted)
 
 
