@@ -228,18 +228,20 @@ class Run:
         The last rows become the validation and the test part, `update.block` rows each; all earlier rows are learned. A
         changed model is kept only if the acceptance criterion of the run (`strategy.accept`) prefers it on the
         validation part to the model before; otherwise the old weights stay, and `summary["update"]` says so. Means and
-        standard deviations stay those of the first fit, except for an accepted `refit`.
+        standard deviations stay those of the first fit, except for an accepted `refit`. A recording of an amplifier has
+        its own parts, and takes the place of the old one, see `grownas update --help`.
 
         Args:
             new_rows: a data frame, a path or a name as for `search`, with the same columns: later rows only, or also
-                earlier rows, which must agree with the run's own. For a text: a folder or a file of further text.
+                earlier rows, which must agree with the run's own. For a text: a folder or a file of further text. For
+                an amplifier: the path of a new recording.
             how: `state`: no weight changes, the model reads the new rows and forecasts from there. `continue`: train
                 `update.epochs` epochs from the present weights and moments, with L2-SP towards these weights. `grow`:
                 continue, then try to grow and prune. `refit`: search and fit anew on all rows. None: `update.how` of
                 the config, by default `continue`.
             overrides: config values by dotted key, such as `{"update.epochs": 10}`.
             folder: the run folder to create; a number is appended if the name is taken. None: nothing is written; a
-                text needs a folder.
+                text or a recording needs a folder.
             quiet: print no progress and no table.
 
         Raises:

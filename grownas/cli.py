@@ -291,8 +291,8 @@ def update(run: Path, overrides: tuple[str, ...]) -> None:
     """Learn from the data that came since a run.
 
     task.data=NEW names the new data: series with the same columns, either the later rows alone or with the run's own
-    rows before them, which must agree; or a folder or file of further text. Writes a new run folder, which can be
-    evaluated, forecast with and updated again. how= says what is learned:
+    rows before them, which must agree; a folder or file of further text; or a new recording of an amplifier. Writes a
+    new run folder, which can be evaluated, forecast with and updated again. how= says what is learned:
 
     \b
       how=state     no weight changes: the model reads the new rows and
@@ -306,6 +306,10 @@ def update(run: Path, overrides: tuple[str, ...]) -> None:
     from all earlier rows. A changed model is kept only if strategy.accept prefers it to the old one on the validation
     part; otherwise the old weights stay. The next update learns what is held out now. The scaling stays that of the
     first fit, except after how=refit.
+
+    A new recording takes the place of the old one, because amplifiers drift: its part train is learned, its part val
+    judges, its part test is scored. Its sample rate, channels and frames must be those of the old one. Its scaling
+    stays that of the first recording, and so does the gain at which a predistorter aims.
     """  # noqa: D301, click reads the backslash
     from grownas.runs import updating
 

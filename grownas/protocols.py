@@ -306,7 +306,7 @@ class Figure(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """The data of a finished run together with the data that came since, for `grownas update`.
+    """The data of an update: those of a finished run with the data that came since, or the new data in their place.
 
     A task that can be updated has a method `joined(options, *, frame, block)` that returns this; `options` is its
     section with the new data as `data`.

@@ -88,7 +88,7 @@ def update_words(update: Tree) -> str:
     """Say what an update did and what its judge found."""
     judge, how = update.get("judge"), update["how"]
     if judge is None:
-        return f"Update ({how}): the model reads the new rows with the weights of the run before."
+        return f"Update ({how}): the model reads the new data with the weights of the run before."
     done = "accepted" if update["accepted"] else "rejected, so the old weights stay"
     figure = FIGURE[judge["rule"]].format(judge["figure"])
     return f"Update ({how}): {done} ({figure}, needed: above {judge['threshold']:g})."

@@ -1,6 +1,7 @@
 """Starts an update of a finished run: joins the new data to the run's own and makes the run of the update.
 
-The folder of an update holds all that it needs: the joined data and, in `parent/`, the files of the run before. So it
+How data are joined is the task's: a new recording of an amplifier, for example, takes the place of the old one. The
+folder of an update holds all that it needs: the joined data and, in `parent/`, the files of the run before. So it
 is resumed, used and updated again whatever becomes of the run before.
 """
 
@@ -119,7 +120,7 @@ def update_in_memory(path: Path, overrides: Sequence[str], *, data: Data, own: A
     with threads_kept():
         joined = _joined(path, overrides, data, own)
     if joined.frame is None:
-        raise ConfigError("an update of a text needs a folder for the joined text; give folder=")
+        raise ConfigError("an update of a text or a recording keeps its data in a folder; give folder=")
     config = _config(path, overrides, joined, FRAME, where)
     task = load_task(config, frame=joined.frame)
     if config.update.how == "refit":

@@ -16,6 +16,7 @@ from grownas.tasks.predistortion.model import delayed
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL
 from grownas.tasks.predistortion.polynomial_fit import choose
 from grownas.tasks.predistortion.polynomial_path import path_of
+from grownas.tasks.predistortion.reading import Recording
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MOST, RIDGE = 200, 1e-4  # parameters, and ridge, see `polynomial_fit`, of the amplifier that is fitted
@@ -32,6 +33,7 @@ class Amplifier:
         checksum: of its weights, if they do not follow from the recording; else empty.
         has_state: whether the module carries a state. It then reads the first `memory` samples, too, from a zero state
             and after zeros, as in `Predistortion.evaluate`.
+        gains: factors on its input and on its output, which convert signals to the scaling of the module and back.
     """
 
     module: nn.Module
@@ -39,6 +41,7 @@ class Amplifier:
     words: str
     checksum: str = ""
     has_state: bool = False
+    gains: tuple[float, float] = (1.0, 1.0)
 
     def __call__(self, signal: Tensor) -> Tensor:
         """Return the output from sample `memory` on; gradients reach the signal only.
@@ -49,13 +52,13 @@ class Amplifier:
         Returns:
             Shape `(T - memory, B, 2)`.
         """
-        signal = signal.to(next(self.module.parameters()))
+        signal = self.gains[0] * signal.to(next(self.module.parameters()))
         if not self.has_state:
-            output: Tensor = self.module(delayed(signal, self.memory))
+            output: Tensor = self.gains[1] * self.module(delayed(signal, self.memory))
             return output
         zeros = signal.new_zeros(self.memory, *signal.shape[1:])
         output, _ = self.module(delayed(torch.cat([zeros, signal]), self.memory))
-        return output[self.memory :]
+        return self.gains[1] * output[self.memory :]
 
 
 def amplifier_of(x: Array, y: Array, used: Array | None = None) -> Amplifier:
@@ -74,12 +77,13 @@ def amplifier_of(x: Array, y: Array, used: Array | None = None) -> Amplifier:
     return Amplifier(module, polynomial.context, f"generalised memory polynomial of {polynomial.params} parameters")
 
 
-def amplifier_of_run(folder: str, recording: str) -> Amplifier:
+def amplifier_of_run(folder: str, recording: Recording, scales: tuple[float, float]) -> Amplifier:
     """Return the model of a finished run as an amplifier.
 
     Args:
         folder: the run folder.
-        recording: checksum of the recording from which the run must have learned.
+        recording: the recording from which the run must have learned.
+        scales: what a scaled 1 is at the input and at the output of the amplifier that is returned.
 
     Raises:
         DataError: the run has no model of an amplifier, or one of another recording.
@@ -92,13 +96,15 @@ def amplifier_of_run(folder: str, recording: str) -> Amplifier:
             f"{POLYNOMIAL}; give the folder of such a run"
         )
     known, model = run.about_data["checksum"], run.model
-    if known != recording:
+    if known != recording.checksum:
         raise DataError(
-            f"task.amplifier={folder}: its recording has the checksum {known}, this one {recording}; give a run that "
-            "learned from the same recording"
+            f"task.amplifier={folder}: its recording has the checksum {known}, this one {recording.checksum}; give a "
+            "run that learned from the same recording; `grownas update` makes one of a new recording"
         )
     model.eval().requires_grad_(False)
-    return Amplifier(model, MEMORY, f"the model of {folder}", f" amplifier:{_checksum(model)}", has_state=True)
+    x, y = run.config.task.scales or recording.scales
+    gains, checksum = (scales[0] / x, y / scales[1]), f" amplifier:{_checksum(model)}"
+    return Amplifier(model, MEMORY, f"the model of {folder}", checksum, has_state=True, gains=gains)
 
 
 def _checksum(model: nn.Module) -> str:

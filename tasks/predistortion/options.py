@@ -64,6 +64,13 @@ class Options(Section):
         bool,
         about("each frame of nperseg samples was played again and again while it was measured: its end precedes it"),
     ] = False
+    scales: Annotated[
+        tuple[Positive, Positive] | None,
+        about(
+            "magnitudes of input and output that become 1, in their own units; null: the largest of the training part. "
+            "A predistorter aims at their ratio as linear gain"
+        ),
+    ] = None
     job: Annotated[
         Job, about("model: predict the amplifier's output; predistort: drive an amplifier so that it is linear")
     ] = "model"

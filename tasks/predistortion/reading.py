@@ -93,12 +93,17 @@ class Recording:
         return f"sha256:{digest.hexdigest()}"
 
     @property
+    def scales(self) -> tuple[float, float]:
+        """Largest magnitude of the input and of the output in the training part, in their own units."""
+        return float(np.abs(self.x["train"]).max()), float(np.abs(self.y["train"]).max())
+
+    @property
     def gain(self) -> float:
         """The linear gain that a predistorter aims at: largest output over largest input magnitude in training.
 
         This is the benchmark's target gain.
         """
-        return float(np.abs(self.y["train"]).max() / np.abs(self.x["train"]).max())
+        return self.scales[1] / self.scales[0]
 
 
 def from_folder(folder: Path, **given: float | None) -> Recording:
@@ -146,6 +151,17 @@ def from_files(path: Path, output: Path | None = None, **given: float | None) ->
         raise DataError(f"{path}: {len(signals[0])} samples, but {output} has {len(signals[1])}; expected as many")
     x, y = (_cut(signal, spec.shares, path) for signal in signals)
     return Recording(name=path.name.split(".")[0], x=x, y=y, source=str(path), **spec.numbers)
+
+
+def as_files(recording: Recording) -> dict[str, str]:
+    """Return the files of a folder that `from_folder` reads as the same samples and numbers: text by name."""
+    spec = {key: getattr(recording, field) for key, field in SPEC.items()}
+    files = {"spec.json": json.dumps(spec, indent=2) + "\n"}
+    for side, signals in (("input", recording.x), ("output", recording.y)):
+        for part, signal in signals.items():
+            rows = (f"{one.real!r},{one.imag!r}" for one in signal.tolist())
+            files[f"{part}_{side}.csv"] = "\n".join([",".join(PAIR), *rows, ""])
+    return files
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> np.ndarray:

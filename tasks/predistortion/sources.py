@@ -43,7 +43,7 @@ def read(data: str, *, output: str | None = None, data_seed: int = 1, **given: f
     """
     path = Path(os.path.expanduser(data))  # unchanged if `~USER` names no user; then the file does not exist
     if output is not None and (data in NAMES or not path.is_file()):
-        raise DataError(f"task.output={output}: task.data={data} is no CSV of an input; leave task.output out")
+        raise DataError(f"task.output={output}: task.data={data} is no CSV of an input; set task.output=null")
     for name, number in given.items():
         if data in NAMES and number is not None:
             raise DataError(f"task.{name}={number:g}: task.data={data} has its own; leave task.{name} out")

@@ -1,7 +1,8 @@
 """The task: model a power amplifier sample by sample, or drive one so that it amplifies linearly.
 
-Signals are scaled by the largest input and the largest output of the training part, so that both reach magnitude 1 and
-the linear gain at which a predistorter aims is 1. All scores are of signals in their own units.
+Signals are scaled by the largest input and the largest output of the training part, or as `Options.scales` says, so
+that both reach magnitude 1 and the linear gain at which a predistorter aims is 1. All scores are of signals in their
+own units.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Generator, Tensor
 from grownas.errors import DataError
 from grownas.evaluation.scoring import evaluating
 from grownas.export.ends import Ends
-from grownas.protocols import Evaluation, Figure, Model, Recurrent, Task, Window
+from grownas.protocols import Evaluation, Figure, Joined, Model, Recurrent, Task, Window
 from grownas.tasks.predistortion import metrics
 from grownas.tasks.predistortion.amplifier import Amplifier, amplifier_of, amplifier_of_run
 from grownas.tasks.predistortion.export import ends_of
@@ -31,6 +32,7 @@ from grownas.tasks.predistortion.polynomial_path import path_of
 from grownas.tasks.predistortion.reading import PAIR, Recording, read_csv
 from grownas.tasks.predistortion.shown import figures_of
 from grownas.tasks.predistortion.sources import read
+from grownas.tasks.predistortion.updating import check_options, check_recording, joined
 
 Array = np.ndarray[Any, np.dtype[Any]]
 UNIT = 1e-4  # of the loss, -40 dB: near what good models reach, so that losses and gradients are near 1
@@ -47,12 +49,14 @@ class Predistortion(Task):
         recording: input and output of the amplifier, by part.
         architecture_share: share of the training part, at its end, that trains alpha in bilevel training.
         amplifier: the frozen amplifier that predistorters drive; None for `job=model`.
+        refitting: whether the training part includes the validation part; the scaling and the amplifier do not.
     """
 
     options: Options
     recording: Recording
     architecture_share: float = 0.2
     amplifier: Amplifier | None = None
+    refitting: bool = False
 
     name: ClassVar[str] = "predistortion"
     metric: ClassVar[str] = "nmse_db"
@@ -68,6 +72,12 @@ class Predistortion(Task):
         Raises:
             DataError: the recording or the amplifier cannot be used, or a part is too short.
         """
+        task = cls(options, cls._read(options), architecture_share)
+        return task if options.job == "model" else task._with_amplifier()
+
+    @staticmethod
+    def _read(options: Options) -> Recording:
+        """Read and check the recording."""
         o = options
         given = {"sample_rate": o.sample_rate, "bandwidth": o.bandwidth, "channels": o.channels, "nperseg": o.nperseg}
         recording = read(o.data, output=o.output, data_seed=o.data_seed, **given)
@@ -89,8 +99,7 @@ class Predistortion(Task):
                     f"frames of nperseg={recording.nperseg}; set task.nperseg to the length of a repeated frame, or "
                     "task.repeats=false"
                 )
-        task = cls(options, recording, architecture_share)
-        return task if options.job == "model" else task._with_amplifier()
+        return recording
 
     def _with_amplifier(self) -> Predistortion:
         """Return the task with the amplifier that predistorters drive.
@@ -102,7 +111,7 @@ class Predistortion(Task):
         if options.amplifier == POLYNOMIAL:
             amplifier = amplifier_of(*self.scaled("train"), self.compared("train"))
         else:
-            amplifier = amplifier_of_run(options.amplifier, self.recording.checksum)
+            amplifier = amplifier_of_run(options.amplifier, self.recording, self.scales)
         if options.learning == "direct" and options.bptt <= amplifier.memory:
             raise DataError(
                 f"task.bptt={options.bptt}: the first {amplifier.memory} samples of a window fill the amplifier's "
@@ -133,8 +142,8 @@ class Predistortion(Task):
 
     @cached_property
     def scales(self) -> tuple[float, float]:
-        """Largest magnitude of the input and of the output in the training part, in their own units."""
-        return float(np.abs(self.recording.x["train"]).max()), float(np.abs(self.recording.y["train"]).max())
+        """What a scaled 1 is at the input and at the output of the amplifier, in their own units."""
+        return self.options.scales or self.recording.scales
 
     @property
     def units(self) -> tuple[float, float]:
@@ -146,7 +155,8 @@ class Predistortion(Task):
 
         With `repeats` each frame comes after a lead-in: its own last `LEAD` samples.
         """
-        x, y = self.recording.x[part], self.recording.y[part]
+        sides, parts = (self.recording.x, self.recording.y), self._whole(part)
+        x, y = (np.concatenate([side[one] for one in parts]) for side in sides)
         if not self.options.repeats:
             return x, y
         size = self.recording.nperseg
@@ -161,18 +171,26 @@ class Predistortion(Task):
     def compared(self, part: str) -> Array | None:
         """Return to which samples of a part models are fitted, bool, shape `(n,)`; None: all that have enough before.
 
-        They are all but the first `MEMORY` of each lead-in, before which the end of another frame is read.
+        They are all but the first `MEMORY` of each lead-in, before which the end of another frame is read; likewise of
+        the validation part, if that is learned, too.
         """
-        return self._places_in_frame(part) >= MEMORY if self.options.repeats else None
+        return self._places(part) >= MEMORY if self.options.repeats or len(self._whole(part)) > 1 else None
 
     def scored(self, part: str) -> Array:
         """Return which samples of a part are scored, bool, shape `(n,)`: those behind full memories, no lead-in."""
         memory = MEMORY if self.amplifier is None else MEMORY + self.amplifier.memory
-        return self._places_in_frame(part) >= (LEAD if self.options.repeats else memory)
+        return self._places(part) >= (LEAD if self.options.repeats else memory)
 
-    def _places_in_frame(self, part: str) -> Array:
-        count, size = len(self.recording.x[part]), self.recording.nperseg
-        return np.tile(np.arange(LEAD + size), count // size) if self.options.repeats else np.arange(count)
+    def _places(self, part: str) -> Array:
+        """Return the place of each sample of a part in its frame, or without `repeats` in its recorded part."""
+        size, counts = self.recording.nperseg, [len(self.recording.x[one]) for one in self._whole(part)]
+        if self.options.repeats:
+            return np.tile(np.arange(LEAD + size), sum(counts) // size)
+        return np.concatenate([np.arange(count) for count in counts])
+
+    def _whole(self, part: str) -> Sequence[str]:
+        """Return the parts of the recording that make up a part."""
+        return ("train", "val") if part == "train" and self.refitting else (part,)
 
     def learned(self, part: str) -> tuple[Array, Array]:
         """Return what a fitted model of a part reads and what it returns, scaled, complex128, shape `(n,)`.
@@ -232,6 +250,30 @@ class Predistortion(Task):
     def ends(self, model: SignalModel) -> Ends:
         """Return what comes before and after the cell in an ONNX file, see `export.ends.Exporting`."""
         return ends_of(model, self.units, self.recording.x["train"])
+
+    # --- learning on ---
+
+    def with_refit(self) -> Self:
+        """Return the same task with a training part that includes the validation part."""
+        return replace(self, refitting=True)
+
+    def joined(self, options: Options, *, frame: None = None, block: int | None = None) -> Joined:
+        """Return a new recording, which takes the place of the run's, see `updating`.
+
+        Args:
+            options: `data` and the other keys in `WHERE` name the new recording.
+            frame: not for recordings.
+            block: not for recordings, whose parts are those of a search.
+
+        Raises:
+            DataError: the new recording cannot be used, does not fit the run, or was learned; or `block` is given.
+        """
+        if block is not None:
+            raise DataError(f"update.block={block}: a recording has its own parts train, val and test; leave it out")
+        check_options(self.options, options)
+        new = self._read(options)
+        check_recording(self.recording, new)
+        return joined(new, self.scales)
 
     # --- training ---
 

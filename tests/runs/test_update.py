@@ -308,5 +308,5 @@ def test_a_text_is_read_on_with_the_runs_vocabulary(text_run, how, call, tmp_pat
 
 
 def test_a_text_needs_a_folder(text_run, small_text):
-    with pytest.raises(errors.ConfigError, match="needs a folder for the joined text; give folder="):
+    with pytest.raises(errors.ConfigError, match="keeps its data in a folder; give folder="):
         grownas.load(text_run).update(small_text)

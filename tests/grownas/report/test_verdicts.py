@@ -57,7 +57,7 @@ def test_more_than_chance_is_said_only_where_the_test_says_so(p, said):
 @pytest.mark.parametrize(
     ("update", "said"),
     [
-        ({"how": "state"}, "Update (state): the model reads the new rows with the weights of the run before."),
+        ({"how": "state"}, "Update (state): the model reads the new data with the weights of the run before."),
         (
             {"how": "grow", "accepted": False, "judge": {"rule": "significant", "figure": 0.5917, "threshold": 1.645}},
             "Update (grow): rejected, so the old weights stay (t = 0.592 on the validation part, needed: above 1.645).",

@@ -109,5 +109,5 @@ def test_numbers_of_a_known_recording_cannot_be_replaced():
 def test_an_output_without_an_input_is_refused(fake):
     for data in ("simulated", str(fake)):
         assert refusal(data, output="y.csv") == (
-            f"task.output=y.csv: task.data={data} is no CSV of an input; leave task.output out"
+            f"task.output=y.csv: task.data={data} is no CSV of an input; set task.output=null"
         )
