@@ -15,6 +15,8 @@ class Section(BaseModel):
     Attributes:
         WHERE: keys of a task that say where the data come from; they may change when a finished run is reused.
         EVALUATION: keys of a task that say how its model is scored; they may change too.
+        FITTED: keys of a task that follow from its data where they are null. `Task.describe` gives their values; a
+            finished run keeps them when it is used on other data.
         KIND, LOSSES: a task's `kind` and `losses`; read if the entry-point group `grownas.tasks.options` has the task.
         BASELINES: baselines that a task brings beside those of its kind, by name, see `grownas.baselines.table`.
         STARTS: names of the starts that a task of the kind `plain` offers beside `random`, see `protocols.Starting`.
@@ -22,6 +24,7 @@ class Section(BaseModel):
 
     WHERE: ClassVar[tuple[str, ...]] = ()
     EVALUATION: ClassVar[tuple[str, ...]] = ()
+    FITTED: ClassVar[tuple[str, ...]] = ()
     KIND: ClassVar[str] = "plain"
     LOSSES: ClassVar[tuple[str, ...]] = ("loss",)
     BASELINES: ClassVar[Mapping[str, Any]] = {}

@@ -62,6 +62,7 @@ STAGE = {
 }
 SCORED = {
     "r2?": FIGURE, "hit_rate?": FIGURE, "per_series?": Each({"r2?": FIGURE, "hit_rate?": FIGURE, "mse?": FIGURE}),
+    "evm_db?": FIGURE, "acpr_left_db?": FIGURE, "acpr_right_db?": FIGURE,
 }  # fmt: skip
 SUMMARY = {
     "metric": str, "val": FIGURE, "test": FIGURE, "params": int, "nodes": COUNT, "ops": COUNT, "task?": str,

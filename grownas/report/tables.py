@@ -6,7 +6,7 @@ Imports nothing heavy, because the command line prints `score_table` after each 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,22 @@ class Table:
         return replace(self, columns=tuple(self.columns[i] for i in kept), rows=tuple(rows))
 
 
+def _decibels(value: float | None) -> str:
+    return figure(value, 2)
+
+
+DETAILS: dict[str, tuple[Column, Callable[[float | None], str]]] = {  # further score -> its column, how to write it
+    "r2": (Column("R²", "on the test part, compared with a forecast of zero"), lambda value: percent(value)),
+    "hit_rate": (
+        Column("hits", "share of test forecasts with the right sign"),
+        lambda value: percent(value or None),  # a forecast of zero has no sign
+    ),
+    "evm_db": (Column("EVM", "error in the main channel on the test part, in dB; lower is better"), _decibels),
+    "acpr_left_db": (Column("ACPR left", "of the output on the test part, left adjacent channel, in dBc"), _decibels),
+    "acpr_right_db": (Column("ACPR right", "likewise, right adjacent channel"), _decibels),
+}
+
+
 def as_text(table: Table) -> str:
     """Return a table as plain text with padded columns and its notes; notes of columns and rows are left out."""
     lines = [[column.title for column in table.columns], *[list(row.cells) for row in table.rows]]
@@ -113,8 +129,7 @@ def scores(summary: Entry) -> Table:
         Column("model", figures=False),
         Column(f"test {label}", "on the test part; lower is better"),
         Column(f"val {label}", "on the validation part; lower is better"),
-        Column("R²", "on the test part, compared with a forecast of zero"),
-        Column("hits", "share of test forecasts with the right sign"),
+        *(column for column, _ in DETAILS.values()),
         Column("params", "number of trained parameters"),
         Column("seconds", "time of all fits, including settings that were not chosen"),
         Column("words/s", "training words per second"),
@@ -148,8 +163,7 @@ def _score_row(entry: Entry, metric: str, main: str | None, strategies: Sequence
         _name(entry),
         score(entry["test"], metric),
         score(entry["val"], metric),
-        percent(detail.get("r2")),
-        percent(detail.get("hit_rate") or None),  # a forecast of zero has no sign
+        *(written(detail.get(key)) for key, (_, written) in DETAILS.items()),
         count(entry.get("params")),
         seconds(entry.get("seconds")),
         count(entry.get("words_per_s")),

@@ -11,7 +11,8 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -300,7 +301,7 @@ def reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | 
         task: Any = load_task(config, frame=frame, names=names, run_dates=_run_dates(path))
     else:
         parts = ("all",)
-        task = load_task(config, frame=frame)
+        task = load_task(_fitted(path, config) if is_named else config, frame=frame)
     is_own = bool(notes["data_checksum"] == task.checksum)
     if not is_own and not is_named:
         raise DataError(
@@ -321,7 +322,7 @@ def reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | 
         task = task.after(since)
     if task.kind == "series":
         parts = task.scored_parts(parts)
-    if "all" not in parts and not is_own:
+    if task.kind == "series" and "all" not in parts and not is_own:
         _tell_short_past(task, parts)
     words = [] if is_own else [Path(config.task.data).stem]
     words += [str(new) for key in kept.task.EVALUATION if (new := getattr(config.task, key)) != getattr(kept.task, key)]
@@ -346,15 +347,30 @@ def _tell_short_past(task: Any, parts: Sequence[str]) -> None:
 
 def _run_dates(path: Path) -> list[str]:
     """Return the ISO dates of a run's validation and test rows."""
-    try:
-        dates = json.loads((path / "data.json").read_text("utf-8"))["dates"]
-        for date in dates:
+    with _about_data(path, "the dates of the run's rows") as about:
+        for date in about["dates"]:
             datetime.datetime.fromisoformat(date)
-        return list(dates)
+        return list(about["dates"])
+
+
+def _fitted(path: Path, config: Config) -> Config:
+    """Return the config with the options that a run took from its data, see `Section.FITTED`."""
+    keys = config.task.FITTED
+    if not keys:
+        return config
+    with _about_data(path, ", ".join(keys)) as about:
+        fitted = {key: about[key] for key in keys}
+        return config.model_copy(update={"task": type(config.task)(**{**config.task.model_dump(), **fitted})})
+
+
+@contextmanager
+def _about_data(path: Path, content: str) -> Iterator[dict[str, Any]]:
+    """Yield a run's facts about its data; name the file if they are not as expected."""
+    file = path / "data.json"
+    try:
+        yield json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path / 'data.json'}: damaged: {error!r}; this file holds the dates of the run's rows"
-        ) from error
+        raise RunError(f"{file}: damaged: {error!r}; this file holds {content}") from error
 
 
 def _check_overrides(kept: Config, config: Config) -> None:

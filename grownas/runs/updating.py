@@ -20,7 +20,7 @@ from grownas.config.sections import Config
 from grownas.errors import ConfigError, DataError, GrownasError, RunError
 from grownas.experiments import updating
 from grownas.experiments.search import Summary
-from grownas.protocols import FRAME, Joined
+from grownas.protocols import FRAME, Joined, Task
 from grownas.runs import saved
 from grownas.runs.commands import (
     Logs,
@@ -89,18 +89,30 @@ def update(
     kept = [item for item in overrides if not item.startswith(("runs=", "name="))]
     _config(path, kept, joined, "data", where)  # raises before a folder is made
     rundir = RunDir.create(place.parent, place.name, "update")
-    there = [*kept, f"runs={json.dumps(str(place.parent))}", f"name={json.dumps(rundir.path.name)}"]
+    there = [*kept, f"runs={place.parent}", f"name={rundir.path.name}"]
     try:
         _fill(rundir, path, joined)
         config = _config(path, there, joined, str(rundir.path / joined.data), where or str(path.resolve()))
         task = load_task(config)
-        if config.update.how == "refit":
-            check_search(config, task)
+        _check(config, task)
     except GrownasError:
         shutil.rmtree(rundir.path)  # nothing has begun
         raise
     write_config(config, rundir, task.checksum)
     return run_update(config, rundir, task)
+
+
+def _check(config: Config, task: Task) -> None:
+    """Check config and data before any training.
+
+    Raises:
+        ConfigError: options contradict each other or do not fit the task.
+        DataError: a part of the data is too short.
+    """
+    if config.update.how == "refit":
+        check_search(config, task)
+    elif config.update.how != "state":
+        task.windows("train", seed=config.seed)
 
 
 def _fill(rundir: RunDir, path: Path, joined: Joined) -> None:
@@ -123,8 +135,7 @@ def update_in_memory(path: Path, overrides: Sequence[str], *, data: Data, own: A
         raise ConfigError("an update of a text or a recording keeps its data in a folder; give folder=")
     config = _config(path, overrides, joined, FRAME, where)
     task = load_task(config, frame=joined.frame)
-    if config.update.how == "refit":
-        check_search(config, task)
+    _check(config, task)
     parent = partial(saved.parent_of, path, where)
     work = partial(updating.update, parent=parent)
     return InMemory(config, *work_in_memory(config, "update", task, work), joined.frame)

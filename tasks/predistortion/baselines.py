@@ -15,12 +15,13 @@ from grownas.tasks.predistortion.polynomial_fit import choose
 
 
 def _polynomial(family: str, experiment: Any) -> Score:
-    """Fit a polynomial on the training part; blocked folds choose shape and ridge."""
+    """Fit a polynomial on the training part, with `refit` on the validation part too; folds choose shape and ridge."""
     task = experiment.task
 
     def work() -> dict[str, Any]:
-        given, wanted = task.learned("train")
-        fitted = choose(given, wanted, family, used=task.compared("train"), most=task.options.polynomial_params)
+        learned = task.with_refit() if experiment.refit else task
+        given, wanted = learned.learned("train")
+        fitted = choose(given, wanted, family, used=learned.compared("train"), most=task.options.polynomial_params)
         signals = {part: fitted.predict(task.scaled(part)[0]) for part in ("val", "test")}
         outputs = {part: torch.view_as_real(torch.from_numpy(signal)) for part, signal in signals.items()}
         chosen = {**fitted.shape._asdict(), "ridge": fitted.ridge, "multiplications": fitted.multiplications}

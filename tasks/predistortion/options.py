@@ -45,6 +45,8 @@ class Options(Section):
         "repeats",
     )
 
+    FITTED: ClassVar[tuple[str, ...]] = ("scales",)
+
     use: Literal["predistortion"] = "predistortion"
     data: Annotated[
         str,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from grownas.errors import DataError
+from grownas.errors import ConfigError, DataError
 from grownas.evaluation.scoring import evaluating
 from grownas.export.ends import Ends
 from grownas.protocols import Evaluation, Figure, Joined, Model, Recurrent, Task, Window
@@ -266,10 +266,11 @@ class Predistortion(Task):
             block: not for recordings, whose parts are those of a search.
 
         Raises:
-            DataError: the new recording cannot be used, does not fit the run, or was learned; or `block` is given.
+            ConfigError: an option may not change, or `block` is given.
+            DataError: the new recording cannot be used, does not fit that of the run, or was learned.
         """
         if block is not None:
-            raise DataError(f"update.block={block}: a recording has its own parts train, val and test; leave it out")
+            raise ConfigError(f"update.block={block}: a recording has its own parts train, val and test; leave it out")
         check_options(self.options, options)
         new = self._read(options)
         check_recording(self.recording, new)
@@ -403,6 +404,7 @@ class Predistortion(Task):
             "samples": {part: len(signal) for part, signal in one.x.items()},
             "sample_rate": one.sample_rate,
             "bandwidth": one.bandwidth,
+            "scales": list(self.scales),
             "output_acpr_left_db": leak[0],
             "output_acpr_right_db": leak[1],
             **({} if self.amplifier is None else {"amplifier": self.amplifier.words}),

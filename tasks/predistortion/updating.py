@@ -12,7 +12,7 @@ the predistorters before and after the update are both judged with it.
 
 from __future__ import annotations
 
-from grownas.errors import DataError
+from grownas.errors import ConfigError, DataError
 from grownas.protocols import Joined
 from grownas.tasks.predistortion.options import Options
 from grownas.tasks.predistortion.reading import Recording, as_files
@@ -26,12 +26,11 @@ def check_options(own: Options, asked: Options) -> None:
     """Check that an update does not change what its model reads and how it is scored.
 
     Raises:
-        DataError: it does.
+        ConfigError: it does.
     """
     for key in KEPT:
-        before, after = getattr(own, key), getattr(asked, key)
-        if before != after:
-            raise DataError(f"task.{key}={after}: an update keeps that of the run, {before}; start a new search for it")
+        if getattr(asked, key) != getattr(own, key):
+            raise ConfigError(f"task.{key}: an update keeps that of the run; leave it out, or start a new search")
 
 
 def check_recording(own: Recording, new: Recording) -> None:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from grownas.tasks.predistortion.amplifier import amplifier_of_run
 from grownas.tasks.predistortion.metrics import nmse
 from grownas.tasks.predistortion.options import MEMORY
-from grownas.tasks.predistortion.reading import PAIR, read_csv
+from grownas.tasks.predistortion.reading import PAIR, from_folder, read_csv
 from grownas.tasks.predistortion.simulated import simulated
 
 SMALL = (
@@ -83,7 +83,7 @@ def test_its_model_is_scored_again_to_the_last_bit(searched, call, read_json):
         (("predict",), "a model filters the columns I and Q of a CSV: give input=FILE.csv"),
         (("predict", "input=none.csv"), "none.csv: cannot be read: No such file"),
         (("evaluate", "task.job=predistort"), "only task.data, task.output, task.data_seed"),
-        (("update", "task.data=DPA_200MHz"), "predistortion cannot be updated"),
+        (("update", "task.data=simulated", "task.taps=2"), "task.taps: an update keeps that of the run"),
     ],
 )
 def test_what_its_runs_cannot_do_is_refused_in_one_line(searched, call, tmp_path, monkeypatch, command, words):
@@ -188,18 +188,18 @@ def test_a_predistorter_learns_through_the_model_of_a_run(searched, folder, smal
     assert "give a run that learned from the same recording" in other.err
 
 
-def test_an_amplifier_is_known_by_its_weights_alone(searched, tmp_path, read_json):
+def test_an_amplifier_is_known_by_its_weights_alone(searched, small, tmp_path):
     copied = Path(shutil.copytree(searched, tmp_path / "copied"))
-    file, recording = copied / "weights.safetensors", read_json(searched / "data.json")["checksum"]
+    file, recording = copied / "weights.safetensors", from_folder(Path(small[1].removeprefix("task.data=")))
     raw = file.read_bytes()
     size = int.from_bytes(raw[:8], "little")
     file.write_bytes((size + 8).to_bytes(8, "little") + raw[8 : 8 + size] + b" " * 8 + raw[8 + size :])
-    first = amplifier_of_run(str(searched), recording).checksum
-    assert amplifier_of_run(str(copied), recording).checksum == first
+    first = amplifier_of_run(str(searched), recording, recording.scales).checksum
+    assert amplifier_of_run(str(copied), recording, recording.scales).checksum == first
     tensors = load_file(file)
     tensors["readout.bias"] = tensors["readout.bias"] + 1
     save_file(tensors, file, {"names": "[]", "input_size": "6", "hidden_size": "4"})
-    assert amplifier_of_run(str(copied), recording).checksum != first
+    assert amplifier_of_run(str(copied), recording, recording.scales).checksum != first
 
 
 def test_baselines_are_trained_on_their_own(folder, small, call, read_json):
