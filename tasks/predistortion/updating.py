@@ -18,7 +18,7 @@ from grownas.tasks.predistortion.options import Options
 from grownas.tasks.predistortion.reading import Recording, as_files
 
 KEPT = ("job", "features", "taps", "phase", "scales", "repeats")  # what a model reads and how it is scored
-LEAST_SEEN = 0.1  # share of learned samples in `val` that is refused; coarse converters repeat a few by chance
+MOST_SEEN = 0.1  # share of learned samples in `val` that is let pass; coarse converters repeat a few by chance
 FOLDER = "recording"  # in the run folder
 
 
@@ -48,7 +48,7 @@ def check_recording(own: Recording, new: Recording) -> None:
     learned = {pair for part in ("train", "val") for pair in _samples(own, part)} - {(0j, 0j)}  # pauses repeat
     val = _samples(new, "val")
     share = sum(pair in learned for pair in val) / len(val)
-    if share > LEAST_SEEN:
+    if share > MOST_SEEN:
         raise DataError(
             f"{new.source}: {share:.0%} of the samples of its part val are in the parts train and val of the run's "
             "recording, so they cannot judge what is learned; give a later recording alone"
