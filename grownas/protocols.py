@@ -445,6 +445,16 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Cautious(Protocol):
+    """A task that says what its scores do not show."""
+
+    @property
+    def caution(self) -> str:
+        """Sentences that follow the verdict of a run; empty: none."""
+        ...
+
+
+@runtime_checkable
 class Illustrated(Protocol):
     """A task of any kind that adds figures to the report: it has this method beside those of its protocol."""
 

@@ -23,7 +23,7 @@ from grownas.experiments.quantising import quantise
 from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.text import TextExperiment
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Folder, Illustrated, Journal, Model, Problem, SearchResult, Task
+from grownas.protocols import Cautious, Folder, Illustrated, Journal, Model, Problem, SearchResult, Task
 from grownas.starts.random import Ops
 from grownas.training.moments import moments_of
 
@@ -285,6 +285,7 @@ def summarise(
         "stages": 0,
         "refit": config.refit,
         "loss": task.loss_name,
+        **({"caution": task.caution} if isinstance(task, Cautious) else {}),
         **about,
         **found,
         "scores": entries,

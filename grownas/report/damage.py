@@ -67,7 +67,7 @@ SCORED = {
 SUMMARY = {
     "metric": str, "val": FIGURE, "test": FIGURE, "params": int, "nodes": COUNT, "ops": COUNT, "task?": str,
     "strategy?": str, "chosen?": str, "stopped?": TEXT, "search_seconds?": FIGURE, "retrain_seconds?": FIGURE,
-    "stage_log?": [STAGE],
+    "caution?": str, "stage_log?": [STAGE],
     "scores": [
         {
             "model": str, "params": int, "val": FIGURE, "test": FIGURE, "seconds": NUMBER, "settings?": COUNT,

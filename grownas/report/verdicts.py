@@ -36,7 +36,8 @@ def of_run(summary: Tree) -> str:
     """Compare a run's main model with the best simple model and the best baseline, and say why the search stopped.
 
     Args:
-        summary: the content of `summary.json`; `tests`, `chosen`, `stage_log` and `stopped` may be missing.
+        summary: the content of `summary.json`; `tests`, `chosen`, `stage_log`, `stopped` and `caution` may be
+            missing.
     """
     if "replay" in summary:
         return of_replay(summary)
@@ -69,6 +70,8 @@ def of_run(summary: Tree) -> str:
         words.append(f"The search stopped: {summary['stopped']}.")
     if cited:
         words.append("p: Diebold-Mariano test of these two models; it says nothing about other seeds.")
+    if summary.get("caution"):
+        words.append(summary["caution"])
     return " ".join(words)
 
 

@@ -98,6 +98,14 @@ class Recording:
         return float(np.abs(self.x["train"]).max()), float(np.abs(self.y["train"]).max())
 
     @property
+    def delay(self) -> int:
+        """Samples by which the output is behind the input: where their correlation in the training part is largest."""
+        x, y = self.x["train"], self.y["train"]
+        size = 2 * len(x)
+        found = int(np.abs(np.fft.ifft(np.fft.fft(y, size) * np.fft.fft(x, size).conj())).argmax())
+        return found if found < len(x) else found - size
+
+    @property
     def gain(self) -> float:
         """The linear gain that a predistorter aims at: largest output over largest input magnitude in training.
 

@@ -8,6 +8,8 @@ own units.
 from __future__ import annotations
 
 import copy
+import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,6 +101,12 @@ class Predistortion(Task):
                     f"frames of nperseg={recording.nperseg}; set task.nperseg to the length of a repeated frame, or "
                     "task.repeats=false"
                 )
+        if not 0 <= (delay := recording.delay) <= MEMORY:
+            warnings.warn(
+                f"{recording.source}: the output is {delay} samples behind the input, but models read at most {MEMORY} "
+                "earlier samples and no later ones; align the output with the input",
+                stacklevel=2,
+            )
         return recording
 
     def _with_amplifier(self) -> Predistortion:
@@ -118,6 +126,29 @@ class Predistortion(Task):
                 "memory, so none is left to learn from; raise task.bptt or set task.learning=indirect"
             )
         return replace(self, amplifier=amplifier)
+
+    @cached_property
+    def amplifier_nmse(self) -> float:
+        """NMSE in dB of the frozen amplifier on the test part of the recording; nan without one."""
+        if self.amplifier is None:
+            return math.nan
+        x, y = self.scaled("test")
+        with torch.no_grad():
+            output = as_complex(self.amplifier(as_pairs(x)[:, None])[:, 0].double().numpy())
+        scored = self.scored("test")
+        return metrics.nmse(output[scored[-len(output) :]], y[scored])
+
+    @property
+    def caution(self) -> str:
+        """Of a predistorter: how well its amplifier is known."""
+        if self.amplifier is None:
+            return ""
+        left, right = metrics.aclr(self.recording.y["test"], self.recording.band)
+        return (
+            f"All scores are of the output of a frozen model of the amplifier, {self.amplifier.words}, whose own test "
+            f"NMSE is {self.amplifier_nmse:.2f} dB: what the amplifier does below that is not known. Without a "
+            f"predistorter the recorded output has an ACPR of {left:.2f} dBc on the left and {right:.2f} on the right."
+        )
 
     @property
     def source(self) -> str:
@@ -407,5 +438,9 @@ class Predistortion(Task):
             "scales": list(self.scales),
             "output_acpr_left_db": leak[0],
             "output_acpr_right_db": leak[1],
-            **({} if self.amplifier is None else {"amplifier": self.amplifier.words}),
+            **({} if self.amplifier is None else self._about_amplifier(self.amplifier)),
         }
+
+    def _about_amplifier(self, amplifier: Amplifier) -> dict[str, Any]:
+        gain = 20 * math.log10(self.scales[1] / self.scales[0])
+        return {"amplifier": amplifier.words, "amplifier_nmse_db": self.amplifier_nmse, "target_gain_db": gain}

@@ -151,6 +151,10 @@ def test_a_gap_of_decibels_is_told_in_decibels(ours, theirs, said):
     )
 
 
+def test_a_tasks_caution_ends_the_verdict():
+    assert verdicts.of_run(run_of({"grown": 1.0, "zero": 2.0}) | {"caution": "Beware."}).endswith(" Beware.")
+
+
 def test_nothing_is_said_of_chance_where_figures_are_equal():
     assert "chance" not in verdicts.of_run(run_of({"grown": 1.0, "zero": 1.0}))
 

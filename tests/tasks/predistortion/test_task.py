@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 
@@ -18,6 +19,8 @@ from grownas.tasks.predistortion.model import as_complex, as_pairs
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
 from grownas.tasks.predistortion.polynomial import context_of
 from grownas.tasks.predistortion.polynomial_fit import GRIDS, Shape, choose
+from grownas.tasks.predistortion.reading import as_files
+from grownas.tasks.predistortion.simulated import simulated
 from grownas.tasks.predistortion.task import UNIT, Predistortion
 from grownas.training.distil import Distilled
 
@@ -228,3 +231,27 @@ def test_a_model_is_at_no_distance_from_itself_as_a_teacher(phase, start):
     before, window = itertools.islice(taught.windows("train", seed=0), 2)
     out, _ = model.states(window.x, model.states(before.x)[1])
     assert taught.distance(model, out, window).item() < 1e-12
+
+
+def test_a_predistorters_scores_come_with_how_well_its_amplifier_is_known(task, predistort):
+    assert task.caution == ""
+    x, y = predistort.scaled("test")
+    output = predistort.amplifier(as_pairs(x)[:, None])[:, 0]
+    error = as_complex(output.double().numpy())[MEMORY:] - y[predistort.amplifier.memory + MEMORY :]
+    nmse = 10 * np.log10(np.sum(np.abs(error) ** 2) / np.sum(np.abs(y[predistort.amplifier.memory + MEMORY :]) ** 2))
+    assert predistort.describe()["amplifier_nmse_db"] == pytest.approx(nmse, abs=1e-6)
+    assert f"NMSE is {nmse:.2f} dB" in predistort.caution
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [(0, None), (60, "is 61 samples behind"), (-3, "is -2 samples behind")],  # the simulation delays by 1
+)
+def test_a_recording_that_is_not_aligned_is_told(tmp_path, shift, words):
+    of = simulated(1)
+    own = dataclasses.replace(of, y={part: np.roll(signal, shift) for part, signal in of.y.items()})
+    for name, text in as_files(own).items():
+        (tmp_path / name).write_text(text)
+    told = pytest.warns(UserWarning, match=words) if words else contextlib.nullcontext()
+    with told:
+        Predistortion.load(Options(data=str(tmp_path)))
