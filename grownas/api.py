@@ -182,8 +182,8 @@ class Run:
             overrides: config values by dotted key, such as `{"task.cache_size": 500}` for a text.
 
         Returns:
-            Scores by part. The run's own data have the parts `val` and `test`, other series `seen` and `new`, another
-            text `all`.
+            Scores by part. The run's own data and other recordings of an amplifier have the parts `val` and `test`,
+            other series `seen` and `new`, another text `all`.
 
         Raises:
             DataError: the data lack a series, or cannot be read.

@@ -65,14 +65,16 @@ def evaluate(
     Args:
         path: a finished run folder.
         overrides: `task.data=NEW` scores the model on other data: series with the same columns, standardised with the
-            run's means and standard deviations, or a text, read with the run's vocabulary. The keys in the task's
-            `EVALUATION` change how the model is scored, the keys in `COMPUTING` the hardware.
+            run's means and standard deviations, a text, read with the run's vocabulary, or a recording of an amplifier,
+            in the run's scaling. The keys in the task's `EVALUATION` change how the model is scored, the keys in
+            `COMPUTING` the hardware.
         data: other data, see the module.
         since: for series: score only rows dated after this day or time; earlier rows serve as context.
 
     Returns:
         Scores by part. The run's own data have the parts `val` and `test`. Other series have `seen`, the rows dated up
-        to the end of the run's own data, and `new`, the later rows; empty parts are left out. Another text has `all`.
+        to the end of the run's own data, and `new`, the later rows; empty parts are left out. Another text has `all`,
+        another recording `val` and `test`.
 
     Raises:
         GrownasError: folder, data or override cannot be used; the message says why and what to do.

@@ -123,7 +123,7 @@ def test_the_report_shows_both_models_by_all_scores(updated, read_json):
     for name in ("updated", "not_updated"):
         detail = entries[name]["detail"]["test"]
         row = page.split(f">{name}</td>")[1].split("</tr>")[0]
-        assert f">{entries[name]['test']:.4f}<" in row
+        assert f">{entries[name]['test']:.2f}<" in row
         assert all(f">{detail[key]:.2f}<" in row for key in ("evm_db", "acpr_left_db", "acpr_right_db"))
 
 
@@ -229,6 +229,14 @@ def test_what_does_not_fit_is_refused_in_one_line_and_leaves_no_folder(
     assert (ended.code, ended.err.count("\n")) == (2, 1)
     assert words in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_its_scaling_is_called_damaged(model, data, call, tmp_path):
+    copied = Path(shutil.copytree(model, tmp_path / "copied"))
+    (copied / "data.json").write_text("{}")
+    ended = call("evaluate", copied, f"task.data={data['warm']}")
+    assert ended.code == 2
+    assert "data.json: damaged: KeyError('scales'); this file holds scales" in ended.err
 
 
 def test_a_refit_trains_all_models_on_the_validation_part_too(model, search, read_json, call):
