@@ -24,6 +24,7 @@ from grownas.genotype import AnyGenotype, Genotype
 from grownas.protocols import FRAME
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from torch import nn
 
@@ -167,6 +168,24 @@ class Run:
 
         with self._path() as path:
             return reload.predict(path, _as_items(overrides), data=self._data if data is None else data)
+
+    def filter(self, signal: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the output of a model of an amplifier, or of a predistorter, for a signal.
+
+        Args:
+            signal: the input in the units of the recording's input, complex, shape `(n,)`; silence comes before it.
+
+        Returns:
+            Complex128, shape `(n,)`, in the units of the amplifier's output, or of its input for a predistorter.
+
+        Raises:
+            ConfigError: the run's models filter no signal.
+            DataError: the signal has another shape, or a sample that is not finite.
+        """
+        from grownas.runs import reload
+
+        with self._path() as path:
+            return reload.filtered(path, signal)
 
     def evaluate(
         self,

@@ -488,9 +488,21 @@ class Starting(Protocol):
 
 @runtime_checkable
 class Filtering(Protocol):
-    """A task whose models filter a signal, for `grownas predict RUN input=FILE`."""
+    """A task whose models filter a signal, for `Run.filter` and `grownas predict RUN input=FILE`."""
 
-    def filtered(self, model: Model, path: Path) -> str:
+    def filtered(self, model: Model, signal: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return the output of a model.
+
+        Args:
+            model: the model of a finished run.
+            signal: the input in its own units, complex, shape `(n,)`.
+
+        Raises:
+            DataError: the signal cannot be used.
+        """
+        ...
+
+    def filtered_file(self, model: Model, path: Path) -> str:
         """Return the output of a model, as the text of a CSV.
 
         Args:

@@ -180,13 +180,31 @@ def write_filtered(path: Path, given: Path, overrides: Sequence[str] = (), *, ou
         GrownasError: as `evaluate`.
     """
     with threads_kept():
-        used = reload(path, overrides)
-        if not isinstance(used.task, Filtering):
-            raise ConfigError(f"input={given}: {used.task.name} filters no signals; use task.data= to forecast a table")
-        text = used.task.filtered(used.model, given)
+        task, model = _filtering(path, overrides)
+        text = task.filtered_file(model, given)
     out = out or Path(f"{given.name.removesuffix('.gz').removesuffix('.csv')}-output.csv")
     write_file(out, text.encode())
     return out
+
+
+def filtered(path: Path, signal: Any) -> Any:
+    """Return the output of a run's model for a signal, see `api.Run.filter`.
+
+    Raises:
+        ConfigError: the task's models filter no signal.
+        DataError: the signal cannot be used.
+        GrownasError: as `evaluate`.
+    """
+    with threads_kept():
+        task, model = _filtering(path, ())
+        return task.filtered(model, signal)
+
+
+def _filtering(path: Path, overrides: Sequence[str]) -> tuple[Filtering, Model]:
+    used = reload(path, overrides)
+    if not isinstance(used.task, Filtering):
+        raise ConfigError(f"{path}: {used.task.name} filters no signals; forecast a table instead")
+    return used.task, used.model
 
 
 def _made_from(path: Path, used: Reloaded) -> dict[str, str]:

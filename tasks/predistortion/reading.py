@@ -166,10 +166,14 @@ def as_files(recording: Recording) -> dict[str, str]:
     spec = {key: getattr(recording, field) for key, field in SPEC.items()}
     files = {"spec.json": json.dumps(spec, indent=2) + "\n"}
     for side, signals in (("input", recording.x), ("output", recording.y)):
-        for part, signal in signals.items():
-            rows = (f"{one.real!r},{one.imag!r}" for one in signal.tolist())
-            files[f"{part}_{side}.csv"] = "\n".join([",".join(PAIR), *rows, ""])
+        files |= {f"{part}_{side}.csv": as_csv(signal) for part, signal in signals.items()}
     return files
+
+
+def as_csv(signal: np.ndarray) -> str:
+    """Return a signal, complex, shape `(n,)`, as the text of a CSV with the columns I and Q; `read_csv` reads it."""
+    rows = (f"{one.real!r},{one.imag!r}" for one in signal.tolist())
+    return "\n".join([",".join(PAIR), *rows, ""])
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> np.ndarray:

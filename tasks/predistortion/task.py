@@ -31,7 +31,7 @@ from grownas.tasks.predistortion.model import SignalModel, as_complex, as_pairs,
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
 from grownas.tasks.predistortion.polynomial_fit import choose
 from grownas.tasks.predistortion.polynomial_path import path_of
-from grownas.tasks.predistortion.reading import PAIR, Recording, read_csv
+from grownas.tasks.predistortion.reading import PAIR, Recording, as_csv, read_csv
 from grownas.tasks.predistortion.shown import figures_of
 from grownas.tasks.predistortion.sources import read
 from grownas.tasks.predistortion.updating import check_options, check_recording, joined
@@ -256,27 +256,42 @@ class Predistortion(Task):
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            f"{self.name} makes no forecasts; a model filters the columns I and Q of a CSV: give input=FILE.csv"
+            f"{self.name} makes no forecasts; a model filters the columns I and Q of a CSV: give input=FILE.csv, or in "
+            "Python run.filter(signal)"
         )
 
-    def filtered(self, model: Model, path: Path) -> str:
-        """Return a model's output for the input in a CSV, as the text of a CSV; see `protocols.Filtering`.
+    def filtered(self, model: Model, signal: Array) -> Array:
+        """Return a model's output for an input, complex128, shape `(n,)`; see `protocols.Filtering`.
 
-        Both have the columns I and Q, in their own units. Silence is assumed before the first sample.
+        Both are in their own units. Silence is assumed before the first sample.
 
         Raises:
-            DataError: the file cannot be read, or the output is not finite.
+            DataError: the signal is no complex one of finite numbers, or the output is not finite.
         """
-        signal = read_csv(path, PAIR)[:, 0] / self.units[0]
+        signal = np.asarray(signal)
+        if signal.ndim != 1 or not len(signal) or not np.isfinite(signal).all():
+            raise DataError(f"the signal has shape {signal.shape}; expected (n,), complex samples that are all finite")
         with torch.no_grad(), evaluating(model):
-            output, _ = model(self.delayed(np.concatenate([np.zeros(MEMORY), signal])))
+            output, _ = model(self.delayed(np.concatenate([np.zeros(MEMORY), signal / self.units[0]])))
         if not output.isfinite().all():
+            times = np.abs(signal).max() / self.units[0]
             raise DataError(
-                f"{path}: the output is not finite; the largest sample is {np.abs(signal).max():g} times that of the "
-                "training part; scale the signal to the units of the recording"
+                f"the output is not finite; the largest sample is {times:g} times that of the training part; scale the "
+                "signal to the units of the recording"
             )
-        lines = [",".join(map(repr, pair)) for pair in (output[:, 0].double() * self.units[1]).tolist()]
-        return "\n".join([",".join(PAIR), *lines, ""])
+        return as_complex(output[:, 0].double().numpy() * self.units[1])
+
+    def filtered_file(self, model: Model, path: Path) -> str:
+        """Return a model's output for the input in a CSV, as the text of a CSV; both have the columns I and Q.
+
+        Raises:
+            DataError: the file cannot be read, or as `filtered`.
+        """
+        signal = read_csv(path, PAIR)[:, 0]
+        try:
+            return as_csv(self.filtered(model, signal))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
 
     def ends(self, model: SignalModel) -> Ends:
         """Return what comes before and after the cell in an ONNX file, see `export.ends.Exporting`."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import grownas
 from grownas.tasks.predistortion.amplifier import amplifier_of_run
 from grownas.tasks.predistortion.metrics import nmse
 from grownas.tasks.predistortion.options import MEMORY
@@ -121,6 +122,7 @@ def test_its_model_is_exported_with_its_polynomial(searched, small, call, tmp_pa
         data = Path(small[1].removeprefix("task.data="))
         call("predict", searched, f"input={data / 'test_input.csv'}", f"out={tmp_path / 'filtered.csv'}")
         given, wanted = (read_csv(one, PAIR) for one in (data / "test_input.csv", tmp_path / "filtered.csv"))
+        assert np.array_equal(grownas.load(searched).filter(given[:, 0]), wanted[:, 0])
         found = session.run(["output"], {"samples": given.view(float)[:, None]})[0][:, 0]
         np.testing.assert_allclose(found, wanted.view(float), rtol=0, atol=1e-5 * np.abs(wanted).max())
 

@@ -218,7 +218,13 @@ def test_a_signal_of_other_units_that_overflows_is_refused(task, tmp_path):
     path = tmp_path / "signal.csv"
     path.write_text("I,Q\n1e300,0\n")
     with pytest.raises(DataError, match=r"signal\.csv: the output is not finite; the largest sample is .* times that"):
-        task.filtered(drawn(task), path)
+        task.filtered_file(drawn(task), path)
+
+
+@pytest.mark.parametrize("signal", [np.ones((3, 2)), np.array([]), np.array([1, np.nan])])
+def test_what_is_no_signal_is_refused(task, signal):
+    with pytest.raises(DataError, match=r"expected \(n,\), complex samples that are all finite"):
+        task.filtered(drawn(task), signal)
 
 
 @pytest.mark.parametrize("start", [False, True])
