@@ -49,17 +49,17 @@ class Saved(ABC):
         """Number of ops in all nodes."""
 
     @property
+    @abstractmethod
     def bits(self) -> tuple[Bits, ...]:
         """Widths of each unit in order, see `grownas.bits`; empty if weights and inputs are real numbers."""
-        return ()
 
+    @abstractmethod
     def with_bits(self, bits: Sequence[Bits]) -> Self:
         """Return the genotype with other widths, one pair per unit; without widths if there are none.
 
         Raises:
-            GenotypeError: the number of pairs is wrong, or the backbone has no bit widths.
+            GenotypeError: the number of pairs is wrong.
         """
-        raise GenotypeError("bits: only chains and dags have bit widths")
 
     @property
     def figures(self) -> dict[str, int]:

@@ -87,8 +87,8 @@ LAYERS = """
     morphisms.origins  morphisms.parts  criteria.curvature
     backbones.chain  backbones.dag  backbones.blocks
     backbones.mixture  backbones.shared
-    cells.derived
     cells.widths  cells.integer
+    cells.derived  cells.observers
     cells.cell  bits
     cells.dag  cells.packed  cells.dag_supernet  cells.blocks  cost
     cells.chain  baselines.recurrent
@@ -99,7 +99,7 @@ LAYERS = """
     cells.reference  cells.torch_loop  cells.native_loop  cells.dag_sequence  cells.dag_supernet_sequence
     cells.quantised_product
     cells.sequence  cells.triton_pointwise
-    cells.node
+    cells.node  cells.quantised_blocks
     cells.quantiser
     cells.operators  cells.dag_plan
     cells.plan
@@ -120,7 +120,8 @@ LAYERS = """
     space
     blocks_space
     genotype
-    blocks_genotype  genotype_bits
+    blocks_genotype
+    genotype_bits
     genotype_json  blocks
     ops
     combine

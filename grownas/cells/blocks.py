@@ -18,8 +18,12 @@ from torch import Generator, Tensor, nn
 from grownas.blocks import INPUTS, KINDS, Block, Part, block
 from grownas.blocks_genotype import EDGES, BlocksGenotype
 from grownas.cells import chain
+from grownas.cells.quantised_blocks import QUANTISED, unfitted
+from grownas.cells.quantiser import Grid
+from grownas.genotype_bits import Bits
 
 NOISE = 0.01  # standard deviation of the noise on drawn coefficients
+RANGE = 2.0  # largest value on a new grid: of coefficients near 1, of samples with a magnitude of about 1, and powers
 
 
 class DelayLines:
@@ -82,15 +86,14 @@ def _horner(r: Tensor, coefficients: Tensor) -> Tensor:
     return value
 
 
-Run = Callable[[Tensor, Tensor, int, DelayLines], Tensor]
-RUN: dict[str, Run] = {  # kind of part -> output of x, coefficients, size and delay lines
-    "none": lambda x, _, size, lines: torch.zeros_like(x),
-    "delay": lambda x, _, size, lines: lines.extended(x, size)[: x.shape[0]],
-    "fir": lambda x, taps, size, lines: fir(lines.extended(x, size - 1), taps),
-    "polynomial": lambda x, coefficients, size, lines: polynomial(x, coefficients),
-    "polynomial_all": lambda x, coefficients, size, lines: polynomial_all(x, coefficients),
+Apply = Callable[[Tensor, Tensor], Tensor]  # the output for inputs and coefficients
+APPLY: dict[str, Apply] = {"fir": fir, "polynomial": polynomial, "polynomial_all": polynomial_all}
+RUN: dict[str, Callable[[Tensor, int, DelayLines], Tensor]] = {  # kind of other part -> output of x, size, delay lines
+    "none": lambda x, size, lines: torch.zeros_like(x),
+    "delay": lambda x, size, lines: lines.extended(x, size)[: x.shape[0]],
 }
-assert RUN.keys() == KINDS.keys()
+assert APPLY.keys() == QUANTISED.keys()
+assert RUN.keys() | APPLY.keys() == KINDS.keys()
 
 
 class BlockOp(nn.Module):
@@ -100,21 +103,38 @@ class BlockOp(nn.Module):
         block: the op and its sizes.
         coefficients: for each part that has some, its complex coefficients as rows of real and imaginary part,
             shape `(K, 2)`, by the number of the part.
+        quantised: these parts on grids, by the same numbers; empty: they compute with real numbers.
     """
 
-    def __init__(self, op: Block) -> None:
-        """Create the coefficients; `draw` sets them."""
+    def __init__(self, op: Block, bits: Sequence[Bits] = ()) -> None:
+        """Create the coefficients and, if there are widths for each of these parts, the grids; `draw` sets them."""
         super().__init__()
         self.block = op
         self.coefficients = nn.ParameterDict(
-            {str(i): nn.Parameter(torch.zeros(part.coefficients, 2)) for i, part in enumerate(op.parts) if _has(part)}
+            {str(i): nn.Parameter(torch.zeros(part.coefficients, 2)) for i, part in self.parts()}
         )
+        self.quantised = nn.ModuleDict()
+        for (i, part), own in zip(self.parts(), bits, strict=bool(bits)):
+            coefficients = self.complex(i).detach()
+            self.quantised[str(i)] = QUANTISED[part.kind](coefficients, coefficients, unfitted(own))
+
+    def parts(self) -> list[tuple[int, Part]]:
+        """Return number and part of each that has coefficients."""
+        return [(i, part) for i, part in enumerate(self.block.parts) if part.coefficients]
+
+    def complex(self, number: int) -> Tensor:
+        """Return a part's coefficients, complex, `(K,)`."""
+        return torch.view_as_complex(self.coefficients[str(number)])
 
     def forward(self, x: Tensor, lines: DelayLines) -> Tensor:
         """Map complex samples `(T, B)` to as many."""
         for i, part in enumerate(self.block.parts):
-            own = torch.view_as_complex(self.coefficients[str(i)]) if _has(part) else x
-            x = RUN[part.kind](x, own, part.size, lines)
+            if part.coefficients:
+                seen = lines.extended(x, part.size - 1) if part.kind == "fir" else x
+                apply: Any = self.quantised[str(i)] if self.quantised else APPLY[part.kind]
+                x = apply(seen, self.complex(i))
+            else:
+                x = RUN[part.kind](x, part.size, lines)
         return x
 
     @torch.no_grad()
@@ -128,10 +148,9 @@ class BlockOp(nn.Module):
             own[0, 0] += 1
         for last in list(self.coefficients.values())[-1:]:
             last.mul_(gain)
-
-
-def _has(part: Part) -> bool:
-    return part.coefficients > 0
+        for grid in self.modules():
+            if isinstance(grid, Grid):
+                grid.set_largest(RANGE)
 
 
 Node = Sequence[tuple[int, Callable[[Any, Any], Any]]]  # what it sums: states, each with an op of x and lines
@@ -224,11 +243,17 @@ class BlocksNetwork(nn.Module):
         super().__init__()
         self.genotype = genotype
         self.cells = nn.ModuleList(
-            nn.ModuleList(nn.ModuleList(BlockOp(block(edge.op)) for edge in node.edges) for node in genotype.nodes)
+            nn.ModuleList(
+                nn.ModuleList(BlockOp(block(edge.op), edge.bits) for edge in node.edges) for node in genotype.nodes
+            )
             for _ in range(genotype.cells)
         )
         self.kept = kept_by(self)
         self.reset_parameters(generator)
+
+    def with_genotype(self, genotype: BlocksGenotype) -> BlocksNetwork:
+        """Return a new network of another genotype."""
+        return BlocksNetwork(genotype)
 
     def reset_parameters(self, generator: Generator | None = None) -> None:
         """Draw all coefficients again, each op near half the identity, so that a node begins near what it reads."""

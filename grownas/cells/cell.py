@@ -94,6 +94,24 @@ class GrownRNN(nn.Module):
         self.layers = stack()
         self.reverse_layers = stack() if bidirectional else nn.ModuleList()
 
+    def with_genotype(self, genotype: AnyGenotype) -> GrownRNN:
+        """Return a new cell of another genotype with the same options.
+
+        The backend is `auto`, unless it is `reference`, which alone has second derivatives: not every backend can run
+        another genotype.
+        """
+        return GrownRNN(
+            genotype,
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.batch_first,
+            self.dropout,
+            self.backend if self.backend == "reference" else "auto",
+            bias=self.bias,
+            bidirectional=self.bidirectional,
+        )
+
     def forward(self, x: Tensor | PackedSequence, h_0: Tensor | None = None) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run the cells over a sequence.
 

@@ -124,6 +124,16 @@ class Grid(nn.Module):
         scale = shares * step
         return lambda values: (scale * to_whole(values, step, limit)).sum(0)
 
+    def rounding(self) -> Rounding:
+        """Return the function that puts values on the grids: `whole` for one width, `mixed` for several."""
+        return self.mixed() if self.mixtures else self.whole()
+
+    @property
+    def unit(self) -> Tensor:
+        """What a 1 that `rounding` returns is worth, `(U, 1, 1)`: for one width the step size, float64; otherwise 1."""
+        step = self.step[:, :1].unsqueeze(-1)
+        return torch.ones_like(step) if self.mixtures else step.double()
+
     def chosen(self) -> Grid:
         """Return the grids of the widths with the largest shares, with their step sizes."""
         places = [mixture.chosen for mixture in self.mixtures]
@@ -162,11 +172,14 @@ class Product(nn.Module):
 
     def times(self, weights: Tensor) -> Times:
         """Return the function that multiplies by matrices `(U, I, H)`, which are quantised once."""
-        if self.weights.mixtures:
-            mixed, of_inputs = self.weights.mixed()(weights), self.inputs.mixed()
-            return lambda x: of_inputs(x) @ mixed  # type: ignore[return-value]  # (U, B, H) is a sequence of U
-        whole, of_inputs, scale = self.weights.whole()(weights).double(), self.inputs.whole(), self.scale
-        return lambda x: (scale * (of_inputs(x).double() @ whole)).to(x.dtype)  # type: ignore[return-value]
+        multiply, rounding = self.multiplier(weights), self.inputs.rounding()
+        return lambda x: multiply(rounding(x))  # type: ignore[return-value]  # (U, B, H) is a sequence of U
+
+    def multiplier(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the function that multiplies inputs on their grids, `(U, B, I)`, by matrices `(U, I, H)`."""
+        scale = self.scale
+        rounded = self.weights.rounding()(weights).to(scale.dtype)
+        return lambda v: (scale * (v.to(scale.dtype) @ rounded)).to(v.dtype)
 
     def operands(self, weights: Tensor) -> Operands:
         """Return the tensors of the products with matrices `(U, I, H)`, which are quantised once."""
@@ -190,8 +203,8 @@ class Product(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """The product of the two step sizes, float64, `(U, 1, 1)`; for one width."""
-        return (self.weights.step.double() * self.inputs.step.double()).unsqueeze(-1)
+        """The product of the two units, `(U, 1, 1)`: for one width of the step sizes, float64."""
+        return self.weights.unit * self.inputs.unit
 
     def chosen(self) -> Product:
         """Return the products at the widths of largest share."""

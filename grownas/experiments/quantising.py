@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from grownas.bits import bit_operations, units
-from grownas.cells.cell import GrownRNN
+from grownas.cells.derived import Derived
 from grownas.cells.quantiser import Grid
-from grownas.cells.widths import MixedCell, Sample, observe, quantised
+from grownas.cells.widths import MixedCell, Sample, derived_core, observe, quantised
 from grownas.config.sections import Config, Quantise
 from grownas.errors import ConfigError, TrainingError
 from grownas.evaluation.fronts import rise
@@ -31,7 +31,6 @@ from grownas.evaluation.models import QUANTISED, UNIFORM, UNTRAINED
 from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
 from grownas.genotype import AnyGenotype
-from grownas.modules import as_module
 from grownas.protocols import Model
 from grownas.strategies.cores import with_core
 from grownas.training.loop import Fit
@@ -70,8 +69,6 @@ def check(config: Config) -> None:
     """
     if not config.quantise.widths:
         return
-    if (backbone := config.space.backbone) not in ("chain", "dag"):
-        raise ConfigError(f"quantise.widths: not supported with space.backbone={backbone}; set quantise.widths=[]")
     layers = getattr(config.retrain, "layers", 1)
     for switch, value, needed in (
         ("refit", config.refit, False),  # widths and epochs are chosen on validation data
@@ -108,7 +105,7 @@ def quantise(experiment: Experiment, options: Quantise, score: Score, model: Mod
         if fits := work.searched(eta):
             rows.append(work.score_of(name, fits))
             found.append((rows[-1], fits[-1]))
-            front.append(_entry(rows[-1], "mixed", _cell(fits[-1].model).genotype, work.real))
+            front.append(_entry(rows[-1], "mixed", derived_core(fits[-1].model).genotype, work.real))
     if not found:
         raise TrainingError("quantise: training diverges at every price; lower quantise.rate or quantise.alpha_rate")
     winner, fit = _choice(found, front, options.tolerance, experiment.task.metric)
@@ -128,7 +125,7 @@ class Work:
     experiment: Experiment
     options: Quantise
     model: Model
-    real: GrownRNN
+    real: Derived
     sample: Sample
 
     @classmethod
@@ -137,7 +134,7 @@ class Work:
         device = next(model.parameters()).device
         windows = itertools.islice(experiment.task.windows("train", seed=experiment.seed), CALIBRATION)
         sample = observe(model, (window.to(device) for window in windows))
-        return cls(experiment, options, model, _cell(model), sample)
+        return cls(experiment, options, model, derived_core(model), sample)
 
     def recipe(self, epochs: int) -> Recipe:
         """Return the recipe of a training at fixed widths: all epochs, of which validation chooses the best."""
@@ -151,11 +148,11 @@ class Work:
             alpha=OptimizerRecipe(rate=own.alpha_rate),
         )
 
-    def uniform(self, bits: int) -> GrownRNN:
+    def uniform(self, bits: int) -> Derived:
         """Return the cell with all products at one width, its grids fitted."""
         return quantised(self.real, [(bits, bits)] * len(units(self.real.genotype)), self.sample)
 
-    def trained_uniform(self, cell: GrownRNN, bits: int) -> Fit | None:
+    def trained_uniform(self, cell: Derived, bits: int) -> Fit | None:
         """Train a cell of `uniform`; None if training diverges."""
         epochs = self.options.epochs + self.options.fine_tune_epochs
         return self._train(f"{UNIFORM}{bits}", cell, epochs)
@@ -185,12 +182,12 @@ class Work:
 
     def score(self, name: str, model: Any, seconds: float, settings: int) -> Score:
         """Score a cell with widths; its settings are the mean width and the bit operations of a step."""
-        bits = _cell(model).genotype.bits
+        bits = derived_core(model).genotype.bits
         mean = sum(a + b for a, b in bits) / (2 * len(bits))
-        chosen = {"mean_bits": round(mean, 2), "bit_operations": _operations(_cell(model).genotype, self.real)}
+        chosen = {"mean_bits": round(mean, 2), "bit_operations": _operations(derived_core(model).genotype, self.real)}
         return self.experiment.score(name, model, seconds, settings, chosen)
 
-    def _train(self, key: str, cell: GrownRNN, epochs: int, model: Any = None) -> Fit | None:
+    def _train(self, key: str, cell: Derived, epochs: int, model: Any = None) -> Fit | None:
         experiment = self.experiment
         try:
             return experiment.journal.fit(
@@ -212,17 +209,11 @@ def _tell(error: TrainingError) -> None:
     warnings.warn(f"skipped a setting: {error}", stacklevel=3)
 
 
-def _cell(model: Any) -> GrownRNN:
-    core = as_module(model.core)
-    assert isinstance(core, GrownRNN)  # `check` refuses stacks, and a run's chosen model has a derived cell
-    return core
-
-
-def _operations(genotype: AnyGenotype, cell: GrownRNN) -> int:
+def _operations(genotype: AnyGenotype, cell: Derived) -> int:
     return bit_operations(genotype, cell.input_size, cell.hidden_size)
 
 
-def _entry(score: Score, kind: str, genotype: AnyGenotype, cell: GrownRNN) -> dict[str, Any]:
+def _entry(score: Score, kind: str, genotype: AnyGenotype, cell: Derived) -> dict[str, Any]:
     return {
         "model": score.model,
         "kind": kind,

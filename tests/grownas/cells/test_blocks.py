@@ -82,7 +82,7 @@ def test_the_state_holds_the_last_inputs_of_each_delay_line(network):
 def test_a_step_computes_no_earlier_sample_again(network, monkeypatch):
     _, hidden = network(drawn(T, B, 2))
     sizes = []
-    monkeypatch.setattr(blocks, "fir", lambda x, taps: sizes.append(fir(x, taps).shape) or fir(x, taps))
+    monkeypatch.setitem(blocks.APPLY, "fir", lambda x, taps: sizes.append(fir(x, taps).shape) or fir(x, taps))
     network.step(drawn(B, 2), hidden)
     assert sizes == [(1, B)] * SMALL.figures["firs"]
 

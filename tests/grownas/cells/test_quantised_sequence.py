@@ -14,8 +14,9 @@ from grownas.bits import units
 from grownas.cells import quantised_product, quantised_sequence, reference
 from grownas.cells.backends import BACKENDS
 from grownas.cells.cell import GrownRNN
+from grownas.cells.observers import NodeObserver
 from grownas.cells.quantiser import Grid, Mixture, Product
-from grownas.cells.widths import MixedCell, Seen
+from grownas.cells.widths import MixedCell
 from grownas.genotype import Genotype, Node, Op
 from grownas.ops import ACTIVATION, BUILT_IN, COMBINE, Activation
 
@@ -238,8 +239,10 @@ def test_training_a_mixture_learns_what_the_reference_learns():
     real.reset_parameters(torch.Generator().manual_seed(0))
     x, _ = data(6, 4, 3, 5)
     weights = {"x": real.layer(0).nodes()[0].W_x, "h": real.layer(0).nodes()[0].W_h}
-    seen = [{name: Seen(own.detach().transpose(0, 1), x.detach().flatten()) for name, own in weights.items()}]
-    mixed = MixedCell(real, (2, 4, 8), seen)
+    seen = NodeObserver({name: own.transpose(0, 1) for name, own in weights.items()})
+    for product in (seen.x, seen.h):
+        product.seen.append(x.detach().flatten())
+    mixed = MixedCell(real, (2, 4, 8), [seen])
     losses = []
     for backend in ("reference", "torch"):
         cell = copy.deepcopy(mixed)
