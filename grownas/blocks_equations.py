@@ -6,16 +6,20 @@ The file documents its own format; `tests/support/following_blocks.py` evaluates
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from grownas.blocks import INPUTS, Block, block
+import numpy as np
+
+from grownas.blocks import INPUTS, block
 from grownas.equations import FORMAT, NUMBERS, as_arrays, matrix, underlined
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from grownas.blocks_genotype import BlockEdge
     from grownas.cells.blocks import BlockOp, BlocksNetwork
     from grownas.genotype import BlocksGenotype
+    from grownas.genotype_bits import Bits
 
 NOTATION = """\
 Notation
@@ -29,6 +33,17 @@ Functions
   polynomial(s, a)      s * (a[0] + a[1] |s|^2 + a[2] |s|^4 + ..)
   polynomial_all(s, a)  s * (a[0] + a[1] |s| + a[2] |s|^2 + ..)"""
 
+QUANTISED = """\
+Bit widths
+  fir[b,c], polynomial[b,c], polynomial_all[b,c] are computed with coefficients of b bits and samples of c bits:
+  fir[b,c](s, a)         at step t: the sum over k of Qb(a[k]) times Qc(s at step t - k)
+  polynomial[b,c](s, a)  the sum over k of Qb(a[k]) t_k, where t_0 = Qc(s) and t_k = Qc(r t_(k-1))
+                         with r = Qc(|t_0|^2); for polynomial_all r = Qc(|t_0|)
+  Qb(v)                  real and imaginary part on a grid of b bits: d q, where q = v / d, rounded (halves to even)
+                         and cut to -L .. L, L = 2^(b-1) - 1; d is the step size. Taps have one grid, and so have the
+                         samples of a FIR; each coefficient of a polynomial, each t_k and r has its own. Sums of
+                         products q q' are exact."""
+
 READOUT = """\
 Prediction
   [I Q] = [Re(y) Im(y)] W_out + b_out          a row vector times a matrix"""
@@ -36,6 +51,11 @@ Prediction
 LINES = """\
 `edge` lines give the op between two states, the same in all cells; the parts of an op, joined by -, act in this order.
 Blocks of coefficients have a row of real and imaginary part for each number."""
+
+QUANTISED_LINES = """
+`bits` lines give the widths of the coefficients and of the samples of a part. The block `steps` of the same place has
+the step sizes: for a FIR of the taps, then of the samples; for a polynomial a row for each k: of a[k], then of t_k. The
+block `step_of_r` has that of r."""
 
 
 def blocks_equations(network: BlocksNetwork, readout: nn.Linear) -> str:
@@ -53,10 +73,11 @@ def blocks_equations(network: BlocksNetwork, readout: nn.Linear) -> str:
     blocks = [
         underlined(f"A network of blocks on complex samples: {genotype.cells} cell(s); {words}", "="),
         NOTATION,
+        *([QUANTISED] if genotype.bits else []),
         *("\n".join(_cell(genotype, number)) for number in range(1, genotype.cells + 1)),
         READOUT,
         underlined(NUMBERS, "="),
-        FORMAT.format(lines=LINES),
+        FORMAT.format(lines=LINES + (QUANTISED_LINES if genotype.bits else "")),
         "\n".join(["begin", *_numbers(network, readout), "end"]),
     ]
     return "\n\n".join(blocks) + "\n"
@@ -67,23 +88,28 @@ def _cell(genotype: BlocksGenotype, number: int) -> Iterator[str]:
     yield f"Cell {number}"
     yield from (f"  s_{i} = {outputs[number - 1 + i]}" for i in range(INPUTS))
     for i, node in enumerate(genotype.nodes, start=INPUTS):
-        terms = [_term(block(edge.op), f"s_{edge.reads}", f"{number},{i},{edge.reads}") for edge in node.edges]
+        terms = [_term(edge, f"{number},{i},{edge.reads}") for edge in node.edges]
         yield f"  s_{i} = {' + '.join(terms)}"
     states = range(INPUTS, len(genotype.nodes) + INPUTS)
     yield f"  {outputs[number + 1]} = ({' + '.join(f's_{i}' for i in states)}) / {len(states)}"
 
 
-def _term(op: Block, state: str, label: str) -> str:
-    """Return the formula of an op with the state that it reads and the label of its coefficients."""
-    text = state
-    for place, part in enumerate(op.parts, start=1):
-        text = f"{part.kind}({text}, {f'a[{label},{place}]' if part.coefficients else part.size})"
+def _term(edge: BlockEdge, label: str) -> str:
+    """Return the formula of an edge with the label of its coefficients."""
+    text, bits = f"s_{edge.reads}", iter(edge.bits)
+    for place, part in enumerate(block(edge.op).parts, start=1):
+        if part.coefficients:
+            widths = f"[{'{},{}'.format(*next(bits))}]" if edge.bits else ""
+            text = f"{part.kind}{widths}({text}, a[{label},{place}])"
+        else:
+            text = f"{part.kind}({text}, {part.size})"
     return text
 
 
 def _numbers(network: BlocksNetwork, readout: nn.Linear) -> Iterator[str]:
     genotype = network.genotype
-    yield f"dtype {readout.weight.detach().cpu().numpy().dtype.name}"
+    dtype = readout.weight.detach().cpu().numpy().dtype
+    yield f"dtype {dtype.name}"
     yield f"cells {genotype.cells}"
     yield f"nodes {len(genotype.nodes)}"
     for i, node in enumerate(genotype.nodes, start=INPUTS):
@@ -91,8 +117,19 @@ def _numbers(network: BlocksNetwork, readout: nn.Linear) -> Iterator[str]:
     for label, op in _ops(network):
         for part, values in as_arrays(dict(op.coefficients.items())).items():
             yield from matrix(f"coefficients[{label},part={int(part) + 1}]", values)
+        for (part, unit), bits in zip(op.quantised.items(), op.bits, strict=True):
+            yield from _grids(f"[{label},part={int(part) + 1}]", bits, unit, dtype)
     for name, values in as_arrays({"W_out": readout.weight.t(), "b_out": readout.bias}).items():
         yield from matrix(name, values)
+
+
+def _grids(place: str, bits: Bits, unit: Any, dtype: np.dtype[Any]) -> Iterator[str]:
+    """Yield the lines about the grids of a part."""
+    yield f"bits{place} {bits[0]} {bits[1]}"
+    steps = [[one.step.item() for one in (own.weights, own.inputs)] for own in unit.products]
+    yield from matrix(f"steps{place}", np.array(steps, dtype))
+    if unit.radius is not None:
+        yield from matrix(f"step_of_r{place}", np.array([[unit.radius.step.item()]], dtype))
 
 
 def _ops(network: BlocksNetwork) -> Iterator[tuple[str, BlockOp]]:

@@ -103,13 +103,14 @@ class BlockOp(nn.Module):
         block: the op and its sizes.
         coefficients: for each part that has some, its complex coefficients as rows of real and imaginary part,
             shape `(K, 2)`, by the number of the part.
-        quantised: these parts on grids, by the same numbers; empty: they compute with real numbers.
+        bits: widths of weights and inputs of each of these parts; empty: they compute with real numbers.
+        quantised: these parts on grids, by the same numbers, if they have widths.
     """
 
     def __init__(self, op: Block, bits: Sequence[Bits] = ()) -> None:
         """Create the coefficients and, if there are widths for each of these parts, the grids; `draw` sets them."""
         super().__init__()
-        self.block = op
+        self.block, self.bits = op, tuple(bits)
         self.coefficients = nn.ParameterDict(
             {str(i): nn.Parameter(torch.zeros(part.coefficients, 2)) for i, part in self.parts()}
         )

@@ -63,7 +63,10 @@ class QuantisedFir(nn.Module):
 
     Attributes:
         product: the product of the K samples that an output depends on with the taps, as in `as_matrix`.
+        radius: None, there is no r.
     """
+
+    radius: Grid | None = None
 
     def __init__(self, product: Product) -> None:
         """Take the product."""
@@ -81,6 +84,11 @@ class QuantisedFir(nn.Module):
         lags = rounded.unfold(0, len(taps), 1)  # (T, B, 2, K)
         y = self.product.multiplier(as_matrix(taps))(lags.flatten(2).flatten(0, 1))
         return torch.view_as_complex(y.view(*lags.shape[:2], 2))
+
+    @property
+    def products(self) -> list[Product]:
+        """The product, as polynomials have several."""
+        return [self.product]
 
     def chosen(self) -> QuantisedFir:
         """Return the same at the widths of largest share."""

@@ -23,11 +23,34 @@ def polynomial_all(s, a):
     return s * sum(c * np.abs(s) ** k for k, c in enumerate(a))
 
 
-def run_op(op, s, coefficients):
-    """The output of an op; `coefficients` by the number of the part, counted from 0."""
+def on_grid(v, step, bits):
+    """Complex numbers on a grid of `bits` bits with a step size."""
+    most = 2 ** (bits - 1) - 1
+    re, im = (step * np.rint(np.clip(one / step, -most, most)) for one in (np.real(v), np.imag(v)))
+    return re + 1j * im
+
+
+def quantised(kind, s, a, bits, steps, step_of_r):
+    """A FIR or polynomial at bit widths of coefficients and samples; see equations.txt."""
+    if kind == "fir":
+        return fir(on_grid(s, steps[0, 1], bits[1]), on_grid(a, steps[0, 0], bits[0]))
+    t = on_grid(s, steps[0, 1], bits[1])
+    y = on_grid(a[0], steps[0, 0], bits[0]) * t
+    r = on_grid(np.abs(t) ** (2 if kind == "polynomial" else 1), step_of_r, bits[1]) if len(a) > 1 else None
+    for own, (d_a, d_t) in zip(a[1:], steps[1:], strict=True):
+        t = on_grid(r * t, d_t, bits[1])
+        y = y + on_grid(own, d_a, bits[0]) * t
+    return y
+
+
+def run_op(op, s, coefficients, grids=None):
+    """The output of an op; `coefficients` and `grids`, of parts with bit widths, by the part's number, from 0."""
     for number, part in enumerate(op.split("-")):
         kind, size = re.fullmatch(r"(\w+)\((\d+)\)", part).groups()
-        s = globals()[kind](s, int(size) if kind == "delay" else coefficients[number])
+        if grids and number in grids:
+            s = quantised(kind, s, coefficients[number], *grids[number])
+        else:
+            s = globals()[kind](s, int(size) if kind == "delay" else coefficients[number])
     return s
 
 
@@ -37,7 +60,7 @@ def run_cells(cells, x):
     for nodes in cells:
         states = list(before)
         for edges in nodes:
-            states.append(sum(run_op(op, states[source], own) for source, op, own in edges))
+            states.append(sum(run_op(op, states[source], *own) for source, op, *own in edges))
         before = [before[1], np.mean(states[2:], axis=0)]
     return before[1]
 
@@ -81,9 +104,27 @@ def from_text(text, pairs):
         found = {int(match[1]) - 1: one for name, one in blocks.items() if (match := re.fullmatch(place, name))}
         return {part: one[:, 0] + 1j * one[:, 1] for part, one in found.items()}
 
+    def grids(cell, state, source):
+        place = f"cell={cell},state={state},source={source},part="
+        found = {}
+        for key, value in words.items():
+            if key.startswith(f"bits[{place}"):
+                part = key.removeprefix("bits")
+                bits = [int(one) for one in value.split()]
+                found[int(part.removeprefix(f"[{place}")[:-1]) - 1] = (
+                    bits,
+                    blocks[f"steps{part}"],
+                    blocks.get(f"step_of_r{part}"),
+                )
+        return found
+
     cells = [
         [
-            [(source, op, coefficients(cell, state, source)) for i, source, op in edges if i == state]
+            [
+                (source, op, coefficients(cell, state, source), grids(cell, state, source))
+                for i, source, op in edges
+                if i == state
+            ]
             for state in range(2, int(words["nodes"]) + 2)
         ]
         for cell in range(1, int(words["cells"]) + 1)
