@@ -469,7 +469,12 @@ class Quantise(Section):
         Widths,
         about("widths in bits to choose among, such as [2,3,4,6,8,12,16]; empty: no quantisation"),
     ] = ()
-    per: Annotated[Literal["op", "node"], about("what has widths of its own; a node of a dag has one op")] = "op"
+    per: Annotated[
+        Literal["op", "node"],
+        about(
+            "what has widths of its own: an op, of blocks a FIR or polynomial; or a node. A node of a dag has one op"
+        ),
+    ] = "op"
     tie: Annotated[bool, about("the inputs of a product have the width of its weights; false: their own")] = True
     scale: Annotated[
         Literal["learnt", "percentile"],

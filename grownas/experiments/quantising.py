@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from grownas.bits import bit_operations, units
+from grownas.blocks import block
 from grownas.cells.derived import Derived
 from grownas.cells.quantiser import Grid
 from grownas.cells.widths import MixedCell, Sample, derived_core, observe, quantised
@@ -69,6 +70,12 @@ def check(config: Config) -> None:
     """
     if not config.quantise.widths:
         return
+    space = config.space
+    if space.backbone == "blocks" and not any(part.coefficients for name in space.blocks for part in block(name).parts):
+        raise ConfigError(
+            f"quantise.widths: none of space.blocks, {', '.join(space.blocks)}, has coefficients; add a FIR or a "
+            "polynomial, or set quantise.widths=[]"
+        )
     layers = getattr(config.retrain, "layers", 1)
     for switch, value, needed in (
         ("refit", config.refit, False),  # widths and epochs are chosen on validation data
@@ -130,7 +137,16 @@ class Work:
 
     @classmethod
     def of(cls, experiment: Experiment, options: Quantise, model: Model) -> Work:
-        """Look at some training data."""
+        """Look at some training data.
+
+        Raises:
+            TrainingError: the cell has nothing to quantise.
+        """
+        if not units(derived_core(model).genotype):
+            raise TrainingError(
+                "quantise: the chosen network has neither a FIR nor a polynomial, so nothing has a width; search "
+                "longer, or set quantise.widths=[]"
+            )
         device = next(model.parameters()).device
         windows = itertools.islice(experiment.task.windows("train", seed=experiment.seed), CALIBRATION)
         sample = observe(model, (window.to(device) for window in windows))

@@ -5,14 +5,18 @@ A FIR is a convolution, and a step is a sequence of one sample. ONNX Runtime con
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from grownas.cells.blocks import BlockOp, BlocksNetwork, run_cells
-from grownas.export.cells import as_array
+from grownas.cells.quantised_blocks import as_matrix
+from grownas.export.cells import as_array, dequantised, quantise
 from grownas.export.graph import Array, Graph, Value
 
 CHANNELS, TIME = 1, 2  # axes
@@ -90,9 +94,30 @@ class Blocks(NamedTuple):
 def _op(name: str, op: BlockOp, x: Value, lines: Lines) -> Value:
     coefficients = {number: as_array(own) for number, own in op.coefficients.items()}
     for number, part in enumerate(op.block.parts):
-        own = coefficients.get(str(number), np.zeros(0))
-        x = WRITE[part.kind](x, f"{name}.coefficients.{number}", own, part.size, lines)
+        if part.coefficients and op.quantised:
+            seen = lines.extended(x, part.size - 1) if part.kind == "fir" else x
+            x = _quantised(f"{name}.quantised.{number}", op.quantised[str(number)], op.complex(number), seen)
+        else:
+            own = coefficients.get(str(number), np.zeros(0))
+            x = WRITE[part.kind](x, f"{name}.coefficients.{number}", own, part.size, lines)
     return x
+
+
+def _quantised(name: str, unit: Any, coefficients: Tensor, x: Value) -> Value:
+    """Return the output of a FIR or polynomial on grids; each product with coefficients is a convolution."""
+    graph, products = x.graph, unit.products
+    matrices = [as_matrix(own) for own in coefficients.split(len(coefficients) // len(products))]
+    powers = [quantise(f"{name}.0.inputs", x, products[0].inputs)]
+    if unit.radius is not None:
+        radius = graph.add("ReduceL2" if unit.root else "ReduceSumSquare", powers[0], graph.ints(CHANNELS))
+        r = quantise(f"{name}.radius", radius, unit.radius)
+        for k, product in enumerate(products[1:], start=1):
+            powers.append(quantise(f"{name}.{k}.inputs", powers[-1] * r, product.inputs))
+    terms = []
+    for k, (product, matrix, t) in enumerate(zip(products, matrices, powers, strict=True)):
+        whole = as_array(product.weights.whole()(matrix)).reshape(2, -1, 2).transpose(2, 0, 1)  # (2, 2, taps)
+        terms.append(graph.add("Conv", t, dequantised(graph, f"{name}.{k}.weights", whole, product.weights)))
+    return functools.reduce(operator.add, terms)
 
 
 def _delay(x: Value, size: int, lines: Lines) -> Value:
@@ -117,7 +142,7 @@ def _polynomial(x: Value, name: str, coefficients: Array, radius: str) -> Value:
     return graph.add("Concat", i * a - q * b, i * b + q * a, axis=CHANNELS)
 
 
-WRITE: dict[str, Callable[[Value, str, Array, int, Lines], Value]] = {  # all kinds of parts of derived networks
+WRITE: dict[str, Callable[[Value, str, Array, int, Lines], Value]] = {  # all kinds of parts, in real numbers
     "delay": lambda x, _, own, size, lines: _delay(x, size, lines),
     "fir": lambda x, name, taps, size, lines: _fir(x, name, taps, lines),
     "polynomial": lambda x, name, own, size, lines: _polynomial(x, name, own, "ReduceSumSquare"),

@@ -16,7 +16,7 @@ from grownas.cells.chain import ChainLayer
 from grownas.cells.dag import DagLayer
 from grownas.cells.dag_sequence import INPUT_OP
 from grownas.cells.node import FixedNode
-from grownas.cells.quantiser import Product
+from grownas.cells.quantiser import Grid, Product
 from grownas.errors import ConfigError
 from grownas.export.graph import Array, Graph, Sizes, Value
 from grownas.ops import COMBINE
@@ -112,17 +112,24 @@ def layers_of(model: nn.Module, sizes: Sizes) -> Layers:
 
 def _quantised(graph: Graph, name: str, product: Product, weights: Tensor, x: Value) -> list[Value]:
     """Return x times each of the matrices `(U, I, H)`, all on their grids, by QuantizeLinear and DequantizeLinear."""
-    whole, steps = as_array(product.weights.whole()(weights)), as_array(product.weights.step)
-    grids, limits = as_array(product.inputs.step), as_array(product.inputs.step * product.inputs.limit)
-    found = []
-    for unit, ((wide,), (bits,)) in enumerate(zip(product.weights.bits, product.inputs.bits, strict=True)):
-        place = f"{name}.{unit}"
-        step = graph.tensor(f"{place}.weights.step", steps[unit, 0])
-        matrix = graph.dequantised(f"{place}.weights", whole[unit], step, wide)
-        grid = graph.tensor(f"{place}.inputs.step", grids[unit, 0])
-        limit = graph.tensor(f"{place}.inputs.largest", limits[unit, 0])
-        found.append(graph.quantise(x, grid, limit, bits) @ matrix)
+    whole, found = as_array(product.weights.whole()(weights)), []
+    for unit, own in enumerate(whole):
+        matrix = dequantised(graph, f"{name}.{unit}.weights", own, product.weights, unit)
+        found.append(quantise(f"{name}.{unit}.inputs", x, product.inputs, unit) @ matrix)
     return found
+
+
+def dequantised(graph: Graph, name: str, whole: Array, grid: Grid, unit: int = 0) -> Value:
+    """Return constants in units of the step of a unit's grid, times the step."""
+    step = graph.tensor(f"{name}.step", as_array(grid.step)[unit, 0])
+    return graph.dequantised(name, whole, step, grid.bits[unit][0])
+
+
+def quantise(name: str, values: Value, grid: Grid, unit: int = 0) -> Value:
+    """Return values on the grid of a unit."""
+    step = values.graph.tensor(f"{name}.step", as_array(grid.step)[unit, 0])
+    limit = values.graph.tensor(f"{name}.largest", as_array(grid.step * grid.limit)[unit, 0])
+    return values.graph.quantise(values, step, limit, grid.bits[unit][0])
 
 
 def _chain(graph: Graph, name: str, layer: ChainLayer, x: Value, s: Value) -> Value:

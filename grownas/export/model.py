@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from grownas.cells.blocks import BlocksNetwork
-from grownas.cells.cell import GrownRNN
+from grownas.cells.derived import Derived
 from grownas.equations import WordModel
 from grownas.errors import ConfigError
 from grownas.evaluation.scoring import evaluating
@@ -71,7 +71,7 @@ def onnx_model(model: Model, form: str, notes: Mapping[str, str], ends: Ends | N
     module = as_module(model)
     ends, core = ends or _ends(module), _core(model)
     dtype = as_array(next(module.parameters())).dtype
-    has_bits = any(isinstance(one, GrownRNN) and one.genotype.bits for one in module.modules())
+    has_bits = any(isinstance(one, Derived) and one.genotype.bits for one in module.modules())
     if has_bits and dtype != np.float32:
         raise ConfigError(f"a cell with bit widths in {dtype} cannot be written as ONNX; convert it with .float()")
     graph = Graph(dtype, opset=QUANTISED_OPSET if has_bits else OPSET)

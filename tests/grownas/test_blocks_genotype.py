@@ -73,6 +73,46 @@ def test_a_wrong_op_is_quoted(name, message):
         block(name)
 
 
+BITS = [(4, 8), (2, 3), (16, 5), (6, 6), (3, 12)]
+
+
+def test_each_fir_and_polynomial_has_widths_of_its_own():
+    found = SMALL.with_bits(BITS)
+    assert found.nodes[0].edges[1] == BlockEdge(1, "fir(2)-polynomial(5)-fir(4)", ((2, 3), (16, 5), (6, 6)))
+    assert found.nodes[1].edges[0].bits == ()  # a delay
+    assert found.bits == tuple(BITS)
+    assert found.with_bits(()) == SMALL
+    assert SMALL.bits == ()
+    assert found.figures == SMALL.figures
+    assert "node 1 edge 2 part 2 polynomial(5)  (16-bit weights, 5-bit inputs)" in found.in_words()
+    assert Genotype.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert "bits" not in json.dumps(SMALL.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [
+        ([[4, 8], [4, 8]], r"nodes\[0\]\.edges\[0\]\.bits: 2 pairs of widths, expected 1, one per FIR and polynomial"),
+        ([[4, 17]], r"nodes\[0\]\.edges\[0\]\.bits\[0\]: \(4, 17\) is not a width of weights and one of inputs"),
+        ([[4]], r"\.bits\[0\]: \(4,\) is not a width"),
+        ([4], r"nodes\[0\]\.edges\[0\]\.bits"),
+        ([None], r"nodes\[0\]\.edges\[0\]\.bits"),
+        ([], "bits: 1 of 5 ops have none; give bits to all ops or to none"),
+    ],
+    ids=["count", "width", "pair", "number", "null", "missing"],
+)
+def test_wrong_widths_are_quoted(bits, message):
+    tree = SMALL.with_bits(BITS).to_dict()
+    tree["nodes"][0]["edges"][0]["bits"] = bits
+    with pytest.raises(GenotypeError, match=message):
+        Genotype.from_dict(tree)
+
+
+def test_the_number_of_widths_is_checked():
+    with pytest.raises(GenotypeError, match="bits: 2 pairs of widths, expected 5, one per FIR and polynomial"):
+        SMALL.with_bits(BITS[:2])
+
+
 def test_the_figures_of_ops():
     found = {name: block(name) for name in (*DEFAULT_BLOCKS, "polynomial(1)", "polynomial_all(3)")}
     assert {name: one.memory for name, one in found.items()} == {

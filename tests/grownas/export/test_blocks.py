@@ -8,10 +8,13 @@ import torch
 
 from grownas.blocks_genotype import BlockEdge, BlockNode, BlocksGenotype
 from grownas.cells.blocks import BlocksNetwork
+from grownas.errors import ConfigError
 from grownas.readout import LinearReadout
 from support.blocks import SMALL
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
+from onnx import numpy_helper
+
 from grownas.export.graph import evaluate  # only with onnx
 from grownas.export.model import onnx_model
 
@@ -82,6 +85,45 @@ def test_steps_follow_on_one_another_and_on_the_state_of_pytorch(session, model,
             out, state = step.run(None, {"x": one, "state": state})
             found.append(out)
         assert_close([np.stack(found), state], [wanted[first:], last])
+
+
+QUANTISED = {name: network_of(*edges, cells=cells) for name, edges, cells in (
+    ("firs", [("fir(5)", "fir(1)-delay(2)-fir(3)")], 1),
+    ("polynomials", [("polynomial(7)", "polynomial(1)"), ("polynomial_all(4)", "delay(1)")], 2),
+    ("parts in a row", [("fir(4)-polynomial(5)-fir(4)", "delay(3)-fir(2)")], 1),
+)}  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [[(4, 8)], [(16, 12)], [(2, 6), (8, 3), (12, 16)]], ids=str)
+@pytest.mark.parametrize("form", ["sequence", "step"])
+@pytest.mark.parametrize("name", QUANTISED)
+def test_a_network_with_bit_widths_is_written_with_quantised_products(session, name, form, bits):
+    plain = QUANTISED[name]
+    genotype = plain.with_bits((bits * 9)[: len(plain.units)])
+    model = LinearReadout(BlocksNetwork(genotype, generator=torch.Generator().manual_seed(1)), 2).eval()
+    proto, x = onnx_model(model, form, {}), draw(40, 2)
+    assert [one.version for one in proto.opset_import] == [21]
+    products = [one for one in proto.graph.node if one.op_type == "Conv"]
+    stored = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
+    whole = [one for one in stored.values() if one.dtype.kind == "i" and one.dtype != np.int64 and one.ndim == 3]
+    assert len(whole) == len(products) > 0
+    run, wanted = session(proto), truth(model, x)
+    if form == "sequence":
+        found, state = run.run(None, {"x": x})
+    else:
+        state, outputs = np.zeros((model.core.kept, 2, 2), np.float32), []
+        for one in x:
+            out, state = run.run(None, {"x": one, "state": state})
+            outputs.append(out)
+        found = np.stack(outputs)
+    for one, other in zip((found, state), wanted, strict=True):
+        assert np.isclose(one, other, rtol=0, atol=1e-5).mean() > 0.98  # float32 rounds a few to the other side
+
+
+def test_bit_widths_in_float64_are_refused():
+    genotype = SMALL.with_bits([(4, 4)] * len(SMALL.units))
+    with pytest.raises(ConfigError, match=r"in float64 .* convert it with \.float\(\)"):
+        onnx_model(LinearReadout(BlocksNetwork(genotype), 2).double(), "step", {})
 
 
 def test_taps_are_stored_under_the_name_of_their_parameter(model):
