@@ -230,7 +230,7 @@ def _fir(unit: QuantisedFir, taps: torch.Tensor) -> Callable[[Array], Array]:
 def _polynomial(unit: QuantisedPolynomial, coefficients: torch.Tensor) -> Callable[[Array], Array]:
     own: Any = unit.products
     products = [
-        IntegerProduct.of(each, as_matrix(one))[0] for each, one in zip(own, coefficients.split(1), strict=True)
+        IntegerProduct.of(each, as_matrix(one))[0] for each, one in zip(own, torch.split(coefficients, 1), strict=True)
     ]
     first, *_ = grids = [product.inputs for product in products]
 

@@ -116,7 +116,8 @@ class QuantisedPolynomial(nn.Module):
         r = radius_of(pairs, root)
         powers = itertools.accumulate(itertools.repeat(r, len(coefficients) - 1), operator.mul, initial=pairs)
         products = [
-            Product(fit(0, [as_matrix(own)]), fit(1, [t])) for own, t in zip(coefficients.split(1), powers, strict=True)
+            Product(fit(0, [as_matrix(own)]), fit(1, [t]))
+            for own, t in zip(torch.split(coefficients, 1), powers, strict=True)
         ]
         return cls(products, fit(1, [r]) if len(products) > 1 else None, root=root)
 
@@ -124,7 +125,9 @@ class QuantisedPolynomial(nn.Module):
         """Return the output for complex samples `(T, B)`, as many."""
         terms = [
             product.multiplier(as_matrix(own))(t)[0]
-            for product, own, t in zip(self._products(), coefficients.split(1), self._powers(pairs_of(x)), strict=True)
+            for product, own, t in zip(
+                self._products(), torch.split(coefficients, 1), self._powers(pairs_of(x)), strict=True
+            )
         ]
         return torch.view_as_complex(functools.reduce(operator.add, terms).view(*x.shape, 2))
 

@@ -194,7 +194,8 @@ def derived_core(model: Model) -> Derived:
 
 def _with_units(cell: Derived, bits: Sequence[Bits], made: Iterable[nn.Module]) -> Derived:
     """Return a copy of a cell with these widths in its genotype, and with other units, those of each reader."""
-    copied = cell.with_genotype(cell.genotype.with_bits(bits)).to(_weight(cell))
+    genotype: Any = cell.genotype.with_bits(bits)  # of the cell's own backbone
+    copied = cell.with_genotype(genotype).to(_weight(cell))
     weights = {name: one for name, one in cell.state_dict().items() if ".quantised." not in name}
     copied.load_state_dict(weights, strict=False)
     waiting = iter(made)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from grownas.cells.blocks import BlockOp, BlocksNetwork, run_cells
@@ -106,7 +107,7 @@ def _op(name: str, op: BlockOp, x: Value, lines: Lines) -> Value:
 def _quantised(name: str, unit: Any, coefficients: Tensor, x: Value) -> Value:
     """Return the output of a FIR or polynomial on grids; each product with coefficients is a convolution."""
     graph, products = x.graph, unit.products
-    matrices = [as_matrix(own) for own in coefficients.split(len(coefficients) // len(products))]
+    matrices = [as_matrix(own) for own in torch.split(coefficients, len(coefficients) // len(products))]
     powers = [quantise(f"{name}.0.inputs", x, products[0].inputs)]
     if unit.radius is not None:
         radius = graph.add("ReduceL2" if unit.root else "ReduceSumSquare", powers[0], graph.ints(CHANNELS))
