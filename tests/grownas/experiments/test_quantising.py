@@ -1,13 +1,18 @@
-"""Which of several searched cells is chosen."""
+"""Which of several searched cells is chosen, and what is refused."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from grownas.blocks_genotype import BlockEdge, BlockNode, BlocksGenotype
+from grownas.cells.blocks import BlocksNetwork
+from grownas.config.sections import Quantise
+from grownas.errors import TrainingError
 from grownas.evaluation.scoring import Score
-from grownas.experiments.quantising import _choice
+from grownas.experiments.quantising import Work, _choice
 from grownas.protocols import Evaluation
+from grownas.readout import LinearReadout
 
 
 def score(name, val):
@@ -45,3 +50,10 @@ def test_a_tolerance_is_a_share_of_the_error_for_a_metric_in_decibels(tolerance,
     found = [(score("good", -40.1), None), (score("cheap", -39.75), None)]
     winner, _ = _choice(found, front, tolerance, "nmse_db")
     assert winner.model == expected
+
+
+def test_a_network_of_delays_alone_has_nothing_to_quantise():
+    node = BlockNode((BlockEdge(0, "delay(1)"), BlockEdge(1, "delay(2)")))
+    model = LinearReadout(BlocksNetwork(BlocksGenotype((node,))), 2)
+    with pytest.raises(TrainingError, match="neither a FIR nor a polynomial, so nothing has a width"):
+        Work.of(None, Quantise(widths=(4, 8)), model)
