@@ -1,4 +1,4 @@
-"""Writes `equations.txt` of a network of blocks: its equations for people, and all its numbers for programs.
+"""Writes a network of blocks for `equations.txt`: its equations for people, and all its numbers for programs.
 
 The file documents its own format; `tests/support/following_blocks.py` evaluates it with NumPy only.
 """
@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grownas.blocks import INPUTS, block
-from grownas.equations import FORMAT, NUMBERS, as_arrays, matrix, underlined
+from grownas.equations import CoreText, as_arrays, matrix
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from grownas.blocks_genotype import BlockEdge
     from grownas.cells.blocks import BlockOp, BlocksNetwork
     from grownas.genotype import BlocksGenotype
     from grownas.genotype_bits import Bits
 
 NOTATION = """\
-Notation
-  x, s, y   sequences of complex samples I + jQ, one for each step t; all are 0 before the first step
+  x, s, y   sequences of complex samples I + jQ, one for each {step} t; all are 0 before the first {step}
   s_i       state i of a cell, counted from 0
-  a[c,i,k,p]  the complex coefficients of part p of the op of cell c between states k and i; c and p count from 1
+  h_t W     a row vector times a matrix
+  a[c,i,k,p]  the complex coefficients of part p of the op of cell c between states k and i; c and p count from 1"""
 
+FUNCTIONS = """\
 Functions
   delay(s, k)           at step t: s at step t - k
   fir(s, a)             at step t: the sum over k of a[k] times s at step t - k
@@ -44,9 +43,10 @@ Bit widths
                          samples of a FIR; each coefficient of a polynomial, each t_k and r has its own. Sums of
                          products q q' are exact."""
 
-READOUT = """\
-Prediction
-  [I Q] = [Re(y) Im(y)] W_out + b_out          a row vector times a matrix"""
+ENDS = """\
+Input and output of the network, at step t
+  x = x_t[0] + j x_t[1]
+  h_t = [re(y) im(y)]"""
 
 LINES = """\
 `edge` lines give the op between two states, the same in all cells; the parts of an op, joined by -, act in this order.
@@ -58,29 +58,23 @@ the step sizes: for a FIR of the taps, then of the samples; for a polynomial a r
 block `step_of_r` has that of r."""
 
 
-def blocks_equations(network: BlocksNetwork, readout: nn.Linear) -> str:
-    """Return a network of blocks as equations and numbers.
+def blocks_text(network: BlocksNetwork, step: str) -> CoreText:
+    """Return how a network of blocks is written.
 
     Args:
         network: the derived network.
-        readout: linear layer from I and Q of the network's output to I and Q of the prediction.
-
-    Returns:
-        The text, ending with a newline.
+        step: what a time step is, such as `sample`.
     """
     genotype = network.genotype
     words = ", ".join(f"{count} {name}" for name, count in genotype.figures.items())
-    blocks = [
-        underlined(f"A network of blocks on complex samples: {genotype.cells} cell(s); {words}", "="),
-        NOTATION,
-        *([QUANTISED] if genotype.bits else []),
-        *("\n".join(_cell(genotype, number)) for number in range(1, genotype.cells + 1)),
-        READOUT,
-        underlined(NUMBERS, "="),
-        FORMAT.format(lines=LINES + (QUANTISED_LINES if genotype.bits else "")),
-        "\n".join(["begin", *_numbers(network, readout), "end"]),
-    ]
-    return "\n\n".join(blocks) + "\n"
+    cells = ("\n".join(_cell(genotype, number)) for number in range(1, genotype.cells + 1))
+    return CoreText(
+        f"a network of blocks on complex samples: {genotype.cells} cell(s); {words}",
+        NOTATION.replace("{step}", step),
+        [FUNCTIONS, *([QUANTISED] if genotype.bits else []), ENDS, *cells],
+        LINES + (QUANTISED_LINES if genotype.bits else ""),
+        _numbers(network),
+    )
 
 
 def _cell(genotype: BlocksGenotype, number: int) -> Iterator[str]:
@@ -106,10 +100,8 @@ def _term(edge: BlockEdge, label: str) -> str:
     return text
 
 
-def _numbers(network: BlocksNetwork, readout: nn.Linear) -> Iterator[str]:
+def _numbers(network: BlocksNetwork) -> Iterator[str]:
     genotype = network.genotype
-    dtype = readout.weight.detach().cpu().numpy().dtype
-    yield f"dtype {dtype.name}"
     yield f"cells {genotype.cells}"
     yield f"nodes {len(genotype.nodes)}"
     for i, node in enumerate(genotype.nodes, start=INPUTS):
@@ -118,18 +110,17 @@ def _numbers(network: BlocksNetwork, readout: nn.Linear) -> Iterator[str]:
         for part, values in as_arrays(dict(op.coefficients.items())).items():
             yield from matrix(f"coefficients[{label},part={int(part) + 1}]", values)
         for (part, unit), bits in zip(op.quantised.items(), op.bits, strict=True):
-            yield from _grids(f"[{label},part={int(part) + 1}]", bits, unit, dtype)
-    for name, values in as_arrays({"W_out": readout.weight.t(), "b_out": readout.bias}).items():
-        yield from matrix(name, values)
+            yield from _grids(f"[{label},part={int(part) + 1}]", bits, unit)
 
 
-def _grids(place: str, bits: Bits, unit: Any, dtype: np.dtype[Any]) -> Iterator[str]:
+def _grids(place: str, bits: Bits, unit: Any) -> Iterator[str]:
     """Yield the lines about the grids of a part."""
     yield f"bits{place} {bits[0]} {bits[1]}"
-    steps = [[one.step.item() for one in (own.weights, own.inputs)] for own in unit.products]
-    yield from matrix(f"steps{place}", np.array(steps, dtype))
+    grids = [[own.weights.step, own.inputs.step] for own in unit.products]
+    steps = np.block([[as_arrays({"d": step})["d"] for step in row] for row in grids])
+    yield from matrix(f"steps{place}", steps)
     if unit.radius is not None:
-        yield from matrix(f"step_of_r{place}", np.array([[unit.radius.step.item()]], dtype))
+        yield from matrix(f"step_of_r{place}", as_arrays({"d": unit.radius.step})["d"])
 
 
 def _ops(network: BlocksNetwork) -> Iterator[tuple[str, BlockOp]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -28,15 +28,18 @@ if TYPE_CHECKING:
 
 NUMBERS = "Numbers"  # title of the part for programs; the part above it is for people
 
+CELL_NOTATION = """\
+  h_t       the state after {step} t, {hidden} numbers; h_0 = 0 before the first {step} read
+{states}
+  x W       a row vector times a matrix: (x W)[i] = sum over k of x[k] W[k, i]
+  * /       act element by element, and so do functions
+{labels}"""
+
 NOTATION = """\
 Notation
   value_t   the {inputs} series on day t in their own units, a row vector
   x_t       the same, standardised: x_t = (value_t - mean) / sd
-  h_t       the state after day t, {hidden} numbers; h_0 = 0 before the first day read
-{states}
-  x W       a row vector times a matrix: (x W)[i] = sum over k of x[k] W[k, i]
-  * /       act element by element, and so do functions
-{labels}
+{cell}
 
 Days are read in the order of time, one step a day, all series of the day at
 once. The forecast of day t+1 uses days up to t and nothing later. Scores of a
@@ -126,6 +129,48 @@ class Form(NamedTuple):
     parts: Callable[[GrownRNN], Iterator[tuple[str, Mapping[str, Tensor]]]]
 
 
+class CoreText(NamedTuple):
+    """How the core of a model is written: it maps x_t to h_t.
+
+    Attributes:
+        title: what it is, with its sizes.
+        notation: lines of the notation.
+        equations: paragraphs of equations.
+        lines: explanation of the lines for programs.
+        numbers: the lines for programs.
+    """
+
+    title: str
+    notation: str
+    equations: Sequence[str]
+    lines: str
+    numbers: Iterable[str]
+
+
+def cell_text(cell: GrownRNN, step: str, inputs: str = "inputs") -> CoreText:
+    """Return how a cell is written.
+
+    Args:
+        cell: the derived cell.
+        step: what a time step is, such as `day`.
+        inputs: what the cell reads, in the plural.
+
+    Raises:
+        ValueError: the cell is bidirectional: its states depend on the future.
+    """
+    if cell.bidirectional:
+        raise ValueError("a bidirectional cell reads the future; only a forward cell has these equations")
+    genotype, layers = cell.genotype, cell.num_layers
+    sizes = f"{cell.input_size} {inputs}, {cell.hidden_size} units, {_sizes(genotype, layers)}"
+    return CoreText(
+        f"a grown recurrent cell: {sizes}",
+        _cell_notation(cell, step),
+        [_activations(cell), *_layers(genotype, layers)],
+        FORMS[type(genotype)].lines + (QUANTISED_LINES if genotype.bits else ""),
+        _cell_numbers(cell),
+    )
+
+
 def equations(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: Any, sd: Any) -> str:
     """Return a series model as equations and numbers.
 
@@ -142,25 +187,31 @@ def equations(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: An
     Raises:
         ValueError: the cell is bidirectional: its states depend on the future, so it cannot forecast.
     """
-    if cell.bidirectional:
-        raise ValueError("a bidirectional cell reads the future; only a forward cell has these equations")
-    form = FORMS[type(cell.genotype)]
-    units = cell.hidden_size
-    title = f"A grown recurrent cell: {cell.input_size} series, {units} units, {_sizes(cell.genotype, cell.num_layers)}"
+    core = cell_text(cell, "day", "series")
     blocks = [
-        underlined(title, "="),
-        NOTATION.format(
-            inputs=cell.input_size, hidden=units, states=form.states.format(hidden=units), labels=_labels(cell, form)
-        ),
+        underlined(capitalised(core.title), "="),
+        NOTATION.format(inputs=cell.input_size, cell=core.notation),
         *_named(names, readout.out_features),
-        _activations(cell),
-        *_layers(cell.genotype, cell.num_layers),
+        *core.equations,
         FORECAST,
-        underlined(NUMBERS, "="),
-        FORMAT.format(lines=form.lines + SERIES_LINES + (QUANTISED_LINES if cell.genotype.bits else "")),
-        "\n".join(["begin", *_numbers(cell, readout, names, mean, sd), "end"]),
+        *for_programs(core.lines + SERIES_LINES, [*_numbers(readout, names, mean, sd), *core.numbers]),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def for_programs(lines: str, numbers: Iterable[str]) -> list[str]:
+    """Return the paragraphs of the part for programs.
+
+    Args:
+        lines: explanation of its lines.
+        numbers: its lines.
+    """
+    return [underlined(NUMBERS, "="), FORMAT.format(lines=lines), "\n".join(["begin", *numbers, "end"])]
+
+
+def capitalised(title: str) -> str:
+    """Return a title with a capital letter first."""
+    return title[0].upper() + title[1:]
 
 
 def _named(names: Sequence[str], outputs: int) -> Iterator[str]:
@@ -176,11 +227,7 @@ WORD_NOTATION = """\
 Notation
   w_t       word t of the text as a number: its place, from 0, in the list `names`
   x_t       its row of the embedding, {inputs} numbers: x_t = E[w_t]
-  h_t       the state after word t, {hidden} numbers; h_0 = 0 before the first word read
-{states}
-  x W       a row vector times a matrix: (x W)[i] = sum over k of x[k] W[k, i]
-  * /       act element by element, and so do functions
-{labels}
+{cell}
 
 Words are read in the order of the text, one step a word. The end of a line is a
 word, <eos>, and a word that `names` lacks is read as <unk>. The perplexity of a
@@ -213,14 +260,11 @@ def language_equations(model: WordModel) -> str:
     """
     layers = [one for one in model.modules() if isinstance(one, GrownRNN)]
     cell = layers[0]
-    form, units = FORMS[type(cell.genotype)], cell.hidden_size
-    labels = _labels(cell, form).replace("and exact below", "and exact in genotype.json")
-    sizes = _sizes(cell.genotype, len(layers))
+    sizes = f"{cell.hidden_size} units, {_sizes(cell.genotype, len(layers))}"
+    notation = _cell_notation(cell, "word").replace("and exact below", "and exact in genotype.json")
     blocks = [
-        underlined(f"A grown language model: {len(model.bias):,} words, {units} units, {sizes}", "="),
-        WORD_NOTATION.format(
-            inputs=cell.input_size, hidden=units, states=form.states.format(hidden=units), labels=labels
-        ),
+        underlined(f"A grown language model: {len(model.bias):,} words, {sizes}", "="),
+        WORD_NOTATION.format(inputs=cell.input_size, cell=notation),
         _activations(cell),
         *_layers(cell.genotype, len(layers)),
         NEXT_WORD,
@@ -231,8 +275,10 @@ def language_equations(model: WordModel) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _labels(cell: GrownRNN, form: Form) -> str:
-    return "\n".join([form.labels, QUANTISED] if cell.genotype.bits else [form.labels])
+def _cell_notation(cell: GrownRNN, step: str) -> str:
+    form, units = FORMS[type(cell.genotype)], cell.hidden_size
+    labels = "\n".join([form.labels, QUANTISED] if cell.genotype.bits else [form.labels])
+    return CELL_NOTATION.format(step=step, hidden=units, states=form.states.format(hidden=units), labels=labels)
 
 
 def _sizes(genotype: AnyGenotype, layers: int) -> str:
@@ -331,25 +377,35 @@ def _quantised(formula: str, bits: Bits | None) -> str:
     return re.sub(r"(\w+(?:\(t-1\))?) ((?:W|gate)_[xh]\[[\d,]+\])", rf"Q{bits[1]}(\1) Q{bits[0]}(\2)", formula)
 
 
-def _numbers(cell: GrownRNN, readout: nn.Linear, names: Sequence[str], mean: Any, sd: Any) -> Iterator[str]:
-    """Yield the lines for programs."""
-    form, weight = FORMS[type(cell.genotype)], readout.weight.detach().cpu().numpy()
-    yield f"dtype {weight.dtype.name}"
+def _numbers(readout: nn.Linear, names: Sequence[str], mean: Any, sd: Any) -> Iterator[str]:
+    """Yield the lines for programs about what surrounds the cell of a series model."""
+    yield from readout_numbers(readout)
+    yield f"series {json.dumps(list(names))}"
+    yield from matrix("mean", np.asarray(mean, dtype=np.float64))
+    yield from matrix("sd", np.asarray(sd, dtype=np.float64))
+
+
+def readout_numbers(readout: nn.Linear) -> Iterator[str]:
+    """Yield the lines for programs about a linear readout: its dtype, the number of outputs, W_out and b_out."""
+    arrays = as_arrays({"W_out": readout.weight.t(), "b_out": readout.bias})
+    yield f"dtype {arrays['W_out'].dtype.name}"
+    yield f"outputs {readout.out_features}"
+    for name, values in arrays.items():
+        yield from matrix(name, values)
+
+
+def _cell_numbers(cell: GrownRNN) -> Iterator[str]:
+    """Yield the lines for programs about a cell."""
+    form = FORMS[type(cell.genotype)]
     yield f"layers {cell.num_layers}"
     yield f"nodes {len(cell.genotype.nodes)}"
     yield f"inputs {cell.input_size}"
     yield f"hidden {cell.hidden_size}"
-    yield f"outputs {len(weight)}"
     yield from form.head(cell.genotype)
-    yield f"series {json.dumps(list(names))}"
     yield from (f"activation {name} = {ACTIVATION[name].formula}" for name in _used(cell.genotype))
     yield from form.tables()
-    yield from matrix("mean", np.asarray(mean, dtype=np.float64))
-    yield from matrix("sd", np.asarray(sd, dtype=np.float64))
     for layer in range(cell.num_layers):
         yield from form.numbers(cell, layer)
-    yield from matrix("W_out", weight.T)
-    yield from matrix("b_out", readout.bias.detach().cpu().numpy())
 
 
 def _chain_head(genotype: Genotype) -> Iterator[str]:

@@ -515,6 +515,39 @@ class Filtering(Protocol):
         ...
 
 
+class Formulas(NamedTuple):
+    """How a model is written around its core in `equations.txt`. The core maps x_t to the state h_t.
+
+    Attributes:
+        title: what the model is, such as `Model of an amplifier`.
+        step: what a time step is, such as `sample`.
+        notation: lines of the notation that define the input and x_t.
+        before: paragraphs that compute x_t.
+        after: the paragraph that computes the output from h_t, with W_out and b_out of the linear readout.
+        lines: explanation of `words` and `numbers`.
+        words: lines `keyword value` for programs.
+        numbers: vectors and matrices for programs, by name.
+    """
+
+    title: str
+    step: str
+    notation: str
+    before: Sequence[str]
+    after: str
+    lines: str
+    words: Sequence[str]
+    numbers: Mapping[str, np.ndarray]
+
+
+@runtime_checkable
+class Written(Protocol):
+    """A task of the kind `plain` whose runs have `equations.txt`. Its models have a linear `readout`."""
+
+    def formulas(self, model: Model) -> Formulas:
+        """Return how a model of the task is written around its core."""
+        ...
+
+
 @runtime_checkable
 class OnSamples(Protocol):
     """A task on complex samples, whose cores may be networks of blocks.

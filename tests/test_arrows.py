@@ -62,6 +62,7 @@ LAYERS = """
     report.tables  report.diagram  report.reading
     report.damage
     export.model
+    model_equations
     blocks_equations
     equations
     export.blocks

@@ -17,8 +17,6 @@ import torch
 
 from grownas.backbones.dag import EdgeReduction
 from grownas.baselines.table import Baseline, baselines_for
-from grownas.blocks_equations import blocks_equations
-from grownas.cells.blocks import BlocksNetwork
 from grownas.cells.derived import derived_cell
 from grownas.config.loading import strategy_class
 from grownas.config.sections import Config
@@ -27,8 +25,21 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Choice, Halving, Setting, choose
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Budget, Folder, Journal, Model, OnSamples, Origin, Problem, Starting, Strategy, Task
-from grownas.readout import begin_at_core, readout_of
+from grownas.model_equations import model_equations
+from grownas.protocols import (
+    Budget,
+    Folder,
+    Journal,
+    Model,
+    OnSamples,
+    Origin,
+    Problem,
+    Starting,
+    Strategy,
+    Task,
+    Written,
+)
+from grownas.readout import begin_at_core
 from grownas.space import SearchSpace
 from grownas.starts.random import Ops, random_start
 from grownas.starts.var import hidden_size_for
@@ -337,8 +348,8 @@ class Experiment:
         if model is not None:
             sizes = {name: str(getattr(model.core, name)) for name in ("input_size", "hidden_size")}
             cls.write_weights(folder, model, [], **sizes)
-            if isinstance(model.core, BlocksNetwork):
-                folder.write_text("equations.txt", blocks_equations(model.core, readout_of(model)))
+            if isinstance(task, Written):
+                folder.write_text("equations.txt", model_equations(model, task.formulas(model)))
         return {"tests": pair_tests({score.model: score.test.losses for score in scores})}
 
     @staticmethod

@@ -23,9 +23,10 @@ from torch import Generator, Tensor
 from grownas.errors import ConfigError, DataError
 from grownas.evaluation.scoring import evaluating
 from grownas.export.ends import Ends
-from grownas.protocols import Evaluation, Figure, Joined, Model, Recurrent, Task, Window
+from grownas.protocols import Evaluation, Figure, Formulas, Joined, Model, Recurrent, Task, Window
 from grownas.tasks.predistortion import metrics
 from grownas.tasks.predistortion.amplifier import Amplifier, amplifier_of, amplifier_of_run
+from grownas.tasks.predistortion.equations import formulas_of
 from grownas.tasks.predistortion.export import ends_of
 from grownas.tasks.predistortion.model import SignalModel, as_complex, as_pairs, delayed, rebuild, start_at
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
@@ -296,6 +297,10 @@ class Predistortion(Task):
     def ends(self, model: SignalModel) -> Ends:
         """Return what comes before and after the cell in an ONNX file, see `export.ends.Exporting`."""
         return ends_of(model, self.units, self.recording.x["train"])
+
+    def formulas(self, model: SignalModel) -> Formulas:
+        """Return how a model is written around its core, see `protocols.Written`."""
+        return formulas_of(model, self.units, self.options.job)
 
     # --- learning on ---
 

@@ -29,6 +29,8 @@ from grownas import cli
 from grownas.errors import RunError
 from grownas.report import backtest, front, growth_plots, plots
 from grownas.runs import launchers, reload
+from grownas.tasks.predistortion.simulated import simulated
+from support.following_signals import FollowedSignal
 
 NAMES = ("A", "B", "C")
 DAYS = 300
@@ -207,6 +209,23 @@ def call(*args) -> Ended:
     finally:
         torch.set_num_threads(threads)
     return Ended(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def predicts_as_written(tmp_path):
+    """Check that `grownas predict RUN input=FILE.csv` gives what `equations.txt` gives on the same raw samples."""
+
+    def check(folder: Path, near: float = 1.0) -> None:
+        signal = simulated(1).x["test"][:200]
+        given, out = tmp_path / "samples.csv", tmp_path / "samples-output.csv"
+        np.savetxt(given, signal.view(float).reshape(-1, 2), delimiter=",", header="I,Q", comments="")
+        ended = call("predict", folder, f"input={given}", f"out={out}")
+        assert ended.code == 0, ended.err
+        wanted = np.loadtxt(out, delimiter=",", skiprows=1) @ [1, 1j]
+        found = FollowedSignal((folder / "equations.txt").read_text()).output(signal)
+        assert np.isclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max()).mean() >= near
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import grownas
+from grownas.genotype import DagGenotype, DagNode
 from grownas.tasks.predistortion.amplifier import amplifier_of_run
 from grownas.tasks.predistortion.metrics import nmse
 from grownas.tasks.predistortion.options import MEMORY
@@ -110,6 +111,21 @@ def test_its_model_filters_a_signal_as_it_was_scored(searched, small, call, tmp_
     assert Path("other.csv").read_bytes() == Path("test.v2-output.csv").read_bytes()
 
 
+def test_another_program_follows_the_equations(searched, predicts_as_written):
+    assert "the sum over" in (searched / "equations.txt").read_text()
+    predicts_as_written(searched)
+
+
+def test_a_dag_that_was_trained_without_a_search_has_equations(folder, small, call, predicts_as_written, tmp_path):
+    genotype = tmp_path / "dag.json"
+    DagGenotype((DagNode(0, "tanh"), DagNode(0, "identity"))).save(genotype)
+    options = ("start.use=random", "space.backbone=dag", "task.taps=3", "task.phase=relative", "task.job=predistort")
+    ended = call("train", *small, *options, f"genotype={genotype}", "name=dag")
+    assert ended.code == 0, ended.err
+    assert (folder / "dag" / "equations.txt").read_text().startswith("Predistorter of a power amplifier with a grown")
+    predicts_as_written(folder / "dag")
+
+
 @pytest.mark.parametrize("form", ["sequence", "step"])
 def test_its_model_is_exported_with_its_polynomial(searched, small, call, tmp_path, form):
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -166,7 +182,9 @@ def test_a_search_that_was_killed_goes_on_to_the_same_bits(
     assert summaries[0] == summaries[1]
 
 
-def test_a_predistorter_learns_through_the_model_of_a_run(searched, folder, small, call, read_json):
+def test_a_predistorter_learns_through_the_model_of_a_run(
+    searched, folder, small, call, read_json, predicts_as_written
+):
     options = (
         f"task.amplifier={searched}",
         "task.job=predistort",
@@ -180,6 +198,7 @@ def test_a_predistorter_learns_through_the_model_of_a_run(searched, folder, smal
     scores = scores_of(summary)
     assert data["amplifier"] == f"the model of {searched}"
     assert scores["grown"]["val"] < scores["start"]["val"]
+    predicts_as_written(folder / "driven")
     printed = [line for line in call("evaluate", folder / "driven").out.splitlines() if line.strip()]
     assert printed == [f"{part} nmse_db {summary[part]!r}" for part in ("val", "test")]
     refused = call("search", *small, f"task.amplifier={folder / 'driven'}", "task.job=predistort")
@@ -210,6 +229,7 @@ def test_baselines_are_trained_on_their_own(folder, small, call, read_json):
         assert ended.code == 0, ended.err
         summary = read_json(folder / f"predistortion-train-{name}-1" / "summary.json")
         assert [entry["model"] for entry in summary["scores"]] == [name]
+        assert not (folder / f"predistortion-train-{name}-1" / "equations.txt").exists()
 
 
 def test_polynomials_keep_to_a_number_of_parameters(folder, small, call, read_json):

@@ -14,6 +14,7 @@ from grownas import errors
 from grownas.tasks.predistortion.amplifier import amplifier_of_run
 from grownas.tasks.predistortion.reading import from_folder
 from support.drifting import COLD, HOT, WARM, recording, write
+from support.following_signals import FollowedSignal
 
 SMALL = (
     "space.hidden_size=4", "space.activation=[identity,tanh]", "task.streams=2", "task.bptt=50",
@@ -125,6 +126,13 @@ def test_the_report_shows_both_models_by_all_scores(updated, read_json):
         row = page.split(f">{name}</td>")[1].split("</tr>")[0]
         assert f">{entries[name]['test']:.2f}<" in row
         assert all(f">{detail[key]:.2f}<" in row for key in ("evm_db", "acpr_left_db", "acpr_right_db"))
+
+
+def test_an_update_has_its_own_equations_in_the_scaling_of_the_first_run(updated, model, predicts_as_written):
+    predicts_as_written(updated["continue"])
+    before, after = ((folder / "equations.txt").read_text() for folder in (model, updated["continue"]))
+    assert before != after
+    assert FollowedSignal(before).blocks["unit_in"] == FollowedSignal(after).blocks["unit_in"]
 
 
 def test_the_polynomial_learns_on_with_the_cell(updated, model):

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+FLOAT64 = ("mean", "sd", "unit_in", "unit_out", "polynomial_terms", "polynomial_coefficients")  # whatever the dtype
 FUNCTIONS = {"abs": np.abs, "exp": np.exp, "max": np.maximum, "tanh": np.tanh}  # what the formulas of the file call
 
 
@@ -22,7 +23,7 @@ class Followed:
     def __init__(self, text: str) -> None:
         lines = text.splitlines()
         self.words, self.blocks, self.ops, self.nodes, self.bits = {}, {}, {}, {}, {}
-        self.activation, self.combine = {}, {}
+        self.activation, self.combine, self.feature = {}, {}, {}
         rest = iter(lines[lines.index("begin") + 1 : lines.index("end")])
         for line in rest:
             name, _, value = line.partition(" ")
@@ -37,13 +38,13 @@ class Followed:
                 self.bits[name[4:]] = [int(one) for one in value.split()]
             elif name.startswith("node["):
                 self.nodes[name[4:]] = value.split()
-            elif name in ("activation", "combine"):
+            elif name in ("activation", "combine", "feature"):
                 word, formula = value.split(" = ")
                 getattr(self, name)[word] = formula
             else:
                 self.words[name] = value
         self.dtype = np.dtype(self.words["dtype"])
-        self.blocks = {k: v if k in ("mean", "sd") else v.astype(self.dtype) for k, v in self.blocks.items()}
+        self.blocks = {k: v if k in FLOAT64 else v.astype(self.dtype) for k, v in self.blocks.items()}
 
     def call(self, name: str, z: np.ndarray) -> np.ndarray:
         return eval(self.activation[name], {**FUNCTIONS, "z": z})
@@ -91,20 +92,22 @@ class Followed:
             outputs.append(s + self.call("sigmoid", gate) * (self.call(activation, z) - s))
         return np.mean([outputs[int(node)] for node in self.words["mean_of"].split()], axis=0, dtype=self.dtype)
 
-    def forecast(self, values: np.ndarray) -> np.ndarray:
-        """From values `(T, I)` in their own units to forecasts of the next days, likewise."""
+    def states(self, inputs: np.ndarray) -> np.ndarray:
+        """From x `(T, I)` to h `(T, H)` of the last layer."""
         layers, hidden = (int(self.words[key]) for key in ("layers", "hidden"))
         step = self.dag if self.words.get("backbone") == "dag" else self.chain
-        mean, sd = self.blocks["mean"], self.blocks["sd"]
-        states = [np.zeros((1, hidden), self.dtype) for _ in range(layers)]
-        forecasts = []
-        for value in values:
-            x = ((value - mean) / sd).astype(self.dtype)
+        states, found = [np.zeros((1, hidden), self.dtype) for _ in range(layers)], []
+        for x in inputs[:, None]:
             for layer in range(layers):
-                states[layer] = step(layer + 1, x, states[layer])
-                x = states[layer]
-            forecasts.append(mean + sd * (x @ self.blocks["W_out"] + self.blocks["b_out"]))
-        return np.concatenate(forecasts)
+                x = states[layer] = step(layer + 1, x, states[layer])
+            found.append(x)
+        return np.concatenate(found)
+
+    def forecast(self, values: np.ndarray) -> np.ndarray:
+        """From values `(T, I)` in their own units to forecasts of the next days, likewise."""
+        mean, sd = self.blocks["mean"], self.blocks["sd"]
+        h = self.states(((values - mean) / sd).astype(self.dtype))
+        return mean + sd * (h @ self.blocks["W_out"] + self.blocks["b_out"])
 
 
 class FollowedWords:

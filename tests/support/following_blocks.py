@@ -36,7 +36,7 @@ def quantised(kind, s, a, bits, steps, step_of_r):
         return fir(on_grid(s, steps[0, 1], bits[1]), on_grid(a, steps[0, 0], bits[0]))
     t = on_grid(s, steps[0, 1], bits[1])
     y = on_grid(a[0], steps[0, 0], bits[0]) * t
-    r = on_grid(np.abs(t) ** (2 if kind == "polynomial" else 1), step_of_r, bits[1]) if len(a) > 1 else None
+    r = on_grid(np.abs(t) ** (2 if kind == "polynomial" else 1), step_of_r.item(), bits[1]) if len(a) > 1 else None
     for own, (d_a, d_t) in zip(a[1:], steps[1:], strict=True):
         t = on_grid(r * t, d_t, bits[1])
         y = y + on_grid(own, d_a, bits[0]) * t
@@ -85,19 +85,10 @@ def from_weights(genotype, tensors, x):
     return run_cells(cells, x)
 
 
-def from_text(text, pairs):
-    """The predictions `(T, B, 2)` for I and Q `(T, B, 2)` from the part of equations.txt for programs."""
-    lines = iter(text[text.index("\nbegin\n") + 7 : text.index("\nend")].split("\n"))
-    words, edges, blocks = {}, [], {}
-    for line in lines:
-        key, value = line.split(" ", 1)
-        if key.startswith("edge"):
-            edges.append((*map(int, re.findall(r"\d+", key)), value))
-        elif re.fullmatch(r"\d+x\d+", value):
-            rows = [next(lines).split() for _ in range(int(value.split("x")[0]))]
-            blocks[key] = np.array(rows, dtype=np.float64)
-        else:
-            words[key] = value
+def from_text(read, x):
+    """The output of a network for x, complex, from equations.txt as `following.Followed` reads it."""
+    words, blocks = read.words, read.blocks
+    edges = [(*map(int, re.findall(r"\d+", key)), op) for key, op in words.items() if key.startswith("edge[")]
 
     def coefficients(cell, state, source):
         place = rf"coefficients\[cell={cell},state={state},source={source},part=(\d+)\]"
@@ -105,18 +96,12 @@ def from_text(text, pairs):
         return {part: one[:, 0] + 1j * one[:, 1] for part, one in found.items()}
 
     def grids(cell, state, source):
-        place = f"cell={cell},state={state},source={source},part="
-        found = {}
-        for key, value in words.items():
-            if key.startswith(f"bits[{place}"):
-                part = key.removeprefix("bits")
-                bits = [int(one) for one in value.split()]
-                found[int(part.removeprefix(f"[{place}")[:-1]) - 1] = (
-                    bits,
-                    blocks[f"steps{part}"],
-                    blocks.get(f"step_of_r{part}"),
-                )
-        return found
+        place = f"[cell={cell},state={state},source={source},part="
+        return {
+            int(part.removeprefix(place)[:-1]) - 1: (bits, blocks[f"steps{part}"], blocks.get(f"step_of_r{part}"))
+            for part, bits in read.bits.items()
+            if part.startswith(place)
+        }
 
     cells = [
         [
@@ -129,5 +114,4 @@ def from_text(text, pairs):
         ]
         for cell in range(1, int(words["cells"]) + 1)
     ]
-    y = run_cells(cells, pairs[..., 0] + 1j * pairs[..., 1])
-    return np.stack([y.real, y.imag], -1) @ blocks["W_out"] + blocks["b_out"]
+    return run_cells(cells, x)

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from grownas.blocks_equations import blocks_equations
+from grownas.blocks_equations import blocks_text
 from grownas.blocks_genotype import BlockEdge, BlockNode, BlocksGenotype
 from grownas.cells import blocks
 from grownas.cells.blocks import BlockOp, BlocksNetwork, fir
-from grownas.equations import for_people
-from grownas.readout import LinearReadout
 from support.blocks import SMALL
+from support.following import Followed
 from support.following_blocks import from_text, from_weights
 
 T, B = 60, 3
@@ -41,11 +40,12 @@ def test_it_equals_numpy(network):
 
 
 def test_another_program_follows_its_equations(network):
-    model, x = LinearReadout(network, 2).double(), drawn(T, B, 2, seed=1)
-    text = blocks_equations(network, model.readout)
-    wanted = model(x)[0].detach().numpy()
-    np.testing.assert_allclose(from_text(text, x.numpy()), wanted, atol=1e-12, rtol=1e-12)
-    shown = for_people(text)
+    text, x = blocks_text(network, "sample"), drawn(T, B, 2, seed=1)
+    read = Followed("\n".join(["begin", "dtype float64", *text.numbers, "end"]))
+    found = from_text(read, torch.view_as_complex(x).numpy())
+    wanted = torch.view_as_complex(network(x)[0].detach()).numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-12, rtol=1e-12)
+    shown = "\n".join(text.equations)
     assert "s_2 = fir(s_0, a[2,2,0,1]) + fir(polynomial(fir(s_1, a[2,2,1,1]), a[2,2,1,2]), a[2,2,1,3])" in shown
     assert "s_3 = delay(s_1, 2) + polynomial_all(s_2, a[1,3,2,1])" in shown
     assert "  y = (s_2 + s_3) / 2" in shown

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grownas.bits import bit_operations, multiplications, units
-from grownas.blocks_equations import blocks_equations
+from grownas.blocks_equations import blocks_text
 from grownas.blocks_genotype import BlockEdge, BlockNode, BlocksGenotype
 from grownas.cells import integer
 from grownas.cells.blocks import APPLY, BlockOp, BlocksNetwork
@@ -23,6 +23,7 @@ from grownas.cells.widths import MixedCell, observe, quantised
 from grownas.protocols import Window
 from grownas.readout import LinearReadout
 from support.blocks import SMALL
+from support.following import Followed
 from support.following_blocks import from_text
 
 T, B = 30, 3
@@ -253,6 +254,7 @@ def test_a_mixture_trains_all_of_its_parameters(model):
 
 def test_another_program_follows_its_equations():
     network = network_of(SMALL.with_bits(WIDTHS))
-    model, x = LinearReadout(network, 2).double(), draw(T, B, 2, seed=1)
-    wanted = model(x)[0].detach().numpy()
-    np.testing.assert_allclose(from_text(blocks_equations(network, model.readout), x.numpy()), wanted, atol=1e-12)
+    text, x = blocks_text(network, "sample"), draw(T, B, 2, seed=1)
+    read = Followed("\n".join(["begin", "dtype float64", *text.numbers, "end"]))
+    found, wanted = from_text(read, torch.view_as_complex(x).numpy()), torch.view_as_complex(network(x)[0].detach())
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-12)
