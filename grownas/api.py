@@ -185,7 +185,8 @@ class Run:
         from grownas.runs import reload
 
         with self._path() as path:
-            return reload.filtered(path, signal)
+            output: np.ndarray[Any, Any] = reload.filtered(path, signal)
+            return output
 
     def evaluate(
         self,
