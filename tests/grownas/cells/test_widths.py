@@ -55,12 +55,12 @@ def test_observers_see_the_inputs_and_the_states_that_each_product_reads():
 
 
 def test_a_thinned_sample_sees_each_unit_alike(monkeypatch):
-    monkeypatch.setattr("grownas.cells.widths.MOST_SEEN", 50)
+    monkeypatch.setattr("grownas.cells.observers.MOST_SEEN", 50)
     model = model_of(CHAIN)
     with torch.no_grad():
         model.core.layer(0)[1].op_parameters(0)["b_x"].copy_(torch.tensor([10.0, 20, 30]))  # a relu: one size a unit
     windows = [Window(draw(100, 2, I), draw(100, 2, I))]  # 600 states: every 12th would be of the same unit
-    first, _ = observe(model, windows)
+    first, _ = (seen.sample for seen in observe(model, windows))
     counts = torch.histc(first["h"].inputs[1:], bins=3, min=5, max=35)
     assert len(first["h"].inputs) == 50
     assert counts.min() >= 10
