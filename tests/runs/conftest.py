@@ -137,8 +137,11 @@ def wait_for(true, process: subprocess.Popen | None = None, timeout: float = 60)
 
 
 def has_begun(fit: Path) -> bool:
-    """Return whether a file of a checkpoint is there; a fit's `.part` is there for a moment only, then its `.done`."""
-    return any(fit.with_suffix(end).exists() for end in (fit.suffix, ".done"))
+    """Return whether a file of a checkpoint is there; a fit's `.part` is there for a moment only, then its `.done`.
+
+    While a new version takes its place, only the one before is there.
+    """
+    return any(fit.with_suffix(end).exists() for end in (fit.suffix, ".done", f"{fit.suffix}.old"))
 
 
 def kill(process: subprocess.Popen) -> None:

@@ -158,7 +158,7 @@ def test_the_further_term_is_weighted_as_the_window_is(kind):
     generator = torch.Generator().manual_seed(1)
     out, taught = (torch.randn(3, 2, 4, generator=generator) for _ in range(2))
     weight = torch.rand(3, 1, 1, generator=generator)
-    model = SimpleNamespace(decode=lambda out: 2 * out)
+    model = SimpleNamespace(predictions=lambda out, x: 2 * out)
     base = SimpleNamespace(kind=kind, metric="mse", unit=None, loss=lambda model, out, window: torch.tensor(5.0))
     task = Distilled(base, "train", weight=WEIGHT, temperature=1.5)
     window = Window(out, out, weight, taught=taught)
