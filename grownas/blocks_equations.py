@@ -36,11 +36,11 @@ QUANTISED = """\
 Bit widths
   fir[b,c], polynomial[b,c], polynomial_all[b,c] are computed with coefficients of b bits and samples of c bits:
   fir[b,c](s, a)         at step t: the sum over k of Qb(a[k]) times Qc(s at step t - k)
-  polynomial[b,c](s, a)  the sum over k of Qb(a[k]) t_k, where t_0 = Qc(s) and t_k = Qc(r t_(k-1))
-                         with r = Qc(|t_0|^2); for polynomial_all r = Qc(|t_0|)
+  polynomial[b,c](s, a)  the sum over k of Qb(a[k]) u_k, where u_0 = Qc(s) and u_k = Qc(r u_(k-1))
+                         with r = Qc(|u_0|^2); for polynomial_all r = Qc(|u_0|)
   Qb(v)                  real and imaginary part on a grid of b bits: d q, where q = v / d, rounded (halves to even)
                          and cut to -L .. L, L = 2^(b-1) - 1; d is the step size. Taps have one grid, and so have the
-                         samples of a FIR; each coefficient of a polynomial, each t_k and r has its own. Sums of
+                         samples of a FIR; each coefficient of a polynomial, each u_k and r has its own. Sums of
                          products q q' are exact."""
 
 ENDS = """\
@@ -54,7 +54,7 @@ Blocks of coefficients have a row of real and imaginary part for each number."""
 
 QUANTISED_LINES = """
 `bits` lines give the widths of the coefficients and of the samples of a part. The block `steps` of the same place has
-the step sizes: for a FIR of the taps, then of the samples; for a polynomial a row for each k: of a[k], then of t_k. The
+the step sizes: for a FIR of the taps, then of the samples; for a polynomial a row for each k: of a[k], then of u_k. The
 block `step_of_r` has that of r."""
 
 

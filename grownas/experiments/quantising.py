@@ -88,7 +88,7 @@ def check(config: Config) -> None:
             )
 
 
-def quantise(experiment: Experiment, options: Quantise, score: Score, model: Model) -> Quantised:
+def quantise(experiment: Experiment, options: Quantise, score: Score, model: Model) -> Quantised | None:
     """Search bit widths for a model's cell and compare them with uniform ones.
 
     Args:
@@ -96,7 +96,16 @@ def quantise(experiment: Experiment, options: Quantise, score: Score, model: Mod
         options: the section of the config.
         score: of the model.
         model: the model that the run chose; its core is a derived cell.
+
+    Returns:
+        The cells; None with a warning if the chosen network has nothing to quantise, as one of delays alone.
     """
+    if not units(derived_core(model).genotype):
+        warnings.warn(
+            "quantise: the chosen network has neither a FIR nor a polynomial, so nothing has a width",
+            stacklevel=2,
+        )
+        return None
     work = Work.of(experiment, options, model)
     front = [_entry(score, "real", work.real.genotype, work.real)]
     rows, found = list[Score](), list[tuple[Score, Fit]]()
@@ -137,16 +146,7 @@ class Work:
 
     @classmethod
     def of(cls, experiment: Experiment, options: Quantise, model: Model) -> Work:
-        """Look at some training data.
-
-        Raises:
-            TrainingError: the cell has nothing to quantise.
-        """
-        if not units(derived_core(model).genotype):
-            raise TrainingError(
-                "quantise: the chosen network has neither a FIR nor a polynomial, so nothing has a width; search "
-                "longer, or set quantise.widths=[]"
-            )
+        """Look at some training data."""
         device = next(model.parameters()).device
         windows = itertools.islice(experiment.task.windows("train", seed=experiment.seed), CALIBRATION)
         sample = observe(model, (window.to(device) for window in windows))

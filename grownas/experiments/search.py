@@ -77,9 +77,10 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     if config.quantise.widths:
         with journal.of_model(QUANTISED):
             done = quantise(experiment, config.quantise, winner, model)
-        scores += done.scores
-        winner, model, front = done.winner, done.model, done.front
-        moments, recipe = moments_of(done.fit.model, done.fit.optimizers), done.recipe
+        if done is not None:
+            scores += done.scores
+            winner, model, front = done.winner, done.model, done.front
+            moments, recipe = moments_of(done.fit.model, done.fit.optimizers), done.recipe
     scores.insert(0, _as_chosen(winner, spent))
     for name in config.baselines.use:
         row = _unless_diverged(name, partial(_timed, journal, partial(run_baseline, experiment, name)))

@@ -6,7 +6,8 @@ can call it for each block. `update` is the work of `grownas update`: `learn`, o
 All meanings of `how` share one rule. The task's part `train` is all rows up to the recent ones; its part `val` is a
 block of recent rows from which neither model has learned. A changed model is kept only if the acceptance criterion
 prefers it to the model before the update on that block; otherwise the old weights stay. A later update, with newer
-rows, learns from the block itself; until then the model reads it, as all rows, by its recurrent state.
+rows, learns from the block itself; until then the model reads it, as all rows, by its recurrent state. Where the new
+data take the place of the old ones, as recordings of amplifiers do, both parts are of the new data.
 
 A backtest judges differently, see `walking.Trained`: it keeps the old model beside the one that learns, and compares
 the forecasts that both made of each row before the second learned it. Over many blocks this rule is better, because it
@@ -24,7 +25,6 @@ import numpy as np
 from torch import Tensor
 
 from grownas.backbones.chain import Backbone
-from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Evaluated, Untrained
 from grownas.criteria.early_stop import logged
@@ -153,7 +153,8 @@ def learn(learner: Learner, task: Task, how: How, settings: Settings, journal: J
         return Learned(learner, task.evaluate(learner.model, "val"))
     assert how in ("continue", "grow"), f"learn has no {how!r}"
     if how == "grow":
-        _check_can_grow(learner.model)
+        core: Any = learner.model.core
+        check_can_grow(getattr(core, "genotype", None), getattr(core, "num_layers", 1))
     continued = _continued(learner, task, settings, journal)
     return _grown(learner, continued, task, settings, journal) if how == "grow" else continued
 
@@ -182,11 +183,15 @@ def _continued(learner: Learner, task: Task, settings: Settings, journal: Journa
     return Learned(now, evaluation, fit.model, verdict, fit.steps, fit.seconds)
 
 
-def _check_can_grow(model: Model) -> None:
-    core = model.core
-    if isinstance(core, GrownRNN) and core.genotype.bits:
+def check_can_grow(genotype: AnyGenotype | None, layers: int = 1) -> None:
+    """Check that a cell can grow on.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if isinstance(genotype, Genotype) and genotype.bits:
         raise ConfigError("update.how=grow: a cell with bit widths cannot grow on; set how=continue or how=refit")
-    if not isinstance(core, GrownRNN) or not isinstance(core.genotype, Genotype) or core.num_layers > 1:
+    if not isinstance(genotype, Genotype) or layers > 1:
         raise ConfigError(
             "update.how=grow: only a chain with one layer can grow on; set how=continue, or how=refit for a new search"
         )
@@ -313,8 +318,8 @@ def _refit(
 ) -> tuple[searching.Summary, Model]:
     """Search and fit anew on all rows, with new scaling; keep the result if it is accepted against the model before.
 
-    A text keeps its vocabulary, so that losses per word can be compared. There is no guard by the training loss: the
-    new model has learned from other rows than the old one.
+    A text keeps its vocabulary and a recording its scaling, so that losses can be compared. There is no guard by the
+    training loss: the new model has learned from other rows than the old one.
     """
     data = task if is_series(task) else before.task
     if before.trained is None:

@@ -2,7 +2,8 @@
 
 How data are joined is the task's: a new recording of an amplifier, for example, takes the place of the old one. The
 folder of an update holds all that it needs: the joined data and, in `parent/`, the files of the run before. So it
-is resumed, used and updated again whatever becomes of the run before.
+is resumed, used and updated again whatever becomes of the run before; but a predistorter in front of the model of a run
+(`task.amplifier`) needs that run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from grownas.config.sections import Config
 from grownas.errors import ConfigError, DataError, GrownasError, RunError
 from grownas.experiments import updating
 from grownas.experiments.search import Summary
+from grownas.genotype import Genotype
 from grownas.protocols import FRAME, Joined, Task
 from grownas.runs import saved
 from grownas.runs.commands import (
@@ -94,7 +96,7 @@ def update(
         _fill(rundir, path, joined)
         config = _config(path, there, joined, str(rundir.path / joined.data), where or str(path.resolve()))
         task = load_task(config)
-        _check(config, task)
+        _check(config, task, path)
     except GrownasError:
         shutil.rmtree(rundir.path)  # nothing has begun
         raise
@@ -102,8 +104,8 @@ def update(
     return run_update(config, rundir, task)
 
 
-def _check(config: Config, task: Task) -> None:
-    """Check config and data before any training.
+def _check(config: Config, task: Task, path: Path) -> None:
+    """Check config and data, and the cell of the run before, before any training.
 
     Raises:
         ConfigError: options contradict each other or do not fit the task.
@@ -112,6 +114,8 @@ def _check(config: Config, task: Task) -> None:
     if config.update.how == "refit":
         check_search(config, task)
     elif config.update.how != "state":
+        if config.update.how == "grow":
+            updating.check_can_grow(Genotype.load(path / "genotype.json"))
         task.windows("train", seed=config.seed)
 
 
@@ -135,7 +139,7 @@ def update_in_memory(path: Path, overrides: Sequence[str], *, data: Data, own: A
         raise ConfigError("an update of a text or a recording keeps its data in a folder; give folder=")
     config = _config(path, overrides, joined, FRAME, where)
     task = load_task(config, frame=joined.frame)
-    _check(config, task)
+    _check(config, task, path)
     parent = partial(saved.parent_of, path, where)
     work = partial(updating.update, parent=parent)
     return InMemory(config, *work_in_memory(config, "update", task, work), joined.frame)

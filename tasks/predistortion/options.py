@@ -45,6 +45,7 @@ class Options(Section):
         "repeats",
     )
 
+    EVALUATION: ClassVar[tuple[str, ...]] = ("amplifier",)
     FITTED: ClassVar[tuple[str, ...]] = ("scales",)
 
     use: Literal["predistortion"] = "predistortion"

@@ -104,8 +104,8 @@ class Predistortion(Task):
                 )
         if not 0 <= (delay := recording.delay) <= MEMORY:
             warnings.warn(
-                f"{recording.source}: the output is {delay} samples behind the input, but models read at most {MEMORY} "
-                "earlier samples and no later ones; align the output with the input",
+                f"{recording.source}: the output is {abs(delay)} samples {'behind' if delay > 0 else 'ahead of'} the "
+                f"input, but models read at most {MEMORY} earlier samples and no later ones; align both",
                 stacklevel=2,
             )
         return recording
@@ -139,12 +139,17 @@ class Predistortion(Task):
         scored = self.scored("test")
         return metrics.nmse(output[scored[-len(output) :]], y[scored])
 
+    @cached_property
+    def _recorded_aclr(self) -> tuple[float, float]:
+        """Leakage of the recorded output, of the samples that are scored, in dBc."""
+        return metrics.aclr(self.signals("test")[1][self.scored("test")], self.recording.band)
+
     @property
     def caution(self) -> str:
         """Of a predistorter: how well its amplifier is known."""
         if self.amplifier is None:
             return ""
-        left, right = metrics.aclr(self.recording.y["test"], self.recording.band)
+        left, right = self._recorded_aclr
         return (
             f"All scores are of the output of a frozen model of the amplifier, {self.amplifier.words}, whose own test "
             f"NMSE is {self.amplifier_nmse:.2f} dB: what the amplifier does below that is not known. Without a "
@@ -269,9 +274,16 @@ class Predistortion(Task):
         Raises:
             DataError: the signal is no complex one of finite numbers, or the output is not finite.
         """
-        signal = np.asarray(signal)
-        if signal.ndim != 1 or not len(signal) or not np.isfinite(signal).all():
-            raise DataError(f"the signal has shape {signal.shape}; expected (n,), complex samples that are all finite")
+        try:
+            signal = np.asarray(signal, dtype=complex)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"the signal is no array of complex numbers: {error}") from error
+        if signal.ndim != 1 or not len(signal):
+            raise DataError(f"the signal has shape {signal.shape}; expected complex samples, (n,)")
+        if not np.isfinite(signal).all():
+            raise DataError(
+                f"sample {int(np.argmin(np.isfinite(signal)))} of the signal, counted from 0, is not finite"
+            )
         with torch.no_grad(), evaluating(model):
             output, _ = model(self.delayed(np.concatenate([np.zeros(MEMORY), signal / self.units[0]])))
         if not output.isfinite().all():
@@ -320,6 +332,8 @@ class Predistortion(Task):
             ConfigError: an option may not change, or `block` is given.
             DataError: the new recording cannot be used, does not fit that of the run, or was learned.
         """
+        if frame is not None:
+            raise ConfigError("data: a data frame; a recording is read from files: give a path")
         if block is not None:
             raise ConfigError(f"update.block={block}: a recording has its own parts train, val and test; leave it out")
         check_options(self.options, options)
@@ -447,7 +461,7 @@ class Predistortion(Task):
     def describe(self) -> dict[str, Any]:
         """Return the facts about the data: plain values."""
         one = self.recording
-        leak = metrics.aclr(one.y["test"], one.band)
+        leak = self._recorded_aclr
         return {
             "source": self.source,
             "checksum": self.checksum,

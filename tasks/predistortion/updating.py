@@ -3,7 +3,7 @@
 Series and texts are joined: their old rows are still true. Recordings are not, because an amplifier drifts with
 temperature and age, and a single model cannot fit it as it was and as it is. So the part `train` of the new recording
 is learned, its part `val` judges, and its part `test` is only scored. What the run learned before stays in the weights,
-among them those of the polynomial beside the cell, from which learning goes on and near which L2-SP holds it.
+among them those of the polynomial beside the cell, from which learning goes on.
 
 The scaling stays that of the run, so that its weights keep their meaning; a predistorter still aims at the same linear
 gain. The frozen amplifier that it drives is data: it is fitted to the new recording, or given by `task.amplifier`, and
@@ -36,23 +36,26 @@ def check_options(own: Options, asked: Options) -> None:
 def check_recording(own: Recording, new: Recording) -> None:
     """Check that a new recording can be compared with that of the run, and has samples that were not learned.
 
+    It is compared with the recording of that run alone, not with those before it.
+
     Raises:
-        DataError: the sample rates, channels or frames differ, or samples that were learned are in its part `val`.
+        DataError: the sample rates, channels or frames differ, or learned samples are in its part `val` or `test`.
     """
     for key, before, after in zip(own.band._fields, own.band, new.band, strict=True):
         if before != after:
             raise DataError(
-                f"{new.source}: {key} is {after:g}, but that of the run's recording {before:g}; give a recording with "
+                f"{new.source}: {key} is {after!r}, but that of the run's recording {before!r}; give a recording with "
                 "the same numbers, or start a new search"
             )
     learned = {pair for part in ("train", "val") for pair in _samples(own, part)} - {(0j, 0j)}  # pauses repeat
-    val = _samples(new, "val")
-    share = sum(pair in learned for pair in val) / len(val)
-    if share > MOST_SEEN:
-        raise DataError(
-            f"{new.source}: {share:.0%} of the samples of its part val are in the parts train and val of the run's "
-            "recording, so they cannot judge what is learned; give a later recording alone"
-        )
+    for part in ("val", "test"):
+        samples = _samples(new, part)
+        share = sum(pair in learned for pair in samples) / len(samples)
+        if share > MOST_SEEN:
+            raise DataError(
+                f"{new.source}: {share:.0%} of the samples of its part {part} are in the parts train and val of the "
+                "run's recording, so they cannot judge what is learned; give a later recording alone"
+            )
 
 
 def joined(new: Recording, scales: tuple[float, float]) -> Joined:

@@ -8,9 +8,8 @@ import pytest
 from grownas.blocks_genotype import BlockEdge, BlockNode, BlocksGenotype
 from grownas.cells.blocks import BlocksNetwork
 from grownas.config.sections import Quantise
-from grownas.errors import TrainingError
 from grownas.evaluation.scoring import Score
-from grownas.experiments.quantising import Work, _choice
+from grownas.experiments.quantising import _choice, quantise
 from grownas.protocols import Evaluation
 from grownas.readout import LinearReadout
 
@@ -55,5 +54,5 @@ def test_a_tolerance_is_a_share_of_the_error_for_a_metric_in_decibels(tolerance,
 def test_a_network_of_delays_alone_has_nothing_to_quantise():
     node = BlockNode((BlockEdge(0, "delay(1)"), BlockEdge(1, "delay(2)")))
     model = LinearReadout(BlocksNetwork(BlocksGenotype((node,))), 2)
-    with pytest.raises(TrainingError, match="neither a FIR nor a polynomial, so nothing has a width"):
-        Work.of(None, Quantise(widths=(4, 8)), model)
+    with pytest.warns(UserWarning, match="neither a FIR nor a polynomial, so nothing has a width"):
+        assert quantise(None, Quantise(widths=(4, 8)), None, model) is None

@@ -221,10 +221,25 @@ def test_a_signal_of_other_units_that_overflows_is_refused(task, tmp_path):
         task.filtered_file(drawn(task), path)
 
 
-@pytest.mark.parametrize("signal", [np.ones((3, 2)), np.array([]), np.array([1, np.nan])])
-def test_what_is_no_signal_is_refused(task, signal):
-    with pytest.raises(DataError, match=r"expected \(n,\), complex samples that are all finite"):
+@pytest.mark.parametrize(
+    ("signal", "words"),
+    [
+        (np.ones((3, 2)), r"shape \(3, 2\); expected complex samples, \(n,\)"),
+        ([], r"shape \(0,\)"),
+        (["a"], "no array of complex numbers"),
+        ([None], "sample 0 of the signal"),
+        ([[1], [1, 2]], "no array of complex numbers"),
+        ([1, np.nan], "sample 1 of the signal, counted from 0, is not finite"),
+    ],
+)
+def test_what_is_no_signal_is_refused(task, signal, words):
+    with pytest.raises(DataError, match=words):
         task.filtered(drawn(task), signal)
+
+
+def test_a_list_of_real_numbers_is_a_signal(task):
+    model = drawn(task)
+    assert np.array_equal(task.filtered(model, [1, 2]), task.filtered(model, np.array([1 + 0j, 2])))
 
 
 @pytest.mark.parametrize("start", [False, True])
@@ -251,7 +266,7 @@ def test_a_predistorters_scores_come_with_how_well_its_amplifier_is_known(task, 
 
 @pytest.mark.parametrize(
     ("shift", "words"),
-    [(0, None), (60, "is 61 samples behind"), (-3, "is -2 samples behind")],  # the simulation delays by 1
+    [(0, None), (60, "is 61 samples behind"), (-3, "is 2 samples ahead of the")],  # the simulation delays by 1
 )
 def test_a_recording_that_is_not_aligned_is_told(tmp_path, shift, words):
     of = simulated(1)

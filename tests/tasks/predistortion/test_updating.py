@@ -59,8 +59,8 @@ def test_numbers_that_the_run_was_given_go_into_the_files(folders):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("sample_rate", 90e6, r"sample_rate is 9e\+07, but that of the run's recording 1e\+08"),
-        ("bandwidth", 10e6, "bandwidth is 1e"),
+        ("sample_rate", 90e6, r"sample_rate is 90000000.0, but that of the run's recording 100000000.0"),
+        ("bandwidth", 10e6, "bandwidth is 10000000.0"),
         ("nperseg", 50, "nperseg is 50, but that of the run's recording 100; give a recording with the same"),
     ],
 )
