@@ -69,13 +69,22 @@ def test_another_band_is_refused(task, key, value, words):
         check_recording(task.recording, replace(recording(WARM, 2), **{key: value}))
 
 
-@pytest.mark.parametrize("part", ["train", "val"])
-def test_samples_that_were_learned_cannot_judge(task, part):
+@pytest.mark.parametrize("own_part", ["train", "val"])
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_samples_that_were_learned_cannot_judge(task, part, own_part):
     new = recording(WARM, 2)
-    old = slice(0, LENGTHS["val"])
-    seen = [{**sides, "val": own[part][old]} for sides, own in ((new.x, task.recording.x), (new.y, task.recording.y))]
-    with pytest.raises(DataError, match="drifting: 100% of the samples of its part val are in the parts train and val"):
-        check_recording(task.recording, replace(new, x=seen[0], y=seen[1]))
+    old = slice(0, min(LENGTHS[part], LENGTHS[own_part]))
+    x, y = (
+        {**sides, part: own[own_part][old]} for sides, own in ((new.x, task.recording.x), (new.y, task.recording.y))
+    )
+    words = f"drifting: 100% of the samples of its part {part} are in the parts train and val"
+    with pytest.raises(DataError, match=words):
+        check_recording(task.recording, replace(new, x=x, y=y))
+
+
+def test_a_data_frame_is_no_recording(task, folders):
+    with pytest.raises(ConfigError, match="a recording is read from files: give a path"):
+        task.joined(Options(data=folders["warm"]), frame=object())
 
 
 def test_pauses_are_no_learned_samples(task):
