@@ -125,9 +125,10 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
 
 def check_dtypes(tensors: Sequence[Tensor]) -> None:
     """Raise RuntimeError if the tensors of an engine have different dtypes."""
-    dtypes = sorted({str(tensor.dtype) for tensor in tensors})
+    dtypes = {tensor.dtype for tensor in tensors}
     if len(dtypes) > 1:
-        raise RuntimeError(f"inputs, states and weights must have the same dtype, got {' and '.join(dtypes)}")
+        names = " and ".join(sorted(map(str, dtypes)))
+        raise RuntimeError(f"inputs, states and weights must have the same dtype, got {names}")
 
 
 def is_plain(nodes: Sequence[Node], x: Tensor, h_0: Tensor) -> bool:
