@@ -433,7 +433,7 @@ def search(
         return Run(chosen, summary, folder=None, files=files, logs=logs, data=frame)
     if frame is not None:
         commands.check_search(chosen, commands.load_task(chosen, frame=frame))  # before a folder is made
-    with _folder(folder, "search", frame) as (rundir, changes):
+    with _folder(folder, "search", frame, chosen) as (rundir, changes):
         chosen, _ = _config(config, data if frame is None else None, {**options, **changes})
         path = commands.search(chosen, rundir)
     return load_run(path)
@@ -482,7 +482,7 @@ def compare(
         commands.check_search(chosen, commands.load_task(chosen, frame=frame))  # before a folder is made
     with tempfile.TemporaryDirectory(prefix="grownas-") as temporary:
         place = Path(temporary) / "comparison" if folder is None else folder
-        with _folder(place, "compare", frame) as (rundir, changes):
+        with _folder(place, "compare", frame, chosen) as (rundir, changes):
             chosen, _ = _config(config, data if frame is None else None, {**options, **changes})
             path = commands.compare(chosen, rundir)
         result = json.loads((path / "comparison.json").read_text("utf-8"))
@@ -530,7 +530,7 @@ def backtest(
         return Backtest(result, files.files, None)
     if frame is not None:
         commands.check_backtest(chosen, commands.load_task(chosen, frame=frame))  # before a folder is made
-    with _folder(folder, "backtest", frame) as (rundir, changes):
+    with _folder(folder, "backtest", frame, chosen) as (rundir, changes):
         chosen, _ = _config(config, data if frame is None else None, {**options, **changes})
         path = commands.backtest(chosen, rundir)
     return Backtest.load(path)
@@ -583,16 +583,21 @@ def _config(
                 f"data: got a {type(data).__name__}, expected a data frame, a path or a name such as bundled{hint}"
             )
         frame, overrides = data, {**overrides, "task.data": FRAME}
-    return loading.load(config, overrides), frame
+    chosen = loading.load(config, overrides)
+    if frame is not None:
+        own = {f"task.{key}": value for key, value in chosen.task.of_frame(frame).items()}
+        chosen = loading.load(config, {**own, **overrides})
+    return chosen, frame
 
 
 @contextmanager
 def _folder(
-    folder: str | os.PathLike[str], command: str, frame: pd.DataFrame | None
+    folder: str | os.PathLike[str], command: str, frame: pd.DataFrame | None, config: Config
 ) -> Iterator[tuple[RunDir, dict[str, Any]]]:
     """Create a run folder; yield it and the overrides that point the config to it.
 
-    A data frame is written to the folder, so that the run can be resumed.
+    A data frame is written to the folder, so that the run can be resumed; the overrides hold the keys that follow from
+    it.
     """
     from grownas.runs.rundir import RunDir
 
@@ -603,6 +608,7 @@ def _folder(
         text = frame.to_csv(index_label="date") if frame.index.dtype.kind == "M" else frame.to_csv(index=False)
         rundir.write_text("data.csv", text)
         changes["task.data"] = str(rundir.path / "data.csv")
+        changes |= {f"task.{key}": getattr(config.task, key) for key in config.task.of_frame(frame)}
     yield rundir, changes
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grownas.errors import RunError
+from grownas.observations import stamps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,13 +153,15 @@ class Backtest:
         import pandas as pd
 
         labels = self._axes["dates"]
-        return pd.DatetimeIndex(labels, name="date") if FORECASTS in self._files else pd.Index(map(int, labels))
+        if FORECASTS not in self._files:
+            return pd.Index(map(int, labels))
+        return stamps(labels, self._axes.get("zone")).rename("date")  # older folders have no zone
 
     @property
-    def _axes(self) -> dict[str, list[str]]:
-        """Dates and names of the series: rows and columns of the forecasts."""
+    def _axes(self) -> dict[str, Any]:
+        """Dates, their time zone, and names of the series: rows and columns of the forecasts."""
         notes = self._files.get(FORECASTS, self._files[LOSSES])[1]
-        axes: dict[str, list[str]] = json.loads(notes["table"])
+        axes: dict[str, Any] = json.loads(notes["table"])
         return axes
 
     def __repr__(self) -> str:

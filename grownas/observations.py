@@ -244,11 +244,30 @@ def labels_after(
         freq = index.freq or (pd.DatetimeIndex(index, freq="infer").freq if len(index) > 2 else None)
         if freq is not None:
             return pd.date_range(index[-1], periods=steps + 1, freq=freq, name=index.name)[1:]
-        dates = list(following(index.to_pydatetime().tolist(), steps))
-        return pd.DatetimeIndex(dates, name=index.name).as_unit(index.unit)
+        dates = map(str, following(index.to_pydatetime().tolist(), steps))
+        return stamps(dates, index.tz).rename(index.name).as_unit(index.unit)
     gaps = np.unique(np.diff(index.to_numpy()))
     step = int(gaps[0]) if len(gaps) == 1 else 1
     return pd.RangeIndex(index[-1] + step, index[-1] + step * (steps + 1), step, name=index.name)
+
+
+def stamps(dates: Iterable[str], zone: str | datetime.tzinfo | None) -> pd.DatetimeIndex:
+    """Return ISO dates as pandas' time stamps.
+
+    Args:
+        dates: days, or times with or without an offset from UTC.
+        zone: time zone to which times are converted; days become its midnights. None: none, or the offset that all
+            times have, or UTC if their offsets differ.
+    """
+    import pandas as pd
+
+    found = [pd.Timestamp(date) for date in dates]
+    if zone is None:
+        differ = len({one.utcoffset() for one in found}) > 1
+        return pd.to_datetime(found, utc=True) if differ else pd.DatetimeIndex(found)
+    if found[0].tz is None:  # a midnight that comes twice is the first, one that the clocks skip the time after the gap
+        found = [one.tz_localize(zone, ambiguous=True, nonexistent="shift_forward") for one in found]
+    return pd.DatetimeIndex([one.tz_convert(zone) for one in found])
 
 
 class Form(NamedTuple):

@@ -576,6 +576,7 @@ class SeriesTask(Task, Protocol):
         values: all rows, standardised, float64, shape `(n, I)`.
         target_names: names of the series that are forecast, the first O of `names`.
         targets: the first O columns of `values`, shape `(n, O)`.
+        zone: name of the time zone of the rows' dates; None if they have none.
         mean, sd: mean and standard deviation used to standardise, in the columns' own units, shape `(I,)`.
     """
 
@@ -597,6 +598,11 @@ class SeriesTask(Task, Protocol):
     def target_names(self) -> list[str]:
         """Names of the series that are forecast."""
         return self.names
+
+    @property
+    def zone(self) -> str | None:
+        """Name of the time zone of the rows' dates; None if they have none."""
+        return None
 
     @property
     def targets(self) -> Array:

@@ -30,6 +30,11 @@ class Section(BaseModel):
     BASELINES: ClassVar[Mapping[str, Any]] = {}
     STARTS: ClassVar[tuple[str, ...]] = ()
 
+    @classmethod
+    def of_frame(cls, frame: Any) -> Mapping[str, Any]:
+        """Of a task that reads data frames: return the keys that follow from a data frame; none by default."""
+        return {}
+
     @property
     def table(self) -> Path | None:
         """Of a task: file of trained genotypes on which searches are replayed, see `genotype_table`; None: train."""

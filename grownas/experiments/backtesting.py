@@ -257,7 +257,7 @@ def _write(
         task = timeline.task
         tables = {"actual": task.targets[origin:], **{name: one.forecasts for name, one in courses.items()}}
         bounds = {name: tables[name] + np.stack([-one.half, one.half]) for name, one in intervals.items()}
-        axes["names"] = task.target_names
+        axes |= {"names": task.target_names, "zone": task.zone}
         for name, found in {"forecasts": tables, "intervals": bounds}.items():
             own = {model: torch.from_numpy(task.in_own_units(values)) for model, values in found.items()}
             folder.write_tensors(f"{name}.safetensors", own, {"table": json.dumps(axes)})

@@ -22,6 +22,7 @@ from grownas.config import loading as configs
 from grownas.config.sections import COMPUTING, Config
 from grownas.errors import ConfigError, DataError, RunError
 from grownas.genotype import Genotype
+from grownas.observations import stamps
 from grownas.protocols import FRAME, Filtering, Model
 from grownas.runs.commands import kept_notes, load_task, threads_kept
 from grownas.runs.rundir import RunDir, write_file
@@ -122,7 +123,7 @@ def predict(
     rows, used = _forecasts(path, overrides, data)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     if used.task.kind == "series":
-        frame["date"] = [pd.Timestamp(date) for date in frame["date"]]
+        frame["date"] = stamps(frame["date"], used.task.zone)
     return frame.astype({"forecast": float, "actual": float})
 
 
@@ -307,9 +308,13 @@ def reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | 
     """
     summary, notes = summary_of(path), kept_notes(path)
     frame = None if data is None or isinstance(data, str | os.PathLike) else data
+    kept = configs.load(path / "config.yaml")
     if data is not None:
         overrides = [*overrides, f"task.data={json.dumps(FRAME if frame is not None else os.fspath(data))}"]
-    kept, config = configs.load(path / "config.yaml"), configs.load(path / "config.yaml", overrides)
+    if frame is not None:
+        own = [f"task.{key}={json.dumps(value)}" for key, value in kept.task.of_frame(frame).items()]
+        overrides = [*own, *overrides]
+    config = configs.load(path / "config.yaml", overrides)
     _check_overrides(kept, config)
     torch.set_num_threads(config.threads)
     if not (path / "weights.safetensors").exists():

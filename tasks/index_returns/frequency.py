@@ -11,6 +11,8 @@ from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
+from grownas.tasks.index_returns.zones import placed, zone_named
+
 Moment = datetime.date  # a day, or its subclass `datetime` if rows have a time of day
 Time = datetime.datetime
 
@@ -30,7 +32,7 @@ class Step(NamedTuple):
     """The date of the next row.
 
     Attributes:
-        when: the date, of the same type as the past dates and in the time zone of the last.
+        when: the date, of the same type as the past dates and in their time zone.
         frequency: the frequency as text, such as `Monday to Friday`.
         doubt: why the date is uncertain, as text; empty if it is certain.
     """
@@ -54,7 +56,7 @@ class _Rule(NamedTuple):
         return sum(self.next(one) == other for one, other in steps) / max(1, len(steps))
 
 
-def next_step(dates: Sequence[Moment], before: Iterable[Moment] = ()) -> Step:
+def next_step(dates: Sequence[Moment], before: Iterable[Moment] = (), zone: str | None = None) -> Step:
     """Predict the date of the row after the last.
 
     Several rules are tried on the past rows (days and hours of the week, months, a fixed gap); the rule that predicts
@@ -64,6 +66,7 @@ def next_step(dates: Sequence[Moment], before: Iterable[Moment] = ()) -> Step:
     Args:
         dates: dates of the rows, ascending, at least one.
         before: dates of earlier rows of the same series, if known; dates from the first of `dates` on are ignored.
+        zone: name of the time zone of the dates; None: the offset of the last date is kept.
     """
     last = dates[-1]
     alike = [day for day in before if _form(day) == _form(last)]
@@ -79,7 +82,8 @@ def next_step(dates: Sequence[Moment], before: Iterable[Moment] = ()) -> Step:
         doubt = f"the dates are irregular: {rule.words} predicts {hits[best]:.0%} of the last {steps} steps"
     when = rule.next(times[-1])
     if isinstance(last, Time):
-        return Step(when.replace(tzinfo=last.tzinfo), rule.words, doubt)
+        when = when.replace(tzinfo=last.tzinfo) if zone is None else placed(when, zone_named(zone))
+        return Step(when, rule.words, doubt)
     return Step(when.date(), rule.words, doubt)
 
 

@@ -17,7 +17,8 @@ from grownas.tasks.index_returns import packaged, synthetic
 from grownas.tasks.index_returns.cleaning import LEAST_ROWS, LONGEST_STILL
 from grownas.tasks.index_returns.losses import LOSSES
 from grownas.tasks.index_returns.reading import Kind
-from grownas.tasks.index_returns.sources import KINDS, NAMES, TICKERS, utc_today
+from grownas.tasks.index_returns.sources import KINDS, NAMES, TICKERS, utc_today, zone_of
+from grownas.tasks.index_returns.zones import zone_named
 
 Tickers = Annotated[tuple[str, ...], OneOrMore, Field(min_length=1)]
 Series = Annotated[tuple[str, ...], OneOrMore]
@@ -43,6 +44,7 @@ class Options(Section):
         "cache",
         "data_seed",
         "subpanel",
+        "zone",
         *PLANTED,
     )  # keys that say where the data come from
 
@@ -63,6 +65,13 @@ class Options(Section):
         Names,
         about("columns that are inputs only, used as they are (changes of those in `difference`) and not forecast"),
     ] = ()
+    zone: Annotated[
+        str | None,
+        about(
+            "time zone to which the times of a file are converted, such as Europe/Berlin; a data frame gives its own; "
+            "null: times stay as written"
+        ),
+    ] = None
     tickers: Annotated[
         Tickers | None, Field(validate_default=True), about("for yfinance; null: the indices of G7 and BRICS")
     ] = None
@@ -113,6 +122,12 @@ class Options(Section):
         ),
     ] = None
 
+    @classmethod
+    def of_frame(cls, frame: Any) -> Mapping[str, Any]:
+        """Return the time zone of a data frame's dates, if they have one."""
+        zone = zone_of(frame)
+        return {} if zone is None else {"zone": zone}
+
     @property
     def table(self) -> Path | None:
         """The file of `replay`."""
@@ -145,6 +160,14 @@ class Options(Section):
         if value not in ("prices", known):
             raise ValueError(f"applies only to files, but task.data is {data}, which holds {known}; leave it out")
         return value
+
+    @field_validator("zone")
+    @classmethod
+    def _of_the_earth(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None or zone_named(value) else None
+        except ValueError as error:
+            raise ValueError("expected a time zone such as Europe/Berlin or UTC+01:00") from error
 
     @field_validator("tickers")
     @classmethod

@@ -20,6 +20,7 @@ import numpy as np
 
 from grownas.errors import DataError
 from grownas.tasks.index_returns.frequency import Moment
+from grownas.tasks.index_returns.zones import placed, zone_named
 from grownas.text_files import read_text
 
 Kind = Literal["prices", "returns", "levels"]
@@ -91,7 +92,13 @@ class Cells(NamedTuple):
     header_row: str = "row 1"
 
 
-def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = None, inputs: Sequence[str] = ()) -> Table:
+def read_csv(
+    path: Path,
+    kind: Kind = "prices",
+    only: Sequence[str] | None = None,
+    inputs: Sequence[str] = (),
+    zone: str | None = None,
+) -> Table:
     """Read a CSV with a column of dates and one column per series, blank when a market was closed; see `to_table`.
 
     Fields are separated by commas, semicolons or tabs. Numbers have a decimal point, or a decimal comma if the file can
@@ -102,6 +109,7 @@ def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = Non
         kind: kind of the values.
         only: the series to read; None for all.
         inputs: see `to_table`.
+        zone: see `to_table`.
 
     Raises:
         DataError: the file cannot be used; the message quotes row (the header is row 1), column and reason.
@@ -116,7 +124,7 @@ def read_csv(path: Path, kind: Kind = "prices", only: Sequence[str] | None = Non
             raise DataError(f"{path}, row {number}: got {len(row)} fields, expected {len(header)} as in the header")
     columns: list[Any] = [[cell.strip() for cell in column] for column in zip(*rows[1:], strict=True)]
     cells = Cells(str(path), path.name, header, columns)
-    return to_table(cells, kind, only, inputs, comma_separated=separator == ",")
+    return to_table(cells, kind, only, inputs, zone, comma_separated=separator == ",")
 
 
 def _text(path: Path) -> str:
@@ -164,6 +172,7 @@ def to_table(
     kind: Kind = "prices",
     only: Sequence[str] | None = None,
     inputs: Sequence[str] = (),
+    zone: str | None = None,
     *,
     comma_separated: bool = False,
 ) -> Table:
@@ -178,6 +187,8 @@ def to_table(
         kind: kind of the values; prices must be above 0.
         only: the series to read, in this order; other columns are dropped with a warning. None for all.
         inputs: names of series that are inputs only; they become the last ones, and may have any finite value.
+        zone: name of the time zone to which times are converted; a time without an offset is local there. None: times
+            stay as they are.
         comma_separated: whether commas separate the columns, so that a comma in a cell is not a decimal comma.
 
     Raises:
@@ -192,7 +203,7 @@ def to_table(
     found = [cells.header[number] for number in places]
     places = [cells.header.index(name) for name in inputs_last(found, inputs, cells.source)]
     kinds: list[Kind] = [*(len(places) - len(inputs)) * [kind], *len(inputs) * [INPUTS]]
-    dates = _dates(cells, place, notes)
+    dates = _dates(cells, place, notes, zone)
     texts = [number for number in places if not isinstance(cells.columns[number], np.ndarray)]
     plain = _mark_reader(cells, texts, notes, comma_separated)
     blanks: Counter[str] = Counter()
@@ -304,7 +315,7 @@ def _counts(column: Sequence[Any] | np.ndarray) -> bool:
     return any(cells == [str(number + first) for number in range(len(cells))] for first in (0, 1))
 
 
-def _dates(cells: Cells, place: int, notes: list[str]) -> list[Moment]:
+def _dates(cells: Cells, place: int, notes: list[str], zone: str | None) -> list[Moment]:
     """Return the dates: days if every time is midnight, else datetimes.
 
     Raises:
@@ -315,6 +326,8 @@ def _dates(cells: Cells, place: int, notes: list[str]) -> list[Moment]:
     times = _times(cells, texts, label, notes)
     if len({time.tzinfo is None for time in times}) > 1:
         raise DataError(f"{cells.where}, {label}: only some rows have a time zone; give every row a time zone, or none")
+    if zone is not None:
+        times = [placed(time, zone_named(zone)) for time in times]
     days = days_if_midnight(times)
     for row, (before, day) in enumerate(pairwise(days), start=1):
         if day <= before:

@@ -22,6 +22,7 @@ from grownas.tasks.index_returns import packaged, synthetic
 from grownas.tasks.index_returns.cleaning import only_series
 from grownas.tasks.index_returns.frequency import Moment
 from grownas.tasks.index_returns.reading import Cells, Kind, Table, checksum_of, inputs_last, read_csv, to_table
+from grownas.tasks.index_returns.zones import zone_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +51,7 @@ def read(
     kind: Kind = "prices",
     only: Sequence[str] | None = None,
     inputs: Sequence[str] = (),
+    zone: str | None = None,
     **options: Any,
 ) -> Table:
     """Read a source by name, or a file by its path.
@@ -60,6 +62,7 @@ def read(
         kind: kind of the values in a file.
         only: the series to read, in this order; others are dropped with a warning. None for all.
         inputs: names of series that are inputs only, see `reading.to_table`.
+        zone: name of the time zone of a file's times, see `reading.to_table`.
         options: `tickers`, `start`, `end`, `cache`, `today` for yfinance; `data_seed` for synthetic panels;
             `planted_nodes`, `planted_units` for the cell of `planted`.
 
@@ -80,8 +83,8 @@ def read(
     if near and not path.exists():
         raise DataError(f"{data}: no such file; did you mean {near[0]}?")
     if path.suffix.lower() in (*PARQUET, *SPREADSHEETS) and path.is_file():
-        return to_table(_frame_cells(_read_file(path), path), kind, only, inputs)
-    return read_csv(path, kind, only, inputs)
+        return to_table(_frame_cells(_read_file(path), path), kind, only, inputs, zone)
+    return read_csv(path, kind, only, inputs, zone)
 
 
 def _by_name(data: str, **options: Any) -> Table:
@@ -112,7 +115,11 @@ def frame_of(table: Table) -> pd.DataFrame:
 
 
 def from_frame(
-    frame: pd.DataFrame, kind: Kind = "prices", only: Sequence[str] | None = None, inputs: Sequence[str] = ()
+    frame: pd.DataFrame,
+    kind: Kind = "prices",
+    only: Sequence[str] | None = None,
+    inputs: Sequence[str] = (),
+    zone: str | None = None,
 ) -> Table:
     """Read a data frame: the same table as the CSV that `frame.to_csv` writes.
 
@@ -122,11 +129,34 @@ def from_frame(
         kind: kind of the values.
         only: the series to read, in this order; others are dropped with a warning. None for all.
         inputs: names of series that are inputs only, see `reading.to_table`.
+        zone: see `reading.to_table`.
 
     Raises:
         DataError: the data frame cannot be used; the message counts rows from 0.
     """
-    return to_table(_frame_cells(frame), kind, only, inputs)
+    return to_table(_frame_cells(frame), kind, only, inputs, zone)
+
+
+def zone_of(frame: pd.DataFrame) -> str | None:
+    """Return the name of the time zone of a data frame's index, or else of its first column of times.
+
+    None if there is none, or with a warning if it has no name that `zone_named` knows.
+    """
+    import pandas as pd
+
+    found = [one.tz for one in (frame.index.dtype, *frame.dtypes) if isinstance(one, pd.DatetimeTZDtype)]
+    if not found:
+        return None
+    try:
+        zone_named(name := str(found[0]))
+    except ValueError:
+        warnings.warn(
+            f"the data frame: its time zone, {found[0]}, has no known name, so forecasts only keep offsets from UTC; "
+            "convert it, for example with frame.tz_convert('Europe/Berlin')",
+            stacklevel=2,
+        )
+        return None
+    return name
 
 
 def _frame_cells(frame: pd.DataFrame, path: Path | None = None) -> Cells:

@@ -152,12 +152,13 @@ class IndexReturns:
     @staticmethod
     def _read(options: Options, frame: pd.DataFrame | None, only: Sequence[str] | None = None) -> Table:
         if frame is not None:
-            return sources.from_frame(frame, options.values, only, options.inputs)
+            return sources.from_frame(frame, options.values, only, options.inputs, options.zone)
         return sources.read(
             options.data,
             options.values,
             only,
             options.inputs,
+            zone=options.zone,
             tickers=options.tickers,
             start=options.start,
             end=options.end,
@@ -444,10 +445,15 @@ class IndexReturns:
         ahead: Array = output[-1, 0].double().cpu().numpy()
         return ahead
 
+    @property
+    def zone(self) -> str | None:
+        """Name of the time zone of the dates; None if they have none, or only offsets from UTC."""
+        return self.options.zone
+
     @cached_property
     def next_step(self) -> Step:
         """Predicted date of the row after the last; see `frequency.next_step`."""
-        return next_step(self.panel.dates, self.run_dates)
+        return next_step(self.panel.dates, self.run_dates, self.zone)
 
     @staticmethod
     def following(dates: Sequence[Moment], steps: int) -> list[Moment]:

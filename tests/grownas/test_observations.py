@@ -18,6 +18,7 @@ from grownas.observations import (
     from_path,
     labels_after,
     path_of,
+    stamps,
     to_returns,
 )
 
@@ -102,3 +103,29 @@ def test_only_labels_of_one_kind_are_compared(index, known, expected):
     else:
         with pytest.raises(DataError, match="convert it to the same kind"):
             check_continues(index, known)
+
+
+def test_dates_without_a_frequency_keep_their_time_zone():
+    index = pd.DatetimeIndex(["2024-03-26", "2024-03-27", "2024-03-29"], tz="Europe/Berlin", name="when")
+    found = labels_after(index, 1, lambda dates, steps: [datetime.date(2024, 4, 2)])
+    assert list(found) == [pd.Timestamp("2024-04-02", tz="Europe/Berlin")]
+
+
+@pytest.mark.parametrize(
+    ("dates", "zone", "wanted"),
+    [
+        (["2024-01-01", "2024-07-01"], None, ["2024-01-01", "2024-07-01"]),
+        (["2024-01-01", "2024-07-01"], "Europe/Berlin", ["2024-01-01T00:00+01:00", "2024-07-01T00:00+02:00"]),
+        (["2024-01-01T09:00-05:00"], "UTC", ["2024-01-01T14:00+00:00"]),
+        (
+            ["2024-01-01T09:00-05:00", "2024-07-01T09:00-04:00"],
+            None,
+            ["2024-01-01T14:00+00:00", "2024-07-01T13:00+00:00"],
+        ),
+        (["2017-10-15"], "America/Sao_Paulo", ["2017-10-15T01:00-02:00"]),  # the clocks skip this midnight
+    ],
+)
+def test_iso_dates_become_stamps_of_one_zone(dates, zone, wanted):
+    found = stamps(dates, zone)
+    assert list(found) == list(map(pd.Timestamp, wanted))
+    assert [one.utcoffset() for one in found] == [pd.Timestamp(one).utcoffset() for one in wanted]

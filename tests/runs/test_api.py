@@ -179,3 +179,40 @@ def test_a_comparison_returns_tables_and_leaves_nothing_behind(prices, place, mo
     assert sorted(place.iterdir()) == before
     with pytest.raises(RunError, match="call compare with folder="):
         found.runs()
+
+
+ZONED = {
+    "days": pd.bdate_range("2023-12-29", periods=302, tz="Europe/Berlin").delete(
+        [0, 60]
+    ),  # without a regular frequency
+    "hours": pd.date_range("2024-10-16 09:00", periods=300, freq="h", tz="Europe/Berlin"),  # the clocks go back
+}
+
+
+@pytest.mark.parametrize("index", ZONED.values(), ids=ZONED)
+def test_forecasts_keep_the_time_zone_of_a_frame(index, tmp_path):
+    frame = prices_of(300).set_axis(index)
+    quick = {**QUICK, "baselines.use": ["var1"], "retrain.grown": False}
+    made = grownas.search(data=frame, overrides=quick, folder=tmp_path / "run", quiet=True)
+    memory = grownas.search(data=frame, overrides=quick, quiet=True)
+    dates = memory.predict()["date"]
+    assert dates.dtype == index.dtype
+    assert list(dates.unique()[:-1]) == list(index[-(len(dates) // 3) + 1 :])
+    for one in (made, grownas.load(tmp_path / "run"), grownas.load(made.save(tmp_path / "copy"))):
+        pd.testing.assert_series_equal(one.predict()["date"], dates)
+    later = prices_of(312).set_axis(index.append(index[-12:] + pd.Timedelta(days=30)))
+    updated = made.update(later, how="state", overrides={"update.block": 4})
+    assert updated.predict()["date"].dtype == index.dtype
+    with pytest.warns(UserWarning, match="earlier rows|is a guess"):  # other dates are other data
+        elsewhere = made.predict(frame.tz_convert("Asia/Tokyo"))["date"]
+    assert str(elsewhere.dt.tz) == "Asia/Tokyo"
+
+
+def test_a_backtest_keeps_the_time_zone_of_a_frame(tmp_path):
+    frame = prices_of(300).set_axis(ZONED["hours"])
+    quick = {**QUICK, "baselines.use": ["var1"], "retrain.grown": False}
+    found = grownas.backtest(
+        data=frame, every=20, how="state", overrides=quick, folder=tmp_path / "backtest", quiet=True
+    )
+    assert list(found.forecasts.index) == list(frame.index[-len(found.forecasts) :])
+    assert found.losses.index.dtype == frame.index.dtype

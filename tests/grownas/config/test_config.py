@@ -354,7 +354,7 @@ def test_an_empty_file_stands_for_all_defaults(tmp_path):
 CHANGES = {  # another valid value for every key
     "task": {
         "data": "planted", "tickers": ["^X"], "start": "2011-01-01", "end": "2012-01-01", "cache": "/c",
-        "data_seed": 2, "subpanel": 3, "planted_nodes": 2, "planted_units": 32, "inputs": ["a"],
+        "data_seed": 2, "subpanel": 3, "zone": "Asia/Tokyo", "planted_nodes": 2, "planted_units": 32, "inputs": ["a"],
         "replay": "/table.jsonl",
         "values": "returns", "units": "prices",
         "difference": ["a"], "longest_still": 20, "train": 0.6, "val": 0.1, "loss": "huber", "batches": "windows",

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from dateutil import tz
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -260,3 +261,18 @@ def test_pandas_is_not_imported_for_a_csv(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", watched)
     assert len(sources.read(str(tmp_path / "frame.csv")).dates) == ROWS
+
+
+def test_the_zone_of_a_frame_is_that_of_its_index_or_of_a_column():
+    times = pd.date_range("2024", periods=3, tz="Asia/Tokyo")
+    assert sources.zone_of(pd.DataFrame({"a": [1, 2, 3]}, index=times)) == "Asia/Tokyo"
+    assert sources.zone_of(pd.DataFrame({"date": times, "a": [1, 2, 3]})) == "Asia/Tokyo"
+    assert sources.zone_of(pd.DataFrame({"date": times.tz_localize(None), "a": [1, 2, 3]})) is None
+
+
+def test_a_zone_without_a_name_is_told():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas may deprecate such zones
+        times = pd.date_range("2024", periods=3, tz=tz.tzoffset(None, 3600))
+    with pytest.warns(UserWarning, match=r"has no known name.*tz_convert"):
+        assert sources.zone_of(pd.DataFrame({"a": [1, 2, 3]}, index=times)) is None

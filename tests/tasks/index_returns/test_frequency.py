@@ -164,3 +164,17 @@ def test_a_time_zone_stays_and_the_clock_is_the_places(zone):
     found = next_step(known)
     assert found.when.isoformat() == f"2024-03-11T09:00:00{known[-1].isoformat()[-6:]}"  # a Monday; winter time still
     assert found.doubt == ""
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "wanted"),
+    [
+        ("2024-01-02 10:00", "2024-03-08 16:00", "2024-03-11T09:00:00-04:00"),
+        ("2024-09-03 10:00", "2024-11-01 16:00", "2024-11-04T09:00:00-05:00"),
+    ],
+)
+def test_the_next_step_has_the_offset_of_its_own_day(first, last, wanted):
+    """The clocks of New York change between the two rows."""
+    hours = pd.date_range(first, last, freq="h", tz="America/New_York")
+    known = [datetime.datetime.fromisoformat(one.isoformat()) for one in hours if in_session(one)]
+    assert next_step(known, zone="America/New_York").when.isoformat() == wanted
