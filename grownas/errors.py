@@ -19,6 +19,10 @@ class DataError(GrownasError):
     """Data cannot be read or used."""
 
 
+class TooFewRowsError(DataError):
+    """A baseline cannot be fitted to so few rows; a search goes on without it."""
+
+
 class RunError(GrownasError):
     """A run folder is missing, damaged, foreign or in use."""
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from grownas.baselines.var import FOLDS, Notify, cut_blocks, fit_rows, held_out, prefixed, silent
-from grownas.errors import DataError
+from grownas.errors import TooFewRowsError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -149,10 +149,10 @@ def choose(
         notify: called with a message for each setting and fold.
 
     Raises:
-        DataError: there are too few rows.
+        TooFewRowsError: there are too few rows.
     """
     if len(values) < 2 * WASHOUT + folds:
-        raise DataError(
+        raise TooFewRowsError(
             f"{len(values)} training rows are too few to choose an echo state network by folds; at least "
             f"{2 * WASHOUT + folds} are needed; give more rows, or leave esn out of baselines.use"
         )

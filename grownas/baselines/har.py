@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from grownas.baselines.var import FOLDS, RIDGES, VAR, Notify, Selection, cut_blocks, fit_rows, held_out, silent
-from grownas.errors import DataError
+from grownas.errors import DataError, TooFewRowsError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -71,11 +71,11 @@ def select_har(
         notify: called with a message for each fold.
 
     Raises:
-        DataError: a fold leaves fewer rows than coefficients.
+        TooFewRowsError: a fold leaves fewer rows than coefficients.
     """
     design, target = regressors(values, outputs)
     if len(target) * (folds - 2) // folds <= design.shape[1]:
-        raise DataError(
+        raise TooFewRowsError(
             f"{len(values)} training rows are too few to choose a HAR of {values.shape[1]} series by folds; give more "
             "rows, or leave har out of baselines.use"
         )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from grownas.cells.derived import Derived
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Untrained
-from grownas.errors import TrainingError
+from grownas.errors import TooFewRowsError, TrainingError
 from grownas.evaluation.groups import rows_of
 from grownas.evaluation.models import QUANTISED, SEARCH
 from grownas.evaluation.scoring import Score
@@ -63,7 +63,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
     if config.retrain.grown:
         before = _costs(journal)
         with journal.of_model(name):
-            choice = _unless_diverged(name, lambda: experiment.choose(experiment.settings_of(derived_genotype(model))))
+            choice = _if_possible(name, lambda: experiment.choose(experiment.settings_of(derived_genotype(model))))
     if choice is not None:
         with journal.of_model(name):
             retrained, retrained_model = experiment.score_choice(name, choice)
@@ -83,7 +83,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
             moments, recipe = moments_of(done.fit.model, done.fit.optimizers), done.recipe
     scores.insert(0, _as_chosen(winner, spent))
     for name in config.baselines.use:
-        row = _unless_diverged(name, partial(_timed, journal, partial(run_baseline, experiment, name)))
+        row = _if_possible(name, partial(_timed, journal, partial(run_baseline, experiment, name)))
         scores += [] if row is None else [row]
     stages = [line for line in result.log if "stage" in line]  # of growth; others log only what `refit` needs
     about = {
@@ -232,11 +232,11 @@ def _as_chosen(winner: Score, spent: Sequence[Score]) -> Score:
     )
 
 
-def _unless_diverged(name: str, work: Callable[[], T]) -> T | None:
-    """Do some training; if it diverges with every setting, warn that a row is missing and return None."""
+def _if_possible(name: str, work: Callable[[], T]) -> T | None:
+    """Do some training; if it always diverges or the rows are too few, warn that a row is missing and return None."""
     try:
         return work()
-    except TrainingError as error:
+    except (TrainingError, TooFewRowsError) as error:
         warnings.warn(f"no row {name}: {error}", stacklevel=2)
         return None
 

@@ -216,3 +216,14 @@ def test_a_backtest_keeps_the_time_zone_of_a_frame(tmp_path):
     )
     assert list(found.forecasts.index) == list(frame.index[-len(found.forecasts) :])
     assert found.losses.index.dtype == frame.index.dtype
+
+
+def test_a_search_goes_on_without_a_baseline_that_has_too_few_rows():
+    """A HAR of 20 series has 61 coefficients each, more than the folds of 91 training rows leave."""
+    rng = np.random.default_rng(0)
+    wide = pd.DataFrame(rng.normal(size=(130, 20)), index=pd.date_range("2015-01-01", periods=130, freq="MS"))
+    fewer = {**QUICK, "baselines.use": ["har", "var1"], "retrain.grown": False, "task.values": "returns"}
+    with pytest.warns(UserWarning, match="no row har: 91 training rows are too few to choose a HAR of 20 series"):
+        found = grownas.search(data=wide, overrides=fewer, quiet=True)
+    assert {"chosen", "var1"} <= set(found.scores.index)
+    assert "har" not in found.scores.index
