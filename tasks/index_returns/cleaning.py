@@ -74,8 +74,8 @@ def clean(table: Table, difference: Sequence[str] = (), *, least: int = LEAST_RO
     panel = to_returns(table, difference)
     if len(panel.returns) < least:
         raise DataError(
-            f"{table.source}: {len(panel.returns)} rows of returns are left, at least {least} are needed; give "
-            "more rows"
+            f"{table.source}: {len(panel.returns)} rows of returns are left{_begins_late(table)}, at least {least} are "
+            "needed; give more rows"
         )
     for name, column in zip(table.names, panel.returns.T, strict=True):
         if np.ptp(column) <= ROUNDING:
@@ -84,6 +84,13 @@ def clean(table: Table, difference: Sequence[str] = (), *, least: int = LEAST_RO
                 "which it moves"
             )
     return panel
+
+
+def _begins_late(table: Table) -> str:
+    """Return which series begins last and when, as text; empty if all begin with the first row."""
+    begins = (~np.isnan(table.values)).argmax(axis=0)
+    last = int(begins.argmax())
+    return f" after {table.names[last]} begins on {table.dates[begins[last]]}" if begins[last] else ""
 
 
 def to_returns(table: Table, difference: Sequence[str] = ()) -> Panel:
@@ -256,7 +263,7 @@ def _stillness(panel: Panel, parts: Mapping[str, slice], source: str, longest: i
     flat = [name for name, column in zip(panel.names, panel.returns.T, strict=True) if _is_flat(column[parts["train"]])]
     if flat:
         raise DataError(
-            f"{source}: {', '.join(flat)} constant over the training part; remove the column, or give data in which "
+            f"{source}: constant over the training part: {', '.join(flat)}; remove the column, or give data in which "
             "it moves"
         )
     return _longest_still(panel, parts, longest)

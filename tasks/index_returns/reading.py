@@ -281,10 +281,7 @@ def _date_place(cells: Cells) -> int:
             )
     found = _date_columns(header)
     if not found:
-        raise DataError(
-            f"{where}: no column of dates, called {', '.join(DATE_NAMES[:-1])} or {DATE_NAMES[-1]}; found "
-            f"{', '.join(header)}"
-        )
+        raise _no_dates(where, header)
     if len(found) > 1:
         raise DataError(
             f"{where}: {' and '.join(header[number] for number in found)} could each hold the dates; keep one of them, "
@@ -295,6 +292,18 @@ def _date_place(cells: Cells) -> int:
     return found[0]
 
 
+def _no_dates(where: str, header: Sequence[str]) -> DataError:
+    """Return the error of a table whose header names no column of dates."""
+    if header and _times_of(header[0]):
+        return DataError(
+            f"{where}: it holds {header[0]}, like a row of data; put a row with the names of the columns first"
+        )
+    called = f"{', '.join(DATE_NAMES[:-1])} or {DATE_NAMES[-1]}"
+    return DataError(
+        f"{where}: no column of dates, called {called}; found {', '.join(header)}; rename the column of dates"
+    )
+
+
 def _with_dates(cells: Cells, notes: list[str]) -> tuple[Cells, int]:
     """Return the cells, without a first column that only counts the rows, and the index of the column of dates."""
     place = _date_place(cells)
@@ -302,6 +311,8 @@ def _with_dates(cells: Cells, notes: list[str]) -> tuple[Cells, int]:
         notes.append("without the first column, which has no name and counts the rows")
         cells = cells._replace(header=cells.header[1:], columns=cells.columns[1:])
         place -= 1
+    elif not cells.header[place] and _counts(cells.columns[place]):
+        raise _no_dates(f"{cells.where}, {cells.header_row}", cells.header[1:])
     elif not cells.header[place]:
         notes.append("the first column, which has no name, as dates")
     for column, name in enumerate(cells.header, start=1):
@@ -363,6 +374,12 @@ def _times(cells: Cells, texts: Sequence[str], label: str, notes: list[str]) -> 
     raise DataError(
         f"{cells.where}, row {cells.first_row + row}, {label}: {texts[row]!r} is not a date such as 2024-12-31"
     )
+
+
+def _times_of(text: str) -> list[datetime.datetime]:
+    """Return the times that a text can mean; none if it is no date."""
+    readings = [_iso(text), *(_by_order(text, order) for order in ORDERS.values())]
+    return [time for time in readings if time]
 
 
 def _iso(text: str) -> datetime.datetime | None:

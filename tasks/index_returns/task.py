@@ -182,7 +182,7 @@ class IndexReturns:
         task = cls(options, panel, table.source, 0, 0, options.loss, architecture_share, table=table).with_parts()
         flat = [name for name, sd in zip(panel.names, task.sd, strict=True) if not sd > 0]
         if flat:  # only in a sub-panel: `clean_moving` has checked the whole panel
-            raise DataError(f"{table.source}: {', '.join(flat)} constant over the training part; remove the column")
+            raise DataError(f"{table.source}: constant over the training part: {', '.join(flat)}; remove the column")
         return task
 
     def with_parts(self) -> IndexReturns:

@@ -234,7 +234,7 @@ def test_a_series_that_is_constant_over_the_training_part_alone_is_refused(runne
     broken.write_text("\n".join(map(",".join, rows)))
     ended = call("search", *runner.options(f"task.data={broken}"))
     assert ended.code == 2
-    assert "C constant over the training part" in ended.err
+    assert "constant over the training part: C" in ended.err
     assert not runner.folder.exists()
 
 

@@ -81,10 +81,21 @@ TWO_DATES = (
     "row 1: date and Time could each hold the dates; keep one of them, "
     "with cells such as 2024-12-31 or 2024-12-31 15:30"
 )
+NO_DATES = "row 1: no column of dates, called date, datetime, timestamp or time"
 BLANK = "; leave the cell blank if the market was closed"
 INSTEAD = "; if the file holds returns set task.values=returns, for yields or temperatures task.values=levels"
 REFUSED = [  # the row that is replaced in a good file, what stands there, what is said after the file's name
-    (1, "day,a,b", "row 1: no column of dates, called date, datetime, timestamp or time; found day, a, b"),
+    (1, "day,a,b", f"{NO_DATES}; found day, a, b; rename the column of dates"),
+    (
+        1,
+        "2020-01-01,1,2",
+        "row 1: it holds 2020-01-01, like a row of data; put a row with the names of the columns first",
+    ),
+    (
+        1,
+        "31.12.2019,1,2",
+        "row 1: it holds 31.12.2019, like a row of data; put a row with the names of the columns first",
+    ),
     (1, "date,Time,a", TWO_DATES),
     (1, "date,a,a", "row 1: column 'a' occurs 2 times; give each column its own name"),
     (1, "date,date,a", "row 1: column 'date' occurs 2 times; give each column its own name"),
@@ -117,6 +128,12 @@ REFUSED = [  # the row that is replaced in a good file, what stands there, what 
     (5, "2020-01-04,1,2,3", "row 5: got 4 fields, expected 3 as in the header"),
     (5, "", "row 5: got 0 fields, expected 3 as in the header"),
 ]
+
+
+def test_a_first_column_that_counts_the_rows_holds_no_dates(write):
+    path = write([",Quarter,a", *(f"{row},1970 Q1,{row + 1}" for row in range(5))])
+    with pytest.raises(DataError, match=f"{NO_DATES}; found Quarter, a; rename the column of dates"):
+        read_csv(path)
 
 
 @pytest.mark.parametrize(("row", "text", "words"), REFUSED, ids=[text or "blank" for _, text, _ in REFUSED])
