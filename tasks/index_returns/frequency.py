@@ -134,8 +134,11 @@ def _weekly(times: Sequence[Time]) -> list[_Rule]:
 
 
 def _short(times: Sequence[Time]) -> list[_Rule]:
-    """Return the rule for recurring hours on workdays (all days if a weekend has rows), for data of a few weeks."""
-    if len({_week(time) for time in times}) >= LEAST_WEEKS:
+    """Return the rule for recurring hours on workdays (all days if a weekend has rows), for data of a few weeks.
+
+    There is none for rows of a single day, in which no hour recurs.
+    """
+    if len({_week(time) for time in times}) >= LEAST_WEEKS or times[0].date() == times[-1].date():
         return []
     days = WORKDAYS if all(time.weekday() in WORKDAYS for time in times) else range(7)
     counts, first = Counter(time.time() for time in times), times[0].date()

@@ -178,3 +178,11 @@ def test_the_next_step_has_the_offset_of_its_own_day(first, last, wanted):
     hours = pd.date_range(first, last, freq="h", tz="America/New_York")
     known = [datetime.datetime.fromisoformat(one.isoformat()) for one in hours if in_session(one)]
     assert next_step(known, zone="America/New_York").when.isoformat() == wanted
+
+
+@pytest.mark.parametrize("gap", ["500ms", "1min", "30min"])
+def test_rows_of_a_single_day_go_on_with_their_gap(gap):
+    known = times(gap, 21)
+    found = next_step(known[:-1])
+    assert found.when == known[-1]
+    assert found.doubt == ""
