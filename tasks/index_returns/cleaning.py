@@ -146,7 +146,7 @@ def to_returns(table: Table, difference: Sequence[str] = ()) -> Panel:
 def returns_for(table: Table, difference: Sequence[str] = (), *, longest_still: int = LONGEST_STILL) -> Panel:
     """Compute the returns that a fitted model reads, for any number of rows; warn about series that do not move."""
     panel = to_returns(table, difference)
-    still = _longest_still(panel, {}, longest_still)
+    still = _longest_still(panel, table, {}, longest_still)
     if still:
         _warn_of_kept(table.source, still)
     return replace(panel, report={**panel.report, "dropped": [], "kept_still": [one._asdict() for one in still]})
@@ -207,7 +207,7 @@ def clean_moving(
             raise DataError(f"{table.source}: no series moves enough: {_sentence(dropped)}; {_ADVICE}")
         part = table if left == table.names else _columns(table, left)
         panel = clean(part, [name for name in differenced if name in left], least=least)
-        found = _stillness(panel, cut(len(panel.returns)), table.source, longest_still)
+        found = _stillness(panel, part, cut(len(panel.returns)), longest_still)
         if only or not found:
             break
         dropped += found
@@ -254,7 +254,7 @@ def still_rows(returns: np.ndarray) -> np.ndarray:
     return still
 
 
-def _stillness(panel: Panel, parts: Mapping[str, slice], source: str, longest: int) -> list[Stillness]:
+def _stillness(panel: Panel, table: Table, parts: Mapping[str, slice], longest: int) -> list[Stillness]:
     """Return the series that do not move for more than `longest` rows, or over a whole validation or test part.
 
     Raises:
@@ -263,16 +263,17 @@ def _stillness(panel: Panel, parts: Mapping[str, slice], source: str, longest: i
     flat = [name for name, column in zip(panel.names, panel.returns.T, strict=True) if _is_flat(column[parts["train"]])]
     if flat:
         raise DataError(
-            f"{source}: constant over the training part: {', '.join(flat)}; remove the column, or give data in which "
-            "it moves"
+            f"{table.source}: constant over the training part: {', '.join(flat)}; remove the column, or give data in "
+            "which it moves"
         )
-    return _longest_still(panel, parts, longest)
+    return _longest_still(panel, table, parts, longest)
 
 
-def _longest_still(panel: Panel, parts: Mapping[str, slice], longest: int) -> list[Stillness]:
+def _longest_still(panel: Panel, table: Table, parts: Mapping[str, slice], longest: int) -> list[Stillness]:
     """Return the series that do not move for more than `longest` rows, or over a whole validation or test part."""
     found, returns = [], panel.returns[:, : panel.outputs]
-    for name, column, still in zip(panel.names, returns.T, still_rows(returns).T, strict=False):
+    blanks = np.isnan(table.values[len(table.values) - len(returns) :])
+    for name, column, still, blank in zip(panel.names, returns.T, still_rows(returns).T, blanks.T, strict=False):
         dead = [part for part in ("val", "test") if part in parts and _is_flat(column[parts[part]])]
         rows = _longest_run(still)
         if rows.stop - rows.start <= longest and not dead:
@@ -282,7 +283,8 @@ def _longest_still(panel: Panel, parts: Mapping[str, slice], longest: int) -> li
             rows = slice(parts[dead[0]].start, parts[dead[-1]].stop)
             where = f" in the {' and '.join(_PART[part] for part in dead)} part"
         count, first, last = rows.stop - rows.start, panel.dates[rows.start], panel.dates[rows.stop - 1]
-        words = f"does not move{where} for {count} rows, {first} to {last}"
+        filled = f" ({blank[rows].sum()} of them blank)" if blank[rows].any() else ""
+        words = f"does not move{where} for {count} rows{filled}, {first} to {last}"
         found.append(Stillness(name, count, str(first), str(last), words))
     return found
 

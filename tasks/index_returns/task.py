@@ -578,8 +578,9 @@ class IndexReturns:
         rows, least = self.n_train - number * self.n_val, 4 * self.options.bptt
         if rows < least:
             raise DataError(
-                f"{self.source}: {number} earlier validation parts of {self.n_val} rows leave {rows} of {self.n_train} "
-                f"training rows; at least {least} are needed. Lower strategy.origins"
+                f"{self.source}: {number} earlier validation part{'s' * (number > 1)} of {self.n_val} rows "
+                f"leave{'s' * (number == 1)} {rows} of {self.n_train} training rows; at least {least} are needed. "
+                "Lower strategy.origins"
             )
         return replace(self, n_train=rows, scaled_by=self._scaling)
 

@@ -161,7 +161,7 @@ def test_a_delisted_series_is_dropped_though_its_cells_are_blank():
     values[288:, 2] = np.nan  # 12 rows carried forward
     panel, (told,) = moving(values)
     assert panel.names == ["x0", "x1"]
-    assert f"x2, which does not move for 12 rows, {day(288)} to {day(299)}" in told
+    assert f"x2, which does not move for 12 rows (12 of them blank), {day(288)} to {day(299)}" in told
 
 
 def test_blanks_before_a_series_begins_are_no_stillness():
@@ -249,6 +249,13 @@ def test_refuses_a_panel_in_which_every_series_stands_still():
         f"made: no series moves enough: x0, which does not move for 20 rows, {day(50)} to {day(69)}; "
         f"x1, which does not move for 40 rows, {day(90)} to {day(129)}; correct or remove the column"
     )
+
+
+def test_a_long_gap_of_blanks_is_told_as_blanks():
+    values = prices(300, 2)
+    values[50:68, 0] = np.nan
+    with pytest.warns(UserWarning, match=rf"x0, which does not move for 18 rows \(18 of them blank\), {day(50)} to"):
+        clean_moving(table(values), cut=parts)
 
 
 @pytest.mark.parametrize("growth", [1.0, 1.001])
