@@ -1,6 +1,6 @@
 """Writes `equations.txt`: the whole model as equations for people, and all its numbers for programs.
 
-The file documents its own format; `tests/following.py` evaluates it with NumPy only.
+The file documents its own format; `tests/support/following.py` evaluates it with NumPy only.
 """
 
 from __future__ import annotations

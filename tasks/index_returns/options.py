@@ -101,7 +101,11 @@ class Options(Section):
         Count, about("fewest rows of returns; with fewer than the default, models and tests mean little")
     ] = LEAST_ROWS
     train: Annotated[Share, about("share of rows in the training part, from the first row on")] = 0.70
-    val: Annotated[Share, about("share of rows in the validation part; the remaining rows are the test part")] = 0.15
+    val: Annotated[
+        Share,
+        Field(validate_default=True),
+        about("share of rows in the validation part; the remaining rows are the test part"),
+    ] = 0.15
     recent: Annotated[
         Days | None,
         about("rows of the validation part and of the test part each, the last rows; null: by `train` and `val`"),

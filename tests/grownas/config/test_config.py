@@ -215,6 +215,11 @@ def test_val_leaves_a_test_part():
     assert load("index_returns/growing", ["task.train=0.5", "task.val=0.49"]).task.val == 0.49
 
 
+def test_the_default_of_val_leaves_a_test_part_too():
+    words = "expected train + val below 1 (train is 0.9), so that rows remain for the test part, got 0.15"
+    assert problems("task.train=0.9")[1:] == [f"task.val: {words}"]
+
+
 # ---- overrides
 
 
