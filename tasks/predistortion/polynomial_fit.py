@@ -47,21 +47,6 @@ class _Choice(NamedTuple):
     ridge: float
 
 
-def fit(x: np.ndarray, y: np.ndarray, shape: Shape) -> Polynomial:
-    """Fit a polynomial of a given shape; folds choose the ridge.
-
-    Args:
-        x: input of the training part, complex, shape `(n,)`.
-        y: output, shape `(n,)`. The samples before which the terms would read more than x holds are left out.
-        shape: shape of the polynomial.
-
-    Raises:
-        DataError: the training part is too short for the shape.
-    """
-    equations = _Equations(x, y, context_of(shape.terms))
-    return equations.solve(min((_Choice(shape, ridge) for ridge in RIDGES), key=equations.error))
-
-
 def choose(
     x: np.ndarray,
     y: np.ndarray,

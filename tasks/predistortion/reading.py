@@ -105,14 +105,6 @@ class Recording:
         found = int(np.abs(np.fft.ifft(np.fft.fft(y, size) * np.fft.fft(x, size).conj())).argmax())
         return found if found < len(x) else found - size
 
-    @property
-    def gain(self) -> float:
-        """The linear gain that a predistorter aims at: largest output over largest input magnitude in training.
-
-        This is the benchmark's target gain.
-        """
-        return self.scales[1] / self.scales[0]
-
 
 def from_folder(folder: Path, **given: float | None) -> Recording:
     """Read a folder: `{train,val,test}_{input,output}.csv`, plain or `.gz`, or one CSV that `spec.json` names.

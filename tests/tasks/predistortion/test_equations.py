@@ -18,11 +18,11 @@ from grownas.tasks.predistortion.equations import formulas_of
 from grownas.tasks.predistortion.model import SignalModel, delayed, start_at
 from grownas.tasks.predistortion.options import FEATURES, MEMORY
 from grownas.tasks.predistortion.polynomial import Shape
-from grownas.tasks.predistortion.polynomial_fit import fit
 from grownas.tasks.predistortion.polynomial_path import path_of
 from grownas.tasks.predistortion.simulated import simulated
 from support.blocks import SMALL
 from support.following_signals import FollowedSignal
+from support.polynomials import fit
 
 UNITS = (0.25, 40.0)
 RECORDING = simulated(1)

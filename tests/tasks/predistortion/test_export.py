@@ -12,9 +12,9 @@ from grownas.tasks.predistortion.export import ends_of
 from grownas.tasks.predistortion.model import SignalModel, delayed, start_at
 from grownas.tasks.predistortion.options import FEATURES
 from grownas.tasks.predistortion.polynomial import Shape
-from grownas.tasks.predistortion.polynomial_fit import fit
 from grownas.tasks.predistortion.polynomial_path import path_of
 from grownas.tasks.predistortion.simulated import simulated
+from support.polynomials import fit
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 from grownas.export.model import onnx_model  # only with onnx

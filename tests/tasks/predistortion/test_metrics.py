@@ -133,7 +133,7 @@ def agree(benchmark, predicted, of):
 
 def test_scores_are_the_benchmarks_on_a_simulated_amplifier(benchmark):
     of = simulated(1)
-    agree(benchmark, of.x["test"] * of.gain, of)
+    agree(benchmark, of.x["test"] * of.scales[1] / of.scales[0], of)
     agree(benchmark, of.y["test"] + 1e-3 * noise(len(of.y["test"])), of)
 
 

@@ -10,10 +10,10 @@ from grownas.tasks.predistortion.dgru import DGRU
 from grownas.tasks.predistortion.model import SignalModel, delayed, features_of, phase_of, rebuild, rotated, start_at
 from grownas.tasks.predistortion.options import FEATURES
 from grownas.tasks.predistortion.polynomial import Shape
-from grownas.tasks.predistortion.polynomial_fit import fit
 from grownas.tasks.predistortion.polynomial_path import path_of
 from grownas.tasks.predistortion.simulated import simulated
 from grownas.tasks.predistortion.task import UNIT
+from support.polynomials import fit
 
 
 @pytest.fixture(scope="module")

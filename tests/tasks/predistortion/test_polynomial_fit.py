@@ -10,8 +10,9 @@ import pytest
 from grownas.errors import DataError
 from grownas.tasks.predistortion.metrics import nmse
 from grownas.tasks.predistortion.polynomial import Polynomial, Shape, basis, context_of
-from grownas.tasks.predistortion.polynomial_fit import FOLDS, GRIDS, RIDGES, choose, fit
+from grownas.tasks.predistortion.polynomial_fit import FOLDS, GRIDS, RIDGES, choose
 from grownas.tasks.predistortion.simulated import simulated
+from support.polynomials import fit
 
 CROSSED = Shape(3, 3, cross_order=3, cross_taps=2, lags=1)
 FIGURES = {  # amplifier -> NMSE in dB on the test part by (order, taps), measured with another program

@@ -8,9 +8,9 @@ import torch
 
 from grownas.tasks.predistortion.model import as_complex, delayed
 from grownas.tasks.predistortion.polynomial import Shape, basis
-from grownas.tasks.predistortion.polynomial_fit import fit
 from grownas.tasks.predistortion.polynomial_path import PolynomialPath, path_of
 from grownas.tasks.predistortion.simulated import simulated
+from support.polynomials import fit
 
 SHAPES = [Shape(1, 4), Shape(4, 3), Shape(3, 3, 4, 2, 2)]
 MEMORY = 6

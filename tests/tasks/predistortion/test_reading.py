@@ -102,10 +102,10 @@ def test_the_checksum_changes_with_samples_and_with_what_defines_scores(folder):
     assert replace(found, name="other", source="elsewhere").checksum == found.checksum
 
 
-def test_the_gain_is_the_ratio_of_the_largest_magnitudes_in_training():
+def test_the_scales_are_the_largest_magnitudes_in_training():
     x = {part: np.array([1, 2j, -1.5]) for part in PARTS}
     y = {"train": np.array([3, -5j, 0]), "val": np.array([9.0, 0, 0]), "test": np.array([9.0, 0, 0])}
-    assert Recording("a", x, y, 4.0, 1.0, 1, 8, "a").gain == 2.5
+    assert Recording("a", x, y, 4.0, 1.0, 1, 8, "a").scales == (2, 5)
 
 
 # ---- files
