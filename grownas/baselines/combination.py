@@ -196,24 +196,19 @@ def _regression(
 
 
 def shrunken_weights(
-    forecasts: Array,
-    target: Array,
-    prior: Array,
-    blocks: Sequence[slice],
-    strengths: Sequence[float] = STRENGTHS,
+    forecasts: Array, target: Array, prior: Array, blocks: Sequence[slice]
 ) -> tuple[Array, tuple[float, ...]]:
     """Return the weights of forecasts for each series that minimise the squared error, shrunk towards a prior.
 
-    The weights w >= 0 minimise mean (y - sum_k w_k f_k)^2 + strength * sum_k (w_k - prior_k)^2. The strength is chosen
-    by the error on held-out blocks: the largest strength whose error exceeds the lowest error by at most one standard
-    error of the difference over blocks.
+    The weights w >= 0 minimise mean (y - sum_k w_k f_k)^2 + strength * sum_k (w_k - prior_k)^2. Of `STRENGTHS` the
+    largest is chosen whose error on held-out blocks exceeds the lowest error by at most one standard error of the
+    difference over blocks.
 
     Args:
         forecasts: held-out forecasts of K models, shape `(K, n, I)`.
         target: shape `(n, I)`.
         prior: prior weights, shape `(K,)`, at least 0.
         blocks: blocks of rows that cover all rows.
-        strengths: candidate strengths, ascending.
 
     Returns:
         Weights `(K, I)` and the strength chosen for each series.
@@ -224,18 +219,20 @@ def shrunken_weights(
     squares = np.stack([(target[b] ** 2).sum(axis=0) for b in blocks])  # (blocks, I)
     rows = np.array([b.stop - b.start for b in blocks])[:, None]
     gram, cross = grams.sum(axis=0), crosses.sum(axis=0)
-    errors = np.empty((len(strengths), *squares.shape))
-    for error, strength in zip(errors, strengths, strict=True):
-        pull = strength * (rows.sum() - rows)[..., None]
-        w = nonnegative(gram - grams + pull[..., None] * identity, cross - crosses + pull * prior)  # (blocks, I, K)
+    errors = np.empty((len(STRENGTHS), *squares.shape))
+    for error, strength in zip(errors, STRENGTHS, strict=True):
+        penalty = strength * (rows.sum() - rows)[..., None]
+        w = nonnegative(
+            gram - grams + penalty[..., None] * identity, cross - crosses + penalty * prior
+        )  # (blocks, I, K)
         fitted = np.einsum("bik,bikl,bil->bi", w, grams, w)
         error[:] = (squares - 2 * (w * crosses).sum(axis=-1) + fitted) / rows
     lowest = errors.mean(axis=1).argmin(axis=0)
     excess = errors - np.take_along_axis(errors, lowest[None, None], axis=0)
     is_near = excess.mean(axis=1) <= excess.std(axis=1, ddof=1) / np.sqrt(len(blocks))  # (strengths, I)
-    chosen = np.array(strengths)[len(strengths) - 1 - is_near[::-1].argmax(axis=0)]
-    pull = chosen[:, None] * rows.sum()
-    weights = nonnegative(gram + pull[..., None] * identity, cross + pull * prior)
+    chosen = np.array(STRENGTHS)[len(STRENGTHS) - 1 - is_near[::-1].argmax(axis=0)]
+    penalty = chosen[:, None] * rows.sum()
+    weights = nonnegative(gram + penalty[..., None] * identity, cross + penalty * prior)
     return weights.T, tuple(chosen.tolist())
 
 

@@ -20,14 +20,13 @@ TINY = 1e-300  # least variance of a series whose errors are all zero, so that s
 FLOOR = 0.1  # least variance, as a share of the mean variance, so that small errors do not make an interval vanish
 
 
-def volatility(errors: Array, *, typical: Array | None = None, decay: float = DECAY) -> Array:
+def volatility(errors: Array, *, typical: Array | None = None) -> Array:
     """Return the standard deviation that an exponentially weighted average of earlier squared errors predicts.
 
     Args:
         errors: one-step forecast errors, shape `(n, I)`.
         typical: mean squared error at which the average starts and from which its floor is computed, shape `(I,)`;
             None: that of all errors.
-        decay: weight of the past in each step.
 
     Returns:
         Shape `(n + 1, I)`: row t depends on the errors before row t and on `typical`; the last row is for the step
@@ -39,7 +38,7 @@ def volatility(errors: Array, *, typical: Array | None = None, decay: float = DE
     variances[0] = typical
     for series, column in enumerate(squares.T.tolist()):  # plain numbers: ten times as fast as rows of an array
         variance = float(typical[series])
-        variances[1:, series] = [variance := decay * variance + (1 - decay) * square for square in column]
+        variances[1:, series] = [variance := DECAY * variance + (1 - DECAY) * square for square in column]
     scale: Array = np.sqrt(np.maximum(variances, np.maximum(FLOOR * typical, TINY)))
     return scale
 
