@@ -115,9 +115,7 @@ def make_plan(ops: Sequence[Op], projections: Sequence[int], *, highway: bool) -
 
     order = sorted(range(len(ops)), key=key)
     additive = sum(COMBINE[op.combine].code == ADD for op in ops)
-    columns = list(
-        dict.fromkeys(projections[number] for number in order)
-    )  # ops of different kinds never share a projection
+    columns = list(dict.fromkeys(projections[number] for number in order))  # combines never share a projection
     first_hadamard = len({projections[number] for number in order[:additive]})
     return Plan(
         tuple(order),

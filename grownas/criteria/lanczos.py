@@ -61,9 +61,8 @@ class LowestEigenpairs:
         self.open = torch.arange(problems, device=device)
         self.eigenvalues = torch.zeros(problems, dtype=torch.float64, device=device)
         self.eigenvectors = torch.zeros(problems, size, dtype=torch.float64, device=device)
-        self._Q = self._SQ = torch.zeros(
-            problems, size, 0, dtype=torch.float64, device=device
-        )  # basis and its products
+        # the basis and its products
+        self._Q = self._SQ = torch.zeros(problems, size, 0, dtype=torch.float64, device=device)
         self.block = torch.linalg.qr(self._draw(min(block, size)))[0].expand(problems, -1, -1)
 
     @property

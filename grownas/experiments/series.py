@@ -192,11 +192,11 @@ class SeriesExperiment(Experiment):
         actual = np.concatenate([task.targets[task.rows(part)] for part in ("val", "test")])
         forecasts = {score.model: torch.from_numpy(score.forecasts()) for score in scores}
         folder.write_tensors("forecasts.safetensors", {"actual": torch.from_numpy(actual), **forecasts})
-        came = task.targets[task.rows("test")]
+        targets = task.targets[task.rows("test")]
         losses = {}
         for score in scores:
             assert score.test.forecasts is not None, "a task on series returns its forecasts"
-            losses[score.model] = ((came - score.test.forecasts) ** 2).mean(axis=1)
+            losses[score.model] = ((targets - score.test.forecasts) ** 2).mean(axis=1)
         tests = pair_tests(losses)
         if model is None:
             return {"free_running": None, "tests": tests}

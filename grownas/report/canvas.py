@@ -94,13 +94,11 @@ def as_svg(canvas: Figure) -> str:
         canvas.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(
-        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL
-    )  # this style would apply to the whole page
+    # a style would apply to the whole page
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
     text = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg class="plot" viewBox="\1" role="img">', text, count=1)
-    text = re.sub(
-        r'<g id="[^"]*"(/?)>', r"<g\1>", text
-    )  # ids must be unique in a page, and no element refers to a group
+    # ids must be unique in a page, and no element refers to a group
+    text = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", text)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", text)
     own = f"f{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     text = re.sub(r'(id="|#)([mp][0-9a-f]{10})\b', rf"\1{own}\2", text)  # make ids of markers and clips unique

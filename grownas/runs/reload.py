@@ -146,8 +146,8 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for date, series, forecast, came in rows:
-        writer.writerow([date, series, repr(forecast), "" if came is None else repr(came)])
+    for date, series, forecast, actual in rows:
+        writer.writerow([date, series, repr(forecast), "" if actual is None else repr(actual)])
     if out is None:
         out, rundir = path / used.file_name, RunDir.open(path)
         rundir.write_json(MADE_FROM, _made_from(path, used))
@@ -157,7 +157,7 @@ def write_forecasts(path: Path, overrides: Sequence[str] = (), *, out: Path | No
             out.write_text(text.getvalue(), encoding="utf-8")
         except OSError as error:
             raise RunError(f"out={out}: cannot be written: {error.strerror}") from error
-    next_step = {series: value for _, series, value, came in rows if came is None}
+    next_step = {series: forecast for _, series, forecast, actual in rows if actual is None}
     if task.kind != "series":
         return Written(out, "the task's own", rows[-1][0], "", next_step)
     return Written(out, task.units, task.next_day, task.next_step.frequency, next_step)
@@ -242,8 +242,8 @@ def _forecasts(
     if missing := [column for column in COLUMNS if column not in frame.columns]:
         raise ConfigError(f"{task.name}: predict gives no {', '.join(missing)}; expected the columns {COLUMNS}")
     rows = [
-        (str(date), str(series), float(ahead), None if came != came else float(came))  # nan: the next step
-        for date, series, ahead, came in frame[list(COLUMNS)].itertuples(index=False)
+        (str(date), str(series), float(forecast), None if actual != actual else float(actual))  # nan: the next step
+        for date, series, forecast, actual in frame[list(COLUMNS)].itertuples(index=False)
     ]
     if task.kind == "series" and task.next_step.doubt:
         warnings.warn(
@@ -321,22 +321,7 @@ def reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | 
         raise RunError(f"{path}: no saved model; this run trained a baseline, whose scores are in summary.json")
     tensors, names, sizes = weights_of(path / "weights.safetensors")
     is_named = any(item.partition("=")[0] in [f"task.{key}" for key in kept.task.WHERE] for item in overrides)
-    if is_named and hasattr(configs.task_class(config.task.use), "load_for"):
-        parts: tuple[str, ...] = ("seen", "new")
-        task: Any = load_task(config, frame=frame, names=names, run_dates=_run_dates(path))
-    else:
-        parts = ("all",)
-        task = load_task(_fitted(path, config) if is_named else config, frame=frame)
-    is_own = bool(notes["data_checksum"] == task.checksum)
-    if not is_own and not is_named:
-        raise DataError(
-            f"{path}: the data have changed since the run ({task.source}); give task.data= to use the model on the "
-            "changed data"
-        )
-    if task.kind == "plain":
-        parts = ("val", "test")
-    elif is_own:
-        task, parts = task.with_parts() if "new" in parts else task, ("val", "test")
+    task, parts, is_own = _data_for(path, config, names, frame, notes["data_checksum"], is_named=is_named)
     if summary["loss"] not in task.losses:
         raise RunError(f"{path / 'summary.json'}: damaged: unknown loss {summary['loss']!r}")
     task = task.with_loss(summary["loss"])
@@ -349,18 +334,59 @@ def reload(path: Path, overrides: Sequence[str], data: Any = None, since: str | 
         parts = task.scored_parts(parts)
     if task.kind == "series" and "all" not in parts and not is_own:
         _tell_short_past(task, parts)
+    data_name = OWN if is_own else str(config.task.data)
+    return Reloaded(model, task, parts, _file_name(kept, config, is_own=is_own), data_name, names)
+
+
+def _data_for(
+    path: Path, config: Config, names: Sequence[str], frame: Any, checksum: str, *, is_named: bool
+) -> tuple[Any, tuple[str, ...], bool]:
+    """Load the data on which a run's model is used.
+
+    Args:
+        path: the run folder.
+        config: the run's config with the overrides.
+        names: names of the series or words that the model reads.
+        frame: a data frame to read instead of `task.data`; None: none.
+        checksum: checksum of the run's own data.
+        is_named: an override names the data.
+
+    Returns:
+        The task, the parts that can be scored, and whether the data are the run's own.
+
+    Raises:
+        DataError: no override names the data, and the run's own data have changed.
+    """
+    if is_named and hasattr(configs.task_class(config.task.use), "load_for"):
+        parts: tuple[str, ...] = ("seen", "new")
+        task: Any = load_task(config, frame=frame, names=names, run_dates=_run_dates(path))
+    else:
+        parts = ("all",)
+        task = load_task(_fitted(path, config) if is_named else config, frame=frame)
+    is_own = bool(checksum == task.checksum)
+    if not is_own and not is_named:
+        raise DataError(
+            f"{path}: the data have changed since the run ({task.source}); give task.data= to use the model on the "
+            "changed data"
+        )
+    if task.kind == "plain":
+        parts = ("val", "test")
+    elif is_own:
+        task, parts = task.with_parts() if "new" in parts else task, ("val", "test")
+    return task, parts, is_own
+
+
+def _file_name(kept: Config, config: Config, *, is_own: bool) -> str:
+    """Return the name of the file for forecasts: it names other data, and changed options of the scoring."""
     words = [] if is_own else [Path(config.task.data).stem]
     words += [str(new) for key in kept.task.EVALUATION if (new := getattr(config.task, key)) != getattr(kept.task, key)]
-    file_name = f"{'-'.join(['forecasts', *words])}.csv"
-    return Reloaded(model, task, parts, file_name, OWN if is_own else str(config.task.data), names)
+    return f"{'-'.join(['forecasts', *words])}.csv"
 
 
 def _tell_short_past(task: Any, parts: Sequence[str]) -> None:
     """Warn about forecasts with fewer earlier rows as context than the forecasts of a run's own data have."""
-    count, context = (
-        sum(task.short_past(part) for part in parts[-1:]),
-        task.options.context,
-    )  # the last part, `new` if it has rows
+    context = task.options.context
+    count = sum(task.short_past(part) for part in parts[-1:])  # of the last part, `new` if it has rows
     if count or len(task.values) <= context:
         what = f"{count} forecast{'s are' if count > 1 else ' is'}" if count else "the next step's forecast is"
         warnings.warn(

@@ -89,9 +89,8 @@ class Evolution(SamplingStrategy):
         sampling = Sampling(self.name, problem, options)
         population = Population(options.population, options.tournament)
         while not sampling.limit:
-            drawn = [
-                sampling.begin(problem.space.sample(rng), notes={"parent": None}) for _ in range(population.room)
-            ]  # only in the first round
+            # only the first round has room
+            drawn = [sampling.begin(problem.space.sample(rng), notes={"parent": None}) for _ in range(population.room)]
             for trial in sampling.train_all(drawn or _children(sampling, population, options.batch, rng)):
                 population.add(trial)
                 yield sampling.result()

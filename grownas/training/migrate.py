@@ -87,10 +87,10 @@ def _state(
 ) -> dict[str, Any]:
     """Return a parameter's state, built from the state of its sources; empty if no source has state."""
     state: dict[str, Any] = {}
-    told = torch.zeros_like(parameter, dtype=torch.bool)  # where the old gradient determines the new gradient
+    known = torch.zeros_like(parameter, dtype=torch.bool)  # where the old gradient determines the new gradient
     for piece in pieces:
         source = old[piece.source]
-        told[piece.into] = piece.scale is not None
+        known[piece.into] = piece.scale is not None
         for key, value in optimizer.state.get(source, {}).items():
             if not (isinstance(value, Tensor) and value.shape == source.shape and value.dim() > 0):  # a step count
                 state[key] = value.clone() if isinstance(value, Tensor) else value
@@ -102,9 +102,9 @@ def _state(
                 if piece.scale is not None:
                     target[piece.into] = value[piece.index] * piece.scale ** POWERS[key]
             else:
-                known = ", ".join((*POWERS, *AVERAGES))
-                raise ValueError(f"cannot migrate the optimiser state {key!r}; only {known} can be migrated")
+                names = ", ".join((*POWERS, *AVERAGES))
+                raise ValueError(f"cannot migrate the optimiser state {key!r}; only {names} can be migrated")
     for key in state:
-        if POWERS.get(key) == 2 and told.any():
-            state[key][~told] = state[key][told].mean()
+        if POWERS.get(key) == 2 and known.any():
+            state[key][~known] = state[key][known].mean()
     return state

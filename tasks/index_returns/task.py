@@ -646,9 +646,7 @@ class IndexReturns:
         """
         task = self
         if self.table is not None and set(self.names) < set(names):
-            wanted = [
-                name for name in self.table.names if name in names
-            ]  # the model's series, in the order of the table
+            wanted = [name for name in self.table.names if name in names]  # in the order of the table
             if wanted == list(names):
                 task = self._with_columns(wanted)
         if list(names) != task.names:
