@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from grownas.training.loop import Fit
     from grownas.training.recipe import Recipe
 
-    Hidden = Tensor | tuple[Tensor, ...]  # one tensor, or h and c of an LSTM
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -730,27 +729,6 @@ class AcceptanceCriterion(Protocol):
 
     def __call__(self, best: np.ndarray, candidate: np.ndarray, *, threshold: float) -> Verdict:
         """Compare validation losses per time step, both of shape `(n,)`."""
-        ...
-
-
-class StoppingCriterion(Protocol):
-    """Decides from each epoch's validation loss when training stops (see `grownas.criteria.early_stop.Patience`)."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether training stops now."""
-        ...
-
-    def step(self, value: float) -> bool:
-        """Record an epoch's validation loss; return whether it is the lowest so far."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Return the state as plain values, for `restore`."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Restore a state that `state` returned."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from grownas.protocols import Task, Window
 from grownas.training.bilevel import window_loss
 from grownas.training.recipe import device_of, split_parameters
 
+WINDOW = 5  # epochs over which an eigenvalue is averaged
 DISTANCE = 1e-4  # step of the central difference, in float64; the relative error of the eigenvalue is about 1e-8
 
 
@@ -24,16 +25,12 @@ class Eigenvalue(NamedTuple):
     gradients: int
 
 
-def dominant_eigenvalue(
-    model: Any, task: Task, *, part: str = "architecture", windows: int = 4, seed: int = 0
-) -> float:
+def dominant_eigenvalue(model: Any, task: Task, *, windows: int = 4, seed: int = 0) -> float:
     """Return the value of `counted_eigenvalue`."""
-    return counted_eigenvalue(model, task, part=part, windows=windows, seed=seed).value
+    return counted_eigenvalue(model, task, windows=windows, seed=seed).value
 
 
-def counted_eigenvalue(
-    model: Any, task: Task, *, part: str = "architecture", windows: int = 4, seed: int = 0
-) -> Eigenvalue:
+def counted_eigenvalue(model: Any, task: Task, *, windows: int = 4, seed: int = 0) -> Eigenvalue:
     """Return the largest eigenvalue of the mean loss's Hessian by alpha, computed in float64 without dropout.
 
     A product with the Hessian is a central difference of two gradients, so any backend can compute it.
@@ -41,14 +38,13 @@ def counted_eigenvalue(
     Args:
         model: its core is a supernet; left as it is.
         task: data and loss.
-        part: of the data.
-        windows: how many windows of the part, from its first on, the loss is the mean of; each begins at the state that
-            the model has there.
+        windows: how many windows of the part `architecture`, from its first on, the loss is the mean of; each begins at
+            the state that the model has there.
         seed: of the order of the windows.
     """
     twin = copy.deepcopy(model).double().eval()
     _, alphas = split_parameters(twin)
-    learned = _windows_and_states(twin, task, part, windows, seed)
+    learned = _windows_and_states(twin, task, windows, seed)
     origin = torch.cat([alpha.detach().clone() for alpha in alphas])
     sizes = [len(alpha) for alpha in alphas]
     gradients = 0
@@ -71,14 +67,14 @@ def counted_eigenvalue(
 
 
 @torch.no_grad()
-def _windows_and_states(model: Any, task: Task, part: str, count: int, seed: int) -> list[tuple[Window, Any]]:
-    """Return the first windows of a part that are learned from, each with the state before it.
+def _windows_and_states(model: Any, task: Task, count: int, seed: int) -> list[tuple[Window, Any]]:
+    """Return the first windows of the part `architecture` that are learned from, each with the state before it.
 
     The states are computed once: bptt ends at a window, so a loss whose state moved with alpha would have another
     derivative than the gradient of training, and that gradient's derivative would not be symmetric.
     """
     hidden, found = None, list[tuple[Window, Any]]()
-    for window in task.windows(part, seed=seed):
+    for window in task.windows("architecture", seed=seed):
         window = window.to(device_of(model))
         hidden = None if window.fresh else hidden
         if not window.burn_in:
@@ -89,43 +85,20 @@ def _windows_and_states(model: Any, task: Task, part: str, count: int, seed: int
     return found
 
 
-class EigenvalueRise:
-    """A `StoppingCriterion`: stop when the smoothed eigenvalue has risen by a ratio within a few epochs.
+def has_risen(values: Sequence[float], *, back: int = 4, ratio: float = 1.3, first: int = 10) -> bool:
+    """Return whether the mean eigenvalue of the last `WINDOW` epochs is more than `ratio` times an earlier mean.
 
-    Attributes:
+    Args:
         values: the eigenvalue of each epoch so far.
+        back: how many epochs earlier the other mean is.
+        ratio: the ratio of the means that counts as a rise.
+        first: the first epoch at which a rise counts.
 
     Reference:
         Zela et al. (2020), Understanding and Robustifying Differentiable Architecture Search, section 5.1: a window of
         5 epochs, 4 epochs back, from epoch 10; they stop when the earlier value divided by the present is below 0.75.
     """
-
-    def __init__(self, *, window: int = 5, back: int = 4, ratio: float = 1.3, first: int = 10) -> None:
-        """Start without values."""
-        self.window, self.back, self.ratio, self.first = window, back, ratio, first
-        self.values: list[float] = []
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the smoothed value is more than `ratio` times the smoothed value `back` epochs earlier."""
-        if len(self.values) < max(self.first, self.window + self.back):
-            return False
-        now, before = self._smoothed(len(self.values)), self._smoothed(len(self.values) - self.back)
-        return before > 0 and now / before > self.ratio
-
-    def step(self, value: float) -> bool:
-        """Add the value of an epoch; return whether it is the lowest so far."""
-        lowest = value < min(self.values, default=math.inf)
-        self.values.append(value)
-        return lowest
-
-    def state(self) -> dict[str, Any]:
-        """Return the values so far."""
-        return {"values": list(self.values)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Restore a state."""
-        self.values = list(state["values"])
-
-    def _smoothed(self, epochs: int) -> float:
-        return sum(self.values[epochs - self.window : epochs]) / self.window
+    if len(values) < max(first, WINDOW + back):
+        return False
+    now, before = (sum(values[end - WINDOW : end]) / WINDOW for end in (len(values), len(values) - back))
+    return before > 0 and now / before > ratio

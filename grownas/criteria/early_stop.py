@@ -1,4 +1,4 @@
-"""Early stopping: the inner level stops training, the outer level accepts or rejects candidates."""
+"""Early stopping: `Patience` ends a training, the rules of `ACCEPT` accept or reject a candidate."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LARGEST = 1e6  # largest figure in the logs: JSON has no infinity
 
 
 class Patience:
-    """The inner level: stop after `patience` epochs without a lower value; None: never stop, the last epoch is best."""
+    """Stop after `patience` epochs without a lower validation loss; None: never stop, the last epoch is best."""
 
     def __init__(self, patience: int | None) -> None:
         """Start before the first epoch."""
         self.patience, self.best, self.waited = patience, math.inf, 0
 
     def step(self, value: float) -> bool:
-        """Record an epoch's value; return whether it is the lowest so far."""
+        """Record an epoch's validation loss; return whether it is the lowest so far."""
         better = self.patience is None or value < self.best
         self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
         return better

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from grownas.criteria.alpha_hessian import EigenvalueRise
+from grownas.criteria.alpha_hessian import has_risen
 from grownas.protocols import Problem, SearchResult
 from grownas.strategies.following import eigenvalue
 from grownas.strategies.supernet import SupernetSearch, SupernetStrategy
@@ -37,15 +37,14 @@ class RDarts(SupernetStrategy):
     def search(self, problem: Problem) -> Iterator[SearchResult]:
         """Train epoch by epoch until the eigenvalue rises, go back, then derive the cell and fine-tune it."""
         search, options = SupernetSearch(self.name, problem, self.options), self.options
-        rise = EigenvalueRise(back=BACK, ratio=options.ratio, first=options.first_epoch)
-        recent: deque[Fit] = deque(maxlen=BACK + 1)
+        values, recent = list[float](), deque[Fit](maxlen=BACK + 1)
 
         def stop(fit: Fit) -> str | None:
             recent.append(fit)
             found = eigenvalue(problem, f"{self.name}-eigenvalue-{fit.epochs}", fit, options.hessian_windows)
             search.spent.scores[-1]["gradients"] += found.gradients
-            rise.step(found.value)
-            if not rise.is_over:
+            values.append(found.value)
+            if not has_risen(values, back=BACK, ratio=options.ratio, first=options.first_epoch):
                 return None
             search.fit = recent[0]
             epoch = recent[0].epochs
