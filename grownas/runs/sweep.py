@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from grownas.errors import USER_ERROR, ConfigError, Interrupted, RunError, Train
 from grownas.protocols import Ended, Launcher
 from grownas.runs.launchers import LOG
 from grownas.runs.progress import Progress
-from grownas.runs.rundir import JsonLines, RunDir
+from grownas.runs.rundir import RunDir
 from grownas.runs.signals import stop_signals
 
 LOOK_EVERY_S = 0.2
@@ -117,15 +117,11 @@ def run_all(config: Config, rundir: RunDir, progress: Progress, launcher: Launch
     missing: list[str] = []
     with launcher:
         for group in members(config):
-            lacking = [
-                name
-                for name in group
-                if _takes_steps(config) and any(name.startswith(f"{one.name}-") for one in failed)
-            ]  # their budget is what the first strategy took
+            lacking = _lacking_steps(config, group, failed)
             missing += lacking
             made = [_folder(config, rundir, name, group[name]) for name in group if name not in lacking]
             folders += made
-            failed |= _run_group(made, rundir, progress, launcher)
+            failed |= _Group(made, rundir, progress, launcher).run()
     if failed:
         raise _failure(config, folders, failed, missing)
     return folders
@@ -147,7 +143,7 @@ def run_parts(config: Config, rundir: RunDir, progress: Progress, launcher: Laun
     """
     folders = [_part(config, rundir, kind) for kind in config.backtest.models]
     with launcher:
-        failed = _run_group(folders, rundir, progress, launcher)
+        failed = _Group(folders, rundir, progress, launcher).run()
     if failed:
         raise _error_of(failed)(
             f"{len(failed)} of {len(folders)} models failed: {_logs_of(failed)}. Resume the backtest to try them again"
@@ -173,62 +169,84 @@ def runs_of(config: Config, rundir: RunDir) -> list[list[Path]]:
     return [[rundir.path / name, *(rundir.path / one for one in rest if one.startswith(f"{name}-"))] for name in first]
 
 
-def _run_group(folders: list[Path], rundir: RunDir, progress: Progress, launcher: Launcher) -> dict[Path, Ended]:
-    """Run all folders that are not finished; return how those ended that failed."""
-    log = rundir.log(LOG_OF_RUNS)
-    waiting = [folder for folder in folders if not (folder / "summary.json").exists()]
-    for folder in waiting:
-        RunDir(folder).is_locked()  # raises before any work begins if the folder cannot be written to
-    running: set[Path] = set()
-    attempts: Counter[Path] = Counter()
-    failed: dict[Path, Ended] = {}
-    told = 0
-    with _signals() as stopped:
-        while running or (waiting and not stopped):
-            while told < len(stopped):
-                launcher.stop()
-                told += 1
-            while waiting and not stopped and launcher.has_room():
-                free = next((folder for folder in waiting if not RunDir(folder).is_locked()), None)
-                if free is None:  # all are locked, perhaps by runs that outlived a killed comparison: wait for them
-                    break
-                waiting.remove(free)
-                running.add(free)
-                _note(log, progress, free, "started")
-                launcher.submit(free)
-            end = time.monotonic() + LOOK_EVERY_S
-            while time.monotonic() < end and told == len(stopped):  # a signal is passed on at once
-                time.sleep(0.01)
-            for ended in launcher.poll():
-                folder = ended.folder
-                running.discard(folder)
-                attempts[folder] += 1
-                if ended.status == 0:
-                    _note(log, progress, folder, "finished")
-                elif stopped:
-                    _note(log, progress, folder, "stopped", ended)
-                elif ended.status == USER_ERROR or attempts[folder] >= ATTEMPTS:
-                    _note(log, progress, folder, "failed", ended)
-                    failed[folder] = ended
-                else:
-                    _note(log, progress, folder, "tried again", ended)
-                    waiting.append(folder)
-    if stopped:
-        raise Interrupted
-    return failed
+class _Group:
+    """Runs that do not depend on each other.
 
+    Attributes:
+        waiting: folders of the runs to start.
+        running: folders of the runs that the launcher runs.
+        attempts: how often each run has ended.
+        failed: how the runs ended that are not tried again.
+    """
 
-def _note(log: JsonLines, progress: Progress, folder: Path, event: str, ended: Ended | None = None) -> None:
-    """Log and show what happens to a run."""
-    log.append(
-        {
-            "time": time.time(),
-            "run": folder.name,
-            "event": event,
-            **({} if ended is None else {"status": ended.status, "words": ended.words}),
-        }
-    )
-    progress.say(f"{folder.name}: {event}{'' if ended is None else f', {_words(ended)}'}")
+    def __init__(self, folders: list[Path], rundir: RunDir, progress: Progress, launcher: Launcher) -> None:
+        """Let all runs that are not finished wait.
+
+        Raises:
+            RunError: a run's folder cannot be written to.
+        """
+        self.log, self.progress, self.launcher = rundir.log(LOG_OF_RUNS), progress, launcher
+        self.waiting = [folder for folder in folders if not (folder / "summary.json").exists()]
+        for folder in self.waiting:
+            RunDir(folder).is_locked()  # raises
+        self.running = set[Path]()
+        self.attempts = Counter[Path]()
+        self.failed = dict[Path, Ended]()
+
+    def run(self) -> dict[Path, Ended]:
+        """Run all; return `failed`.
+
+        Raises:
+            Interrupted: a signal arrived, and all runs have ended.
+        """
+        passed_on = 0  # number of signals
+        with _signals() as signals:
+            while self.running or (self.waiting and not signals):
+                while passed_on < len(signals):
+                    self.launcher.stop()
+                    passed_on += 1
+                self._start(signals)
+                end = time.monotonic() + LOOK_EVERY_S
+                while time.monotonic() < end and passed_on == len(signals):  # a signal is passed on at once
+                    time.sleep(0.01)
+                for ended in self.launcher.poll():
+                    self._take(ended, is_stopped=bool(signals))
+        if signals:
+            raise Interrupted
+        return self.failed
+
+    def _start(self, signals: list[int]) -> None:
+        """Start runs while the launcher has room and no signal has arrived."""
+        while self.waiting and not signals and self.launcher.has_room():
+            free = next((folder for folder in self.waiting if not RunDir(folder).is_locked()), None)
+            if free is None:  # all are locked, perhaps by runs that outlived a killed comparison: wait for them
+                return
+            self.waiting.remove(free)
+            self.running.add(free)
+            self._note(free, "started")
+            self.launcher.submit(free)
+
+    def _take(self, ended: Ended, *, is_stopped: bool) -> None:
+        """Decide whether a run that has ended is finished, is tried again or has failed."""
+        folder = ended.folder
+        self.running.discard(folder)
+        self.attempts[folder] += 1
+        if ended.status == 0:
+            self._note(folder, "finished")
+        elif is_stopped:
+            self._note(folder, "stopped", ended)
+        elif ended.status == USER_ERROR or self.attempts[folder] >= ATTEMPTS:
+            self._note(folder, "failed", ended)
+            self.failed[folder] = ended
+        else:
+            self._note(folder, "tried again", ended)
+            self.waiting.append(folder)
+
+    def _note(self, folder: Path, event: str, ended: Ended | None = None) -> None:
+        """Log and show what happens to a run."""
+        how = {} if ended is None else {"status": ended.status, "words": ended.words}
+        self.log.append({"time": time.time(), "run": folder.name, "event": event, **how})
+        self.progress.say(f"{folder.name}: {event}{'' if ended is None else f', {_words(ended)}'}")
 
 
 def _words(ended: Ended) -> str:
@@ -255,6 +273,13 @@ def _logs_of(failed: dict[Path, Ended]) -> str:
 
 def _error_of(failed: dict[Path, Ended]) -> type[RunError] | type[TrainingError]:
     return RunError if {ended.status for ended in failed.values()} == {USER_ERROR} else TrainingError
+
+
+def _lacking_steps(config: Config, names: Iterable[str], failed: Iterable[Path]) -> list[str]:
+    """Return the runs that take their number of steps from a failed run."""
+    if not _takes_steps(config):
+        return []
+    return [name for name in names if any(name.startswith(f"{folder.name}-") for folder in failed)]
 
 
 def _takes_steps(config: Config) -> bool:
