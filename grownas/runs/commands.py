@@ -57,12 +57,7 @@ def search(config: Config, rundir: RunDir | None = None) -> Path:
     configs.strategy_of(config.strategy, refit=config.refit)  # raises if options contradict each other
     task = _read_data(config)
     check_search(config, task)
-    return _work(config, _begin_folder(config, "search", task, rundir), task, _searching(config))
-
-
-def _searching(config: Config) -> Work:
-    """Return the work of a search: train, or look trained genotypes up in the task's table."""
-    return experiment.search if config.task.table is None else replay.search
+    return _search(config, _begin_folder(config, "search", task, rundir), task)
 
 
 Logs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -82,11 +77,11 @@ def search_in_memory(config: Config, task: Task) -> tuple[experiment.Summary, Me
 
 
 def work_in_memory(
-    config: Config, command: str, task: Task, work: Work, what: str | None = None
+    config: Config, command: str, task: Task, work: Work
 ) -> tuple[experiment.Summary, MemoryFolder, Logs]:
     """Do the work of a command without writing to disk; return as `search_in_memory` does."""
     folder = MemoryFolder()
-    folder.write_json("run.json", {"command": command, "what": what})
+    folder.write_json("run.json", {"command": command, "what": None})
     write_config(config, folder, task.checksum)
     logs = {name: MemoryLog() for name in ("growth", "trials")}
     with Progress(quiet=config.quiet) as progress, _threads(config.threads):
@@ -129,7 +124,7 @@ def train(config: Config, what: str) -> Path:
     rundir = new_folder(config, "train", task.checksum, what=what if genotype is None else None)
     if genotype is not None:
         genotype.save(rundir.path / "genotype.json")
-    return _work(config, rundir, task, partial(experiment.train, what=what if genotype is None else genotype))
+    return _train(config, rundir, task)
 
 
 def _genotype(what: str, names: Sequence[str]) -> AnyGenotype:
@@ -152,8 +147,7 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
         DataError: the data have changed since the run began.
     """
     rundir = RunDir.open(path)
-    before = kept_notes(path)
-    kept = configs.load(path / "config.yaml")
+    notes, kept = kept_notes(path), configs.load(path / "config.yaml")
     config = configs.load(path / "config.yaml", changes)
     if config.fingerprint() != kept.fingerprint():
         raise ConfigError(
@@ -163,24 +157,29 @@ def resume(path: Path, changes: Sequence[str] = ()) -> Path:
         return _compare(config, rundir)
     task = _read_data(config)
     read = _data_of(config, rundir.command, task)
-    if before["data_checksum"] != read.checksum:
+    if notes["data_checksum"] != read.checksum:
         raise DataError(f"{path}: the data have changed since the run began ({read.source}); start a new run")
-    then = before["versions"]
-    changed = {name: (old, new) for name, new in versions().items() if (old := then.get(name)) != new}
+    _warn_of_versions(path, notes["versions"])
+    return RESUMED[rundir.command](config, rundir, task)
+
+
+def _warn_of_versions(path: Path, before: Mapping[str, str]) -> None:
+    """Warn if the versions of packages have changed since a run began."""
+    changed = [f"{name} was {old}, is {new}" for name, new in versions().items() if (old := before.get(name)) != new]
     if changed:
-        words = ", ".join(f"{name} was {old}, is {new}" for name, (old, new) in changed.items())
-        warnings.warn(f"{path}: versions have changed, so the last digits may differ: {words}", stacklevel=2)
-    if rundir.command == "search":
-        return _work(config, rundir, task, _searching(config))
-    if rundir.command == "study":
-        return _study(config, rundir, task)
-    if rundir.command == "update":
-        return run_update(config, rundir, task)
-    if rundir.command == "backtest":
-        return _backtest(config, rundir, task)
-    if rundir.command == "walk":
-        return _walk(config, rundir, task)
-    what = rundir.what or Genotype.load(path / "genotype.json")
+        warnings.warn(
+            f"{path}: versions have changed, so the last digits may differ: {', '.join(changed)}", stacklevel=3
+        )
+
+
+def _search(config: Config, rundir: RunDir, task: Task) -> Path:
+    """Search in a prepared folder: train, or look trained genotypes up in the task's table."""
+    return _work(config, rundir, task, experiment.search if config.task.table is None else replay.search)
+
+
+def _train(config: Config, rundir: RunDir, task: Task) -> Path:
+    """Train the genotype of a prepared folder, or the baseline that the folder names."""
+    what = rundir.what or Genotype.load(rundir.path / "genotype.json")
     return _work(config, rundir, task, partial(experiment.train, what=what))
 
 
@@ -582,3 +581,13 @@ def _report(folder: Path) -> Path:
     from grownas.report.page import write_report
 
     return write_report([folder])
+
+
+RESUMED: dict[str, Callable[[Config, RunDir, Task], Path]] = {  # command of a run on one task -> how its run goes on
+    "search": _search,
+    "train": _train,
+    "study": _study,
+    "update": run_update,
+    "backtest": _backtest,
+    "walk": _walk,
+}
