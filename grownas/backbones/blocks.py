@@ -106,7 +106,7 @@ class BlocksBackbone(OfEdges):
 
     @property
     def blend(self) -> list[float]:
-        """1 for each node: none is mixed in in part, since networks of blocks do not grow."""
+        """1 for each node: networks of blocks do not grow, so every node is plain."""
         return [1.0] * len(self.nodes)
 
     @blend.setter
@@ -141,7 +141,7 @@ class BlocksBackbone(OfEdges):
     def genotype(self, top_k: int | None = 1) -> BlocksGenotype:
         """Read out for each node the two edges with the op of largest share, "none" left out, and these ops.
 
-        Of equal ones the first is taken. `top_k` is not read: an edge of a derived network has one op.
+        Of equal shares the first is taken. `top_k` is ignored: an edge of a derived network has one op.
         """
         return BlocksGenotype(
             tuple(

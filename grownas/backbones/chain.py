@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.backbones.mixture import Blend, OfMixtures, check_no_skip
+from grownas.backbones.mixture import Blend, OfMixtures, check_no_blend, check_no_skip
 from grownas.cells import backends, chain
 from grownas.cells.cell import GrownRNN
 from grownas.cells.node import Node
@@ -284,9 +284,7 @@ class Backbone(OfMixtures):
             ValueError: a node's blend is below 1, or a node has a skip: a derived cell has plain nodes only.
         """
         check_no_skip(self._skip)
-        partial = {number: value for number, value in enumerate(self.blend) if value < 1}
-        if partial:
-            raise ValueError(f"nodes have a blend below 1 ({partial}); a derived cell needs 1: train longer or set it")
+        check_no_blend(self.blend)
         cell = GrownRNN(self.genotype(top_k), self.input_size, self.hidden_size, backend=self.backend)
         cell.to(self.alpha[0])
         layer = cast("chain.ChainLayer", cell.layer(0))

@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from grownas.backbones.mixture import Blend, Mixture, OfEdges, check_no_skip
+from grownas.backbones.mixture import Blend, Mixture, OfEdges, check_no_blend, check_no_skip
 from grownas.cells import backends, chain, dag_supernet
 from grownas.cells.cell import GrownRNN
 from grownas.cells.dag import gate_and_op
@@ -29,16 +29,16 @@ class MixedEdge(Mixture):
     """The mixture of a DAG's edge: its ops are activations, or "none"."""
 
     def __init__(self, ops: Sequence[DagOpLike]) -> None:
-        """Take the ops.
+        """Store the ops.
 
         Raises:
-            GenotypeError: there is none, or one is unknown.
+            GenotypeError: the list is empty, or an op is unknown.
         """
         super().__init__([_activation(op) for op in ops])
 
 
 class MixedDagNode(nn.Module):
-    """A node: it projects each earlier state by the same weights and combines what its edges make of them.
+    """A node: it projects each earlier state with the same weights and combines the outputs of its edges.
 
     Attributes:
         W_h: shape `(H, 2H)`; the columns are the gate's, then the op's.
@@ -81,7 +81,7 @@ class MixedDagNode(nn.Module):
         if not 0 <= blend <= 1:
             raise ValueError(f"blend must lie between 0 and 1, got {blend}")
         if blend < 1 and len(self.edges) == 1:
-            raise ValueError(f"the first node of a dag has no earlier ones to be blended with, got blend {blend}")
+            raise ValueError(f"the first node of a dag has no earlier nodes to blend with, got blend {blend}")
         self.blend = None if blend == 1 else self.W_h.new_tensor(blend)
 
 
@@ -90,8 +90,8 @@ class DagBackbone(OfEdges):
 
     The input node, number 0, reads `x_t` and `h_(t-1)`. Node i = 1..N reads every earlier state: each edge is a mixture
     of ops that share the node's weights, and its state is the sum or the mean over its edges. `h_t` is the mean of the
-    nodes' states. The formulas stand in `cells.dag_supernet`; with `edge_reduction="mean"` a node's shares are divided
-    by the number of its edges.
+    nodes' states. `cells.dag_supernet` has the formulas; with `edge_reduction="mean"` a node's shares are divided by
+    the number of its edges.
 
     Args:
         input_size: I.
@@ -201,10 +201,10 @@ class DagBackbone(OfEdges):
         return MixedDagNode(self.hidden_size, edges, generator=generator)
 
     def forward(self, x: Tensor, h_0: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map `(T, B, I)` and a state `(1, B, H)`, zeros if left out, to states `(T, B, H)` and the last `(1, B, H)`.
+        """Map `(T, B, I)` and a state `(1, B, H)`, zeros if None, to states `(T, B, H)` and the last `(1, B, H)`.
 
-        Both have the weights' dtype, under `torch.autocast` too; but on CUDA autocast's then, see `chain.run`. With
-        `norm` and in training, it also moves the running moments.
+        Both results have the weights' dtype; under CUDA autocast they have autocast's dtype, see `chain.run`. In
+        training with `norm`, the running moments are updated.
 
         Raises:
             TypeError: `x` or `h_0` is not a tensor.
@@ -220,11 +220,11 @@ class DagBackbone(OfEdges):
         out, seen = dag_supernet.run_on(self.backend, self.plan, self._tensors(), x, state)
         if seen is not None:
             self._follow(seen, x.shape[1])
-        return out, out[-1:].clone()  # a state that is kept must not keep all steps, nor change with them
+        return out, out[-1:].clone()  # a copy: a kept last state does not keep all steps in memory
 
     @property
     def plan(self) -> DagPlan:
-        """What is static about the backbone as it computes now: each edge's ops, and how states are normalised."""
+        """The layout of the present computation: each edge's ops, and how states are normalised."""
         norm = ("batch" if self.training else "running") if self.norm else "none"
         return DagPlan(tuple(edge.ops for edge in self.mixed_edges()), norm)
 
@@ -253,7 +253,7 @@ class DagBackbone(OfEdges):
     def _follow(self, seen: Tensor, batch: int) -> None:
         """Update the running moments by those of a sequence, `(T, 2, N + 1, H)`, step by step, and raise the limit.
 
-        As `nn.BatchNorm1d` does, it keeps the variance that is divided by the batch's size less 1.
+        As in `nn.BatchNorm1d`, the running variance is the unbiased one: divided by the batch size minus 1.
         """
         assert self.moments is not None
         assert self.limit is not None
@@ -272,7 +272,7 @@ class DagBackbone(OfEdges):
 
     @property
     def chosen_backend(self) -> str:
-        """Name of the backend for its present device and dtype: what `auto` stands for."""
+        """Name of the backend that runs this DAG on its present device and in its dtype."""
         return backends.choose_dag_supernet(self.backend, self.plan, self.W_x)
 
     def mixed_nodes(self) -> list[MixedDagNode]:
@@ -334,8 +334,8 @@ class DagBackbone(OfEdges):
     def genotype(self, top_k: int | None = 1) -> DagGenotype:
         """Read out for each node the edge with the op of largest share, "none" left out, and that op.
 
-        Of equal ones the first is taken. A derived cell of this kind has one op a node, whatever `top_k` is. `blend` is
-        not read.
+        Of equal shares the first is taken. `top_k` is ignored, because a derived DAG has one op per node; so is
+        `blend`.
         """
         return DagGenotype(tuple(_read_out(node) for node in self.mixed_nodes()))
 
@@ -346,12 +346,10 @@ class DagBackbone(OfEdges):
         normalised.
 
         Raises:
-            ValueError: a node is not mixed in fully, or there is a skip.
+            ValueError: a node's blend is below 1, or there is a skip.
         """
         check_no_skip(self._skip)
-        partial = {number: value for number, value in enumerate(self.blend, start=1) if value < 1}
-        if partial:
-            raise ValueError(f"nodes are blended in part ({partial}); a derived cell needs blend 1: train on or set it")
+        check_no_blend(self.blend, first=1)
         cell = GrownRNN(self.genotype(top_k), self.input_size, self.hidden_size, backend=self.backend)
         cell.to(self.W_x)
         for node in range(len(self.nodes) + 1):
@@ -368,7 +366,7 @@ class DagBackbone(OfEdges):
 
 def _read_out(node: MixedDagNode) -> DagNode:
     found = [(*best, source) for source, edge in enumerate(node.mixed_edges()) if (best := edge.best())]
-    _, activation, source = max(found, key=lambda one: one[0])  # of equal ones the first
+    _, activation, source = max(found, key=lambda one: one[0])  # of equal shares the first
     return DagNode(source, activation)
 
 

@@ -26,10 +26,10 @@ class Mixture(nn.Module):
     given: tuple[Tensor, ...] = ()
 
     def __init__(self, ops: Sequence[str]) -> None:
-        """Take the ops.
+        """Store the ops.
 
         Raises:
-            GenotypeError: there is none.
+            GenotypeError: the list is empty.
         """
         super().__init__()
         self.ops = tuple(ops)
@@ -43,9 +43,9 @@ class Mixture(nn.Module):
         return self.given[0] if self.given else torch.softmax(self.alpha, 0)
 
     def best(self) -> tuple[float, str] | None:
-        """Return the logarithm of the largest share of an op but "none", and the op; of equal ones the first.
+        """Return the logarithm of the largest share of an op but "none", and the op; of equal shares the first.
 
-        An op whose alpha is minus infinity is not there.
+        Ops whose alpha is minus infinity are ignored.
         """
         shares = torch.log_softmax(self.alpha.detach().double(), 0).tolist()
         found = [(share, op) for share, op in zip(shares, self.ops, strict=True) if op != NONE and share > -math.inf]
@@ -188,3 +188,14 @@ def check_no_skip(beta: float) -> None:
         raise ValueError(
             f"the backbone has a skip with factor {beta:g}, but a derived cell has none; call set_skip(0) first"
         )
+
+
+def check_no_blend(blend: Sequence[float], *, first: int = 0) -> None:
+    """Check before deriving a cell that the blend of every node is 1; `first` is the number of the first node.
+
+    Raises:
+        ValueError: a blend is below 1.
+    """
+    partial = {number: value for number, value in enumerate(blend, first) if value < 1}
+    if partial:
+        raise ValueError(f"nodes have a blend below 1 ({partial}); a derived cell needs 1: train longer or set it")

@@ -74,7 +74,7 @@ class Mixture(nn.Module):
 
     @property
     def chosen(self) -> int:
-        """Number of the width with the largest share; of equal ones the first."""
+        """Number of the width with the largest share; of equal shares the first."""
         return int(self.alpha.detach().argmax())
 
 

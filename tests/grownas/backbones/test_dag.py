@@ -271,14 +271,14 @@ def test_a_node_mixed_in_fully_is_a_plain_one_to_the_last_bit(backend):
 
 def test_blends_that_make_no_sense_are_refused():
     backbone = make()
-    with pytest.raises(ValueError, match=r"the first node of a dag has no earlier ones .*got blend 0\.5"):
+    with pytest.raises(ValueError, match=r"the first node of a dag has no earlier nodes .*got blend 0\.5"):
         backbone.blend[0] = 0.5
     with pytest.raises(ValueError, match="between 0 and 1, got 2"):
         backbone.blend[1] = 2
     with pytest.raises(ValueError, match="for each of 3 nodes, got 1"):
         backbone.blend = [1]
     backbone.blend[2] = 0.5
-    with pytest.raises(ValueError, match=r"nodes are blended in part \(\{3: 0\.5\}\)"):
+    with pytest.raises(ValueError, match=r"nodes have a blend below 1 \(\{3: 0\.5\}\)"):
         backbone.derive()
 
 
