@@ -6,7 +6,6 @@ values.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -37,6 +36,7 @@ from grownas.report.canvas import NARROW, WIDE
 from grownas.report.diagram import CARDS, diagram, environment
 from grownas.report.drawings import about, draw
 from grownas.report.reading import Backtest, Comparison, Run, Study, Tree, read
+from grownas.runs.rundir import write_file
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -57,33 +57,31 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
         The path of the page.
 
     Raises:
-        RunError: a folder is not a run folder, or a file in it is damaged.
+        RunError: a folder is not a run folder, a file in it is damaged, or the page cannot be written.
     """
     if not folders:
         raise RunError("no run folder given; give the path of at least one run folder")
     found = [read(Path(folder)) for folder in folders]
-    first = found[0]
     if len(found) > 1:
-        runs = [run for item in found for run in _runs_of(item)]
-        html, path = _render("several.html", _several(runs)), first.path.resolve().parent / "comparison.html"
-    elif isinstance(first, Study):
-        is_replay = first.result.get("kind") == KIND
-        html = _render("replay.html", _replays(first)) if is_replay else _render("study.html", _study(first))
-        path = first.path / "report.html"
-    elif isinstance(first, Backtest):
-        html, path = _render("backtest.html", _backtest(first)), first.path / "report.html"
-    elif isinstance(first, Comparison):
-        html, path = _render("comparison.html", _comparison(first)), first.path / "report.html"
+        html = _render("several.html", _several([run for item in found for run in _runs_of(item)]))
+        path = found[0].path.resolve().parent / "comparison.html"
     else:
-        html, path = _render("run.html", _run(first)), first.path / "report.html"
+        html, path = _page(found[0]), found[0].path / "report.html"
     path = path if output is None else Path(output)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_text(html, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    write_file(path, html.encode())
     return path
+
+
+def _page(of: Run | Comparison | Study | Backtest) -> str:
+    """Return the page of one folder."""
+    if isinstance(of, Study):
+        is_replay = of.result.get("kind") == KIND
+        return _render("replay.html", _replays(of)) if is_replay else _render("study.html", _study(of))
+    if isinstance(of, Backtest):
+        return _render("backtest.html", _backtest(of))
+    if isinstance(of, Comparison):
+        return _render("comparison.html", _comparison(of))
+    return _render("run.html", _run(of))
 
 
 def _render(template: str, values: Tree) -> str:
@@ -504,16 +502,14 @@ def _series(run: Run) -> tables.Table | None:
 def _repeat(of: Run | Comparison | Study | Backtest, command: str, data: Tree, what: str | None = None) -> Tree:
     """Return the values for the section on how to repeat a run; `what` is the baseline that it trained, if any."""
     config = of.config
-    versions = {
-        name: str(version) for name, version in (config.get("versions") or {}).items()
-    }  # YAML reads 2.4 as a number
+    versions = config.get("versions") or {}
     return {
         "name": of.name,
         "command": command,
         "genotype": (what or f"{of.name}/genotype.json") if command == "train" else None,
         "has_model": command not in ("compare", "backtest") and what is None,
         "config": of.config_text,
-        "versions": versions,
+        "versions": {name: str(version) for name, version in versions.items()},  # YAML reads 2.4 as a number
         "forecasts": "names" in data,
         "checksum": data.get("checksum") or config.get("data_checksum"),
     }
