@@ -32,7 +32,7 @@ from grownas.tasks.predistortion.model import SignalModel, as_complex, as_pairs,
 from grownas.tasks.predistortion.options import MEMORY, POLYNOMIAL, Options
 from grownas.tasks.predistortion.polynomial_fit import choose
 from grownas.tasks.predistortion.polynomial_path import path_of
-from grownas.tasks.predistortion.reading import PAIR, Recording, as_csv, read_csv
+from grownas.tasks.predistortion.reading import PAIR, PARTS, SPEC, Recording, as_csv, read_csv
 from grownas.tasks.predistortion.shown import figures_of
 from grownas.tasks.predistortion.sources import read
 from grownas.tasks.predistortion.updating import check_options, check_recording, joined
@@ -81,27 +81,10 @@ class Predistortion(Task):
     @staticmethod
     def _read(options: Options) -> Recording:
         """Read and check the recording."""
-        o = options
-        given = {"sample_rate": o.sample_rate, "bandwidth": o.bandwidth, "channels": o.channels, "nperseg": o.nperseg}
-        recording = read(o.data, output=o.output, data_seed=o.data_seed, **given)
-        least = max(LEAST, recording.nperseg)
-        for part, signal in recording.x.items():
-            if len(signal) < least:
-                raise DataError(
-                    f"{recording.source}: the part {part} has {len(signal)} samples, but at least {least} are needed: "
-                    f"{LEAST}, and a frame of nperseg={recording.nperseg}; give a longer recording or a lower nperseg"
-                )
-            if not (signal[2 * MEMORY :].any() and recording.y[part][2 * MEMORY :].any()):
-                raise DataError(
-                    f"{recording.source}: the part {part} is 0 from sample {2 * MEMORY} on, after those that fill "
-                    "memories; give a recording with a signal there"
-                )
-            if options.repeats and len(signal) % recording.nperseg:
-                raise DataError(
-                    f"{recording.source}: the part {part} has {len(signal)} samples, which is no whole number of "
-                    f"frames of nperseg={recording.nperseg}; set task.nperseg to the length of a repeated frame, or "
-                    "task.repeats=false"
-                )
+        given = {field: getattr(options, field) for field in SPEC.values()}
+        recording = read(options.data, output=options.output, data_seed=options.data_seed, **given)
+        for part in PARTS:
+            _check_part(recording, part, repeats=options.repeats)
         if not 0 <= (delay := recording.delay) <= MEMORY:
             warnings.warn(
                 f"{recording.source}: the output is {abs(delay)} samples {'behind' if delay > 0 else 'ahead of'} the "
@@ -478,3 +461,28 @@ class Predistortion(Task):
     def _about_amplifier(self, amplifier: Amplifier) -> dict[str, Any]:
         gain = 20 * math.log10(self.scales[1] / self.scales[0])
         return {"amplifier": amplifier.words, "amplifier_nmse_db": self.amplifier_nmse, "target_gain_db": gain}
+
+
+def _check_part(recording: Recording, part: str, *, repeats: bool) -> None:
+    """Check that a part of a recording is long enough, holds a signal, and with `repeats` whole frames.
+
+    Raises:
+        DataError: it is not so.
+    """
+    x, y, size = recording.x[part], recording.y[part], recording.nperseg
+    least = max(LEAST, size)
+    if len(x) < least:
+        raise DataError(
+            f"{recording.source}: the part {part} has {len(x)} samples, but at least {least} are needed: {LEAST}, and "
+            f"a frame of nperseg={size}; give a longer recording or a lower nperseg"
+        )
+    if not (x[2 * MEMORY :].any() and y[2 * MEMORY :].any()):
+        raise DataError(
+            f"{recording.source}: the part {part} is 0 from sample {2 * MEMORY} on, after those that fill memories; "
+            "give a recording with a signal there"
+        )
+    if repeats and len(x) % size:
+        raise DataError(
+            f"{recording.source}: the part {part} has {len(x)} samples, which is no whole number of frames of "
+            f"nperseg={size}; set task.nperseg to the length of a repeated frame, or task.repeats=false"
+        )
