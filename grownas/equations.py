@@ -9,7 +9,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from grownas.cells.dag_sequence import INPUT_OP
 from grownas.genotype import AnyGenotype, DagGenotype, Genotype, Op
 from grownas.genotype_bits import Bits
 from grownas.ops import ACTIVATION, COMBINE
-from grownas.protocols import Model
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,26 +83,6 @@ place gives the step sizes of W_x, x, W_h and s, where x is read, else of W_h an
 own: gate_x and gate_h stand for W_x and W_h; in a DAG gate_x has the grid of W_x, and gate_h that of W_h."""
 
 
-@runtime_checkable
-class WordModel(Model, Protocol):
-    """A language model with equations: embedding, core, output gain and linear decoder.
-
-    Attributes:
-        embedding: embedding of the words.
-        bias: bias of the decoder, shape `(V,)`.
-        gain: output gain, a scalar.
-    """
-
-    embedding: nn.Embedding
-    bias: nn.Parameter
-    gain: Tensor
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight of the decoder, shape `(V, H)`."""
-        ...
-
-
 class Form(NamedTuple):
     """How cells of one backbone are written.
 
@@ -147,23 +126,24 @@ class CoreText(NamedTuple):
     numbers: Iterable[str]
 
 
-def cell_text(cell: GrownRNN, step: str, inputs: str = "inputs") -> CoreText:
+def cell_text(cell: GrownRNN, step: str, inputs: str = "inputs", *, layers: int | None = None) -> CoreText:
     """Return how a cell is written.
 
     Args:
         cell: the derived cell.
         step: what a time step is, such as `day`.
         inputs: what the cell reads, in the plural.
+        layers: number of stacked cells of this genotype; None: the layers of the cell.
 
     Raises:
         ValueError: the cell is bidirectional: its states depend on the future.
     """
     if cell.bidirectional:
         raise ValueError("a bidirectional cell reads the future; only a forward cell has these equations")
-    genotype, layers = cell.genotype, cell.num_layers
-    sizes = f"{cell.input_size} {inputs}, {cell.hidden_size} units, {_sizes(genotype, layers)}"
+    genotype, layers = cell.genotype, layers or cell.num_layers
+    sizes = f"{cell.hidden_size} units, {len(genotype.nodes)} node(s), {layers} layer(s)"
     return CoreText(
-        f"a grown recurrent cell: {sizes}",
+        f"a grown recurrent cell: {cell.input_size} {inputs}, {sizes}",
         _cell_notation(cell, step),
         [_activations(cell), *_layers(genotype, layers)],
         FORMS[type(genotype)].lines + (QUANTISED_LINES if genotype.bits else ""),
@@ -223,96 +203,10 @@ def _named(names: Sequence[str], outputs: int) -> Iterator[str]:
         yield textwrap.fill(f"{words}: {', '.join(inputs)}", 78)
 
 
-WORD_NOTATION = """\
-Notation
-  w_t       word t of the text as a number: its place, from 0, in the list `names`
-  x_t       its row of the embedding, {inputs} numbers: x_t = E[w_t]
-{cell}
-
-Words are read in the order of the text, one step a word. The end of a line is a
-word, <eos>, and a word that `names` lacks is read as <unk>. The perplexity of a
-text is exp of the mean of -log p over all its words but the first, read in one
-stream from h_0 = 0."""
-
-NEXT_WORD = """\
-Word t+1
-  z                  = gain * h_t D^T + b          a number for each word
-  p(w_(t+1) = v)     = exp(z[v]) / sum over all u of exp(z[u])"""
-
-TENSORS = """\
-All numbers are in weights.safetensors; `names` is a JSON list in its metadata. Each line below gives a symbol's tensor,
-the part of the tensor, and the symbol's shape. A part has an entry for each axis of the tensor, places counted from
-0: one number picks a place and drops the axis, `a:b` keeps the places from a up to b, not including it, and `:` keeps
-all. Several symbols may be the same part of a tensor."""
-
-SEVERAL = """ `layer=2` in front of a symbol's numbers means the symbol of that name
-in the cell of layer 2; the next word's h_t is the last layer's."""
-
-
-def language_equations(model: WordModel) -> str:
-    """Return a language model as equations, with the tensor of each symbol in weights.safetensors.
-
-    Args:
-        model: its `core` is a one-layer derived cell or a stack of such cells with the same genotype.
-
-    Returns:
-        The text, ending with a newline.
-    """
-    layers = [one for one in model.modules() if isinstance(one, GrownRNN)]
-    cell = layers[0]
-    sizes = f"{cell.hidden_size} units, {_sizes(cell.genotype, len(layers))}"
-    notation = _cell_notation(cell, "word").replace("and exact below", "and exact in genotype.json")
-    blocks = [
-        underlined(f"A grown language model: {len(model.bias):,} words, {sizes}", "="),
-        WORD_NOTATION.format(inputs=cell.input_size, cell=notation),
-        _activations(cell),
-        *_layers(cell.genotype, len(layers)),
-        NEXT_WORD,
-        underlined(NUMBERS, "="),
-        TENSORS + (SEVERAL if len(layers) > 1 else ""),
-        "\n".join(_tensors(model, layers)),
-    ]
-    return "\n\n".join(blocks) + "\n"
-
-
 def _cell_notation(cell: GrownRNN, step: str) -> str:
     form, units = FORMS[type(cell.genotype)], cell.hidden_size
     labels = "\n".join([form.labels, QUANTISED] if cell.genotype.bits else [form.labels])
     return CELL_NOTATION.format(step=step, hidden=units, states=form.states.format(hidden=units), labels=labels)
-
-
-def _sizes(genotype: AnyGenotype, layers: int) -> str:
-    return f"{len(genotype.nodes)} node(s), {layers} layer(s)"
-
-
-def _tensors(model: WordModel, layers: Sequence[GrownRNN]) -> Iterator[str]:
-    """Yield the tensor and the part of it for each symbol of a language model."""
-    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for symbol, tensor in (("E", model.embedding.weight), ("D", model.weight), ("b", model.bias), ("gain", model.gain)):
-        yield f"{symbol} = {_where(tensor, named)}"
-    for number, cell in enumerate(layers, start=1):
-        lead = f"layer={number}," if len(layers) > 1 else ""
-        for label, parameters in FORMS[type(cell.genotype)].parts(cell):
-            yield from (f"{name}[{lead}{label}] = {_where(view, named)}" for name, view in parameters.items())
-
-
-def _where(view: Tensor, named: Mapping[str, Tensor]) -> str:
-    """Return the name of a view's tensor, the part that the view shows, and the view's shape."""
-    name, whole = next(
-        (name, one)
-        for name, one in named.items()
-        if one.untyped_storage().data_ptr() == view.untyped_storage().data_ptr()
-    )
-    offset, kept, place = int(view.storage_offset()), list(zip(view.stride(), view.shape, strict=True)), []
-    for stride, size in zip(whole.stride(), whole.shape, strict=True):
-        first, offset = divmod(offset, stride)
-        if kept and kept[0][0] == stride:  # the view has this axis; only axes of size 1 have equal strides
-            _, length = kept.pop(0)
-            place.append(":" if length == size else f"{first}:{first + length}")
-        else:
-            place.append(str(first))
-    part = f"[{', '.join(place)}]" if view.shape != whole.shape else ""
-    return f"{name}{part}, {'x'.join(map(str, view.shape)) or 'one number'}"
 
 
 def for_people(text: str) -> str:

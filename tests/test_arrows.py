@@ -1,4 +1,4 @@
-"""The shape of the house: who may import whom.
+"""Layers: which module may import which.
 
 A module may import only what stands on a line below its own. Imports inside functions count, imports for type
 checkers alone do not.
@@ -62,7 +62,7 @@ LAYERS = """
     report.tables  report.diagram  report.reading
     report.damage
     export.model
-    model_equations
+    model_equations  language_equations
     blocks_equations
     equations
     export.blocks

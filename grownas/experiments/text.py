@@ -16,13 +16,13 @@ from torch import Generator
 
 from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
-from grownas.equations import WordModel, language_equations
 from grownas.errors import ConfigError
 from grownas.evaluation.comparison import pair_tests, step_losses
 from grownas.evaluation.scoring import Score
 from grownas.experiments.choosing import Setting
 from grownas.experiments.experiment import Experiment
 from grownas.genotype import AnyGenotype
+from grownas.language_equations import WordModel, language_equations
 from grownas.protocols import Folder, Journal, Model, Recurrent, Task, TextTask
 from grownas.starts.random import Ops, random_core
 from grownas.training.recipe import Recipe

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from grownas.cells.blocks import BlocksNetwork
 from grownas.cells.derived import Derived
-from grownas.equations import WordModel
 from grownas.errors import ConfigError
 from grownas.evaluation.scoring import evaluating
 from grownas.export import FORMS
@@ -26,6 +25,7 @@ from grownas.export.blocks import Blocks
 from grownas.export.cells import Core, as_array, layers_of
 from grownas.export.ends import Ends
 from grownas.export.graph import OPSET, QUANTISED_OPSET, Array, Graph, Sizes, Value, evaluate
+from grownas.language_equations import WordModel
 from grownas.modules import as_module
 from grownas.protocols import Model
 from grownas.readout import LinearReadout

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grownas.cells.cell import GrownRNN
-from grownas.equations import for_people, language_equations
+from grownas.equations import for_people
 from grownas.genotype import DagGenotype, DagNode, Genotype, Node, Op
+from grownas.language_equations import language_equations
 from grownas.tasks.penn_treebank.model import LanguageModel
 
 WORDS, UNITS = 11, 5
