@@ -98,10 +98,10 @@ def backtest(config: Config, folder: Folder, journals: Mapping[str, Journal], ta
     intervals = _intervals(timeline, courses, origin, config.backtest.coverage)
     _write(folder, timeline, courses, intervals, labels, origin)
     about = {"task": task.name, "metric": task.metric, "seed": config.seed, "source": task.source}
-    told = summarise(courses, labels, config.backtest.every, periods=periods, score=timeline.score)
+    means = summarise(courses, labels, config.backtest.every, periods=periods, score=timeline.score)
     names = timeline.task.target_names if isinstance(timeline, SeriesTimeline) else []
     about |= {"names": names, "intervals": {name: one.summary for name, one in intervals.items()}}
-    return {**about, **config.backtest.model_dump(), "period": timeline.period, **told}
+    return {**about, **config.backtest.model_dump(), "period": timeline.period, **means}
 
 
 def courses_of(config: Config, journals: Mapping[str, Journal], task: Any) -> tuple[int, Timeline, dict[str, Course]]:
@@ -196,8 +196,8 @@ def _walkers(
 
     def trained(how: How, **given: Any) -> Trained:
         window = own.window if how == "refit" else own.continue_window or own.window
-        told = {"timeline": timeline, "origin": origin, **own.model_dump(include={"holdout", "evidence"})}
-        return Trained(how=how, window=window, settings=Settings.of(config), backend=config.backend, **told, **given)
+        shared = {"timeline": timeline, "origin": origin, **own.model_dump(include={"holdout", "evidence"})}
+        return Trained(how=how, window=window, settings=Settings.of(config), backend=config.backend, **shared, **given)
 
     def recurrent() -> Trained:
         branch = journal.branch(kind, logs=True)

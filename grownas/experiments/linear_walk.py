@@ -113,8 +113,9 @@ class Linear:
         model = self._model(chosen["chosen"])
         held_out = slice(self.origin - self.holdout, self.origin)
         forecasts = _ahead(self._fitted(model, held_out.start), self.values, held_out)
-        told = {"gradients": 0, "params": model.params, "known": None, "errors": self._errors(forecasts, held_out)}
-        return {**chosen, **told, "fitted": None, "var": None}
+        errors = self._errors(forecasts, held_out)
+        costs = {"gradients": 0, "params": model.params}
+        return {**chosen, **costs, "known": None, "errors": errors, "fitted": None, "var": None}
 
     def _choice(self, known: Array) -> Tree:
         return LINEAR[self.kind].choose(known, self.outputs, self.orders)
@@ -143,8 +144,7 @@ class Linear:
         kept = {"chosen": before["chosen"], "fitted": fitted, "var": var, "params": model.params}
         found = np.concatenate(forecasts)
         losses = (self._errors(found, rows) ** 2).mean(axis=1)
-        told: Tree = {"gradients": 0, "accepted": None, "growth": []}
-        return {**kept, **told, "forecasts": found, "losses": losses}
+        return {**kept, "gradients": 0, "accepted": None, "growth": [], "forecasts": found, "losses": losses}
 
 
 def _ahead(var: VAR, values: Array, rows: slice) -> Array:

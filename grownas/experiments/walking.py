@@ -144,13 +144,13 @@ class Trained:
         """Learn from the rows before the block if `learns`, then forecast its rows."""
         setting, kept, gains = before["setting"], before["kept"], before["gains"]
         learning, differ = before["learning"], before["differ"]
-        told: Tree = {"gradients": 0, "accepted": None, "growth": []}
+        learned: Tree = {"gradients": 0, "accepted": None, "growth": []}
         if self._prefers(-gains):
             learning, differ, gains = kept, False, np.zeros(0)
         follows = self.judge is None or self._prefers(gains)
         if learns and self.how != "state":
-            learner, told = self._learned(learning, self._known(setting, rows.start, rows.start), number)
-            learning, differ, told["accepted"] = to_tree(learner), True, follows
+            learner, learned = self._learned(learning, self._known(setting, rows.start, rows.start), number)
+            learning, differ, learned["accepted"] = to_tree(learner), True, follows
         task = self._known(setting, rows.start, rows.stop)
         learners = [from_tree(one, task, self.backend) for one in ((kept, learning) if differ else (kept,))]
         found, size = [task.evaluate(one.model, "test") for one in learners], rows.stop - rows.start
@@ -160,7 +160,7 @@ class Trained:
         models = {"kept": kept, "learning": learning, "differ": differ, "gains": gains, "setting": setting}
         return {
             **models,
-            **told,
+            **learned,
             "params": count_parameters(learners[shown].model),
             "forecasts": found[shown].forecasts,
             "losses": self.timeline.losses(task, found[shown], "test", size),
@@ -223,11 +223,12 @@ def to_tree(learner: Learner) -> Tree:
 
 def from_tree(tree: Tree, task: Any, backend: str) -> Learner:
     """Return the learner of a tree that `to_tree` returned, as a model of a task."""
-    told, inputs = tree["core"], tree["core"]["input_size"]
-    if "genotype" in told:
-        core: Any = GrownRNN(Genotype.from_dict(told["genotype"]), inputs, told["hidden_size"], backend=backend)
+    about = tree["core"]
+    sizes = about["input_size"], about["hidden_size"]
+    if "genotype" in about:
+        core: Any = GrownRNN(Genotype.from_dict(about["genotype"]), *sizes, backend=backend)
     else:
-        core = recurrent_core(told["kind"], inputs, told["hidden_size"], generator=torch.Generator())
+        core = recurrent_core(about["kind"], *sizes, generator=torch.Generator())
     model = task.model(core)
     model.load_state_dict(tree["weights"])
     recipe = Recipe(weights=OptimizerRecipe(**tree["recipe"]["weights"]), clip=tree["recipe"]["clip"])

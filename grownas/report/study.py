@@ -76,8 +76,8 @@ def answers(result: Tree) -> Table:
             other = f" ({found['other']})" if found and found["other"] else ""
             p = NONE if not found or found["p_value"] is None else f"{found['p_value']:.3f}".replace("0.000", "<.001")
             cells += [f"{_spread(found, 1)}{other}" if found else NONE, p]
-        told = any(one.get(name) and (one[name]["p_value"] or 1) < LEVEL for name in JUDGED)
-        rows.append(Row((one["backbone"], one["strategy"], one["question"], *cells), marked=told))
+        is_significant = any(one.get(name) and (one[name]["p_value"] or 1) < LEVEL for name in JUDGED)
+        rows.append(Row((one["backbone"], one["strategy"], one["question"], *cells), marked=is_significant))
     note = (
         "Differences in per cent: 100 * the difference of mean logarithms over all other choices; below 0 the first "
         "is better. Inherited: trained on from the supernet's weights; new: from random weights."
