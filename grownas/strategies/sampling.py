@@ -24,7 +24,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -364,19 +363,10 @@ class SamplingStrategy(Strategy):
         """Return the recipe for each genotype."""
         return recipe_of(self.options)
 
-    def tuning_recipe(self) -> Recipe:
-        """Return the recipe for each genotype."""
-        return self.recipe()
-
     def with_rate(self, rate: float) -> Self:
         """Return a copy of the strategy with a single learning rate of the weights."""
         weights = self.options.weights.model_copy(update={"rate": rate})
         return type(self)(self.options.model_copy(update={"weights": weights, "rates": (rate,)}))
-
-    @abstractmethod
-    def search(self, problem: Problem) -> Iterator[SearchResult]:
-        """Choose and train genotypes; yield the best result so far after each."""
-        ...
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
         """Train the best genotype again on the task's loss, up to the best epoch of its fit."""

@@ -259,11 +259,7 @@ class SupernetSearch:
         model = self.fit.model
         if self.options.readout == "ablation":
             model = yield from self.ablate(self.fit, recipe)
-        yield self.close(self.read_out(model, recipe), recipe)
-
-    def read_out(self, model: Any, recipe: Recipe) -> Any:
-        """Return the model with the derived cell in place of the supernet; the cell keeps the supernet's weights."""
-        return with_core(model, supernet_of(model).derive(self.options.top_k))
+        yield self.close(with_core(model, supernet_of(model).derive(self.options.top_k)), recipe)
 
     def ablate(self, supernet: Fit, recipe: Recipe) -> Generator[SearchResult, None, Any]:
         """Remove op after op, each time the one least missed on the validation part; return the model that is left.
