@@ -108,7 +108,7 @@ LAYERS = """
     baselines.tsmixer  baselines.dlinear  baselines.esn
     baselines.var  baselines.naive  baselines.scan  baselines.window
     training.loop
-    training.perturb  training.distil  training.moments  training.pricing
+    training.perturb  training.distil  training.moments  training.pricing  training.stream
     training.bilevel  criteria.early_stop
     training.recipe  training.uncompiled
     evaluation.panels

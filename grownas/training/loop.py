@@ -7,7 +7,6 @@ step and restored. A resumed fit equals an uninterrupted one bit for bit.
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,6 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +41,7 @@ from grownas.training.recipe import (
     make_optimizers,
     split_parameters,
 )
+from grownas.training.stream import Stream, to_device
 
 Tree = dict[str, Any]
 Shares = list[list[float]]  # shares of each node's ops
@@ -174,7 +173,8 @@ class Trainer:
         """Copy the model and its optimisers; nothing is evaluated yet."""
         self.task, self.recipe, self.seed, self.monitor = task, recipe, seed, monitor
         self.device = device_of(model)
-        self.model, self.optimizers = _copy_together(model, optimizers or make_optimizers(model, recipe))
+        # copied together, so that the copied optimisers hold the copied parameters
+        self.model, self.optimizers = copy.deepcopy((model, optimizers or make_optimizers(model, recipe)))
         self.updaters = [Updater(optimizer) for optimizer in self.optimizers]
         self.weights, self.alphas = split_parameters(self.model)
         self.supernet = cast("Supernet", self.model.core)  # where the recipe has `skip` or `perturb`
@@ -193,8 +193,8 @@ class Trainer:
         self.blending: list[Any] = _blended_nodes(self.model)
         self.span = [_ratio(part) for part in recipe.decay_span]
         self.searching = bool(self.alphas) and recipe.bilevel != "joint"
-        self.architecture = _Stream(task, "architecture", seed, self.device) if self.searching else None
-        self.data = _Stream(task, "weights" if self.searching else "train", seed, self.device)
+        self.architecture = Stream(task, "architecture", seed, self.device) if self.searching else None
+        self.data = Stream(task, "weights" if self.searching else "train", seed, self.device)
         self.hidden: Any = None
         self.step, self.gradients, self.seconds, self.cpu_seconds = 0, 0, 0.0, 0.0
         self.done = 0.0  # finished fraction of the schedule before the current step
@@ -222,36 +222,48 @@ class Trainer:
             torch.manual_seed(self.seed)
             self._judge_epoch()
         while self.data.epoch < self.recipe.epochs and not self.patience.is_over:
-            streams = [self.data] if self.architecture is None else [self.data, self.architecture]
-            positions, random = [stream.position() for stream in streams], random_state(self.device)
-            gradients = self.gradients
-            window = self.data.next()
-            self.alpha_before = None
-            try:
-                if window is None:
-                    self._judge_epoch()
-                else:
-                    began = time.perf_counter()
-                    if self.blending:
-                        self._raise_blend()
-                    self.done = self._done()
-                    self._set_rates(self._schedule(window))
-                    self._train_on(window)
-                    self._set_rates(1.0)  # snapshots, which are made between steps, hold the unscheduled rates
-                    self.positions += window.target.shape[0] * window.target.shape[1]
-                    self.busy += time.perf_counter() - began
-            except TrainingError:  # the weights and their optimiser are unchanged: restore the rest of the state
-                self._undo_alpha_step()
-                self._set_rates(1.0)
-                for stream, position in zip(streams, positions, strict=True):
-                    stream.go_to(position)
-                set_random_state(random, self.device)
-                self.gradients = gradients
-                self.monitor.failed(self.snapshot)
-                raise
-            if window is not None:
+            if self._advance():
                 self.monitor.after_step(self.snapshot)
         return self._result()
+
+    def _advance(self) -> bool:
+        """Do the next step, or judge the epoch if it is over; return whether it was a step.
+
+        Raises:
+            TrainingError: a value is not finite; all state is as it was before.
+        """
+        streams = [self.data] if self.architecture is None else [self.data, self.architecture]
+        positions, random = [stream.position() for stream in streams], random_state(self.device)
+        gradients = self.gradients
+        window = self.data.next()
+        self.alpha_before = None
+        try:
+            if window is None:
+                self._judge_epoch()
+            else:
+                self._step_on(window)
+        except TrainingError:  # the weights and their optimiser are unchanged: restore the rest of the state
+            self._undo_alpha_step()
+            self._set_rates(1.0)
+            for stream, position in zip(streams, positions, strict=True):
+                stream.go_to(position)
+            set_random_state(random, self.device)
+            self.gradients = gradients
+            self.monitor.failed(self.snapshot)
+            raise
+        return window is not None
+
+    def _step_on(self, window: Window) -> None:
+        """Do one step at the rates and the blend of the schedule, and time it."""
+        began = time.perf_counter()
+        if self.blending:
+            self._raise_blend()
+        self.done = self._done()
+        self._set_rates(self._schedule(window))
+        self._train_on(window)
+        self._set_rates(1.0)  # snapshots, which are made between steps, hold the unscheduled rates
+        self.positions += window.target.shape[0] * window.target.shape[1]
+        self.busy += time.perf_counter() - began
 
     def _train_on(self, window: Window) -> None:
         """Do one step: first of alpha if it has its own data, then of the weights."""
@@ -564,13 +576,13 @@ class Trainer:
         for optimizer, state in zip(self.optimizers, tree["optimizers"], strict=True):
             optimizer.load_state_dict(copy.deepcopy(state))  # torch keeps these tensors, and steps change them in place
         self.trained = [p for group in self._groups() for p in group["params"]]
-        self.anchor = [[_to(p, self.device) for p in group] for group in tree["anchor"]]
-        self.hidden, self.best = _to(tree["hidden"], self.device), tree["best"]
+        self.anchor = [[to_device(p, self.device) for p in group] for group in tree["anchor"]]
+        self.hidden, self.best = to_device(tree["hidden"], self.device), tree["best"]
         self.step, self.gradients = tree["step"], tree["gradients"]
         self.seconds, self.cpu_seconds = tree["seconds"], tree["cpu_seconds"]
         self.loss_sum, self.loss_count = tree["loss"]
         self.shares, self.history = list(tree["shares"]), list(tree["history"])
-        self.means = tree["means"] and [_to(mean, self.device).clone() for mean in tree["means"]]
+        self.means = tree["means"] and [to_device(mean, self.device).clone() for mean in tree["means"]]
         self.patience.restore(tree["patience"])
         self.data.go_to(tree["data"])
         if self.architecture is not None:
@@ -599,69 +611,6 @@ def finish_blend(model: AnyModel) -> AnyModel:
     return model
 
 
-class _Stream:
-    """The windows of a part, epoch after epoch, with a position that can be saved and restored."""
-
-    def __init__(self, task: Task, part: str, seed: int, device: torch.device) -> None:
-        self.task, self.part, self.seed, self.device = task, part, seed, device
-        self.epoch, self.index, self.hidden = 0, 0, None
-        self.length: int | None = None  # windows of this epoch; counted at first use
-        self.windows = self._open()
-
-    def _open(self) -> Iterator[Window]:
-        self.length = None
-        return itertools.islice(self._epoch(self.task), self.index, None)
-
-    def _epoch(self, task: Any) -> Iterator[Window]:
-        seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
-        windows: Iterator[Window] = task.windows(self.part, seed=seed)
-        return windows
-
-    @property
-    def done(self) -> float:
-        """Epochs before the last returned window, with fractions."""
-        if self.length is None:
-            untaught = getattr(self.task, "task", self.task)  # its windows are as many, without a teacher's pass
-            self.length = sum(1 for _ in self._epoch(untaught))
-        return self.epoch + max(0, self.index - 1) / self.length
-
-    def next(self) -> Window | None:
-        """Return the next window, or None once at the end of each epoch."""
-        window = next(self.windows, None)
-        self.index += 1
-        if window is None:
-            self.epoch, self.index = self.epoch + 1, 0
-            self.windows = self._open()
-        return None if window is None else window.to(self.device)
-
-    def next_learned(self, model: Model) -> Window:
-        """Return the next window that is not burn-in, across epochs; burn-in windows update the state."""
-        while True:
-            window = self.next()
-            if window is None:
-                continue
-            if window.fresh:
-                self.hidden = None
-            if not window.burn_in:
-                return window
-            with torch.no_grad():
-                _, self.hidden = model.states(window.x, self.hidden)
-
-    def position(self) -> Tree:
-        return {"epoch": self.epoch, "index": self.index, "hidden": self.hidden}
-
-    def go_to(self, tree: Tree) -> None:
-        self.epoch, self.index, self.hidden = tree["epoch"], tree["index"], _to(tree["hidden"], self.device)
-        self.windows = self._open()
-
-
-def _to(hidden: Any, device: torch.device) -> Any:
-    """Return a state on a device; a state is None, a tensor or a tuple of states."""
-    if isinstance(hidden, tuple):
-        return tuple(_to(part, device) for part in hidden)
-    return hidden if hidden is None else hidden.to(device)
-
-
 def _detached(tree: Any) -> Any:
     """Return a deep copy of a state dict with detached tensors."""
     if isinstance(tree, Tensor):
@@ -673,10 +622,3 @@ def _detached(tree: Any) -> Any:
     if isinstance(tree, list | tuple):
         return type(tree)(map(_detached, tree))
     return copy.deepcopy(tree)
-
-
-def _copy_together(
-    model: AnyModel, optimizers: list[torch.optim.Optimizer]
-) -> tuple[AnyModel, list[torch.optim.Optimizer]]:
-    """Copy a model and its optimisers together: the copied optimisers hold the copied parameters."""
-    return copy.deepcopy((model, optimizers))
