@@ -76,8 +76,10 @@ LAYERS = """
     strategies.shared
     strategies.supernet
     strategies.following
+    strategies.growing.stages
     strategies.growing.pruning
     strategies.growing.moves
+    strategies.growing.context  strategies.growing.batches
     strategies.random_search  strategies.evolution  strategies.seqnas  strategies.policy
     strategies.growing.state  strategies.sampling  strategies.predictor
     strategies.growing.options  strategies.cores  starts.var  training.migrate

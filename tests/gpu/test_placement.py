@@ -20,9 +20,9 @@ from grownas.criteria.early_stop import ACCEPT
 from grownas.criteria.first_order import blend_gains, first_order_gain
 from grownas.evaluation.scoring import free_running
 from grownas.protocols import Verdict
+from grownas.strategies.growing.batches import Batches
+from grownas.strategies.growing.context import Context
 from grownas.strategies.growing.moves import (
-    Batches,
-    Context,
     _split_randomly,
     add_node_at,
     duplicate_at,

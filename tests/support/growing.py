@@ -18,7 +18,8 @@ from grownas.criteria import threshold
 from grownas.criteria.threshold import Thresholds
 from grownas.protocols import Budget, Evaluation, Problem, Verdict
 from grownas.space import SearchSpace
-from grownas.strategies.growing.moves import MOVES, Context
+from grownas.strategies.growing.context import Context
+from grownas.strategies.growing.moves import MOVES
 from grownas.strategies.growing.options import Options
 from grownas.strategies.growing.state import Candidate
 from grownas.strategies.growing.strategy import Growth, path_of

@@ -6,21 +6,17 @@ trains, accepts or rejects.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cache as cached
-from functools import cached_property, partial
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from grownas import morphisms
 from grownas.backbones.chain import Backbone, shares_of
@@ -30,110 +26,15 @@ from grownas.criteria.first_order import blend_gains, first_order_gain
 from grownas.criteria.readout import AnyBackbone
 from grownas.criteria.splitting import Splitting
 from grownas.morphisms import CARRIER, Morphed
-from grownas.protocols import Journal, Model, Problem, Task, Window
 from grownas.space import Pair
-from grownas.strategies.cores import noise_for, supernet_of
+from grownas.strategies.growing.batches import Batches
+from grownas.strategies.growing.context import Context
 from grownas.strategies.growing.options import Options
-from grownas.strategies.growing.state import Candidate, Change, Sources
-from grownas.training.loop import Fit, Tree
-from grownas.training.recipe import Recipe, device_of
+from grownas.strategies.growing.state import Change, Sources
+from grownas.training.loop import Tree
 
 Place = tuple[int, int | None]  # node and op; None for a whole node
 Made = tuple[str, tuple[Place, ...]]  # kind of a move and its places
-
-
-@dataclass(frozen=True)
-class Context:
-    """The input of a stage.
-
-    Attributes:
-        best: the candidate to change.
-        problem: the problem of the search: task, journal, space, seed.
-        options: options of growth.
-        l2_sp: strength of the L2-SP penalty in the stage.
-        number: number of the stage.
-        source: number of the stage that trained `best`.
-    """
-
-    best: Candidate
-    problem: Problem
-    options: Options
-    l2_sp: float
-    number: int
-    source: int
-
-    @property
-    def task(self) -> Task:
-        """Data, loss and score."""
-        return self.problem.task
-
-    @property
-    def journal(self) -> Journal:
-        """The search's journal; it also stores results of criteria."""
-        return self.problem.journal
-
-    @property
-    def seed(self) -> int:
-        """Seed of noise, random choices and data order."""
-        return self.problem.seed
-
-    @property
-    def core(self) -> AnyBackbone:
-        """The best candidate's supernet."""
-        return supernet_of(self.best.model)
-
-    @property
-    def chain(self) -> Backbone:
-        """The best candidate's supernet, for moves that only a chain has."""
-        assert isinstance(self.core, Backbone), "options that need a chain are refused on a dag"
-        return self.core
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe of the stage."""
-        return self.options.stage_recipe(self.number, self.l2_sp)
-
-    @property
-    def tuning(self) -> Recipe:
-        """The recipe of the fine-tuning after a pruning."""
-        return replace(self.recipe, epochs=self.options.fine_tune_epochs)
-
-    def fit(self, key: str, begin: Candidate, recipe: Recipe) -> Fit:
-        """Train a candidate."""
-        recipe = replace(recipe, bf16=self.problem.bf16)
-        return self.journal.fit(
-            key, begin.model, self.task, recipe, seed=self.seed, optimizers=begin.optimizers, stage=self.number
-        )
-
-    def remember(self, what: str, work: Callable[[], Tree]) -> Tree:
-        """Return a criterion's result for the best candidate, computed once for all stages that begin with it.
-
-        Args:
-            what: name of the criterion.
-            work: computes the result. It must not depend on the stage, only on the candidate.
-        """
-        return self.journal.remember(f"after-stage-{self.source}-{what}", work)
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the noise on new weights."""
-        return noise_for(self.options.noise, self.l2_sp, self.core.hidden_size)
-
-    def seed_of(self, stage: int) -> int:
-        """Return the seed of a stage's noise and random choices."""
-        return self.seed + (1000 * stage if stage > 1 else 0)
-
-    def generator(self, stage: int | None = None, draw: int = 0) -> torch.Generator:
-        """Return a new generator for a stage (this stage if None) and a draw; equal arguments give equal numbers."""
-        return torch.Generator().manual_seed(self.seed_of(self.number if stage is None else stage) + 100 * draw)
-
-    def drawing(self, what: str) -> random.Random:
-        """Return a new generator for this stage and a purpose; different purposes have independent numbers."""
-        return random.Random(f"{self.seed_of(self.number)} {what}")
-
-    def shuffled(self, what: str, things: Sequence[Any]) -> list[Any]:
-        """Return the items in random order."""
-        return self.drawing(what).sample(things, len(things))
 
 
 class Proposal(NamedTuple):
@@ -160,58 +61,6 @@ class Proposals(NamedTuple):
 
     proposals: list[Proposal]
     reason: str
-
-
-class Batches:
-    """The windows of a part with their first states, as batches for criteria; can be iterated several times.
-
-    Attributes:
-        gradients: batches yielded so far; a criterion computes a forward and a backward pass on each, as a step does.
-    """
-
-    def __init__(self, model: Model, task: Task, part: str) -> None:
-        """Copy the model in evaluation mode, without dropout; nothing is computed yet."""
-        self.model, self.task, self.part = copy.deepcopy(model).eval(), task, part
-        self.gradients = 0
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Window, Tensor | None]]:
-        """Yield `(x, window, h_0)`."""
-        hidden = None
-        for x, window in self._windows():
-            if window.fresh:
-                hidden = None
-            if not window.burn_in:
-                self.gradients += 1
-                yield x, window, hidden
-            with torch.no_grad():
-                _, hidden = self.model.core(x, hidden)
-
-    def _windows(self) -> Iterator[tuple[Tensor, Window]]:
-        for window in (each.to(device_of(self.model)) for each in self.task.windows(self.part, seed=0)):
-            with torch.no_grad():
-                x = self.model.encode(window.x)
-            yield x, window
-
-    def loss(self, out: Tensor, window: Window) -> Tensor:
-        """Return the mean loss of a window from the core's output `(T, B, H)`."""
-        return self.task.loss(self.model, out, window)
-
-    @torch.no_grad()
-    def mean_loss(self, core: Backbone) -> float:
-        """Return the mean loss over the windows with another core, in float64, since the predicted changes are small.
-
-        The first states of the windows are those of the original core, as the prediction assumes.
-        """
-        core, (exact, states) = copy.deepcopy(core).double(), self._exact
-        read = ((x, window) for x, window in exact._windows() if not window.burn_in)
-        losses = [exact.loss(core(x, h_0)[0], window) for (x, window), h_0 in zip(read, states, strict=True)]
-        return float(torch.stack(losses).mean())
-
-    @cached_property
-    def _exact(self) -> tuple[Batches, list[Tensor | None]]:
-        """The same batches in float64, and the first state of each window; computed once for all other cores."""
-        exact = Batches(copy.deepcopy(self.model).double(), self.task, self.part)
-        return exact, [h_0 for _, _, h_0 in exact]
 
 
 # --- nodes ---

@@ -13,7 +13,8 @@ from grownas.criteria.early_stop import ACCEPT, LARGEST, logged
 from grownas.criteria.readout import CHOICES, AnyBackbone
 from grownas.protocols import Journal
 from grownas.strategies.cores import supernet_of, with_core
-from grownas.strategies.growing.moves import Context, growable_ops, prune_at, replace_at
+from grownas.strategies.growing.context import Context
+from grownas.strategies.growing.moves import growable_ops, prune_at, replace_at
 from grownas.strategies.growing.state import Candidate, Change, Stage, apply, declined, traced
 from grownas.training.loop import Tree
 from grownas.training.recipe import count_parameters

@@ -89,6 +89,11 @@ class Stage(NamedTuple):
         return self.candidate.model
 
     @property
+    def epochs(self) -> int:
+        """Epochs of `fits`."""
+        return sum(fit.epochs for fit in self.fits)
+
+    @property
     def steps(self) -> int:
         """Weight steps of all fits of the stage."""
         return sum(fit.steps for fit in (*self.trials, *self.fits, *self.tunings))

@@ -15,10 +15,11 @@ from grownas.errors import Interrupted, TrainingError
 from grownas.protocols import FitRequest
 from grownas.runs import checkpoint
 from grownas.runs.journal import LOGS, Journal, MemoryStore
-from grownas.strategies.growing.moves import Context, add_node_at
+from grownas.strategies.growing.context import Context
+from grownas.strategies.growing.moves import add_node_at
 from grownas.strategies.growing.options import MODES
+from grownas.strategies.growing.stages import apply_all
 from grownas.strategies.growing.state import Candidate
-from grownas.strategies.growing.strategy import _change
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, Recipe
 from support.growing import grow, growing, problem_of
@@ -439,7 +440,7 @@ def test_a_stage_after_a_growth_goes_on_with_the_rates_of_its_groups(
     best = Candidate.start(before.model, before.evaluation)._replace(optimizers=before.optimizers)
     problem = problem_of(before.model, task, folder.journal(), seed=0)
     context = Context(best, problem, options, 5.0, number=2, source=1)
-    begin, _ = _change(context, [add_node_at(context, 1)])
+    begin, _ = apply_all(context, [add_node_at(context, 1)])
     whole = other_folder.journal(every_s=NEVER).fit("a", begin.model, task, recipe, seed=3, optimizers=begin.optimizers)
     assert [group["lr"] for group in whole.optimizers[0].param_groups] == [0.01, 0.04]
     broken = stopping(at, kill, dropout=0.2)

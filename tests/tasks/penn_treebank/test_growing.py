@@ -19,7 +19,8 @@ from grownas.criteria.early_stop import ACCEPT
 from grownas.criteria.first_order import first_order_gain
 from grownas.criteria.threshold import Thresholds
 from grownas.strategies.cores import with_core
-from grownas.strategies.growing.moves import Batches, add_nodes, duplicate_at, split_at
+from grownas.strategies.growing.batches import Batches
+from grownas.strategies.growing.moves import add_nodes, duplicate_at, split_at
 from grownas.strategies.growing.options import MODES
 from grownas.strategies.growing.state import apply
 from grownas.tasks.penn_treebank.options import Options

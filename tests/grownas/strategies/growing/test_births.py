@@ -11,7 +11,8 @@ import torch
 from grownas import morphisms
 from grownas.criteria.first_order import blend_gains
 from grownas.strategies.growing import moves
-from grownas.strategies.growing.moves import Batches, add_nodes
+from grownas.strategies.growing.batches import Batches
+from grownas.strategies.growing.moves import add_nodes
 from grownas.strategies.growing.state import apply
 from grownas.training.loop import fit
 from grownas.training.recipe import OptimizerRecipe, count_parameters

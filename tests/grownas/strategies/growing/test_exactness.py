@@ -16,9 +16,10 @@ import torch
 from grownas.criteria.threshold import Thresholds
 from grownas.space import SearchSpace
 from grownas.strategies.cores import with_noise
-from grownas.strategies.growing import strategy as growing
-from grownas.strategies.growing.moves import MOVES, Context
+from grownas.strategies.growing.context import Context
+from grownas.strategies.growing.moves import MOVES
 from grownas.strategies.growing.options import MODES
+from grownas.strategies.growing.stages import apply_all
 from grownas.strategies.growing.state import Candidate
 from grownas.training.loop import fit
 from support.growing import (
@@ -64,7 +65,7 @@ def alone(copy_task, make_model):
         problem = problem_of(start, task, ScriptedJournal({}), seed=SEED)
         context = Context(best, problem, options, l2_sp, number, source=1)
         (proposal,) = [one for one in MOVES[kind].propose(context).proposals if one.places == places]
-        begun, _ = growing._change(context, proposal.make())
+        begun, _ = apply_all(context, proposal.make())
         return fit(begun.model, task, recipe, seed=SEED, optimizers=begun.optimizers)
 
     return run

@@ -14,7 +14,7 @@ from grownas.criteria.threshold import Thresholds
 from grownas.errors import ConfigError
 from grownas.space import SearchSpace
 from grownas.strategies.cores import with_core
-from grownas.strategies.growing import strategy as growing
+from grownas.strategies.growing import stages
 from grownas.strategies.growing.options import MODES
 from grownas.strategies.growing.state import output_drift
 from grownas.strategies.growing.strategy import NOTHING_FOUND, Growth
@@ -402,7 +402,7 @@ def test_equal_rates_train_as_one_group_does(copy_task, make_model, judge_says, 
 
     divided, groups = last_model()
     assert groups == [2, 1]
-    monkeypatch.setattr(growing, "set_rates", lambda optimizer, rates: None)
+    monkeypatch.setattr(stages, "set_rates", lambda optimizer, rates: None)
     whole, groups = last_model()
     assert groups == [1, 1]
     assert_equal(divided, whole)

@@ -21,9 +21,9 @@ from grownas.criteria.splitting import Splitting, Step
 from grownas.criteria.threshold import Thresholds, Watched
 from grownas.protocols import Window
 from grownas.runs.journal import Journal
+from grownas.strategies.growing.batches import Batches
 from grownas.strategies.growing.moves import (
     MOVES,
-    Batches,
     _groups,
     add_node_at,
     add_nodes,
@@ -36,8 +36,8 @@ from grownas.strategies.growing.moves import (
     split_ops,
 )
 from grownas.strategies.growing.options import MODES, Options
+from grownas.strategies.growing.stages import _moves, apply_all, choose
 from grownas.strategies.growing.state import apply
-from grownas.strategies.growing.strategy import _change, _choose, _moves
 from grownas.training.loop import fit
 from support.growing import (
     KINDS,
@@ -463,7 +463,7 @@ def test_the_random_choice_of_a_kind_says_nothing_of_the_place(copy_task, make_m
     """Every kind at every place comes about."""
     task = copy_task()
     one = context_of(make_model(task), task, but(RANDOM, mode="nodes_and_ops", thresholds=Thresholds()))
-    found = {_choose(with_problem(one, seed=seed), []).proposal.move for seed in range(60)}
+    found = {choose(with_problem(one, seed=seed), []).proposal.move for seed in range(60)}
     assert found == {(kind, (place,)) for kind in KINDS for place in WHERE[kind](one.core)}
 
 
@@ -595,7 +595,7 @@ def test_modes_and_moves_fit_together():
 def test_what_is_watched_follows_the_cell(context, change_of, ages):
     """New ops and copies are young, the others stay as old as they were, whatever their numbers are now."""
     one = context(watched=[tuple(Watched(1 / 3, age) for _ in range(3)) for age in (5, 9)])
-    candidate, _ = _change(one, [change_of(one)])
+    candidate, _ = apply_all(one, [change_of(one)])
     assert [[watched.age for watched in node] for node in candidate.watched] == ages
     assert [len(node) for node in candidate.watched] == [len(alpha) for alpha in candidate.model.core.alpha]
 

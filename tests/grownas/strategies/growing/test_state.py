@@ -9,7 +9,7 @@ from torch import nn
 from grownas.evaluation.scoring import evaluating
 from grownas.modules import with_parameters
 from grownas.strategies.cores import with_core
-from grownas.strategies.growing.moves import Batches
+from grownas.strategies.growing.batches import Batches
 from grownas.strategies.growing.options import Options
 from grownas.strategies.growing.state import output_drift
 
