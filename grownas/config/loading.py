@@ -234,7 +234,7 @@ def check_names(sections: Sequence[Any]) -> None:
 
 @cache
 def _plugin(kind: str, name: str) -> Any:
-    return _entry(kind, name).load()
+    return _loaded(kind, _entry(kind, name))
 
 
 def _entry(kind: str, name: str) -> metadata.EntryPoint:
@@ -249,7 +249,17 @@ def _options(kind: str, name: str) -> Any:
     """Return the options that a package registers for a task or strategy; None if it registers none."""
     _entry(kind, name)  # raises if no such task or strategy is installed
     found = {entry.name: entry for entry in metadata.entry_points(group=GROUPS[kind] + OPTIONS)}
-    return found[name].load() if name in found else None
+    return _loaded(kind, found[name]) if name in found else None
+
+
+def _loaded(kind: str, entry: metadata.EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except Exception as error:  # another package's code may raise anything
+        raise ConfigError(
+            f"{kind}.use={entry.name}: {entry.value} cannot be loaded: {type(error).__name__}: {error}; "
+            f"`python -m {entry.module}` shows where"
+        ) from error
 
 
 def _check_members(key: str, found: Any, protocol: Any, attributes: Sequence[str]) -> None:

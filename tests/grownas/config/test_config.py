@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from importlib import resources
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -556,6 +557,21 @@ def test_a_strategy_of_another_package_is_found_with_its_options(installed, tmp_
     assert problems("strategy.widht=1", config=path)[1] == "strategy.widht: unknown key; did you mean strategy.width?"
     with pytest.raises(ConfigError, match="unknown strategy 'growing'; installed: their_search"):
         configs.strategy_class("growing")
+
+
+@pytest.mark.parametrize("suffix", ["", configs.OPTIONS])
+@pytest.mark.parametrize("kind", configs.GROUPS)
+def test_a_plug_in_that_cannot_be_loaded_is_named(monkeypatch, kind, suffix):
+    group = configs.GROUPS[kind]
+    entries = [EntryPoint("theirs", "no_such_package.part:Theirs", each) for each in {group, group + suffix}]
+    known = configs.metadata.entry_points
+    monkeypatch.setattr(
+        configs.metadata,
+        "entry_points",
+        lambda group: [one for one in entries if one.group == group] or known(group=group),
+    )
+    with pytest.raises(ConfigError, match=rf"{kind}\.use=theirs: no_such_package\.part:Theirs cannot be loaded"):
+        load("index_returns/growing", [f"{kind}.use=theirs"])
 
 
 @pytest.mark.parametrize("left_out", ["load", "model", "windows", "loss", "evaluate", "source", "checksum"])
