@@ -108,7 +108,8 @@ class _DagSequence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        flat, (A_0, A, *kept) = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        saved = ctx.saved_tensors  # read once: checkpointing computes it again
+        flat, (A_0, A, *kept) = saved[:4], saved[4:]
         if is_repeatable():  # otherwise the loop may overwrite the buffers, which saves the memory of a copy
             A_0, A = A_0.clone(), A.clone()
         buffers = DagBuffers(A_0, A, *kept)

@@ -116,7 +116,8 @@ class _Supernet(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
-        flat, (A_0, A, *kept) = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        saved = ctx.saved_tensors  # read once: checkpointing computes it again
+        flat, (A_0, A, *kept) = saved[: ctx.count], saved[ctx.count :]
         if is_repeatable():  # else the loop may take over the buffers themselves, which spares their copy's memory
             A_0, A = A_0.clone(), A.clone()
         needed = ctx.needs_input_grad[2:]

@@ -82,7 +82,8 @@ def define(name: str, engine: Engine) -> Apply:
     def derive(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
         if grads[0] is None:
             return [None] * ctx.count, None, None
-        inputs, kept = list(ctx.saved_tensors[: ctx.count]), list(ctx.saved_tensors[ctx.count :])
+        saved = ctx.saved_tensors  # read once: checkpointing computes it again
+        inputs, kept = list(saved[: ctx.count]), list(saved[ctx.count :])
         return backward(inputs, ctx.text, kept, grads[0]), None, None
 
     def refuse(ctx: Any, *grads: Any) -> None:

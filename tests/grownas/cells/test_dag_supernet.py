@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from grownas.cells import backends, dag_supernet, native_loop, reference
 from grownas.cells.backends import BACKENDS
@@ -299,6 +300,16 @@ def test_backward_can_be_repeated_and_a_second_derivative_is_refused(engine):
     (gradient,) = torch.autograd.grad(out.square().sum(), case.leaves[2], create_graph=True)
     with pytest.raises(RuntimeError, match=r"no second derivative.*backend=.reference"):
         gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_checkpointing_gives_the_same_gradients(engine):
+    case = Case([DARTS] * 3, 3, 4, 3, 5)
+    wanted = case.gradients(engine)
+    run = case.run
+    case.run = lambda engine: checkpoint(run, engine, use_reentrant=False)
+    for one, true in zip(case.gradients(engine)[2:], wanted[2:], strict=True):
+        assert torch.equal(one, true)
 
 
 def test_the_reference_has_second_derivatives():

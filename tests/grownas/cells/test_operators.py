@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from grownas.backbones.chain import Backbone
 from grownas.cells import dag_sequence, sequence
@@ -125,6 +126,15 @@ def test_compile_without_a_graph_break(kind, engine, x, backend):
     torch._dynamo.reset()
     model = make(kind, engine)
     assert_same(model, torch.compile(model, fullgraph=True, backend=backend), x)
+
+
+@pytest.mark.parametrize("selective", [False, True])
+def test_checkpointing_gives_the_same_gradients(model, x, selective):
+    """A selective checkpoint records operators, a plain one runs the engine directly."""
+    choose = functools.partial(create_selective_checkpoint_contexts, [torch.ops.aten.mm.default])
+    kept = {"context_fn": choose} if selective else {}
+    results = checkpoint(model, x, use_reentrant=False, **kept)
+    assert_equal(gradients(model, results), gradients(model, model(x)))
 
 
 def test_func_grad(model, x):
