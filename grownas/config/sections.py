@@ -47,6 +47,7 @@ WHERE_AND_HOW = (
     "strategies",
 )  # keys that do not affect the result
 PLACES = ("processes", "in_process")  # where a comparison runs, beside the address of a cluster
+MOST_THREADS = 1024  # far more crash PyTorch
 COMPUTING = ("device", "backend", "threads")  # keys that may change between machines; last digits may then differ
 
 
@@ -601,7 +602,11 @@ class Config(Section):
             "and tried again"
         ),
     ] = 3600.0
-    threads: Annotated[Count, about("PyTorch threads per process; they may change the last digits of results")] = 1
+    threads: Annotated[
+        Count,
+        Field(le=MOST_THREADS),
+        about("PyTorch threads per process; they may change the last digits of results"),
+    ] = 1
     device: Annotated[Literal["cpu", "cuda"], about("device on which models are trained")] = "cpu"
     bf16: Annotated[bool, about("train under autocast in bfloat16, except for the steps of alpha")] = False
     backend: Annotated[

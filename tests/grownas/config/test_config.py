@@ -178,6 +178,7 @@ def test_an_unknown_task_does_not_hide_the_other_problems():
         ("strategy.weights.clp=1", "strategy.weights.clp: unknown key; did you mean strategy.weights.clip?"),
         # larger than random generators take
         ("seed=9223372036854775808", "seed: expected less than 9223372036854775808, got 9223372036854775808"),
+        ("threads=100000", "threads: expected less than or equal to 1024, got 100000"),
     ],
 )  # fmt: skip
 def test_one_line_a_key_says_key_value_and_nearest_name(override, line):
