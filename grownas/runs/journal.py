@@ -25,7 +25,7 @@ from grownas.evaluation.models import SEARCH
 from grownas.protocols import Evaluation, FitRequest, Model, Task
 from grownas.runs import checkpoint
 from grownas.runs.progress import Progress
-from grownas.runs.rundir import RunDir
+from grownas.runs.rundir import RunDir, writing
 from grownas.training.loop import Fit, Tree, finish_blend, fit
 from grownas.training.recipe import Recipe, make_optimizers
 
@@ -85,11 +85,16 @@ class Pool(Protocol):
 
 
 class FolderStore:
-    """Stores trees in a folder, `checkpoint/` of a run; it does not load trees of another config."""
+    """Stores trees in a folder, `checkpoint/` of a run; it does not load trees of another config.
+
+    Raises:
+        RunError: the folder or a file cannot be written.
+    """
 
     def __init__(self, folder: Path, identity: str) -> None:
         """Create the folder; `identity` is the fingerprint of the config."""
-        folder.mkdir(exist_ok=True)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
         self.folder, self.identity = folder, identity
 
     def load(self, name: str) -> Tree | None:
@@ -98,7 +103,8 @@ class FolderStore:
 
     def save(self, name: str, tree: Tree) -> None:
         """Store a tree."""
-        checkpoint.save(self.folder / name, tree, self.identity)
+        with writing(self.folder / name):
+            checkpoint.save(self.folder / name, tree, self.identity)
 
     def remove(self, name: str) -> None:
         """Delete the tree of this name."""

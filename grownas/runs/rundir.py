@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -173,14 +174,21 @@ class RunDir:
 
     def _write(self, name: str, content: bytes) -> None:
         part = self.path / f".{name}.part"
-        try:
+        with writing(self.path / name):
             with part.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, self.path / name)
-        except OSError as error:
-            raise RunError(f"{self.path / name}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise RunError if the block cannot write a file, for example because the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _in_order(content: bytes) -> bytes:
@@ -236,14 +244,19 @@ class JsonLines:
         self.extend([line])
 
     def extend(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines with a single write."""
-        text = "".join(f"{_dumped(line)}\n" for line in lines)
-        with self.path.open("ab", buffering=0) as file:
-            file.write(text.encode())
+        """Add lines with a single write.
+
+        Raises:
+            RunError: they cannot be written, or only in part.
+        """
+        content = "".join(f"{_dumped(line)}\n" for line in lines).encode()
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def truncate(self, size: int = 0) -> None:
         """Cut the log to a size in bytes; create the file if it does not exist."""
-        with self.path.open("ab") as file:
+        with writing(self.path), self.path.open("ab") as file:
             file.truncate(size)
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from grownas.criteria.threshold import Thresholds
-from grownas.errors import Interrupted, TrainingError
+from grownas.errors import Interrupted, RunError, TrainingError
 from grownas.protocols import FitRequest
 from grownas.runs import checkpoint
-from grownas.runs.journal import LOGS, Journal, MemoryStore
+from grownas.runs.journal import LOGS, FolderStore, Journal, MemoryStore
 from grownas.strategies.growing.context import Context
 from grownas.strategies.growing.moves import add_node_at
 from grownas.strategies.growing.options import MODES
@@ -241,6 +241,15 @@ def test_work_that_was_cut_off_is_not_remembered(folder):
     with pytest.raises(Killed):
         folder.journal().remember("selection", kill)
     assert folder.names() == []
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    store = FolderStore(tmp_path / "checkpoint", "x")
+    with pytest.raises(RunError, match="missing/a: cannot be written: No such file or directory"):
+        store.save("missing/a", {})
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file: cannot be written: File exists"):
+        FolderStore(tmp_path / "file", "x")
 
 
 def test_the_work_of_another_config_is_refused(folder, copy_task, make_model):

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -225,6 +226,23 @@ def test_a_log_is_added_to_and_cut(rundir):
     assert [strict(line)["a"] for line in log.path.read_text().splitlines()] == [1]
     log.append({"a": 4})  # goes on at the cut
     assert [strict(line)["a"] for line in log.path.read_text().splitlines()] == [1, 4]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a device without space")
+def test_a_log_on_a_full_disk_is_named():
+    with pytest.raises(RunError, match="/dev/full: cannot be written: No space left on device"):
+        JsonLines(Path("/dev/full")).append({"a": 1})
+
+
+def test_a_log_of_which_only_a_part_is_written_is_named(rundir):
+    resource = pytest.importorskip("resource", reason="limits the size of files on POSIX only")
+    log, limits = rundir.log("log.jsonl"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"log\.jsonl: cannot be written: No space left on device"):
+            log.append({"a": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_line_that_json_cannot_hold_adds_nothing(rundir):
