@@ -18,6 +18,7 @@ from grownas.runs.rundir import FINISHED, RunDir
 
 STATES = ("done", "running", "failed", "stopped", "waiting", "unknown")  # unknown: the folder's lock cannot be read
 PIECE = re.compile(r"-(epoch|to)-\d+$")  # of a part that goes on with a fit, whose steps it counts on
+METRIC, EVENT = {"part", "model", "step", "split", "metric", "value"}, {"time", "run", "event"}  # keys of log lines
 
 
 class Status(NamedTuple):
@@ -54,7 +55,7 @@ def text(path: Path, *, now: float | None = None) -> str:
     if RunDir.open(path).command != "compare":
         run = of_run(path)  # nothing else would begin it
         return _table([run._replace(state="interrupted") if run.state in ("stopped", "waiting") else run], now)
-    events = _lines(path / sweep.LOG_OF_RUNS)
+    events = _lines(path / sweep.LOG_OF_RUNS, EVENT)
     last = {line["run"]: line for line in events}
     names = [name for group in sweep.members(configs.load(path / "config.yaml")) for name in group]
     runs = [of_run(path / name, last.get(name)) for name in names]
@@ -76,7 +77,7 @@ def of_run(path: Path, last: Mapping[str, Any] | None = None) -> Status:
     """
     if not path.is_dir():
         return Status(path.name, "waiting", None, 0, 0.0)
-    lines = _lines(path / "metrics.jsonl")
+    lines = _lines(path / "metrics.jsonl", METRIC)
     values = [
         line["value"]
         for line in lines
@@ -141,8 +142,16 @@ def _table(runs: Sequence[Status], now: float) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log; its last one may be half written."""
+def _lines(path: Path, keys: set[str]) -> list[dict[str, Any]]:
+    """Return the lines of a log; without those that a crash or a full disk cut off or damaged."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    found = []
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            tree = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(tree, dict) and keys <= tree.keys():
+            found.append(tree)
+    return found

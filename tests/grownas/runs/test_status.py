@@ -67,10 +67,11 @@ def test_the_pieces_of_a_fit_count_its_steps_once(tmp_path, piece):
     assert status.of_run(write_metrics(tmp_path / "run", lines)).steps == 120
 
 
-def test_a_half_written_line_is_left_out(tmp_path):
+@pytest.mark.parametrize("rest", [b'{"stage": 1', b'{"stage": 1{}\n', b"\0\0\0\n", b"\xff\n", b"{}\n", b"[]\n"])
+def test_a_line_that_was_cut_off_or_damaged_is_left_out(tmp_path, rest):
     folder = write_metrics(tmp_path / "run")
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"stage": 1, "pa')
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(rest)
     assert status.of_run(folder).best == 0.5
 
 
