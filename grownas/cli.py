@@ -218,7 +218,8 @@ def evaluate(run: Path, overrides: tuple[str, ...]) -> None:
         kinds = {"count": "forecasts", "tokens": "tokens"}
         counted = [f"{scores[key]} {what}" for key, what in kinds.items() if key in scores]
         dated = [f"{scores['first']} to {scores['last']}"] if "first" in scores else []
-        click.echo(f"  {', '.join(details + counted + dated)}")
+        if facts := [*details, *counted, *dated]:
+            click.echo(f"  {', '.join(facts)}")
 
 
 @cli.command()

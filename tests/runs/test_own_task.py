@@ -163,9 +163,7 @@ def test_its_own_figures_are_in_the_report(searched, read_json):
 def test_its_model_is_scored_again_to_the_last_bit(searched, call, read_json):
     summary, ended = read_json(searched / "summary.json"), call("evaluate", searched)
     assert ended.code == 0, ended.err
-    assert [line for line in ended.out.splitlines() if line.strip()] == [
-        f"{part} mse {summary[part]!r}" for part in ("val", "test")
-    ]
+    assert ended.out.splitlines() == [f"{part} mse {summary[part]!r}" for part in ("val", "test")]
     assert call("show", searched).code == call("report", searched).code == 0
     ended = call("evaluate", searched, "task.steps=300")
     assert ended.code == 2
