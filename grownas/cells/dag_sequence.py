@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from grownas.cells.operators import Engine, define, is_traced
-from grownas.cells.sequence import check_dtypes, first_only, full_precision, is_repeatable
+from grownas.cells.sequence import check_alike, first_only, full_precision, is_repeatable
 from grownas.genotype import DagGenotype, DagNode
 
 INPUT_OP = "tanh"  # activation of the input node
@@ -73,10 +73,11 @@ def run(loop: DagLoop, genotype: DagGenotype, W_x: Tensor, W_h: Tensor, x: Tenso
     """Return a layer's states over a sequence; equals `reference.run_dag`, which documents the arguments.
 
     Raises:
-        RuntimeError: dtypes differ; or a second derivative is computed, which only the reference backend supports.
+        RuntimeError: dtypes or devices differ; or a second derivative is computed, which only the reference backend
+            supports.
     """
     flat = [x, h_0, swapped(W_x), swapped(W_h)]
-    check_dtypes(flat)
+    check_alike(flat)
     if is_traced(flat):
         return _operator(flat, "\n".join([loop.name, write_dag(genotype)]))
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat)):

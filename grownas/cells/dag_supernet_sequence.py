@@ -30,7 +30,7 @@ from torch import Tensor
 
 from grownas.cells.dag_plan import DagPlan, DagTensors, check
 from grownas.cells.operators import Engine, define, is_traced
-from grownas.cells.sequence import check_dtypes, first_only, full_precision, is_repeatable
+from grownas.cells.sequence import check_alike, first_only, full_precision, is_repeatable
 
 
 class SupernetBuffers(NamedTuple):
@@ -81,10 +81,11 @@ def run(loop: SupernetLoop, plan: DagPlan, tensors: DagTensors, x: Tensor, h_0: 
 
     Raises:
         ValueError: plan, tensors and batch do not fit together; see `dag_plan.check`.
-        RuntimeError: dtypes differ; or, when it is asked for, that only the reference backend has a second derivative.
+        RuntimeError: dtypes or devices differ; or, when it is asked for, that only the reference backend has a second
+            derivative.
     """
     check(plan, tensors, x)
-    check_dtypes([x, h_0, *(one for one in tensors if one is not None)])
+    check_alike([x, h_0, *(one for one in tensors if one is not None)])
     constants = [one.detach() for one in tensors[3:] if one is not None]
     flat = [x, h_0, *tensors[:3], *constants]
     if is_traced(flat):

@@ -108,13 +108,14 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
     """Return a chain's states over a sequence; equals `reference.run`, which documents the arguments.
 
     Raises:
-        RuntimeError: dtypes differ; or a second derivative is computed, which only the reference backend supports.
+        RuntimeError: dtypes or devices differ; or a second derivative is computed, which only the reference backend
+            supports.
     """
     nodes, shares = _blended(nodes, shares)
     plans = [node.plan for node in nodes]
     packed = [pack(node, weights) for node, weights in zip(nodes, shares, strict=True)]
     flat = [x, h_0, *(tensor for node in packed for tensor in node)]
-    check_dtypes(flat)
+    check_alike(flat)
     if is_traced(flat):
         return _operator(flat, "\n".join([loop.name, *(plan.text for plan in plans)]))
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in flat)):
@@ -123,12 +124,15 @@ def run(loop: Loop, nodes: Sequence[Node], shares: Sequence[Tensor], x: Tensor, 
     return states
 
 
-def check_dtypes(tensors: Sequence[Tensor]) -> None:
-    """Raise RuntimeError if the tensors of an engine have different dtypes."""
-    dtypes = {tensor.dtype for tensor in tensors}
-    if len(dtypes) > 1:
-        names = " and ".join(sorted(map(str, dtypes)))
-        raise RuntimeError(f"inputs, states and weights must have the same dtype, got {names}")
+def check_alike(tensors: Sequence[Tensor]) -> None:
+    """Raise RuntimeError if the tensors of an engine have different dtypes or are on different devices.
+
+    C code reads memory by address, so a tensor of another device would end the process.
+    """
+    for name, values in (("dtype", {one.dtype for one in tensors}), ("device", {one.device for one in tensors})):
+        if len(values) > 1:
+            names = " and ".join(sorted(map(str, values)))
+            raise RuntimeError(f"inputs, states and weights must have the same {name}, got {names}")
 
 
 def is_plain(nodes: Sequence[Node], x: Tensor, h_0: Tensor) -> bool:

@@ -266,6 +266,12 @@ def test_backward_can_be_repeated_and_a_second_derivative_is_refused(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_different_devices_are_named(engine):
+    with pytest.raises(RuntimeError, match="same device, got cpu and meta"):
+        make(V2, backend=engine)(randn(2, 1, I).to("meta"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_different_dtypes_are_named(engine):
     with pytest.raises(RuntimeError, match=r"same dtype, got torch\.float32 and torch\.float64"):
         make(V2, backend=engine)(randn(2, 1, I, dtype=torch.float32))

@@ -352,6 +352,14 @@ def test_what_does_not_fit_together_is_named(backend):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_different_devices_are_named(engine):
+    case = Case([DARTS], 2, 2, 3, 5)
+    case.leaves[3] = case.leaves[3].to("meta")
+    with pytest.raises(RuntimeError, match="same device, got cpu and meta"):
+        case.run(engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_different_dtypes_are_named(engine):
     case = Case([DARTS], 2, 2, 3, 5)
     case.leaves[3] = case.leaves[3].float()

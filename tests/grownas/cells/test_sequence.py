@@ -250,6 +250,13 @@ def test_autocast_takes_an_input_of_the_weights_dtype_and_no_state():
     assert torch.equal(out, backbone(x)[0])
 
 
+def test_another_device_is_an_error(engine):
+    backbone = make([DEFAULT_OPS], dtype=torch.float32)
+    backbone.backend = engine
+    with pytest.raises(RuntimeError, match="same device, got cpu and meta"):
+        backbone(torch.randn(5, 2, 3), torch.zeros(1, 2, 5, device="meta"))
+
+
 def test_without_autocast_another_dtype_is_an_error_as_ever(engine):
     backbone = make([DEFAULT_OPS], dtype=torch.float32)
     backbone.backend = engine
