@@ -838,6 +838,14 @@ class Journal(Protocol):
         """Return a journal for one of several searches: its own keys; what it counts starts at 0."""
         ...
 
+    def mark(self) -> Sequence[int]:
+        """Return how far the logs are written, for `rewind`."""
+        ...
+
+    def rewind(self, mark: Sequence[int]) -> None:
+        """Take back what was logged since `mark` was called; saved work stays."""
+        ...
+
     def forget(self) -> None:
         """Delete all saved work of a branch, once what is needed of it is saved elsewhere."""
         ...

@@ -40,6 +40,7 @@ LAYERS = """
     experiments.timeline
     experiments.tabulate  experiments.updating
     experiments.search
+    experiments.starts
     experiments.quantising
     experiments.text  experiments.series
     experiments.experiment

@@ -197,6 +197,10 @@ class Experiment:
         """Return up to `count` earlier points in time, the latest first, with their starts; none for a general task."""
         return []
 
+    def second_start(self) -> Self | None:
+        """Return the experiment whose search begins at the second start; None if there is one start only."""
+        return None
+
     def tuned(self, nodes: Sequence[Ops]) -> Self:
         """Return the experiment with the setting of the search chosen, for a start with these nodes."""
         return self

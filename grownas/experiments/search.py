@@ -6,7 +6,7 @@ config -> task -> linear models by folds -> start -> search -> derived cell -> r
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -21,9 +21,10 @@ from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
 from grownas.experiments.quantising import quantise
 from grownas.experiments.series import SeriesExperiment
+from grownas.experiments.starts import Searched, search_from_starts, search_once
 from grownas.experiments.text import TextExperiment
 from grownas.genotype import AnyGenotype
-from grownas.protocols import Cautious, Folder, Illustrated, Journal, Model, Problem, SearchResult, Task
+from grownas.protocols import Cautious, Folder, Illustrated, Journal, Model, SearchResult, Task
 from grownas.starts.random import Ops
 from grownas.training.moments import moments_of
 
@@ -44,18 +45,17 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
         The summary, and the chosen model.
     """
     folder.write_json("data.json", {"kind": task.kind, **task.describe()})
-    experiment = tuned(config, journal, task)
-    nodes = [experiment.space.ops] * config.start.nodes
-    with journal.of_model(SEARCH):
-        experiment, problem, found = tuned_search(experiment, nodes, config.search_rates)
+    first = tuned(config, journal, task)
+    searched = search_as_set(first, config)
+    experiment, found = replace(searched.experiment, params=searched.result.params), searched.result
     task, strategy, result = experiment.task, experiment.strategy, found
-    experiment = replace(experiment, params=result.params)
     if config.refit:
-        problem = experiment.problem(nodes, refitted=True)
+        problem = experiment.problem(searched.nodes, refitted=True)
         with journal.of_model("refit"):
             result = strategy.refit(problem, result)
     scores = _score_found(experiment, result, config)
-    scores.append(experiment.score_start(problem.start))
+    start = first.problem([first.space.ops] * config.start.nodes, refitted=config.refit).start
+    scores.append(first.score_start(start))
     winner = replace(scores[0], model="start") if result.is_start else scores[0]  # the start itself, with alpha fixed
     model, spent, front = result.model, scores[:1], []
     moments, recipe = found.moments, strategy.recipe()
@@ -95,6 +95,7 @@ def search(config: Config, folder: Folder, journal: Journal, task: Task) -> tupl
         "stages": len({line["stage"] for line in stages}),
         "stage_log": stages,
         "genotypes": list(result.scores),
+        **({"starts": list(searched.starts)} if searched.starts else {}),
         "stopped": result.reason,
         **({"front": front} if front else {}),
     }
@@ -140,28 +141,32 @@ def derived_genotype(model: Model) -> AnyGenotype:
     return model.core.genotype
 
 
-def tuned_search(
-    experiment: Experiment, nodes: Sequence[Ops], rates: Sequence[float]
-) -> tuple[Experiment, Problem, SearchResult]:
+def search_as_set(experiment: Experiment, config: Config) -> Searched:
+    """Search as a config says: with each learning rate, from both starts; return the search whose cell is kept."""
+    nodes = [experiment.space.ops] * config.start.nodes
+    with experiment.journal.of_model(SEARCH):
+        return search_from_starts(
+            experiment, lambda: tuned_search(experiment, nodes, config.search_rates), Acceptance.of(config.strategy)
+        )
+
+
+def tuned_search(experiment: Experiment, nodes: Sequence[Ops], rates: Sequence[float]) -> Searched:
     """Repeat the search with each learning rate of the weights; return the one with the lowest validation loss.
 
     The logs hold only the lines of that search. The result counts the steps, seconds and settings of all searches.
     """
     if not rates:
-        problem = experiment.problem(nodes)
-        return experiment, problem, last_of(experiment.strategy.search(problem))
+        return search_once(experiment, nodes)
 
-    def search_with(rate: float, *, logs: bool) -> tuple[Experiment, Problem, SearchResult]:
+    def search_with(rate: float, *, logs: bool) -> Searched:
         branch = experiment.journal.branch(f"rate-{rate:g}", logs=logs)
-        one = replace(experiment, strategy=experiment.strategy.with_rate(rate), journal=branch)
-        problem = one.problem(nodes)
-        return one, problem, last_of(one.strategy.search(problem))
+        return search_once(replace(experiment, strategy=experiment.strategy.with_rate(rate), journal=branch), nodes)
 
     journal, tried = experiment.journal, dict[float, SearchResult]()
     failed: TrainingError | None = None
     for rate in rates:
         try:
-            one, _, tried[rate] = search_with(rate, logs=False)
+            one, _, _, tried[rate], _ = search_with(rate, logs=False)
         except TrainingError as error:
             warnings.warn(f"skipped the learning rate {rate:g}: {error}", stacklevel=2)
             failed = error
@@ -173,24 +178,15 @@ def tuned_search(
         assert failed is not None  # there is a rate
         raise failed
     best = min(tried, key=lambda rate: float(tried[rate].evaluation.losses.mean()))
-    one, problem, result = search_with(best, logs=True)  # restores the finished work, and writes the logs
+    one = search_with(best, logs=True)  # restores the finished work, and writes the logs
     result = replace(
-        result,
+        one.result,
         seconds=sum(each.seconds for each in tried.values()),
         steps=sum(each.steps for each in tried.values()),
         settings=sum(each.settings for each in tried.values()),
-        chosen={"rate": best, **result.chosen},
+        chosen={"rate": best, **one.result.chosen},
     )
-    return replace(one, journal=journal), problem, result
-
-
-def last_of(results: Iterator[SearchResult]) -> SearchResult:
-    """Run a search to its end and return its last result."""
-    found: SearchResult | None = None
-    for result in results:
-        found = result
-    assert found is not None, "a search yields at least one result"
-    return found
+    return one._replace(experiment=replace(one.experiment, journal=journal), result=result)
 
 
 def _score_found(experiment: Experiment, result: SearchResult, config: Config) -> list[Score]:

@@ -24,10 +24,12 @@ from grownas.evaluation.comparison import pair_tests
 from grownas.evaluation.scoring import Score, free_running
 from grownas.experiments.choosing import Setting
 from grownas.experiments.experiment import Experiment
-from grownas.protocols import Folder, Journal, Model, Origin, SeriesTask, Task, is_series
+from grownas.protocols import Budget, Folder, Journal, Model, Origin, SeriesTask, Task, is_series
 from grownas.readout import readout_of
 from grownas.starts.random import Ops
 from grownas.starts.var import hidden_size_for, var_start
+from grownas.strategies.growing.strategy import Growing
+from grownas.training.recipe import count_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +158,21 @@ class SeriesExperiment(Experiment):
                 start = super().start(nodes, "start")
             made.append(Origin(start, task))
         return made
+
+    def second_start(self) -> Self | None:
+        """Return the experiment whose search begins at one gated node with random weights, see `Options.gated`.
+
+        The node has as many parameters as the linear start, and the rate of models that are trained from random
+        weights.
+        """
+        strategy = self.strategy
+        if not (self.at_var and isinstance(strategy, Growing) and strategy.options.gated) or self.budget != Budget():
+            return None
+        space = replace(self.space, combine=("add",), activation=("tanh",), highway=True)
+        made = replace(self, space=space, at_var=False, strategy=strategy.from_random(self.recipe.weights.rate))
+        params = count_parameters(self.start([self.space.ops], "start"))
+        units = self.matched_size(lambda units: replace(made, hidden_size=units).start([space.ops], "start"), params)
+        return replace(made, hidden_size=units)
 
     def score_start(self, start: Model) -> Score:
         """Score the start of the search."""

@@ -20,7 +20,8 @@ from grownas.config.loading import strategy_class
 from grownas.config.sections import Config, Study
 from grownas.errors import ConfigError, TrainingError
 from grownas.experiments.experiment import Experiment
-from grownas.experiments.search import EXPERIMENTS, last_of
+from grownas.experiments.search import EXPERIMENTS
+from grownas.experiments.starts import last_of
 from grownas.genotype import Genotype
 from grownas.protocols import Journal, Task
 

@@ -22,9 +22,8 @@ from grownas.cells.cell import GrownRNN
 from grownas.config.sections import Config
 from grownas.criteria.acceptance import Acceptance, Evaluated, Untrained
 from grownas.evaluation.groups import rows_of
-from grownas.evaluation.models import SEARCH
 from grownas.experiments.choosing import Choice, Setting
-from grownas.experiments.search import derived_genotype, tuned, tuned_search
+from grownas.experiments.search import derived_genotype, search_as_set, tuned
 from grownas.experiments.series import SeriesExperiment
 from grownas.experiments.text import TextExperiment
 from grownas.experiments.timeline import Timeline
@@ -242,9 +241,7 @@ def searched(config: Config, task: Task, journal: Journal) -> tuple[Learner, Tas
         The chosen model, ready to learn on, and how its task was set.
     """
     experiment = tuned(config, journal, task)
-    with journal.of_model(SEARCH):
-        nodes = [experiment.space.ops] * config.start.nodes
-        experiment, _, found = tuned_search(experiment, nodes, config.search_rates)
+    experiment, _, _, found, _ = search_as_set(experiment, config)
     task, learner = experiment.task, Learner(found.model, experiment.strategy.recipe(), found.moments)
     setting = TaskSetting.of(task, experiment.setting)
     if config.retrain.grown and not found.is_start:

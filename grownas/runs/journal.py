@@ -12,7 +12,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -43,17 +43,27 @@ class Log(Protocol):
         """Add lines."""
         ...
 
-    def truncate(self) -> None:
-        """Empty the log."""
+    @property
+    def size(self) -> int:
+        """How long the log is, in a unit of its own."""
+        ...
+
+    def truncate(self, size: int = 0) -> None:
+        """Cut the log to a size that it had."""
         ...
 
 
 class MemoryLog(list[Mapping[str, Any]]):
     """A log in memory."""
 
-    def truncate(self) -> None:
-        """Empty the log."""
-        self.clear()
+    @property
+    def size(self) -> int:
+        """Number of lines."""
+        return len(self)
+
+    def truncate(self, size: int = 0) -> None:
+        """Cut the log to a number of lines."""
+        del self[size:]
 
 
 class Store(Protocol):
@@ -254,6 +264,19 @@ class Journal:
             made.metrics, made.growth, made.shares, made.trials = (MemoryLog() for _ in LOGS)
         made.elapsed, made.cpu_seconds, made.gradients, made._counted = 0.0, 0.0, 0, set()
         return made
+
+    def mark(self) -> tuple[int, ...]:
+        """Return the present sizes of the logs, for `rewind`."""
+        return tuple(log.size for log in self._logs)
+
+    def rewind(self, mark: Sequence[int]) -> None:
+        """Take back what was logged since `mark` was called; saved work stays."""
+        for log, size in zip(self._logs, mark, strict=True):
+            log.truncate(size)
+
+    @property
+    def _logs(self) -> tuple[Log, ...]:
+        return self.metrics, self.growth, self.shares, self.trials
 
     def remember(self, key: str, work: Callable[[], Tree]) -> Tree:
         """Run some work, or return its saved result, with the `seconds` and `cpu_seconds` that the work took.

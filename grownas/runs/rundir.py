@@ -254,6 +254,11 @@ class JsonLines:
             if file.write(content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
     def truncate(self, size: int = 0) -> None:
         """Cut the log to a size in bytes; create the file if it does not exist."""
         with writing(self.path), self.path.open("ab") as file:

@@ -104,6 +104,13 @@ class Options(StrategySection):
         Literal[1, 3, 5],
         about("validation blocks that test the first stage; above 1 it is repeated at earlier points in time"),
     ] = 3
+    gated: Annotated[
+        bool,
+        about(
+            "series with start.use=var, no budget: also grow from one gated node (op add/tanh, random weights); "
+            "keep its cell if it is better at three points in time"
+        ),
+    ] = True
     outer_patience: Annotated[
         Count, about("rejected changes of a kind before the kind is dropped; growth stops when all kinds are dropped")
     ] = 1

@@ -88,8 +88,18 @@ class Growing:
 
     def with_rate(self, rate: float) -> Growing:
         """Return a copy of the strategy with another learning rate of the weights."""
-        given = self.options.model_dump()  # not model_copy, which keeps the cached recipe
-        return Growing(Options(**{**given, "weights": {**given["weights"], "rate": rate}}))
+        return self._with(weights={**self.options.weights.model_dump(), "rate": rate})
+
+    def from_random(self, rate: float) -> Growing:
+        """Return a copy for a start with random weights, with another learning rate of the weights.
+
+        Its first stage trains until patience runs out, and is not tested at earlier origins: any training improves
+        random weights.
+        """
+        return self.with_rate(rate)._with(first_epochs=None, origins=1)
+
+    def _with(self, **options: Any) -> Growing:
+        return Growing(Options(**{**self.options.model_dump(), **options}))  # model_copy would keep the cached recipe
 
     def search(self, problem: Problem) -> Iterator[SearchResult]:
         """Grow; yield the best result so far after each unit of work, then the result with the derived cell.
