@@ -1,9 +1,10 @@
-"""A linear start: a weighted sum of two regressions, with weights from their held-out forecasts.
+"""A linear start: a weighted sum of two regressions, with weights from their held-out forecasts, or a long VAR.
 
 Both are chosen by blocked folds: a VAR of low order, and a VAR(1) with two exponential averages, which is a
 heterogeneous autoregression with exponential means (HExp). Their weighted sum is again a VAR. The weights stay at a
 prior, which shrinks forecasts towards the mean, unless other weights are clearly better on held-out rows. On
-predictable series they are.
+predictable series they are. Both regressions forget within a few rows what a season repeats later: where a VAR of a
+higher order is clearly better on held-out rows, it is the start.
 
 References:
     Bollerslev, Hood, Huss & Pedersen (2018), Risk everywhere: modeling and managing volatility (HExp).
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from grownas.baselines.var import (
     exponential_average,
     fit_rows,
     held_out,
+    is_usable,
     lagged,
     prefixed,
     silent,
@@ -43,6 +45,9 @@ CENTRES = (2.0, 10.0)  # rows: about the mean ages in HAR's means of 5 and 22 ro
 WARM_UP = 22  # rows that fill the averages first, left out after a held-out block: 12 % of its weight remains
 HIGHEST = 2  # highest order of the VAR
 PRIOR_AVERAGES, PRIOR_VAR = 0.5, 0.25  # prior weights; the rest is the forecast of zero
+LONGER = (6, 13, 26, 50)  # orders that reach over a week of days, a year of months, a day of hours or of half hours
+LONGEST = 128  # most lags of all series together in a longer VAR: units of the start
+CLEARLY = 2.0  # standard errors over the folds by which its held-out error must be lower
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # candidate strengths of the shrinkage to the prior, per observation
 
 
@@ -125,7 +130,8 @@ def combine_by_folds(
 
     The parts are chosen as in `var.select_by_folds`. Then each series' weights minimise the squared error of the
     held-out forecasts plus a penalty on the distance to the prior, see `shrunken_weights`. Averages are left out if
-    there are too few training rows for them, or if `blocks` is too small.
+    there are too few training rows for them, or if `blocks` is too small. A VAR of an order of `LONGER` replaces the sum
+    if its error is lower by `CLEARLY` standard errors of the difference over the folds.
 
     Args:
         values: training rows only, shape `(n, I)`, standardised.
@@ -163,7 +169,51 @@ def combine_by_folds(
     prior = np.array([PRIOR_AVERAGES, PRIOR_VAR] if has_averages else [PRIOR_AVERAGES + PRIOR_VAR])
     weights, strengths = shrunken_weights(np.stack(forecasts), values[first:, :outputs], prior, cut)
     total = weighted_sum([part.fit(values, outputs) for part in parts], weights)
-    return Combination(total, tuple(parts), weights, strengths, len(scores), scores)
+    found = Combination(total, tuple(parts), weights, strengths, len(scores), scores)
+    longer = [
+        order
+        for order in LONGER
+        if order * series <= LONGEST and (blocks is None or order <= blocks) and is_usable(rows, series, order, folds)
+    ]
+    ahead = np.einsum("ko,kno->no", weights, np.stack(forecasts))
+    return _or_longer(found, values, ahead, longer, ridges, folds, outputs, notify) if longer else found
+
+
+def _or_longer(
+    found: Combination,
+    values: Array,
+    ahead: Array,
+    orders: Sequence[int],
+    ridges: Sequence[float],
+    folds: int,
+    outputs: int | None,
+    notify: Notify,
+) -> Combination:
+    """Return the sum, or the best VAR of some higher orders if that is clearly better on held-out rows.
+
+    Args:
+        found: the sum.
+        values: see `combine_by_folds`.
+        ahead: the sum's held-out forecasts of the last rows, shape `(m, O)`.
+        orders: orders of the VARs, which are fitted by least squares.
+        ridges: likewise, as are the other arguments.
+    """
+    first = max(*orders, len(values) - len(ahead))  # all are compared on the same rows
+    cut = cut_blocks(0, len(values) - first, folds)
+    told = [prefixed(notify, f"VAR({order}), ") for order in orders]
+    tried = _held_out_forecasts(
+        values, [(order, ()) for order in orders], first, cut, ridges, ("squared",), outputs, told
+    )
+    actual = values[first:, :outputs]
+    errors = {part: float(((actual - forecasts) ** 2).mean()) for part, forecasts in tried.items()}
+    best = min(errors, key=lambda part: (errors[part], part))
+    gains = (actual - ahead[-len(actual) :]) ** 2 - (actual - tried[best]) ** 2
+    by_fold = np.array([gains[block].mean() for block in cut])
+    scores = {**found.scores, **{str(part): error for part, error in errors.items()}}
+    if by_fold.mean() <= CLEARLY * by_fold.std(ddof=1) / np.sqrt(folds):
+        return replace(found, settings=len(scores), scores=scores)
+    var = best.fit(values, outputs)
+    return Combination(var, (best,), np.ones((1, var.outputs)), (0.0,) * var.outputs, len(scores), scores)
 
 
 def _held_out_forecasts(

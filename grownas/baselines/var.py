@@ -350,10 +350,15 @@ def usable_orders(rows: int, series: int, orders: Iterable[int], folds: int = FO
     Raises:
         DataError: there is no such order.
     """
-    usable = [p for p in orders if (rows - p) * (folds - 2) // folds > 1 + p * series]
+    usable = [order for order in orders if is_usable(rows, series, order, folds)]
     if not usable:
         raise DataError(f"{rows} training rows are too few to choose a VAR of {series} series by folds; give more rows")
     return usable
+
+
+def is_usable(rows: int, series: int, order: int, folds: int = FOLDS) -> bool:
+    """Return whether every fold's fit of a VAR has more rows than coefficients."""
+    return (rows - order) * (folds - 2) // folds > 1 + order * series
 
 
 def _fold_errors(
