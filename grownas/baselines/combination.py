@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,8 +130,8 @@ def combine_by_folds(
 
     The parts are chosen as in `var.select_by_folds`. Then each series' weights minimise the squared error of the
     held-out forecasts plus a penalty on the distance to the prior, see `shrunken_weights`. Averages are left out if
-    there are too few training rows for them, or if `blocks` is too small. A VAR of an order of `LONGER` replaces the sum
-    if its error is lower by `CLEARLY` standard errors of the difference over the folds.
+    there are too few training rows for them, or if `blocks` is too small. A VAR of one of the orders `LONGER` replaces
+    the sum if its error is lower by `CLEARLY` standard errors of the difference over the folds.
 
     Args:
         values: training rows only, shape `(n, I)`, standardised.
@@ -168,52 +168,60 @@ def combine_by_folds(
         scores |= {str(part): error for part, error in errors.items()}
     prior = np.array([PRIOR_AVERAGES, PRIOR_VAR] if has_averages else [PRIOR_AVERAGES + PRIOR_VAR])
     weights, strengths = shrunken_weights(np.stack(forecasts), values[first:, :outputs], prior, cut)
-    total = weighted_sum([part.fit(values, outputs) for part in parts], weights)
-    found = Combination(total, tuple(parts), weights, strengths, len(scores), scores)
     longer = [
         order
         for order in LONGER
         if order * series <= LONGEST and (blocks is None or order <= blocks) and is_usable(rows, series, order, folds)
     ]
-    ahead = np.einsum("ko,kno->no", weights, np.stack(forecasts))
-    return _or_longer(found, values, ahead, longer, ridges, folds, outputs, notify) if longer else found
+    if longer:
+        ahead = np.einsum("ko,kno->no", weights, np.stack(forecasts))
+        part, errors = _clearly_better(values, ahead, longer, ridges, folds)
+        scores |= errors
+        if part is not None:
+            var = part.fit(values, outputs)
+            return Combination(var, (part,), np.ones((1, var.outputs)), (0.0,) * var.outputs, len(scores), scores)
+    total = weighted_sum([part.fit(values, outputs) for part in parts], weights)
+    return Combination(total, tuple(parts), weights, strengths, len(scores), scores)
 
 
-def _or_longer(
-    found: Combination,
-    values: Array,
-    ahead: Array,
-    orders: Sequence[int],
-    ridges: Sequence[float],
-    folds: int,
-    outputs: int | None,
-    notify: Notify,
-) -> Combination:
-    """Return the sum, or the best VAR of some higher orders if that is clearly better on held-out rows.
+def _clearly_better(
+    values: Array, ahead: Array, orders: Sequence[int], ridges: Sequence[float], folds: int
+) -> tuple[Part | None, dict[str, float]]:
+    """Compare VARs of some orders, fitted by least squares, with the sum on held-out rows.
+
+    Of the orders the lowest is taken whose error exceeds the lowest error by at most one standard error.
 
     Args:
-        found: the sum.
         values: see `combine_by_folds`.
         ahead: the sum's held-out forecasts of the last rows, shape `(m, O)`.
-        orders: orders of the VARs, which are fitted by least squares.
-        ridges: likewise, as are the other arguments.
+        orders: orders of the VARs, at least one.
+        ridges: candidate ridge strengths.
+        folds: number of blocks of rows.
+
+    Returns:
+        The VAR to replace the sum, None if none is clearly better; and each VAR's held-out mean squared error, by name.
     """
-    first = max(*orders, len(values) - len(ahead))  # all are compared on the same rows
-    cut = cut_blocks(0, len(values) - first, folds)
-    told = [prefixed(notify, f"VAR({order}), ") for order in orders]
-    tried = _held_out_forecasts(
-        values, [(order, ()) for order in orders], first, cut, ridges, ("squared",), outputs, told
-    )
-    actual = values[first:, :outputs]
-    errors = {part: float(((actual - forecasts) ** 2).mean()) for part, forecasts in tried.items()}
-    best = min(errors, key=lambda part: (errors[part], part))
-    gains = (actual - ahead[-len(actual) :]) ** 2 - (actual - tried[best]) ** 2
-    by_fold = np.array([gains[block].mean() for block in cut])
-    scores = {**found.scores, **{str(part): error for part, error in errors.items()}}
-    if by_fold.mean() <= CLEARLY * by_fold.std(ddof=1) / np.sqrt(folds):
-        return replace(found, settings=len(scores), scores=scores)
-    var = best.fit(values, outputs)
-    return Combination(var, (best,), np.ones((1, var.outputs)), (0.0,) * var.outputs, len(scores), scores)
+    first, outputs = max(*orders, len(values) - len(ahead)), ahead.shape[1]  # all are compared on the same rows
+    cut, actual = cut_blocks(0, len(values) - first, folds), values[first:, :outputs]
+    kind: Kind = [(order, ()) for order in orders]
+    tried = _held_out_forecasts(values, kind, first, cut, ridges, ("squared",), outputs, [silent] * len(kind))
+
+    def by_fold(forecasts: Array) -> Array:
+        squared = (actual - forecasts) ** 2
+        return np.array([squared[block].mean() for block in cut])
+
+    errors = {part: by_fold(forecasts) for part, forecasts in tried.items()}
+    lowest = min(errors.values(), key=np.mean)
+    near = [part for part, error in errors.items() if not _exceeds(error, lowest, 1.0)]
+    best = min(near, key=lambda part: (part.order, errors[part].mean(), part))
+    is_better = _exceeds(by_fold(ahead[-len(actual) :]), errors[best], CLEARLY)
+    return best if is_better else None, {str(part): float(error.mean()) for part, error in errors.items()}
+
+
+def _exceeds(one: Array, other: Array, errors: float) -> bool:
+    """Return whether one error over folds exceeds another by more than some standard errors of the difference."""
+    excess = one - other
+    return bool(excess.mean() > errors * excess.std(ddof=1) / np.sqrt(len(excess)))
 
 
 def _held_out_forecasts(
