@@ -21,6 +21,7 @@ from grownas.errors import TrainingError
 from grownas.experiments.experiment import Experiment
 from grownas.protocols import Journal, Origin, Problem, SearchResult
 from grownas.starts.random import Ops
+from grownas.strategies.growing.strategy import Growing, path_of
 
 EARLIER = 2  # earlier origins at which the two cells are compared
 SECOND = "second-start"  # the second search's branch of the journal
@@ -124,12 +125,11 @@ def _losses(
     one: Searched, origins: Sequence[Origin], name: str, branch: Callable[[str], Journal]
 ) -> tuple[np.ndarray[Any, Any], int]:
     """Return a cell's losses on the rows after each origin, in time order, and the steps of its trainings there."""
-    losses, steps = [one.result.evaluation.losses], 0
+    strategy, losses, steps = one.experiment.strategy, [one.result.evaluation.losses], 0
+    assert isinstance(strategy, Growing), "only growth has a second start"
     for number, (start, task) in enumerate(origins, 1):
-        model = start
-        if not one.result.is_start:
-            problem = replace(one.problem, task=task, start=start, journal=branch(f"{name}-origin-{number}"))
-            again = one.experiment.strategy.refit(problem, one.result)
-            model, steps = again.model, steps + again.steps - one.result.steps
+        problem = replace(one.problem, task=task, start=start, journal=branch(f"{name}-origin-{number}"))
+        model, _, more = strategy.repeated(problem, path_of(one.result.log))
+        steps += more
         losses.insert(0, task.evaluate(model, "val").losses)
     return np.concatenate(losses), steps

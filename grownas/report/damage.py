@@ -68,6 +68,7 @@ SUMMARY = {
     "metric": str, "val": FIGURE, "test": FIGURE, "params": int, "nodes": COUNT, "ops": COUNT, "task?": str,
     "strategy?": str, "chosen?": str, "stopped?": TEXT, "search_seconds?": FIGURE, "retrain_seconds?": FIGURE,
     "caution?": str, "stage_log?": [STAGE],
+    "starts?": [{"start": str, "val": FIGURE, "kept": bool, "judge?": {"rule": str, "figure": NUMBER, "origins": int}}],
     "scores": [
         {
             "model": str, "params": int, "val": FIGURE, "test": FIGURE, "seconds": NUMBER, "settings?": COUNT,

@@ -36,8 +36,8 @@ def of_run(summary: Tree) -> str:
     """Compare a run's main model with the best simple model and the best baseline, and say why the search stopped.
 
     Args:
-        summary: the content of `summary.json`; `tests`, `chosen`, `stage_log`, `stopped` and `caution` may be
-            missing.
+        summary: the content of `summary.json`; `tests`, `chosen`, `stage_log`, `starts`, `stopped` and `caution`
+            may be missing.
     """
     if "replay" in summary:
         return of_replay(summary)
@@ -68,11 +68,19 @@ def of_run(summary: Tree) -> str:
         words.insert(1, "Growth added nothing: no change after the first stage was accepted.")
     if summary.get("stopped") and chosen != "start":
         words.append(f"The search stopped: {summary['stopped']}.")
+    words += [_second_start_words(one["judge"]) for one in summary.get("starts", ()) if one["kept"] and "judge" in one]
     if cited:
         words.append("p: Diebold-Mariano test of these two models; it says nothing about other seeds.")
     if summary.get("caution"):
         words.append(summary["caution"])
     return " ".join(words)
+
+
+def _second_start_words(judge: Tree) -> str:
+    """Say that growth from the gated node is kept, and by how much it was better."""
+    where = f"on the validation parts of {judge['origins']} points in time together"
+    figure = FIGURE[judge["rule"]].partition(" on ")[0].format(judge["figure"])
+    return f"It grew from one gated node, whose cell is better than that from the linear start {where} ({figure})."
 
 
 def of_replay(summary: Tree) -> str:

@@ -116,23 +116,25 @@ class Growing:
 
     def refit(self, problem: Problem, result: SearchResult) -> SearchResult:
         """Repeat the accepted stages without acceptance tests, each up to its best epoch."""
-
-        def again(log: Sequence[Line]) -> tuple[Model, Model, int, float]:
-            before = problem.journal.elapsed
-            grown, steps = replay(problem, self.options, log)
-            cell, more = _replay_closing(problem, self.options, grown, log)
-            return cell, grown, steps + more, problem.journal.elapsed - before
-
-        model, grown, steps, seconds = again(path_of(result.log))
+        began = problem.journal.elapsed
+        model, grown, steps = self.repeated(problem, path_of(result.log))
+        seconds = result.seconds + problem.journal.elapsed - began
         if result.is_start:
             model = derived(problem.start)
-        first = result.others["first_stage"]
-        first_model, _, _, first_seconds = again(first.log)
-        others = {"first_stage": replace(first, model=first_model, seconds=first.seconds + first_seconds)}
+        first, began = result.others["first_stage"], problem.journal.elapsed
+        first_model, _, _ = self.repeated(problem, first.log)
+        others = {
+            "first_stage": replace(first, model=first_model, seconds=first.seconds + problem.journal.elapsed - began)
+        }
         if SUPERNET in result.others:
             others[SUPERNET] = replace(result.others[SUPERNET], model=grown)
-        steps, seconds = result.steps + steps, result.seconds + seconds
-        return replace(result, model=model, steps=steps, seconds=seconds, others=others)
+        return replace(result, model=model, steps=result.steps + steps, seconds=seconds, others=others)
+
+    def repeated(self, problem: Problem, path: Sequence[Line]) -> tuple[Model, Model, int]:
+        """Repeat stages of a log, see `replay`; return the cell, the supernet and the weight steps."""
+        grown, steps = replay(problem, self.options, path)
+        cell, more = _replay_closing(problem, self.options, grown, path)
+        return cell, grown, steps + more
 
 
 class Growth:

@@ -15,6 +15,7 @@ from scipy.optimize import nnls
 
 from grownas.baselines.combination import (
     CENTRES,
+    LONGER,
     STRENGTHS,
     Combination,
     Part,
@@ -45,6 +46,15 @@ def persistent(rows=600, series=3, seed=0):
 
 def noise(rows=800, series=4, seed=0):
     return np.random.default_rng(seed).normal(size=(rows, series))
+
+
+def seasonal(rows=900, series=1, period=24, seed=0):
+    """Series that repeat, with noise, what they were a period ago."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(rows, series))
+    for t in range(period, rows):
+        values[t] = 0.9 * values[t - period] + 0.4 * values[t]
+    return (values - values.mean(0)) / values.std(0)
 
 
 # ---- exponential averages
@@ -104,8 +114,9 @@ def test_the_scores_are_the_errors_of_blocks_that_no_fit_touches():
     assert found.scores["squared p=1 centres=2,10 ridge=0.1"] == pytest.approx(expected, rel=1e-10)
     assert list(found.scores) == [
         "squared p=1 centres=2,10 ridge=0.1", "squared p=1 ridge=0.1", "squared p=2 ridge=0.1",
+        *(f"squared p={order} ridge=0.1" for order in LONGER),
     ]  # fmt: skip
-    assert found.settings == 3
+    assert found.settings == 3 + len(LONGER)
 
 
 # ---- weights
@@ -251,6 +262,53 @@ def test_the_register_bounds_what_is_read(blocks, most, averages):
     assert found.var.order <= most
     assert len(found.var.centres) == averages
     assert {part.order for part in found.parts} <= {1, 2}
+
+
+# ---- longer orders
+
+
+def test_a_season_starts_at_the_lowest_order_that_reaches_it():
+    found = combine_by_folds(seasonal(), **QUICK)
+    assert [(part.order, part.centres) for part in found.parts] == [(26, ())]
+    np.testing.assert_array_equal(found.weights, 1)
+    assert found.var.coefficients[23, 0, 0] == pytest.approx(0.9, abs=0.05)
+
+
+def test_a_longer_order_is_judged_on_blocks_that_no_fit_touches():
+    values, order = seasonal(300, period=12), 13
+    found = combine_by_folds(values, ridges=(0.1,), losses=("squared",))
+    first = max(LONGER)  # all orders forecast the same rows
+    lags = np.stack([values[first - lag : len(values) - lag, 0] for lag in range(1, order + 1)], axis=1)
+    design, target = np.hstack([np.ones((len(lags), 1)), lags]), values[first:]
+    errors = []
+    for start, stop in pairwise(np.linspace(0, len(target), 11).astype(int)):
+        rows = [row for row in range(len(target)) if not start <= row < stop + order]
+        x, y = design[rows], target[rows]
+        beta = np.linalg.solve(x.T @ x + 0.1 * len(x) * np.diag([0.0] + [1.0] * order), x.T @ y)
+        errors.append(((target[start:stop] - design[start:stop] @ beta) ** 2).mean())
+    assert found.scores["squared p=13 ridge=0.1"] == pytest.approx(np.mean(errors), rel=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("made", [noise, persistent])
+def test_without_a_season_the_sum_stays(made, seed):
+    assert {part.order for part in combine_by_folds(made(seed=seed), **QUICK).parts} <= {1, 2}
+
+
+@pytest.mark.parametrize(("series", "blocks"), [(6, None), (1, 20)])  # 26 lags of 6 series are 156
+def test_a_longer_order_must_fit_into_the_units(series, blocks):
+    found = combine_by_folds(seasonal(1500, series), blocks=blocks, **QUICK)
+    tried = {int(name.split("p=")[1].split()[0]) for name in found.scores}
+    assert max(tried) == 13
+
+
+def test_a_longer_order_is_refitted_and_survives_its_tree():
+    values = seasonal(1200)
+    found = Combination.from_tree(combine_by_folds(values[:900], **QUICK).to_tree())
+    again = found.refit(values)
+    assert again.order == found.var.order == 26
+    np.testing.assert_array_equal(again.coefficients, found.parts[0].fit(values).coefficients)
+    assert found.chosen["order"] == 26
 
 
 def test_short_panels_have_no_averages_and_shorter_ones_are_refused():
