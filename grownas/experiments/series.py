@@ -150,7 +150,7 @@ class SeriesExperiment(Experiment):
             try:
                 task = self.task.at_origin(number)
             except DataError as error:
-                warnings.warn(f"the first stage is tested at {number} of {count + 1} origins: {error}", stacklevel=2)
+                warnings.warn(f"a cell is tested at {number} of {count + 1} origins: {error}", stacklevel=2)
                 break
             if self.at_var:
                 start = self._at(self.selection.refit(task.values[task.rows("train")]), task, nodes, "start")
@@ -166,7 +166,11 @@ class SeriesExperiment(Experiment):
         weights.
         """
         strategy = self.strategy
-        if not (self.at_var and isinstance(strategy, Growing) and strategy.options.gated) or self.budget != Budget():
+        if not (
+            self.at_var and isinstance(strategy, Growing) and strategy.options.gated and strategy.options.origins > 1
+        ):
+            return None
+        if self.budget != Budget():
             return None
         space = replace(self.space, combine=("add",), activation=("tanh",), highway=True)
         made = replace(self, space=space, at_var=False, strategy=strategy.from_random(self.recipe.weights.rate))

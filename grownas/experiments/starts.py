@@ -23,7 +23,6 @@ from grownas.protocols import Journal, Origin, Problem, SearchResult
 from grownas.starts.random import Ops
 from grownas.strategies.growing.strategy import Growing, path_of
 
-EARLIER = 2  # earlier origins at which the two cells are compared
 SECOND = "second-start"  # the second search's branch of the journal
 
 
@@ -61,8 +60,9 @@ def search_from_starts(experiment: Experiment, search: Callable[[], Searched], a
     mark, first, second = journal.mark(), search(), experiment.second_start()
     if second is None:
         return first
-    nodes = [second.space.ops]
-    origins = second.origins(nodes, EARLIER)
+    assert isinstance(experiment.strategy, Growing), "only growth has a second start"
+    nodes, earlier = [second.space.ops], experiment.strategy.options.origins - 1
+    origins = second.origins(nodes, earlier)
     if not origins:
         return first
     branches = list[Journal]()
@@ -73,7 +73,7 @@ def search_from_starts(experiment: Experiment, search: Callable[[], Searched], a
 
     try:
         tried = search_once(replace(second, journal=branch(SECOND)), nodes)
-        before, steps_before = _losses(first, experiment.origins(first.nodes, EARLIER), "first-start", branch)
+        before, steps_before = _losses(first, experiment.origins(first.nodes, len(origins)), "first-start", branch)
         after, steps_after = _losses(tried, origins, SECOND, branch)
     except TrainingError as error:
         warnings.warn(f"the search from the second start is left out: {error}", stacklevel=2)

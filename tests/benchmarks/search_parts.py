@@ -16,6 +16,7 @@ NAMES = {
     "selection": "folds of the start",
     "stage": "growth",
     "after": "growth",
+    "refit": "growth",  # of both starts' cells at earlier origins
     "retrained": "retraining",
 }  # others are baselines
 

@@ -14,6 +14,7 @@ from grownas.runs.journal import Journal
 SLOW = (  # only the second growth learns
     "task.data=nonlinear",
     "strategy.birth=blend",
+    "strategy.origins=3",
     "strategy.weights.rate=1e-7",
     "strategy.l2_sp=[0]",
     "retrain.rate=0.02",
@@ -97,7 +98,9 @@ def test_the_second_node_has_as_many_parameters_as_the_linear_start(data):
     assert abs(count[0] - count[1]) < 4 * more
 
 
-@pytest.mark.parametrize("option", ["strategy.gated=false", "budget.steps=100", "start.use=random"])
+@pytest.mark.parametrize(
+    "option", ["strategy.gated=false", "strategy.origins=1", "budget.steps=100", "start.use=random"]
+)
 def test_there_is_one_start_only_where_the_options_say_so(data, option):
     config = loading.load("index_returns/growing", [f"task.data={data}", option])
     assert tuned(config, Journal.in_memory(), load_task(config)).second_start() is None

@@ -187,6 +187,12 @@ class ScriptedJournal:
     def branch(self, name, *, logs):
         raise AssertionError("a strategy opens no branch")
 
+    def mark(self):
+        raise AssertionError("a strategy marks nothing")
+
+    def rewind(self, mark):
+        raise AssertionError("a strategy takes nothing back")
+
     def forget(self):
         raise AssertionError("a strategy forgets nothing")
 

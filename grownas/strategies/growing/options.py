@@ -108,7 +108,7 @@ class Options(StrategySection):
         bool,
         about(
             "series with start.use=var, no budget: also grow from one gated node (op add/tanh, random weights); "
-            "keep its cell if it is better at three points in time"
+            "keep its cell if it is better at all `origins` (above 1) together"
         ),
     ] = True
     outer_patience: Annotated[

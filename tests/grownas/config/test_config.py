@@ -378,7 +378,7 @@ CHANGES = {  # another valid value for every key
         "weights": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.7, "clip": 0.5,
             "warm_up": 3, "decay": "linear", "average": 0.5, "non_monotone": 3},
         "alpha": {"optimizer": "sgd", "rate": 0.5, "momentum": 0.5, "weight_decay": 0.5},
-        "l2_sp": [3.0], "accept": "better", "threshold": 2.0, "origins": 5, "guard": False,
+        "l2_sp": [3.0], "accept": "better", "threshold": 2.0, "origins": 5, "gated": False, "guard": False,
         "outer_patience": 2, "max_nodes": 5, "max_params": 9,
         "nodes_at_once": 3, "birth": "drawn",
         "blend_steps": 7, "candidates": 3, "carrier_share": 0.4, "noise": 0.5, "new_rate": 2.0, "old_rate": 0.5,

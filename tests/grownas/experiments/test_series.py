@@ -318,9 +318,7 @@ def test_a_random_start_is_the_same_at_every_origin():
 
 def test_where_rows_are_few_fewer_origins_judge_with_a_warning():
     made = on_noise("task.train=0.3", "task.val=0.2")
-    with pytest.warns(
-        UserWarning, match="the first stage is tested at 2 of 5 origins: .* 2 earlier validation parts of"
-    ):
+    with pytest.warns(UserWarning, match="a cell is tested at 2 of 5 origins: .* 2 earlier validation parts of"):
         assert len(made.origins([made.space.ops], 4)) == 1
 
 
