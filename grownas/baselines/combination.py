@@ -175,8 +175,8 @@ def combine_by_folds(
     ]
     if longer:
         ahead = np.einsum("ko,kno->no", weights, np.stack(forecasts))
-        part, errors = _clearly_better(values, ahead, longer, ridges, folds)
-        scores |= errors
+        part, of_longer = _clearly_better(values, ahead, longer, ridges, folds)
+        scores |= of_longer
         if part is not None:
             var = part.fit(values, outputs)
             return Combination(var, (part,), np.ones((1, var.outputs)), (0.0,) * var.outputs, len(scores), scores)
@@ -188,8 +188,6 @@ def _clearly_better(
     values: Array, ahead: Array, orders: Sequence[int], ridges: Sequence[float], folds: int
 ) -> tuple[Part | None, dict[str, float]]:
     """Compare VARs of some orders, fitted by least squares, with the sum on held-out rows.
-
-    Of the orders the lowest is taken whose error exceeds the lowest error by at most one standard error.
 
     Args:
         values: see `combine_by_folds`.
@@ -211,17 +209,10 @@ def _clearly_better(
         return np.array([squared[block].mean() for block in cut])
 
     errors = {part: by_fold(forecasts) for part, forecasts in tried.items()}
-    lowest = min(errors.values(), key=np.mean)
-    near = [part for part, error in errors.items() if not _exceeds(error, lowest, 1.0)]
-    best = min(near, key=lambda part: (part.order, errors[part].mean(), part))
-    is_better = _exceeds(by_fold(ahead[-len(actual) :]), errors[best], CLEARLY)
+    best = min(errors, key=lambda part: (errors[part].mean(), part))
+    gains = by_fold(ahead[-len(actual) :]) - errors[best]
+    is_better = gains.mean() > CLEARLY * gains.std(ddof=1) / np.sqrt(folds)
     return best if is_better else None, {str(part): float(error.mean()) for part, error in errors.items()}
-
-
-def _exceeds(one: Array, other: Array, errors: float) -> bool:
-    """Return whether one error over folds exceeds another by more than some standard errors of the difference."""
-    excess = one - other
-    return bool(excess.mean() > errors * excess.std(ddof=1) / np.sqrt(len(excess)))
 
 
 def _held_out_forecasts(

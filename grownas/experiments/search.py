@@ -178,15 +178,15 @@ def tuned_search(experiment: Experiment, nodes: Sequence[Ops], rates: Sequence[f
         assert failed is not None  # there is a rate
         raise failed
     best = min(tried, key=lambda rate: float(tried[rate].evaluation.losses.mean()))
-    one = search_with(best, logs=True)  # restores the finished work, and writes the logs
+    found = search_with(best, logs=True)  # restores the finished work, and writes the logs
     result = replace(
-        one.result,
+        found.result,
         seconds=sum(each.seconds for each in tried.values()),
         steps=sum(each.steps for each in tried.values()),
         settings=sum(each.settings for each in tried.values()),
-        chosen={"rate": best, **one.result.chosen},
+        chosen={"rate": best, **found.result.chosen},
     )
-    return one._replace(experiment=replace(one.experiment, journal=journal), result=result)
+    return found._replace(experiment=replace(found.experiment, journal=journal), result=result)
 
 
 def _score_found(experiment: Experiment, result: SearchResult, config: Config) -> list[Score]:

@@ -165,12 +165,9 @@ class SeriesExperiment(Experiment):
         The node has as many parameters as the linear start, and the rate of models that are trained from random
         weights.
         """
-        strategy = self.strategy
-        if not (
-            self.at_var and isinstance(strategy, Growing) and strategy.options.gated and strategy.options.origins > 1
-        ):
-            return None
-        if self.budget != Budget():
+        strategy: Any = self.strategy
+        grows = self.at_var and isinstance(strategy, Growing) and self.budget == Budget()
+        if not grows or not strategy.options.gated or strategy.options.origins == 1:
             return None
         space = replace(self.space, combine=("add",), activation=("tanh",), highway=True)
         made = replace(self, space=space, at_var=False, strategy=strategy.from_random(self.recipe.weights.rate))

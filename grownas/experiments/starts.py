@@ -21,7 +21,7 @@ from grownas.errors import TrainingError
 from grownas.experiments.experiment import Experiment
 from grownas.protocols import Journal, Origin, Problem, SearchResult
 from grownas.starts.random import Ops
-from grownas.strategies.growing.strategy import Growing, path_of
+from grownas.strategies.growing.strategy import path_of
 
 SECOND = "second-start"  # the second search's branch of the journal
 
@@ -60,9 +60,9 @@ def search_from_starts(experiment: Experiment, search: Callable[[], Searched], a
     mark, first, second = journal.mark(), search(), experiment.second_start()
     if second is None:
         return first
-    assert isinstance(experiment.strategy, Growing), "only growth has a second start"
-    nodes, earlier = [second.space.ops], experiment.strategy.options.origins - 1
-    origins = second.origins(nodes, earlier)
+    growing: Any = experiment.strategy  # only growth has a second start
+    nodes = [second.space.ops]
+    origins = second.origins(nodes, growing.options.origins - 1)
     if not origins:
         return first
     branches = list[Journal]()
@@ -125,11 +125,11 @@ def _losses(
     one: Searched, origins: Sequence[Origin], name: str, branch: Callable[[str], Journal]
 ) -> tuple[np.ndarray[Any, Any], int]:
     """Return a cell's losses on the rows after each origin, in time order, and the steps of its trainings there."""
-    strategy, losses, steps = one.experiment.strategy, [one.result.evaluation.losses], 0
-    assert isinstance(strategy, Growing), "only growth has a second start"
+    losses, steps = [one.result.evaluation.losses], 0
+    growing: Any = one.experiment.strategy
     for number, (start, task) in enumerate(origins, 1):
         problem = replace(one.problem, task=task, start=start, journal=branch(f"{name}-origin-{number}"))
-        model, _, more = strategy.repeated(problem, path_of(one.result.log))
+        model, _, more = growing.repeated(problem, path_of(one.result.log))
         steps += more
         losses.insert(0, task.evaluate(model, "val").losses)
     return np.concatenate(losses), steps
