@@ -98,6 +98,15 @@ def test_the_second_node_has_as_many_parameters_as_the_linear_start(data):
     assert abs(count[0] - count[1]) < 4 * more
 
 
+def test_a_second_cell_that_is_worse_on_the_validation_part_is_not_trained_again(runs, read_json):
+    quick = "strategy.gated=true", "strategy.origins=3", "strategy.accept=better", "retrain.rate=1e-7"
+    linear, gated = read_json(runs.search("second-worse", *quick) / "summary.json")["starts"]
+    assert linear["kept"]
+    assert (gated["judge"]["origins"], gated["kept"]) == (1, False)
+    assert gated["judge"]["figure"] < 0
+    assert gated["val"] > linear["val"]
+
+
 @pytest.mark.parametrize(
     "option", ["strategy.gated=false", "strategy.origins=1", "budget.steps=100", "start.use=random"]
 )
