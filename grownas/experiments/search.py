@@ -166,14 +166,15 @@ def tuned_search(experiment: Experiment, nodes: Sequence[Ops], rates: Sequence[f
     failed: TrainingError | None = None
     for rate in rates:
         try:
-            one, _, _, tried[rate], _ = search_with(rate, logs=False)
+            one = search_with(rate, logs=False)
         except TrainingError as error:
             warnings.warn(f"skipped the learning rate {rate:g}: {error}", stacklevel=2)
             failed = error
             continue
-        journal.elapsed += one.journal.elapsed
-        journal.cpu_seconds += one.journal.cpu_seconds
-        journal.gradients += one.journal.gradients
+        tried[rate], branch = one.result, one.experiment.journal
+        journal.elapsed += branch.elapsed
+        journal.cpu_seconds += branch.cpu_seconds
+        journal.gradients += branch.gradients
     if not tried:
         assert failed is not None  # there is a rate
         raise failed

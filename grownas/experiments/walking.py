@@ -241,7 +241,8 @@ def searched(config: Config, task: Task, journal: Journal) -> tuple[Learner, Tas
         The chosen model, ready to learn on, and how its task was set.
     """
     experiment = tuned(config, journal, task)
-    experiment, _, _, found, _ = search_as_set(experiment, config)
+    best = search_as_set(experiment, config)
+    experiment, found = best.experiment, best.result
     task, learner = experiment.task, Learner(found.model, experiment.strategy.recipe(), found.moments)
     setting = TaskSetting.of(task, experiment.setting)
     if config.retrain.grown and not found.is_start:
