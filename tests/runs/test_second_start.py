@@ -17,6 +17,7 @@ SLOW = (  # only the second growth learns
     "strategy.origins=3",
     "strategy.weights.rate=1e-7",
     "strategy.l2_sp=[0]",
+    "strategy.max_epochs=4",
     "retrain.rate=0.02",
 )
 TWO = ("strategy.gated=true", *SLOW)
@@ -115,9 +116,9 @@ def test_there_is_one_start_only_where_the_options_say_so(data, option):
     assert tuned(config, Journal.in_memory(), load_task(config)).second_start() is None
 
 
-@pytest.mark.parametrize("until", ["second-start", "second-start-origin-1"])
-def test_a_killed_search_goes_on_as_if_nothing_had_been(kept, broken_off, call, assert_same_run, until):
-    folder = broken_off(f"checkpoint/{until}", *TWO)
+@pytest.mark.parametrize("search", ["second-start", "first-start-origin-1-refit", "second-start-origin-2-refit"])
+def test_a_killed_search_goes_on_as_if_nothing_had_been(kept, killed_search, call, assert_same_run, search):
+    folder = killed_search(f"killed-{search}", f"{search}-stage-1-l2_sp-0.part", *TWO)
     assert call("resume", folder).code == 0
     assert_same_run(folder, kept)
 
