@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +46,8 @@ def measure(peers: Mapping[str, Call], effort: Effort, clock: Callable[[Call, in
     """Return each peer's milliseconds per call, after a warm-up, with torch's present number of threads.
 
     The next sample is always taken from the peer with the smallest fraction done, so that slow peers, which take fewer
-    samples, and fast peers are sampled over the same period.
+    samples, and fast peers are sampled over the same period. Of several, one is drawn: in a fixed order a peer that
+    follows one with much memory would always find the processor's cache without its data.
 
     Args:
         peers: the functions to time, by name.
@@ -61,10 +63,12 @@ def measure(peers: Mapping[str, Call], effort: Effort, clock: Callable[[Call, in
             calls[name] *= 2
         samples[name] = [taken]
 
-    def done(name: str) -> float:
-        return effort.done(samples[name])
+    draw = random.Random(0)
 
-    while done(least := min(samples, key=done)) < 1:
+    def done(name: str) -> tuple[float, float]:
+        return effort.done(samples[name]), draw.random()
+
+    while done(least := min(samples, key=done))[0] < 1:
         samples[least].append(clock(peers[least], calls[least]))
     return {name: Figure.of([1e3 * taken / calls[name] for taken in samples[name]]) for name in samples}
 
