@@ -71,7 +71,8 @@ def test_two_threads_are_two_threads(tiny, monkeypatch):
     with timing.threads(1):
         row = suite.two_threads("name", tiny["derived"], Effort(1e-9, 2, 2))
         assert torch.get_num_threads() == 1
-    assert seen == [1, 1, 2, 2, 1, 2]
+    assert seen[:4] == [1, 1, 2, 2]  # warm-up and first sample of each
+    assert sorted(seen[4:]) == [1, 2]
     assert row.musts == (Must("1 thread", 1.03, "2 threads"),)
 
 
