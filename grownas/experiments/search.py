@@ -21,7 +21,7 @@ from grownas.evaluation.scoring import Score
 from grownas.experiments.experiment import Experiment
 from grownas.experiments.quantising import quantise
 from grownas.experiments.series import SeriesExperiment
-from grownas.experiments.starts import Searched, search_from_starts, search_once
+from grownas.experiments.starts import Searched, add_costs, search_from_starts, search_once
 from grownas.experiments.text import TextExperiment
 from grownas.genotype import AnyGenotype
 from grownas.protocols import Cautious, Folder, Illustrated, Journal, Model, SearchResult, Task
@@ -171,10 +171,8 @@ def tuned_search(experiment: Experiment, nodes: Sequence[Ops], rates: Sequence[f
             warnings.warn(f"skipped the learning rate {rate:g}: {error}", stacklevel=2)
             failed = error
             continue
-        tried[rate], branch = one.result, one.experiment.journal
-        journal.elapsed += branch.elapsed
-        journal.cpu_seconds += branch.cpu_seconds
-        journal.gradients += branch.gradients
+        tried[rate] = one.result
+        add_costs(journal, one.experiment.journal)
     if not tried:
         assert failed is not None  # there is a rate
         raise failed

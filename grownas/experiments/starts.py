@@ -89,9 +89,7 @@ def search_from_starts(experiment: Experiment, search: Callable[[], Searched], a
         again = replace(second, journal=journal.branch(SECOND, logs=True))
         kept = search_once(again, nodes)  # restores the finished work, and writes the logs
     for one in branches:
-        journal.elapsed += one.elapsed
-        journal.cpu_seconds += one.cpu_seconds
-        journal.gradients += one.gradients
+        add_costs(journal, one)
     result = replace(
         kept.result,
         steps=first.result.steps + tried.result.steps + steps_before + steps_after,
@@ -114,6 +112,13 @@ def search_once(experiment: Experiment, nodes: Sequence[Ops]) -> Searched:
     """Search from a start with these nodes."""
     problem = experiment.problem(nodes)
     return Searched(experiment, nodes, problem, last_of(experiment.strategy.search(problem)))
+
+
+def add_costs(journal: Journal, branch: Journal) -> None:
+    """Count the work of a branch of a journal as work of the journal."""
+    journal.elapsed += branch.elapsed
+    journal.cpu_seconds += branch.cpu_seconds
+    journal.gradients += branch.gradients
 
 
 def last_of(results: Iterator[SearchResult]) -> SearchResult:
